@@ -1,0 +1,1 @@
+"""Analysis of a fit: conversion to ArviZ, diagnostics, plots and tables."""

@@ -1,0 +1,115 @@
+"""Bayesian sparsity priors for PyTorch networks: declare a prior, fit it, inspect it, prune.
+
+    import bayesprune as bp
+
+    bnn = bp.BayesianNetwork(network, priors={"fc*.weight": bp.SpikeAndSlab()}, data_size=len(x))
+    fit = bp.fit(bnn, (x, y), epochs=20)
+    result = bp.prune(fit, sparsity=0.95)
+
+This module is a lazy face: a public name is imported from its home the first time it is asked for, so that
+`import bayesprune` and `bayesprune --help` do not wait for PyTorch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# What type checkers and editors read; `_HOMES` below says the same to Python, and a test compares the two.
+if TYPE_CHECKING:
+    from bayesprune.analysis.convergence import convergence as convergence
+    from bayesprune.analysis.layer_table import layer_table as layer_table
+    from bayesprune.analysis.plot_inclusion import plot_inclusion as plot_inclusion
+    from bayesprune.analysis.plot_pruning_trace import plot_pruning_trace as plot_pruning_trace
+    from bayesprune.analysis.plot_scales import plot_scales as plot_scales
+    from bayesprune.analysis.to_arviz import to_arviz as to_arviz
+    from bayesprune.data import load_data as load_data
+    from bayesprune.inference.callbacks import Callback as Callback
+    from bayesprune.inference.fit import fit as fit
+    from bayesprune.inference.objective import objective as objective
+    from bayesprune.inference.prune import PruneResult as PruneResult
+    from bayesprune.inference.prune import prune as prune
+    from bayesprune.inference.result import Fit as Fit
+    from bayesprune.models.bayesian_network import BayesianNetwork as BayesianNetwork
+    from bayesprune.models.gaussian import Gaussian as Gaussian
+    from bayesprune.models.halo import HALO as HALO
+    from bayesprune.models.hierarchy import Hierarchy as Hierarchy
+    from bayesprune.models.hierarchy import Latent as Latent
+    from bayesprune.models.horseshoe import Horseshoe as Horseshoe
+    from bayesprune.models.horseshoe import RegularisedHorseshoe as RegularisedHorseshoe
+    from bayesprune.models.inclusion import exact_zero as exact_zero
+    from bayesprune.models.inclusion import relative_threshold as relative_threshold
+    from bayesprune.models.inclusion import shrinkage_below as shrinkage_below
+    from bayesprune.models.laplace import Laplace as Laplace
+    from bayesprune.models.likelihoods import Bernoulli as Bernoulli
+    from bayesprune.models.likelihoods import Categorical as Categorical
+    from bayesprune.models.likelihoods import Normal as Normal
+    from bayesprune.models.likelihoods import Poisson as Poisson
+    from bayesprune.models.networks import lenet_5 as lenet_5
+    from bayesprune.models.networks import lenet_300_100 as lenet_300_100
+    from bayesprune.models.prior_sparsity import prior_sparsity as prior_sparsity
+    from bayesprune.models.spike_and_slab import SpikeAndSlab as SpikeAndSlab
+
+# Public name -> the module it lives in.
+_HOMES: dict[str, str] = {
+    # the language
+    "Latent": "bayesprune.models.hierarchy",
+    "Hierarchy": "bayesprune.models.hierarchy",
+    "exact_zero": "bayesprune.models.inclusion",
+    "shrinkage_below": "bayesprune.models.inclusion",
+    "relative_threshold": "bayesprune.models.inclusion",
+    "BayesianNetwork": "bayesprune.models.bayesian_network",
+    "prior_sparsity": "bayesprune.models.prior_sparsity",
+    # ready priors
+    "Gaussian": "bayesprune.models.gaussian",
+    "Laplace": "bayesprune.models.laplace",
+    "HALO": "bayesprune.models.halo",
+    "Horseshoe": "bayesprune.models.horseshoe",
+    "RegularisedHorseshoe": "bayesprune.models.horseshoe",
+    "SpikeAndSlab": "bayesprune.models.spike_and_slab",
+    # likelihoods
+    "Categorical": "bayesprune.models.likelihoods",
+    "Normal": "bayesprune.models.likelihoods",
+    "Bernoulli": "bayesprune.models.likelihoods",
+    "Poisson": "bayesprune.models.likelihoods",
+    # networks and data
+    "lenet_300_100": "bayesprune.models.networks",
+    "lenet_5": "bayesprune.models.networks",
+    "load_data": "bayesprune.data",
+    # inference
+    "fit": "bayesprune.inference.fit",
+    "Fit": "bayesprune.inference.result",
+    "objective": "bayesprune.inference.objective",
+    "Callback": "bayesprune.inference.callbacks",
+    "prune": "bayesprune.inference.prune",
+    "PruneResult": "bayesprune.inference.prune",
+    # analysis
+    "to_arviz": "bayesprune.analysis.to_arviz",
+    "convergence": "bayesprune.analysis.convergence",
+    "plot_inclusion": "bayesprune.analysis.plot_inclusion",
+    "plot_pruning_trace": "bayesprune.analysis.plot_pruning_trace",
+    "plot_scales": "bayesprune.analysis.plot_scales",
+    "layer_table": "bayesprune.analysis.layer_table",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name from its home, once.
+
+    Raises:
+        AttributeError: `bayesprune` has no such public name.
+    """
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bayesprune' has no attribute {name!r}; see dir(bayesprune)")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value  # the next look-up does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    """The names of the module, the public ones included before they are imported."""
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,113 @@
+"""`bayesprune fit`: from names to a run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bayesprune.commands.console import figure, percent, stdout
+from bayesprune.data import DATASETS, load_data
+from bayesprune.declaration import declare, resolve_prior
+from bayesprune.inference.fit import fit
+from bayesprune.run_folder import check_new_folder, summarise_run, write_run
+
+__all__ = ["fit_run", "parse_settings", "print_run"]
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """Reads `key=value` settings; values are JSON where they can be (numbers, true, null, lists), else text.
+
+    Raises:
+        ValueError: For a pair without an equals sign, or a key that comes twice.
+    """
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise ValueError(f"--set takes KEY=VALUE, not {pair!r}")
+        if key in settings:
+            raise ValueError(f"--set gives {key} twice: give it once")
+        try:
+            settings[key] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[key] = value
+    return settings
+
+
+def fit_run(
+    out: str | Path,
+    data: str,
+    network: str,
+    prior: str,
+    settings: Mapping[str, Any] | None = None,
+    on: tuple[str, ...] = ("*.weight",),
+    likelihood: str | None = None,
+    weights: str | Path | None = None,
+    data_root: str | Path | None = None,
+    seed: int = 0,
+    **how: Any,
+) -> dict[str, Any]:
+    """Fits what is named and writes a run folder, all of it or nothing.
+
+    Args:
+        out: The run folder to make.
+        data: A data set by name, a folder or a file.
+        network: A name in `NETWORKS`, or `MODULE:NAME`.
+        prior: A name in `PRIORS`, or `FILE.py:NAME`.
+        settings: Settings of the prior.
+        on: Patterns of the parameters that get the prior; default all weights.
+        likelihood: A name; default by the targets.
+        weights: A safetensors file with the weights to start from; default random ones.
+        data_root: Folder where a named data set is looked for first.
+        seed: Of the first restart and of the validation split.
+        how: Further arguments of `bayesprune.fit`: guide, epochs, restarts, ...
+
+    Returns:
+        The summary, as written to RUN/summary.json.
+
+    Raises:
+        ValueError: For bad input, before training starts.
+        NonFiniteLossError: If the loss becomes NaN or infinite.
+        OSError: If the folder cannot be written after all.
+    """
+    check_new_folder(out)
+    resolve_prior(prior, settings or {}, data_size=1)  # a misspelt name is told before data are fetched
+    name = data if data in DATASETS else str(Path(data).expanduser().absolute())
+    splits = load_data(name if Path(name).exists() else data, seed=seed, root=data_root)
+    declaration = declare(splits, network, prior, settings, on, likelihood)
+    model = declaration.model(seed, weights)
+    fitted = fit(model, splits.train, validation=splits.validation if len(splits.validation[0]) else None, seed=seed, **how)
+    summary = summarise_run(
+        fitted,
+        declaration,
+        splits,
+        data_seed=seed,
+        data_root=None if data_root is None else str(Path(data_root).expanduser().absolute()),
+        starting_weights=None if weights is None else str(Path(weights).expanduser().absolute()),
+    )
+    write_run(out, fitted, summary)
+    return summary
+
+
+def print_run(run: Path, summary: Mapping[str, Any]) -> None:
+    """Prints what a fit came to in a few lines, and what may be done next."""
+    scores = [
+        f"test accuracy {percent(summary['test_accuracy'])}" if summary["test_accuracy"] is not None else "",
+        f"rmse {figure(summary['test_rmse'])}" if summary["test_rmse"] is not None else "",
+        f"nll {figure(summary['nll'])} nats",
+        f"ece {figure(summary['ece'])}" if summary["ece"] is not None else "",
+    ]
+    lines = [", ".join(score for score in scores if score)]
+    lines.append(f"{summary['nonzero']:,} of {summary['weights']:,} weights, sparsity {percent(summary['sparsity'], 2)}")
+    if summary["median_probability_sparsity"] is not None:
+        lines.append(f"median-probability sparsity {percent(summary['median_probability_sparsity'], 2)} ({', '.join(summary['kinds'])})")
+    lines.append(f"{summary['seconds']:.1f} s, {summary['convergence'] if summary['converged'] != 'converged' else 'converged'}")
+    lines += [f"note: {note}" for note in summary["notes"]]
+    if summary["collapsed"]:
+        lines.append(f"note: nothing is left of {', '.join(summary['collapsed'])}: fit longer, or expect more density")
+    prune = "--sparsity 0.95" if summary["median_probability_sparsity"] is None else "--min-inclusion 0.5"
+    lines.append(f"next: bayesprune show {run} --plots; bayesprune prune {run} {prune} --out {run}-pruned")
+    for line in lines:
+        stdout().print(line, soft_wrap=True)

@@ -1,0 +1,216 @@
+"""What a run fits, by name: network, prior, patterns and likelihood, from which the model is made again."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from bayesprune.data import DataSplits
+from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.hierarchy import Hierarchy
+from bayesprune.models.likelihoods import LIKELIHOODS
+from bayesprune.models.networks import NETWORKS
+from bayesprune.models.priors import PRIORS, make_prior
+from bayesprune.prior_files import import_object, load_prior
+
+__all__ = ["Declaration", "declare", "make_network", "resolve_prior"]
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A model by names and numbers, which JSON holds.
+
+    Attributes:
+        network: A name in `NETWORKS`, or `MODULE:NAME`.
+        prior: A name in `PRIORS`, or `FILE.py:NAME`.
+        input_shape: Shape of one input.
+        outputs: Outputs of the network: classes, or numbers to predict.
+        data_size: Number of training data.
+        likelihood: A name in `LIKELIHOODS`.
+        on: Patterns of the parameters that get the prior.
+        prior_settings: Settings of the prior.
+    """
+
+    network: str
+    prior: str
+    input_shape: tuple[int, ...]
+    outputs: int
+    data_size: int
+    likelihood: str
+    on: tuple[str, ...] = ("*.weight",)
+    prior_settings: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The attributes, as JSON takes them."""
+        return {**asdict(self), "input_shape": list(self.input_shape), "on": list(self.on)}
+
+    @staticmethod
+    def from_dict(found: Mapping[str, Any]) -> Declaration:
+        """Makes it again from a mapping that holds what `as_dict` returned, among other things.
+
+        Raises:
+            ValueError: If something is missing.
+        """
+        names = Declaration.__dataclass_fields__
+        missing = [name for name in names if name not in found]
+        if missing:
+            raise ValueError(f"the declaration lacks {', '.join(missing)}")
+        given = {name: found[name] for name in names}
+        likelihood = given["likelihood"]
+        given["likelihood"] = likelihood["name"] if isinstance(likelihood, Mapping) else likelihood
+        return Declaration(**{**given, "input_shape": tuple(given["input_shape"]), "on": tuple(given["on"])})
+
+    def model(self, seed: int = 0, weights: str | Path | None = None) -> BayesianNetwork:
+        """Makes the model; the global random state is left as it was.
+
+        Args:
+            seed: Of the network's starting weights.
+            weights: A safetensors file with a trained network's state dict, by parameter names; default None.
+
+        Raises:
+            ValueError: If something named does not exist or does not fit.
+        """
+        prior = resolve_prior(self.prior, self.prior_settings, self.data_size)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = make_network(self.network, self.input_shape, self.outputs)
+        if weights is not None:
+            _load_weights(network, Path(weights))
+        likelihood = LIKELIHOODS[self.likelihood]()
+        return BayesianNetwork(network, dict.fromkeys(self.on, prior), likelihood, data_size=self.data_size)
+
+
+def declare(
+    splits: DataSplits,
+    network: str,
+    prior: str,
+    settings: Mapping[str, Any] | None = None,
+    on: tuple[str, ...] = ("*.weight",),
+    likelihood: str | None = None,
+) -> Declaration:
+    """Declares a model for a data set.
+
+    Args:
+        splits: The data.
+        network: A name in `NETWORKS`, or `MODULE:NAME`.
+        prior: A name in `PRIORS`, or `FILE.py:NAME`; a file is remembered by its absolute path.
+        settings: Settings of the prior; default none.
+        on: Patterns of the parameters that get the prior.
+        likelihood: A name in `LIKELIHOODS`; default ``"categorical"`` for labels and ``"normal"`` for numbers.
+
+    Raises:
+        ValueError: If the likelihood is unknown or does not go with the targets.
+    """
+    chosen = likelihood or ("categorical" if splits.classes is not None else "normal")
+    if chosen not in LIKELIHOODS:
+        raise ValueError(f"likelihood {chosen!r} is unknown: expected one of {', '.join(LIKELIHOODS)}")
+    targets = splits.train[1]
+    if chosen == "categorical":
+        if splits.classes is None:
+            raise ValueError(f"the targets of {splits.name} are numbers, which have no classes: use likelihood 'normal'")
+        outputs = splits.classes
+    else:
+        outputs = int(targets.shape[1]) if targets.ndim == 2 else 1
+    return Declaration(
+        network=_absolute(network),
+        prior=_absolute(prior),
+        input_shape=splits.input_shape,
+        outputs=outputs,
+        data_size=len(targets),
+        likelihood=chosen,
+        on=tuple(on),
+        prior_settings=dict(settings or {}),
+    )
+
+
+def resolve_prior(prior: str, settings: Mapping[str, Any], data_size: int) -> Hierarchy:
+    """Makes the prior of that name with its settings; `data_size` is filled in where a ready prior asks for it.
+
+    Raises:
+        ValueError: If the prior or a setting is unknown, or one is out of range.
+    """
+    if ":" in prior:
+        return load_prior(prior, settings)
+    if prior.endswith(".py"):
+        raise ValueError(f"{prior} names a file, but no prior in it: write {prior}:NAME")
+    given = dict(settings)
+    if prior in PRIORS and "data_size" in PRIORS[prior].settings:
+        given.setdefault("data_size", data_size)
+    return make_prior(prior, **given)
+
+
+def make_network(name: str, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """Makes the network of that name.
+
+    Args:
+        name: A name in `NETWORKS`; or `MODULE:NAME` (or `FILE.py:NAME`), a function of `(input_shape, outputs)` or
+            of nothing that returns an `nn.Module`, or a module itself.
+        input_shape: Shape of one input.
+        outputs: Outputs that are needed.
+
+    Raises:
+        ValueError: If the name is unknown, or is no network.
+    """
+    if name in NETWORKS:
+        return NETWORKS[name](input_shape, outputs)
+    if ":" not in name:
+        raise ValueError(f"network {name!r} is unknown: expected one of {', '.join(NETWORKS)}, or MODULE:NAME")
+    found = import_object(name, "network")
+    if not isinstance(found, nn.Module) and callable(found):
+        given = (input_shape, outputs) if _takes_two(found) else ()
+        try:
+            found = found(*given)
+        except Exception as problem:
+            reason = " ".join(str(problem).split())
+            raise ValueError(
+                f"the network {name} cannot be made ({type(problem).__name__}: {reason}): it is called with "
+                "(input_shape, outputs), or with nothing"
+            ) from problem
+    if not isinstance(found, nn.Module):
+        raise ValueError(f"{name} is of type {type(found).__name__}: expected a torch.nn.Module or a function returning one")
+    return found
+
+
+def _takes_two(function: Any) -> bool:
+    try:
+        inspect.signature(function).bind((1,), 1)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _absolute(reference: str) -> str:
+    """`FILE.py:NAME` with the file's absolute path, so that a run is found from any folder; others unchanged."""
+    place, colon, name = reference.rpartition(":")
+    return f"{Path(place).expanduser().resolve()}:{name}" if colon and place.endswith(".py") else reference
+
+
+def _load_weights(network: nn.Module, file: Path) -> None:
+    """Loads a state dict into a network, in place."""
+    if not file.is_file():
+        raise ValueError(f"there is no file {file}: weights are read from a safetensors file")
+    try:
+        state = load_file(file)
+    except (SafetensorError, OSError) as problem:
+        raise ValueError(f"{file} cannot be read as safetensors ({problem}): it is damaged or of another format") from problem
+    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    wrong = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
+    if wrong:
+        raise ValueError(
+            f"{file} does not fit the network: {wrong[0]} has shape {found.get(wrong[0], 'none')} in the file and "
+            f"{expected.get(wrong[0], 'none')} in the network ({len(wrong)} tensors differ)"
+        )
+    for name, value in state.items():
+        if value.is_floating_point() and not math.isfinite(float(value.abs().sum(dtype=torch.float64))):
+            raise ValueError(f"{file} holds NaN or infinity in {name}: give trained weights that are finite")
+    network.load_state_dict(state)

@@ -1,0 +1,317 @@
+"""Run folders: a fit on disk, with what it was asked for and what it came to.
+
+    RUN/summary.json             what was fitted, and how good it is
+    RUN/fit.json                 settings, the declaration and its fingerprints (of `Fit.save`)
+    RUN/restart-0.safetensors    guide, point estimates, buffers; one file a restart (of `Fit.save`)
+    RUN/trace.nc                 the pruning trace (of `Fit.save`)
+    RUN/arviz.nc                 what ArviZ reads
+    RUN/plots/*.png              where asked for
+
+Keys of summary.json (None, in JSON null, where something does not apply; counts are of the weights with a prior):
+
+    version, created             of bayesprune; ISO date and time of the end of the run
+    data, data_root, data_seed   name or absolute path, folder it was looked for in, seed of the validation split
+    network, prior, prior_settings, on, input_shape, outputs, data_size, likelihood     the model
+    guide, guide_families        ``"map"``, ``"meanfield"``, ``"paired"`` or ``"mixed"``; the family of each site
+    epochs, steps, batch_size, learning_rate, optimizer, schedule, kl_warmup, kl_weight, particles, precision, device
+    seconds, seeds, restarts     of the fit alone; one seed a restart
+    tempered                     whether the final weight of the KL term was not 1
+    test_accuracy, test_rmse, nll, ece       on the test data; nll in nats per example, ece with 15 bins
+    validation_accuracy, validation_rmse, validation_nll, validation_ece     on the validation data
+    per_restart                  one object a restart: its seed, these scores, its nonzero and sparsity
+    weights, nonzero, sparsity   of the first restart: how many weights, how many are in the network (for gates those
+                                 of the median-probability model, else those that are not exactly zero), and
+                                 1 - nonzero / weights
+    kinds                        kinds of inclusion event: ``"atom"``, ``"shrinkage"``, ``"relative"``
+    median_probability_nonzero, median_probability_sparsity      weights with inclusion probability above 1/2
+    undecided                    share of inclusion probabilities strictly between 0.05 and 0.95
+    elbo, expected_log_likelihood, kl        means of the last epoch, in nats of the full training data
+    converged, convergence       ``"converged"``, ``"not converged"`` or ``"cannot tell"``; the reason
+    point_estimates, priors, notes, collapsed     parameters without a prior; printed priors; remarks; tensors left empty
+
+Scores are those of single restarts, each averaged over draws of its weights (one for a MAP); with several restarts
+the top-level score is the mean of theirs, not the score of an ensemble.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # `compare` reads summaries without waiting for PyTorch
+    from bayesprune.data import DataSplits
+    from bayesprune.declaration import Declaration
+    from bayesprune.inference.result import Fit
+
+__all__ = [
+    "ARVIZ_FILE",
+    "PLOTS_FOLDER",
+    "SUMMARY_FILE",
+    "check_new_folder",
+    "load_run",
+    "new_folder",
+    "read_summary",
+    "run_data",
+    "summarise_run",
+    "write_json",
+    "write_run",
+]
+
+SUMMARY_FILE, ARVIZ_FILE, PLOTS_FOLDER = "summary.json", "arviz.nc", "plots"
+SCORES = ("accuracy", "rmse", "nll", "ece")
+_UNDECIDED = (0.05, 0.95)
+
+
+# ------------------------------------------------------------------------------------------------ writing
+
+
+def check_new_folder(path: str | Path, what: str = "run folder") -> None:
+    """Refuses, before any work is done, a folder that exists or cannot be made.
+
+    Args:
+        path: The folder that is to be written; it may lie in folders that do not exist yet.
+        what: What to call it in the message.
+
+    Raises:
+        ValueError: If it exists, or a folder cannot be made there.
+    """
+    path = Path(path)
+    try:
+        if os.path.lexists(path):
+            raise ValueError(f"{path} exists already: choose another folder for --out, or remove it")
+        standing = next(folder for folder in path.absolute().parents if folder.exists())
+        os.rmdir(tempfile.mkdtemp(prefix=f".{path.name}-", dir=standing))
+    except OSError as problem:
+        raise ValueError(f"the {what} {path} cannot be written ({problem.strerror}): choose a folder you may write to") from problem
+
+
+@contextlib.contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """A folder to fill: it gets its name when the block ends well, and is gone when it does not.
+
+    Args:
+        path: The folder to be; those above it are made.
+
+    Yields:
+        A folder beside it that bears another name while it is being filled.
+
+    Raises:
+        ValueError: If `path` exists already.
+        OSError: If something cannot be written.
+    """
+    path = Path(path)
+    if os.path.lexists(path):
+        raise ValueError(f"{path} exists already: choose another folder, or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    outer = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        inner = outer / path.name  # made by mkdir, so that it has the permissions that the user's folders have
+        inner.mkdir()
+        yield inner
+        os.rename(inner, path)
+    finally:
+        shutil.rmtree(outer, ignore_errors=True)
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON file, all of it or nothing; infinities and NaN are refused.
+
+    Raises:
+        ValueError: If a number is not finite.
+        OSError: If it cannot be written.
+    """
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    handle, staged = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        os.chmod(staged, 0o644)
+        os.replace(staged, file)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(staged)
+        raise
+
+
+def write_run(path: str | Path, fit: Fit, summary: dict[str, Any]) -> Path:
+    """Writes a run folder, all of it or nothing.
+
+    Args:
+        path: The folder; it must not exist.
+        fit: The fit.
+        summary: What `summarise_run` returned.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If it exists.
+        OSError: If something cannot be written.
+    """
+    from bayesprune.analysis.to_arviz import to_arviz
+    from bayesprune.inference.storage import write_fit
+
+    path = Path(path)
+    with new_folder(path) as folder:
+        write_fit(fit, folder)
+        to_arviz(fit).to_netcdf(folder / ARVIZ_FILE)
+        write_json(folder / SUMMARY_FILE, summary)
+    return path
+
+
+# ------------------------------------------------------------------------------------------------ summary
+
+
+def summarise_run(fit: Fit, declaration: Declaration, splits: DataSplits, **asked: Any) -> dict[str, Any]:
+    """Scores a fit on the data's validation and test parts, and puts together what summary.json holds.
+
+    Args:
+        fit: The fit.
+        declaration: The model by names.
+        splits: The data.
+        asked: Further keys, such as ``data_seed`` and ``data_root``.
+    """
+    import bayesprune
+    from bayesprune.analysis.convergence import convergence
+
+    found = fit.summary()
+    per_restart = [_restart_scores(fit, number, splits) for number in range(len(fit.restarts))]
+    names = [f"{part}_{score}" for part in ("test", "validation") for score in SCORES]
+    means = {name: _mean([row[name] for row in per_restart]) for name in names}
+    verdict = convergence(fit)
+    families = found["guide_families"]
+    return {
+        "version": bayesprune.__version__,
+        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "data": splits.name,
+        **asked,
+        **found,
+        **declaration.as_dict(),
+        "likelihood": found["likelihood"],
+        "guide": _guide_name(set(families.values()), found["guide"]),
+        "test_accuracy": means["test_accuracy"],
+        "test_rmse": means["test_rmse"],
+        "nll": means["test_nll"],
+        "ece": means["test_ece"],
+        **{name: value for name, value in means.items() if name.startswith("validation_")},
+        "per_restart": per_restart,
+        **_inclusion(fit),
+        "converged": verdict.verdict,
+        "convergence": verdict.reason,
+    }
+
+
+def _restart_scores(fit: Fit, number: int, splits: DataSplits) -> dict[str, Any]:
+    row: dict[str, Any] = {"seed": fit.restarts[number].seed}
+    for part, (x, y) in (("test", splits.test), ("validation", splits.validation)):
+        found = fit.score(x, y, restart=number) if len(x) else {}
+        row |= {f"{part}_{score}": found.get(score) for score in SCORES}
+    return row
+
+
+def _mean(values: list[float | None]) -> float | None:
+    numbers = [value for value in values if value is not None]
+    return sum(numbers) / len(numbers) if numbers else None
+
+
+def _guide_name(families: set[str], asked: Any) -> Any:
+    """What the guide was in a word, where the user left it to the prior."""
+    if asked != "default":
+        return asked
+    if families == {"delta"}:
+        return "map"
+    if "paired" in families:
+        return "paired"
+    return "mixed" if "delta" in families else "meanfield"
+
+
+def _inclusion(fit: Fit) -> dict[str, Any]:
+    """Median-probability model of the first restart, where there are inclusion probabilities."""
+    import numpy as np
+
+    keys = ("median_probability_nonzero", "median_probability_sparsity", "undecided")
+    declared = all(prior.hierarchy.included is not None for prior in fit.model.priors.values())
+    if fit.guide.is_map or not declared:
+        return dict.fromkeys(keys)
+    found = fit.inclusion_probabilities()
+    flat = np.concatenate([variable.values.ravel() for variable in found.values()])
+    nonzero = int((flat > 0.5).sum())
+    low, high = _UNDECIDED
+    return dict(zip(keys, (nonzero, 1 - nonzero / flat.size, float(((flat > low) & (flat < high)).mean())), strict=True))
+
+
+# ------------------------------------------------------------------------------------------------ reading
+
+
+def read_summary(path: str | Path) -> dict[str, Any]:
+    """Reads RUN/summary.json.
+
+    Raises:
+        ValueError: If it is no run folder, or the file is damaged.
+    """
+    file = Path(path) / SUMMARY_FILE
+    if not Path(path).is_dir():
+        raise ValueError(f"there is no run folder {path}: make one with bayesprune fit --out {path}")
+    if not file.is_file():
+        raise ValueError(f"{path} is no run folder: it has no {SUMMARY_FILE}")
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:  # JSON and Unicode errors are ValueErrors
+        raise ValueError(f"{file} is damaged ({problem}): fit again, or restore the file") from problem
+    if not isinstance(found, dict) or "version" not in found:
+        raise ValueError(f"{file} is damaged (it is no summary of a run): fit again, or restore the file")
+    return found
+
+
+def load_run(path: str | Path) -> Fit:
+    """Reads the fit of a run folder back onto the CPU, its network and priors by name.
+
+    Args:
+        path: The run folder.
+
+    Returns:
+        The fit.
+
+    Raises:
+        ValueError: If it is no run folder, a file is damaged, or the code of a prior or network of one's own is
+            gone or has changed since.
+    """
+    from bayesprune.declaration import Declaration
+    from bayesprune.inference.result import Fit
+
+    summary = read_summary(path)
+    try:
+        declaration = Declaration.from_dict(summary)
+    except (ValueError, TypeError, KeyError) as problem:
+        raise ValueError(f"{Path(path) / SUMMARY_FILE} is damaged ({problem}): fit again, or restore the file") from problem
+    return Fit.load(path, model=declaration.model())
+
+
+def run_data(path: str | Path, root: str | Path | None = None) -> DataSplits:
+    """Loads the data that a run was fitted to, split as they were then.
+
+    Args:
+        path: The run folder.
+        root: Folder where a named data set is looked for; default: the one of the run.
+
+    Raises:
+        ValueError: If the data are gone, or are not the same any more.
+    """
+    from bayesprune.data import load_data
+
+    summary = read_summary(path)
+    splits = load_data(summary["data"], seed=summary["data_seed"], root=root or summary["data_root"])
+    shape, size = list(splits.input_shape), len(splits.train[0])
+    if shape != summary["input_shape"] or size != summary["data_size"]:
+        raise ValueError(
+            f"the data {summary['data']} have changed since {path} was fitted: {size} training examples of shape {shape}, "
+            f"not {summary['data_size']} of {summary['input_shape']}"
+        )
+    return splits

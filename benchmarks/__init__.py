@@ -1,0 +1,1 @@
+"""Yardsticks written without the package: hand-written training loops and magnitude pruning."""

@@ -1,0 +1,1 @@
+"""Inference: guides, objectives, `fit`, the pruning trace and the pruning rules."""

@@ -1,0 +1,59 @@
+"""Criteria: the extension point ``criterion(fit, restart) -> score per weight`` that says what pruning keeps.
+
+A criterion returns one tensor a parameter tensor, of its shape (for units one number a channel, the contract of
+Torch-Pruning's importances); the higher, the sooner it is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bayesprune.inference.result import Fit
+
+Criterion = Callable[[Fit, int], dict[str, Tensor]]
+
+
+def inclusion(fit: Fit, restart: int = 0) -> dict[str, Tensor]:
+    """Posterior inclusion probability.
+
+    Log odds for gates, so that probabilities which float32 rounds to 1 keep their order.
+    """
+    one = fit.restarts[restart]
+    events = {name: prior.hierarchy.included for name, prior in one.model.priors.items()}
+    if all(event is not None and event.gate is not None for event in events.values()):
+        log_odds = {
+            name: factor.logit.detach()
+            for name, factor in one.guide.draw().items()
+            if hasattr(factor, "logit")
+        }
+        return {
+            name: prior.spread(events[name].gate, log_odds[prior.sites[events[name].gate].name])  # type: ignore[union-attr,arg-type]
+            for name, prior in one.model.priors.items()
+        }
+    probabilities = fit.inclusion_probabilities(restart)
+    return {str(name): torch.as_tensor(value.values) for name, value in probabilities.items()}
+
+
+def magnitude(fit: Fit, restart: int = 0) -> dict[str, Tensor]:
+    """|E[weight | included]|; what HALO and magnitude pruning rank by."""
+    return {name: weight.abs() for name, weight in fit.included_weights(restart).items()}
+
+
+def signal_to_noise(fit: Fit, restart: int = 0, draws: int = 100) -> dict[str, Tensor]:
+    """|mean| / sd of the weight over draws of the posterior (Graves 2011; Blundell et al. 2015)."""
+    if fit.restarts[restart].guide.is_map:
+        raise ValueError("this fit is a MAP: points have no noise to compare with; use criterion='magnitude'")
+    scores = {}
+    for name, weights in fit.draws(draws, restart, sites=fit.model.priors.__contains__).items():
+        scores[name] = weights.mean(dim=0).abs() / weights.std(dim=0).clamp_min(1e-30)
+    return scores
+
+
+CRITERIA: dict[str, Criterion] = {
+    "inclusion": inclusion,
+    "magnitude": magnitude,
+    "signal-to-noise": signal_to_noise,
+}

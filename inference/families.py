@@ -1,0 +1,265 @@
+"""Guide families: what q looks like over the sites that share a family, stored in flat vectors.
+
+All sites of one family live in one vector a parameter (one draw of noise, one exponential, one optimizer step
+for the whole network), cut into sites by `torch.split`, whose gradient is a single concatenation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import SigmoidTransform
+
+from bayesprune.inference.normal_draw import NormalDraw
+from bayesprune.models.tensor_prior import Site
+
+LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
+RELATIVE_SPREAD = 0.1
+"""A guide's standard deviations start at this share of its site's root mean square (in log space: this number)."""
+
+
+@dataclass(frozen=True)
+class Factor:
+    """q of one site for one draw.
+
+    Attributes:
+        value: The drawn value, differentiable, of the site's shape.
+    """
+
+    value: Tensor
+    has_density: ClassVar[bool] = True
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density of q in nats, summed over the site."""
+        fn = self.distribution()
+        return fn.log_prob(value).sum()
+
+    def distribution(self) -> Any:
+        """q as a Pyro distribution whose batch shape is the site's."""
+        raise TypeError(f"{type(self).__name__} does not say its distribution")
+
+
+@dataclass(frozen=True)
+class DeltaFactor(Factor):
+    """A point: MAP. It has no density, so its term is minus the log prior."""
+
+    has_density: ClassVar[bool] = False
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Zero, as Pyro's Delta has it at its point."""
+        return value.new_zeros(())
+
+    def distribution(self) -> Any:
+        """Delta at the value."""
+        return dist.Delta(self.value)
+
+
+@dataclass(frozen=True)
+class NormalFactor(Factor):
+    """Normal(location, scale) on the real line.
+
+    Attributes:
+        location: Mean.
+        log_scale: Logarithm of the standard deviation.
+        sums: Sums over the site of location^2 + scale^2 and of log_scale, `(2,)`.
+    """
+
+    location: Tensor
+    log_scale: Tensor
+    sums: Tensor
+
+    @property
+    def scale(self) -> Tensor:
+        """Standard deviation."""
+        return self.log_scale.exp()
+
+    def distribution(self) -> Any:
+        """The Normal."""
+        return dist.Normal(self.location, self.scale)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density in nats, summed."""
+        standard = (value - self.location) / self.scale
+        return -(0.5 * standard.square() + self.log_scale + LOG_SQRT_2PI).sum()
+
+
+@dataclass(frozen=True)
+class LogNormalFactor(NormalFactor):
+    """exp of a Normal, for positive sites; location and scale are those of the logarithm."""
+
+    def distribution(self) -> Any:
+        """The LogNormal."""
+        return dist.LogNormal(self.location, self.scale)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density in nats, summed."""
+        logarithm = value.log()
+        return super().log_prob(logarithm) - logarithm.sum()
+
+
+@dataclass(frozen=True)
+class LogitNormalFactor(NormalFactor):
+    """Sigmoid of a Normal, for sites on the unit interval; location and scale are those of the logit."""
+
+    def distribution(self) -> Any:
+        """The logit-Normal."""
+        return dist.TransformedDistribution(dist.Normal(self.location, self.scale), [SigmoidTransform()])
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density in nats, summed."""
+        return super().log_prob(torch.logit(value)) - (value.log() + torch.log1p(-value)).sum()
+
+
+@dataclass(frozen=True)
+class BernoulliFactor(Factor):
+    """Bernoulli(sigmoid(logit)); its value is left to the gate estimator and holds the probability until then.
+
+    Attributes:
+        logit: Log odds of a one.
+    """
+
+    logit: Tensor
+
+    @property
+    def probability(self) -> Tensor:
+        """Probability of a one."""
+        return self.value
+
+    def distribution(self) -> Any:
+        """The Bernoulli."""
+        return dist.Bernoulli(logits=self.logit)
+
+
+class Family(nn.Module):
+    """Flat parameters of the sites that share a guide family.
+
+    Args:
+        sites: The sites.
+        starts: Starting value of each site, in the site's own space.
+    """
+
+    stochastic: ClassVar[bool] = True
+
+    def __init__(self, sites: Sequence[Site], starts: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.sites = tuple(sites)
+        self.sizes = [int(torch.Size(site.shape).numel()) for site in sites]
+        self.build(torch.cat([starts[site.name].detach().expand(site.shape).reshape(-1) for site in sites]))
+
+    def build(self, start: Tensor) -> None:
+        """Creates the parameters from the flat starting values."""
+        raise TypeError(f"{type(self).__name__} must define build")
+
+    def draw(self) -> dict[str, Factor]:
+        """Draws every site once; returns its factors by name of site."""
+        raise TypeError(f"{type(self).__name__} must define draw")
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters as ``"location"`` (units of the weights) and ``"spread"`` (log scales, log odds)."""
+        raise TypeError(f"{type(self).__name__} must define groups")
+
+    def cut(self, flat: Tensor) -> list[Tensor]:
+        """Cuts a flat vector into tensors of the sites' shapes."""
+        return [part.view(site.shape) for part, site in zip(flat.split(self.sizes), self.sites, strict=True)]
+
+
+def to_unconstrained(value: Tensor, support: str) -> Tensor:
+    """Maps a value of a site to the real line: identity, logarithm or logit."""
+    if support == "positive":
+        return value.log()
+    return torch.logit(value) if support == "unit" else value
+
+
+def to_support(value: Tensor, support: str) -> Tensor:
+    """Maps the real line to a site's support: identity, exponential or sigmoid."""
+    if support == "positive":
+        return value.exp()
+    return value.sigmoid() if support == "unit" else value
+
+
+class DeltaFamily(Family):
+    """Points; positive and unit-interval sites by their logarithm and logit. The density is that of the site itself,
+    with no Jacobian: a MAP does not depend on these coordinates."""
+
+    stochastic = False
+
+    def build(self, start: Tensor) -> None:
+        """Creates `location`."""
+        self.location = nn.Parameter(to_unconstrained(start, self.sites[0].support))
+
+    def draw(self) -> dict[str, Factor]:
+        """Returns the points."""
+        values = self.cut(to_support(self.location, self.sites[0].support))
+        return {site.name: DeltaFactor(value) for site, value in zip(self.sites, values, strict=True)}
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """Real points are locations; logarithms and logits are spreads."""
+        return {"location" if self.sites[0].support == "real" else "spread": [self.location]}
+
+
+class NormalFamily(Family):
+    """Independent Normals on the real line, or the exponential or sigmoid of them."""
+
+    factor_class = {"real": NormalFactor, "positive": LogNormalFactor, "unit": LogitNormalFactor}
+
+    def build(self, start: Tensor) -> None:
+        """Creates `location` and `log_scale`."""
+        location = to_unconstrained(start, self.sites[0].support)
+        self.location = nn.Parameter(location)
+        self.log_scale = nn.Parameter(starting_log_scale(self, location))
+
+    def draw(self) -> dict[str, Factor]:
+        """Draws all the sites with one vector of noise."""
+        support = self.sites[0].support
+        return {
+            site.name: self.factor_class[support](to_support(value, support), *rest)
+            for site, value, *rest in draw_normals(self, self.location, self.log_scale)
+        }
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """Locations of real sites move in the weights' units, all else in logarithms."""
+        if self.sites[0].support == "real":
+            return {"location": [self.location], "spread": [self.log_scale]}
+        return {"spread": [self.location, self.log_scale]}
+
+
+class BernoulliFamily(Family):
+    """Independent Bernoullis; what a draw of a gate is, the gate estimator decides."""
+
+    def build(self, start: Tensor) -> None:
+        """Creates `logit` from starting probabilities."""
+        self.logit = nn.Parameter(torch.logit(start))
+
+    def draw(self) -> dict[str, Factor]:
+        """Returns the probabilities; nothing is drawn here."""
+        cut = zip(self.sites, self.cut(self.logit.sigmoid()), self.cut(self.logit), strict=True)
+        return {site.name: BernoulliFactor(probability, logit) for site, probability, logit in cut}
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """Log odds are a spread."""
+        return {"spread": [self.logit]}
+
+
+def draw_normals(
+    family: Family, location: Tensor, log_scale: Tensor
+) -> list[tuple[Site, Tensor, Tensor, Tensor, Tensor]]:
+    """Draws Normals stored flat: for each site its value on the real line, location, log scale and sums."""
+    sums, *values = NormalDraw.apply(location, log_scale, torch.randn_like(location), family.sizes)
+    shaped = [value.view(site.shape) for value, site in zip(values, family.sites, strict=True)]
+    cut = (shaped, family.cut(location), family.cut(log_scale), sums.unbind(dim=1))
+    return list(zip(family.sites, *cut, strict=True))
+
+
+def starting_log_scale(family: Family, location: Tensor) -> Tensor:
+    """Log standard deviations to start from: a share of each real site's root mean square."""
+    parts = []
+    for site, part in zip(family.sites, location.split(family.sizes), strict=True):
+        size = part.square().mean().sqrt().clamp_min(1e-3) if site.support == "real" else part.new_ones(())
+        parts.append((RELATIVE_SPREAD * size).log().expand(part.shape))
+    return torch.cat(parts).clone()

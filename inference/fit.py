@@ -1,0 +1,318 @@
+"""Fit: stochastic variational inference, one restart after another."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayesprune.inference.batches import Batches, Data, check_data
+from bayesprune.inference.callbacks import Callback, FitState
+from bayesprune.inference.gate_estimators import GateEstimator, moment_matched
+from bayesprune.inference.guides import Guide, GuideChoice
+from bayesprune.inference.map_probe import check_map_exists
+from bayesprune.inference.objective import Objective, Terms
+from bayesprune.inference.progress import Progress
+from bayesprune.inference.result import Fit, Restart
+from bayesprune.inference.schedules import Schedule, schedule_named, warmup
+from bayesprune.inference.shrinkage import diagonal_fisher
+from bayesprune.inference.trace import inclusion_record, scale_record, trace_dataset
+from bayesprune.models.bayesian_network import BayesianNetwork
+
+ITERATES = 1000
+"""About how many iterates of the ELBO and the scales a fit records."""
+SPREAD_RATE = 10.0
+"""Log scales and log odds move over several units, weights over hundredths: their share of Adam's learning rate."""
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+OptimizerChoice = str | Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite; the message names the step and the site."""
+
+
+def fit(
+    model: BayesianNetwork,
+    data: Data,
+    guide: GuideChoice = None,
+    *,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int = 128,
+    optimizer: OptimizerChoice = "adam",
+    learning_rate: float = 1e-3,
+    schedule: str | Schedule = "hold-cosine",
+    kl_warmup: float | None = None,
+    kl_weight: float = 1.0,
+    validation: tuple[Tensor, Tensor] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "float32",
+    restarts: int = 1,
+    particles: int = 1,
+    gate_estimator: GateEstimator = moment_matched,
+    callbacks: Sequence[Callback] = (),
+    stop: Callable[[FitState], bool] | None = None,
+    progress: bool = False,
+) -> Fit:
+    """Fits a Bayesian network by maximising the ELBO; the model handed in is copied, never changed.
+
+    Args:
+        model: The model.
+        data: Training data: `(x, y)` tensors, a `Dataset` or a `DataLoader`. All of it is permuted each epoch.
+        guide: ``"map"``, ``"meanfield"``, ``"paired"``, or families by latent; default None: each prior's own.
+        epochs: Passes over the data. Give this or `steps`.
+        steps: Optimizer steps in all, in place of `epochs`.
+        batch_size: Examples a step; default 128.
+        optimizer: ``"adam"`` (default; log scales and log odds learn ten times as fast as weights), ``"sgd"``
+            (momentum 0.9), or a callable from parameter groups to a torch optimizer. It sees the loss divided by
+            `data_size`, so that learning rates are those of a mean loss.
+        learning_rate: Of the two named optimizers; default 1e-3.
+        schedule: Factor on the learning rate: ``"hold-cosine"`` (default: 1 for half of the steps, then to 0),
+            ``"constant"``, ``"cosine"``, or a callable of progress in [0, 1].
+        kl_warmup: Share of the steps over which the KL weight rises from 0 to `kl_weight`; default None: 0.2, or
+            0 for a MAP.
+        kl_weight: Final weight of the KL term; anything but 1 is a tempered objective, and the summary says so.
+        validation: `(x, y)` tensors scored after each epoch at the guide's centre; default None.
+        seed: Of the first restart; the r-th takes `seed` + r. The global random state is left as it was.
+        device: ``"auto"`` (default: the GPU where there is one), ``"cpu"``, ``"cuda"``, ...
+        precision: ``"float32"`` (default), ``"float64"`` or ``"bfloat16"`` (autocast of the network only).
+        restarts: Independent fits; default 1. All but the first start from re-initialised layers where the
+            network's modules have `reset_parameters`.
+        particles: Draws an evaluation; default 1.
+        gate_estimator: How gradients pass Bernoulli gates; default `moment_matched`.
+        callbacks: `Callback`s, called in order.
+        stop: A rule, `stop(state) -> bool`, asked after each epoch; True ends the restart.
+        progress: Whether to show a progress line on standard error; default False.
+
+    Returns:
+        The fit.
+
+    Raises:
+        ValueError: For bad input, before training starts.
+        NonFiniteLossError: If the loss becomes NaN or infinite; names the site and the step.
+    """
+    if (epochs is None) == (steps is None):
+        raise ValueError("give either epochs= or steps=, the length of the fit")
+    if (epochs or steps or 0) < 1 or restarts < 1:
+        raise ValueError(f"epochs, steps and restarts must be at least 1, not {epochs or steps} and {restarts}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is unknown: expected one of {', '.join(PRECISIONS)}")
+    if kl_warmup is not None and not 0.0 <= kl_warmup < 1.0:
+        raise ValueError(f"kl_warmup is a share of the steps in [0, 1), not {kl_warmup}")
+    place, dtype = resolve_device(device), PRECISIONS[precision]
+    batches = Batches(data, batch_size, place, dtype)
+    total = steps if steps is not None else int(epochs or 0) * len(batches)
+    watchers = [*callbacks, *([Progress()] if progress else [])]
+    held_out = None if validation is None else tuple(_placed(part, place, dtype) for part in validation)
+    settings: dict[str, Any] = {
+        "guide": guide if isinstance(guide, str) or guide is None else dict(guide),
+        "steps": total, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
+        "optimizer": optimizer if isinstance(optimizer, str) else "custom",
+        "schedule": schedule if isinstance(schedule, str) else "custom",
+        "precision": precision, "device": str(place), "kl_weight": kl_weight, "particles": particles,
+    }  # fmt: skip
+
+    finished: list[Restart] = []
+    states: list[FitState] = []
+    started = time.perf_counter()
+    for number in range(restarts):
+        with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+            torch.manual_seed(seed + number)
+            copied = copy.deepcopy(model).to(place, dtype)
+            if number > 0:
+                _reinitialise(copied)
+            check_data(copied, batches)
+            q = Guide(copied, guide)
+            check_map_exists(copied, q.family_of)
+            autocast = torch.bfloat16 if precision == "bfloat16" else None
+            objective = Objective(copied, q, gate_estimator, particles, autocast=autocast)
+            torch_optimizer = _optimizer(optimizer, objective, learning_rate)
+            state = FitState(objective, torch_optimizer, number, restarts, -(-total // len(batches)), total)
+            share = kl_warmup if kl_warmup is not None else (0.0 if q.is_map else 0.2)
+            rise = warmup(share)
+            _run(state, batches, schedule_named(schedule), lambda p: kl_weight * rise(p), held_out, watchers, stop)  # noqa: B023
+            finished.append(Restart(copied, q, seed + number))
+            states.append(state)
+    settings |= {
+        "epochs": states[0].epoch,
+        "kl_warmup": share,
+        "tempered": states[0].kl_weight != 1.0,
+        "seconds": time.perf_counter() - started,
+    }
+    trace = trace_dataset(
+        [s.history for s in states], [s.iterates for s in states], {"seed": seed, "data_size": model.data_size}
+    )
+    result = Fit(finished, trace, settings)
+    if any(_needs_fisher(restart.model) for restart in finished):
+        for restart in finished:
+            restart.fisher = diagonal_fisher(restart.model, restart.guide, batches)
+    return result
+
+
+def _run(
+    state: FitState,
+    batches: Batches,
+    schedule: Schedule,
+    kl_schedule: Schedule,
+    validation: Any,
+    watchers: Sequence[Callback],
+    stop: Callable[[FitState], bool] | None,
+) -> None:
+    """The training loop of one restart."""
+    objective, optimizer = state.objective, state.optimizer
+    base_rates = [group["lr"] for group in optimizer.param_groups]
+    record_every = max(1, state.steps // ITERATES)
+    objective.train()
+    for watcher in watchers:
+        watcher.on_fit_start(state)
+    try:
+        while state.step < state.steps and not state.stop:
+            clock = time.perf_counter()
+            sums = {"loss": 0.0, "expected_log_likelihood": 0.0, "kl": 0.0}
+            chunk: list[float] = []
+            taken = 0
+            for x, y in batches:
+                progress = state.step / state.steps
+                for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
+                    group["lr"] = rate * schedule(progress)
+                state.kl_weight = kl_schedule(progress)
+                optimizer.zero_grad(set_to_none=True)
+                terms = objective.terms(x, y, state.kl_weight)
+                (terms.loss / objective.model.data_size).backward()
+                optimizer.step()
+                state.step += 1
+                taken += 1
+                state.terms = terms
+                likelihood, kl = float(terms.log_likelihood), float(terms.kl)
+                chunk.append(kl - likelihood)
+                if not abs(chunk[-1]) < float("inf"):
+                    raise NonFiniteLossError(_blame(state, terms))
+                sums["loss"] += state.kl_weight * kl - likelihood
+                sums["expected_log_likelihood"] += likelihood
+                sums["kl"] += kl
+                if state.step % record_every == 0:
+                    mean = sum(chunk) / len(chunk)
+                    state.iterates.append({"step": state.step, "negative_elbo": mean, **scale_record(objective.guide)})
+                    chunk = []
+                for watcher in watchers:
+                    watcher.on_step(state)
+                if state.stop or state.step >= state.steps:
+                    break
+            state.epoch += 1
+            row: dict[str, Any] = {name: value / taken for name, value in sums.items()}
+            row |= {"kl_weight": state.kl_weight, "learning_rate": optimizer.param_groups[0]["lr"]}
+            row |= {"kl_of": _by_tensor(objective.model, state.terms), "scores": []}
+            row |= inclusion_record(objective.guide)
+            if validation is not None:
+                scores = validation_scores(objective, *validation)
+                row |= {f"validation_{name}": value for name, value in scores.items()} | {"scores": list(scores)}
+            row["seconds"] = time.perf_counter() - clock
+            state.history.append(row)
+            for watcher in watchers:
+                watcher.on_epoch(state)
+            if stop is not None and stop(state):
+                state.stop = True
+    finally:
+        for watcher in watchers:
+            watcher.on_fit_end(state)
+        objective.eval()
+    if not state.iterates:
+        state.iterates.append({"step": state.step, "negative_elbo": sum(chunk) / len(chunk), **scale_record(objective.guide)})
+
+
+@torch.no_grad()
+def validation_scores(objective: Objective, x: Tensor, y: Tensor, batch: int = 2048) -> dict[str, float]:
+    """Scores of the network at the guide's centre, with its nll in nats per example.
+
+    Args:
+        objective: The objective.
+        x: Inputs, `(n, ...)`.
+        y: Targets.
+        batch: Examples a forward pass.
+    """
+    model = objective.model
+    network, likelihood = model.network, model.likelihood
+    weights = model.weights_at(objective.guide.means())
+    network.eval()
+    outputs = torch.cat([torch.func.functional_call(network, weights, (part,)) for part in x.split(batch)])
+    network.train()
+    scores = likelihood.scores(likelihood.predict(outputs), y)
+    return {**scores, "nll": -float(likelihood.log_prob(outputs, y).mean())}
+
+
+def resolve_device(device: str) -> torch.device:
+    """Returns the device of that name; ``"auto"`` is the GPU where there is one.
+
+    Raises:
+        ValueError: If there is no such device here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as problem:
+        raise ValueError(f"device {device!r} is not available here: use 'cpu' or 'auto'") from problem
+    return place
+
+
+def _optimizer(choice: OptimizerChoice, objective: Objective, learning_rate: float) -> torch.optim.Optimizer:
+    groups: list[dict[str, Any]] = [
+        {"name": name, "params": parameters} for name, parameters in objective.guide.groups().items() if parameters
+    ]
+    points = [p for p in objective.model.parameters() if p.requires_grad]
+    if points:
+        groups.append({"name": "point estimates", "params": points})
+    if callable(choice):
+        return choice(groups)
+    if learning_rate <= 0:
+        raise ValueError(f"learning_rate must be positive, not {learning_rate}")
+    if choice == "adam":
+        for group in groups:
+            group["lr"] = learning_rate * (SPREAD_RATE if group["name"] == "spread" else 1.0)
+        return torch.optim.Adam(groups, lr=learning_rate, fused=True)
+    if choice == "sgd":
+        return torch.optim.SGD(groups, lr=learning_rate, momentum=0.9)
+    raise ValueError(f"optimizer {choice!r} is unknown: expected 'adam', 'sgd' or a callable of parameter groups")
+
+
+def _blame(state: FitState, terms: Terms) -> str:
+    """Says which part of the loss is not finite."""
+    bad = [site for site, term in terms.kl_of.items() if not bool(torch.isfinite(term).all())]
+    part = f"the term of {bad[0]}" if bad else "the log-likelihood"
+    return (
+        f"the loss became non-finite at step {state.step} (epoch {state.epoch + 1}, restart {state.restart}), first in "
+        f"{part}: lower learning_rate, or look at the prior of that site"
+    )
+
+
+def _by_tensor(model: BayesianNetwork, terms: Terms | None) -> dict[str, float]:
+    """Each tensor's share of the KL term in nats."""
+    parts = dict.fromkeys(model.priors, 0.0)
+    if terms is not None:
+        owners = {site.name: name for name, prior in model.priors.items() for site in prior.sites.values()}
+        for site, term in terms.kl_of.items():
+            parts[owners.get(site, site.removesuffix(".factor"))] += float(term.detach())
+    return parts
+
+
+def _needs_fisher(model: BayesianNetwork) -> bool:
+    events: Iterable[Any] = (prior.hierarchy.included for prior in model.priors.values())
+    return any(event is not None and event.kind == "shrinkage" for event in events)
+
+
+def _reinitialise(model: BayesianNetwork) -> None:
+    """Draws new starting weights for a further restart, where layers know how."""
+    for module in model.network.modules():
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()
+
+
+def _placed(part: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return part.to(device, dtype if part.is_floating_point() else part.dtype)

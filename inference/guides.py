@@ -1,0 +1,240 @@
+"""Guides: q over every latent of a Bayesian network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from bayesprune.inference.families import BernoulliFamily, DeltaFamily, Factor, Family, NormalFamily
+from bayesprune.inference.paired import Pair, PairedFamily, SlabFactor
+from bayesprune.inference.starting_values import starting_values
+from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.hierarchy import WEIGHT
+from bayesprune.models.iid import Iid
+from bayesprune.models.tensor_prior import Site, TensorPrior
+
+MODES = ("map", "meanfield", "paired")
+SUPPORTS = {
+    "delta": ("real", "positive", "unit"),
+    "normal": ("real",),
+    "lognormal": ("positive",),
+    "logitnormal": ("unit",),
+    "bernoulli": ("boolean",),
+}
+"""Guide families for one latent, and the supports on which each is defined."""
+_MEANFIELD = {"real": "normal", "positive": "lognormal", "unit": "logitnormal", "boolean": "bernoulli"}
+
+GuideChoice = str | Mapping[str, str] | None
+
+
+class Guide(nn.Module):
+    """q over every site of a model, independent across sites but for the pairs of spike and slab.
+
+    It is a Pyro guide, ``guide(x, y)``, for `Trace_ELBO`, `Predictive` or `poutine`; its parameters exist from the
+    start. `bayesprune.inference.objective.Objective` asks it for `draw` instead.
+
+    Args:
+        model: The model; the guide starts at its network's weights.
+        choice: ``"map"`` (points), ``"meanfield"`` (Normal, LogNormal, logit-Normal, Bernoulli by support),
+            ``"paired"`` (mean-field, with q(slab | gate) for spike and slab), or a mapping from names of latents or
+            patterns of sites to families (`SUPPORTS`); what it leaves out takes the prior's default. Default None:
+            each prior's own default.
+
+    Attributes:
+        family_of: The guide family of each site by name.
+        notes: Sentences worth telling the user.
+
+    Raises:
+        ValueError: If a family does not fit a latent's support, or nothing can be paired where asked.
+    """
+
+    def __init__(self, model: BayesianNetwork, choice: GuideChoice = None) -> None:
+        super().__init__()
+        self._model = (model,)  # in a tuple: the model's parameters are not the guide's
+        self.notes: list[str] = []
+        self.family_of = assign_families(model, choice)
+        starts: dict[str, Tensor] = {}
+        for name, prior in model.priors.items():
+            values, note = starting_values(prior, model.starting_weights(name))
+            if note:
+                self.notes.append(note)
+            for latent, value in values.items():
+                starts.setdefault(prior.sites[latent].name, value)
+        self.families = nn.ModuleList(_build(model, self.family_of, starts))
+
+    @property
+    def model(self) -> BayesianNetwork:
+        """The model that this guide was made for."""
+        return self._model[0]
+
+    @property
+    def is_map(self) -> bool:
+        """Whether every site is a point."""
+        return all(family == "delta" for family in self.family_of.values())
+
+    def draw(self) -> dict[str, Factor]:
+        """Draws every site once with gradients; gates keep their probabilities for the gate estimator."""
+        factors: dict[str, Factor] = {}
+        for family in self.families:
+            factors.update(family.draw())  # type: ignore[operator]
+        return factors
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by ``"location"`` (units of the weights) and ``"spread"`` (log scales, log odds)."""
+        groups: dict[str, list[nn.Parameter]] = {"location": [], "spread": []}
+        for family in self.families:
+            for name, parameters in family.groups().items():  # type: ignore[operator]
+                groups[name] += parameters
+        return groups
+
+    def forward(self, x: Tensor | None = None, y: Tensor | None = None) -> dict[str, Tensor]:
+        """The Pyro guide: samples every site; gates are real Bernoullis.
+
+        Returns:
+            Drawn values by name of site.
+        """
+        factors = self.draw()
+        return self._run(lambda site, fn: pyro.sample(site, fn), factors)
+
+    @torch.no_grad()
+    def sample(self) -> dict[str, Tensor]:
+        """One draw from q without gradients and without Pyro: values by name of site."""
+        return self._run(lambda _, fn: fn.sample(), self.draw())
+
+    @torch.no_grad()
+    def means(self) -> dict[str, Tensor]:
+        """The point of each site: median of its factor; for a gate its probability, for a slab E[slab | included].
+
+        The values of `DeltaFactor`s and the locations of Normals are those; a LogNormal's is its median.
+        """
+        values = {}
+        for name, factor in self.draw().items():
+            location = getattr(factor, "location", None)
+            if location is None:
+                values[name] = factor.value
+            else:
+                values[name] = _to_value(location, self.model.sites[name].support)
+        return values
+
+    def inclusion(self) -> dict[str, Tensor]:
+        """q(gate = 1) of every Bernoulli site by name, in closed form."""
+        with torch.no_grad():
+            return {name: f.value for name, f in self.draw().items() if self.model.sites[name].support == "boolean"}
+
+    def _run(self, draw, factors: dict[str, Factor]) -> dict[str, Tensor]:  # type: ignore[no-untyped-def] # noqa: ANN001
+        """Visits the sites in the model's order, so that a slab knows its gate and its prior."""
+        values: dict[str, Tensor] = {}
+
+        def visit(site: str, prior: Iid) -> Tensor:
+            factor = factors[site]
+            if isinstance(factor, SlabFactor):
+                fn = factor.conditional(values[factor.pair.gate.name], prior.base_dist)
+            else:
+                fn = factor.distribution()
+            values[site] = draw(site, fn.to_event(len(fn.batch_shape)))
+            return values[site]
+
+        shared: dict[str, Tensor] = {}
+        for name, prior in self.model.priors.items():
+            prior.run(visit, self.model.network.get_parameter(name), shared)
+        return values
+
+
+def _to_value(location: Tensor, support: str) -> Tensor:
+    if support == "positive":
+        return location.exp()
+    return location.sigmoid() if support == "unit" else location
+
+
+def assign_families(model: BayesianNetwork, choice: GuideChoice = None) -> dict[str, str]:
+    """Returns the guide family of each site: a name in `SUPPORTS`, or ``"paired"``.
+
+    A mapping wins over a latent's own `guide`, that over the mode of the fit, that over the prior's default.
+
+    Raises:
+        ValueError: As `Guide`.
+    """
+    if isinstance(choice, str) and choice not in MODES:
+        raise ValueError(f"guide {choice!r} is unknown: expected one of {', '.join(MODES)}, or a mapping by latent")
+    mapping = dict(choice) if isinstance(choice, Mapping) else {}
+    _check_mapping(mapping, model)
+    families: dict[str, str] = {}
+    any_pair = False
+    for prior in model.priors.values():
+        mode = choice if isinstance(choice, str) else prior.hierarchy.default_guide
+        pair = _pair(prior)
+        for latent, site in prior.sites.items():
+            chosen = next((f for key, f in mapping.items() if key == latent or fnmatchcase(site.name, key)), site.guide)
+            if chosen is None and mode == "paired" and pair is not None and latent in (pair[0], pair[1]):
+                chosen, any_pair = "paired", True
+            families[site.name] = chosen or _by_mode(mode, site)
+            _check_support(site, families[site.name])
+    if choice == "paired" and not any_pair:
+        raise ValueError(
+            "guide='paired' needs a prior with a gate and a slab, such as SpikeAndSlab or "
+            "included=exact_zero(gate=..., slab=...): use 'meanfield' or 'map' here"
+        )
+    return families
+
+
+def _check_mapping(mapping: Mapping[str, str], model: BayesianNetwork) -> None:
+    for key, family in mapping.items():
+        if family not in SUPPORTS:
+            raise ValueError(f"guide family {family!r} is unknown: expected one of {', '.join(SUPPORTS)}")
+        if not any(key == site.latent or fnmatchcase(name, key) for name, site in model.sites.items()):
+            raise ValueError(f"guide= names {key!r}, which matches no latent: the sites are {', '.join(model.sites)}")
+
+
+def _check_support(site: Site, family: str) -> None:
+    if family != "paired" and site.support not in SUPPORTS[family]:
+        if site.support == "boolean":
+            raise ValueError(
+                f"{site.name} is a Bernoulli, which has no {family} guide: use guide='paired' or 'meanfield'"
+            )
+        raise ValueError(
+            f"{site.name} has {site.support} values, but the {family} guide is for "
+            f"{' or '.join(SUPPORTS[family])} ones: choose another family for {site.latent}"
+        )
+
+
+def _by_mode(mode: str, site: Site) -> str:
+    if mode == "map":
+        return "delta"
+    if site.support not in _MEANFIELD:
+        raise ValueError(
+            f"{site.name} has a support for which there is no mean-field family: give it guide='delta' or change it"
+        )
+    return _MEANFIELD[site.support]
+
+
+def _pair(prior: TensorPrior) -> tuple[str, str] | None:
+    event = prior.hierarchy.included
+    if event is None or event.gate is None or event.slab is None:
+        return None
+    return event.gate, event.slab
+
+
+def _build(model: BayesianNetwork, family_of: dict[str, str], starts: dict[str, Tensor]) -> list[Family]:
+    """One module for each family and support, in the order in which they first appear."""
+    grouped: dict[tuple[str, str], list[Site]] = {}
+    for name, site in model.sites.items():
+        if family_of[name] != "paired":
+            grouped.setdefault((family_of[name], site.support), []).append(site)
+    classes = {"delta": DeltaFamily, "bernoulli": BernoulliFamily}
+    built: list[Family] = [
+        classes.get(family, NormalFamily)(sites, starts) for (family, _), sites in grouped.items()
+    ]
+    pairs = []
+    for prior in model.priors.values():
+        named = _pair(prior)
+        if named is not None and family_of[prior.sites[named[0]].name] == "paired":
+            block = prior.hierarchy.latents[named[0]].block
+            pairs.append(Pair(prior.sites[named[0]], prior.sites[named[1]], block))
+    return [*built, PairedFamily(pairs, starts)] if pairs else built
+
+
+__all__ = ["MODES", "SUPPORTS", "WEIGHT", "Guide", "GuideChoice", "assign_families"]

@@ -1,0 +1,182 @@
+"""The negative ELBO of a Bayesian network under a guide, as an `nn.Module`.
+
+It runs the declaration itself with the guide's draws: the same functions that the Pyro model runs, without Pyro's
+message passing, with analytic terms where a pair of families is registered. `Trace_ELBO()(model, guide)` is the
+reference that the tests hold it to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from bayesprune.inference.families import BernoulliFactor, Factor
+from bayesprune.inference.gate_estimators import GateEstimator, moment_matched
+from bayesprune.inference.guides import Guide
+from bayesprune.inference.terms import site_term
+from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.iid import Iid
+
+
+@dataclass
+class Terms:
+    """The negative ELBO of one evaluation and its parts, in full-data nats.
+
+    Attributes:
+        loss: kl_weight x kl - log_likelihood, with the graph to differentiate.
+        log_likelihood: Estimate of E_q[log p(all data | weights)].
+        kl: Estimate of KL(q || prior); for points minus the log prior, with which it is no KL divergence.
+        kl_of: Its part for each site.
+        outputs: The network's outputs on the batch, `(batch, ...)`.
+    """
+
+    loss: Tensor
+    log_likelihood: Tensor
+    kl: Tensor
+    kl_of: dict[str, Tensor] = field(default_factory=dict)
+    outputs: Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+class Objective(nn.Module):
+    """``objective(x, y)``: the negative ELBO in full-data nats.
+
+    Args:
+        model: The model.
+        guide: The guide; its parameters and the model's point estimates are this module's parameters.
+        gate_estimator: How gradients pass gates; default `moment_matched`.
+        particles: Draws of the guide an evaluation averages; default 1.
+        analytic: Whether registered terms replace draws; default True.
+        autocast: dtype in which the network runs (`torch.bfloat16`), or None (default) for its own.
+    """
+
+    def __init__(
+        self,
+        model: BayesianNetwork,
+        guide: Guide,
+        gate_estimator: GateEstimator = moment_matched,
+        particles: int = 1,
+        analytic: bool = True,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if guide.model is not model:
+            raise ValueError("the guide was made for another model: build it with Guide(model, ...)")
+        if particles < 1:
+            raise ValueError(f"particles must be at least 1, not {particles}")
+        self.model = model
+        self.guide = guide
+        self.gate_estimator = gate_estimator
+        self.particles = particles
+        self.analytic = analytic
+        self.autocast = autocast
+
+    def forward(self, x: Tensor, y: Tensor, kl_weight: float = 1.0) -> Tensor:
+        """The negative ELBO of a batch, scaled to all the data, in nats.
+
+        Args:
+            x: Inputs, `(batch, ...)`.
+            y: Targets, `(batch,)` or `(batch, d)`.
+            kl_weight: Factor on the KL term; anything but 1 is a tempered objective. Default 1.
+        """
+        return self.terms(x, y, kl_weight).loss
+
+    def terms(self, x: Tensor, y: Tensor, kl_weight: float = 1.0) -> Terms:
+        """As `forward`, with the parts apart."""
+        evaluated: list[Terms] = []
+        losses = [self._particle(x, y, kl_weight, evaluated) for _ in range(self.particles)]
+        if len(evaluated) == 1:
+            return evaluated[0]
+        count = len(evaluated)
+        return Terms(
+            loss=torch.stack(losses).mean(),
+            log_likelihood=torch.stack([t.log_likelihood for t in evaluated]).mean(),
+            kl=torch.stack([t.kl for t in evaluated]).mean(),
+            kl_of={site: sum((t.kl_of[site] for t in evaluated), torch.zeros(())) / count for site in evaluated[0].kl_of},
+            outputs=evaluated[0].outputs,
+        )
+
+    def _particle(self, x: Tensor, y: Tensor, kl_weight: float, evaluated: list[Terms]) -> Tensor:
+        with fast_distributions():
+            factors = self.guide.draw()
+            gates = {name: factor for name, factor in factors.items() if isinstance(factor, BernoulliFactor)}
+
+            def loss(values: dict[str, Tensor]) -> Tensor:
+                # Batch normalisation takes its running statistics from the step's first forward pass only.
+                context = frozen_statistics(self.model.network) if evaluated else nullcontext()
+                with context:
+                    evaluated.append(self._evaluate(x, y, kl_weight, factors, values))
+                return evaluated[-1].loss
+
+            return self.gate_estimator(loss, gates) if gates else loss({})
+
+    def _evaluate(
+        self, x: Tensor, y: Tensor, kl_weight: float, factors: dict[str, Factor], gates: dict[str, Tensor]
+    ) -> Terms:
+        """The terms at one draw of everything, gates included."""
+        network, kl_of = self.model.network, {}
+
+        def draw(site: str, prior: Iid) -> Tensor:
+            factor = factors[site]
+            value = gates[site] if site in gates else factor.value
+            kl_of[site] = site_term(prior, factor, value, self.analytic)
+            return value
+
+        shared: dict[str, Tensor] = {}
+        weights = {}
+        for name, prior in self.model.priors.items():
+            weight, values = prior.run(draw, network.get_parameter(name), shared)
+            weights[name] = weight
+            if prior.hierarchy.factor is not None:
+                kl_of[f"{name}.factor"] = -prior.factor(values, weight)
+        with torch.autocast(x.device.type, self.autocast) if self.autocast else nullcontext():
+            outputs = functional_call(network, weights, (x,))
+        if outputs.dtype in (torch.bfloat16, torch.float16):
+            outputs = outputs.float()
+        batch = self.model.likelihood.log_prob(outputs, y).sum()
+        log_likelihood = batch * (self.model.data_size / len(x))
+        kl = torch.stack(list(kl_of.values())).sum() if len(kl_of) > 1 else next(iter(kl_of.values()))
+        loss = (kl if kl_weight == 1.0 else kl_weight * kl) - log_likelihood
+        return Terms(loss, log_likelihood.detach(), kl.detach(), kl_of, outputs.detach())
+
+
+def objective(model: BayesianNetwork, guide: Guide | str | None = None) -> Objective:
+    """The negative ELBO for a training loop of one's own: ``loss = objective(bnn, "meanfield")(x, y)``.
+
+    Args:
+        model: The model.
+        guide: A `Guide`, or what `Guide` takes as its choice; default None: each prior's default.
+
+    Returns:
+        An `nn.Module`; its parameters are the guide's and the model's point estimates.
+    """
+    return Objective(model, guide if isinstance(guide, Guide) else Guide(model, guide))
+
+
+@contextmanager
+def fast_distributions() -> Iterator[None]:
+    """Turns off the checks of distributions' arguments for a step: they cost as much as the step itself."""
+    with pyro.validation_enabled(False):
+        yield
+
+
+@contextmanager
+def frozen_statistics(network: nn.Module) -> Iterator[None]:
+    """Batch normalisation keeps using batch statistics but leaves its running ones alone."""
+    layers = [
+        layer
+        for layer in network.modules()
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training and layer.track_running_stats
+    ]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True

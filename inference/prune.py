@@ -1,0 +1,216 @@
+"""Prune: turn a fit into a plain network with zeros in place, by a rule and a criterion that are stated."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayesprune.inference.criteria import CRITERIA, Criterion
+from bayesprune.inference.result import Fit
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What pruning did; biases and normalisation parameters are not counted.
+
+    Attributes:
+        rule: The rule in words.
+        criterion: Name of the criterion.
+        kind: Kind of the inclusion event where the criterion is an inclusion probability, else None.
+        weights: Number of prunable weights (those of tensors with a prior).
+        nonzero: How many are left.
+        sparsity: Fraction of zeros among them.
+        per_tensor: ``weights``, ``nonzero`` and ``sparsity`` of each tensor.
+    """
+
+    rule: str
+    criterion: str
+    kind: str | None
+    weights: int
+    nonzero: int
+    sparsity: float
+    per_tensor: dict[str, dict[str, Any]]
+
+    def __str__(self) -> str:
+        width = max(len(name) for name in self.per_tensor)
+        lines = [f"{self.rule}, by {self.criterion}: {self.nonzero} of {self.weights} weights, sparsity {self.sparsity:.4f}"]
+        for name, row in self.per_tensor.items():
+            lines.append(f"  {name:<{width}}  {row['nonzero']:>9} of {row['weights']:>9}  sparsity {row['sparsity']:.4f}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """A pruned network.
+
+    Attributes:
+        network: A plain `nn.Module` with the weights E[weight | included] where they are kept and zeros elsewhere,
+            in evaluation mode, on the CPU; it needs neither Pyro nor bayesprune.
+        masks: Which weights are kept, by name of tensor, boolean, `(out, in, ...)`.
+        report: What was done.
+    """
+
+    network: nn.Module
+    masks: dict[str, Tensor]
+    report: PruneReport
+
+
+def prune(
+    fit: Fit,
+    sparsity: float | None = None,
+    min_inclusion: float | None = None,
+    per: str = "network",
+    criterion: str | Criterion | None = None,
+    restart: int = 0,
+) -> PruneResult:
+    """Prunes a fit to a plain network with zeros in place; nothing is fine-tuned.
+
+    Args:
+        fit: The fit; it is left as it was.
+        sparsity: Fraction of zeros to reach among the weights with a prior, exactly (rounded to whole weights).
+        min_inclusion: Keep weights whose inclusion probability exceeds this; 0.5 is the median-probability model
+            (Barbieri & Berger 2004). Give this or `sparsity`.
+        per: Whether `sparsity` holds for the whole ``"network"`` (default) or for each ``"layer"``.
+        criterion: ``"inclusion"``, ``"magnitude"``, ``"signal-to-noise"`` or a callable; what `sparsity` ranks by.
+            Default None: inclusion where all priors have an atom, else magnitude. Ties are broken by position.
+        restart: Which restart; default the first.
+
+    Returns:
+        The pruned network, its masks and a report.
+
+    Raises:
+        ValueError: For an impossible sparsity, one below what the fit already has, probabilities of a MAP, or
+            inclusion events of unlike kinds ranked together.
+    """
+    if (sparsity is None) == (min_inclusion is None):
+        raise ValueError("give either sparsity= or min_inclusion=")
+    if per not in ("network", "layer"):
+        raise ValueError(f"per= takes 'network' or 'layer', not {per!r}")
+    one = fit._restart(restart)
+    kinds = {p.hierarchy.included.kind for p in one.model.priors.values() if p.hierarchy.included is not None}
+    weights = fit.included_weights(restart)
+    if min_inclusion is not None:
+        if not 0.0 <= min_inclusion < 1.0:
+            raise ValueError(f"min_inclusion is a probability in [0, 1), not {min_inclusion}")
+        if criterion not in (None, "inclusion"):
+            raise ValueError("min_inclusion= is a rule on inclusion probabilities: leave criterion= out")
+        _refuse_unlike(kinds)
+        probabilities = fit.inclusion_probabilities(restart)
+        masks = {name: torch.as_tensor(probabilities[name].values) > min_inclusion for name in weights}
+        rule, name = f"inclusion probability > {min_inclusion:g}", "inclusion"
+    else:
+        assert sparsity is not None
+        if not 0.0 <= sparsity < 1.0:
+            raise ValueError(f"sparsity is a fraction of zeros in [0, 1), not {sparsity}")
+        chosen = criterion or ("inclusion" if kinds == {"atom"} and not one.guide.is_map else "magnitude")
+        if chosen == "inclusion":
+            _refuse_unlike(kinds)
+        name, function = _criterion(chosen)
+        scores = {key: value.detach().cpu() for key, value in function(fit, restart).items()}
+        _check_scores(scores, weights)
+        _refuse_less(fit, restart, weights, sparsity)
+        masks = keep_highest(scores, sparsity, per)
+        rule = f"sparsity {sparsity:g} per {per}"
+    network = masked_network(one.model.network, weights, masks)
+    kind = next(iter(kinds)) if name == "inclusion" and len(kinds) == 1 else None
+    return PruneResult(network, masks, _report(rule, name, kind, network, masks))
+
+
+def keep_highest(scores: dict[str, Tensor], sparsity: float, per: str) -> dict[str, Tensor]:
+    """Keeps exactly ``n - round(sparsity n)`` of n weights, the highest scores; of equal ones the first.
+
+    Args:
+        scores: A score for each weight by tensor.
+        sparsity: Fraction of zeros.
+        per: ``"network"`` ranks all tensors together, ``"layer"`` each by itself.
+
+    Returns:
+        Boolean masks of the tensors' shapes.
+
+    Raises:
+        ValueError: If nothing would be left of the network, or of a layer where each is pruned by itself.
+    """
+    groups = [list(scores)] if per == "network" else [[name] for name in scores]
+    masks: dict[str, Tensor] = {}
+    for names in groups:
+        flat = torch.cat([scores[name].reshape(-1).double() for name in names])
+        kept = len(flat) - round(sparsity * len(flat))
+        if kept == 0:
+            raise ValueError(f"sparsity {sparsity} leaves none of the {len(flat)} weights of {', '.join(names)}: ask for less")
+        order = torch.sort(flat, descending=True, stable=True).indices
+        mask = torch.zeros(len(flat), dtype=torch.bool)
+        mask[order[:kept]] = True
+        for name, part in zip(names, mask.split([scores[n].numel() for n in names]), strict=True):
+            masks[name] = part.view(scores[name].shape)
+    return masks
+
+
+def masked_network(network: nn.Module, weights: dict[str, Tensor], masks: dict[str, Tensor]) -> nn.Module:
+    """Returns a plain copy of the network with these weights where the masks are true and zeros elsewhere."""
+    plain = copy.deepcopy(network).cpu().eval()
+    with torch.no_grad():
+        for name, parameter in plain.named_parameters():
+            parameter.requires_grad_(True)
+            if name in weights:
+                parameter.copy_(torch.where(masks[name], weights[name].cpu(), 0.0))
+    return plain
+
+
+def _criterion(chosen: str | Criterion) -> tuple[str, Criterion]:
+    if callable(chosen):
+        return getattr(chosen, "__name__", type(chosen).__name__), chosen
+    if chosen not in CRITERIA:
+        raise ValueError(f"criterion {chosen!r} is unknown: expected one of {', '.join(CRITERIA)}, or a callable")
+    return chosen, CRITERIA[chosen]
+
+
+def _check_scores(scores: dict[str, Tensor], weights: dict[str, Tensor]) -> None:
+    for name, weight in weights.items():
+        if name not in scores or scores[name].shape != weight.shape:
+            raise ValueError(f"the criterion must return a score for each weight of {name}, shape {tuple(weight.shape)}")
+        if not bool(torch.isfinite(scores[name]).all()):
+            raise ValueError(f"the criterion returned a score for {name} that is not finite")
+
+
+def _refuse_unlike(kinds: set[str]) -> None:
+    if len(kinds) > 1:
+        raise ValueError(
+            f"the priors' inclusion events are of unlike kinds ({', '.join(sorted(kinds))}), whose probabilities are not "
+            "comparable: rank by criterion='magnitude'"
+        )
+
+
+def _refuse_less(fit: Fit, restart: int, weights: dict[str, Tensor], sparsity: float) -> None:
+    """Refuses to put weights back that the fit has left out: exact zeros, and those of the median-probability model."""
+    one = fit.restarts[restart]
+    closed = one.guide.inclusion()
+    zeros = total = 0
+    for name, prior in one.model.priors.items():
+        event = prior.hierarchy.included
+        left_out = weights[name].cpu() == 0
+        if event is not None and event.gate is not None:
+            left_out = left_out | (prior.spread(event.gate, closed[prior.sites[event.gate].name]).cpu() <= 0.5)
+        zeros += int(left_out.sum())
+        total += left_out.numel()
+    if round(sparsity * total) < zeros:
+        already = math.ceil(zeros / total * 1e4) / 1e4
+        raise ValueError(
+            f"the fit already has sparsity {already:.4f} ({total - zeros} of {total} weights are left), more than the "
+            f"{sparsity:g} asked for: ask for at least that, or use min_inclusion="
+        )
+
+
+def _report(rule: str, criterion: str, kind: str | None, network: nn.Module, masks: dict[str, Tensor]) -> PruneReport:
+    parameters = dict(network.named_parameters())
+    per_tensor = {}
+    for name in masks:
+        count, nonzero = masks[name].numel(), int(torch.count_nonzero(parameters[name]))
+        per_tensor[name] = {"weights": count, "nonzero": nonzero, "sparsity": 1.0 - nonzero / count}
+    total = sum(row["weights"] for row in per_tensor.values())
+    left = sum(row["nonzero"] for row in per_tensor.values())
+    return PruneReport(rule, criterion, kind, total, left, 1.0 - left / total, per_tensor)

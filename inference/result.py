@@ -1,0 +1,453 @@
+"""The result of a fit: draws, predictions, inclusion probabilities, shrinkage, summary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+from torch.func import functional_call
+
+from bayesprune.inference.guides import Guide
+from bayesprune.inference.metrics import expected_calibration_error
+from bayesprune.inference.shrinkage import shrinkage_factor
+from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.tensor_prior import TensorPrior
+
+
+@dataclass
+class Restart:
+    """One of several independent fits.
+
+    Attributes:
+        model: The model with its fitted point estimates and buffers.
+        guide: The fitted guide.
+        seed: Its random seed.
+        fisher: Diagonal Fisher information by tensor, where an inclusion event needs it.
+    """
+
+    model: BayesianNetwork
+    guide: Guide
+    seed: int
+    fisher: dict[str, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predictions averaged over draws of the weights.
+
+    Attributes:
+        mean: Mean of the observation: probabilities `(n, classes)` for labels, else like the targets.
+        sd: Standard deviation of that mean over draws of the weights (not of the observation).
+        draws: Every draw, `(draws, n, ...)`.
+    """
+
+    mean: Tensor
+    sd: Tensor
+    draws: Tensor
+
+
+@dataclass
+class Fit:
+    """The result of `fit`; weight-level results are those of one restart and are never averaged over restarts.
+
+    Attributes:
+        restarts: The independent fits.
+        trace: The pruning trace; see `bayesprune.inference.trace.trace_dataset`.
+        settings: How it was fitted: guide, epochs, steps, seed, seconds, tempered, ...
+    """
+
+    restarts: list[Restart]
+    trace: xr.Dataset
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def model(self) -> BayesianNetwork:
+        """The fitted model of the first restart."""
+        return self.restarts[0].model
+
+    @property
+    def guide(self) -> Guide:
+        """The fitted guide of the first restart."""
+        return self.restarts[0].guide
+
+    def draws(self, n: int = 100, restart: int = 0, sites: Callable[[str], bool] | None = None) -> dict[str, Tensor]:
+        """Draws from the posterior approximation.
+
+        Args:
+            n: Number of draws; default 100.
+            restart: Which restart; default the first.
+            sites: Says by name which sites to keep; default all. The weights themselves are drawn too, under the
+                name of their tensor, where they are a function of the latents.
+
+        Returns:
+            Values by name, `(n, ...)`, on the CPU.
+        """
+        kept: dict[str, list[Tensor]] = {}
+
+        def keep(draw: dict[str, Tensor]) -> None:
+            for name, value in draw.items():
+                if sites is None or sites(name):
+                    kept.setdefault(name, []).append(value.cpu())
+
+        self.map_draws(keep, n, restart)
+        return {name: torch.stack(values) for name, values in kept.items()}
+
+    def map_draws(self, function: Callable[[dict[str, Tensor]], Any], n: int = 100, restart: int = 0) -> list[Any]:
+        """Calls a function on the draws of `draws`, one at a time: for summaries of what would not fit in memory.
+
+        Args:
+            function: Gets values of every site, and the weights, by name, on the fit's device.
+            n: Number of draws; default 100.
+            restart: Which restart; default the first.
+
+        Returns:
+            What the function returned, draw by draw.
+        """
+        _positive("n", n)
+        one = self._restart(restart)
+        results = []
+        with torch.no_grad(), _seeded(one):
+            for _ in range(n):
+                values = one.guide.sample()
+                draw = {**values, **one.model.weights_at(values)}
+                with _seeded(one):  # the next draw is the same whatever the function does with random numbers
+                    results.append(function(draw))
+        return results
+
+    def included_at(self, draw: dict[str, Tensor], restart: int = 0) -> dict[str, Tensor]:
+        """Which weights are included at one draw of `map_draws`, by each prior's own event.
+
+        Returns:
+            True and False by name of tensor, `(out, in, ...)`.
+
+        Raises:
+            ValueError: If a prior declares no event, or one that cannot be evaluated.
+        """
+        one = self._restart(restart)
+        with torch.no_grad():
+            return {name: self._included(one, prior, draw, draw[name]) for name, prior in one.model.priors.items()}
+
+    def predict(self, x: Tensor, draws: int = 32, restart: int = 0, batch_size: int = 1024) -> Prediction:
+        """Predicts with the network averaged over draws of its weights (one for a MAP).
+
+        Args:
+            x: Inputs, `(n, ...)`.
+            draws: Draws of the weights; default 32.
+            restart: Which restart; default the first.
+            batch_size: Examples a forward pass; default 1024.
+
+        Raises:
+            ValueError: If the network does not take the inputs.
+        """
+        _positive("draws", draws)
+        one = self._restart(restart)
+        network = one.model.network.eval()
+        reference = next(network.parameters())
+        x = x.to(reference.device, reference.dtype if x.is_floating_point() else x.dtype)
+        predictions = []
+        with torch.no_grad(), _seeded(one):
+            for _ in range(1 if one.guide.is_map else draws):
+                weights = one.model.weights_at(one.guide.sample())
+                try:
+                    parts = [functional_call(network, weights, (part,)) for part in x.split(batch_size)]
+                except (RuntimeError, ValueError) as problem:
+                    reason = str(problem).splitlines()[0]
+                    raise ValueError(f"the network does not take inputs of shape {tuple(x.shape)} ({reason})") from problem
+                predictions.append(one.model.likelihood.predict(torch.cat(parts)).cpu())
+        stacked = torch.stack(predictions)
+        return Prediction(stacked.mean(dim=0), stacked.std(dim=0, correction=0), stacked)
+
+    def score(self, x: Tensor, y: Tensor, draws: int = 32, restart: int = 0) -> dict[str, float]:
+        """Scores of the averaged prediction on held-out data.
+
+        Args:
+            x: Inputs, `(n, ...)`.
+            y: Targets.
+            draws: Draws of the weights; default 32.
+            restart: Which restart; default the first.
+
+        Returns:
+            The likelihood's scores (accuracy, or rmse), ``nll`` (minus the log of the mean predictive density, nats
+            per example) and, for classes, ``ece`` (15 bins).
+        """
+        prediction = self.predict(x, draws, restart)
+        likelihood = self._restart(restart).model.likelihood
+        scores = dict(likelihood.scores(prediction.mean, y.cpu()))
+        scores["nll"] = self.negative_log_likelihood(x, y, draws, restart)
+        if prediction.mean.ndim == 2 and likelihood.name == "categorical":
+            scores["ece"] = expected_calibration_error(prediction.mean, y.cpu())
+        return scores
+
+    def negative_log_likelihood(self, x: Tensor, y: Tensor, draws: int = 32, restart: int = 0) -> float:
+        """Minus the mean log posterior predictive density, log of the mean density over draws, in nats per example."""
+        one = self._restart(restart)
+        network = one.model.network.eval()
+        reference = next(network.parameters())
+        x = x.to(reference.device, reference.dtype if x.is_floating_point() else x.dtype)
+        y = y.to(reference.device, reference.dtype if y.is_floating_point() else y.dtype)
+        densities = []
+        with torch.no_grad(), _seeded(one):
+            for _ in range(1 if one.guide.is_map else draws):
+                weights = one.model.weights_at(one.guide.sample())
+                outputs = torch.cat([functional_call(network, weights, (part,)) for part in x.split(1024)])
+                densities.append(one.model.likelihood.log_prob(outputs, y))
+        return -float((torch.logsumexp(torch.stack(densities), dim=0) - np.log(len(densities))).mean())
+
+    def inclusion_probabilities(self, restart: int = 0, draws: int = 200) -> xr.Dataset:
+        """Posterior inclusion probability of every weight of every tensor with a prior.
+
+        Args:
+            restart: Which restart; default the first.
+            draws: Draws of the latents where the probability has no closed form; default 200.
+
+        Returns:
+            One variable a tensor, `(out, in, ...)`, in [0, 1]; its attribute ``kind`` is the kind of the event
+            (``"atom"``, ``"shrinkage"``, ``"relative"``), ``event`` its text.
+
+        Raises:
+            ValueError: For a MAP, which has no probabilities, or a prior that declares no event.
+        """
+        one = self._restart(restart)
+        self._refuse_map(one)
+        found: dict[str, Tensor] = {}
+        sampled: list[TensorPrior] = []
+        closed = one.guide.inclusion()
+        for name, prior in one.model.priors.items():
+            event = prior.hierarchy.included
+            if event is None:
+                raise ValueError(f"the prior on {name} declares no inclusion event: add included=... to its hierarchy")
+            if event.gate is not None:
+                found[name] = prior.spread(event.gate, closed[prior.sites[event.gate].name])
+            else:
+                sampled.append(prior)
+        if sampled:
+            found |= self._inclusion_by_draws(one, sampled, draws)
+        variables = {}
+        for name, prior in one.model.priors.items():
+            event = prior.hierarchy.included
+            attrs = {"kind": event.kind, "event": str(event)} if event else {}
+            variables[name] = (_dims(name, prior), found[name].detach().cpu().numpy(), attrs)
+        return xr.Dataset(variables)
+
+    def shrinkage_factors(self, restart: int = 0, draws: int = 200) -> xr.Dataset:
+        """Posterior mean of the shrinkage factor of every weight.
+
+        kappa_j = 1 / (1 + data_size F_j s_j^2), F_j the diagonal Fisher information of one datum, s_j the prior
+        standard deviation of the weight given its scales (Piironen & Vehtari 2017): the fraction by which the
+        estimate is pulled to zero; 1 is full shrinkage.
+
+        Args:
+            restart: Which restart; default the first.
+            draws: Draws of the scales; default 200 (one for a MAP).
+
+        Returns:
+            One variable a tensor whose prior is a scale mixture, `(out, in, ...)`.
+
+        Raises:
+            ValueError: If no prior is a scale mixture with random scales.
+        """
+        one = self._restart(restart)
+        mixtures = [prior for prior in one.model.priors.values() if _is_scale_mixture(prior)]
+        if not mixtures:
+            raise ValueError(
+                "no prior of this fit is a scale mixture with random scales, so there are no shrinkage factors: "
+                "use inclusion_probabilities()"
+            )
+        means = {prior.name: torch.zeros(prior.shape) for prior in mixtures}
+        count = 1 if one.guide.is_map else draws
+        for _, factors in self._shrinkage_draws(one, mixtures, count):
+            for name, kappa in factors.items():
+                means[name] += kappa.cpu() / count
+        return xr.Dataset({p.name: (_dims(p.name, p), means[p.name].numpy()) for p in mixtures})
+
+    def effective_parameters(self, restart: int = 0, draws: int = 200, probability: float = 0.89) -> xr.Dataset:
+        """Number of weights that are in the network, with its posterior interval.
+
+        The sum over a tensor of 1 - kappa_j for a scale mixture, else the number of included weights.
+
+        Args:
+            restart: Which restart; default the first.
+            draws: Draws of the latents; default 200.
+            probability: Of the equal-tailed interval; default 0.89.
+
+        Returns:
+            Variables ``mean``, ``lower``, ``upper`` and ``weights`` (how many there are) over ``tensor``.
+
+        Raises:
+            ValueError: For a MAP, or a prior that declares no event.
+        """
+        one = self._restart(restart)
+        self._refuse_map(one)
+        mixtures = [prior for prior in one.model.priors.values() if _is_scale_mixture(prior)]
+        rest = [prior for prior in one.model.priors.values() if prior not in mixtures]
+        counts: dict[str, list[float]] = {name: [] for name in one.model.priors}
+        if mixtures:
+            for _, factors in self._shrinkage_draws(one, mixtures, draws):
+                for name, kappa in factors.items():
+                    counts[name].append(float((1.0 - kappa).sum()))
+        if rest:
+            for included in self._inclusion_draws(one, rest, draws):
+                for name, indicator in included.items():
+                    counts[name].append(float(indicator.sum()))
+        table = np.array(list(counts.values()))
+        tail = (1.0 - probability) / 2.0
+        sizes = [int(np.prod(prior.shape)) for prior in one.model.priors.values()]
+        return xr.Dataset(
+            {
+                "mean": ("tensor", table.mean(axis=1)),
+                "lower": ("tensor", np.quantile(table, tail, axis=1)),
+                "upper": ("tensor", np.quantile(table, 1.0 - tail, axis=1)),
+                "weights": ("tensor", sizes),
+            },
+            coords={"tensor": list(counts)},
+            attrs={"probability": probability, "draws": draws},
+        )
+
+    def included_weights(self, restart: int = 0) -> dict[str, Tensor]:
+        """E[weight | included] at the guide's locations: the weights that a pruned network keeps.
+
+        For a gated prior the gates are one; a scale's location is its median.
+
+        Returns:
+            Weights by name of tensor, `(out, in, ...)`.
+        """
+        one = self._restart(restart)
+        values = one.guide.means()
+        for site in one.model.sites.values():
+            if site.support == "boolean":
+                values[site.name] = torch.ones_like(values[site.name])
+        with torch.no_grad():
+            return {name: weight.detach().clone() for name, weight in one.model.weights_at(values).items()}
+
+    def summary(self) -> dict[str, Any]:
+        """What the fit was and came to, as plain numbers and strings."""
+        from bayesprune.inference.summary import summarise
+
+        return summarise(self)
+
+    def save(self, path: str | Path, overwrite: bool = False) -> Path:
+        """Writes the fit to a folder: JSON, safetensors and netCDF, nothing pickled.
+
+        Raises:
+            ValueError: If the folder exists (unless `overwrite`) or cannot be written.
+        """
+        from bayesprune.inference.storage import save_fit
+
+        return save_fit(self, path, overwrite)
+
+    @staticmethod
+    def load(path: str | Path, model: BayesianNetwork | None = None) -> Fit:
+        """Reads a fit back.
+
+        Args:
+            path: The folder.
+            model: The model as it was declared; needed for networks and priors of your own, whose code is not
+                stored. Its declaration is compared with the saved one by fingerprint.
+
+        Raises:
+            ValueError: If the folder is no fit, a file is damaged, or the model differs from the saved one.
+        """
+        from bayesprune.inference.storage import load_fit
+
+        return load_fit(path, model)
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    def _restart(self, number: int) -> Restart:
+        if not 0 <= number < len(self.restarts):
+            raise ValueError(f"there is no restart {number}: this fit has {len(self.restarts)}, counted from 0")
+        return self.restarts[number]
+
+    def _refuse_map(self, one: Restart) -> None:
+        if one.guide.is_map:
+            raise ValueError(
+                "this fit is a MAP: points have no inclusion probabilities; fit with guide='meanfield' or 'paired', "
+                "or prune by sparsity"
+            )
+
+    def _shrinkage_draws(self, one: Restart, priors: list[TensorPrior], draws: int) -> Any:
+        if one.fisher is None:
+            raise ValueError(
+                "this fit holds no Fisher information, which shrinkage factors need: declare "
+                "included=shrinkage_below(...) on the prior before fitting"
+            )
+        with torch.no_grad(), _seeded(one):
+            for _ in range(draws):
+                values = one.guide.sample()
+                yield values, {prior.name: self._kappa(one, prior, values) for prior in priors}
+
+    def _kappa(self, one: Restart, prior: TensorPrior, values: dict[str, Tensor]) -> Tensor:
+        by_latent = {latent: values[site.name] for latent, site in prior.sites.items()}
+        assert one.fisher is not None
+        return shrinkage_factor(one.fisher[prior.name], prior.conditional_sd(by_latent), one.model.data_size)
+
+    def _inclusion_draws(self, one: Restart, priors: list[TensorPrior], draws: int) -> Any:
+        """Yields, a draw at a time, which weights are included."""
+        with torch.no_grad(), _seeded(one):
+            for _ in range(draws):
+                values = one.guide.sample()
+                weights = one.model.weights_at(values)
+                yield {prior.name: self._included(one, prior, values, weights[prior.name]) for prior in priors}
+
+    def _included(self, one: Restart, prior: TensorPrior, values: dict[str, Tensor], weight: Tensor) -> Tensor:
+        event = prior.hierarchy.included
+        if event is None:
+            raise ValueError(f"the prior on {prior.name} declares no inclusion event: add included=...")
+        if event.kind == "shrinkage":
+            if one.fisher is None or not _is_scale_mixture(prior):
+                raise ValueError(f"the prior on {prior.name} is no scale mixture: use another event")
+            return self._kappa(one, prior, values) < event.threshold
+        if event.kind == "relative":
+            return weight.abs() > event.threshold * weight.square().mean().sqrt()
+        return weight != 0
+
+    def _inclusion_by_draws(self, one: Restart, priors: list[TensorPrior], draws: int) -> dict[str, Tensor]:
+        _positive("draws", draws)
+        sums: dict[str, Tensor] = {}
+        for included in self._inclusion_draws(one, priors, draws):
+            for name, indicator in included.items():
+                sums[name] = sums.get(name, torch.zeros_like(indicator, dtype=torch.float32)) + indicator
+        return {name: total / draws for name, total in sums.items()}
+
+
+def _is_scale_mixture(prior: TensorPrior) -> bool:
+    """Whether the weight is, given random scales, a scaled Normal or Laplace."""
+    if not prior.scales or (prior.hierarchy.included is not None and prior.hierarchy.included.kind == "atom"):
+        return False
+    return prior.weight_is_latent or prior.standard_normal is not None
+
+
+def _dims(name: str, prior: TensorPrior) -> tuple[str, ...]:
+    """Names of a tensor's dimensions, its own so that tensors of several shapes share a data set."""
+    kinds = ("output", "input", "kernel_row", "kernel_column", "kernel_depth")
+    return tuple(f"{name}.{kinds[axis]}" for axis in range(len(prior.shape)))
+
+
+def _positive(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, not {value}")
+
+
+class _seeded:
+    """Draws of a fit are the same each time they are asked for, and leave the global random state as it was."""
+
+    def __init__(self, one: Restart) -> None:
+        device = next(one.guide.parameters()).device
+        self._fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        self._seed = one.seed
+
+    def __enter__(self) -> None:
+        self._fork.__enter__()
+        torch.manual_seed(self._seed + 1_000_003)
+
+    def __exit__(self, *problem: Any) -> None:
+        self._fork.__exit__(*problem)
+
+
+__all__ = ["Fit", "Prediction", "Restart"]

@@ -1,0 +1,96 @@
+"""Where guides start: at the network's weights, and at prior medians for everything else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayesprune.models.hierarchy import WEIGHT, arguments
+from bayesprune.models.iid import Iid
+from bayesprune.models.tensor_prior import TensorPrior
+
+PRIOR_DRAWS = 101
+DENSE_START = 0.9
+
+
+def starting_values(prior: TensorPrior, weight: Tensor) -> tuple[dict[str, Tensor], str | None]:
+    """Returns the starting value of every latent of one parameter tensor.
+
+    In this order: the latent's own `init`; the network's weights where the weights are a latent; the solution for
+    the one real latent per weight in which the weights are linear (horseshoe's z, the slab); 0.9 for gates; the
+    prior's median (a prior draw for other real latents, whose median is often a saddle point).
+
+    Args:
+        prior: The bound hierarchy.
+        weight: The network's current weights, `(out, in, ...)`.
+
+    Returns:
+        Values by name of latent, and a note where the weights could not be solved for, else None.
+
+    Raises:
+        ValueError: If an `init` does not fit its latent.
+    """
+    values: dict[str, Tensor] = {}
+    specs = dict(prior.hierarchy.latents)
+    if prior.hierarchy.weight is not None:
+        specs[WEIGHT] = prior.hierarchy.weight
+    latent_of = {site.name: latent for latent, site in prior.sites.items()}
+
+    def start(site_name: str, fn: Iid) -> Tensor:
+        latent = latent_of[site_name]
+        site, spec = prior.sites[latent], specs.get(latent)
+        if spec is not None and spec.init is not None:
+            values[latent] = _given(latent, spec.init, site.shape, {**prior.reserved, **values, WEIGHT: weight})
+        elif latent == WEIGHT:
+            values[latent] = weight
+        elif site.support == "boolean":
+            values[latent] = weight.new_full(site.shape, DENSE_START)
+        else:
+            values[latent] = _prior_middle(fn, site.support, weight)
+        return values[latent]
+
+    with torch.no_grad():
+        prior.run(start, weight, {})
+        base = prior.standard_normal
+        if prior.weight_is_latent or base is None or specs[base].init is not None:
+            solved = prior.weight_is_latent
+        else:
+            solved = _solve(prior, values, base, weight)
+    note = None
+    if not solved:
+        note = f"{prior.name} starts from its prior: the weights cannot be solved for one latent per weight"
+    return values, note
+
+
+def _solve(prior: TensorPrior, values: dict[str, Tensor], base: str, weight: Tensor) -> bool:
+    """Sets the latent `base` so that the hierarchy returns `weight`; False where it is not linear in `base`."""
+
+    def weights_at(number: float) -> Tensor:
+        gates = {n: torch.ones_like(v) for n, v in values.items() if prior.sites[n].support == "boolean"}
+        return prior.evaluate({**values, **gates, base: torch.full_like(values[base], number)}, weight)[0]
+
+    at_zero, at_one, at_two = weights_at(0.0), weights_at(1.0), weights_at(2.0)
+    slope = at_one - at_zero
+    if bool((slope == 0).any()) or not torch.allclose(at_two - at_one, slope, rtol=1e-4):
+        return False
+    values[base] = (weight - at_zero) / slope
+    return True
+
+
+def _given(latent: str, init: Any, shape: tuple[int, ...], available: dict[str, Any]) -> Tensor:
+    like = available[WEIGHT]
+    value = init(**{name: available[name] for name in arguments(init)}) if callable(init) else init
+    try:
+        return torch.as_tensor(value, dtype=like.dtype, device=like.device).expand(shape).clone()
+    except RuntimeError as problem:
+        raise ValueError(f"init of {latent} does not broadcast to its shape {shape}: {problem}") from problem
+
+
+def _prior_middle(fn: Iid, support: str, like: Tensor) -> Tensor:
+    """The prior's median by draws; for real latents one draw, since the median is often a saddle point."""
+    shape = fn.event_shape
+    if support == "real":
+        return fn.sample().to(like.dtype)
+    return fn.base_dist.sample((PRIOR_DRAWS,)).median(dim=0).values.to(like.dtype).expand(shape).clone()

@@ -1,0 +1,69 @@
+"""The summary of a fit: plain numbers and strings, ready for JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bayesprune.inference.trace import inclusion_record
+
+if TYPE_CHECKING:
+    from bayesprune.inference.result import Fit
+
+
+def summarise(fit: Fit) -> dict[str, Any]:
+    """Returns what a fit was and came to.
+
+    Keys: those of `Fit.settings` (guide, epochs, steps, batch_size, learning_rate, optimizer, schedule, kl_warmup,
+    seed, precision, device, seconds, tempered); ``restarts``, ``seeds``, ``data_size``, ``likelihood``; ``priors``
+    (printed, by tensor), ``guide_families`` (by site), ``point_estimates``, ``notes``; ``kinds`` of inclusion
+    events; ``weights`` and ``nonzero`` (of tensors with a prior; exact zeros of E[weight | included], or weights
+    out of the median-probability model, do not count), ``sparsity`` (1 - nonzero / weights), ``collapsed`` (tensors
+    whose inclusion probabilities all fell below 1/2); ``elbo``, ``expected_log_likelihood`` and ``kl``, means of
+    the last epoch in full-data nats, the first None for a fit with points.
+    """
+    one = fit.restarts[0]
+    model, guide = one.model, one.guide
+    last = fit.trace.isel(restart=0).dropna("epoch", how="all", subset=["loss"]).isel(epoch=-1)
+    weights = sum(int(torch.Size(prior.shape).numel()) for prior in model.priors.values())
+    nonzero, collapsed = _nonzero(fit)
+    has_points = any(family == "delta" for family in guide.family_of.values())
+    kl, likelihood = float(last["kl"]), float(last["expected_log_likelihood"])
+    return {
+        **fit.settings,
+        "guide": fit.settings.get("guide") or "default",
+        "restarts": len(fit.restarts),
+        "seeds": [restart.seed for restart in fit.restarts],
+        "data_size": model.data_size,
+        "likelihood": model.likelihood.config(),
+        "priors": {name: repr(prior.hierarchy) for name, prior in model.priors.items()},
+        "guide_families": dict(guide.family_of),
+        "point_estimates": list(model.point_estimates),
+        "notes": list(guide.notes),
+        "kinds": sorted({p.hierarchy.included.kind for p in model.priors.values() if p.hierarchy.included is not None}),
+        "weights": weights,
+        "nonzero": nonzero,
+        "sparsity": 1.0 - nonzero / weights,
+        "collapsed": collapsed,
+        "elbo": None if has_points else likelihood - kl,
+        "expected_log_likelihood": likelihood,
+        "kl": kl,
+    }
+
+
+def _nonzero(fit: Fit) -> tuple[int, list[str]]:
+    """Weights that are in the network: of the median-probability model for gates, else not exactly zero."""
+    one = fit.restarts[0]
+    record = inclusion_record(one.guide)
+    closed, weights = one.guide.inclusion(), fit.included_weights()
+    nonzero, collapsed = 0, []
+    for name, prior in one.model.priors.items():
+        event = prior.hierarchy.included
+        left = weights[name] != 0
+        if event is not None and event.gate is not None:
+            left = left & (prior.spread(event.gate, closed[prior.sites[event.gate].name]) > 0.5)
+            if record["sparsity"][name] == 1.0:
+                collapsed.append(name)
+        nonzero += int(left.sum())
+    return nonzero, collapsed

@@ -1,0 +1,293 @@
+"""The prior language: latents, and the hierarchy that makes a parameter tensor's prior out of them.
+
+A hierarchy is declared by name; the argument names of a callable name its parents::
+
+    Hierarchy(
+        tau=Latent(dist.HalfCauchy(1.0), per="layer"),
+        lam=Latent(dist.HalfCauchy(1.0), per="weight"),
+        z=Latent(dist.Normal(0.0, 1.0), per="weight"),
+        weight=lambda tau, lam, z: tau * lam * z,
+        included=shrinkage_below(0.5),
+    )
+
+It is bound to a parameter tensor by `bayesprune.models.tensor_prior.TensorPrior`.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayesprune.models.inclusion import InclusionEvent
+from bayesprune.models.levels import DEFAULT_BLOCK, LEVELS
+
+Distribution = torch.distributions.Distribution
+RESERVED: tuple[str, ...] = ("size", "fan_in", "data_size")
+"""Arguments a callable may take besides the latents: entries of the tensor, inputs of one output, data."""
+WEIGHT = "weight"
+
+
+@dataclass(frozen=True)
+class Latent:
+    """A latent of a hierarchy: a distribution, a level, and optionally how the guide treats it.
+
+    Attributes:
+        distribution: A univariate Pyro distribution, or a callable that returns one; the names of its arguments
+            name its parents (other latents, or ``size``, ``fan_in``, ``data_size``).
+        per: The level, one of `LEVELS`; default one entry a weight.
+        dims: Named dimensions in place of a level, e.g. ``{"output": None, "rank": 16}``; None takes the
+            tensor's own size, for the names ``"output"`` and ``"input"``. Passed to callables unexpanded.
+        guide: Family of the guide for this latent whatever the fit asks for (``"delta"``, ``"normal"``,
+            ``"lognormal"``, ``"logitnormal"``, ``"bernoulli"``); default None: the fit decides.
+        init: Where the guide's location starts: a number, or a callable of latents' starting values, the
+            reserved arguments and ``weight`` (the network's current weights). Default None: from the network's
+            weights where the hierarchy can be solved for them, else the prior median.
+        block: Rows and columns of a tile for ``per="block"``; default 16 x 16.
+    """
+
+    distribution: Any
+    per: str = "weight"
+    dims: Mapping[str, int | None] | None = None
+    guide: str | None = None
+    init: float | Callable[..., Tensor] | None = None
+    block: tuple[int, int] = DEFAULT_BLOCK
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.distribution, Distribution) and not callable(self.distribution):
+            raise ValueError(
+                f"a latent needs a Pyro distribution or a callable that returns one, not "
+                f"{type(self.distribution).__name__}: write Latent(dist.Normal(0.0, 1.0))"
+            )
+        if isinstance(self.distribution, Distribution) and self.distribution.event_shape:
+            raise ValueError(
+                f"{type(self.distribution).__name__} has event shape {tuple(self.distribution.event_shape)}, but a "
+                "latent takes a univariate distribution: its level or dims say how many entries there are"
+            )
+        if self.per not in LEVELS:
+            raise ValueError(f"level {self.per!r} is unknown: per= takes one of {', '.join(LEVELS)}")
+        for name, extent in (self.dims or {}).items():
+            if extent is None and name not in ("output", "input"):
+                raise ValueError(
+                    f"dims[{name!r}] has no size: give a number (only 'output' and 'input' take the tensor's own)"
+                )
+            if extent is not None and extent < 1:
+                raise ValueError(f"dims[{name!r}] must be at least 1, not {extent}")
+
+
+def arguments(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Returns the names of a callable's arguments without defaults: its parents."""
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+
+
+class Hierarchy:
+    """Latents and how the weights of a parameter tensor depend on them.
+
+    Args:
+        weight: The tensor's weights: a distribution or a callable returning one (then ``weight`` is itself a
+            latent), or a callable returning a tensor (then it is a deterministic node). A `Latent` carries a
+            guide and a start as well.
+        included: The inclusion event, made by `exact_zero`, `shrinkage_below` or `relative_threshold`; default
+            None: `inclusion_probabilities` is then refused.
+        factor: A callable that returns a further log factor of the joint in nats (a scalar), e.g. weight decay
+            on a latent. The prior is then unnormalised and cannot be simulated. Default None.
+        default_guide: Guide of a fit that names none: ``"map"``, ``"meanfield"`` (default) or ``"paired"``.
+        improper: Why the prior cannot be simulated, or None (default) for a proper prior.
+        latents: The latents by name; a bare distribution or callable means ``Latent(it)``, per weight.
+
+    Attributes:
+        latents: The latents by name, in an order in which parents come first.
+        config: Name and arguments for a ready prior, by which a saved fit finds it; None for one of your own.
+
+    Raises:
+        ValueError: For an unknown parent, a cycle, a latent with a reserved name, a missing `weight`, an
+            inclusion event that names no latent, or a distribution whose parameters fall outside their support.
+    """
+
+    def __init__(
+        self,
+        *,
+        weight: Any = None,
+        included: InclusionEvent | None = None,
+        factor: Callable[..., Tensor] | None = None,
+        default_guide: str = "meanfield",
+        improper: str | None = None,
+        **latents: Any,
+    ) -> None:
+        if weight is None:
+            raise ValueError(
+                "the hierarchy declares no weight: add weight=..., a distribution or a function of the latents"
+            )
+        declared = {name: _as_latent(name, value) for name, value in latents.items()}
+        for name in declared:
+            if name in RESERVED:
+                raise ValueError(f"{name!r} is a reserved argument ({', '.join(RESERVED)}): rename the latent")
+        self.weight = weight if isinstance(weight, Latent) else None
+        self.weight_value = weight.distribution if isinstance(weight, Latent) else weight
+        if not callable(self.weight_value) and not isinstance(self.weight_value, Distribution):
+            raise ValueError(
+                f"weight= takes a distribution or a callable of the latents, not {type(weight).__name__}"
+            )
+        if factor is not None and not callable(factor):
+            raise ValueError(
+                f"factor= takes a callable that returns a log factor, not {type(factor).__name__}: "
+                "give a latent another name"
+            )
+        self.included = included
+        self.factor = factor
+        self.default_guide = default_guide
+        self.improper = improper or (
+            "its factor leaves the normaliser unknown, so it cannot be simulated" if factor else None
+        )
+        self.config: dict[str, Any] | None = None
+        self.latents = _parents_first(declared)
+        self._check_parents()
+        self.weight_is_latent = self._check_by_simulation()
+
+    @property
+    def parents(self) -> dict[str, tuple[str, ...]]:
+        """Names of the arguments of each latent, of ``weight`` and of ``factor``, those without being absent."""
+        found = {name: arguments(latent.distribution) for name, latent in self.latents.items() if _is_function(latent)}
+        if _is_function(self.weight_value):
+            found[WEIGHT] = arguments(self.weight_value)
+        if self.factor is not None:
+            found["factor"] = arguments(self.factor)
+        return found
+
+    def _check_parents(self) -> None:
+        for name, parents in self.parents.items():
+            allowed = (*self.latents, *RESERVED, *((WEIGHT,) if name == "factor" else ()))
+            for parent in parents:
+                if parent not in allowed:
+                    raise ValueError(
+                        f"{name} depends on {parent!r}, which is not declared: the latents are "
+                        f"{', '.join(self.latents) or 'none'} and the reserved arguments {', '.join(RESERVED)}"
+                    )
+        event = self.included
+        for role in ("gate", "slab"):
+            latent = getattr(event, role, None)
+            if latent is not None and latent not in (*self.latents, WEIGHT):
+                raise ValueError(f"included= names the {role} {latent!r}, which is not a latent of this hierarchy")
+
+    def _check_by_simulation(self) -> bool:
+        """Draws the hierarchy for a small tensor; says what is wrong in the user's words."""
+        from bayesprune.models.tensor_prior import TensorPrior
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            probe = TensorPrior("probe", self, (6, 5), data_size=100)
+            for _ in range(0 if self.improper else 3):  # one draw of a few entries could miss a scale that is negative half of the time
+                probe.simulate()
+        return probe.weight_is_latent
+
+    def probe(self) -> list[float]:
+        """Log densities and weights at fixed points: what a fingerprint compares, whatever the code looks like."""
+        from bayesprune.models.tensor_prior import TensorPrior
+
+        return TensorPrior("probe", self, (4, 3), data_size=100).probe()
+
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that change when the declaration changes."""
+        digits = [f"{value:.5e}" for value in self.probe()]
+        return hashlib.sha256((self.structure() + " ".join(digits)).encode()).hexdigest()[:16]
+
+    def structure(self) -> str:
+        """Names, levels, parents, guides and the event: the printed hierarchy less its formulas."""
+        lines = [
+            f"{name} per {_level(latent)} of {', '.join(self.parents.get(name, ()))} guide {latent.guide}"
+            for name, latent in self.latents.items()
+        ]
+        lines.append(f"weight of {', '.join(self.parents.get(WEIGHT, ()))}; included {self.included}")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        width = max(len(name) for name in (*self.latents, WEIGHT, "included"))
+        lines = []
+        for name, latent in self.latents.items():
+            lines.append(f"{name:<{width}} ~ {describe(latent.distribution)}, per {_level(latent)}")
+        symbol = "~" if self.weight_is_latent else "="
+        lines.append(f"{WEIGHT:<{width}} {symbol} {describe(self.weight_value)}")
+        if self.factor is not None:
+            lines.append(f"{'factor':<{width}} = {describe(self.factor)} nats")
+        lines.append(f"{'included':<{width}} : {self.included or 'no event declared'}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        if self.config is None:
+            return f"Hierarchy({', '.join((*self.latents, WEIGHT))})"
+        given = ", ".join(f"{k}={v!r}" for k, v in self.config["arguments"].items() if v is not None)
+        return f"{self.config['name']}({given})"
+
+
+def _as_latent(name: str, value: Any) -> Latent:
+    if isinstance(value, Latent):
+        return value
+    if isinstance(value, Distribution) or callable(value):
+        return Latent(value)
+    raise ValueError(f"{name}= takes a Latent, a distribution or a callable, not {type(value).__name__}")
+
+
+def _is_function(value: Any) -> bool:
+    distribution = value.distribution if isinstance(value, Latent) else value
+    return not isinstance(distribution, Distribution) and callable(distribution)
+
+
+def _level(latent: Latent) -> str:
+    if latent.dims:
+        return " x ".join(f"{k}={v or 'own'}" for k, v in latent.dims.items())
+    return "block of {} x {}".format(*latent.block) if latent.per == "block" else latent.per
+
+
+def _parents_first(latents: dict[str, Latent]) -> dict[str, Latent]:
+    """Orders latents so that parents come first; refuses a cycle by naming it."""
+    ordered: dict[str, Latent] = {}
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in ordered:
+            return
+        if name in path:
+            raise ValueError(f"the latents depend on one another in a cycle: {' -> '.join((*path, name))}")
+        latent = latents[name]
+        for parent in arguments(latent.distribution) if _is_function(latent) else ():
+            if parent in latents:
+                visit(parent, (*path, name))
+        ordered[name] = latent
+
+    for name in latents:
+        visit(name, ())
+    return ordered
+
+
+def describe(value: Any) -> str:
+    """Prints a distribution with its parameters, or a callable by its formula where the source is at hand."""
+    if isinstance(value, Distribution):
+        return _distribution_text(value)
+    given = f"f({', '.join(arguments(value))})"
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(value)).strip().rstrip(","))
+    except (OSError, SyntaxError, TypeError, ValueError):
+        return given
+    found = [n for n in ast.walk(tree) if isinstance(n, ast.Lambda) and tuple(a.arg for a in n.args.args) == arguments(value)]
+    return ast.unparse(found[0].body) if len(found) == 1 else given
+
+
+def _distribution_text(value: Any) -> str:
+    declared = list(getattr(value, "arg_constraints", {}))
+    parts = []
+    for name in [n for n in declared if n in value.__dict__] or declared:
+        parameter = getattr(value, name)
+        parts.append(f"{name}={parameter.item():g}" if torch.is_tensor(parameter) and parameter.numel() == 1 else name)
+    return f"{type(value).__name__}({', '.join(parts)})"
+
+
+def is_distribution(value: Any) -> bool:
+    """Whether a callable's result is a distribution (the node is a latent) rather than a tensor."""
+    return isinstance(value, Distribution)

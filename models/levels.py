@@ -1,0 +1,72 @@
+"""Levels: how many entries a latent has for one parameter tensor, and how they spread over it.
+
+A parameter tensor has shape ``(out, in)`` (Linear), ``(out, in, kernel height, kernel width)`` (Conv2d) or
+``(out,)`` (bias). A latent of a coarser level keeps the tensor's number of dimensions, with ones where it is
+shared, so that latents of different levels broadcast against one another and against the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+LEVELS: tuple[str, ...] = ("weight", "output", "input", "kernel", "block", "layer", "network")
+DEFAULT_BLOCK: tuple[int, int] = (16, 16)
+
+
+def level_shape(
+    level: str, shape: Sequence[int], block: tuple[int, int] = DEFAULT_BLOCK, tensor: str = "the tensor"
+) -> tuple[int, ...]:
+    """Returns the shape that a latent of `level` has for a parameter tensor of `shape`.
+
+    Args:
+        level: One of `LEVELS`. ``"output"`` is one entry a row (filter), ``"input"`` one a column (input
+            channel), ``"kernel"`` one a pair of them, ``"block"`` one a tile of `block` rows and columns,
+            ``"layer"`` and ``"network"`` one number.
+        shape: Shape of the parameter tensor, `(out, in, ...)`.
+        block: Rows and columns of a tile; tiles at the edge may be smaller.
+        tensor: Name of the tensor, for the error message.
+
+    Returns:
+        `shape` itself for ``"weight"``; `(out, 1, ...)`, `(1, in, ...)`, `(out, in, 1, ...)` and
+        `(ceil(out / block[0]), ceil(in / block[1]), 1, ...)` for the levels between; `()` for the last two.
+
+    Raises:
+        ValueError: If the level is unknown, or needs an input dimension that the tensor lacks.
+    """
+    shape = tuple(shape)
+    if level not in LEVELS:
+        raise ValueError(f"level {level!r} is unknown: expected one of {', '.join(LEVELS)}; pass it as per=...")
+    if level in ("layer", "network"):
+        return ()
+    if level == "weight":
+        return shape
+    if level == "output":
+        return (shape[0],) + (1,) * (len(shape) - 1)
+    if len(shape) < 2:
+        raise ValueError(
+            f"per={level!r} needs a tensor with an input dimension, but {tensor} has shape {shape}: "
+            "narrow the pattern to weight matrices or use per='weight'"
+        )
+    rest = (1,) * (len(shape) - 2)
+    if level == "input":
+        return (1, shape[1], *rest)
+    if level == "kernel":
+        return (shape[0], shape[1], *rest)
+    return (-(-shape[0] // block[0]), -(-shape[1] // block[1]), *rest)
+
+
+def expand_blocks(value: Tensor, shape: Sequence[int], block: tuple[int, int] = DEFAULT_BLOCK) -> Tensor:
+    """Repeats one entry a block to one entry a row and column.
+
+    Args:
+        value: `(block rows, block columns, 1, ...)`, as `level_shape("block", ...)` says.
+        shape: Shape of the parameter tensor, `(out, in, ...)`.
+        block: Rows and columns of a tile.
+
+    Returns:
+        `(out, in, 1, ...)`, which broadcasts against the parameter tensor.
+    """
+    rows = value.repeat_interleave(block[0], dim=0).narrow(0, 0, shape[0])
+    return rows.repeat_interleave(block[1], dim=1).narrow(1, 0, shape[1])

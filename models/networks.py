@@ -1,0 +1,124 @@
+"""Two reference networks, as plain `torch.nn.Sequential` modules with readable parameter names.
+
+Both come from LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition",
+Proceedings of the IEEE 86 (1998), in the forms that the pruning literature uses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+__all__ = ["NETWORKS", "lenet_300_100", "lenet_5"]
+
+_KERNEL = 5
+_LENET_5_SMALLEST = 16  # 16 -> 12 -> 6 -> 2 -> 1: one position is left after the second pooling
+
+
+def _require_positive(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} is {size}, but a network needs at least 1: pass a positive integer")
+
+
+def lenet_300_100(
+    in_features: int = 784, classes: int = 10, hidden: Sequence[int] = (300, 100)
+) -> nn.Sequential:
+    """Fully connected network with ReLU, LeNet-300-100 by default (266,610 parameters).
+
+    The modules are `flatten`, `fc1`, `relu1`, `fc2`, `relu2`, `fc3`; other lengths of `hidden` continue the
+    count. Inputs of shape `(N, ...)` are flattened to `(N, in_features)`.
+
+    Args:
+        in_features: Numbers per example, pixels times channels for an image.
+        classes: Number of outputs: classes, or 1 for a regression on one number.
+        hidden: Widths of the hidden layers.
+
+    Returns:
+        A network from `(N, ...)` to `(N, classes)`; there is no softmax at the end.
+
+    Raises:
+        ValueError: If a size is below 1.
+    """
+    _require_positive(in_features=in_features, classes=classes)
+    for width in hidden:
+        _require_positive(hidden=width)
+    widths = [in_features, *hidden]
+    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+    for number, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True), start=1):
+        layers[f"fc{number}"] = nn.Linear(before, after)
+        layers[f"relu{number}"] = nn.ReLU()
+    layers[f"fc{len(widths)}"] = nn.Linear(widths[-1], classes)
+    return nn.Sequential(layers)
+
+
+def lenet_5(in_channels: int = 1, image_size: int = 28, classes: int = 10) -> nn.Sequential:
+    """LeNet-5 in its Caffe widths, 20-50-500 (431,080 parameters for 28 x 28 images of one channel).
+
+    The modules are `conv1` (20 kernels of 5 x 5, no padding), `relu1`, `pool1` (maximum over 2 x 2), `conv2`
+    (50 of 5 x 5), `relu2`, `pool2`, `flatten`, `fc1` (500), `relu3`, `fc2`. The ReLU after each convolution
+    is the usual PyTorch form; Caffe's own file has only `relu3`.
+
+    Args:
+        in_channels: Channels of the images.
+        image_size: Height and width of the square images, at least 16.
+        classes: Number of outputs.
+
+    Returns:
+        A network from `(N, in_channels, image_size, image_size)` to `(N, classes)`.
+
+    Raises:
+        ValueError: If the images are too small for two convolutions and poolings, or a size is below 1.
+    """
+    _require_positive(in_channels=in_channels, classes=classes)
+    if image_size < _LENET_5_SMALLEST:
+        raise ValueError(
+            f"lenet-5 got images of {image_size} x {image_size} pixels, but its two convolutions "
+            f"and poolings need at least {_LENET_5_SMALLEST} x {_LENET_5_SMALLEST}: use lenet-300-100 instead"
+        )
+    side = image_size
+    for _ in range(2):
+        side = (side - _KERNEL + 1) // 2
+    return nn.Sequential(
+        OrderedDict[str, nn.Module](
+            conv1=nn.Conv2d(in_channels, 20, _KERNEL),
+            relu1=nn.ReLU(),
+            pool1=nn.MaxPool2d(2),
+            conv2=nn.Conv2d(20, 50, _KERNEL),
+            relu2=nn.ReLU(),
+            pool2=nn.MaxPool2d(2),
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(50 * side * side, 500),
+            relu3=nn.ReLU(),
+            fc2=nn.Linear(500, classes),
+        )
+    )
+
+
+def _build_lenet_300_100(input_shape: Sequence[int], classes: int) -> nn.Sequential:
+    return _named("lenet-300-100", input_shape, classes, lenet_300_100(math.prod(input_shape), classes))
+
+
+def _build_lenet_5(input_shape: Sequence[int], classes: int) -> nn.Sequential:
+    if len(input_shape) != 3 or input_shape[1] != input_shape[2]:
+        raise ValueError(
+            f"lenet-5 got inputs of shape {tuple(input_shape)}, but it needs square images "
+            "(channels, height, width): use lenet-300-100, which takes any shape"
+        )
+    return _named("lenet-5", input_shape, classes, lenet_5(input_shape[0], input_shape[1], classes))
+
+
+def _named(name: str, input_shape: Sequence[int], classes: int, network: nn.Sequential) -> nn.Sequential:
+    """Notes on the network how to build it again, so that a saved fit can be read without its code."""
+    network.config = {"name": name, "input_shape": list(input_shape), "classes": classes}  # type: ignore[assignment]
+    return network
+
+
+NETWORKS: dict[str, Callable[[Sequence[int], int], nn.Sequential]] = {
+    "lenet-300-100": _build_lenet_300_100,
+    "lenet-5": _build_lenet_5,
+}
+"""Networks by the name the command line uses; each builder takes `(input_shape, classes)`."""

@@ -1,0 +1,98 @@
+"""The ready priors by name: for the command line, and for fits that are read back."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bayesprune.models.gaussian import Gaussian
+from bayesprune.models.halo import HALO
+from bayesprune.models.hierarchy import Hierarchy
+from bayesprune.models.horseshoe import Horseshoe, RegularisedHorseshoe
+from bayesprune.models.laplace import Laplace
+from bayesprune.models.spike_and_slab import SpikeAndSlab
+
+
+@dataclass(frozen=True)
+class PriorEntry:
+    """A ready prior.
+
+    Attributes:
+        make: Its class, or the classmethod that makes it.
+        summary: One line on what it is.
+    """
+
+    make: Callable[..., Hierarchy]
+    summary: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Its settings with their defaults; `inspect.Parameter.empty` for one that must be given."""
+        return {name: p.default for name, p in inspect.signature(self.make).parameters.items()}
+
+
+PRIORS: dict[str, PriorEntry] = {
+    "gaussian": PriorEntry(Gaussian, "weight ~ Normal(0, sd): weight decay"),
+    "laplace": PriorEntry(Laplace, "weight ~ Laplace(0, scale): the lasso"),
+    "halo": PriorEntry(HALO, "hierarchical adaptive lasso, by its one constant kappa"),
+    "halo-paper": PriorEntry(HALO.from_paper, "the same by the authors' per-datum constants xi, psi, weight_decay"),
+    "horseshoe": PriorEntry(Horseshoe, "half-Cauchy scales a weight and a layer, non-centred"),
+    "regularised-horseshoe": PriorEntry(RegularisedHorseshoe, "horseshoe with its largest scales bounded"),
+    "spike-and-slab": PriorEntry(SpikeAndSlab, "exact zeros by Bernoulli gates a weight, kernel, output or block"),
+}
+_CLASSES = {
+    "Gaussian": "gaussian",
+    "Laplace": "laplace",
+    "HALO": "halo",
+    "HALO.from_paper": "halo-paper",
+    "Horseshoe": "horseshoe",
+    "RegularisedHorseshoe": "regularised-horseshoe",
+    "SpikeAndSlab": "spike-and-slab",
+}
+
+
+def make_prior(name: str, **settings: Any) -> Hierarchy:
+    """Makes a ready prior.
+
+    Args:
+        name: A key of `PRIORS`.
+        settings: Arguments of the prior.
+
+    Raises:
+        ValueError: If the name or a setting is unknown (close ones are suggested), or one is out of range.
+    """
+    if name not in PRIORS:
+        raise ValueError(f"prior {name!r} is unknown{_did_you_mean(name, PRIORS)}: expected one of {', '.join(PRIORS)}")
+    entry = PRIORS[name]
+    for key in settings:
+        if key not in entry.settings:
+            raise ValueError(
+                f"the prior {name} has no setting {key!r}{_did_you_mean(key, entry.settings)}: "
+                f"its settings are {', '.join(entry.settings)}"
+            )
+    for key, default in entry.settings.items():
+        if default is inspect.Parameter.empty and key not in settings:
+            raise ValueError(f"the prior {name} needs the setting {key}: its settings are {', '.join(entry.settings)}")
+    try:
+        return entry.make(**settings)
+    except TypeError as problem:
+        raise ValueError(f"a setting of the prior {name} is of the wrong type ({problem})") from problem
+
+
+def from_config(config: Mapping[str, Any]) -> Hierarchy:
+    """Makes a prior from a ready prior's `config`.
+
+    Raises:
+        ValueError: If it names no ready prior.
+    """
+    if config.get("name") not in _CLASSES:
+        raise ValueError(f"{config.get('name')!r} is no ready prior: expected one of {', '.join(_CLASSES)}")
+    return make_prior(_CLASSES[config["name"]], **config["arguments"])
+
+
+def _did_you_mean(name: str, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

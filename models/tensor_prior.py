@@ -1,0 +1,424 @@
+"""A hierarchy bound to one parameter tensor: its Pyro sites, their shapes, and how to run it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Transform, biject_to, constraints
+
+from bayesprune.models.hierarchy import WEIGHT, Hierarchy, Latent, is_distribution
+from bayesprune.models.iid import Iid
+from bayesprune.models.levels import expand_blocks, level_shape
+
+Draw = Callable[[str, Iid], Tensor]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One Pyro sample site that a prior declares.
+
+    Attributes:
+        name: Name of the site: ``"fc1.weight.lam"``, ``"fc1.weight"`` for the weights themselves, and the
+            pattern in place of the tensor for a latent of the whole network: ``"fc*.weight.tau"``.
+        latent: Name of the latent in its hierarchy.
+        tensor: Name of the parameter tensor; the pattern for a latent of the whole network.
+        shape: Shape of a draw.
+        support: ``"real"``, ``"positive"``, ``"unit"``, ``"boolean"`` or ``"other"``.
+        per: Level of the latent.
+        guide: The guide family that the latent insists on, or None.
+    """
+
+    name: str
+    latent: str
+    tensor: str
+    shape: tuple[int, ...]
+    support: str
+    per: str
+    guide: str | None
+
+
+class TensorPrior:
+    """A hierarchy bound to the parameter tensor `name`.
+
+    Args:
+        name: Name of the parameter tensor, e.g. ``"fc1.weight"``.
+        hierarchy: The hierarchy.
+        shape: Shape of the tensor, `(out, in, ...)`.
+        data_size: Number of data, for callables that ask for it.
+        pattern: The pattern that matched the tensor; names latents of the whole network. Default `name`.
+
+    Attributes:
+        sites: The sample sites by name of latent; with ``"weight"`` among them if the weights are a latent.
+        weight_is_latent: Whether the weights are sampled rather than a function of the latents.
+
+    Raises:
+        ValueError: If a level does not fit the tensor, a distribution does not broadcast to its level, or a
+            parameter falls outside its constraint.
+    """
+
+    def __init__(
+        self, name: str, hierarchy: Hierarchy, shape: tuple[int, ...], data_size: int, pattern: str | None = None
+    ) -> None:
+        self.name = name
+        self.hierarchy = hierarchy
+        self.shape = tuple(shape)
+        self.pattern = pattern or name
+        size = int(torch.Size(shape).numel())
+        self.reserved = {"size": size, "fan_in": size // shape[0] if len(shape) > 1 else 1, "data_size": data_size}
+        self._constants: dict[tuple[str, torch.dtype, torch.device], Distribution] = {}
+        self._arguments = {key: parents for key, parents in hierarchy.parents.items()}
+        self.sites: dict[str, Site] = {}
+        self.weight_is_latent = False
+        self._shapes = {latent: self._shape_of(latent, spec) for latent, spec in hierarchy.latents.items()}
+        self._discover()
+
+    # -- running ---------------------------------------------------------------------------------------------
+
+    def sample(self, like: Tensor, shared: dict[str, Tensor]) -> Tensor:
+        """Runs the hierarchy as Pyro statements and returns the weights.
+
+        Args:
+            like: A tensor whose dtype and device the draws take.
+            shared: Values of latents of the whole network that were drawn already, by site; added to.
+
+        Returns:
+            Weights of the tensor's shape.
+        """
+        weight, values = self.run(pyro.sample, like, shared)
+        if not self.weight_is_latent:
+            pyro.deterministic(self.name, weight)
+        if self.hierarchy.factor is not None:
+            pyro.factor(f"{self.name}.factor", self.factor(values, weight))
+        return weight
+
+    def simulate(self, like: Tensor | None = None) -> dict[str, Tensor]:
+        """Draws every latent and the weights from the prior, outside Pyro, validated.
+
+        Returns:
+            Values by name of latent, ``"weight"`` among them.
+
+        Raises:
+            ValueError: If the prior cannot be simulated, or a parameter falls outside its constraint.
+        """
+        if self.hierarchy.improper:
+            raise ValueError(f"this prior cannot be simulated: {self.hierarchy.improper}")
+        with _validation():
+            weight, values = self.run(lambda _, fn: fn.sample(), _like(like), {})
+        return {**values, WEIGHT: weight}
+
+    def evaluate(self, values: dict[str, Tensor], like: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns the weights and each latent's log density in nats at given values of the latents.
+
+        Args:
+            values: Values by name of latent (``"weight"`` too where it is one), of the sites' shapes.
+            like: A tensor whose dtype and device the constants take; default float32 on the CPU.
+
+        Returns:
+            The weights, and log densities by name of latent, with ``"factor"`` where the hierarchy has one.
+        """
+        terms: dict[str, Tensor] = {}
+
+        def given(site: str, fn: Iid) -> Tensor:
+            latent = self._latent_of(site)
+            terms[latent] = fn.log_prob(values[latent])
+            return values[latent]
+
+        weight, drawn = self.run(given, _like(like), {})
+        if self.hierarchy.factor is not None:
+            terms["factor"] = self.factor(drawn, weight)
+        return weight, terms
+
+    def conditional_sd(self, values: dict[str, Tensor]) -> Tensor:
+        """Standard deviation of the weights given their scales, at given values of the latents.
+
+        It is that of the weights' own distribution; for a weight that is a function of the latents, the scale
+        by which it multiplies its standard Normal latent per weight (the non-centred form).
+
+        Returns:
+            `(out, in, ...)`.
+
+        Raises:
+            ValueError: If the prior is no scale mixture.
+        """
+        if self.weight_is_latent:
+            found: dict[str, Tensor] = {}
+
+            def look(site: str, fn: Iid) -> Tensor:
+                latent = self._latent_of(site)
+                if latent == WEIGHT:
+                    found[WEIGHT] = fn.stddev
+                return values[latent]
+
+            self.run(look, next(iter(values.values())), {})
+            return found[WEIGHT].expand(self.shape)
+        base = self.standard_normal
+        refusal = f"the prior on {self.name} is no scale mixture: its weight is no scaled standard Normal"
+        if base is None:
+            raise ValueError(refusal)
+
+        def weight_at(number: float) -> Tensor:
+            """The weights where the scaled latent is `number` of its own standard deviations off its mean."""
+
+            def given(site: str, fn: Iid) -> Tensor:
+                latent = self._latent_of(site)
+                return fn.mean + number * fn.stddev if latent == base else values[latent]
+
+            return self.run(given, values[base], {})[0]
+
+        zero, one, far = weight_at(0.0), weight_at(1.0), weight_at(1000.0)
+        if not torch.allclose((far - zero) / 1000.0, one - zero, rtol=1e-3):
+            raise ValueError(refusal)
+        return (one - zero).abs()
+
+    def spread(self, latent: str, value: Tensor) -> Tensor:
+        """Expands one entry a group to the tensor's shape: `level_shape(...)` to `(out, in, ...)`."""
+        return self._expanded({latent: value})[latent].expand(self.shape)
+
+    @property
+    def scales(self) -> tuple[str, ...]:
+        """Names of the random scales: positive latents on which the weights' prior sd depends."""
+        return tuple(name for name, site in self.sites.items() if site.support == "positive" and name != WEIGHT)
+
+    @property
+    def standard_normal(self) -> str | None:
+        """Name of the latent per weight that the weights multiply by their scale, if there is just one."""
+        real = [name for name, s in self.sites.items() if s.support == "real" and s.shape == self.shape]
+        return real[0] if len(real) == 1 and not self.weight_is_latent else None
+
+    def probe(self) -> list[float]:
+        """Log densities and weights at fixed values of the latents: a fingerprint of the declaration."""
+        terms: list[float] = []
+
+        def visit(site: str, fn: Iid) -> Tensor:
+            known = self.sites[self._latent_of(site)]
+            value = _fixed_values(known.shape, known.support, fn.base_dist.support)
+            terms.append(float(fn.log_prob(value)))
+            return value
+
+        with torch.no_grad():
+            weight, values = self.run(visit, _like(None), {})
+            if self.hierarchy.factor is not None:
+                terms.append(float(self.factor(values, weight)))
+        return [*terms, *weight.expand(self.shape).flatten().tolist()]
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    def run(
+        self, draw: Any, like: Tensor, shared: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Runs the declaration with `draw(site, distribution) -> value` in place of `pyro.sample`.
+
+        Args:
+            draw: Called for every latent, parents first, and for the weights where they are a latent.
+            like: A tensor whose dtype and device the constants of the declaration take.
+            shared: Values of latents of the whole network that were drawn already, by site; added to.
+
+        Returns:
+            The weights, `(out, in, ...)`, and the values of the latents by name.
+        """
+        values: dict[str, Tensor] = {}
+        for latent, spec in self.hierarchy.latents.items():
+            key = self._site_name(latent, spec)
+            if spec.per == "network" and not spec.dims and key in shared:
+                values[latent] = shared[key]
+                continue
+            fn = self._distribution(latent, spec, values, like)
+            values[latent] = draw(key, Iid(fn, self._shapes[latent]))
+            if spec.per == "network" and not spec.dims:
+                shared[key] = values[latent]
+        weight = self._weight(values, like)
+        if is_distribution(weight):
+            return draw(self.name, Iid(weight, self.shape)), values
+        return weight.expand(self.shape), values
+
+    def factor(self, values: dict[str, Tensor], weight: Tensor) -> Tensor:
+        assert self.hierarchy.factor is not None
+        available = {**self._expanded(values), **self.reserved, WEIGHT: weight}
+        return self.hierarchy.factor(**{a: available[a] for a in self._arguments["factor"]})
+
+    def _distribution(self, latent: str, spec: Latent, values: dict[str, Tensor], like: Tensor) -> Any:
+        parents = self._arguments.get(latent, ())
+        if all(p in self.reserved for p in parents):
+            return self._constant(latent, spec.distribution, parents, like)
+        given = {p: self._value_for(spec, p, values) for p in parents}
+        return spec.distribution(**given)
+
+    def _weight(self, values: dict[str, Tensor], like: Tensor) -> Any:
+        value = self.hierarchy.weight_value
+        parents = self._arguments.get(WEIGHT, ())
+        if all(p in self.reserved for p in parents):
+            return self._constant(WEIGHT, value, parents, like)
+        available = {**self._expanded(values), **self.reserved}
+        return value(**{p: available[p] for p in parents})
+
+    def _constant(self, latent: str, value: Any, parents: tuple[str, ...], like: Tensor) -> Any:
+        """A distribution that depends on no latent, made once for each dtype and device."""
+        key = (latent, like.dtype, like.device)
+        if key not in self._constants:
+            with _defaults(like):
+                made = value if isinstance(value, Distribution) else value(**{p: self.reserved[p] for p in parents})
+            self._constants[key] = _moved(made, like)
+        return self._constants[key]
+
+    def _value_for(self, child: Latent, parent: str, values: dict[str, Tensor]) -> Any:
+        if parent in self.reserved:
+            return self.reserved[parent]
+        spec = self.hierarchy.latents[parent]
+        if spec.per == "block" and not spec.dims and child.per != "block":
+            return expand_blocks(values[parent], self.shape, spec.block)
+        return values[parent]
+
+    def _expanded(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        latents = self.hierarchy.latents
+        return {
+            name: expand_blocks(value, self.shape, latents[name].block)
+            if latents[name].per == "block" and not latents[name].dims
+            else value
+            for name, value in values.items()
+        }
+
+    def _shape_of(self, latent: str, spec: Latent) -> tuple[int, ...]:
+        if not spec.dims:
+            return level_shape(spec.per, self.shape, spec.block, self.name)
+        own = {"output": self.shape[0], "input": self.shape[1] if len(self.shape) > 1 else None}
+        shape = tuple(own[name] if extent is None else extent for name, extent in spec.dims.items())
+        if None in shape:
+            raise ValueError(f"{latent}: dims['input'] needs a tensor with inputs, but {self.name} is {self.shape}")
+        return tuple(int(extent) for extent in shape if extent is not None)
+
+    def _site_name(self, latent: str, spec: Latent) -> str:
+        owner = self.pattern if spec.per == "network" and not spec.dims else self.name
+        return f"{owner}.{latent}"
+
+    def _latent_of(self, site: str) -> str:
+        return WEIGHT if site == self.name else site.rsplit(".", 1)[1]
+
+    def _discover(self) -> None:
+        """Runs the hierarchy once at fixed values to learn supports and to check shapes."""
+
+        def visit(site: str, fn: Iid) -> Tensor:
+            latent = self._latent_of(site)
+            spec = self.hierarchy.latents.get(latent) or self.hierarchy.weight
+            shape = self.shape if latent == WEIGHT else self._shapes[latent]
+            self._check_distribution(latent, fn.base_dist, shape)
+            support = _support_name(fn.base_dist.support)
+            owner = self.pattern if spec and spec.per == "network" and not spec.dims else self.name
+            per, guide = (spec.per, spec.guide) if spec else (WEIGHT, None)
+            self.sites[latent] = Site(site, latent, owner, shape, support, per, guide)
+            return _fixed_values(shape, support, fn.base_dist.support)
+
+        for latent, spec in self.hierarchy.latents.items():
+            if spec.per == "network" and not spec.dims:
+                for parent in self._arguments.get(latent, ()):
+                    above = self.hierarchy.latents.get(parent)
+                    if above is not None and above.per != "network":
+                        raise ValueError(
+                            f"{latent} is one number for the whole network but depends on {parent}, which is per "
+                            f"{above.per}: declare {latent} per='layer' or {parent} per='network'"
+                        )
+        try:
+            with _validation(), torch.no_grad():
+                weight, _ = self.run(visit, _like(None), {})
+        except (RuntimeError, TypeError, AttributeError) as problem:
+            raise ValueError(
+                f"the hierarchy cannot be evaluated on {self.name} of shape {self.shape}: {problem}"
+            ) from problem
+        self.weight_is_latent = WEIGHT in self.sites
+        if weight.shape != self.shape:  # expand() would have refused; kept for callables returning odd tensors
+            raise ValueError(f"weight= has shape {tuple(weight.shape)}, but {self.name} has shape {self.shape}")
+
+    def _check_distribution(self, latent: str, fn: Any, shape: tuple[int, ...]) -> None:
+        if not is_distribution(fn):
+            raise ValueError(f"{latent} must return a Pyro distribution, but returned {type(fn).__name__}")
+        if fn.event_shape:
+            raise ValueError(f"{latent} must be univariate, but {type(fn).__name__} has event {tuple(fn.event_shape)}")
+        try:
+            fits = torch.broadcast_shapes(fn.batch_shape, shape) == torch.Size(shape)
+        except RuntimeError:
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"{latent} has entries of shape {shape} on {self.name}, but its distribution has shape "
+                f"{tuple(fn.batch_shape)}, which does not broadcast to it: give {latent} the level of its finest parent"
+            )
+
+
+def _like(like: Tensor | None) -> Tensor:
+    return torch.empty(0) if like is None else like
+
+
+@contextmanager
+def _defaults(like: Tensor) -> Iterator[None]:
+    """Python numbers inside a declaration become tensors of the weights' dtype and device, not rounded to float32."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(like.dtype)
+    try:
+        with torch.device(like.device):
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def _validation() -> Iterator[None]:
+    """Turns parameter checks on and says what failed without the tensor that torch prints."""
+    with pyro.validation_enabled(True):
+        try:
+            yield
+        except ValueError as problem:
+            text = str(problem).splitlines()[0]
+            if "to satisfy the constraint" not in text:
+                raise
+            text = text.replace("but found invalid values:", "").strip().rstrip(",")
+            raise ValueError(
+                f"wrong support in the hierarchy: {text}; use a parent whose values satisfy it "
+                "(a positive latent for a scale), or transform it"
+            ) from problem
+
+
+def _moved(value: Any, like: Tensor) -> Any:
+    """Copies a distribution with its tensors in the dtype and on the device of `like`."""
+    if isinstance(value, Tensor):
+        return value.to(like.device, like.dtype if value.is_floating_point() else value.dtype)
+    if isinstance(value, (Distribution, Transform)):
+        made = copy.copy(value)
+        for name, part in vars(value).items():
+            if isinstance(part, (Tensor, Distribution, Transform, list)):
+                made.__dict__[name] = _moved(part, like)
+        return made
+    return [_moved(part, like) for part in value] if isinstance(value, list) else value
+
+
+def _support_name(support: Any) -> str:
+    if support is constraints.real:
+        return "real"
+    if support is constraints.boolean:
+        return "boolean"
+    if support is constraints.unit_interval or str(support) in ("Interval(lower_bound=0.0, upper_bound=1.0)",):
+        return "unit"
+    lower = getattr(support, "lower_bound", None)  # a tensor where it depends on a parent
+    if lower is not None and not hasattr(support, "upper_bound") and bool((torch.as_tensor(lower) == 0).all()):
+        return "positive"
+    return "other"
+
+
+def _fixed_values(shape: tuple[int, ...], support: str, constraint: Any = None) -> Tensor:
+    """Values inside the support, the same on every machine and with every random state."""
+    if support == "boolean":
+        return torch.ones(shape)
+    count = int(torch.Size(shape).numel())
+    line = torch.linspace(-1.0, 1.0, count).reshape(shape) if count > 1 else torch.full(shape, 0.5)
+    if support == "real":
+        return line
+    if support == "positive":
+        return line.exp()
+    if support == "unit":
+        return line.sigmoid()
+    return biject_to(constraint)(line)

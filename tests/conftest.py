@@ -1,0 +1,39 @@
+"""What every test starts from: a seed, an empty parameter store, two threads, and no window for plots."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+os.environ["MPLBACKEND"] = "Agg"  # also for the processes that tests start
+
+import matplotlib
+import pyro
+import pytest
+import torch
+
+matplotlib.use("Agg")
+
+
+def pytest_collection_modifyitems(items):
+    """Skips the tests marked `gpu` where there is no CUDA device."""
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs a CUDA device")
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def clean_slate():
+    """The same random numbers and no parameters left over, whatever ran before; defaults are put back."""
+    dtype = torch.get_default_dtype()
+    torch.set_num_threads(2)
+    pyro.set_rng_seed(0)  # torch, NumPy and random
+    pyro.clear_param_store()
+    yield
+    pyro.clear_param_store()
+    torch.set_default_dtype(dtype)
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")

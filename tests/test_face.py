@@ -1,0 +1,61 @@
+"""The public face: every name is there, comes from its home, and is seen by static tools too."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import bayesprune
+from bayesprune import _HOMES
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("name", sorted(_HOMES))
+def test_public_name_resolves_to_the_object_in_its_home(name):
+    assert getattr(bayesprune, name) is getattr(importlib.import_module(_HOMES[name]), name)
+
+
+@pytest.mark.parametrize("name", sorted(_HOMES))
+def test_public_name_has_a_docstring(name):
+    assert getattr(bayesprune, name).__doc__
+
+
+def test_an_unknown_name_is_an_attribute_error_that_names_it():
+    with pytest.raises(AttributeError, match="spike_and_slob"):
+        _ = bayesprune.spike_and_slob
+
+
+def test_dir_and_all_list_every_public_name():
+    assert set(_HOMES) <= set(dir(bayesprune))
+    assert set(bayesprune.__all__) == {*_HOMES, "__version__"}
+
+
+def names_for_static_tools(source):
+    """Name -> module, from the imports under `if TYPE_CHECKING`."""
+    found = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            for statement in node.body:
+                assert isinstance(statement, ast.ImportFrom)
+                found.update({alias.asname: statement.module for alias in statement.names})
+    return found
+
+
+def test_static_tools_see_the_same_names_as_python():
+    source = Path(bayesprune.__file__).read_text()
+    assert names_for_static_tools(source) == _HOMES
+    # Control: a name that only one of the two knows is noticed.
+    assert names_for_static_tools(source.replace("import HALO as HALO", "import HALO as HELLO")) != _HOMES
+
+
+def test_the_version_is_the_installed_one_and_stands_in_one_place():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" not in project["project"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "bayesprune.__version__"}
+    assert bayesprune.__version__ == version("bayesprune")

@@ -1,0 +1,197 @@
+"""The rules of the house: imports run one way, files stay small, the face stays quick."""
+
+from __future__ import annotations
+
+import ast
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = ("models", "inference", "analysis", "bayesprune")  # a floor imports itself and the floors before it
+FACE = FLOORS.index("bayesprune")
+LONGEST = 500  # lines
+NAMELESS = {"util", "utils", "helper", "helpers", "common", "misc"}
+SECOND = 1.0
+
+
+def python_files(*folders):
+    """The source files below folders of the checkout; links are not followed, so each file comes once."""
+    found = []
+    for folder in folders:
+        for path, subfolders, names in os.walk(ROOT / folder):
+            subfolders[:] = [name for name in subfolders if name != "__pycache__"]
+            found += [Path(path, name).relative_to(ROOT) for name in names if name.endswith(".py")]
+    return sorted(found)
+
+
+CODE = python_files(*FLOORS)
+ALL = CODE + python_files("tests", "benchmarks", ".ci")
+
+
+# ----------------------------------------------------------------------------------------------- imports
+
+
+def imported_modules(source):
+    """(line, dotted name) of every import: in functions, for type checkers, and by import_module too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            # `from bayesprune import models` imports the floor, not the face.
+            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in {"import_module", "__import__"}:
+                yield node.lineno, str(node.args[0].value)
+
+
+def forbidden_imports(source, floor):
+    """One line for each import that a file on `floor` must not have."""
+    wrong = []
+    for line, name in imported_modules(source):
+        parts = name.split(".")
+        if name.startswith("."):
+            wrong.append(f"line {line}: {name} is relative, expected an absolute import")
+        elif parts[0] in FLOORS[:FACE]:
+            wrong.append(f"line {line}: {name} loads a second copy, expected bayesprune.{name}")
+        elif parts[0] == "bayesprune":
+            inner = parts[1] if len(parts) > 1 and parts[1] in FLOORS else "bayesprune"
+            if FLOORS.index(inner) > FLOORS.index(floor):
+                wrong.append(f"line {line}: {name} is above {floor}")
+    return wrong
+
+
+@pytest.mark.parametrize("path", CODE, ids=str)
+def test_imports_run_one_way(path):
+    assert forbidden_imports((ROOT / path).read_text(), path.parts[0]) == []
+
+
+@pytest.mark.parametrize("path", [path for path in ALL if path not in CODE], ids=str)
+def test_tests_and_benchmarks_import_by_the_full_name(path):
+    assert forbidden_imports((ROOT / path).read_text(), "bayesprune") == []
+
+
+@pytest.mark.parametrize(
+    ("floor", "source"),
+    [
+        ("models", "from bayesprune.inference.fit import fit"),
+        ("models", "import bayesprune.analysis.to_arviz"),
+        ("models", "from bayesprune import HALO"),
+        ("models", "import bayesprune"),
+        ("inference", "from bayesprune import analysis"),
+        ("inference", "from bayesprune.data import load_data"),
+        ("inference", "def f():\n    from bayesprune.analysis.layer_table import layer_table"),
+        ("inference", "if TYPE_CHECKING:\n    from bayesprune.analysis import convergence"),
+        ("inference", "importlib.import_module('bayesprune.analysis.plot_scales')"),
+        ("analysis", "from bayesprune.cli import main"),
+        ("analysis", "from bayesprune import load_data"),
+        ("analysis", "from .layer_table import layer_table"),
+        ("analysis", "from . import layer_table"),
+        ("bayesprune", "from models.halo import HALO"),
+        ("bayesprune", "import inference"),
+    ],
+)
+def test_a_forbidden_import_is_caught(floor, source):
+    assert len(forbidden_imports(source, floor)) == 1
+
+
+@pytest.mark.parametrize(
+    ("floor", "source"),
+    [
+        ("models", "import torch\nfrom torchvision import models\nfrom bayesprune.models.halo import HALO"),
+        ("inference", "from bayesprune import models\nfrom pyro import infer"),
+        ("analysis", "from bayesprune.inference.result import Fit\nfrom bayesprune.models.halo import HALO"),
+        ("bayesprune", "from bayesprune.analysis import to_arviz\nfrom bayesprune.data import load_data"),
+    ],
+)
+def test_an_allowed_import_is_let_through(floor, source):
+    assert forbidden_imports(source, floor) == []
+
+
+# ------------------------------------------------------------------------------------- files and folders
+
+
+@pytest.mark.parametrize("floor", FLOORS[:FACE])
+def test_the_face_reaches_each_floor_by_a_relative_link(floor):
+    link = ROOT / "bayesprune" / floor
+    assert link.is_symlink()
+    assert os.readlink(link) == f"../{floor}"
+    assert (link / "__init__.py").samefile(ROOT / floor / "__init__.py")
+
+
+@pytest.mark.parametrize("path", ALL, ids=str)
+def test_no_file_is_too_long(path):
+    assert len((ROOT / path).read_text().splitlines()) <= LONGEST
+
+
+def nameless(path):
+    """The parts of a path that say nothing about what is in it."""
+    return NAMELESS & set(Path(path).with_suffix("").parts)
+
+
+def test_every_file_is_named_after_its_idea():
+    assert [str(path) for path in ALL if nameless(path)] == []
+    assert nameless("models/utils.py") and nameless("inference/helpers/gate.py")  # control
+
+
+def test_the_walk_finds_the_code():
+    # Control for every test above: a list of files that were empty would let everything through.
+    for floor in FLOORS:
+        assert Path(floor, "__init__.py") in CODE
+    assert Path("tests", "test_structure.py") in ALL
+
+
+# ------------------------------------------------------------------------------------------------- speed
+
+
+def fresh_process(*arguments):
+    """Runs Python anew and returns (seconds, what it wrote)."""
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - began
+    assert done.returncode == 0, done.stderr
+    return seconds, done.stdout + done.stderr
+
+
+def median_seconds(*arguments, times=3):
+    """The median over fresh processes; the first of all is not counted, it may have to compile."""
+    fresh_process(*arguments)
+    return statistics.median(fresh_process(*arguments)[0] for _ in range(times))
+
+
+def modules_imported(*arguments):
+    """The names of all modules that a fresh Python imports, as its -X importtime reports them."""
+    _, written = fresh_process("-X", "importtime", *arguments)
+    lines = [line for line in written.splitlines() if line.startswith("import time:")]
+    return {line.rsplit("|", 1)[1].strip() for line in lines}
+
+
+QUICK = {
+    "import bayesprune": ("-c", "import bayesprune"),
+    "bayesprune --help": ("-m", "bayesprune", "--help"),
+}
+HEAVY = {"torch", "pyro", "arviz", "matplotlib", "xarray", "sklearn", "torchvision", "pandas"}
+
+
+@pytest.mark.parametrize("arguments", QUICK.values(), ids=QUICK)
+def test_the_face_takes_less_than_a_second(arguments):
+    assert median_seconds(*arguments) < SECOND
+
+
+@pytest.mark.parametrize("arguments", QUICK.values(), ids=QUICK)
+def test_the_face_does_not_import_what_is_heavy(arguments):
+    imported = modules_imported(*arguments)
+    assert "bayesprune" in imported
+    assert imported & HEAVY == set()
+
+
+def test_a_slow_or_heavy_start_is_caught():
+    assert median_seconds("-c", "import time; time.sleep(1.0)", times=1) > SECOND
+    assert "networkx" in modules_imported("-c", "import networkx")
