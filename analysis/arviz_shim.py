@@ -1,7 +1,8 @@
 """The one place that knows which ArviZ is installed.
 
-ArviZ 1 (Python 3.12 and later) and the preview inside ArviZ 0.23 (Python 3.11) offer the same functions under two
-names. The package uses few of them: `from_dict`, `rhat`, `ess` and `mcse`; users get the whole namespace here too.
+ArviZ 1 (Python 3.12 and later) and the preview inside ArviZ 0.23 (Python 3.11) offer the same functions under
+two names. The package uses few of them: `from_dict`, `rhat`, `ess` and `mcse`; users get the whole namespace
+here too.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _REMEDY = "install bayesprune with its dependencies (arviz>=1 on Python 3.12+, a
 
 @functools.cache
 def arviz() -> ModuleType:
-    """The ArviZ namespace with `from_dict({"posterior": ...})`, `summary`, `rhat`, `ess`, `mcse`, imported on first use.
+    """The ArviZ namespace, the one whose `from_dict` takes groups; imported on first use.
 
     Raises:
         ImportError: If there is no ArviZ, or only one that is too old; says what to install.

@@ -1,8 +1,10 @@
-"""Whether a fit has stopped moving: R-hat, effective sample size and Monte Carlo error over optimiser iterates."""
+"""Whether a fit has stopped moving: R-hat, effective sample size and Monte Carlo error of its iterates."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -33,11 +35,13 @@ class Convergence:
     """What the iterates say about a fit.
 
     Attributes:
-        table: Over `(window, quantity)`: ``r_hat``, ``ess`` (effective number of iterates), ``mean`` and ``mcse``
-            (Monte Carlo error of the mean), with ``first_step`` and ``last_step`` over `window`.
+        table: Over `(window, quantity)`: ``r_hat`` with restarts as chains, ``r_hat_within`` (between the
+            halves of the window, the largest over restarts), ``ess`` (effective number of iterates), ``mean``
+            and ``mcse`` (Monte Carlo error of the mean); ``first_step`` and ``last_step`` over `window`.
         verdict: ``"converged"``, ``"not converged"`` or ``"cannot tell"``.
         reason: Why, in one sentence.
-        elbo: Mean ELBO of the last window over restarts, in full-data nats; NaN where there are no windows.
+        elbo: Mean ELBO (of a MAP: log joint) of the last window over restarts, in full-data nats; NaN where
+            there are no windows.
         elbo_error: Its Monte Carlo error in nats.
     """
 
@@ -50,42 +54,45 @@ class Convergence:
     def __str__(self) -> str:
         lines = [f"{self.verdict}: {self.reason}"]
         if self.table.sizes.get("window", 0):
-            lines.append(f"final ELBO {self.elbo:,.1f} nats (Monte Carlo error {self.elbo_error:,.1f})")
+            kind = self.table.attrs["objective"]
+            lines.append(f"final {kind} {self.elbo:,.1f} nats (Monte Carlo error {self.elbo_error:,.1f})")
             names = [str(name) for name in self.table.quantity.values]
             width = max(map(len, names))
-            windows = self.table.window.values
-            lines.append(" " * width + "  R-hat by window" + " " * (8 * len(windows) - 13) + "ess  last mean")
+            numbers = "".join(f"{f'R-hat {w}':>9}" for w in self.table.window.values)
+            lines.append(f"{'':<{width}}{numbers}{'halves':>9}{'ess':>7}{'mean':>12}")
             for name in names:
                 row = self.table.sel(quantity=name)
-                r_hats = "".join(f"{value:8.3f}" for value in row.r_hat.values)
                 last = row.isel(window=-1)
-                lines.append(f"{name:<{width}}{r_hats}{float(last.ess):9.0f}  {float(last['mean']):.5g}")
+                r_hats = "".join(f"{value:9.3f}" for value in (*row.r_hat.values, float(last.r_hat_within)))
+                lines.append(f"{name:<{width}}{r_hats}{float(last.ess):7.0f}{float(last['mean']):12.5g}")
+            lines.append("R-hat by window, between the halves of the last one; ess and mean of the last window")
         return "\n".join(lines)
 
 
 def convergence(fit: Fit, windows: int = 4) -> Convergence:
     """Judges from the recorded iterates of the negative ELBO and of the scales whether a fit has converged.
 
-    The iterates after the KL warm-up are cut into windows. In each, R-hat (rank-normalised, Vehtari et al. 2021)
-    and the effective sample size take the restarts as chains; with one restart the halves of the window. In the
-    last window the fit is
+    The iterates after the KL warm-up are cut into windows. In each, R-hat (rank-normalised, Vehtari et al.
+    2021) and the effective sample size take the restarts as chains; with one restart the halves of the
+    window. In the last window the fit is
 
-    * ``"not converged"`` where in some restart the mean ELBO drifts, that is where it differs from that of the
-      window before by more than 3 Monte Carlo errors and by more than 0.1 % of what the ELBO gained since the KL
-      warm-up; where R-hat between the halves of the window, for the ELBO or a scale, exceeds both 1.05 and what
-      one stationary series in a thousand shows at that length, and the change matters (0.1 % of the gain; 1 % of a
-      scale); where restarts differ in the ELBO by more than chance and 1 % of the gain; or where a value is not
-      finite;
-    * ``"cannot tell"`` where there are fewer than 40 iterates, where the ELBO is constant, or where R-hat of the
-      ELBO exceeds 1.05 but no more than chance allows in windows so short;
+    * ``"not converged"`` where in some restart the mean ELBO drifts, that is where it differs from that of
+      the window before by more than 3 Monte Carlo errors and by more than 0.1 % of what the ELBO gained since
+      the KL warm-up; where R-hat between the halves of the window, for the ELBO or a scale, exceeds both 1.05
+      and what one stationary series in a thousand shows at that length, and the change matters (0.1 % of the
+      gain; 1 % of a scale); where restarts differ in the ELBO by more than chance and 1 % of the gain; or
+      where a value is not finite;
+    * ``"cannot tell"`` where there are fewer than 40 iterates (10 a window), where the ELBO is constant, or where R-hat of
+      the ELBO exceeds 1.05 but no more than chance allows in windows so short;
     * ``"converged"`` otherwise.
 
-    Iterates of an optimiser at a fixed learning rate behave like a Markov chain (Dhaka et al. 2020), and R-hat asks
-    whether that chain is stationary. It cannot tell whether the optimum is the best one, whether the guide is near
-    the posterior, nor whether the fit merely slowed down: a learning rate that decays makes late iterates look
-    stationary, and the reason says where it had. Draws from the guide are independent by construction and never get
-    an R-hat. Weights are not identified across restarts, so none of their entries is looked at; scales of layers are
-    compared across restarts in the table, but restarts that end at different scales do not fail the fit.
+    Iterates of an optimiser at a fixed learning rate behave like a Markov chain (Dhaka et al. 2020), and
+    R-hat asks whether that chain is stationary. It cannot tell whether the optimum is the best one, whether
+    the guide is near the posterior, nor whether the fit merely slowed down: a learning rate that decays makes
+    late iterates look stationary, and the reason says where it had. Draws from the guide are independent by
+    construction and never get an R-hat. Weights are not identified across restarts, so none of their entries
+    is looked at; scales of layers are compared across restarts in the table, but restarts that end at
+    different scales do not fail the fit.
 
     Args:
         fit: The fit.
@@ -98,13 +105,16 @@ def convergence(fit: Fit, windows: int = 4) -> Convergence:
         raise ValueError(f"convergence compares windows with one another: windows must be at least 2, not {windows}")
     series, first = _after_warmup(fit)
     shortest = min(len(next(iter(restart.values()))) for restart in series)
-    if shortest < FEWEST:
-        reason = f"there are only {shortest} iterates after the KL warm-up, and fewer than {FEWEST} say nothing"
+    needed = max(FEWEST, windows * FEWEST // 4)
+    if shortest < needed:
+        reason = f"{shortest} iterates after the KL warm-up say nothing: {needed} are needed at least."
         return Convergence(xr.Dataset(), "cannot tell", reason, np.nan, np.nan)
     cut = {name: _cut([restart[name] for restart in series], windows) for name in series[0]}
     steps = cut.pop("step")
     table = _table(cut, steps)
+    table.attrs["objective"] = kind = "log joint" if all(one.guide.is_map for one in fit.restarts) else "ELBO"
     verdict, reason = _judge(cut)
+    reason = reason.replace("the ELBO", f"the {kind}").replace(ELBO, f"minus the {kind}")
     reason += _slowed(fit, first) if verdict == "converged" else ""
     last = cut[ELBO][-1]
     error = float("nan")
@@ -114,7 +124,7 @@ def convergence(fit: Fit, windows: int = 4) -> Convergence:
 
 
 def r_hat_limit(chains: int, length: int) -> float:
-    """The R-hat that one in a thousand independent stationary series exceeds, or `R_HAT` where that is larger.
+    """The R-hat that one in a thousand stationary series exceeds, or `R_HAT` where that is larger.
 
     R-hat^2 = (n - 1) / n + F / n, F with m - 1 and m (n - 1) degrees of freedom for m chains of n independent
     Normal draws; ArviZ cuts every chain into halves first.
@@ -143,14 +153,14 @@ def _after_warmup(fit: Fit) -> tuple[list[dict[str, Array]], float]:
 
 
 def _cut(chains: list[Array], windows: int) -> list[Array]:
-    """Windows of equal length, `(restart, iterate)` each; restarts of unequal length are cut each by itself."""
+    """Windows of equal length, `(restart, iterate)` each; every restart is cut by its own length."""
     length = min(map(len, chains)) // windows
     parts = [np.array_split(chain, windows) for chain in chains]
     return [np.stack([part[w][-length:] for part in parts]) for w in range(windows)]
 
 
 def _halves(window: Array) -> Array:
-    """The later and the earlier half of one restart's window as two chains, `(2, n)`; an odd first one is left out."""
+    """Both halves of one restart's window as chains, `(2, n)`; an odd first iterate is left out."""
     half = window.shape[-1] // 2
     return np.stack([window[-2 * half : -half], window[-half:]])
 
@@ -175,19 +185,17 @@ def _mcse(chains: Array) -> float:
 
 
 def _table(cut: dict[str, list[Array]], steps: list[Array]) -> xr.Dataset:
-    def over(function, chains=lambda window: window):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-        values = [[function(chains(window)) for window in parts] for parts in cut.values()]
-        return (("window", "quantity"), np.array(values, dtype=float).T)
-
-    def as_chains(window: Array) -> Array:
-        return window if len(window) > 1 else _halves(window[0])
+    def over(function: Callable[[Array], Any]) -> tuple[tuple[str, str], Array]:
+        values = [[float(function(window)) for window in parts] for parts in cut.values()]
+        return ("window", "quantity"), np.array(values).T
 
     return xr.Dataset(
         {
-            "r_hat": over(_r_hat, as_chains),
-            "ess": over(_ess, as_chains),
+            "r_hat": over(lambda window: _r_hat(_chains(window))),
+            "r_hat_within": over(_r_hat_within),
+            "ess": over(lambda window: _ess(_chains(window))),
             "mean": over(np.mean),
-            "mcse": over(_mcse, as_chains),
+            "mcse": over(lambda window: _mcse(_chains(window))),
             "first_step": ("window", np.array([window.min() for window in steps])),
             "last_step": ("window", np.array([window.max() for window in steps])),
         },
@@ -195,11 +203,22 @@ def _table(cut: dict[str, list[Array]], steps: list[Array]) -> xr.Dataset:
     )
 
 
+def _chains(window: Array) -> Array:
+    """Restarts as chains; of a single restart the halves."""
+    return window if len(window) > 1 else _halves(window[0])
+
+
+def _r_hat_within(window: Array) -> float:
+    """The largest R-hat between the halves of one restart; NaN where none is defined."""
+    values = [_r_hat(_halves(chain)) for chain in window]
+    return max((value for value in values if np.isfinite(value)), default=float("nan"))
+
+
 def _judge(cut: dict[str, list[Array]]) -> tuple[str, str]:
     """Verdict and reason (without its full stop) from the windows."""
     for name, windows in cut.items():
         if not all(np.isfinite(window).all() for window in windows):
-            return "not converged", f"{name} is not finite"
+            return "not converged", f"{name} became NaN or infinite"
     before, last = cut[ELBO][-2:]
     if np.ptp(last) == 0:
         return "cannot tell", "the ELBO did not change at all in the last window"
@@ -222,7 +241,7 @@ def _judge(cut: dict[str, list[Array]]) -> tuple[str, str]:
     gap = float(np.ptp(last.mean(axis=1)))
     if across > limit and gap > SMALL_GAP * gain:
         return "not converged", f"the restarts differ in the ELBO by {gap:,.3g} nats (R-hat {across:.2f})"
-    chance = max(_r_hat(_halves(chain)) for chain in last)
+    chance = _r_hat_within(last)
     if chance > R_HAT and not _small_change(last, ELBO, gain):
         return "cannot tell", (
             f"R-hat of the ELBO is {chance:.2f} in the last window, which chance explains with its "
@@ -236,9 +255,12 @@ def _moving(last: dict[str, Array], gain: float) -> str | None:
     worst, sentence = 0.0, None
     for name, window in last.items():
         limit = r_hat_limit(2, window.shape[1] // 2)
-        r_hat = max(_r_hat(_halves(chain)) for chain in window)
+        r_hat = _r_hat_within(window)
         if r_hat > max(limit, worst) and not _small_change(window, name, gain):
-            worst, sentence = r_hat, f"{name} still moves in the last window (R-hat {r_hat:.2f} between its halves)"
+            worst, sentence = (
+                r_hat,
+                f"{name} still moves in the last window (R-hat {r_hat:.2f} between its halves)",
+            )
     return sentence
 
 

@@ -15,7 +15,7 @@ from bayesprune.inference.shrinkage import shrinkage_factor
 from bayesprune.models.tensor_prior import Site, TensorPrior
 
 FULL = 512
-"""Sites of at most this many entries are kept in full, as are summaries by output of layers of this many outputs."""
+"""Sites of at most this many entries are kept in full; layers of more outputs get no summaries by output."""
 AXES = ("output", "input", "kernel_row", "kernel_column", "kernel_depth")
 Draw = dict[str, Tensor]
 Variables = dict[str, tuple[tuple[str, ...], np.ndarray]]
@@ -45,9 +45,7 @@ class DrawSummaries:
         model = self.one.model
         tensors = [name for name in model.priors if weights is not None and fnmatchcase(name, weights)]
         if weights is not None and not tensors:
-            raise ValueError(
-                f"weights={weights!r} matches no tensor with a prior: the tensors are {', '.join(model.priors)}"
-            )
+            raise ValueError(f"weights={weights!r} matches no tensor with a prior: there are {', '.join(model.priors)}")
         self.events = all(_has_event(prior, self.one.fisher) for prior in model.priors.values())
         for name, site in model.sites.items():
             if name not in model.priors:
@@ -101,7 +99,9 @@ class DrawSummaries:
             if len(prior.shape) > 1 and prior.shape[0] <= FULL:
                 dims = (f"{name}.output",)
                 self._add(
-                    f"{name}.output_included", dims, lambda _, included: included[name].flatten(1).float().mean(dim=1)
+                    f"{name}.output_included",
+                    dims,
+                    lambda _, included: included[name].flatten(1).float().mean(dim=1),
                 )
         if prior.hierarchy.included is not None and prior.hierarchy.included.kind == "shrinkage" and self.events:
             self._add(f"{name}.effective", (), lambda d, _: self._effective(prior, d))

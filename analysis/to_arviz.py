@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import xarray as xr
@@ -28,21 +28,22 @@ def to_arviz(
 ) -> xr.DataTree:
     """Converts a fit to the form that ArviZ's summaries and plots take.
 
-    Draws lie along one dimension ``sample``, as ArviZ has it for variational inference, not along chain and draw:
-    they are independent draws from the guide, so R-hat, rank plots and autocorrelations would say that all is well
-    whatever the fit is like. None is computed here; `bayesprune.analysis.convergence.convergence` looks at the
-    optimiser's iterates instead. Statistics need the dimension named:
-    ``summary(tree, sample_dims="sample", kind="stats")``.
+    Draws lie along one dimension ``sample``, as ArviZ has it for variational inference, not along chain and
+    draw: they are independent draws from the guide, so R-hat, rank plots and autocorrelations would say that
+    all is well whatever the fit is like. None is computed here; `bayesprune.analysis.convergence.convergence`
+    looks at the optimiser's iterates instead. Statistics need the dimension named: ``summary(tree,
+    sample_dims="sample", kind="stats")``.
 
     Groups:
 
-    * ``posterior``: latents of up to 512 entries in full (gates as 0 and 1); of larger ones ``.mean_log`` (positive),
-      ``.rms`` (real) or ``.mean``; of every tensor ``.rms`` of its weights, ``.included`` (number of included
-      weights), ``.output_included`` (share of each output's weights) and, for scale mixtures, ``.effective``
-      (sum of one minus the shrinkage factor). Weights themselves only where `weights` asks for them: 1,000 draws
-      of LeNet-300-100 take a gigabyte. Weights are not identified across restarts, so draws are of one restart.
-    * ``sample_stats``: ``log_prior`` and ``log_q`` in nats, and with `data` ``log_likelihood`` and ``log_p``, their
-      joint, where the guide has a density everywhere (left out as soon as one site is a point).
+    * ``posterior``: latents of up to 512 entries in full (gates as 0 and 1); of larger ones ``.mean_log``
+      (positive), ``.rms`` (real) or ``.mean``; of every tensor ``.rms`` of its weights, ``.included`` (number
+      of included weights), ``.output_included`` (share of each output's weights) and, for scale mixtures,
+      ``.effective`` (sum of one minus the shrinkage factor). Weights themselves only where `weights` asks for
+      them: 1,000 draws of LeNet-300-100 take a gigabyte. Weights are not identified across restarts, so draws
+      are of one restart.
+    * ``sample_stats``: ``log_prior`` and ``log_q`` in nats, and with `data` ``log_likelihood`` and ``log_p``,
+      their joint, where the guide has a density everywhere (left out as soon as one site is a point).
     * ``training``: the pruning trace of all restarts, over restart, epoch and iterate.
     * ``inclusion``: inclusion probabilities of every weight, each with its ``kind``, where the fit has them.
 
@@ -51,7 +52,8 @@ def to_arviz(
     Args:
         fit: The fit.
         draws: Number of draws; default 500.
-        weights: Pattern, as in a shell, of the tensors whose weights are kept in full; default None keeps none.
+        weights: Pattern, as in a shell, of the tensors whose weights are kept in full; default None keeps
+            none.
         restart: Whose posterior; default the first.
         data: All training data, `(x, y)`, for ``log_p``; default None leaves it out.
 
@@ -67,7 +69,7 @@ def to_arviz(
     one = fit.restarts[number]
     if data is not None and len(data[0]) != one.model.data_size:
         raise ValueError(
-            f"data= has {len(data[0])} rows, but the fit was made of {one.model.data_size}: log_p needs all of them"
+            f"data= has {len(data[0])} rows, but the fit had {one.model.data_size}: log_p needs all of them"
         )
     has_density = all(family != "delta" for family in one.guide.family_of.values())
     summaries = DrawSummaries(fit, number, weights)
@@ -110,14 +112,14 @@ def _densities(one: Restart, draw: Draw, data: tuple[Tensor, Tensor] | None) -> 
 
 
 def _log_likelihood(one: Restart, draw: Draw, x: Tensor, y: Tensor) -> float:
-    network = one.model.network.eval()
+    network, likelihood = one.model.network.eval(), cast(Any, one.model.likelihood)
     reference = next(network.parameters())
     weights = {name: draw[name] for name in one.model.priors}
     total = 0.0
     for part_x, part_y in zip(x.split(BATCH), y.split(BATCH), strict=True):
         placed_x, placed_y = _like(part_x, reference), _like(part_y, reference)
         outputs = functional_call(network, weights, (placed_x,))
-        total += float(one.model.likelihood.log_prob(outputs, placed_y).sum())
+        total += float(likelihood.log_prob(outputs, placed_y).sum())
     return total
 
 

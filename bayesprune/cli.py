@@ -1,10 +1,11 @@
 """The command line: `bayesprune fit | show | prune | compare | priors | data`.
 
-This module holds arguments, help and exit codes; each command's work is in `bayesprune.commands`, imported when the
-command runs, so that `bayesprune --help` does not wait for PyTorch.
+This module holds arguments, help and exit codes; each command's work is in `bayesprune.commands`, imported
+when the command runs, so that `bayesprune --help` does not wait for PyTorch.
 
-Exit codes: 0; 1 for a run that failed (a loss that is not finite, a disk that is full); 2 for wrong usage (bad
-input, unknown names, a folder that exists). Errors are one line on standard error, with a traceback only by `--debug`.
+Exit codes: 0; 1 for a run that failed (a loss that is not finite, a disk that is full); 2 for wrong usage
+(bad input, unknown names, a folder that exists). Errors are one line on standard error, with a traceback only
+by `--debug`.
 """
 
 from __future__ import annotations
@@ -23,8 +24,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )  # fmt: skip
 
-DataRoot = Annotated[Path | None, typer.Option("--data-root", help="Folder where a named data set is looked for first.")]
+DataRoot = Annotated[
+    Path | None, typer.Option("--data-root", help="Folder where a named data set is looked for first.")
+]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, made by fit --out.", show_default=False)]
+
+
+def example(*lines: str) -> str:
+    """The end of a help text: commands to copy, their lines left as they are."""
+    return "\b\n" + "\n".join(["Example:", *(f"  {line}" for line in lines)])
 
 
 def _version(asked: bool) -> None:
@@ -33,31 +41,42 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(
+    epilog=example(
+        "bayesprune fit --data digits --prior spike-and-slab --epochs 100 --out runs/first",
+        "bayesprune show runs/first",
+        "bayesprune prune runs/first --min-inclusion 0.5 --out runs/first-pruned",
+    )
+)
 def bayesprune_command(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; also after a command.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; also after a command.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Bayesian sparsity priors for PyTorch networks: declare a prior, fit it, inspect it, prune.
-
-    \b
-    Example:
-      bayesprune fit --data digits --prior spike-and-slab --epochs 100 --out runs/first
-      bayesprune show runs/first
-      bayesprune prune runs/first --min-inclusion 0.5 --out runs/first-pruned
-    """
+    """Bayesian sparsity priors for PyTorch networks: declare a prior, fit it, inspect it, prune."""
 
 
-@app.command()
+@app.command(
+    epilog=example(
+        "bayesprune fit --data fashion-mnist --network lenet-300-100 --prior spike-and-slab \\",
+        "    --set expected_density=0.1 --guide paired --epochs 20 --seed 0 --out runs/spike",
+        "bayesprune fit --data digits --prior own_prior.py:student --epochs 100 --out runs/own",
+    )
+)
 def fit(
-    data: Annotated[str, typer.Option(help="A name (see: bayesprune data), a folder of images or a FILE.npz.", show_default=False)],
+    data: Annotated[
+        str,
+        typer.Option(help="A name (see: bayesprune data), a folder of images or a FILE.npz.", show_default=False),
+    ],
     prior: Annotated[str, typer.Option(help="A name (see: bayesprune priors) or FILE.py:NAME.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The run folder to make.", show_default=False)],
     network: Annotated[str, typer.Option(help="lenet-300-100, lenet-5 or MODULE:NAME.")] = "lenet-300-100",
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the prior; repeatable.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the prior; repeatable."),
     ] = None,
     on: Annotated[
         list[str] | None,
@@ -75,9 +94,12 @@ def fit(
     batch_size: Annotated[int, typer.Option(help="Examples a step.")] = 128,
     learning_rate: Annotated[float, typer.Option(help="Of the optimizer.")] = 1e-3,
     optimizer: Annotated[str, typer.Option(help="adam or sgd.")] = "adam",
-    schedule: Annotated[str, typer.Option(help="Of the learning rate: hold-cosine, cosine or constant.")] = "hold-cosine",
+    schedule: Annotated[
+        str, typer.Option(help="Of the learning rate: hold-cosine, cosine or constant.")
+    ] = "hold-cosine",
     kl_warmup: Annotated[
-        float | None, typer.Option(help="Share of the steps over which the KL term fades in.  [default: 0.2; map: 0]")
+        float | None,
+        typer.Option(help="Share of the steps over which the KL term fades in.  [default: 0.2; map: 0]"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the first restart and of the validation split.")] = 0,
     restarts: Annotated[int, typer.Option(help="Independent fits.")] = 1,
@@ -86,14 +108,7 @@ def fit(
     data_root: DataRoot = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
-    """Fit a prior to data and write a run folder.
-
-    \b
-    Example:
-      bayesprune fit --data fashion-mnist --network lenet-300-100 --prior spike-and-slab \\
-          --set expected_density=0.1 --guide paired --epochs 20 --seed 0 --out runs/spike
-      bayesprune fit --data digits --prior own_prior.py:student --epochs 100 --out runs/own
-    """
+    """Fit a prior to data and write a run folder."""
     from bayesprune.commands.fitting import fit_run, parse_settings, print_run
 
     summary = fit_run(
@@ -123,23 +138,27 @@ def fit(
         print_run(out, summary)
 
 
-@app.command()
+@app.command(
+    epilog=example(
+        "bayesprune show runs/spike --plots",
+    )
+)
 def show(
     run: Run,
     plots: Annotated[bool, typer.Option("--plots", help="Write plots to RUN/plots.")] = False,
 ) -> None:
-    """Show what a run came to, layer by layer.
-
-    \b
-    Example:
-      bayesprune show runs/spike --plots
-    """
+    """Show what a run came to, layer by layer."""
     from bayesprune.commands.showing import show_run
 
     show_run(run, plots)
 
 
-@app.command()
+@app.command(
+    epilog=example(
+        "bayesprune prune runs/spike --sparsity 0.95 --out runs/spike-95",
+        "bayesprune prune runs/spike --min-inclusion 0.5 --out runs/spike-median",
+    )
+)
 def prune(
     run: Run,
     out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to make.", show_default=False)],
@@ -150,7 +169,9 @@ def prune(
     per: Annotated[str, typer.Option(help="Reach the sparsity in the whole network, or in each layer.")] = "network",
     criterion: Annotated[
         str | None,
-        typer.Option(help="What a sparsity ranks by: inclusion, magnitude or signal-to-noise.  [default: by the prior]"),
+        typer.Option(
+            help="What a sparsity ranks by: inclusion, magnitude or signal-to-noise.  [default: by the prior]"
+        ),
     ] = None,
     restart: Annotated[int, typer.Option(help="Which restart, from 0.")] = 0,
     data_root: DataRoot = None,
@@ -159,11 +180,6 @@ def prune(
     """Prune a run to a plain network with zeros.
 
     The zeros stand in place, and nothing is fine-tuned.
-
-    \b
-    Example:
-      bayesprune prune runs/spike --sparsity 0.95 --out runs/spike-95
-      bayesprune prune runs/spike --min-inclusion 0.5 --out runs/spike-median
     """
     from bayesprune.commands.pruning import print_pruned, prune_run
 
@@ -172,42 +188,40 @@ def prune(
         print_pruned(out, summary)
 
 
-@app.command()
+@app.command(
+    epilog=example(
+        "bayesprune compare runs/spike runs/halo",
+    )
+)
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.", show_default=False)],
 ) -> None:
-    """Compare runs in a table.
-
-    \b
-    Example:
-      bayesprune compare runs/spike runs/halo
-    """
+    """Compare runs in a table."""
     from bayesprune.commands.tables import compare_runs
 
     compare_runs(runs)
 
 
-@app.command()
+@app.command(
+    epilog=example(
+        "bayesprune priors",
+    )
+)
 def priors() -> None:
-    """List the ready priors and their settings.
-
-    \b
-    Example:
-      bayesprune priors
-    """
+    """List the ready priors and their settings."""
     from bayesprune.commands.tables import list_priors
 
     list_priors()
 
 
-@app.command("data")
+@app.command(
+    "data",
+    epilog=example(
+        "bayesprune data",
+    ),
+)
 def data_sets(data_root: DataRoot = None) -> None:
-    """List the data sets that have a name.
-
-    \b
-    Example:
-      bayesprune data
-    """
+    """List the data sets that have a name."""
     from bayesprune.commands.tables import list_data
 
     list_data(data_root)

@@ -318,9 +318,7 @@ def _load_idx(name: str, root: str | Path | None) -> DataSource:
     for part, (images_stem, labels_stem) in _IDX_PARTS.items():
         images_file, labels_file = _idx_file(folder, images_stem), _idx_file(folder, labels_stem)
         if images_file is None or labels_file is None:
-            raise ValueError(
-                f"{folder} lacks the {part} files of {name}: delete the folder and load it again"
-            )
+            raise ValueError(f"{folder} lacks the {part} files of {name}: delete the folder and load it again")
         x, y = read_idx(images_file, dimensions=3), read_idx(labels_file, dimensions=1)
         validate_arrays(x, y, classes=10, what=f"{images_file} and {labels_file.name}")
         arrays[part] = (x[:, None], y)

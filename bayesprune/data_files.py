@@ -81,9 +81,7 @@ def validate_arrays(x: Any, y: Any, classes: int | None = None, what: str = "FIL
         if array.ndim == 0 or array.size == 0:
             raise ValueError(f"{what}: {key} has shape {array.shape}, but at least one example is expected")
     if len(x) != len(y):
-        raise ValueError(
-            f"{what}: x has {len(x)} examples and y has {len(y)}, but one target each is expected"
-        )
+        raise ValueError(f"{what}: x has {len(x)} examples and y has {len(y)}, but one target each is expected")
     for key, array in (("x", x), ("y", y)):
         _require_finite(array, key, what)
     if classes is None and y.dtype.kind == "f":
@@ -119,8 +117,7 @@ def _require_finite(array: _Array, key: str, what: str) -> None:
     if count:
         first = tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))
         raise ValueError(
-            f"{what}: {key} holds {count} NaN or infinite values, the first at index {first}: "
-            "remove or fill them"
+            f"{what}: {key} holds {count} NaN or infinite values, the first at index {first}: remove or fill them"
         )
 
 
@@ -173,9 +170,7 @@ def read_npz(path: Path) -> DataSource:
         if (x.dtype == np.uint8) != (x_test.dtype == np.uint8):
             raise ValueError(f"{path}: x_test has dtype {x_test.dtype}, but {x.dtype} as in x is expected")
     inputs = [_with_channels(array) for array in ([x, x_test] if has_test else [x])]
-    targets = [
-        array[:, 0] if array.shape[1:] == (1,) else array for array in ([y, y_test] if has_test else [y])
-    ]
+    targets = [array[:, 0] if array.shape[1:] == (1,) else array for array in ([y, y_test] if has_test else [y])]
     return DataSource(
         x=inputs[0],
         y=targets[0],
@@ -215,9 +210,7 @@ def read_folder(path: Path) -> DataSource:
     test = _list_images(path / "test") if has_train and (path / "test").is_dir() else []
     unseen = sorted({name for name, _ in test} - set(names))
     if unseen:
-        raise ValueError(
-            f"{path / 'test'} has the class {unseen[0]!r}, which {path / 'train'} has not: add it there"
-        )
+        raise ValueError(f"{path / 'test'} has the class {unseen[0]!r}, which {path / 'train'} has not: add it there")
     files = [file for _, file in train + test]
     images = [_read_image(file) for file in files]
     width, height = images[0].size
@@ -268,9 +261,7 @@ def _read_image(file: Path) -> Image.Image:
                 return image.convert("RGB")
             mode = image.mode
     except _IMAGE_ERRORS as error:
-        raise ValueError(
-            f"{file} cannot be read as an image ({error}): it is damaged or of another format"
-        ) from error
+        raise ValueError(f"{file} cannot be read as an image ({error}): it is damaged or of another format") from error
     raise ValueError(f"{file} has pixels of mode {mode}, but 8 bits per channel are expected: convert it")
 
 
@@ -287,9 +278,7 @@ def read_idx(file: Path, dimensions: int) -> _Array:
     try:
         raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(
-            f"{file} cannot be read ({error}): it is truncated or damaged, so fetch it again"
-        ) from error
+        raise ValueError(f"{file} cannot be read ({error}): it is truncated or damaged, so fetch it again") from error
     start = 4 + 4 * dimensions
     shape = struct.unpack(f">{dimensions}I", raw[4:start]) if len(raw) >= start else ()
     if raw[:4] != bytes([0, 0, 8, dimensions]) or len(raw) != start + math.prod(shape):

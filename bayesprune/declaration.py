@@ -105,7 +105,7 @@ def declare(
         prior: A name in `PRIORS`, or `FILE.py:NAME`; a file is remembered by its absolute path.
         settings: Settings of the prior; default none.
         on: Patterns of the parameters that get the prior.
-        likelihood: A name in `LIKELIHOODS`; default ``"categorical"`` for labels and ``"normal"`` for numbers.
+        likelihood: A name in `LIKELIHOODS`; default ``"categorical"`` for labels, else ``"normal"``.
 
     Raises:
         ValueError: If the likelihood is unknown or does not go with the targets.
@@ -116,7 +116,9 @@ def declare(
     targets = splits.train[1]
     if chosen == "categorical":
         if splits.classes is None:
-            raise ValueError(f"the targets of {splits.name} are numbers, which have no classes: use likelihood 'normal'")
+            raise ValueError(
+                f"the targets of {splits.name} are numbers, which have no classes: use likelihood 'normal'"
+            )
         outputs = splits.classes
     else:
         outputs = int(targets.shape[1]) if targets.ndim == 2 else 1
@@ -133,7 +135,7 @@ def declare(
 
 
 def resolve_prior(prior: str, settings: Mapping[str, Any], data_size: int) -> Hierarchy:
-    """Makes the prior of that name with its settings; `data_size` is filled in where a ready prior asks for it.
+    """Makes the prior of that name; `data_size` is filled in where a ready prior asks for it.
 
     Raises:
         ValueError: If the prior or a setting is unknown, or one is out of range.
@@ -152,8 +154,8 @@ def make_network(name: str, input_shape: tuple[int, ...], outputs: int) -> nn.Mo
     """Makes the network of that name.
 
     Args:
-        name: A name in `NETWORKS`; or `MODULE:NAME` (or `FILE.py:NAME`), a function of `(input_shape, outputs)` or
-            of nothing that returns an `nn.Module`, or a module itself.
+        name: A name in `NETWORKS`; or `MODULE:NAME` (or `FILE.py:NAME`), a function of `(input_shape, outputs)`
+            or of nothing that returns an `nn.Module`, or a module itself.
         input_shape: Shape of one input.
         outputs: Outputs that are needed.
 
@@ -176,7 +178,7 @@ def make_network(name: str, input_shape: tuple[int, ...], outputs: int) -> nn.Mo
                 "(input_shape, outputs), or with nothing"
             ) from problem
     if not isinstance(found, nn.Module):
-        raise ValueError(f"{name} is of type {type(found).__name__}: expected a torch.nn.Module or a function returning one")
+        raise ValueError(f"{name} is of type {type(found).__name__}: expected a torch.nn.Module or a function")
     return found
 
 
@@ -189,7 +191,7 @@ def _takes_two(function: Any) -> bool:
 
 
 def _absolute(reference: str) -> str:
-    """`FILE.py:NAME` with the file's absolute path, so that a run is found from any folder; others unchanged."""
+    """`FILE.py:NAME` with the file's absolute path, so that it is found from any folder; others unchanged."""
     place, colon, name = reference.rpartition(":")
     return f"{Path(place).expanduser().resolve()}:{name}" if colon and place.endswith(".py") else reference
 
@@ -201,14 +203,16 @@ def _load_weights(network: nn.Module, file: Path) -> None:
     try:
         state = load_file(file)
     except (SafetensorError, OSError) as problem:
-        raise ValueError(f"{file} cannot be read as safetensors ({problem}): it is damaged or of another format") from problem
+        raise ValueError(
+            f"{file} cannot be read as safetensors ({problem}): it is damaged or of another format"
+        ) from problem
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     wrong = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
     if wrong:
         raise ValueError(
-            f"{file} does not fit the network: {wrong[0]} has shape {found.get(wrong[0], 'none')} in the file and "
-            f"{expected.get(wrong[0], 'none')} in the network ({len(wrong)} tensors differ)"
+            f"{file} does not fit the network: {wrong[0]} has shape {found.get(wrong[0], 'none')} in the file "
+            f"and {expected.get(wrong[0], 'none')} in the network ({len(wrong)} tensors differ)"
         )
     for name, value in state.items():
         if value.is_floating_point() and not math.isfinite(float(value.abs().sum(dtype=torch.float64))):

@@ -11,8 +11,8 @@ A file `own_prior.py` with a prior of one's own::
         included=bp.shrinkage_below(0.5),
     )
 
-is used by `bayesprune fit --prior own_prior.py:student ...`. NAME may also be a function that returns a hierarchy;
-its arguments are then the settings that `--set` gives.
+is used by `bayesprune fit --prior own_prior.py:student ...`. NAME may also be a function that returns a
+hierarchy; its arguments are then the settings that `--set` gives.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def import_file(path: str | Path) -> ModuleType:
         path: The file; it is read anew each time.
 
     Raises:
-        ValueError: If there is no such file, or it fails; the sentence names the error, the file and the line.
+        ValueError: If there is no such file, or it fails; the sentence names error, file and line.
     """
     path = Path(path).expanduser().resolve()
     if not path.is_file():
@@ -77,7 +77,9 @@ def import_file(path: str | Path) -> ModuleType:
             del sys.modules[name]
         else:
             sys.modules[name] = before
-        raise ValueError(f"{path} failed{_line_of(problem, path)} ({_one_line(problem)}): correct it there") from problem
+        raise ValueError(
+            f"{path} failed{_line_of(problem, path)} ({_one_line(problem)}): correct it there"
+        ) from problem
     return module
 
 
@@ -100,7 +102,8 @@ def import_object(reference: str, what: str) -> Any:
                 module = importlib.import_module(place)
         except (Exception, SystemExit) as problem:
             raise ValueError(
-                f"the module {place} cannot be imported ({_one_line(problem)}): give one that Python finds, or FILE.py:NAME"
+                f"the module {place} cannot be imported ({_one_line(problem)}): give one that Python finds, or "
+                "FILE.py:NAME"
             ) from problem
     if not hasattr(module, name):
         own = [key for key, value in vars(module).items() if _is_own(key, value, module)]
@@ -128,8 +131,8 @@ def load_prior(reference: str, settings: Mapping[str, Any] | None = None) -> Hie
     if isinstance(found, Hierarchy):
         if settings:
             raise ValueError(
-                f"{reference} is a hierarchy, which takes no settings ({', '.join(settings)}): change the file, or make "
-                "it a function of them"
+                f"{reference} is a hierarchy, which takes no settings ({', '.join(settings)}): change the file, "
+                "or make it a function of them"
             )
         return found
     if callable(found):
@@ -146,7 +149,9 @@ def _called(function: Callable[..., Any], reference: str, settings: dict[str, An
         signature.bind(**settings)
     except (TypeError, ValueError) as problem:
         takes = ", ".join(inspect.signature(function).parameters) or "none"
-        raise ValueError(f"{reference} cannot be called with these settings ({problem}): its settings are {takes}") from None
+        raise ValueError(
+            f"{reference} cannot be called with these settings ({problem}): its settings are {takes}"
+        ) from None
     try:
         return function(**settings)
     except Exception as problem:

@@ -7,30 +7,32 @@
     RUN/arviz.nc                 what ArviZ reads
     RUN/plots/*.png              where asked for
 
-Keys of summary.json (None, in JSON null, where something does not apply; counts are of the weights with a prior):
+Keys of summary.json (null where something does not apply; counts are of the weights with a prior):
 
     version, created             of bayesprune; ISO date and time of the end of the run
-    data, data_root, data_seed   name or absolute path, folder it was looked for in, seed of the validation split
-    network, prior, prior_settings, on, input_shape, outputs, data_size, likelihood     the model
-    guide, guide_families        ``"map"``, ``"meanfield"``, ``"paired"`` or ``"mixed"``; the family of each site
-    epochs, steps, batch_size, learning_rate, optimizer, schedule, kl_warmup, kl_weight, particles, precision, device
+    data, data_root, data_seed   name or absolute path; folder it was looked for in; seed of the validation split
+    network, prior, prior_settings, on, input_shape, outputs, data_size, likelihood, starting_weights   the model
+    guide, guide_families        ``"map"``, ``"meanfield"``, ``"paired"``, ``"mixed"``; the family of each site
+    epochs, steps, batch_size, learning_rate, optimizer, schedule,
+    kl_warmup, kl_weight, particles, precision, device      how it was fitted
     seconds, seeds, restarts     of the fit alone; one seed a restart
     tempered                     whether the final weight of the KL term was not 1
     test_accuracy, test_rmse, nll, ece       on the test data; nll in nats per example, ece with 15 bins
     validation_accuracy, validation_rmse, validation_nll, validation_ece     on the validation data
     per_restart                  one object a restart: its seed, these scores, its nonzero and sparsity
-    weights, nonzero, sparsity   of the first restart: how many weights, how many are in the network (for gates those
-                                 of the median-probability model, else those that are not exactly zero), and
-                                 1 - nonzero / weights
+    weights, nonzero, sparsity   of the first restart: how many weights, how many are in the network (for gates
+                                 those of the median-probability model, else those that are not exactly zero),
+                                 and 1 - nonzero / weights
     kinds                        kinds of inclusion event: ``"atom"``, ``"shrinkage"``, ``"relative"``
     median_probability_nonzero, median_probability_sparsity      weights with inclusion probability above 1/2
     undecided                    share of inclusion probabilities strictly between 0.05 and 0.95
     elbo, expected_log_likelihood, kl        means of the last epoch, in nats of the full training data
     converged, convergence       ``"converged"``, ``"not converged"`` or ``"cannot tell"``; the reason
-    point_estimates, priors, notes, collapsed     parameters without a prior; printed priors; remarks; tensors left empty
+    point_estimates, priors      parameters without a prior; printed priors by tensor
+    notes, collapsed             remarks; tensors of which nothing is left
 
-Scores are those of single restarts, each averaged over draws of its weights (one for a MAP); with several restarts
-the top-level score is the mean of theirs, not the score of an ensemble.
+Scores are those of single restarts, each averaged over draws of its weights (one for a MAP); with several
+restarts the top-level score is the mean of theirs, not the score of an ensemble.
 """
 
 from __future__ import annotations
@@ -67,6 +69,12 @@ __all__ = [
 SUMMARY_FILE, ARVIZ_FILE, PLOTS_FOLDER = "summary.json", "arviz.nc", "plots"
 SCORES = ("accuracy", "rmse", "nll", "ece")
 _UNDECIDED = (0.05, 0.95)
+_NEEDED = (
+    "version", "data", "data_root", "data_seed", "data_size", "input_shape", "network", "prior", "prior_settings", "on",
+    "likelihood", "guide", "epochs", "seconds", "seeds", "restarts", "test_accuracy", "test_rmse", "nll", "ece",
+    "weights", "nonzero", "sparsity", "median_probability_sparsity", "undecided", "kinds", "tempered", "elbo",
+    "converged", "convergence", "point_estimates", "notes", "collapsed",
+)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------ writing
@@ -89,7 +97,9 @@ def check_new_folder(path: str | Path, what: str = "run folder") -> None:
         standing = next(folder for folder in path.absolute().parents if folder.exists())
         os.rmdir(tempfile.mkdtemp(prefix=f".{path.name}-", dir=standing))
     except OSError as problem:
-        raise ValueError(f"the {what} {path} cannot be written ({problem.strerror}): choose a folder you may write to") from problem
+        raise ValueError(
+            f"the {what} {path} cannot be written ({problem.strerror}): choose a folder you may write to"
+        ) from problem
 
 
 @contextlib.contextmanager
@@ -244,7 +254,13 @@ def _inclusion(fit: Fit) -> dict[str, Any]:
     flat = np.concatenate([variable.values.ravel() for variable in found.values()])
     nonzero = int((flat > 0.5).sum())
     low, high = _UNDECIDED
-    return dict(zip(keys, (nonzero, 1 - nonzero / flat.size, float(((flat > low) & (flat < high)).mean())), strict=True))
+    return dict(
+        zip(
+            keys,
+            (nonzero, 1 - nonzero / flat.size, float(((flat > low) & (flat < high)).mean())),
+            strict=True,
+        )
+    )
 
 
 # ------------------------------------------------------------------------------------------------ reading
@@ -265,9 +281,10 @@ def read_summary(path: str | Path) -> dict[str, Any]:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:  # JSON and Unicode errors are ValueErrors
         raise ValueError(f"{file} is damaged ({problem}): fit again, or restore the file") from problem
-    if not isinstance(found, dict) or "version" not in found:
-        raise ValueError(f"{file} is damaged (it is no summary of a run): fit again, or restore the file")
-    return found
+    missing = [key for key in _NEEDED if key not in found] if isinstance(found, dict) else _NEEDED
+    if missing:
+        raise ValueError(f"{file} is no summary of a run: it lacks {', '.join(missing[:3])}")
+    return dict(found)
 
 
 def load_run(path: str | Path) -> Fit:
@@ -280,8 +297,8 @@ def load_run(path: str | Path) -> Fit:
         The fit.
 
     Raises:
-        ValueError: If it is no run folder, a file is damaged, or the code of a prior or network of one's own is
-            gone or has changed since.
+        ValueError: If it is no run folder, a file is damaged, or the code of a prior or network of one's own
+            is gone or has changed since.
     """
     from bayesprune.declaration import Declaration
     from bayesprune.inference.result import Fit
@@ -290,7 +307,9 @@ def load_run(path: str | Path) -> Fit:
     try:
         declaration = Declaration.from_dict(summary)
     except (ValueError, TypeError, KeyError) as problem:
-        raise ValueError(f"{Path(path) / SUMMARY_FILE} is damaged ({problem}): fit again, or restore the file") from problem
+        raise ValueError(
+            f"{Path(path) / SUMMARY_FILE} is damaged ({problem}): fit again, or restore the file"
+        ) from problem
     return Fit.load(path, model=declaration.model())
 
 
@@ -311,7 +330,7 @@ def run_data(path: str | Path, root: str | Path | None = None) -> DataSplits:
     shape, size = list(splits.input_shape), len(splits.train[0])
     if shape != summary["input_shape"] or size != summary["data_size"]:
         raise ValueError(
-            f"the data {summary['data']} have changed since {path} was fitted: {size} training examples of shape {shape}, "
-            f"not {summary['data_size']} of {summary['input_shape']}"
+            f"the data {summary['data']} have changed since {path} was fitted: {size} training examples of shape "
+            f"{shape}, not {summary['data_size']} of {summary['input_shape']}"
         )
     return splits

@@ -242,7 +242,7 @@ class LocalReparameterisation(_FlatParameters):
         return nll.detach() + self.kl(variance.sum(), loc, log_scale)
 
 
-LOOPS: dict[str, Callable[[], Loop]] = {
+LOOPS: dict[str, Callable[..., Loop]] = {
     "per_tensor": PerTensor,
     "flat": Flat,
     "local_reparameterisation": LocalReparameterisation,

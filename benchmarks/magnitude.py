@@ -53,9 +53,7 @@ class Settings:
         if self.optimizer not in ("sgd", "adam"):
             raise ValueError(f"The optimizer is {self.optimizer!r}, expected sgd or adam: choose one.")
         if self.schedule not in ("constant", "cosine", "step"):
-            raise ValueError(
-                f"The schedule is {self.schedule!r}, expected constant, cosine or step: choose one."
-            )
+            raise ValueError(f"The schedule is {self.schedule!r}, expected constant, cosine or step: choose one.")
 
 
 @dataclass(frozen=True)
@@ -163,9 +161,7 @@ def cubic_sparsity(step: int, begin: int, end: int, final: float) -> float:
     return final * (1.0 - (1.0 - (step - begin) / (end - begin)) ** 3)
 
 
-def train_dense(
-    x: Tensor, y: Tensor, settings: Settings | None = None, network: nn.Module | None = None
-) -> Trained:
+def train_dense(x: Tensor, y: Tensor, settings: Settings | None = None, network: nn.Module | None = None) -> Trained:
     """Train without pruning.
 
     Args:
@@ -208,8 +204,7 @@ def train_gradual(
     pruned_count(sparsity, 1)  # refuses an impossible sparsity before any training
     if not 0.0 <= start < end <= 1.0 or every < 1:
         raise ValueError(
-            f"Got start={start}, end={end}, every={every}, expected 0 <= start < end <= 1 and every >= 1: "
-            "change them."
+            f"Got start={start}, end={end}, every={every}, expected 0 <= start < end <= 1 and every >= 1: change them."
         )
     steps = total_steps(len(x), settings or Settings())
     begin, stop = round(start * steps), max(round(end * steps), 1)

@@ -1,4 +1,4 @@
-"""A prior of one's own: bayesprune fit --data digits --prior examples/own_prior.py:student --out runs/student."""
+"""A prior of one's own: `bayesprune fit --data digits --prior examples/own_prior.py:student --out RUN`."""
 
 import pyro.distributions as dist
 

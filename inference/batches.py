@@ -41,7 +41,9 @@ class Batches:
         if isinstance(data, (tuple, list)) and len(data) == 2 and all(torch.is_tensor(part) for part in data):
             x, y = data
             if len(x) != len(y) or len(x) == 0:
-                raise ValueError(f"the data have {len(x)} inputs and {len(y)} targets: they must be as many, and not none")
+                raise ValueError(
+                    f"the data have {len(x)} inputs and {len(y)} targets: they must be as many, and not none"
+                )
             self.tensors = (self._place(x), self._place(y))
         elif isinstance(data, Dataset):
             self.loader = DataLoader(data, batch_size, shuffle=True)

@@ -22,16 +22,18 @@ def inclusion(fit: Fit, restart: int = 0) -> dict[str, Tensor]:
     Log odds for gates, so that probabilities which float32 rounds to 1 keep their order.
     """
     one = fit.restarts[restart]
-    events = {name: prior.hierarchy.included for name, prior in one.model.priors.items()}
-    if all(event is not None and event.gate is not None for event in events.values()):
+    priors = one.model.priors
+    gates = {}
+    for name, prior in priors.items():
+        event = prior.hierarchy.included
+        if event is not None and event.gate is not None:
+            gates[name] = event.gate
+    if len(gates) == len(priors):
         log_odds = {
-            name: factor.logit.detach()
-            for name, factor in one.guide.draw().items()
-            if hasattr(factor, "logit")
+            name: factor.logit.detach() for name, factor in one.guide.draw().items() if hasattr(factor, "logit")
         }
         return {
-            name: prior.spread(events[name].gate, log_odds[prior.sites[events[name].gate].name])  # type: ignore[union-attr,arg-type]
-            for name, prior in one.model.priors.items()
+            name: priors[name].spread(gate, log_odds[priors[name].sites[gate].name]) for name, gate in gates.items()
         }
     probabilities = fit.inclusion_probabilities(restart)
     return {str(name): torch.as_tensor(value.values) for name, value in probabilities.items()}

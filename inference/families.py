@@ -41,7 +41,7 @@ class Factor:
         return fn.log_prob(value).sum()
 
     def distribution(self) -> Any:
-        """q as a Pyro distribution whose batch shape is the site's."""
+        """Q as a Pyro distribution whose batch shape is the site's."""
         raise TypeError(f"{type(self).__name__} does not say its distribution")
 
 
@@ -184,8 +184,10 @@ def to_support(value: Tensor, support: str) -> Tensor:
 
 
 class DeltaFamily(Family):
-    """Points; positive and unit-interval sites by their logarithm and logit. The density is that of the site itself,
-    with no Jacobian: a MAP does not depend on these coordinates."""
+    """Points; positive and unit-interval sites by their logarithm and logit.
+
+    The density is that of the site itself, with no Jacobian: a MAP does not depend on these coordinates.
+    """
 
     stochastic = False
 

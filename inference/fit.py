@@ -18,7 +18,7 @@ from bayesprune.inference.map_probe import check_map_exists
 from bayesprune.inference.objective import Objective, Terms
 from bayesprune.inference.progress import Progress
 from bayesprune.inference.result import Fit, Restart
-from bayesprune.inference.schedules import Schedule, schedule_named, warmup
+from bayesprune.inference.schedules import Schedule, scaled, schedule_named, warmup
 from bayesprune.inference.shrinkage import diagonal_fisher
 from bayesprune.inference.trace import inclusion_record, scale_record, trace_dataset
 from bayesprune.models.bayesian_network import BayesianNetwork
@@ -131,11 +131,19 @@ def fit(
             check_map_exists(copied, q.family_of)
             autocast = torch.bfloat16 if precision == "bfloat16" else None
             objective = Objective(copied, q, gate_estimator, particles, autocast=autocast)
-            torch_optimizer = _optimizer(optimizer, objective, learning_rate)
+            torch_optimizer = make_optimizer(optimizer, objective, learning_rate)
             state = FitState(objective, torch_optimizer, number, restarts, -(-total // len(batches)), total)
             share = kl_warmup if kl_warmup is not None else (0.0 if q.is_map else 0.2)
-            rise = warmup(share)
-            _run(state, batches, schedule_named(schedule), lambda p: kl_weight * rise(p), held_out, watchers, stop)  # noqa: B023
+            kl_schedule = scaled(warmup(share), kl_weight)
+            _run(
+                state,
+                batches,
+                schedule_named(schedule),
+                kl_schedule,
+                held_out,
+                watchers,
+                stop,
+            )  # noqa: B023
             finished.append(Restart(copied, q, seed + number))
             states.append(state)
     settings |= {
@@ -145,7 +153,9 @@ def fit(
         "seconds": time.perf_counter() - started,
     }
     trace = trace_dataset(
-        [s.history for s in states], [s.iterates for s in states], {"seed": seed, "data_size": model.data_size}
+        [s.history for s in states],
+        [s.iterates for s in states],
+        {"seed": seed, "data_size": model.data_size},
     )
     result = Fit(finished, trace, settings)
     if any(_needs_fisher(restart.model) for restart in finished):
@@ -222,7 +232,9 @@ def _run(
             watcher.on_fit_end(state)
         objective.eval()
     if not state.iterates:
-        state.iterates.append({"step": state.step, "negative_elbo": sum(chunk) / len(chunk), **scale_record(objective.guide)})
+        state.iterates.append(
+            {"step": state.step, "negative_elbo": sum(chunk) / len(chunk), **scale_record(objective.guide)}
+        )
 
 
 @torch.no_grad()
@@ -261,7 +273,8 @@ def resolve_device(device: str) -> torch.device:
     return place
 
 
-def _optimizer(choice: OptimizerChoice, objective: Objective, learning_rate: float) -> torch.optim.Optimizer:
+def make_optimizer(choice: OptimizerChoice, objective: Objective, learning_rate: float) -> torch.optim.Optimizer:
+    """Returns the torch optimizer of a fit; see `fit` for the choices."""
     groups: list[dict[str, Any]] = [
         {"name": name, "params": parameters} for name, parameters in objective.guide.groups().items() if parameters
     ]

@@ -9,7 +9,14 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from bayesprune.inference.families import BernoulliFamily, DeltaFamily, Factor, Family, NormalFamily
+from bayesprune.inference.families import (
+    BernoulliFamily,
+    DeltaFamily,
+    Factor,
+    Family,
+    NormalFamily,
+    to_support,
+)
 from bayesprune.inference.paired import Pair, PairedFamily, SlabFactor
 from bayesprune.inference.starting_values import starting_values
 from bayesprune.models.bayesian_network import BayesianNetwork
@@ -58,8 +65,9 @@ class Guide(nn.Module):
         self.notes: list[str] = []
         self.family_of = assign_families(model, choice)
         starts: dict[str, Tensor] = {}
+        shared: dict[str, Tensor] = {}
         for name, prior in model.priors.items():
-            values, note = starting_values(prior, model.starting_weights(name))
+            values, note = starting_values(prior, model.starting_weights(name), shared)
             if note:
                 self.notes.append(note)
             for latent, value in values.items():
@@ -111,19 +119,30 @@ class Guide(nn.Module):
 
         The values of `DeltaFactor`s and the locations of Normals are those; a LogNormal's is its median.
         """
-        values = {}
-        for name, factor in self.draw().items():
-            location = getattr(factor, "location", None)
-            if location is None:
-                values[name] = factor.value
-            else:
-                values[name] = _to_value(location, self.model.sites[name].support)
-        return values
+        values: dict[str, Tensor] = {}
+        for family in self.families:  # not from a draw: looking at a guide takes no random numbers
+            if hasattr(family, "location"):
+                cut = zip(family.sites, family.cut(family.location), strict=True)  # type: ignore[operator, arg-type]
+                values |= {site.name: to_support(part, site.support) for site, part in cut}
+        return values | self.inclusion()
 
     def inclusion(self) -> dict[str, Tensor]:
         """q(gate = 1) of every Bernoulli site by name, in closed form."""
+        found: dict[str, Tensor] = {}
         with torch.no_grad():
-            return {name: f.value for name, f in self.draw().items() if self.model.sites[name].support == "boolean"}
+            for family in self.families:
+                if isinstance(family, PairedFamily):
+                    gates = zip(
+                        [pair.gate for pair in family.pairs],
+                        family.logit.split(family.gate_sizes),
+                        strict=True,
+                    )
+                elif isinstance(family, BernoulliFamily):
+                    gates = zip(family.sites, family.logit.split(family.sizes), strict=True)
+                else:
+                    continue
+                found |= {site.name: logit.sigmoid().view(site.shape) for site, logit in gates}
+        return found
 
     def _run(self, draw, factors: dict[str, Factor]) -> dict[str, Tensor]:  # type: ignore[no-untyped-def] # noqa: ANN001
         """Visits the sites in the model's order, so that a slab knows its gate and its prior."""
@@ -144,12 +163,6 @@ class Guide(nn.Module):
         return values
 
 
-def _to_value(location: Tensor, support: str) -> Tensor:
-    if support == "positive":
-        return location.exp()
-    return location.sigmoid() if support == "unit" else location
-
-
 def assign_families(model: BayesianNetwork, choice: GuideChoice = None) -> dict[str, str]:
     """Returns the guide family of each site: a name in `SUPPORTS`, or ``"paired"``.
 
@@ -166,12 +179,16 @@ def assign_families(model: BayesianNetwork, choice: GuideChoice = None) -> dict[
     any_pair = False
     for prior in model.priors.values():
         mode = choice if isinstance(choice, str) else prior.hierarchy.default_guide
-        pair = _pair(prior)
+        chosen = {
+            latent: next((f for key, f in mapping.items() if key == latent or fnmatchcase(site.name, key)), site.guide)
+            for latent, site in prior.sites.items()
+        }
+        pair = _pair(prior) or ()
+        if mode != "paired" or any(chosen.get(latent, "absent") is not None for latent in pair):
+            pair = ()  # one of the two was given a family of its own
+        any_pair = any_pair or bool(pair)
         for latent, site in prior.sites.items():
-            chosen = next((f for key, f in mapping.items() if key == latent or fnmatchcase(site.name, key)), site.guide)
-            if chosen is None and mode == "paired" and pair is not None and latent in (pair[0], pair[1]):
-                chosen, any_pair = "paired", True
-            families[site.name] = chosen or _by_mode(mode, site)
+            families[site.name] = "paired" if latent in pair else chosen[latent] or _by_mode(mode, site)
             _check_support(site, families[site.name])
     if choice == "paired" and not any_pair:
         raise ValueError(
@@ -190,6 +207,8 @@ def _check_mapping(mapping: Mapping[str, str], model: BayesianNetwork) -> None:
 
 
 def _check_support(site: Site, family: str) -> None:
+    if family not in SUPPORTS and family != "paired":
+        raise ValueError(f"{site.name}: guide family {family!r} is unknown: expected one of {', '.join(SUPPORTS)}")
     if family != "paired" and site.support not in SUPPORTS[family]:
         if site.support == "boolean":
             raise ValueError(
@@ -206,7 +225,8 @@ def _by_mode(mode: str, site: Site) -> str:
         return "delta"
     if site.support not in _MEANFIELD:
         raise ValueError(
-            f"{site.name} has a support for which there is no mean-field family: give it guide='delta' or change it"
+            f"{site.name} has a support for which there is no mean-field family: let {site.latent} be real, positive "
+            "or in [0, 1], and transform it where it is used"
         )
     return _MEANFIELD[site.support]
 
@@ -225,9 +245,7 @@ def _build(model: BayesianNetwork, family_of: dict[str, str], starts: dict[str, 
         if family_of[name] != "paired":
             grouped.setdefault((family_of[name], site.support), []).append(site)
     classes = {"delta": DeltaFamily, "bernoulli": BernoulliFamily}
-    built: list[Family] = [
-        classes.get(family, NormalFamily)(sites, starts) for (family, _), sites in grouped.items()
-    ]
+    built: list[Family] = [classes.get(family, NormalFamily)(sites, starts) for (family, _), sites in grouped.items()]
     pairs = []
     for prior in model.priors.values():
         named = _pair(prior)

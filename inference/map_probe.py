@@ -36,8 +36,7 @@ def check_map_exists(model: BayesianNetwork, family_of: Mapping[str, str]) -> No
     for prior in model.priors.values():
         scales = [s for s in prior.scales if family_of[prior.sites[s].name] == "delta"]
         points = [
-            latent for latent, site in prior.sites.items()
-            if site.support == "real" and family_of[site.name] == "delta"
+            latent for latent, site in prior.sites.items() if site.support == "real" and family_of[site.name] == "delta"
         ]
         for subset in _subsets(scales):
             if _grows_without_bound(prior, subset, points):
@@ -70,8 +69,10 @@ def _grows_without_bound(prior: TensorPrior, shrunk: tuple[str, ...], points: li
         heights.append(sum(float(term) for term in probe.evaluate(values, like)[1].values()))
     if any(math.isnan(h) for h in heights):
         return False
-    gains = [(b - a) / ((second - first) * math.log(10.0)) for (a, b), (first, second) in
-             zip(itertools.pairwise(heights), itertools.pairwise(DECADES), strict=True)]
+    gains = [
+        (b - a) / ((second - first) * math.log(10.0))
+        for (a, b), (first, second) in zip(itertools.pairwise(heights), itertools.pairwise(DECADES), strict=True)
+    ]
     return heights[-1] == math.inf or min(gains) > 0.1
 
 

@@ -23,9 +23,7 @@ class NormalDraw(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, location: Tensor, log_scale: Tensor, noise: Tensor, sizes: list[int]
-    ) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, location: Tensor, log_scale: Tensor, noise: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
         """Draws and sums."""
         scale = log_scale.exp()
         values = torch.addcmul(location, scale, noise).split(sizes)
@@ -40,7 +38,7 @@ class NormalDraw(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, sums: Tensor | None, *values: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, sums: Tensor | None, *values: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients in location and log_scale."""
         location, scale, noise = ctx.saved_tensors
         squares, logs = ([0.0] * len(ctx.sizes),) * 2 if sums is None else sums.tolist()

@@ -97,7 +97,9 @@ class Objective(nn.Module):
             loss=torch.stack(losses).mean(),
             log_likelihood=torch.stack([t.log_likelihood for t in evaluated]).mean(),
             kl=torch.stack([t.kl for t in evaluated]).mean(),
-            kl_of={site: sum((t.kl_of[site] for t in evaluated), torch.zeros(())) / count for site in evaluated[0].kl_of},
+            kl_of={
+                site: sum((t.kl_of[site] for t in evaluated), torch.zeros(())) / count for site in evaluated[0].kl_of
+            },
             outputs=evaluated[0].outputs,
         )
 
@@ -146,7 +148,9 @@ class Objective(nn.Module):
 
 
 def objective(model: BayesianNetwork, guide: Guide | str | None = None) -> Objective:
-    """The negative ELBO for a training loop of one's own: ``loss = objective(bnn, "meanfield")(x, y)``.
+    """Returns the negative ELBO for a training loop of one's own.
+
+    Write ``loss = bp.objective(bnn, "meanfield")`` once, then ``loss(x, y).backward()`` for every batch.
 
     Args:
         model: The model.

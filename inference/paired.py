@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions import constraints
 
 from bayesprune.inference.families import (
     BernoulliFactor,
@@ -63,7 +63,7 @@ class SlabFactor(NormalFactor):
 class GatedSlab(dist.TorchDistribution):
     """Entry-wise choice between two univariate distributions: `included` where `on`, else `excluded`."""
 
-    arg_constraints: dict[str, object] = {}
+    arg_constraints: dict[str, Any] = {}
     has_rsample = False
 
     def __init__(self, included: dist.TorchDistribution, excluded: dist.TorchDistribution, on: Tensor) -> None:
@@ -72,7 +72,7 @@ class GatedSlab(dist.TorchDistribution):
         super().__init__(shape, validate_args=False)
 
     @property
-    def support(self) -> constraints.Constraint:
+    def support(self) -> Any:
         """That of the included distribution."""
         return self.included.support
 
@@ -87,7 +87,7 @@ class GatedSlab(dist.TorchDistribution):
 
 
 class PairedFamily(Family):
-    """Gates and slabs of every spike and slab in the network; its sites are the slabs, then the gates."""
+    """Gates and slabs of every spike and slab in the network; its `sites` are the slabs."""
 
     def __init__(self, pairs: Sequence[Pair], starts: dict[str, Tensor]) -> None:
         super().__init__([pair.slab for pair in pairs], starts)
@@ -106,10 +106,11 @@ class PairedFamily(Family):
         slabs = draw_normals(self, self.location, self.log_scale)
         probabilities, logits = self.logit.sigmoid().split(self.gate_sizes), self.logit.split(self.gate_sizes)
         factors: dict[str, Factor] = {}
-        for pair, (_, *slab), probability, logit in zip(self.pairs, slabs, probabilities, logits, strict=True):
+        for pair, slab, probability, logit in zip(self.pairs, slabs, probabilities, logits, strict=True):
+            _, value, location, log_scale, sums = slab
             gate = BernoulliFactor(probability.view(pair.gate.shape), logit.view(pair.gate.shape))
             factors[pair.gate.name] = gate
-            factors[pair.slab.name] = SlabFactor(*slab, inclusion=pair.spread(gate.probability), pair=pair)
+            factors[pair.slab.name] = SlabFactor(value, location, log_scale, sums, pair.spread(gate.probability), pair)
         return factors
 
     def groups(self) -> dict[str, list[nn.Parameter]]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bayesprune.inference.criteria import CRITERIA, Criterion
 from bayesprune.inference.result import Fit
+from bayesprune.models.inclusion import Kind
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,13 @@ class PruneReport:
 
     def __str__(self) -> str:
         width = max(len(name) for name in self.per_tensor)
-        lines = [f"{self.rule}, by {self.criterion}: {self.nonzero} of {self.weights} weights, sparsity {self.sparsity:.4f}"]
+        lines = [
+            f"{self.rule}, by {self.criterion}: {self.nonzero} of {self.weights} weights, sparsity {self.sparsity:.4f}"
+        ]
         for name, row in self.per_tensor.items():
-            lines.append(f"  {name:<{width}}  {row['nonzero']:>9} of {row['weights']:>9}  sparsity {row['sparsity']:.4f}")
+            lines.append(
+                f"  {name:<{width}}  {row['nonzero']:>9} of {row['weights']:>9}  sparsity {row['sparsity']:.4f}"
+            )
         return "\n".join(lines)
 
 
@@ -141,7 +146,9 @@ def keep_highest(scores: dict[str, Tensor], sparsity: float, per: str) -> dict[s
         flat = torch.cat([scores[name].reshape(-1).double() for name in names])
         kept = len(flat) - round(sparsity * len(flat))
         if kept == 0:
-            raise ValueError(f"sparsity {sparsity} leaves none of the {len(flat)} weights of {', '.join(names)}: ask for less")
+            raise ValueError(
+                f"sparsity {sparsity} leaves none of the {len(flat)} weights of {', '.join(names)}: ask for less"
+            )
         order = torch.sort(flat, descending=True, stable=True).indices
         mask = torch.zeros(len(flat), dtype=torch.bool)
         mask[order[:kept]] = True
@@ -172,16 +179,18 @@ def _criterion(chosen: str | Criterion) -> tuple[str, Criterion]:
 def _check_scores(scores: dict[str, Tensor], weights: dict[str, Tensor]) -> None:
     for name, weight in weights.items():
         if name not in scores or scores[name].shape != weight.shape:
-            raise ValueError(f"the criterion must return a score for each weight of {name}, shape {tuple(weight.shape)}")
+            raise ValueError(
+                f"the criterion must return a score for each weight of {name}, shape {tuple(weight.shape)}"
+            )
         if not bool(torch.isfinite(scores[name]).all()):
             raise ValueError(f"the criterion returned a score for {name} that is not finite")
 
 
-def _refuse_unlike(kinds: set[str]) -> None:
+def _refuse_unlike(kinds: set[Kind]) -> None:
     if len(kinds) > 1:
         raise ValueError(
-            f"the priors' inclusion events are of unlike kinds ({', '.join(sorted(kinds))}), whose probabilities are not "
-            "comparable: rank by criterion='magnitude'"
+            f"the priors' inclusion events are of unlike kinds ({', '.join(sorted(kinds))}), whose "
+            "probabilities are not comparable: rank by criterion='magnitude'"
         )
 
 
@@ -207,10 +216,10 @@ def _refuse_less(fit: Fit, restart: int, weights: dict[str, Tensor], sparsity: f
 
 def _report(rule: str, criterion: str, kind: str | None, network: nn.Module, masks: dict[str, Tensor]) -> PruneReport:
     parameters = dict(network.named_parameters())
-    per_tensor = {}
-    for name in masks:
-        count, nonzero = masks[name].numel(), int(torch.count_nonzero(parameters[name]))
-        per_tensor[name] = {"weights": count, "nonzero": nonzero, "sparsity": 1.0 - nonzero / count}
-    total = sum(row["weights"] for row in per_tensor.values())
-    left = sum(row["nonzero"] for row in per_tensor.values())
+    counts = {name: (mask.numel(), int(torch.count_nonzero(parameters[name]))) for name, mask in masks.items()}
+    per_tensor = {
+        name: {"weights": count, "nonzero": nonzero, "sparsity": 1.0 - nonzero / count}
+        for name, (count, nonzero) in counts.items()
+    }
+    total, left = (sum(column) for column in zip(*counts.values(), strict=True))
     return PruneReport(rule, criterion, kind, total, left, 1.0 - left / total, per_tensor)

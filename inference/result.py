@@ -158,7 +158,9 @@ class Fit:
                     parts = [functional_call(network, weights, (part,)) for part in x.split(batch_size)]
                 except (RuntimeError, ValueError) as problem:
                     reason = str(problem).splitlines()[0]
-                    raise ValueError(f"the network does not take inputs of shape {tuple(x.shape)} ({reason})") from problem
+                    raise ValueError(
+                        f"the network does not take inputs of shape {tuple(x.shape)} ({reason})"
+                    ) from problem
                 predictions.append(one.model.likelihood.predict(torch.cat(parts)).cpu())
         stacked = torch.stack(predictions)
         return Prediction(stacked.mean(dim=0), stacked.std(dim=0, correction=0), stacked)

@@ -32,6 +32,11 @@ def warmup(share: float) -> Schedule:
     return lambda progress: 1.0 if share <= 0.0 else min(1.0, progress / share)
 
 
+def scaled(schedule: Schedule, factor: float) -> Schedule:
+    """A schedule times a number."""
+    return lambda progress: factor * schedule(progress)
+
+
 def steps(milestones: Sequence[float], factor: float = 0.1) -> Schedule:
     """1, multiplied by `factor` at each milestone (shares of all steps)."""
     return lambda progress: factor ** sum(progress >= milestone for milestone in milestones)
@@ -49,5 +54,7 @@ def schedule_named(schedule: str | Schedule) -> Schedule:
     if callable(schedule):
         return schedule
     if schedule not in SCHEDULES:
-        raise ValueError(f"schedule {schedule!r} is unknown: expected {', '.join(SCHEDULES)}, or a callable of progress")
+        raise ValueError(
+            f"schedule {schedule!r} is unknown: expected {', '.join(SCHEDULES)}, or a callable of progress"
+        )
     return SCHEDULES[schedule]

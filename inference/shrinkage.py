@@ -87,5 +87,3 @@ def shrinkage_factor(fisher: Tensor, sd: Tensor, data_size: int) -> Tensor:
         data_size: Number of data.
     """
     return 1.0 / (1.0 + data_size * fisher * sd.square())
-
-

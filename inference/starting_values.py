@@ -9,13 +9,15 @@ from torch import Tensor
 
 from bayesprune.models.hierarchy import WEIGHT, arguments
 from bayesprune.models.iid import Iid
-from bayesprune.models.tensor_prior import TensorPrior
+from bayesprune.models.tensor_prior import Site, TensorPrior
 
 PRIOR_DRAWS = 101
 DENSE_START = 0.9
 
 
-def starting_values(prior: TensorPrior, weight: Tensor) -> tuple[dict[str, Tensor], str | None]:
+def starting_values(
+    prior: TensorPrior, weight: Tensor, shared: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], str | None]:
     """Returns the starting value of every latent of one parameter tensor.
 
     In this order: the latent's own `init`; the network's weights where the weights are a latent; the solution for
@@ -25,6 +27,7 @@ def starting_values(prior: TensorPrior, weight: Tensor) -> tuple[dict[str, Tenso
     Args:
         prior: The bound hierarchy.
         weight: The network's current weights, `(out, in, ...)`.
+        shared: Starts of latents of the whole network that other tensors gave already, by site; added to.
 
     Returns:
         Values by name of latent, and a note where the weights could not be solved for, else None.
@@ -32,7 +35,9 @@ def starting_values(prior: TensorPrior, weight: Tensor) -> tuple[dict[str, Tenso
     Raises:
         ValueError: If an `init` does not fit its latent.
     """
-    values: dict[str, Tensor] = {}
+    values: dict[str, Tensor] = {
+        latent: shared[site.name] for latent, site in prior.sites.items() if site.name in shared
+    }
     specs = dict(prior.hierarchy.latents)
     if prior.hierarchy.weight is not None:
         specs[WEIGHT] = prior.hierarchy.weight
@@ -42,7 +47,7 @@ def starting_values(prior: TensorPrior, weight: Tensor) -> tuple[dict[str, Tenso
         latent = latent_of[site_name]
         site, spec = prior.sites[latent], specs.get(latent)
         if spec is not None and spec.init is not None:
-            values[latent] = _given(latent, spec.init, site.shape, {**prior.reserved, **values, WEIGHT: weight})
+            values[latent] = _given(latent, spec.init, site, {**prior.reserved, **values, WEIGHT: weight})
         elif latent == WEIGHT:
             values[latent] = weight
         elif site.support == "boolean":
@@ -52,7 +57,7 @@ def starting_values(prior: TensorPrior, weight: Tensor) -> tuple[dict[str, Tenso
         return values[latent]
 
     with torch.no_grad():
-        prior.run(start, weight, {})
+        prior.run(start, weight, shared)
         base = prior.standard_normal
         if prior.weight_is_latent or base is None or specs[base].init is not None:
             solved = prior.weight_is_latent
@@ -79,13 +84,22 @@ def _solve(prior: TensorPrior, values: dict[str, Tensor], base: str, weight: Ten
     return True
 
 
-def _given(latent: str, init: Any, shape: tuple[int, ...], available: dict[str, Any]) -> Tensor:
+def _given(latent: str, init: Any, site: Site, available: dict[str, Any]) -> Tensor:
     like = available[WEIGHT]
     value = init(**{name: available[name] for name in arguments(init)}) if callable(init) else init
     try:
-        return torch.as_tensor(value, dtype=like.dtype, device=like.device).expand(shape).clone()
+        start = torch.as_tensor(value, dtype=like.dtype, device=like.device).expand(site.shape).clone()
     except RuntimeError as problem:
-        raise ValueError(f"init of {latent} does not broadcast to its shape {shape}: {problem}") from problem
+        raise ValueError(f"init of {latent} does not broadcast to its shape {site.shape}: {problem}") from problem
+    inside = torch.isfinite(start)
+    if site.support in ("positive", "unit", "boolean"):
+        inside = inside & (start > 0)
+    if site.support in ("unit", "boolean"):
+        inside = inside & (start < 1)
+    if not bool(inside.all()):
+        between = {"real": "finite", "positive": "positive"}.get(site.support, "strictly between 0 and 1")
+        raise ValueError(f"init of {latent} must be {between} on {site.tensor}, but starts at {start[~inside][0]:g}")
+    return start
 
 
 def _prior_middle(fn: Iid, support: str, like: Tensor) -> Tensor:

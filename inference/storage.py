@@ -48,7 +48,9 @@ def save_fit(fit: Fit, path: str | Path, overwrite: bool = False) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     except OSError as problem:
-        raise ValueError(f"{path} cannot be written ({problem.strerror}): choose a folder that you may write to") from problem
+        raise ValueError(
+            f"{path} cannot be written ({problem.strerror}): choose a folder that you may write to"
+        ) from problem
     try:
         write_fit(fit, staging)
         os.chmod(staging, 0o755)
@@ -148,7 +150,8 @@ def _declared_model(declared: dict[str, Any], path: Path) -> BayesianNetwork:
     if declared["network"] is None or own:
         what = f"the prior on {own[0]}" if own else "the network"
         raise ValueError(
-            f"{path} was fitted with code of your own ({what}), which is not stored: pass the model, Fit.load(path, model=bnn)"
+            f"{path} was fitted with code of your own ({what}), which is not stored: "
+            "pass the model, Fit.load(path, model=bnn)"
         )
     network = declared["network"]
     built = NETWORKS[network["name"]](tuple(network["input_shape"]), network["classes"])

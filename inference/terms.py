@@ -63,7 +63,7 @@ def site_term(prior: Iid, factor: Factor, value: Tensor, analytic: bool = True) 
 
 
 def _slab_from_draw(prior: Any, factor: SlabFactor, value: Tensor) -> Tensor:
-    """a E[log q(w | z = 1) - log p(w)]: the gate's average is exact, the slab's is from the draw."""
+    """A E[log q(w | z = 1) - log p(w)]: the gate's average is exact, the slab's is from the draw."""
     entries = NormalFactor.distribution(factor).log_prob(value) - prior.log_prob(value)
     return (factor.inclusion * entries).sum()
 
@@ -86,7 +86,7 @@ def normal_normal(prior: Any, q: Any) -> Tensor:
 
 
 def _constants(prior: Any) -> tuple[float, float] | None:
-    """log s and 1 / (2 s^2) of a Normal(0, s) that depends on no latent, or None for any other.
+    """Log s and 1 / (2 s^2) of a Normal(0, s) that depends on no latent, or None for any other.
 
     Remembered on the distribution, which is made once a model where it depends on no latent.
     """
@@ -101,7 +101,7 @@ def _constants(prior: Any) -> tuple[float, float] | None:
 
 @register_term(dist.Normal, SlabFactor)
 def normal_slab(prior: Any, q: Any) -> Tensor:
-    """a KL(Normal(m, v) || Normal(0, s^2)), the slab's part of the paired guide's KL."""
+    """A KL(Normal(m, v) || Normal(0, s^2)), the slab's part of the paired guide's KL."""
     return (q.inclusion * _normal_entries(prior, q)).sum()
 
 

@@ -45,7 +45,9 @@ def inclusion_record(guide: Guide) -> dict[str, Any]:
             histogram[name] = torch.histc(inclusion.float(), BINS, 0.0, 1.0).cpu().numpy()
         else:
             weight = weights[name]
-            kept = weight.abs() > (RELATIVE * weight.square().mean().sqrt() if event is None or event.kind != "atom" else 0.0)
+            kept = weight.abs() > (
+                RELATIVE * weight.square().mean().sqrt() if event is None or event.kind != "atom" else 0.0
+            )
         sparsity[name] = 1.0 - float(kept.float().mean())
         zeros += int(kept.numel() - kept.sum())
         total += kept.numel()
@@ -91,7 +93,9 @@ def _rms(value: Tensor) -> Tensor:
 
 
 def trace_dataset(
-    histories: Sequence[Sequence[dict[str, Any]]], iterates: Sequence[Sequence[dict[str, float]]], attrs: dict[str, Any]
+    histories: Sequence[Sequence[dict[str, Any]]],
+    iterates: Sequence[Sequence[dict[str, float]]],
+    attrs: dict[str, Any],
 ) -> xr.Dataset:
     """Joins the records of all restarts.
 
@@ -123,7 +127,8 @@ def trace_dataset(
     quantities = [k for k in iterates[0][0] if k not in ("negative_elbo", "step")]
     for key in ("negative_elbo", "step"):
         data["iterate_step" if key == "step" else key] = (
-            ("restart", "iterate"), _padded([[row[key] for row in i] for i in iterates], length)
+            ("restart", "iterate"),
+            _padded([[row[key] for row in i] for i in iterates], length),
         )
     rows = [[[row[q] for q in quantities] for row in i] for i in iterates]
     data["scales"] = (("restart", "iterate", "quantity"), _padded(rows, length))

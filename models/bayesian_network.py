@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bayesprune.models.hierarchy import Hierarchy
-from bayesprune.models.likelihoods import Categorical
+from bayesprune.models.likelihoods import Categorical, Likelihood
 from bayesprune.models.tensor_prior import Site, TensorPrior
 
 OBSERVED = "obs"
@@ -46,11 +46,14 @@ class BayesianNetwork(nn.Module):
         ValueError: If a pattern matches no parameter, two match the same, or `data_size` is not positive.
     """
 
+    network: nn.Module
+    likelihood: Likelihood
+
     def __init__(
         self,
         network: nn.Module,
         priors: Mapping[str, Hierarchy],
-        likelihood: nn.Module | None = None,
+        likelihood: Likelihood | None = None,
         data_size: int | None = None,
         gates: Mapping[str, Hierarchy] | None = None,
     ) -> None:

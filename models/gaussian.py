@@ -14,7 +14,7 @@ class Gaussian(Hierarchy):
     """weight ~ Normal(0, sd).
 
     Args:
-        sd: Standard deviation of a weight; default None: 1 / sqrt(fan_in).
+        sd: Standard deviation of a weight; default None: sqrt(2 / fan_in), He's scale.
 
     Raises:
         ValueError: If `sd` is not positive.
@@ -24,7 +24,7 @@ class Gaussian(Hierarchy):
         if sd is not None and not sd > 0:
             raise ValueError(f"Gaussian(sd=...) must be positive, not {sd}")
         super().__init__(
-            weight=lambda fan_in: dist.Normal(0.0, 1.0 / math.sqrt(fan_in) if sd is None else sd),
+            weight=lambda fan_in: dist.Normal(0.0, math.sqrt(2.0 / fan_in) if sd is None else sd),
             included=relative_threshold(0.1),
         )
         self.config = {"name": "Gaussian", "arguments": {"sd": sd}}

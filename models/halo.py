@@ -109,7 +109,12 @@ class HALO(Hierarchy):
 
     @classmethod
     def from_paper(
-        cls, xi: float, psi: float, weight_decay: float = 0.0, data_size: int | None = None, signed: bool = True
+        cls,
+        xi: float,
+        psi: float,
+        weight_decay: float = 0.0,
+        data_size: int | None = None,
+        signed: bool = True,
     ) -> HALO:
         """The authors' objective: mean loss + xi sum |w| / lam^2 + psi sum |lam|, with weight decay on both.
 
@@ -132,7 +137,9 @@ class HALO(Hierarchy):
             ValueError: If a constant is out of range or `data_size` is missing.
         """
         if data_size is None or data_size < 1:
-            raise ValueError("HALO.from_paper needs data_size=, the number of training data: its constants are per datum")
+            raise ValueError(
+                "HALO.from_paper needs data_size=, the number of training data: its constants are per datum"
+            )
         if not (xi > 0 and psi > 0 and weight_decay >= 0):
             raise ValueError(
                 f"HALO.from_paper needs xi > 0, psi > 0 and weight_decay >= 0, not {xi}, {psi} and {weight_decay}"
@@ -152,14 +159,23 @@ class HALO(Hierarchy):
             included=shrinkage_below(0.5),
             default_guide="map",
         )
-        arguments = {"xi": xi, "psi": psi, "weight_decay": weight_decay, "data_size": data_size, "signed": signed}
+        arguments = {
+            "xi": xi,
+            "psi": psi,
+            "weight_decay": weight_decay,
+            "data_size": data_size,
+            "signed": signed,
+        }
         self.config = {"name": "HALO.from_paper", "arguments": arguments}
         return self
 
 
 @functools.cache
 def kappa_of(
-    fan_in: int, kappa: float | None = None, prior_sd: float | None = None, expected_density: float | None = None
+    fan_in: int,
+    kappa: float | None = None,
+    prior_sd: float | None = None,
+    expected_density: float | None = None,
 ) -> float:
     """Returns kappa = xi psi^2 for whichever of the three arguments of `HALO` is given (default density 0.1).
 

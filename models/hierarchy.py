@@ -80,12 +80,16 @@ class Latent:
                 )
             if extent is not None and extent < 1:
                 raise ValueError(f"dims[{name!r}] must be at least 1, not {extent}")
+        if len(self.block) != 2 or min(self.block) < 1:
+            raise ValueError(f"block= takes the rows and columns of a tile, each at least 1, not {self.block}")
 
 
 def arguments(function: Callable[..., Any]) -> tuple[str, ...]:
     """Returns the names of a callable's arguments without defaults: its parents."""
     parameters = inspect.signature(function).parameters.values()
-    return tuple(p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+    return tuple(
+        p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    )
 
 
 class Hierarchy:
@@ -133,9 +137,7 @@ class Hierarchy:
         self.weight = weight if isinstance(weight, Latent) else None
         self.weight_value = weight.distribution if isinstance(weight, Latent) else weight
         if not callable(self.weight_value) and not isinstance(self.weight_value, Distribution):
-            raise ValueError(
-                f"weight= takes a distribution or a callable of the latents, not {type(weight).__name__}"
-            )
+            raise ValueError(f"weight= takes a distribution or a callable of the latents, not {type(weight).__name__}")
         if factor is not None and not callable(factor):
             raise ValueError(
                 f"factor= takes a callable that returns a log factor, not {type(factor).__name__}: "
@@ -184,7 +186,9 @@ class Hierarchy:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             probe = TensorPrior("probe", self, (6, 5), data_size=100)
-            for _ in range(0 if self.improper else 3):  # one draw of a few entries could miss a scale that is negative half of the time
+            for _ in range(
+                0 if self.improper else 3
+            ):  # one draw of a few entries could miss a scale that is negative half of the time
                 probe.simulate()
         return probe.weight_is_latent
 
@@ -275,7 +279,9 @@ def describe(value: Any) -> str:
         tree = ast.parse(textwrap.dedent(inspect.getsource(value)).strip().rstrip(","))
     except (OSError, SyntaxError, TypeError, ValueError):
         return given
-    found = [n for n in ast.walk(tree) if isinstance(n, ast.Lambda) and tuple(a.arg for a in n.args.args) == arguments(value)]
+    found = [
+        n for n in ast.walk(tree) if isinstance(n, ast.Lambda) and tuple(a.arg for a in n.args.args) == arguments(value)
+    ]
     return ast.unparse(found[0].body) if len(found) == 1 else given
 
 

@@ -49,7 +49,8 @@ class RegularisedHorseshoe(Hierarchy):
     Args:
         tau0: As for `Horseshoe`.
         expected_density: As for `Horseshoe`; default 0.1.
-        slab_sd: s, the scale of an unshrunk weight; default None: 1 / sqrt(fan_in).
+        slab_sd: s, the scale of an unshrunk weight; default None: sqrt(2 / (expected_density fan_in)),
+            He's scale for the network that is left.
         slab_df: nu, degrees of freedom of the slab's Student t; default 4.
         per: Level of lam; default ``"weight"``.
 
@@ -70,7 +71,7 @@ class RegularisedHorseshoe(Hierarchy):
             raise ValueError(f"RegularisedHorseshoe needs positive slab_sd and slab_df, not {slab_sd} and {slab_df}")
 
         def slab_variance(fan_in: int) -> float:
-            return 1.0 / fan_in if slab_sd is None else slab_sd**2
+            return 2.0 / (expected_density * fan_in) if slab_sd is None else slab_sd**2
 
         def weight(tau: Tensor, lam: Tensor, c2: Tensor, z: Tensor) -> Tensor:
             scale = tau * lam

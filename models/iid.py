@@ -30,9 +30,7 @@ class Iid(dist.Independent):
         # being one of its kind lets Pyro's graph drawing and tests look through to the base.
         self.base_dist = base
         self.reinterpreted_batch_ndims = len(shape)
-        torch.distributions.Distribution.__init__(
-            self, torch.Size(batch_shape), torch.Size(shape), validate_args=False
-        )
+        torch.distributions.Distribution.__init__(self, torch.Size(batch_shape), torch.Size(shape), validate_args=False)
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]

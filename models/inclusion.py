@@ -21,13 +21,13 @@ class InclusionEvent:
 
     Attributes:
         kind: ``"atom"``, ``"shrinkage"`` or ``"relative"``.
-        threshold: The threshold of the last two kinds; None for an atom.
+        threshold: The threshold of the last two kinds; zero for an atom.
         gate: Name of the Bernoulli latent that switches the weight, if there is one.
         slab: Name of the latent whose value the weight has where the gate is one.
     """
 
     kind: Kind
-    threshold: float | None = None
+    threshold: float = 0.0
     gate: str | None = None
     slab: str | None = None
 

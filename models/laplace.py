@@ -17,7 +17,7 @@ class Laplace(Hierarchy):
 
     Args:
         scale: Scale of the distribution; its standard deviation is sqrt(2) times that. Default None: the sd is
-            1 / sqrt(fan_in).
+            sqrt(2 / fan_in), He's scale.
 
     Raises:
         ValueError: If `scale` is not positive.
@@ -27,7 +27,7 @@ class Laplace(Hierarchy):
         if scale is not None and not scale > 0:
             raise ValueError(f"Laplace(scale=...) must be positive, not {scale}")
         super().__init__(
-            weight=lambda fan_in: dist.Laplace(0.0, math.sqrt(0.5 / fan_in) if scale is None else scale),
+            weight=lambda fan_in: dist.Laplace(0.0, math.sqrt(1.0 / fan_in) if scale is None else scale),
             included=relative_threshold(0.1),
         )
         self.config = {"name": "Laplace", "arguments": {"scale": scale}}

@@ -328,13 +328,9 @@ class Poisson(Likelihood):
             raise ValueError(f"counts have dtype {y.dtype}, but Poisson needs whole numbers: pass y.long()")
         _check_finite(y)
         if bool((y < 0).any()):
-            raise ValueError(
-                f"the smallest count is {y.min().item()}, but Poisson needs counts from 0 up: check y"
-            )
+            raise ValueError(f"the smallest count is {y.min().item()}, but Poisson needs counts from 0 up: check y")
         if y.is_floating_point() and not bool((y == y.round()).all()):
-            raise ValueError(
-                "some counts are not whole, but Poisson needs whole numbers: use Normal for real ones"
-            )
+            raise ValueError("some counts are not whole, but Poisson needs whole numbers: use Normal for real ones")
 
     def scores(self, mean_prediction: Tensor, y: Tensor) -> dict[str, float]:
         """The key `rmse`: root mean squared error of the rates, in counts.
@@ -345,9 +341,7 @@ class Poisson(Likelihood):
         return {"rmse": _rmse(self, mean_prediction, y)}
 
 
-LIKELIHOODS: dict[str, type[Likelihood]] = {
-    kind.name: kind for kind in (Categorical, Normal, Bernoulli, Poisson)
-}
+LIKELIHOODS: dict[str, type[Likelihood]] = {kind.name: kind for kind in (Categorical, Normal, Bernoulli, Poisson)}
 """Likelihoods by name."""
 
 

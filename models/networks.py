@@ -24,9 +24,7 @@ def _require_positive(**sizes: int) -> None:
             raise ValueError(f"{name} is {size}, but a network needs at least 1: pass a positive integer")
 
 
-def lenet_300_100(
-    in_features: int = 784, classes: int = 10, hidden: Sequence[int] = (300, 100)
-) -> nn.Sequential:
+def lenet_300_100(in_features: int = 784, classes: int = 10, hidden: Sequence[int] = (300, 100)) -> nn.Sequential:
     """Fully connected network with ReLU, LeNet-300-100 by default (266,610 parameters).
 
     The modules are `flatten`, `fc1`, `relu1`, `fc2`, `relu2`, `fc3`; other lengths of `hidden` continue the

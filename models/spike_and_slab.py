@@ -18,7 +18,8 @@ class SpikeAndSlab(Hierarchy):
 
     Args:
         expected_density: Prior inclusion probability (fraction of 1); default 0.1.
-        slab_sd: Standard deviation of an included weight; default None: 1 / sqrt(fan_in).
+        slab_sd: Standard deviation of an included weight; default None:
+            sqrt(2 / (expected_density fan_in)), He's scale for the network that is left.
         level: Level of z: ``"weight"`` (default), ``"kernel"``, ``"output"``, ``"input"`` or ``"block"``; one z
             is shared by all the weights of a group.
         block: Rows and columns of a tile where ``level="block"``; default 16 x 16.
@@ -36,7 +37,10 @@ class SpikeAndSlab(Hierarchy):
         block: tuple[int, int] = DEFAULT_BLOCK,
         initial_inclusion: float = 0.9,
     ) -> None:
-        for name, value in {"expected_density": expected_density, "initial_inclusion": initial_inclusion}.items():
+        for name, value in {
+            "expected_density": expected_density,
+            "initial_inclusion": initial_inclusion,
+        }.items():
             if not 0.0 < value < 1.0:
                 raise ValueError(f"SpikeAndSlab({name}=...) must be strictly between 0 and 1, not {value}")
         if slab_sd is not None and not slab_sd > 0:
@@ -44,9 +48,13 @@ class SpikeAndSlab(Hierarchy):
         if level not in SPIKE_LEVELS:
             raise ValueError(f"SpikeAndSlab(level=...) takes one of {', '.join(SPIKE_LEVELS)}, not {level!r}")
         block = (int(block[0]), int(block[1]))
+
+        def slab(fan_in: int) -> dist.Normal:
+            return dist.Normal(0.0, math.sqrt(2.0 / (expected_density * fan_in)) if slab_sd is None else slab_sd)
+
         super().__init__(
             z=Latent(lambda: dist.Bernoulli(expected_density), level, init=initial_inclusion, block=block),
-            slab=Latent(lambda fan_in: dist.Normal(0.0, 1 / math.sqrt(fan_in) if slab_sd is None else slab_sd)),
+            slab=Latent(slab),
             weight=lambda z, slab: z * slab,
             included=exact_zero(gate="z", slab="slab"),
             default_guide="paired",

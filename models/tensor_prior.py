@@ -64,14 +64,23 @@ class TensorPrior:
     """
 
     def __init__(
-        self, name: str, hierarchy: Hierarchy, shape: tuple[int, ...], data_size: int, pattern: str | None = None
+        self,
+        name: str,
+        hierarchy: Hierarchy,
+        shape: tuple[int, ...],
+        data_size: int,
+        pattern: str | None = None,
     ) -> None:
         self.name = name
         self.hierarchy = hierarchy
         self.shape = tuple(shape)
         self.pattern = pattern or name
         size = int(torch.Size(shape).numel())
-        self.reserved = {"size": size, "fan_in": size // shape[0] if len(shape) > 1 else 1, "data_size": data_size}
+        self.reserved = {
+            "size": size,
+            "fan_in": size // shape[0] if len(shape) > 1 else 1,
+            "data_size": data_size,
+        }
         self._constants: dict[tuple[str, torch.dtype, torch.device], Distribution] = {}
         self._arguments = {key: parents for key, parents in hierarchy.parents.items()}
         self.sites: dict[str, Site] = {}
@@ -210,9 +219,7 @@ class TensorPrior:
 
     # -- inside ----------------------------------------------------------------------------------------------
 
-    def run(
-        self, draw: Any, like: Tensor, shared: dict[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def run(self, draw: Any, like: Tensor, shared: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Runs the declaration with `draw(site, distribution) -> value` in place of `pyro.sample`.
 
         Args:
@@ -239,6 +246,7 @@ class TensorPrior:
         return weight.expand(self.shape), values
 
     def factor(self, values: dict[str, Tensor], weight: Tensor) -> Tensor:
+        """Returns the hierarchy's further log factor in nats, at drawn values of the latents and the weights."""
         assert self.hierarchy.factor is not None
         available = {**self._expanded(values), **self.reserved, WEIGHT: weight}
         return self.hierarchy.factor(**{a: available[a] for a in self._arguments["factor"]})

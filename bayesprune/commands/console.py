@@ -10,8 +10,8 @@ from rich.table import Table
 
 __all__ = ["figure", "percent", "stdout", "table"]
 
-WIDTH = 160
-"""Columns where the output is no terminal: a table in a file or pipe is not cut to 80."""
+WIDTH = 1000
+"""Columns where the output is no terminal: a table in a file or pipe is as wide as it needs to be."""
 
 
 def stdout() -> Console:
@@ -22,7 +22,7 @@ def stdout() -> Console:
 
 def table(*columns: str, numbers: tuple[str, ...] = ()) -> Table:
     """An empty table; the columns in `numbers` are set flush right."""
-    made = Table(box=SIMPLE_HEAD, pad_edge=False)
+    made = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column in columns:
         made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
     return made

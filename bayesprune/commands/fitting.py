@@ -13,7 +13,7 @@ from bayesprune.declaration import declare, resolve_prior
 from bayesprune.inference.fit import fit
 from bayesprune.run_folder import check_new_folder, summarise_run, write_run
 
-__all__ = ["fit_run", "parse_settings", "print_run"]
+__all__ = ["fit_run", "parse_settings", "print_run", "remarks", "scores_line"]
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
@@ -78,7 +78,13 @@ def fit_run(
     splits = load_data(name if Path(name).exists() else data, seed=seed, root=data_root)
     declaration = declare(splits, network, prior, settings, on, likelihood)
     model = declaration.model(seed, weights)
-    fitted = fit(model, splits.train, validation=splits.validation if len(splits.validation[0]) else None, seed=seed, **how)
+    fitted = fit(
+        model,
+        splits.train,
+        validation=splits.validation if len(splits.validation[0]) else None,
+        seed=seed,
+        **how,
+    )
     summary = summarise_run(
         fitted,
         declaration,
@@ -93,21 +99,35 @@ def fit_run(
 
 def print_run(run: Path, summary: Mapping[str, Any]) -> None:
     """Prints what a fit came to in a few lines, and what may be done next."""
-    scores = [
-        f"test accuracy {percent(summary['test_accuracy'])}" if summary["test_accuracy"] is not None else "",
-        f"rmse {figure(summary['test_rmse'])}" if summary["test_rmse"] is not None else "",
-        f"nll {figure(summary['nll'])} nats",
-        f"ece {figure(summary['ece'])}" if summary["ece"] is not None else "",
-    ]
-    lines = [", ".join(score for score in scores if score)]
-    lines.append(f"{summary['nonzero']:,} of {summary['weights']:,} weights, sparsity {percent(summary['sparsity'], 2)}")
-    if summary["median_probability_sparsity"] is not None:
-        lines.append(f"median-probability sparsity {percent(summary['median_probability_sparsity'], 2)} ({', '.join(summary['kinds'])})")
-    lines.append(f"{summary['seconds']:.1f} s, {summary['convergence'] if summary['converged'] != 'converged' else 'converged'}")
-    lines += [f"note: {note}" for note in summary["notes"]]
-    if summary["collapsed"]:
-        lines.append(f"note: nothing is left of {', '.join(summary['collapsed'])}: fit longer, or expect more density")
-    prune = "--sparsity 0.95" if summary["median_probability_sparsity"] is None else "--min-inclusion 0.5"
+    median = summary["median_probability_sparsity"]
+    sparsity = f"{summary['nonzero']:,} of {summary['weights']:,} weights, sparsity "
+    lines = [f"test {scores_line(summary)}", sparsity + percent(summary["sparsity"], 2)]
+    if median is not None:
+        lines.append(f"median-probability sparsity {percent(median, 2)} ({', '.join(summary['kinds'])})")
+    lines.append(f"{summary['converged']}: {summary['convergence']}")
+    lines += remarks(summary)
+    prune = "--sparsity 0.95" if median is None else "--min-inclusion 0.5"
+    lines.append(f"{summary['seconds']:.1f} s, written to {run}")
     lines.append(f"next: bayesprune show {run} --plots; bayesprune prune {run} {prune} --out {run}-pruned")
     for line in lines:
         stdout().print(line, soft_wrap=True)
+
+
+def scores_line(summary: Mapping[str, Any]) -> str:
+    """The scores that a summary has, in a line."""
+    parts = [
+        None if summary["test_accuracy"] is None else f"accuracy {percent(summary['test_accuracy'])}",
+        None if summary["test_rmse"] is None else f"rmse {figure(summary['test_rmse'])}",
+        f"nll {figure(summary['nll'])} nats",
+        None if summary["ece"] is None else f"ece {figure(summary['ece'])}",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def remarks(summary: Mapping[str, Any]) -> list[str]:
+    """What a user should know besides, a line each."""
+    lines = [f"note: {note}" for note in summary["notes"]]
+    if summary["collapsed"]:
+        empty = ", ".join(summary["collapsed"])
+        lines.append(f"note: nothing is left of {empty}: fit longer, or declare a prior of more density")
+    return lines

@@ -34,9 +34,9 @@ def prune_run(
 ) -> dict[str, Any]:
     """Prunes a run and writes a folder with weights, masks and a summary; nothing is fine-tuned.
 
-    ``weights.safetensors`` is the state dict of the plain network, zeros in place; ``masks.safetensors`` says which
-    weights are kept (1 or 0). Before pruning the scores are those of predictions averaged over draws, after it
-    those of the one pruned network.
+    ``weights.safetensors`` is the state dict of the plain network, zeros in place; ``masks.safetensors`` says
+    which weights are kept (1 or 0). Before pruning the scores are those of predictions averaged over draws,
+    after it those of the one pruned network.
 
     Args:
         run: The run folder.
@@ -82,7 +82,10 @@ def prune_run(
         **{key: summary[key] for key in ("data", "network", "prior", "guide", "input_shape", "outputs")},
     }
     with new_folder(out) as folder:
-        save_file({k: v.detach().clone().contiguous() for k, v in result.network.state_dict().items()}, folder / WEIGHTS_FILE)
+        save_file(
+            {k: v.detach().clone().contiguous() for k, v in result.network.state_dict().items()},
+            folder / WEIGHTS_FILE,
+        )
         save_file({k: v.to(torch.uint8).contiguous() for k, v in result.masks.items()}, folder / MASKS_FILE)
         write_json(folder / "summary.json", found)
     return found
@@ -112,8 +115,8 @@ def print_pruned(out: Path, summary: Mapping[str, Any]) -> None:
     """Prints what pruning came to."""
     console = stdout()
     console.print(
-        f"{summary['rule']}, by {summary['criterion']}: {summary['nonzero']:,} of {summary['weights']:,} weights, "
-        f"sparsity {percent(summary['sparsity'], 2)}",
+        f"{summary['rule']}, by {summary['criterion']}: {summary['nonzero']:,} of {summary['weights']:,} "
+        f"weights, sparsity {percent(summary['sparsity'], 2)}",
         soft_wrap=True,
     )
     shown = table("tensor", "weights", "nonzero", "sparsity", numbers=("weights", "nonzero", "sparsity"))
@@ -123,5 +126,6 @@ def print_pruned(out: Path, summary: Mapping[str, Any]) -> None:
     for name in ("accuracy", "rmse", "nll"):
         if f"test_{name}_after" in summary:
             show = percent if name == "accuracy" else figure
-            console.print(f"test {name} {show(summary[f'test_{name}_before'])} before, {show(summary[f'test_{name}_after'])} after")
+            before, after = (show(summary[f"test_{name}_{when}"]) for when in ("before", "after"))
+            console.print(f"test {name} {before} before, {after} after")
     console.print(f"written to {out}: {WEIGHTS_FILE}, {MASKS_FILE}, summary.json", soft_wrap=True)

@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter
 from pathlib import Path
+from typing import Any
 
 from bayesprune.commands.console import figure, percent, stdout, table
 from bayesprune.run_folder import read_summary
 
 __all__ = ["compare_runs", "list_data", "list_priors"]
+
+
+Summary = Mapping[str, Any]
+
+COLUMNS: dict[str, Callable[[str | Path, Summary], str]] = {
+    "run": lambda run, found: str(run),
+    "data": lambda run, found: Path(found["data"]).name,
+    "network": lambda run, found: _short(found["network"]),
+    "prior": lambda run, found: _short(found["prior"]),
+    "guide": lambda run, found: str(found["guide"]),
+    "accuracy": lambda run, found: percent(found["test_accuracy"]),
+    "rmse": lambda run, found: figure(found["test_rmse"]),
+    "nll": lambda run, found: figure(found["nll"]),
+    "ece": lambda run, found: figure(found["ece"]),
+    "sparsity": lambda run, found: percent(found["sparsity"], 2),
+    "median-prob.": lambda run, found: percent(found["median_probability_sparsity"], 2),
+    "kind": lambda run, found: ", ".join(found["kinds"]) or "-",
+    "epochs": lambda run, found: str(found["epochs"]),
+    "seconds": lambda run, found: f"{found['seconds']:.0f}",
+    "seeds": lambda run, found: " ".join(map(str, found["seeds"])),
+    "converged": lambda run, found: found["converged"] + (", tempered" if found["tempered"] else ""),
+}
+"""Columns of `compare`: a name, and the cell for a run's folder and summary."""
+SCORES = ("run", "accuracy", "rmse", "nll", "sparsity")
+"""Columns that are shown even where they are the same in all runs."""
+NUMBERS = ("accuracy", "rmse", "nll", "ece", "sparsity", "median-prob.", "epochs", "seconds")
 
 
 def compare_runs(runs: Sequence[str | Path]) -> None:
@@ -19,19 +47,19 @@ def compare_runs(runs: Sequence[str | Path]) -> None:
         ValueError: If one is no run folder, or its summary is damaged.
     """
     summaries = [read_summary(run) for run in runs]
-    columns = ("run", "data", "network", "prior", "guide", "accuracy", "rmse", "nll", "ece", "sparsity", "median-prob.", "kind")
-    columns += ("epochs", "seconds", "seeds", "converged")
-    shown = table(*columns, numbers=("accuracy", "rmse", "nll", "ece", "sparsity", "median-prob.", "epochs", "seconds"))
-    for run, found in zip(runs, summaries, strict=True):
-        shown.add_row(
-            str(run), Path(found["data"]).name, _short(found["network"]), _short(found["prior"]), str(found["guide"]),
-            percent(found["test_accuracy"]), figure(found["test_rmse"]), figure(found["nll"]), figure(found["ece"]),
-            percent(found["sparsity"], 2), percent(found["median_probability_sparsity"], 2), ", ".join(found["kinds"]) or "-",
-            str(found["epochs"]), f"{found['seconds']:.0f}", " ".join(map(str, found["seeds"])),
-            found["converged"] + (", tempered" if found["tempered"] else ""),
-        )  # fmt: skip
+    cells = {
+        name: [cell(run, found) for run, found in zip(runs, summaries, strict=True)] for name, cell in COLUMNS.items()
+    }
+    cells = {name: column for name, column in cells.items() if set(column) != {"-"}}
+    alike = [n for n, column in cells.items() if len(runs) > 1 and len({*column}) == 1 and n not in SCORES]
+    differing = [name for name in cells if name not in alike]
+    shown = table(*differing, numbers=NUMBERS)
+    for row in zip(*(cells[name] for name in differing), strict=True):
+        shown.add_row(*row)
     console = stdout()
     console.print(shown)
+    if alike:
+        console.print(f"in all: {', '.join(f'{name} {cells[name][0]}' for name in alike)}", soft_wrap=True)
     kinds = {kind for found in summaries if found["median_probability_sparsity"] is not None for kind in found["kinds"]}
     if len(kinds) > 1:
         console.print(f"Median-probability sparsities of unlike kinds ({', '.join(sorted(kinds))}) are not comparable.")
@@ -45,11 +73,13 @@ def list_priors() -> None:
 
     shown = table("prior", "what it is", "settings (--set key=value)")
     for name, entry in PRIORS.items():
-        settings = [key if value is Parameter.empty else f"{key}={_plain(value)}" for key, value in entry.settings.items()]
+        settings = [
+            key if value is Parameter.empty else f"{key}={_typed(value)}" for key, value in entry.settings.items()
+        ]
         shown.add_row(name, entry.summary, ", ".join(settings))
     console = stdout()
     console.print(shown)
-    console.print("None leaves the choice to the prior. One of your own: --prior FILE.py:NAME")
+    console.print("null leaves the choice to the prior. One of your own: --prior FILE.py:NAME")
 
 
 def list_data(root: str | Path | None = None) -> None:
@@ -61,11 +91,14 @@ def list_data(root: str | Path | None = None) -> None:
         shown.add_row(name, summary, "here" if available(name, root) else "needs a download")
     console = stdout()
     console.print(shown)
-    console.print("Also: a folder train/CLASS/*.png, or a FILE.npz with arrays x, y and, if there is one, x_test, y_test")
+    console.print(
+        "Also: a folder train/CLASS/*.png, or a FILE.npz with arrays x, y and, where there are, x_test, y_test"
+    )
 
 
-def _plain(value: object) -> str:
-    return value if isinstance(value, str) else f"{value}".lower() if isinstance(value, bool) else str(value)
+def _typed(value: object) -> str:
+    """A default as `--set` would take it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _short(reference: str) -> str:

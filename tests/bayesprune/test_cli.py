@@ -116,17 +116,17 @@ def test_show_writes_plots(bayesprune, run, tmp_path):
     code, out, err = bayesprune("show", copied, "--plots")
     assert (code, err) == (0, "")
     plots = {path.name for path in (copied / "plots").iterdir()}
-    assert plots == {"pruning_trace.png", "inclusion.png"}
+    assert plots == {"pruning_trace.png", "inclusion.png", "scales.png"}
     assert all(path.stat().st_size > 5000 for path in (copied / "plots").iterdir())
 
 
 def test_prune_to_a_sparsity_writes_a_plain_network(bayesprune, run, files, tmp_path):
-    code, out, err = bayesprune("prune", run, "--sparsity", 0.75, "--out", tmp_path / "pruned")
+    code, out, err = bayesprune("prune", run, "--sparsity", 0.9, "--out", tmp_path / "pruned")
     assert (code, err) == (0, "")
     found = json.loads((tmp_path / "pruned" / SUMMARY_FILE).read_text())
-    assert found["nonzero"] == 72 - 54 and found["sparsity"] == pytest.approx(0.75)
+    assert found["nonzero"] == 7 and found["sparsity"] == pytest.approx(65 / 72)
     weights, masks = (load_file(tmp_path / "pruned" / f"{name}.safetensors") for name in ("weights", "masks"))
-    assert sum(int(mask.sum()) for mask in masks.values()) == 18
+    assert sum(int(mask.sum()) for mask in masks.values()) == 7
     assert all(bool(((weights[name] != 0) <= (mask == 1)).all()) for name, mask in masks.items())
     plain = lenet_300_100(6, 3, hidden=(8,))
     plain.load_state_dict(weights)  # a plain state dict by parameter names
@@ -146,16 +146,25 @@ def test_prune_by_inclusion_gives_the_median_probability_model(bayesprune, run, 
 
 
 def test_prune_per_layer_with_a_criterion(bayesprune, run, tmp_path):
-    arguments = ("--sparsity", 0.75, "--per", "layer", "--criterion", "magnitude", "--quiet")
+    arguments = ("--sparsity", 0.9, "--per", "layer", "--criterion", "magnitude", "--quiet")
     assert bayesprune("prune", run, *arguments, "--out", tmp_path / "pruned") == (0, "", "")
     found = json.loads((tmp_path / "pruned" / SUMMARY_FILE).read_text())
-    assert {row["sparsity"] for row in found["per_tensor"].values()} == {0.75}
+    assert {name: row["nonzero"] for name, row in found["per_tensor"].items()} == {
+        "fc1.weight": 5,
+        "fc2.weight": 2,
+    }
 
 
-def test_compare_prints_a_row_a_run(bayesprune, run):
-    code, out, err = bayesprune("compare", run, run)
+def test_compare_prints_a_row_a_run_and_once_what_is_the_same_in_all(bayesprune, run, files, tmp_path):
+    other = tmp_path / "laplace"
+    assert bayesprune(*fit_arguments(files, other, prior="laplace"))[0] == 0
+    code, out, err = bayesprune("compare", run, other)
     assert (code, err) == (0, "")
-    assert out.count("spike-and-slab") == 2
+    header, rows = out.splitlines()[0].split(), out.splitlines()[2:4]  # a rule between them
+    assert header[:2] == ["run", "prior"] and "data" not in header and "rmse" not in header
+    assert [row.split()[:2] for row in rows] == [[str(run), "spike-and-slab"], [str(other), "laplace"]]
+    assert "in all: data labels.npz, network tiny_network.py:tiny" in out
+    assert "unlike kinds (atom, relative) are not comparable" in out
 
 
 def test_priors_lists_every_prior_with_its_settings(bayesprune):
@@ -222,7 +231,9 @@ def test_restarts_are_scored_one_by_one(bayesprune, files, tmp_path):
     assert found["seeds"] == [row["seed"] for row in found["per_restart"]] == [5, 6]
     scores = [row["test_accuracy"] for row in found["per_restart"]]
     assert found["test_accuracy"] == pytest.approx(sum(scores) / 2)
-    assert bayesprune("prune", tmp_path / "run", "--sparsity", 0.5, "--restart", 1, "--out", tmp_path / "pruned")[0] == 0
+    assert (
+        bayesprune("prune", tmp_path / "run", "--sparsity", 0.5, "--restart", 1, "--out", tmp_path / "pruned")[0] == 0
+    )
     found = json.loads((tmp_path / "pruned" / SUMMARY_FILE).read_text())
     assert found["test_accuracy_before"] == scores[1]
 
@@ -262,7 +273,10 @@ def test_settings_are_json_and_then_text():
         (("--on", "conv*.weight"), ("'conv*.weight' matches no parameter", "fc1.weight")),
         (("--on", "fc1.weight", "--on", "fc?.weight"), ("both match fc1.weight",)),
         (("--prior", "spike-and-slob"), ("did you mean 'spike-and-slab'?", "horseshoe")),
-        (("--set", "expected_densty=0.2"), ("no setting 'expected_densty'", "did you mean 'expected_density'?", "slab_sd")),
+        (
+            ("--set", "expected_densty=0.2"),
+            ("no setting 'expected_densty'", "did you mean 'expected_density'?", "slab_sd"),
+        ),
         (("--set", "expected_density=2"), ("strictly between 0 and 1",)),
         (("--set", "expected_density"), ("--set takes KEY=VALUE",)),
         (("--guide", "map"), ("Bernoulli, which has no delta guide",)),
@@ -282,7 +296,7 @@ def test_settings_are_json_and_then_text():
         (("--likelihood", "cauchy"), ("likelihood 'cauchy' is unknown",)),
         (("--weights", "none.safetensors"), ("there is no file none.safetensors",)),
         (("--seed", -1), ("seed is -1",)),
-        (("--epochs", "many"), ("many", "See: bayesprune --help")),
+        (("--epochs", "many"), ("'--epochs'", "See: bayesprune --help")),
         (("--sparsity", 0.5), ("--sparsity",)),
     ],
 )
@@ -316,7 +330,7 @@ def test_a_network_of_another_input_size_is_told(bayesprune, files, tmp_path):
 def test_a_map_that_does_not_exist_is_refused_with_the_remedy(bayesprune, files, tmp_path):
     centred = (
         "import pyro.distributions as dist\nimport bayesprune as bp\n"
-        "centred = bp.Hierarchy(lam=bp.Latent(dist.HalfCauchy(1.0)), weight=lambda lam: dist.Normal(0.0, lam))\n"
+        "centred = bp.Hierarchy(lam=dist.HalfCauchy(1.0), weight=lambda lam: dist.Normal(0.0, lam))\n"
     )
     (tmp_path / "centred.py").write_text(centred)
     more = ("--guide", "map", "--prior", f"{tmp_path / 'centred.py'}:centred")
@@ -436,7 +450,7 @@ def test_an_error_of_the_program_is_one_line_and_debug_shows_where(bayesprune, r
         assert "Traceback" in err and err.rstrip().splitlines()[-1].startswith("error: ZeroDivisionError")
 
 
-# ------------------------------------------------------------------------------------------------ help, exit codes
+# -------------------------------------------------------------------------------------- help, exit codes
 
 
 @pytest.mark.parametrize("command", ["fit", "show", "prune", "compare", "priors", "data"])
@@ -461,7 +475,11 @@ def test_the_version_is_printed(bayesprune):
 def test_a_process_ends_with_the_code_and_one_line(tmp_path):
     def process(*arguments):
         done = subprocess.run(
-            [sys.executable, "-m", "bayesprune", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "bayesprune", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         return done.returncode, done.stdout, done.stderr
 

@@ -75,10 +75,7 @@ def test_images_are_scaled_to_one_and_standardised_by_the_training_part():
 def test_labels_stay_with_their_images():
     splits = load_data("digits")
     bunch = load_digits()
-    label = {
-        (image / 16).round(decimals=4).tobytes(): y
-        for image, y in zip(bunch.images, bunch.target, strict=True)
-    }
+    label = {(image / 16).round(decimals=4).tobytes(): y for image, y in zip(bunch.images, bunch.target, strict=True)}
     for x, y in (splits.train, splits.validation, splits.test):
         pixels = (x * splits.sd[0] + splits.mean[0]).double()[:, 0]
         for image, target in zip(pixels, y.tolist(), strict=True):
@@ -125,9 +122,7 @@ def test_no_validation_part_if_none_is_asked_for():
 
 
 def test_every_class_keeps_a_training_example(tmp_path):
-    np.savez(
-        tmp_path / "d.npz", x=np.random.default_rng(0).normal(size=(23, 2)), y=np.array([0] * 20 + [1, 2, 2])
-    )
+    np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).normal(size=(23, 2)), y=np.array([0] * 20 + [1, 2, 2]))
     splits = load_data(tmp_path / "d.npz", validation_fraction=0.5)
     assert set(splits.train[1].tolist()) == {0, 1, 2}
 
@@ -192,9 +187,7 @@ def test_fashion_mnist_is_found_in_root_and_its_usual_folders(tmp_path, place):
     assert load_data("fashion-mnist", root=str(tmp_path / "root")).input_shape == (1, 6, 5)
 
 
-def test_fashion_mnist_is_looked_for_in_root_then_the_variable_then_debian_then_the_cache(
-    tmp_path, monkeypatch
-):
+def test_fashion_mnist_is_looked_for_in_root_then_the_variable_then_debian_then_the_cache(tmp_path, monkeypatch):
     places = [tmp_path / "root", tmp_path / "variable", tmp_path / "debian", tmp_path / "cache/bayesprune"]
     monkeypatch.setenv("BAYESPRUNE_DATA", str(places[1]))
     for seed, place in reversed(list(enumerate(places))):
@@ -225,9 +218,7 @@ def test_other_missing_sets_are_refused_without_debians_package(name):
     assert not available(name)
 
 
-@pytest.mark.parametrize(
-    "error", [URLError("down"), TimeoutError("slow"), RuntimeError("bad sum"), OSError("full")]
-)
+@pytest.mark.parametrize("error", [URLError("down"), TimeoutError("slow"), RuntimeError("bad sum"), OSError("full")])
 def test_whatever_goes_wrong_in_a_download_is_one_sentence(monkeypatch, tmp_path, error):
     def fails(*args, **kwargs):
         raise error
@@ -279,9 +270,7 @@ def test_idx_files_of_another_form_are_named(tmp_path):
     refuses(lambda: load_data("fashion-mnist", root=tmp_path), r"50 labels.*first \(10\) at index 10.*0\.\.9")
 
 
-@pytest.mark.skipif(
-    not DEBIAN_FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed"
-)
+@pytest.mark.skipif(not DEBIAN_FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
 def test_real_fashion_mnist(monkeypatch):
     monkeypatch.setattr(data, "_DEBIAN_FASHION_MNIST", DEBIAN_FASHION_MNIST)
     assert available("fashion-mnist")

@@ -115,9 +115,7 @@ def test_features_are_standardised_one_by_one_and_constants_left_alone(tmp_path,
 
 
 def test_test_arrays_are_used_as_they_are(tmp_path, features):
-    file = save(
-        tmp_path / "f.npz", x=features, y=np.arange(100) % 4, x_test=features[:9], y_test=np.zeros(9, int)
-    )
+    file = save(tmp_path / "f.npz", x=features, y=np.arange(100) % 4, x_test=features[:9], y_test=np.zeros(9, int))
     splits = load_data(file, validation_fraction=0)
     assert len(splits.train[1]) == 100
     restored = splits.test[0] * splits.sd + splits.mean

@@ -83,11 +83,17 @@ def test_settings_for_a_finished_hierarchy_are_refused(file):
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("x = 1\nimport no_such_module\n", "in line 2 .ModuleNotFoundError: No module named 'no_such_module'"),
+        (
+            "x = 1\nimport no_such_module\n",
+            "in line 2 .ModuleNotFoundError: No module named 'no_such_module'",
+        ),
         ("x = 1\n\ny = (\n", "in line 3 .SyntaxError"),
         ("def f():\n    raise KeyError('a\\nb')\nf()\n", "in line 2 .KeyError"),
         ("import sys\nsys.exit(3)\n", "in line 2 .SystemExit: 3"),
-        ("import bayesprune as bp\np = bp.Hierarchy(weight=None)\n", "in line 2 .ValueError: the hierarchy declares no"),
+        (
+            "import bayesprune as bp\np = bp.Hierarchy(weight=None)\n",
+            "in line 2 .ValueError: the hierarchy declares no",
+        ),
     ],
 )
 def test_an_error_in_the_file_is_told_with_its_line(file, source, said):

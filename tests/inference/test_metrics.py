@@ -23,8 +23,7 @@ def predictions():
 def brute_force_ece(probabilities, y, bins):
     """Loops over bins and examples in Python, with the interval written out."""
     rows = [
-        (max(row), row.index(max(row)) == label)
-        for row, label in zip(probabilities.tolist(), y.tolist(), strict=True)
+        (max(row), row.index(max(row)) == label) for row, label in zip(probabilities.tolist(), y.tolist(), strict=True)
     ]
     total = 0.0
     for m in range(1, bins + 1):
@@ -57,9 +56,7 @@ def test_calibration_error_equals_a_brute_force_loop(predictions, bins):
 
 
 def test_the_number_of_bins_matters(predictions):
-    assert expected_calibration_error(*predictions, bins=1) != expected_calibration_error(
-        *predictions, bins=15
-    )
+    assert expected_calibration_error(*predictions, bins=1) != expected_calibration_error(*predictions, bins=15)
 
 
 def test_calibration_error_by_hand():

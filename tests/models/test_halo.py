@@ -91,6 +91,7 @@ def test_the_simulated_marginal_follows_the_marginal_density():
     torch.manual_seed(0)
     drawn = TensorPrior("w", HALO(kappa=24.0), (300, 300), 10).simulate(DOUBLE)["weight"].flatten()
     for low, high in ((0.0, 0.01), (0.01, 0.2), (0.2, 1.0), (1.0, 5.0)):
+
         def density(log_w):
             return 2.0 * math.exp(log_w) * halo.halo_marginal_density(math.exp(log_w), 24.0, 1.0)
 

@@ -87,7 +87,9 @@ def test_local_scales_may_be_shared(per):
 
 
 @pytest.mark.parametrize("kind", [Horseshoe, RegularisedHorseshoe])
-@pytest.mark.parametrize("arguments", [{"tau0": 0.0}, {"tau0": -1.0}, {"expected_density": 1.0}, {"expected_density": 0.0}])
+@pytest.mark.parametrize(
+    "arguments", [{"tau0": 0.0}, {"tau0": -1.0}, {"expected_density": 1.0}, {"expected_density": 0.0}]
+)
 def test_arguments_out_of_range_are_refused(kind, arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         kind(**arguments)

@@ -40,10 +40,7 @@ def cases():
         Categorical(),
         logits,
         labels,
-        [
-            math.log(row[k])
-            for row, k in zip(scipy.special.softmax(logits.numpy(), 1), labels.numpy(), strict=True)
-        ],
+        [math.log(row[k]) for row, k in zip(scipy.special.softmax(logits.numpy(), 1), labels.numpy(), strict=True)],
     )
     means, y = double(N), double(N)
     expected = scipy.stats.norm.logpdf(y, means, 0.7)
@@ -143,9 +140,7 @@ def test_learned_scale_has_its_maximum_at_the_root_mean_square():
 def test_scores_by_hand():
     probabilities = torch.tensor([[0.2, 0.8], [0.9, 0.1], [0.4, 0.6]])
     assert Categorical().scores(probabilities, torch.tensor([1, 0, 0])) == {"accuracy": pytest.approx(2 / 3)}
-    assert Normal().scores(torch.tensor([1.0, 2.0]), torch.tensor([4.0, 6.0])) == {
-        "rmse": pytest.approx(12.5**0.5)
-    }
+    assert Normal().scores(torch.tensor([1.0, 2.0]), torch.tensor([4.0, 6.0])) == {"rmse": pytest.approx(12.5**0.5)}
     assert Bernoulli().scores(torch.tensor([0.2, 0.7, 0.9]), torch.tensor([0, 1, 0])) == {
         "accuracy": pytest.approx(2 / 3)
     }

@@ -73,9 +73,7 @@ def test_supports_are_recognised(support):
 def test_simulation_draws_the_declared_distribution():
     one = TensorPrior(
         "w",
-        Hierarchy(
-            tau=Latent(dist.Gamma(4.0, 2.0), per="output"), weight=lambda tau: dist.Normal(0.0, tau * 3.0)
-        ),
+        Hierarchy(tau=Latent(dist.Gamma(4.0, 2.0), per="output"), weight=lambda tau: dist.Normal(0.0, tau * 3.0)),
         (4000, 5),
         10,
     )
@@ -213,7 +211,10 @@ def test_the_conditional_sd_of_halo_is_that_of_its_laplace():
 
 def test_the_conditional_sd_counts_the_sd_of_the_latent_that_is_scaled():
     wide = Hierarchy(
-        lam=dist.HalfCauchy(1.0), z=lambda: dist.Normal(0.0, 2.0), weight=lambda lam, z: lam * z, included=shrinkage_below()
+        lam=dist.HalfCauchy(1.0),
+        z=lambda: dist.Normal(0.0, 2.0),
+        weight=lambda lam, z: lam * z,
+        included=shrinkage_below(),
     )
     one = TensorPrior("w", wide, (3, 4), 10)
     values = {k: v for k, v in one.simulate(DOUBLE).items() if k != "weight"}

@@ -1,0 +1,93 @@
+"""One look for every figure: colours, sizes and file formats. Matplotlib is imported on first use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Colours that stay apart for colour-blind readers (Okabe & Ito 2008), less yellow, lost on white."""
+POSTERIOR, PRIOR = COLOURS[0], "#8A8A8A"
+SEQUENTIAL = "cividis"
+"""Colour map of probabilities and counts."""
+PANEL = (3.4, 2.6)
+"""Width and height of a panel in inches."""
+SUFFIXES = (".svg", ".pdf", ".png")
+_SETTINGS: dict[str, Any] = {
+    "font.size": 9.0,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.formatter.useoffset": False,
+    "figure.titlesize": 10.5,
+    "legend.fontsize": 8.0,
+    "legend.frameon": False,
+    "lines.linewidth": 1.1,
+    "savefig.dpi": 150,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "bayesprune",  # the same figure gives the same file
+    "pdf.fonttype": 42,
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Sets the look for the figures made inside, and puts the user's settings back."""
+    import matplotlib
+
+    with matplotlib.rc_context(_SETTINGS):
+        yield
+
+
+def new_figure(rows: int, columns: int, title: str, panel: tuple[float, float] = PANEL) -> tuple[Figure, list[Any]]:
+    """A figure of equal panels that belongs to no window and no global state.
+
+    Args:
+        rows: Rows of panels.
+        columns: Columns of panels.
+        title: Title of the figure.
+        panel: Width and height of a panel in inches; default `PANEL`.
+
+    Returns:
+        The figure and its axes, row by row.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(columns * panel[0], rows * panel[1] + 0.4), layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left")
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def check_path(path: str | Path | None) -> None:
+    """Refuses a file name of an unknown format before any work is done.
+
+    Raises:
+        ValueError: If the suffix is none of `SUFFIXES`, or the folder does not exist.
+    """
+    if path is None:
+        return
+    if Path(path).suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{path} has no format that a figure can be written in: end it in {', '.join(SUFFIXES)}")
+    if not Path(path).resolve().parent.is_dir():
+        raise ValueError(f"the folder of {path} does not exist: make it first")
+
+
+def finished(figure: Figure, path: str | Path | None) -> Figure:
+    """Writes the figure if there is a path, its suffix saying the format, and returns it."""
+    if path is not None:
+        metadata = {"Date": None} if Path(path).suffix.lower() == ".svg" else None
+        figure.savefig(path, metadata=metadata)
+    return figure
+
+
+def colour(number: int) -> str:
+    """The colour of the `number`-th of several lines; they repeat after seven."""
+    return COLOURS[number % len(COLOURS)]
