@@ -82,8 +82,8 @@ def convergence(fit: Fit, windows: int = 4) -> Convergence:
       and what one stationary series in a thousand shows at that length, and the change matters (0.1 % of the
       gain; 1 % of a scale); where restarts differ in the ELBO by more than chance and 1 % of the gain; or
       where a value is not finite;
-    * ``"cannot tell"`` where there are fewer than 40 iterates (10 a window), where the ELBO is constant, or where R-hat of
-      the ELBO exceeds 1.05 but no more than chance allows in windows so short;
+    * ``"cannot tell"`` where there are fewer than 40 iterates (10 a window), where the ELBO is constant, or
+      where R-hat of the ELBO exceeds 1.05 but no more than chance allows in windows so short;
     * ``"converged"`` otherwise.
 
     Iterates of an optimiser at a fixed learning rate behave like a Markov chain (Dhaka et al. 2020), and

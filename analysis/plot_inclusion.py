@@ -76,8 +76,9 @@ def plot_inclusion(
 def _histogram(axis: Any, values: xr.DataArray, names_event: bool) -> None:
     """One tensor's probabilities."""
     flat = values.values.ravel()
-    axis.hist(flat, bins=np.linspace(0.0, 1.0, BINS + 1), color=POSTERIOR, log=True)
+    counts, _, _ = axis.hist(flat, bins=np.linspace(0.0, 1.0, BINS + 1), color=POSTERIOR, log=True)
     axis.set_xlim(0.0, 1.0)
+    axis.set_ylim(0.7, counts.max() * (6.0 if names_event else 1.5))
     axis.set_xlabel("inclusion probability")
     axis.set_ylabel("weights")
     undecided = float(((flat > 0.05) & (flat < 0.95)).mean())

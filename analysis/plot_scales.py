@@ -76,8 +76,8 @@ def plot_scales(fit: Fit, restart: int = 0, path: str | Path | None = None) -> F
     if not any(prior.scales for prior in one.model.priors.values()):
         if one.guide.is_map:
             raise ValueError(
-                "this fit is a MAP under priors without random scales, so there is no scale or spread to draw: "
-                "use plot_pruning_trace or layer_table"
+                "this fit is a MAP under priors without random scales, so there is neither scale nor spread "
+                "to draw: use plot_pruning_trace or layer_table"
             )
         with styled():
             return finished(_signal_to_noise(fit, restart), path)
@@ -180,7 +180,7 @@ def _histograms(axis: Any, scales: list[_Scale]) -> None:
     logs = [_log10_draws(scale) for scale in scales]
     priors = [np.log10(np.maximum(s.prior_draws, 1e-38)) for s in scales if s.prior_draws is not None]
     ends = [np.quantile(values, [0.002, 0.998]) for values in (*logs, *priors)]
-    bins = np.linspace(min(low for low, _ in ends) - 0.05, max(high for _, high in ends) + 0.05, 61)
+    bins = np.linspace(min(low for low, _ in ends) - 0.05, max(high for _, high in ends) + 0.05, 46)
     same = not scales[0].prior.hierarchy.parents.get(scales[0].site.latent)
     for number, values in enumerate(priors[:1] if same else priors):
         how: dict[str, Any] = (
@@ -247,11 +247,12 @@ def _hexagons(figure: Any, axis: Any, mean: np.ndarray, sd: np.ndarray) -> None:
         return
     (left, right), (low, high) = _decades(mean[drawn]), _decades(sd[drawn])
     image = axis.hexbin(
-        mean[drawn],
-        sd[drawn],
+        mean[drawn].clip(left, right),
+        sd[drawn].clip(low, high),
         xscale="log",
         yscale="log",
-        gridsize=40,
+        extent=tuple(math.log10(end) for end in (left, right, low, high)),
+        gridsize=36,
         bins="log",
         mincnt=1,
         cmap=SEQUENTIAL,
@@ -268,7 +269,7 @@ def _hexagons(figure: Any, axis: Any, mean: np.ndarray, sd: np.ndarray) -> None:
 
 
 def _decades(values: np.ndarray) -> tuple[float, float]:
-    """The powers of ten around values, at most six apart."""
+    """The powers of ten around values, two to six decades apart."""
     high = math.ceil(math.log10(values.max()))
     low = math.floor(math.log10(np.quantile(values, 0.001)))
-    return 10.0 ** max(low, high - 6), 10.0 ** max(high, low + 1)
+    return 10.0 ** min(max(low, high - 6), high - 2), 10.0**high

@@ -18,9 +18,11 @@ from benchmarks.ledger import Ledger, mean_and_spread
 
 SETTINGS: dict[str, dict[str, float]] = {
     "density .1": {"expected_density": 0.1},
+    "density .05": {"expected_density": 0.05},
     "density .02": {"expected_density": 0.02},
-    "density .1, slab .1": {"expected_density": 0.1, "slab_sd": 0.1},
+    "density .02, slab .2": {"expected_density": 0.02, "slab_sd": 0.2},
 }
+RATE = 2e-3
 LEVELS = (0.9, 0.95, 0.98)
 
 
@@ -29,7 +31,9 @@ def fitted(setting: dict[str, float], splits: Any, seed: int, epochs: int) -> bp
     torch.manual_seed(seed)
     network = bp.lenet_300_100()
     model = bp.BayesianNetwork(network, {"*.weight": bp.SpikeAndSlab(**setting)}, data_size=len(splits.train[0]))
-    return bp.fit(model, splits.train, "paired", epochs=epochs, seed=seed, validation=splits.validation)
+    return bp.fit(
+        model, splits.train, "paired", epochs=epochs, seed=seed, learning_rate=RATE, validation=splits.validation
+    )
 
 
 def scores(fit: bp.Fit, x: torch.Tensor, y: torch.Tensor) -> dict[str, Any]:
