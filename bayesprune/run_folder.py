@@ -68,6 +68,8 @@ __all__ = [
 
 SUMMARY_FILE, ARVIZ_FILE, PLOTS_FOLDER = "summary.json", "arviz.nc", "plots"
 SCORES = ("accuracy", "rmse", "nll", "ece")
+ARVIZ_DRAWS = 500
+"""Draws of the first restart that arviz.nc holds."""
 _UNDECIDED = (0.05, 0.95)
 _NEEDED = (
     "version", "data", "data_root", "data_seed", "data_size", "input_shape", "network", "prior", "prior_settings", "on",
@@ -171,7 +173,7 @@ def write_run(path: str | Path, fit: Fit, summary: dict[str, Any]) -> Path:
     path = Path(path)
     with new_folder(path) as folder:
         write_fit(fit, folder)
-        to_arviz(fit).to_netcdf(folder / ARVIZ_FILE)
+        to_arviz(fit, draws=ARVIZ_DRAWS).to_netcdf(folder / ARVIZ_FILE, engine="h5netcdf")
         write_json(folder / SUMMARY_FILE, summary)
     return path
 

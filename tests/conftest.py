@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items):
 def clean_slate():
     """The same random numbers and no parameters left over, whatever ran before; defaults are put back."""
     dtype = torch.get_default_dtype()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     pyro.set_rng_seed(0)  # torch, NumPy and random
     pyro.clear_param_store()
     yield
