@@ -77,11 +77,11 @@ def convergence(fit: Fit, windows: int = 4) -> Convergence:
     window. In the last window the fit is
 
     * ``"not converged"`` where in some restart the mean ELBO drifts, that is where it differs from that of
-      the window before by more than 3 Monte Carlo errors and by more than 0.1 % of what the ELBO gained since
-      the KL warm-up; where R-hat between the halves of the window, for the ELBO or a scale, exceeds both 1.05
-      and what one stationary series in a thousand shows at that length, and the change matters (0.1 % of the
-      gain; 1 % of a scale); where restarts differ in the ELBO by more than chance and 1 % of the gain; or
-      where a value is not finite;
+      the window before by more than 3 Monte Carlo errors (of the windows less their trend) and by more than
+      0.1 % of what the ELBO gained since the KL warm-up; where R-hat between the halves of the window, for
+      the ELBO or a scale, exceeds both 1.05 and what one stationary series in a thousand shows at that
+      length, and the change matters (0.1 % of the gain; 1 % of a scale); where restarts differ in the ELBO by
+      more than chance and 1 % of the gain; or where a value is not finite;
     * ``"cannot tell"`` where there are fewer than 40 iterates (10 a window), where the ELBO is constant, or
       where R-hat of the ELBO exceeds 1.05 but no more than chance allows in windows so short;
     * ``"converged"`` otherwise.
@@ -103,7 +103,7 @@ def convergence(fit: Fit, windows: int = 4) -> Convergence:
     """
     if windows < 2:
         raise ValueError(f"convergence compares windows with one another: windows must be at least 2, not {windows}")
-    series, first = _after_warmup(fit)
+    series = _after_warmup(fit)
     shortest = min(len(next(iter(restart.values()))) for restart in series)
     needed = max(FEWEST, windows * FEWEST // 4)
     if shortest < needed:
@@ -115,7 +115,7 @@ def convergence(fit: Fit, windows: int = 4) -> Convergence:
     table.attrs["objective"] = kind = "log joint" if all(one.guide.is_map for one in fit.restarts) else "ELBO"
     verdict, reason = _judge(cut)
     reason = reason.replace("the ELBO", f"the {kind}").replace(ELBO, f"minus the {kind}")
-    reason += _slowed(fit, first) if verdict == "converged" else ""
+    reason += _slowed(fit) if verdict == "converged" else ""
     last = cut[ELBO][-1]
     error = float("nan")
     if np.isfinite(last).all():
@@ -137,8 +137,8 @@ def r_hat_limit(chains: int, length: int) -> float:
     return max(R_HAT, float(np.sqrt((n - 1 + stats.f.ppf(0.999, m - 1, m * (n - 1))) / n)))
 
 
-def _after_warmup(fit: Fit) -> tuple[list[dict[str, Array]], float]:
-    """Iterates of each restart by quantity, ``step`` among them, and the step at which the warm-up ends."""
+def _after_warmup(fit: Fit) -> list[dict[str, Array]]:
+    """Iterates of each restart by quantity, ``step`` among them, from the end of the KL warm-up on."""
     trace = fit.trace
     first = float(fit.settings.get("kl_warmup") or 0.0) * float(fit.settings.get("steps") or 0)
     series = []
@@ -149,7 +149,7 @@ def _after_warmup(fit: Fit) -> tuple[list[dict[str, Array]], float]:
         scales = one["scales"].transpose("iterate", "quantity").values[kept]
         found |= {str(name): scales[:, i] for i, name in enumerate(trace.quantity.values)}
         series.append(found)
-    return series, first
+    return series
 
 
 def _cut(chains: list[Array], windows: int) -> list[Array]:
@@ -203,6 +203,12 @@ def _table(cut: dict[str, list[Array]], steps: list[Array]) -> xr.Dataset:
     )
 
 
+def _level(chain: Array) -> Array:
+    """A series less its linear trend, `(1, n)`: a trend would count as noise and hide itself."""
+    step = np.arange(len(chain), dtype=float)
+    return (chain - np.polynomial.Polynomial.fit(step, chain, 1)(step))[None]
+
+
 def _chains(window: Array) -> Array:
     """Restarts as chains; of a single restart the halves."""
     return window if len(window) > 1 else _halves(window[0])
@@ -225,7 +231,7 @@ def _judge(cut: dict[str, list[Array]]) -> tuple[str, str]:
     gain = abs(float(cut[ELBO][0].mean() - last.mean()))
     for number, (earlier, later) in enumerate(zip(before, last, strict=True)):
         drift = float(later.mean() - earlier.mean())
-        noise = ERRORS * float(np.hypot(_mcse(earlier[None]), _mcse(later[None])))
+        noise = ERRORS * float(np.hypot(_mcse(_level(earlier)), _mcse(_level(later))))
         if abs(drift) > max(noise, SMALL_DRIFT * gain):
             moved = "rises" if drift < 0 else "falls"
             where = f" in restart {number}" if len(last) > 1 else ""
@@ -275,7 +281,7 @@ def _small_change(window: Array, name: str, gain: float) -> bool:
     return bool((change <= SMALL_CHANGE * size).all())
 
 
-def _slowed(fit: Fit, first: float) -> str:
+def _slowed(fit: Fit) -> str:
     """Says by how much the learning rate had fallen at the end, if to less than a tenth."""
     if "learning_rate" not in fit.trace:
         return ""

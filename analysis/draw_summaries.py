@@ -18,7 +18,6 @@ FULL = 512
 """Sites of at most this many entries are kept in full; layers of more outputs get no summaries by output."""
 AXES = ("output", "input", "kernel_row", "kernel_column", "kernel_depth")
 Draw = dict[str, Tensor]
-Variables = dict[str, tuple[tuple[str, ...], np.ndarray]]
 
 
 class DrawSummaries:
@@ -59,6 +58,8 @@ class DrawSummaries:
         return {name: _array(function(draw, included)) for name, function in self._functions.items()}
 
     def _add(self, name: str, dims: tuple[str, ...], function: Callable[[Draw, dict[str, Tensor]], Any]) -> None:
+        while name in self.dims:  # a latent that is called like a summary
+            name += "_"
         self.dims[name] = dims
         self._functions[name] = function
 

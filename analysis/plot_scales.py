@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 FEW = 4
 """Scales of at most this many entries a tensor are drawn as intervals, others as histograms."""
-PRIOR_DRAWS = 1000
+PRIOR_DRAWS = 500
 WEIGHT_DRAWS = 200
 ACROSS = 3
 TAIL = 0.055
@@ -145,7 +145,7 @@ def _prior_draws(prior: TensorPrior) -> dict[str, np.ndarray]:
         for _ in range(PRIOR_DRAWS if math.prod(shape) < 10_000 else PRIOR_DRAWS // 10):
             values = small.simulate()
             for latent, kept in draws.items():
-                kept.append(_flat(values[latent])[:20])  # entries of one draw share their parents
+                kept.append(_flat(values[latent])[:40])  # entries of one draw share their parents
     return {latent: np.concatenate(kept) for latent, kept in draws.items()}
 
 

@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from bayesprune.analysis.arviz_shim import arviz
 from bayesprune.analysis.draw_summaries import Draw, DrawSummaries
+from bayesprune.inference.objective import fast_distributions
 from bayesprune.inference.result import Fit, Restart
 
 BATCH = 1024
@@ -31,8 +32,9 @@ def to_arviz(
     Draws lie along one dimension ``sample``, as ArviZ has it for variational inference, not along chain and
     draw: they are independent draws from the guide, so R-hat, rank plots and autocorrelations would say that
     all is well whatever the fit is like. None is computed here; `bayesprune.analysis.convergence.convergence`
-    looks at the optimiser's iterates instead. Statistics need the dimension named: ``summary(tree,
-    sample_dims="sample", kind="stats")``.
+    looks at the optimiser's iterates instead. Statistics and plots need the dimension named, the more so after a
+    tree was read from a file: ``summary(tree, sample_dims="sample", kind="stats")``,
+    ``plot_dist(tree, sample_dims="sample")``.
 
     Groups:
 
@@ -77,7 +79,8 @@ def to_arviz(
     def row(draw: Draw) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         return summaries.of(draw), _densities(one, draw, data) if has_density else {}
 
-    rows = fit.map_draws(row, 1 if one.guide.is_map else draws, number)
+    with fast_distributions():
+        rows = fit.map_draws(row, 1 if one.guide.is_map else draws, number)
     names = _safe_names(summaries.dims)
     groups = {"posterior": {names[name]: np.stack([kept[name] for kept, _ in rows]) for name in summaries.dims}}
     if has_density:

@@ -102,8 +102,8 @@ def import_object(reference: str, what: str) -> Any:
                 module = importlib.import_module(place)
         except (Exception, SystemExit) as problem:
             raise ValueError(
-                f"the module {place} cannot be imported ({_one_line(problem)}): give one that Python finds, or "
-                "FILE.py:NAME"
+                f"the module {place} cannot be imported ({_one_line(problem)}): give one that Python finds, "
+                "or FILE.py:NAME"
             ) from problem
     if not hasattr(module, name):
         own = [key for key, value in vars(module).items() if _is_own(key, value, module)]
@@ -131,8 +131,8 @@ def load_prior(reference: str, settings: Mapping[str, Any] | None = None) -> Hie
     if isinstance(found, Hierarchy):
         if settings:
             raise ValueError(
-                f"{reference} is a hierarchy, which takes no settings ({', '.join(settings)}): change the file, "
-                "or make it a function of them"
+                f"{reference} is a hierarchy, which takes no settings ({', '.join(settings)}): change the "
+                "file, or make it a function of them"
             )
         return found
     if callable(found):

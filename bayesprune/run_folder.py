@@ -10,19 +10,20 @@
 Keys of summary.json (null where something does not apply; counts are of the weights with a prior):
 
     version, created             of bayesprune; ISO date and time of the end of the run
-    data, data_root, data_seed   name or absolute path; folder it was looked for in; seed of the validation split
-    network, prior, prior_settings, on, input_shape, outputs, data_size, likelihood, starting_weights   the model
-    guide, guide_families        ``"map"``, ``"meanfield"``, ``"paired"``, ``"mixed"``; the family of each site
+    data, data_root, data_seed   name or path; folder it was looked for in; seed of the validation split
+    network, prior, prior_settings, on, input_shape, outputs,
+    data_size, likelihood, starting_weights     the model
+    guide, guide_families        ``"map"``, ``"meanfield"``, ``"paired"``, ``"mixed"``; each site's family
     epochs, steps, batch_size, learning_rate, optimizer, schedule,
     kl_warmup, kl_weight, particles, precision, device      how it was fitted
     seconds, seeds, restarts     of the fit alone; one seed a restart
     tempered                     whether the final weight of the KL term was not 1
     test_accuracy, test_rmse, nll, ece       on the test data; nll in nats per example, ece with 15 bins
     validation_accuracy, validation_rmse, validation_nll, validation_ece     on the validation data
-    per_restart                  one object a restart: its seed, these scores, its nonzero and sparsity
-    weights, nonzero, sparsity   of the first restart: how many weights, how many are in the network (for gates
-                                 those of the median-probability model, else those that are not exactly zero),
-                                 and 1 - nonzero / weights
+    per_restart                  one object a restart: its seed, and the scores as test_... and validation_...
+    weights, nonzero, sparsity   of the first restart: how many weights, how many are in the network (for
+                                 gates those of the median-probability model, else those that are not
+                                 exactly zero, which for a MAP is nearly always all), 1 - nonzero / weights
     kinds                        kinds of inclusion event: ``"atom"``, ``"shrinkage"``, ``"relative"``
     median_probability_nonzero, median_probability_sparsity      weights with inclusion probability above 1/2
     undecided                    share of inclusion probabilities strictly between 0.05 and 0.95
@@ -72,10 +73,10 @@ ARVIZ_DRAWS = 500
 """Draws of the first restart that arviz.nc holds."""
 _UNDECIDED = (0.05, 0.95)
 _NEEDED = (
-    "version", "data", "data_root", "data_seed", "data_size", "input_shape", "network", "prior", "prior_settings", "on",
-    "likelihood", "guide", "epochs", "seconds", "seeds", "restarts", "test_accuracy", "test_rmse", "nll", "ece",
-    "weights", "nonzero", "sparsity", "median_probability_sparsity", "undecided", "kinds", "tempered", "elbo",
-    "converged", "convergence", "point_estimates", "notes", "collapsed",
+    "version", "data", "data_root", "data_seed", "data_size", "input_shape", "outputs", "network", "prior",
+    "prior_settings", "on", "likelihood", "guide", "epochs", "seconds", "seeds", "restarts", "test_accuracy",
+    "test_rmse", "nll", "ece", "weights", "nonzero", "sparsity", "median_probability_sparsity", "undecided",
+    "kinds", "tempered", "elbo", "converged", "convergence", "point_estimates", "notes", "collapsed",
 )  # fmt: skip
 
 
@@ -121,6 +122,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if os.path.lexists(path):
         raise ValueError(f"{path} exists already: choose another folder, or remove it")
+    above = [folder for folder in path.absolute().parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     outer = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
@@ -130,6 +132,9 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         os.rename(inner, path)
     finally:
         shutil.rmtree(outer, ignore_errors=True)
+        with contextlib.suppress(OSError):  # one that is not empty stays, with those above it
+            for folder in above:
+                folder.rmdir()
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
@@ -332,7 +337,7 @@ def run_data(path: str | Path, root: str | Path | None = None) -> DataSplits:
     shape, size = list(splits.input_shape), len(splits.train[0])
     if shape != summary["input_shape"] or size != summary["data_size"]:
         raise ValueError(
-            f"the data {summary['data']} have changed since {path} was fitted: {size} training examples of shape "
-            f"{shape}, not {summary['data_size']} of {summary['input_shape']}"
+            f"the data {summary['data']} have changed since {path} was fitted: {size} training examples of "
+            f"shape {shape}, not {summary['data_size']} of {summary['input_shape']}"
         )
     return splits

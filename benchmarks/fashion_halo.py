@@ -27,10 +27,12 @@ HALO_TRIALS: dict[str, dict[str, float]] = {
     "psi 1e-4": {"xi": 1e-5, "psi": 1e-4, "weight_decay": 1e-4},
     "psi 1.4e-4": {"xi": 1e-5, "psi": 1.4e-4, "weight_decay": 1e-4},
     "psi 2e-4": {"xi": 1e-5, "psi": 2e-4, "weight_decay": 1e-4},
+    "psi 3e-4": {"xi": 1e-5, "psi": 3e-4, "weight_decay": 1e-4},
 }
 GRADUAL_TRIALS: dict[str, dict[str, float]] = {
     "wd 1e-4, end .5": {"weight_decay": 1e-4, "end": 0.5},
     "wd 1e-4, end .7": {"weight_decay": 1e-4, "end": 0.7},
+    "wd 1e-4, end .9": {"weight_decay": 1e-4, "end": 0.9},
     "wd 5e-4, end .5": {"weight_decay": 5e-4, "end": 0.5},
     "wd 5e-4, end .7": {"weight_decay": 5e-4, "end": 0.7},
 }

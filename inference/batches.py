@@ -47,7 +47,7 @@ class Batches:
             self.tensors = (self._place(x), self._place(y))
         elif isinstance(data, Dataset):
             self.loader = DataLoader(data, batch_size, shuffle=True)
-        elif isinstance(data, Iterable) and isinstance(data, Sized):
+        elif isinstance(data, Iterable) and isinstance(data, Sized) and not isinstance(data, (tuple, Tensor)):
             self.loader = data
         else:
             raise ValueError(
@@ -72,6 +72,15 @@ class Batches:
                 raise ValueError("the loader must yield pairs (x, y) of inputs and targets")
             yield self._place(batch[0]), self._place(batch[1])
 
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers of examples that a pass may be said to have; empty where a loader does not tell."""
+        if self.tensors is not None:
+            return (len(self.tensors[0]),)
+        if not isinstance(self.loader, DataLoader):
+            return ()
+        told = (self.loader.dataset, self.loader.sampler)  # a sampler may leave examples out, or repeat them
+        return tuple(len(part) for part in told if isinstance(part, Sized))
+
     def first(self) -> tuple[Tensor, Tensor]:
         """The first batch, without touching the random state for data in memory."""
         if self.tensors is not None:
@@ -91,6 +100,28 @@ def check_data(model: BayesianNetwork, batches: Batches) -> None:
         ValueError: For inputs that are not finite, that the network does not take, or targets that do not fit.
     """
     x, y = batches.tensors if batches.tensors is not None else batches.first()
+    check_examples(model, x, y)
+    sizes = batches.sizes()
+    if sizes and model.data_size not in sizes:
+        raise ValueError(
+            f"the model was made for data_size={model.data_size}, but the data have {sizes[0]} examples: "
+            "make it with the number of training examples"
+        )
+
+
+def check_examples(model: BayesianNetwork, x: Tensor, y: Tensor) -> None:
+    """Refuses inputs and targets that the model cannot take.
+
+    Args:
+        model: The model.
+        x: Inputs, `(n, ...)`.
+        y: Targets.
+
+    Raises:
+        ValueError: In one sentence.
+    """
+    if len(x) != len(y) or len(x) == 0:
+        raise ValueError(f"there are {len(x)} inputs and {len(y)} targets: they must be as many, and not none")
     if x.is_floating_point() and not bool(torch.isfinite(x).all()):
         bad = ~torch.isfinite(x).reshape(len(x), -1).all(dim=1)
         raise ValueError(
@@ -105,8 +136,3 @@ def check_data(model: BayesianNetwork, batches: Batches) -> None:
         reason = str(problem).splitlines()[0]
         raise ValueError(f"the network does not take inputs of shape {tuple(x.shape[1:])} ({reason})") from problem
     model.likelihood.check(outputs[:1].expand(len(y), *outputs.shape[1:]), y)
-    if batches.tensors is not None and len(x) != model.data_size:
-        raise ValueError(
-            f"the model was made for data_size={model.data_size}, but the data have {len(x)} examples: "
-            "make it with the number of training examples"
-        )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesprune.inference.batches import Batches, Data, check_data
+from bayesprune.inference.batches import Batches, Data, check_data, check_examples
 from bayesprune.inference.callbacks import Callback, FitState
 from bayesprune.inference.gate_estimators import GateEstimator, moment_matched
 from bayesprune.inference.guides import Guide, GuideChoice
@@ -127,6 +127,8 @@ def fit(
             if number > 0:
                 _reinitialise(copied)
             check_data(copied, batches)
+            if held_out is not None:
+                _check_validation(copied, held_out)
             q = Guide(copied, guide)
             check_map_exists(copied, q.family_of)
             autocast = torch.bfloat16 if precision == "bfloat16" else None
@@ -149,7 +151,7 @@ def fit(
     settings |= {
         "epochs": states[0].epoch,
         "kl_warmup": share,
-        "tempered": states[0].kl_weight != 1.0,
+        "tempered": any(state.kl_weight != 1.0 for state in states),
         "seconds": time.perf_counter() - started,
     }
     trace = trace_dataset(
@@ -231,6 +233,8 @@ def _run(
         for watcher in watchers:
             watcher.on_fit_end(state)
         objective.eval()
+    if state.step == 0:
+        raise ValueError("a callback stopped the fit before the first step: set state.stop in on_step or later")
     if not state.iterates:
         state.iterates.append(
             {"step": state.step, "negative_elbo": sum(chunk) / len(chunk), **scale_record(objective.guide)}
@@ -290,7 +294,7 @@ def make_optimizer(choice: OptimizerChoice, objective: Objective, learning_rate:
             group["lr"] = learning_rate * (SPREAD_RATE if group["name"] == "spread" else 1.0)
         return torch.optim.Adam(groups, lr=learning_rate, fused=True)
     if choice == "sgd":
-        return torch.optim.SGD(groups, lr=learning_rate, momentum=0.9)
+        return torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, fused=True)
     raise ValueError(f"optimizer {choice!r} is unknown: expected 'adam', 'sgd' or a callable of parameter groups")
 
 
@@ -325,6 +329,15 @@ def _reinitialise(model: BayesianNetwork) -> None:
         reset = getattr(module, "reset_parameters", None)
         if callable(reset):
             reset()
+
+
+def _check_validation(model: BayesianNetwork, held_out: tuple[Tensor, ...]) -> None:
+    if len(held_out) != 2:
+        raise ValueError("validation must be a tuple (x, y) of tensors")
+    try:
+        check_examples(model, *held_out)
+    except ValueError as problem:
+        raise ValueError(f"validation data: {problem}") from problem
 
 
 def _placed(part: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -122,7 +122,7 @@ class Guide(nn.Module):
         values: dict[str, Tensor] = {}
         for family in self.families:  # not from a draw: looking at a guide takes no random numbers
             if hasattr(family, "location"):
-                cut = zip(family.sites, family.cut(family.location), strict=True)  # type: ignore[operator, arg-type]
+                cut = zip(family.sites, family.cut(family.location.detach()), strict=True)  # type: ignore[operator, arg-type]
                 values |= {site.name: to_support(part, site.support) for site, part in cut}
         return values | self.inclusion()
 

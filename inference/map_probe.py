@@ -15,6 +15,8 @@ from bayesprune.models.tensor_prior import TensorPrior
 
 DECADES = (4, 8, 12)
 """Powers of ten by which scales are shrunk."""
+LARGEST = 32
+"""Rows and columns of the tensor that is probed, at most."""
 MOST_SCALES = 6
 """Subsets of at most this many scales are all tried; of more, single ones and all together."""
 
@@ -54,9 +56,13 @@ def _subsets(scales: list[str]) -> list[tuple[str, ...]]:
 
 
 def _grows_without_bound(prior: TensorPrior, shrunk: tuple[str, ...], points: list[str]) -> bool:
-    """Probes a 2 x 2 copy of the hierarchy: its density a weight does not depend on how many weights there are."""
-    shape = tuple(min(2, n) for n in prior.shape)
+    """Probes the hierarchy on a tensor of the same shape, cut to `LARGEST`.
+
+    A scale's hyper-prior stands against all the weights that share it, so a copy of a few weights would not do.
+    """
+    shape = tuple(min(LARGEST, n) for n in prior.shape)
     probe = TensorPrior("probe", prior.hierarchy, shape, int(prior.reserved["data_size"]))
+    probe.reserved = dict(prior.reserved)
     like = torch.empty(0, dtype=torch.float64)
     heights = []
     for decade in DECADES:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyro
 import torch
@@ -91,7 +91,8 @@ class Objective(nn.Module):
         evaluated: list[Terms] = []
         losses = [self._particle(x, y, kl_weight, evaluated) for _ in range(self.particles)]
         if len(evaluated) == 1:
-            return evaluated[0]
+            # An estimator's surrogate may have a gradient of its own, whatever it evaluated.
+            return replace(evaluated[0], loss=losses[0])
         count = len(evaluated)
         return Terms(
             loss=torch.stack(losses).mean(),

@@ -271,7 +271,8 @@ class Fit:
     def effective_parameters(self, restart: int = 0, draws: int = 200, probability: float = 0.89) -> xr.Dataset:
         """Number of weights that are in the network, with its posterior interval.
 
-        The sum over a tensor of 1 - kappa_j for a scale mixture, else the number of included weights.
+        The sum over a tensor of 1 - kappa_j for a scale mixture, unless it declares an event of another kind; else the
+        number of included weights.
 
         Args:
             restart: Which restart; default the first.
@@ -286,7 +287,7 @@ class Fit:
         """
         one = self._restart(restart)
         self._refuse_map(one)
-        mixtures = [prior for prior in one.model.priors.values() if _is_scale_mixture(prior)]
+        mixtures = [prior for prior in one.model.priors.values() if _is_counted_by_shrinkage(prior)]
         rest = [prior for prior in one.model.priors.values() if prior not in mixtures]
         counts: dict[str, list[float]] = {name: [] for name in one.model.priors}
         if mixtures:
@@ -423,6 +424,11 @@ def _is_scale_mixture(prior: TensorPrior) -> bool:
     if not prior.scales or (prior.hierarchy.included is not None and prior.hierarchy.included.kind == "atom"):
         return False
     return prior.weight_is_latent or prior.standard_normal is not None
+
+
+def _is_counted_by_shrinkage(prior: TensorPrior) -> bool:
+    event = prior.hierarchy.included
+    return _is_scale_mixture(prior) and (event is None or event.kind == "shrinkage")
 
 
 def _dims(name: str, prior: TensorPrior) -> tuple[str, ...]:

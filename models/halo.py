@@ -76,8 +76,9 @@ class HALO(Hierarchy):
     Args:
         kappa: xi psi^2 in full-data nats.
         prior_sd: Marginal prior standard deviation of a weight: kappa = sqrt(720) / prior_sd.
-        expected_density: Prior probability (fraction of 1) that a weight's scale lam exceeds the one at which its
-            prior sd is 1 / sqrt(fan_in); kappa is then set for each tensor. Default, with none given: 0.1.
+        expected_density: Prior probability (fraction of 1) that a weight's prior sd given its scale lam exceeds
+            sqrt(2 / (expected_density fan_in)), He's scale for the network that is left; kappa is then set for each
+            tensor. Default, with none given: 0.1.
 
     Raises:
         ValueError: If more than one is given, or one is out of its range.
@@ -180,11 +181,11 @@ def kappa_of(
     """Returns kappa = xi psi^2 for whichever of the three arguments of `HALO` is given (default density 0.1).
 
     Given lam = u / psi with u ~ Gamma(3, 1), the weight's prior sd is sqrt(2) u^2 / kappa; it exceeds
-    1 / sqrt(fan_in) with probability `expected_density` where kappa = sqrt(2 fan_in) q^2, q the upper quantile.
+    sqrt(2 / (d fan_in)) with probability d where kappa = q^2 sqrt(d fan_in), q the upper quantile.
     """
     if kappa is not None:
         return kappa
     if prior_sd is not None:
         return math.sqrt(720.0) / prior_sd
-    quantile = float(gamma.isf(0.1 if expected_density is None else expected_density, a=3.0))
-    return math.sqrt(2.0 * fan_in) * quantile**2
+    density = 0.1 if expected_density is None else expected_density
+    return float(gamma.isf(density, a=3.0)) ** 2 * math.sqrt(density * fan_in)

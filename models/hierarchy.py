@@ -200,7 +200,7 @@ class Hierarchy:
 
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that change when the declaration changes."""
-        digits = [f"{value:.5e}" for value in self.probe()]
+        digits = [f"{value:.4e}" for value in self.probe()]
         return hashlib.sha256((self.structure() + " ".join(digits)).encode()).hexdigest()[:16]
 
     def structure(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -202,17 +203,17 @@ class TensorPrior:
         return real[0] if len(real) == 1 and not self.weight_is_latent else None
 
     def probe(self) -> list[float]:
-        """Log densities and weights at fixed values of the latents: a fingerprint of the declaration."""
+        """Log densities and weights at fixed values of the latents, in float64: a fingerprint of the declaration."""
         terms: list[float] = []
 
         def visit(site: str, fn: Iid) -> Tensor:
             known = self.sites[self._latent_of(site)]
-            value = _fixed_values(known.shape, known.support, fn.base_dist.support)
+            value = _fixed_values(known.shape, known.support, fn.base_dist.support).double()
             terms.append(float(fn.log_prob(value)))
             return value
 
         with torch.no_grad():
-            weight, values = self.run(visit, _like(None), {})
+            weight, values = self.run(visit, torch.empty(0, dtype=torch.float64), {})
             if self.hierarchy.factor is not None:
                 terms.append(float(self.factor(values, weight)))
         return [*terms, *weight.expand(self.shape).flatten().tolist()]
@@ -422,7 +423,8 @@ def _fixed_values(shape: tuple[int, ...], support: str, constraint: Any = None) 
     if support == "boolean":
         return torch.ones(shape)
     count = int(torch.Size(shape).numel())
-    line = torch.linspace(-1.0, 1.0, count).reshape(shape) if count > 1 else torch.full(shape, 0.5)
+    # The far end is no fraction, so that no entry is exactly zero (a signed scale may not be).
+    line = torch.linspace(-1.0, math.sqrt(0.83), count).reshape(shape) if count > 1 else torch.full(shape, 0.5)
     if support == "real":
         return line
     if support == "positive":

@@ -63,7 +63,8 @@ def prune_run(
     result = prune(fit, sparsity=sparsity, min_inclusion=min_inclusion, per=per, criterion=criterion, restart=restart)
     splits = run_data(run, data_root)
     before = fit.score(*splits.test, restart=restart)
-    after = plain_scores(result.network, fit.restarts[restart].model.likelihood, *splits.test)
+    likelihood = fit.restarts[restart].model.likelihood
+    after = plain_scores(result.network, likelihood, *splits.test)
     report = result.report
     found = {
         "version": bayesprune.__version__,

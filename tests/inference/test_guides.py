@@ -172,3 +172,9 @@ def test_a_gate_without_a_named_slab_is_not_paired():
         z=dist.Bernoulli(0.5), s=dist.Normal(0.0, 1.0), weight=lambda z, s: z * s, included=exact_zero("z")
     )
     assert families(model(prior)) == {".z": "bernoulli", ".s": "normal"}
+
+
+def test_the_centre_carries_no_gradient():
+    for choice in ("map", "meanfield"):
+        means = Guide(model(Gaussian(), HALO()), choice).means()
+        assert not any(value.requires_grad for value in means.values())

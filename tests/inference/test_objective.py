@@ -113,9 +113,8 @@ def test_every_likelihood_agrees_with_pyro(likelihood, target):
     expected = Trace_ELBO().differentiable_loss(bnn, replayed, x, target)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
     parameters = leaves(bnn, guide)
-    for one, other in zip(
-        torch.autograd.grad(found, parameters), torch.autograd.grad(expected, parameters), strict=True
-    ):
+    gradients = torch.autograd.grad(found, parameters, retain_graph=True)
+    for one, other in zip(gradients, torch.autograd.grad(expected, parameters), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
@@ -128,7 +127,7 @@ def test_analytic_terms_have_the_mean_of_sampled_ones(name):
     guide = Guide(bnn, choice).double()
     with torch.no_grad():
         differences = []
-        for _ in range(400):
+        for _ in range(250):
             factors = guide.draw()
             guide.draw = lambda factors=factors: factors
             analytic, sampled = (Objective(bnn, guide, analytic=a)(x, y) for a in (True, False))
@@ -146,8 +145,8 @@ def test_the_paired_guides_elbo_is_pyros_in_expectation():
         for family in guide.families:
             family.logit.normal_()
         ours = Objective(bnn, guide, gate_estimator=ScoreFunction(2))
-        found = [float(ours(x, y)) for _ in range(700)]
-        theirs = [Trace_ELBO().loss(bnn, guide, x, y) for _ in range(1000)]
+        found = [float(ours(x, y)) for _ in range(300)]
+        theirs = [Trace_ELBO().loss(bnn, guide, x, y) for _ in range(400)]
     error = math.sqrt(np.var(found) / len(found) + np.var(theirs) / len(theirs))
     assert abs(np.mean(found) - np.mean(theirs)) < 4.0 * error
     assert error < 0.02 * abs(np.mean(theirs))

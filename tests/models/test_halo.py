@@ -108,12 +108,12 @@ def test_the_marginal_depends_on_xi_and_psi_through_kappa_only():
 
 @pytest.mark.parametrize("density", [0.02, 0.1, 0.5])
 @pytest.mark.parametrize("shape", [(400, 300), (40, 30, 10, 10)])
-def test_expected_density_is_the_prior_share_of_scales_above_one_over_root_fan_in(density, shape):
+def test_expected_density_is_the_prior_share_of_scales_above_he_s(density, shape):
     one = TensorPrior("w", HALO(expected_density=density), shape, 10)
     torch.manual_seed(0)
     sd = one.conditional_sd(one.simulate(DOUBLE))
     fan_in = sd[0].numel()
-    share = float((sd > 1.0 / math.sqrt(fan_in)).double().mean())
+    share = float((sd > math.sqrt(2.0 / (density * fan_in))).double().mean())
     assert abs(share - density) < 4.0 * math.sqrt(density * (1 - density) / sd.numel())
 
 
@@ -121,7 +121,7 @@ def test_the_three_arguments_are_ways_of_stating_kappa():
     assert kappa_of(784, kappa=3.0) == 3.0
     assert kappa_of(784, prior_sd=0.5) == pytest.approx(math.sqrt(720.0) / 0.5, rel=1e-14)
     quantile = stats.gamma.isf(0.1, 3.0)
-    assert kappa_of(784) == kappa_of(784, expected_density=0.1) == pytest.approx(math.sqrt(2 * 784) * quantile**2)
+    assert kappa_of(784) == kappa_of(784, expected_density=0.1) == pytest.approx(math.sqrt(0.1 * 784) * quantile**2)
     w, lam = next(configurations())
     stated = [HALO(kappa=kappa_of(5)), HALO(expected_density=0.1), HALO(), HALO(prior_sd=math.sqrt(720) / kappa_of(5))]
     joints = [log_joint(one, w, lam) for one in stated]
@@ -180,3 +180,10 @@ def test_the_config_says_how_to_make_it_again():
     config = HALO.from_paper(1e-4, 1e-5, 1e-4, 60_000).config
     again = HALO.from_paper(**config["arguments"])
     assert again.fingerprint() == HALO.from_paper(1e-4, 1e-5, 1e-4, 60_000).fingerprint()
+
+
+@pytest.mark.parametrize("shape", [(1,), (2,), (3,), (5,), (5, 5), (3, 3, 3, 3), (7, 11)])
+def test_the_papers_form_takes_tensors_of_any_number_of_weights(shape):
+    """A signed lam may not be zero, which the middle of an odd number of probing points would be."""
+    declared = HALO.from_paper(1e-3, 1e-2, data_size=10)
+    assert TensorPrior("w", declared, shape, 10).sites["lam"].shape == shape
