@@ -1,11 +1,12 @@
 """HALO by MAP beside one-shot and gradual magnitude pruning: LeNet-300-100 on Fashion-MNIST, last epoch.
 
-All runs have equal epochs, batch 128, SGD with momentum 0.9, no fine-tuning. HALO trains once, in a single stage,
-with the authors' objective (`HALO.from_paper`), and is then pruned by magnitude; the gradual baseline is global with
-the cubic schedule. For each level of sparsity each method gets the same number of trials on the validation split
-(seed 0), then three seeds are run on the test split with what was chosen.
+All runs have equal epochs, batch 128, SGD with momentum 0.9 from rate 0.1, no fine-tuning. HALO trains once, in a
+single stage, with the authors' objective (`HALO.from_paper`), and is then pruned by magnitude; the gradual baseline
+is global with the cubic schedule. Both methods get seven trials for each level on the validation split (seed 0), over
+the same two learning-rate schedules; three seeds are then run on the test split with what was chosen.
 
-Run ``python -m benchmarks.fashion_halo``; it resumes, and prints what it cost.
+Run ``python -m benchmarks.fashion_halo``; it resumes, and prints what it cost. ``--part halo`` and ``--part baselines``
+may run side by side; without it what is left of both is run and the table printed.
 """
 
 from __future__ import annotations
@@ -17,133 +18,158 @@ from typing import Any
 import torch
 
 import bayesprune as bp
-from bayesprune.inference.schedules import steps
+from bayesprune.inference.schedules import cosine, steps
 from benchmarks.ledger import Ledger, mean_and_spread
 from benchmarks.magnitude import Settings, accuracy, one_shot, train_dense, train_gradual
 
 LEVELS = (0.9, 0.95, 0.98)
-HALO_TRIALS: dict[str, dict[str, float]] = {
-    "psi 0.7e-4": {"xi": 1e-5, "psi": 0.7e-4, "weight_decay": 1e-4},
-    "psi 1e-4": {"xi": 1e-5, "psi": 1e-4, "weight_decay": 1e-4},
-    "psi 1.4e-4": {"xi": 1e-5, "psi": 1.4e-4, "weight_decay": 1e-4},
-    "psi 2e-4": {"xi": 1e-5, "psi": 2e-4, "weight_decay": 1e-4},
-    "psi 3e-4": {"xi": 1e-5, "psi": 3e-4, "weight_decay": 1e-4},
+HALO_TRIALS: dict[str, dict[str, Any]] = {
+    "psi 1.4e-4, cosine": {"psi": 1.4e-4, "schedule": "cosine"},
+    "psi 2e-4, cosine": {"psi": 2e-4, "schedule": "cosine"},
+    "psi 3e-4, cosine": {"psi": 3e-4, "schedule": "cosine"},
+    "psi 1e-4, cosine": {"psi": 1e-4, "schedule": "cosine"},
+    "psi 0.7e-4": {"psi": 0.7e-4, "schedule": "step"},
+    "psi 1e-4": {"psi": 1e-4, "schedule": "step"},
+    "psi 1.4e-4": {"psi": 1.4e-4, "schedule": "step"},
 }
-GRADUAL_TRIALS: dict[str, dict[str, float]] = {
-    "wd 1e-4, end .5": {"weight_decay": 1e-4, "end": 0.5},
-    "wd 1e-4, end .7": {"weight_decay": 1e-4, "end": 0.7},
-    "wd 1e-4, end .9": {"weight_decay": 1e-4, "end": 0.9},
-    "wd 5e-4, end .5": {"weight_decay": 5e-4, "end": 0.5},
-    "wd 5e-4, end .7": {"weight_decay": 5e-4, "end": 0.7},
+"""All with xi = 1e-5 and weight decay 1e-4 per datum; only xi psi^2 matters for the prior."""
+GRADUAL_TRIALS: dict[str, dict[str, Any]] = {
+    "wd 1e-4, end .5, cosine": {"weight_decay": 1e-4, "end": 0.5, "schedule": "cosine"},
+    "wd 1e-4, end .7, cosine": {"weight_decay": 1e-4, "end": 0.7, "schedule": "cosine"},
+    "wd 5e-4, end .5, cosine": {"weight_decay": 5e-4, "end": 0.5, "schedule": "cosine"},
+    "wd 5e-4, end .7, cosine": {"weight_decay": 5e-4, "end": 0.7, "schedule": "cosine"},
+    "wd 1e-4, end .5": {"weight_decay": 1e-4, "end": 0.5, "schedule": "step"},
+    "wd 1e-4, end .7": {"weight_decay": 1e-4, "end": 0.7, "schedule": "step"},
+    "wd 5e-4, end .7": {"weight_decay": 5e-4, "end": 0.7, "schedule": "step"},
 }
+SCHEDULES = {"cosine": cosine, "step": steps((0.5, 0.75))}
+Split = tuple[torch.Tensor, torch.Tensor]
 
 
-def halo(
-    trial: dict[str, float], splits: Any, split: tuple[torch.Tensor, torch.Tensor], seed: int, epochs: int
-) -> dict[str, Any]:
+def halo(trial: dict[str, Any], splits: Any, split: Split, seed: int, epochs: int) -> dict[str, Any]:
     """One HALO run, pruned to every level."""
     x, y = splits.train
     torch.manual_seed(seed)
-    network = bp.lenet_300_100()
-    prior = bp.HALO.from_paper(**trial, data_size=len(x))
-    model = bp.BayesianNetwork(network, {"*.weight": prior}, data_size=len(x))
-    fit = bp.fit(
-        model,
-        (x, y),
-        "map",
-        epochs=epochs,
-        seed=seed,
-        optimizer="sgd",
-        learning_rate=0.1,
-        schedule=steps(MILESTONES),
-    )
+    prior = bp.HALO.from_paper(xi=1e-5, psi=trial["psi"], weight_decay=1e-4, data_size=len(x))
+    model = bp.BayesianNetwork(bp.lenet_300_100(), {"*.weight": prior}, data_size=len(x))
+    schedule = SCHEDULES[trial["schedule"]]
+    fit = bp.fit(model, (x, y), "map", epochs=epochs, seed=seed, optimizer="sgd", learning_rate=0.1, schedule=schedule)
     found: dict[str, Any] = {"dense": accuracy(bp.prune(fit, sparsity=0.0).network, *split)}
     for level in LEVELS:
         found[str(level)] = accuracy(bp.prune(fit, sparsity=level).network, *split)
     return found
 
 
-MILESTONES = (0.5, 0.75)
-"""Shares of training at which the learning rate is divided by ten, for every method."""
-
-
-def settings(trial: dict[str, float], seed: int, epochs: int) -> Settings:
-    """The baseline's settings: the same optimizer, rate and schedule as HALO's."""
+def settings(trial: dict[str, Any], seed: int, epochs: int) -> Settings:
+    """The baseline's settings: the same optimizer, rate and schedules as HALO's."""
     return Settings(
-        epochs=epochs, optimizer="sgd", learning_rate=0.1, momentum=0.9, schedule="step", seed=seed,
+        epochs=epochs,
+        optimizer="sgd",
+        learning_rate=0.1,
+        momentum=0.9,
+        schedule=trial["schedule"],
+        seed=seed,
         weight_decay=trial["weight_decay"],
-    )  # fmt: skip
+    )
 
 
-def gradual(trial: dict[str, float], level: float, splits: Any, split: Any, seed: int, epochs: int) -> dict[str, Any]:
+def gradual(trial: dict[str, Any], level: float, splits: Any, split: Split, seed: int, epochs: int) -> dict[str, Any]:
     """One gradual magnitude run to one level."""
     trained = train_gradual(*splits.train, level, settings(trial, seed, epochs), end=trial["end"])
     return {"accuracy": accuracy(trained.network, *split)}
 
 
-def dense(splits: Any, split: Any, seed: int, epochs: int) -> dict[str, Any]:
+def dense(splits: Any, split: Split, seed: int, epochs: int) -> dict[str, Any]:
     """One dense run, and one-shot magnitude pruning of it."""
-    trained = train_dense(*splits.train, settings({"weight_decay": 1e-4}, seed, epochs))
+    trial = {"weight_decay": 1e-4, "schedule": "cosine"}
+    trained = train_dense(*splits.train, settings(trial, seed, epochs))
     found: dict[str, Any] = {"dense": accuracy(trained.network, *split)}
     for level in LEVELS:
         found[str(level)] = accuracy(one_shot(trained.network, level).network, *split)
     return found
 
 
-def main() -> None:
-    """Chooses on validation, runs the seeds, prints the table of paired differences."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", default="runs/benchmarks")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    splits = bp.load_data("fashion-mnist")
-    ledger = Ledger(f"{options.out}/fashion_halo.json")
-    epochs, seeds = options.epochs, range(options.seeds)
-
+def run_halo(ledger: Ledger, splits: Any, epochs: int, seeds: range) -> dict[float, tuple[str, list[float]]]:
+    """Trials, choice and test runs of HALO: the trial chosen and the test accuracies, by level."""
     trials = {
         name: ledger.run(f"validation halo {name}", lambda t=trial: halo(t, splits, splits.validation, 0, epochs))
         for name, trial in HALO_TRIALS.items()
     }
-    gradual_trials = {
-        (name, level): ledger.run(
-            f"validation gradual {name} at {level}",
-            lambda t=trial, at=level: gradual(t, at, splits, splits.validation, 0, epochs),
-        )
-        for name, trial in GRADUAL_TRIALS.items()
-        for level in LEVELS
-    }
-    one_shots = [ledger.run(f"test dense seed {s}", lambda s=s: dense(splits, splits.test, s, epochs)) for s in seeds]
-    print(f"dense, seeds {list(seeds)}: {mean_and_spread([run['dense'] for run in one_shots])}")
+    found = {}
     for level in LEVELS:
-        best_halo = max(HALO_TRIALS, key=lambda name: trials[name][str(level)])
-        best_gradual = max(GRADUAL_TRIALS, key=lambda name: gradual_trials[name, level]["accuracy"])
-        ours = [
+        best = max(trials, key=lambda name: trials[name][str(level)])
+        runs = [
             ledger.run(
-                f"test halo {best_halo} seed {s}",
-                lambda s=s, n=best_halo: halo(HALO_TRIALS[n], splits, splits.test, s, epochs),
-            )[str(level)]
+                f"test halo {best} seed {s}",
+                lambda s=s, n=best: halo(HALO_TRIALS[n], splits, splits.test, s, epochs),
+            )
             for s in seeds
         ]
-        theirs = [
+        found[level] = (best, [run[str(level)] for run in runs])
+    return found
+
+
+def run_baselines(
+    ledger: Ledger, splits: Any, epochs: int, seeds: range
+) -> tuple[list[dict[str, Any]], dict[float, tuple[str, list[float]]]]:
+    """Dense runs with one-shot pruning, and the trial chosen and test accuracies of gradual pruning by level."""
+    shots = [ledger.run(f"test dense seed {s}", lambda s=s: dense(splits, splits.test, s, epochs)) for s in seeds]
+    found = {}
+    for level in LEVELS:
+        trials = {
+            name: ledger.run(
+                f"validation gradual {name} at {level}",
+                lambda t=trial, at=level: gradual(t, at, splits, splits.validation, 0, epochs),
+            )
+            for name, trial in GRADUAL_TRIALS.items()
+        }
+        best = max(trials, key=lambda name: trials[name]["accuracy"])
+        runs = [
             ledger.run(
-                f"test gradual {best_gradual} at {level} seed {s}",
-                lambda s=s, n=best_gradual, at=level: gradual(GRADUAL_TRIALS[n], at, splits, splits.test, s, epochs),
-            )["accuracy"]
+                f"test gradual {best} at {level} seed {s}",
+                lambda s=s, n=best, at=level: gradual(GRADUAL_TRIALS[n], at, splits, splits.test, s, epochs),
+            )
             for s in seeds
         ]
-        shots = [run[str(level)] for run in one_shots]
-        differences = [100 * (a - b) for a, b in zip(ours, theirs, strict=True)]
-        to_shot = [100 * (a - b) for a, b in zip(ours, shots, strict=True)]
-        print(
-            f"{level}: HALO ({best_halo}) {mean_and_spread(ours)}; gradual ({best_gradual}) {mean_and_spread(theirs)}; "
-            f"one-shot {mean_and_spread(shots)}; HALO - gradual {statistics.mean(differences):+.2f} points "
-            f"(paired sd {statistics.stdev(differences) if len(differences) > 1 else float('nan'):.2f}), "
-            f"HALO - one-shot {statistics.mean(to_shot):+.2f}"
-        )
-    print(f"cost: {ledger.cost()}")
+        found[level] = (best, [run["accuracy"] for run in runs])
+    return shots, found
+
+
+def main() -> None:
+    """Chooses on validation, runs the seeds, prints the table of paired differences."""
+    parser = argparse.ArgumentParser(description="HALO beside magnitude pruning on Fashion-MNIST.")
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--part", choices=("halo", "baselines", "all"), default="all")
+    parser.add_argument("--out", default="runs/benchmarks")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    splits, seeds = bp.load_data("fashion-mnist"), range(options.seeds)
+    ledgers = {part: Ledger(f"{options.out}/fashion_{part}.json") for part in ("halo", "baselines")}
+    if options.part in ("halo", "all"):
+        ours = run_halo(ledgers["halo"], splits, options.epochs, seeds)
+    if options.part in ("baselines", "all"):
+        shots, theirs = run_baselines(ledgers["baselines"], splits, options.epochs, seeds)
+    if options.part == "all":
+        print(f"dense, {len(shots)} seeds: {mean_and_spread([run['dense'] for run in shots])}")
+        for level in LEVELS:
+            report(level, ours[level], theirs[level], [run[str(level)] for run in shots])
+    for part, ledger in ledgers.items():
+        if ledger.runs:
+            print(f"cost of {part}: {ledger.cost()}")
+
+
+def report(level: float, ours: tuple[str, list[float]], theirs: tuple[str, list[float]], shots: list[float]) -> None:
+    """Prints one level: means, standard deviations over seeds, and differences paired by seed in points."""
+    print(f"sparsity {level}")
+    print(f"  HALO     {mean_and_spread(ours[1])}  ({ours[0]})")
+    print(f"  gradual  {mean_and_spread(theirs[1])}  ({theirs[0]})")
+    print(f"  one-shot {mean_and_spread(shots)}")
+    for name, others in (("gradual", theirs[1]), ("one-shot", shots)):
+        differences = [100 * (a - b) for a, b in zip(ours[1], others, strict=True)]
+        spread = statistics.stdev(differences) if len(differences) > 1 else float("nan")
+        print(f"  HALO - {name}: {statistics.mean(differences):+.2f} points, sd over seeds {spread:.2f}")
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ from bayesprune.models.likelihoods import Normal
 from tests.oracles import horseshoe_reference as horseshoe
 
 
-def sampled_weights(bnn, x, y, draws=600, warmup=400):
+def sampled_weights(bnn, x, y, draws=300, warmup=150):
     """Draws of the weights by NUTS, and their effective sample sizes."""
     pyro.set_rng_seed(0)
-    mcmc = MCMC(NUTS(bnn, target_accept_prob=0.95, max_tree_depth=7), draws, warmup, disable_progbar=True)
+    mcmc = MCMC(NUTS(bnn, target_accept_prob=0.9, max_tree_depth=6), draws, warmup, disable_progbar=True)
     mcmc.run(x, y)
     sites = mcmc.get_samples()
     tau = sites["weight.tau"].reshape(-1, 1, 1)
