@@ -69,7 +69,7 @@ __all__ = [
 
 SUMMARY_FILE, ARVIZ_FILE, PLOTS_FOLDER = "summary.json", "arviz.nc", "plots"
 SCORES = ("accuracy", "rmse", "nll", "ece")
-ARVIZ_DRAWS = 500
+ARVIZ_DRAWS = 200
 """Draws of the first restart that arviz.nc holds."""
 _UNDECIDED = (0.05, 0.95)
 _NEEDED = (

@@ -26,9 +26,10 @@ class Ledger:
     def run(self, name: str, function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Returns the result of a run: from the file where it is there, else by running it."""
         if name not in self.runs:
-            begin = time.perf_counter()
+            begin, busy = time.perf_counter(), time.process_time()
             result = function()
-            self.runs[name] = {**result, "minutes": (time.perf_counter() - begin) / 60}
+            wall, work = (time.perf_counter() - begin) / 60, (time.process_time() - busy) / 60
+            self.runs[name] = {**result, "minutes": work, "wall_minutes": wall}
             staging = self.path.with_suffix(".part")
             staging.write_text(json.dumps(self.runs, indent=1))
             os.replace(staging, self.path)
@@ -37,9 +38,9 @@ class Ledger:
         return self.runs[name]
 
     def cost(self) -> str:
-        """Says what all the runs cost, as runs x minutes."""
+        """Says what all the runs cost, as runs x minutes of processor time."""
         minutes = [run["minutes"] for run in self.runs.values()]
-        return f"{len(minutes)} runs x {statistics.mean(minutes):.2f} minutes = {sum(minutes):.1f} minutes"
+        return f"{len(minutes)} runs x {statistics.mean(minutes):.2f} processor minutes = {sum(minutes):.1f} minutes"
 
 
 def mean_and_spread(values: list[float]) -> str:

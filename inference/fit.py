@@ -26,7 +26,7 @@ from bayesprune.models.bayesian_network import BayesianNetwork
 ITERATES = 1000
 """About how many iterates of the ELBO and the scales a fit records."""
 SPREAD_RATE = 10.0
-"""Log scales and log odds move over several units, weights over hundredths: their share of Adam's learning rate."""
+"""Log scales of weights and log odds move over several units, weights over hundredths: their rate by Adam."""
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 OptimizerChoice = str | Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
@@ -68,7 +68,7 @@ def fit(
         epochs: Passes over the data. Give this or `steps`.
         steps: Optimizer steps in all, in place of `epochs`.
         batch_size: Examples a step; default 128.
-        optimizer: ``"adam"`` (default; log scales and log odds learn ten times as fast as weights), ``"sgd"``
+        optimizer: ``"adam"`` (default; log scales of weights and log odds learn ten times as fast), ``"sgd"``
             (momentum 0.9), or a callable from parameter groups to a torch optimizer. It sees the loss divided by
             `data_size`, so that learning rates are those of a mean loss.
         learning_rate: Of the two named optimizers; default 1e-3.

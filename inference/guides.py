@@ -92,7 +92,7 @@ class Guide(nn.Module):
         return factors
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by ``"location"`` (units of the weights) and ``"spread"`` (log scales, log odds)."""
+        """Parameters by ``"location"`` (slow) and ``"spread"`` (log scales of weights, log odds: fast)."""
         groups: dict[str, list[nn.Parameter]] = {"location": [], "spread": []}
         for family in self.families:
             for name, parameters in family.groups().items():  # type: ignore[operator]
