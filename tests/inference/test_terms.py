@@ -10,9 +10,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from bayesprune.inference.families import BernoulliFactor, LogNormalFactor, NormalFactor
+from bayesprune.inference.families import BernoulliFactor, DeltaFactor, LogNormalFactor, NormalFactor
 from bayesprune.inference.paired import Pair, SlabFactor
 from bayesprune.inference.terms import register_term, registered_terms, site_term
+from bayesprune.models.halo import SignedGamma
 from bayesprune.models.iid import Iid
 from bayesprune.models.tensor_prior import Site
 
@@ -202,6 +203,34 @@ def test_a_slab_without_a_term_of_its_own_is_estimated_from_its_draw():
     assert abs(np.mean(sampled) - expected) < 4.0 * np.std(sampled) / math.sqrt(2000)
 
 
+POINTS = {
+    "Laplace, scale a weight": lambda s: dist.Laplace(torch.zeros(()).double(), s.exp()),
+    "Laplace, scale an output": lambda s: dist.Laplace(torch.zeros(()).double(), s[:, :1].exp()),
+    "Laplace, one scale": lambda s: dist.Laplace(torch.zeros(()).double(), s[0, 0].exp()),
+    "Laplace, off centre": lambda s: dist.Laplace(torch.tensor(0.3).double(), s.exp()),
+    "Laplace, located by a latent": lambda s: dist.Laplace(s, s.exp()),
+    "SignedGamma, one rate": lambda s: SignedGamma(torch.tensor(3.0).double(), s[0, 0].exp()),
+    "SignedGamma, rate a weight": lambda s: SignedGamma(torch.tensor(3.0).double(), s.exp()),
+    "SignedGamma, fixed": lambda s: SignedGamma(torch.tensor(3.0).double(), torch.tensor(0.7).double()),
+}
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_the_term_of_a_point_and_its_gradient_are_minus_the_log_prior(name):
+    value = double(3, 4).requires_grad_()
+    parent = (0.5 * double(4, 3).T + 0.1).contiguous().requires_grad_()
+    found = site_term(Iid(POINTS[name](parent), SHAPE), DeltaFactor(value), value)
+    expected = -POINTS[name](parent).expand(SHAPE).log_prob(value).sum()
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    # A factor in front, as the objective has it, has to reach both gradients.
+    gradients = [torch.autograd.grad(0.37 * term, (value, parent), allow_unused=True) for term in (found, expected)]
+    for one, other in zip(*gradients, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+    assert not torch.allclose(found, expected + 1e-6, rtol=1e-12, atol=1e-12)
+
+
 def test_every_registered_pair_is_tested_here():
     """A term added later needs a test: this list says which have one."""
     tested = {
@@ -211,6 +240,8 @@ def test_every_registered_pair_is_tested_here():
         (dist.InverseGamma, LogNormalFactor),
         (dist.Bernoulli, BernoulliFactor),
         (dist.Normal, SlabFactor),
+        (dist.Laplace, DeltaFactor),
+        (SignedGamma, DeltaFactor),
     }
     assert set(registered_terms()) == tested
 

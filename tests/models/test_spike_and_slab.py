@@ -46,7 +46,9 @@ def test_the_slab_is_scaled_by_fan_in_and_the_density_is_the_expected_one():
     weight = one.simulate()["weight"]
     on = weight[weight != 0]
     assert abs(on.numel() / 40_000 - 0.2) < 4 * math.sqrt(0.16 / 40_000)
-    assert float(on.std()) == pytest.approx(0.1, rel=0.05)
+    assert float(on.std()) == pytest.approx(math.sqrt(2.0 / (0.2 * 100)), rel=0.05)
+    # He's scale for the network that is left: outputs of unit inputs have variance 2.
+    assert float((weight**2).sum(1).mean()) == pytest.approx(2.0, rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -76,9 +78,9 @@ def test_an_empty_block_is_refused(block):
     ("declared", "reference"),
     [
         (Gaussian(0.3), stats.norm(0, 0.3)),
-        (Gaussian(), stats.norm(0, 0.5)),
+        (Gaussian(), stats.norm(0, math.sqrt(2.0 / 4.0))),
         (Laplace(0.3), stats.laplace(0, 0.3)),
-        (Laplace(), stats.laplace(0, math.sqrt(0.5) * 0.5)),
+        (Laplace(), stats.laplace(0, math.sqrt(2.0 / 4.0) / math.sqrt(2.0))),
     ],
 )
 def test_gaussian_and_laplace_are_what_they_say(declared, reference):
