@@ -2,8 +2,9 @@
 
 All runs have equal epochs, batch 128, SGD with momentum 0.9 from rate 0.1, no fine-tuning. HALO trains once, in a
 single stage, with the authors' objective (`HALO.from_paper`), and is then pruned by magnitude; the gradual baseline
-is global with the cubic schedule. Both methods get six trials for each level on the validation split (seed 0), over
-the same two learning-rate schedules; three seeds are then run on the test split with what was chosen.
+is global with the cubic schedule. Both methods get six trials for each of 90 and 95 % on the validation split (seed
+0), over the same two learning-rate schedules; three seeds are then run on the test split with what was chosen. 98 % is
+reported with the settings of 95 %.
 
 Run ``python -m benchmarks.fashion_halo``; it resumes, and prints what it cost. ``--part halo`` and ``--part baselines``
 may run side by side; without it what is left of both is run and the table printed.
@@ -23,6 +24,8 @@ from benchmarks.ledger import Ledger, mean_and_spread
 from benchmarks.magnitude import Settings, accuracy, one_shot, train_dense, train_gradual
 
 LEVELS = (0.9, 0.95, 0.98)
+CHOSEN_AT = {0.9: 0.9, 0.95: 0.95, 0.98: 0.95}
+"""The level at which the setting of each level is chosen; 98 % is reported with the settings of 95 %, to save runs."""
 HALO_TRIALS: dict[str, dict[str, Any]] = {
     "psi 1.4e-4, cosine": {"psi": 1.4e-4, "schedule": "cosine"},
     "psi 2e-4, cosine": {"psi": 2e-4, "schedule": "cosine"},
@@ -95,7 +98,7 @@ def run_halo(ledger: Ledger, splits: Any, epochs: int, seeds: range) -> dict[flo
     }
     found = {}
     for level in LEVELS:
-        best = max(trials, key=lambda name: trials[name][str(level)])
+        best = max(trials, key=lambda name: trials[name][str(CHOSEN_AT[level])])
         runs = [
             ledger.run(
                 f"test halo {best} seed {s}",
@@ -116,8 +119,8 @@ def run_baselines(
     for level in LEVELS:
         trials = {
             name: ledger.run(
-                f"validation gradual {name} at {level}",
-                lambda t=trial, at=level: gradual(t, at, splits, splits.validation, 0, epochs),
+                f"validation gradual {name} at {CHOSEN_AT[level]}",
+                lambda t=trial, at=CHOSEN_AT[level]: gradual(t, at, splits, splits.validation, 0, epochs),
             )
             for name, trial in GRADUAL_TRIALS.items()
         }

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bayesprune.inference.batches import Batches, Data, check_data, check_examples
 from bayesprune.inference.callbacks import Callback, FitState
-from bayesprune.inference.gate_estimators import GateEstimator, moment_matched
+from bayesprune.inference.gate_estimators import GateEstimator
 from bayesprune.inference.guides import Guide, GuideChoice
 from bayesprune.inference.map_probe import check_map_exists
 from bayesprune.inference.objective import Objective, Terms
@@ -54,7 +54,7 @@ def fit(
     precision: str = "float32",
     restarts: int = 1,
     particles: int = 1,
-    gate_estimator: GateEstimator = moment_matched,
+    gate_estimator: GateEstimator | None = None,
     callbacks: Sequence[Callback] = (),
     stop: Callable[[FitState], bool] | None = None,
     progress: bool = False,
@@ -84,7 +84,8 @@ def fit(
         restarts: Independent fits; default 1. All but the first start from re-initialised layers where the
             network's modules have `reset_parameters`.
         particles: Draws an evaluation; default 1.
-        gate_estimator: How gradients pass Bernoulli gates; default `moment_matched`.
+        gate_estimator: How gradients pass Bernoulli gates; default None: `moment_matched`, or `ScoreFunction`
+            where a gate is a parameter of another distribution.
         callbacks: `Callback`s, called in order.
         stop: A rule, `stop(state) -> bool`, asked after each epoch; True ends the restart.
         progress: Whether to show a progress line on standard error; default False.

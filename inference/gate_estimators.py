@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.inference.families import BernoulliFactor
+from bayesprune.models.bayesian_network import BayesianNetwork
 
 Loss = Callable[[dict[str, Tensor]], Tensor]
 GateEstimator = Callable[[Loss, Mapping[str, BernoulliFactor]], Tensor]
@@ -32,6 +33,31 @@ def moment_matched(loss: Loss, gates: Mapping[str, BernoulliFactor]) -> Tensor:
         spread = (gate.probability * (1.0 - gate.probability)).clamp_min(1e-12).sqrt()
         values[name] = torch.addcmul(gate.probability, spread, torch.randn_like(spread))
     return loss(values)
+
+
+def antithetic(loss: Loss, gates: Mapping[str, BernoulliFactor]) -> Tensor:
+    """`moment_matched` with a pair of opposite draws of the gates: the same mean, less noise, two evaluations."""
+    noise = {}
+    for name, gate in gates.items():
+        spread = (gate.probability * (1.0 - gate.probability)).clamp_min(1e-12).sqrt()
+        noise[name] = spread * torch.randn_like(spread)
+    up = loss({name: gate.probability + noise[name] for name, gate in gates.items()})
+    down = loss({name: gate.probability - noise[name] for name, gate in gates.items()})
+    return 0.5 * (up + down)
+
+
+def default_estimator(model: BayesianNetwork) -> GateEstimator:
+    """`moment_matched`, or `ScoreFunction` for a model in which a gate is a parameter of another distribution.
+
+    A gate between zero and one makes sense as a factor of a weight, not as, say, a part of a scale.
+    """
+    for prior in model.priors.values():
+        gates = {latent for latent, site in prior.sites.items() if site.support == "boolean"}
+        for child, parents in prior.hierarchy.parents.items():
+            is_drawn = child in prior.sites
+            if is_drawn and gates.intersection(parents):
+                return ScoreFunction()
+    return moment_matched
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bayesprune.inference.families import BernoulliFactor, Factor
-from bayesprune.inference.gate_estimators import GateEstimator, moment_matched
+from bayesprune.inference.gate_estimators import GateEstimator, default_estimator
 from bayesprune.inference.guides import Guide
 from bayesprune.inference.terms import site_term
 from bayesprune.models.bayesian_network import BayesianNetwork
@@ -49,7 +49,7 @@ class Objective(nn.Module):
     Args:
         model: The model.
         guide: The guide; its parameters and the model's point estimates are this module's parameters.
-        gate_estimator: How gradients pass gates; default `moment_matched`.
+        gate_estimator: How gradients pass gates; default None: `default_estimator` of the model.
         particles: Draws of the guide an evaluation averages; default 1.
         analytic: Whether registered terms replace draws; default True.
         autocast: dtype in which the network runs (`torch.bfloat16`), or None (default) for its own.
@@ -59,7 +59,7 @@ class Objective(nn.Module):
         self,
         model: BayesianNetwork,
         guide: Guide,
-        gate_estimator: GateEstimator = moment_matched,
+        gate_estimator: GateEstimator | None = None,
         particles: int = 1,
         analytic: bool = True,
         autocast: torch.dtype | None = None,
@@ -71,7 +71,7 @@ class Objective(nn.Module):
             raise ValueError(f"particles must be at least 1, not {particles}")
         self.model = model
         self.guide = guide
-        self.gate_estimator = gate_estimator
+        self.gate_estimator = gate_estimator or default_estimator(model)
         self.particles = particles
         self.analytic = analytic
         self.autocast = autocast

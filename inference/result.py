@@ -17,6 +17,7 @@ from bayesprune.inference.guides import Guide
 from bayesprune.inference.metrics import expected_calibration_error
 from bayesprune.inference.shrinkage import shrinkage_factor
 from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.hierarchy import WEIGHT
 from bayesprune.models.tensor_prior import TensorPrior
 
 
@@ -368,11 +369,14 @@ class Fit:
         return self.restarts[number]
 
     def _refuse_map(self, one: Restart) -> None:
-        if one.guide.is_map:
-            raise ValueError(
-                "this fit is a MAP: points have no inclusion probabilities; fit with guide='meanfield' or 'paired', "
-                "or prune by sparsity"
-            )
+        families = one.guide.family_of
+        for name, prior in one.model.priors.items():
+            if all(families[site.name] == "delta" for site in prior.sites.values()):
+                what = "this fit is a MAP" if one.guide.is_map else f"this fit is a MAP of {name}"
+                raise ValueError(
+                    f"{what}: points have no inclusion probabilities; fit with guide='meanfield' or 'paired', "
+                    "or prune by sparsity"
+                )
 
     def _shrinkage_draws(self, one: Restart, priors: list[TensorPrior], draws: int) -> Any:
         if one.fisher is None:
@@ -421,9 +425,11 @@ class Fit:
 
 def _is_scale_mixture(prior: TensorPrior) -> bool:
     """Whether the weight is, given random scales, a scaled Normal or Laplace."""
-    if not prior.scales or (prior.hierarchy.included is not None and prior.hierarchy.included.kind == "atom"):
+    if prior.hierarchy.included is not None and prior.hierarchy.included.kind == "atom":
         return False
-    return prior.weight_is_latent or prior.standard_normal is not None
+    if prior.weight_is_latent:  # its scale may be a real latent, such as HALO's signed lam
+        return any(parent in prior.sites for parent in prior.hierarchy.parents.get(WEIGHT, ()))
+    return bool(prior.scales) and prior.standard_normal is not None
 
 
 def _is_counted_by_shrinkage(prior: TensorPrior) -> bool:

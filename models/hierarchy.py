@@ -40,8 +40,9 @@ class Latent:
     """A latent of a hierarchy: a distribution, a level, and optionally how the guide treats it.
 
     Attributes:
-        distribution: A univariate Pyro distribution, or a callable that returns one; the names of its arguments
-            name its parents (other latents, or ``size``, ``fan_in``, ``data_size``).
+        distribution: A univariate Pyro distribution (its constants are float32; numbers in a callable take the dtype of
+            the weights), or a callable that returns one; the names of its arguments name its parents (other latents, or
+            ``size``, ``fan_in``, ``data_size``).
         per: The level, one of `LEVELS`; default one entry a weight.
         dims: Named dimensions in place of a level, e.g. ``{"output": None, "rank": 16}``; None takes the
             tensor's own size, for the names ``"output"`` and ``"input"``. Passed to callables unexpanded.

@@ -8,46 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
-from bayesprune.inference.fit import fit
-from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.likelihoods import Normal
-from bayesprune.models.spike_and_slab import SpikeAndSlab
+from benchmarks.exact_posteriors import fitted_pips
 from tests.oracles import spike_and_slab_reference as spike
-
-
-def antithetic(loss, gates):
-    """Moment matching with a pair of opposite draws: the same mean, less noise."""
-    spreads = {name: (gate.probability * (1.0 - gate.probability)).sqrt() for name, gate in gates.items()}
-    noise = {name: spread * torch.randn_like(spread) for name, spread in spreads.items()}
-    pair = [{name: gate.probability + sign * noise[name] for name, gate in gates.items()} for sign in (1.0, -1.0)]
-    return 0.5 * (loss(pair[0]) + loss(pair[1]))
-
-
-def fitted_pips(problem, guide, steps, copies, learning_rate=0.005):
-    """Inclusion probabilities, `(copies, features)`, starting from least squares as from a trained network."""
-    x, y = torch.tensor(problem.x), torch.tensor(problem.y)[:, None]
-    line = nn.Linear(x.shape[1], copies, bias=False).double()
-    with torch.no_grad():
-        line.weight.copy_(torch.linalg.lstsq(x, y).solution.T.expand_as(line.weight))
-    prior = SpikeAndSlab(problem.inclusion, problem.slab_sd, initial_inclusion=0.5)
-    bnn = BayesianNetwork(line, {"weight": prior}, Normal(problem.noise_sd), len(x))
-    result = fit(
-        bnn,
-        (x, y.expand(-1, copies).clone()),
-        guide,
-        steps=steps,
-        batch_size=len(x),
-        learning_rate=learning_rate,
-        schedule="cosine",
-        kl_warmup=0.0,
-        precision="float64",
-        gate_estimator=antithetic,
-        device="cpu",
-    )
-    return result.inclusion_probabilities()["weight"].values
 
 
 def test_the_paired_guide_finds_the_exact_inclusion_probabilities_of_an_orthogonal_design():

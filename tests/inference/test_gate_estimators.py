@@ -5,15 +5,18 @@ from __future__ import annotations
 import itertools
 import math
 
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
 
 from bayesprune.inference.families import BernoulliFactor
-from bayesprune.inference.gate_estimators import ScoreFunction, moment_matched
+from bayesprune.inference.gate_estimators import ScoreFunction, antithetic, default_estimator, moment_matched
 from bayesprune.inference.guides import Guide
 from bayesprune.inference.objective import Objective
 from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.hierarchy import Hierarchy, Latent
+from bayesprune.models.inclusion import exact_zero
 from bayesprune.models.likelihoods import Bernoulli, Normal
 from bayesprune.models.spike_and_slab import SpikeAndSlab
 
@@ -191,3 +194,30 @@ def test_the_score_function_is_unbiased_for_a_classifier_where_moment_matching_i
 def test_a_score_function_needs_two_particles():
     with pytest.raises(ValueError, match="at least 2 particles"):
         ScoreFunction(1)
+
+
+def test_the_default_estimator_is_the_score_function_where_a_gate_sets_a_scale():
+    spike = Hierarchy(
+        z=Latent(lambda: dist.Bernoulli(0.3), init=0.5),
+        weight=lambda z: dist.Normal(0.0, 0.05 + z),
+        included=exact_zero(gate="z"),
+    )
+    network = nn.Linear(3, 1)
+    as_scale = BayesianNetwork(network, {"weight": spike}, data_size=10)
+    as_factor = BayesianNetwork(network, {"weight": SpikeAndSlab()}, data_size=10)
+    assert isinstance(default_estimator(as_scale), ScoreFunction)
+    assert default_estimator(as_factor) is moment_matched
+
+
+def test_antithetic_draws_have_the_mean_of_single_ones_and_less_noise():
+    gates = {"z": BernoulliFactor(torch.tensor([0.2, 0.7], dtype=torch.float64), torch.zeros(2, dtype=torch.float64))}
+    slope = torch.tensor([1.0, -2.0], dtype=torch.float64)
+
+    def loss(values):
+        return (values["z"] @ slope) ** 2 + values["z"] @ slope
+
+    pairs = torch.stack([antithetic(loss, gates) for _ in range(4000)])
+    singles = torch.stack([moment_matched(loss, gates) for _ in range(4000)])
+    error = (pairs.var() / len(pairs) + singles.var() / len(singles)).sqrt()
+    assert abs(pairs.mean() - singles.mean()) < 4 * error
+    assert pairs.var() < 0.6 * singles.var()
