@@ -138,7 +138,7 @@ class Objective(nn.Module):
             if prior.hierarchy.factor is not None:
                 kl_of[f"{name}.factor"] = -prior.factor(values, weight)
         with torch.autocast(x.device.type, self.autocast) if self.autocast else nullcontext():
-            outputs = functional_call(network, weights, (x,))
+            outputs = functional_call(network, weights, (x,), tie_weights=self.model.has_tied_weights)
         if outputs.dtype in (torch.bfloat16, torch.float16):
             outputs = outputs.float()
         batch = self.model.likelihood.log_prob(outputs, y).sum()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -87,6 +88,11 @@ class BayesianNetwork(nn.Module):
     def sites(self) -> dict[str, Site]:
         """Every sample site that the priors declare, by name, in the order in which they are drawn."""
         return {site.name: site for prior in self.priors.values() for site in prior.sites.values()}
+
+    @functools.cached_property
+    def has_tied_weights(self) -> bool:
+        """Whether one parameter of the network stands under several names; `functional_call` is slower then."""
+        return len(list(self.network.named_parameters(remove_duplicate=False))) > len(list(self.network.parameters()))
 
     @property
     def point_estimates(self) -> tuple[str, ...]:

@@ -1,0 +1,64 @@
+"""The code in README and docs runs as it stands, with fewer epochs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import bayesprune as bp
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def code_blocks(name):
+    """Python blocks of a page, with fits cut to one epoch."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    return [re.sub(r"epochs=\d+", "epochs=1", block) for block in blocks]
+
+
+def test_the_readme_runs_from_top_to_bottom():
+    blocks = code_blocks("README.md")
+    assert len(blocks) == 2
+    space = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), space)
+    assert isinstance(space["result"].network, nn.Module)
+    assert 0.0 <= space["result"].report.sparsity <= 1.0
+    assert space["student"].latents["scale"].per == "output"
+
+
+def test_the_readme_s_prior_is_the_one_in_the_examples():
+    from bayesprune.prior_files import load_prior
+
+    space = {}
+    exec(code_blocks("README.md")[1], space)
+    example = load_prior(f"{ROOT / 'examples' / 'own_prior.py'}:student")
+    assert example.fingerprint() == space["student"].fingerprint()
+
+
+@pytest.fixture
+def declared():
+    """What the pages on extending take as given."""
+    torch.manual_seed(0)
+    x, y = torch.randn(40, 6), torch.randint(3, (40,))
+    network = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    bnn = bp.BayesianNetwork(network, {"*.weight": bp.RegularisedHorseshoe()}, data_size=40)
+    return {"bp": bp, "bnn": bnn, "data": (x, y), "fit": bp.fit(bnn, (x, y), epochs=1, device="cpu")}
+
+
+def test_the_page_on_extending_runs(declared):
+    for block in code_blocks("docs/extending.md"):
+        exec(compile(block, "docs/extending.md", "exec"), declared)
+    low_rank = bp.BayesianNetwork(nn.Linear(6, 3), {"weight": declared["low_rank"]}, data_size=40)
+    assert low_rank.priors["weight"].sites["u"].shape == (3, 4)
+
+
+def test_links_between_the_pages_lead_somewhere():
+    for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
