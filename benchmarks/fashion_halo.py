@@ -1,10 +1,11 @@
 """HALO by MAP beside one-shot and gradual magnitude pruning: LeNet-300-100 on Fashion-MNIST, last epoch.
 
-All runs have equal epochs, batch 128, SGD with momentum 0.9 from rate 0.1, no fine-tuning. HALO trains once, in a
-single stage, with the authors' objective (`HALO.from_paper`), and is then pruned by magnitude; the gradual baseline
-is global with the cubic schedule. Both methods get six trials for each of 90 and 95 % on the validation split (seed
-0), over the same two learning-rate schedules; three seeds are then run on the test split with what was chosen. 98 % is
-reported with the settings of 95 %.
+All runs have 20 epochs, batch 128, no fine-tuning. HALO trains once, in a single stage, and is then pruned by
+magnitude: either with the authors' objective and SGD (`HALO.from_paper`), or natively, with Adam and lam by its logarithm
+(`HALO(kappa=...)`), where the prior may fade in over the first share of the steps (`kl_warmup`; it ends at exactly 1).
+The gradual baseline is global with the cubic schedule, SGD with momentum 0.9 from rate 0.1. Both methods get ten trials
+for each level on the validation split (seed 0); three seeds are then run on the test split with what was chosen. At
+98 % both keep their settings of 95 %, to save runs.
 
 Run ``python -m benchmarks.fashion_halo``; it resumes, and prints what it cost. ``--part halo`` and ``--part baselines``
 may run side by side; without it what is left of both is run and the table printed.
@@ -27,19 +28,27 @@ LEVELS = (0.9, 0.95, 0.98)
 CHOSEN_AT = {0.9: 0.9, 0.95: 0.95, 0.98: 0.95}
 """The level at which the setting of each level is chosen; 98 % is reported with the settings of 95 %, to save runs."""
 HALO_TRIALS: dict[str, dict[str, Any]] = {
-    "psi 1.4e-4, cosine": {"psi": 1.4e-4, "schedule": "cosine"},
-    "psi 2e-4, cosine": {"psi": 2e-4, "schedule": "cosine"},
-    "psi 1e-4, cosine": {"psi": 1e-4, "schedule": "cosine"},
     "psi 0.7e-4": {"psi": 0.7e-4, "schedule": "step"},
     "psi 1e-4": {"psi": 1e-4, "schedule": "step"},
     "psi 1.4e-4": {"psi": 1.4e-4, "schedule": "step"},
+    "psi 1e-4, cosine": {"psi": 1e-4, "schedule": "cosine"},
+    "psi 1.4e-4, cosine": {"psi": 1.4e-4, "schedule": "cosine"},
+    "psi 2e-4, cosine": {"psi": 2e-4, "schedule": "cosine"},
+    "kappa 216": {"kappa": 216.0, "kl_warmup": 0.0},
+    "kappa 3": {"kappa": 3.0, "kl_warmup": 0.0},
+    "kappa 0.3, warm-up": {"kappa": 0.3, "kl_warmup": 0.6},
+    "kappa 1.5, warm-up": {"kappa": 1.5, "kl_warmup": 0.6},
 }
-"""All with xi = 1e-5 and weight decay 1e-4 per datum; only xi psi^2 matters for the prior."""
+"""The authors' objective with xi = 1e-5 and weight decay 1e-4 per datum, or kappa in full-data nats."""
 GRADUAL_TRIALS: dict[str, dict[str, Any]] = {
     "wd 1e-4, end .5, cosine": {"weight_decay": 1e-4, "end": 0.5, "schedule": "cosine"},
     "wd 1e-4, end .7, cosine": {"weight_decay": 1e-4, "end": 0.7, "schedule": "cosine"},
     "wd 5e-4, end .5, cosine": {"weight_decay": 5e-4, "end": 0.5, "schedule": "cosine"},
     "wd 5e-4, end .7, cosine": {"weight_decay": 5e-4, "end": 0.7, "schedule": "cosine"},
+    "wd 2e-4, end .6, cosine": {"weight_decay": 2e-4, "end": 0.6, "schedule": "cosine"},
+    "wd 5e-4, end .3, cosine": {"weight_decay": 5e-4, "end": 0.3, "schedule": "cosine"},
+    "wd 1e-3, end .5, cosine": {"weight_decay": 1e-3, "end": 0.5, "schedule": "cosine"},
+    "wd 1e-3, end .7, cosine": {"weight_decay": 1e-3, "end": 0.7, "schedule": "cosine"},
     "wd 1e-4, end .5": {"weight_decay": 1e-4, "end": 0.5, "schedule": "step"},
     "wd 1e-4, end .7": {"weight_decay": 1e-4, "end": 0.7, "schedule": "step"},
 }
@@ -51,10 +60,15 @@ def halo(trial: dict[str, Any], splits: Any, split: Split, seed: int, epochs: in
     """One HALO run, pruned to every level."""
     x, y = splits.train
     torch.manual_seed(seed)
-    prior = bp.HALO.from_paper(xi=1e-5, psi=trial["psi"], weight_decay=1e-4, data_size=len(x))
-    model = bp.BayesianNetwork(bp.lenet_300_100(), {"*.weight": prior}, data_size=len(x))
-    schedule = SCHEDULES[trial["schedule"]]
-    fit = bp.fit(model, (x, y), "map", epochs=epochs, seed=seed, optimizer="sgd", learning_rate=0.1, schedule=schedule)
+    network = bp.lenet_300_100()
+    how: dict[str, Any]
+    if "kappa" in trial:
+        prior, how = bp.HALO(kappa=trial["kappa"]), {"kl_warmup": trial["kl_warmup"]}
+    else:
+        prior = bp.HALO.from_paper(xi=1e-5, psi=trial["psi"], weight_decay=1e-4, data_size=len(x))
+        how = {"optimizer": "sgd", "learning_rate": 0.1, "schedule": SCHEDULES[trial["schedule"]]}
+    model = bp.BayesianNetwork(network, {"*.weight": prior}, data_size=len(x))
+    fit = bp.fit(model, (x, y), "map", epochs=epochs, seed=seed, **how)
     found: dict[str, Any] = {"dense": accuracy(bp.prune(fit, sparsity=0.0).network, *split)}
     for level in LEVELS:
         found[str(level)] = accuracy(bp.prune(fit, sparsity=level).network, *split)
@@ -62,7 +76,7 @@ def halo(trial: dict[str, Any], splits: Any, split: Split, seed: int, epochs: in
 
 
 def settings(trial: dict[str, Any], seed: int, epochs: int) -> Settings:
-    """The baseline's settings: the same optimizer, rate and schedules as HALO's."""
+    """The baseline's settings: those of `Settings` for a trial."""
     return Settings(
         epochs=epochs,
         optimizer="sgd",
