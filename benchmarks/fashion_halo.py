@@ -1,11 +1,11 @@
 """HALO by MAP beside one-shot and gradual magnitude pruning: LeNet-300-100 on Fashion-MNIST, last epoch.
 
 All runs have 20 epochs, batch 128, no fine-tuning. HALO trains once, in a single stage, and is then pruned by
-magnitude: either with the authors' objective and SGD (`HALO.from_paper`), or natively, with Adam and lam by its logarithm
-(`HALO(kappa=...)`), where the prior may fade in over the first share of the steps (`kl_warmup`; it ends at exactly 1).
-The gradual baseline is global with the cubic schedule, SGD with momentum 0.9 from rate 0.1. Both methods get ten trials
-for each level on the validation split (seed 0); three seeds are then run on the test split with what was chosen. At
-98 % both keep their settings of 95 %, to save runs.
+magnitude: either with the authors' objective and SGD (`HALO.from_paper`), or natively, with Adam and lam by its
+logarithm (`HALO(kappa=...)`), where the prior may fade in over the first share of the steps (`kl_warmup`; it ends at
+exactly 1). The gradual baseline is global with the cubic schedule, SGD with momentum 0.9 from rate 0.1. Both methods
+get ten trials for each level on the validation split (seed 0); three seeds are then run on the test split with what
+was chosen. At 98 % both keep their settings of 95 %, to save runs.
 
 Run ``python -m benchmarks.fashion_halo``; it resumes, and prints what it cost. ``--part halo`` and ``--part baselines``
 may run side by side; without it what is left of both is run and the table printed.
