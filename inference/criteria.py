@@ -29,9 +29,7 @@ def inclusion(fit: Fit, restart: int = 0) -> dict[str, Tensor]:
         if event is not None and event.gate is not None:
             gates[name] = event.gate
     if len(gates) == len(priors):
-        log_odds = {
-            name: factor.logit.detach() for name, factor in one.guide.draw().items() if hasattr(factor, "logit")
-        }
+        log_odds = one.guide.log_odds()
         return {
             name: priors[name].spread(gate, log_odds[priors[name].sites[gate].name]) for name, gate in gates.items()
         }

@@ -150,6 +150,7 @@ def fit(
             finished.append(Restart(copied, q, seed + number))
             states.append(state)
     settings |= {
+        "input_shape": list(batches.first()[0].shape[1:]),
         "epochs": states[0].epoch,
         "kl_warmup": share,
         "tempered": any(state.kl_weight != 1.0 for state in states),

@@ -20,7 +20,6 @@ from bayesprune.inference.families import (
 from bayesprune.inference.paired import Pair, PairedFamily, SlabFactor
 from bayesprune.inference.starting_values import starting_values
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.hierarchy import WEIGHT
 from bayesprune.models.iid import Iid
 from bayesprune.models.tensor_prior import Site, TensorPrior
 
@@ -128,6 +127,10 @@ class Guide(nn.Module):
 
     def inclusion(self) -> dict[str, Tensor]:
         """q(gate = 1) of every Bernoulli site by name, in closed form."""
+        return {name: logit.sigmoid() for name, logit in self.log_odds().items()}
+
+    def log_odds(self) -> dict[str, Tensor]:
+        """Log q(gate = 1) / q(gate = 0) of every Bernoulli site by name: keeps the order of what rounds to 1."""
         found: dict[str, Tensor] = {}
         with torch.no_grad():
             for family in self.families:
@@ -141,7 +144,7 @@ class Guide(nn.Module):
                     gates = zip(family.sites, family.logit.split(family.sizes), strict=True)
                 else:
                     continue
-                found |= {site.name: logit.sigmoid().view(site.shape) for site, logit in gates}
+                found |= {site.name: logit.detach().view(site.shape) for site, logit in gates}
         return found
 
     def _run(self, draw, factors: dict[str, Factor]) -> dict[str, Tensor]:  # type: ignore[no-untyped-def] # noqa: ANN001
@@ -255,4 +258,4 @@ def _build(model: BayesianNetwork, family_of: dict[str, str], starts: dict[str, 
     return [*built, PairedFamily(pairs, starts)] if pairs else built
 
 
-__all__ = ["MODES", "SUPPORTS", "WEIGHT", "Guide", "GuideChoice", "assign_families"]
+__all__ = ["MODES", "SUPPORTS", "Guide", "GuideChoice", "assign_families"]

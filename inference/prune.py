@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from bayesprune.inference.batch_normalisation import reestimate_statistics
+from bayesprune.inference.batches import Data
 from bayesprune.inference.criteria import CRITERIA, Criterion
 from bayesprune.inference.result import Fit
+from bayesprune.models.compact import CompactResult, compact
 from bayesprune.models.inclusion import Kind
+from bayesprune.models.likelihoods import Likelihood
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,8 @@ class PruneReport:
         nonzero: How many are left.
         sparsity: Fraction of zeros among them.
         per_tensor: ``weights``, ``nonzero`` and ``sparsity`` of each tensor.
+        batch_normalisation: Where its running statistics come from, or None for a network without it.
+        finetuned: How the network was fine-tuned since, or None.
     """
 
     rule: str
@@ -36,6 +43,8 @@ class PruneReport:
     nonzero: int
     sparsity: float
     per_tensor: dict[str, dict[str, Any]]
+    batch_normalisation: str | None = None
+    finetuned: str | None = None
 
     def __str__(self) -> str:
         width = max(len(name) for name in self.per_tensor)
@@ -46,6 +55,10 @@ class PruneReport:
             lines.append(
                 f"  {name:<{width}}  {row['nonzero']:>9} of {row['weights']:>9}  sparsity {row['sparsity']:.4f}"
             )
+        if self.batch_normalisation is not None:
+            lines.append(f"  batch normalisation: {self.batch_normalisation}")
+        if self.finetuned is not None:
+            lines.append(f"  fine-tuned: {self.finetuned}")
         return "\n".join(lines)
 
 
@@ -58,11 +71,34 @@ class PruneResult:
             in evaluation mode, on the CPU; it needs neither Pyro nor bayesprune.
         masks: Which weights are kept, by name of tensor, boolean, `(out, in, ...)`.
         report: What was done.
+        likelihood: What the network's outputs mean, as the fit has learned it.
+        input_shape: Shape of one input that the fit was made on, where it is known.
     """
 
     network: nn.Module
     masks: dict[str, Tensor]
     report: PruneReport
+    likelihood: Likelihood
+    input_shape: tuple[int, ...] | None = None
+
+    def compact(self, example_input: Any = None, round_to: int = 1) -> CompactResult:
+        """Removes dead units physically: see `bayesprune.compact`.
+
+        Args:
+            example_input: An input, `(n, ...)`; default None: zeros of the shape that the fit was made on.
+            round_to: Widths are kept at multiples of this number where that is possible; default 1.
+
+        Raises:
+            ValueError: As `compact` does; or if the shape of the input is not known.
+        """
+        if example_input is None:
+            if self.input_shape is None:
+                raise ValueError(
+                    "the fit does not say what shape its inputs had: pass example_input=, an input (n, ...)"
+                )
+            like = next(self.network.parameters())
+            example_input = torch.zeros((2, *self.input_shape), dtype=like.dtype, device=like.device)
+        return replace(compact(self.network, example_input, round_to), likelihood=self.likelihood)
 
 
 def prune(
@@ -72,6 +108,7 @@ def prune(
     per: str = "network",
     criterion: str | Criterion | None = None,
     restart: int = 0,
+    data: Data | None = None,
 ) -> PruneResult:
     """Prunes a fit to a plain network with zeros in place; nothing is fine-tuned.
 
@@ -84,6 +121,8 @@ def prune(
         criterion: ``"inclusion"``, ``"magnitude"``, ``"signal-to-noise"`` or a callable; what `sparsity` ranks by.
             Default None: inclusion where all priors have an atom, else magnitude. Ties are broken by position.
         restart: Which restart; default the first.
+        data: Training data, on which running statistics of batch normalisation are estimated again for the pruned
+            network; its targets are not used. Default None: they stay those of the fit, and the report says so.
 
     Returns:
         The pruned network, its masks and a report.
@@ -123,7 +162,19 @@ def prune(
         rule = f"sparsity {sparsity:g} per {per}"
     network = masked_network(one.model.network, weights, masks)
     kind = next(iter(kinds)) if name == "inclusion" and len(kinds) == 1 else None
-    return PruneResult(network, masks, _report(rule, name, kind, network, masks))
+    report = replace(_report(rule, name, kind, network, masks), batch_normalisation=_normalised(network, data))
+    shape = fit.settings.get("input_shape")
+    likelihood = copy.deepcopy(one.model.likelihood).cpu()
+    return PruneResult(network, masks, report, likelihood, None if shape is None else tuple(shape))
+
+
+def _normalised(network: nn.Module, data: Data | None) -> str | None:
+    """Estimates running statistics again where there are data, and says what they are."""
+    if not any(isinstance(layer, _BatchNorm) and layer.running_mean is not None for layer in network.modules()):
+        return None
+    if data is None:
+        return "running statistics are those of the fit, before pruning"
+    return f"running statistics of {reestimate_statistics(network, data)} layers estimated again on training data"
 
 
 def keep_highest(scores: dict[str, Tensor], sparsity: float, per: str) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
-"""Two reference networks, as plain `torch.nn.Sequential` modules with readable parameter names.
+"""Four reference networks, as plain modules with readable parameter names.
 
-Both come from LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition",
-Proceedings of the IEEE 86 (1998), in the forms that the pruning literature uses.
+The LeNets come from LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition",
+Proceedings of the IEEE 86 (1998). VGG-16 (Simonyan and Zisserman, arXiv:1409.1556) and ResNet-18 (He, Zhang, Ren and
+Sun, arXiv:1512.03385) are made from torchvision's own layers. All are in the forms that the pruning literature uses.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-__all__ = ["NETWORKS", "lenet_300_100", "lenet_5"]
+__all__ = ["NETWORKS", "lenet_300_100", "lenet_5", "resnet_18", "vgg_16_bn"]
 
 _KERNEL = 5
 _LENET_5_SMALLEST = 16  # 16 -> 12 -> 6 -> 2 -> 1: one position is left after the second pooling
+_VGG_16_SMALLEST = 32  # five poolings halve it to one position
 
 
 def _require_positive(**sizes: int) -> None:
@@ -96,11 +98,75 @@ def lenet_5(in_channels: int = 1, image_size: int = 28, classes: int = 10) -> nn
     )
 
 
-def _build_lenet_300_100(input_shape: Sequence[int], classes: int) -> nn.Sequential:
+def vgg_16_bn(in_channels: int = 3, classes: int = 10) -> nn.Sequential:
+    """VGG-16 with batch normalisation in its CIFAR form (14,728,266 parameters, 313.20 MMACs at 32 x 32).
+
+    The modules are `features` (torchvision's 13 convolutions of 3 x 3, each with batch normalisation and ReLU,
+    and five poolings), `avgpool` (to one position), `flatten`, `classifier` (one linear layer, where the form
+    for ImageNet has three), so that parameters are called `features.0.weight` to `classifier.bias`. Weights
+    start as torchvision's.
+
+    Args:
+        in_channels: Channels of the images.
+        classes: Number of outputs.
+
+    Returns:
+        A network from `(N, in_channels, height, width)`, at least 32 x 32, to `(N, classes)`.
+
+    Raises:
+        ValueError: If a size is below 1.
+    """
+    from torchvision.models import vgg  # takes a while, and only these two networks need it
+
+    _require_positive(in_channels=in_channels, classes=classes)
+    features = vgg.make_layers(vgg.cfgs["D"], batch_norm=True)
+    features[0] = nn.Conv2d(in_channels, 64, 3, padding=1)
+    classifier = nn.Linear(512, classes)
+    for module in features:
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+    nn.init.normal_(classifier.weight, 0.0, 0.01)
+    nn.init.zeros_(classifier.bias)
+    return nn.Sequential(
+        OrderedDict[str, nn.Module](
+            features=features, avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), classifier=classifier
+        )
+    )
+
+
+def resnet_18(in_channels: int = 3, classes: int = 10) -> nn.Module:
+    """ResNet-18 in its CIFAR form (11,173,962 parameters, 555.42 MMACs at 32 x 32).
+
+    torchvision's `ResNet` with a first convolution of 3 x 3 and stride 1, and an identity in the place of the
+    first pooling; the modules bear torchvision's names, `conv1` and `layer1.0.conv1` to `fc`, and weights start
+    as torchvision's.
+
+    Args:
+        in_channels: Channels of the images.
+        classes: Number of outputs.
+
+    Returns:
+        A network from `(N, in_channels, height, width)` to `(N, classes)`.
+
+    Raises:
+        ValueError: If a size is below 1.
+    """
+    from torchvision.models import resnet18
+
+    _require_positive(in_channels=in_channels, classes=classes)
+    network: nn.Module = resnet18(weights=None, num_classes=classes)
+    network.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    network.maxpool = nn.Identity()
+    return network
+
+
+def _build_lenet_300_100(input_shape: Sequence[int], classes: int) -> nn.Module:
     return _named("lenet-300-100", input_shape, classes, lenet_300_100(math.prod(input_shape), classes))
 
 
-def _build_lenet_5(input_shape: Sequence[int], classes: int) -> nn.Sequential:
+def _build_lenet_5(input_shape: Sequence[int], classes: int) -> nn.Module:
     if len(input_shape) != 3 or input_shape[1] != input_shape[2]:
         raise ValueError(
             f"lenet-5 got inputs of shape {tuple(input_shape)}, but it needs square images "
@@ -109,14 +175,39 @@ def _build_lenet_5(input_shape: Sequence[int], classes: int) -> nn.Sequential:
     return _named("lenet-5", input_shape, classes, lenet_5(input_shape[0], input_shape[1], classes))
 
 
-def _named(name: str, input_shape: Sequence[int], classes: int, network: nn.Sequential) -> nn.Sequential:
+def _build_vgg_16_bn(input_shape: Sequence[int], classes: int) -> nn.Module:
+    _require_image("vgg-16-bn", input_shape)
+    if min(input_shape[1:]) < _VGG_16_SMALLEST:
+        raise ValueError(
+            f"vgg-16-bn got images of {input_shape[1]} x {input_shape[2]} pixels, but its five poolings need at least "
+            f"{_VGG_16_SMALLEST} x {_VGG_16_SMALLEST}: use resnet-18 or lenet-5 instead"
+        )
+    return _named("vgg-16-bn", input_shape, classes, vgg_16_bn(input_shape[0], classes))
+
+
+def _build_resnet_18(input_shape: Sequence[int], classes: int) -> nn.Module:
+    _require_image("resnet-18", input_shape)
+    return _named("resnet-18", input_shape, classes, resnet_18(input_shape[0], classes))
+
+
+def _require_image(name: str, input_shape: Sequence[int]) -> None:
+    if len(input_shape) != 3:
+        raise ValueError(
+            f"{name} got inputs of shape {tuple(input_shape)}, but it needs images (channels, height, width): "
+            "use lenet-300-100, which takes any shape"
+        )
+
+
+def _named(name: str, input_shape: Sequence[int], classes: int, network: nn.Module) -> nn.Module:
     """Notes on the network how to build it again, so that a saved fit can be read without its code."""
     network.config = {"name": name, "input_shape": list(input_shape), "classes": classes}  # type: ignore[assignment]
     return network
 
 
-NETWORKS: dict[str, Callable[[Sequence[int], int], nn.Sequential]] = {
+NETWORKS: dict[str, Callable[[Sequence[int], int], nn.Module]] = {
     "lenet-300-100": _build_lenet_300_100,
     "lenet-5": _build_lenet_5,
+    "vgg-16-bn": _build_vgg_16_bn,
+    "resnet-18": _build_resnet_18,
 }
 """Networks by the name the command line uses; each builder takes `(input_shape, classes)`."""

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from bayesprune.models.networks import NETWORKS, lenet_5, lenet_300_100
+from bayesprune.models.networks import NETWORKS, lenet_5, lenet_300_100, resnet_18, vgg_16_bn
 
 
 def count(network: nn.Module) -> int:
@@ -76,7 +77,7 @@ def test_lenet_5_refuses_images_that_are_too_small():
 
 
 def test_registry_builds_by_input_shape():
-    assert set(NETWORKS) == {"lenet-300-100", "lenet-5"}
+    assert set(NETWORKS) == {"lenet-300-100", "lenet-5", "vgg-16-bn", "resnet-18"}
     assert NETWORKS["lenet-300-100"]((1, 8, 8), 10)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
     assert NETWORKS["lenet-300-100"]((13,), 1)(torch.zeros(2, 13)).shape == (2, 1)
     assert NETWORKS["lenet-5"]((3, 32, 32), 100)(torch.zeros(2, 3, 32, 32)).shape == (2, 100)
@@ -95,3 +96,92 @@ def test_sizes_below_one_are_refused():
         lenet_300_100(hidden=(-1,))
     with pytest.raises(ValueError, match="in_channels is 0"):
         lenet_5(in_channels=0)
+
+
+# -- VGG-16 and ResNet-18 ---------------------------------------------------------------------------------------
+
+VGG_WIDTHS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
+VGG_SIDES = (32, 32, 16, 16, 8, 8, 8, 4, 4, 4, 2, 2, 2)
+RESNET_STAGES = ((64, 64, 32), (64, 128, 16), (128, 256, 8), (256, 512, 4))  # channels in, out, and the side
+
+
+def vgg_by_hand(channels, classes):
+    """(parameters, MACs at 32 x 32), from the table of the paper."""
+    parameters = macs = 0
+    for before, after, side in zip((channels, *VGG_WIDTHS[:-1]), VGG_WIDTHS, VGG_SIDES, strict=True):
+        parameters += 9 * before * after + after + 2 * after
+        macs += 9 * before * after * side**2
+    return parameters + 512 * classes + classes, macs + 512 * classes
+
+
+def resnet_by_hand(channels, classes):
+    """(parameters, MACs at 32 x 32): a first convolution, four stages of two blocks, a linear layer."""
+    parameters, macs = 9 * channels * 64 + 2 * 64, 9 * channels * 64 * 32**2
+    for before, after, side in RESNET_STAGES:
+        weights = 9 * before * after + 3 * 9 * after * after + (before * after if before != after else 0)
+        parameters += weights + (5 if before != after else 4) * 2 * after
+        macs += weights * side**2
+    return parameters + 512 * classes + classes, macs + 512 * classes
+
+
+def macs(network, shape):
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network.eval()(torch.zeros(1, *shape))
+    return counter.get_total_flops() / 2
+
+
+@pytest.mark.parametrize(("make", "by_hand"), [(vgg_16_bn, vgg_by_hand), (resnet_18, resnet_by_hand)])
+@pytest.mark.parametrize(("channels", "classes"), [(3, 10), (1, 7)])
+def test_the_cifar_forms_have_the_parameters_and_macs_of_the_papers(make, by_hand, channels, classes):
+    network = make(channels, classes)
+    assert (count(network), macs(network, (channels, 32, 32))) == by_hand(channels, classes)
+    if (channels, classes) == (3, 10):
+        assert count(network) == {vgg_16_bn: 14_728_266, resnet_18: 11_173_962}[make]
+
+
+def test_the_names_are_torchvisions():
+    from torchvision.models import VGG, resnet18, vgg
+
+    assert list(resnet_18().state_dict()) == list(resnet18(weights=None).state_dict())
+    with torch.device("meta"):
+        theirs = VGG(vgg.make_layers(vgg.cfgs["D"], batch_norm=True), init_weights=False)
+    convolutional = [name for name in theirs.state_dict() if name.startswith("features.")]
+    assert list(vgg_16_bn().state_dict()) == [*convolutional, "classifier.weight", "classifier.bias"]
+
+
+def test_the_weights_start_as_torchvisions():
+    for network in (vgg_16_bn(in_channels=1), resnet_18(in_channels=1)):
+        for name, module in network.named_modules():
+            if isinstance(module, nn.Conv2d):
+                fan_out = module.out_channels * module.kernel_size[0] ** 2
+                assert float(module.weight.detach().std()) == pytest.approx((2 / fan_out) ** 0.5, rel=0.12), name
+                assert module.bias is None or not module.bias.any()
+
+
+@pytest.mark.parametrize("name", ["vgg-16-bn", "resnet-18"])
+def test_the_cifar_forms_are_built_by_name_for_any_image_and_can_be_traced(name):
+    shape = (1, 40, 33)
+    network = NETWORKS[name](shape, 4).eval()
+    assert network.config == {"name": name, "input_shape": [1, 40, 33], "classes": 4}
+    x = torch.randn(2, *shape)
+    assert network(x).shape == (2, 4)
+    torch.testing.assert_close(torch.fx.symbolic_trace(network)(x), network(x))
+    assert network(torch.randn(2, 1, 64, 64)).shape == (2, 4)
+
+
+def test_resnet_takes_images_that_vgg_refuses():
+    assert NETWORKS["resnet-18"]((1, 8, 8), 10).eval()(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    with pytest.raises(ValueError, match=r"8 x 8 pixels, but its five poolings need at least 32 x 32: use resnet-18"):
+        NETWORKS["vgg-16-bn"]((1, 8, 8), 10)
+    with pytest.raises(ValueError, match="31 x 32"):
+        NETWORKS["vgg-16-bn"]((1, 31, 32), 10)
+
+
+@pytest.mark.parametrize("name", ["vgg-16-bn", "resnet-18"])
+def test_the_cifar_forms_refuse_what_is_no_image_and_sizes_below_one(name):
+    with pytest.raises(ValueError, match="it needs images"):
+        NETWORKS[name]((784,), 10)
+    with pytest.raises(ValueError, match="classes is 0"):
+        NETWORKS[name]((3, 32, 32), 0)
+    with pytest.raises(ValueError, match="in_channels is 0"):
+        NETWORKS[name]((0, 32, 32), 10)

@@ -1,0 +1,151 @@
+"""Batch normalisation after pruning: its running statistics are estimated again on the training data.
+
+The statistics that a fit leaves belong to the network as it was, to draws of its weights; with the weights of the
+pruned network they are wrong. Estimating them again learns nothing from the targets, so it is not fine-tuning.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bayesprune.inference.batches import Batches, Data
+from bayesprune.models.evaluation_mode import evaluation_mode
+
+__all__ = ["reestimate_statistics"]
+
+_SEED = 0  # of the order of the data: sorted ones would make batches that are unlike each other
+
+
+def reestimate_statistics(network: nn.Module, data: Data, batch_size: int = 256) -> int:
+    """Estimates the running statistics of batch normalisation again, IN PLACE, in one pass over training data.
+
+    They become the mean and the unbiased variance of all values that a layer sees while it and the layers before it
+    normalise by batch, as in training. Only batch normalisation is in training mode meanwhile (dropout is off).
+    Modes, momentum and the global random state are left as they were. Layers without running statistics, and
+    those that the network does not use, are skipped; batches of a single example are left out, as they have no
+    variance.
+
+    Args:
+        network: The network; its buffers are changed.
+        data: Training data: `(x, y)` tensors, a `Dataset` or a `DataLoader`; targets are not used.
+        batch_size: Examples a batch; default 256.
+
+    Returns:
+        How many layers were estimated again; where there are none, the data are not touched.
+
+    Raises:
+        ValueError: If the network does not take the data, or statistics would not be finite; the network is then
+            as it was.
+    """
+    layers = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    if not layers:
+        return 0
+    tensors = itertools.chain(network.parameters(), network.buffers())
+    reference = next(tensor for tensor in tensors if tensor.is_floating_point())
+    batches = Batches(data, batch_size, reference.device, reference.dtype)
+    before = {layer: {name: buffer.clone() for name, buffer in layer.named_buffers(recurse=False)} for layer in layers}
+    found: dict[_BatchNorm, _Moments] = {}
+    devices = [reference.device] if reference.device.type == "cuda" else []
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices), _watched(network, layers) as seen:
+            torch.manual_seed(_SEED)
+            for x, _ in batches:
+                if len(x) > 1:
+                    _forward(network, x)
+        found = _checked(seen)
+    finally:
+        with torch.no_grad():
+            for layer, buffers in before.items():  # a forward pass has moved them, by the layer's momentum
+                estimated = found[layer].buffers if layer in found else {}
+                for name, buffer in layer.named_buffers(recurse=False):
+                    buffer.copy_(estimated.get(name, buffers[name]))
+    return len(found)
+
+
+@dataclass
+class _Moments:
+    """Count, mean and sum of squared deviations of each channel, in float64: `(channels,)`."""
+
+    count: int
+    mean: Tensor
+    deviations: Tensor
+    batches: int = 1
+
+    @staticmethod
+    def of(values: Tensor) -> _Moments:
+        """Those of `(n, channels, ...)`."""
+        flat = values.detach().double().movedim(1, 0).flatten(1)
+        mean = flat.mean(dim=1)
+        return _Moments(flat.shape[1], mean, (flat - mean[:, None]).square().sum(dim=1))
+
+    def __add__(self, other: _Moments) -> _Moments:
+        """Those of both together (Chan, Golub & LeVeque 1983)."""
+        count = self.count + other.count
+        apart = other.mean - self.mean
+        return _Moments(
+            count,
+            self.mean + apart * (other.count / count),
+            self.deviations + other.deviations + apart.square() * (self.count * other.count / count),
+            self.batches + other.batches,
+        )
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """As batch normalisation keeps them."""
+        variance = self.deviations / (self.count - 1)
+        tracked = torch.tensor(self.batches)
+        return {"running_mean": self.mean, "running_var": variance, "num_batches_tracked": tracked}
+
+
+@contextmanager
+def _watched(network: nn.Module, layers: list[_BatchNorm]) -> Iterator[dict[_BatchNorm, _Moments]]:
+    """Evaluation mode but for these layers; yields the moments of what they have seen, which grow with every batch.
+
+    `torch.optim.swa_utils.update_bn` puts the whole network in training mode, dropout included, gives a smaller last
+    batch the weight of a whole one, and leaves out the variance between batches.
+    """
+    seen: dict[_BatchNorm, _Moments] = {}
+
+    def watch(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(layer, _BatchNorm)
+        more = _Moments.of(inputs[0])
+        seen[layer] = seen[layer] + more if layer in seen else more
+
+    hooks = [layer.register_forward_pre_hook(watch) for layer in layers]
+    try:
+        with evaluation_mode(network):
+            for layer in layers:
+                layer.train()
+            yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _forward(network: nn.Module, x: Tensor) -> None:
+    try:
+        network(x)
+    except (RuntimeError, ValueError, IndexError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise ValueError(f"the network does not take inputs of shape {tuple(x.shape)} ({reason})") from problem
+
+
+def _checked(seen: dict[_BatchNorm, _Moments]) -> dict[_BatchNorm, _Moments]:
+    if not seen:
+        raise ValueError(
+            "batch normalisation saw no batch of two examples or more: give more data, or a larger batch_size"
+        )
+    for moments in seen.values():
+        if not bool(torch.isfinite(moments.mean + moments.deviations).all()):
+            raise ValueError(
+                "statistics of batch normalisation came out as NaN or infinite: look for such numbers in the inputs "
+                "and in the weights"
+            )
+    return seen
