@@ -26,13 +26,20 @@ if TYPE_CHECKING:
     from bayesprune.analysis.plot_scales import plot_scales as plot_scales
     from bayesprune.analysis.to_arviz import to_arviz as to_arviz
     from bayesprune.data import load_data as load_data
+    from bayesprune.inference.batch_normalisation import reestimate_statistics as reestimate_statistics
     from bayesprune.inference.callbacks import Callback as Callback
+    from bayesprune.inference.finetune import finetune as finetune
     from bayesprune.inference.fit import fit as fit
     from bayesprune.inference.objective import objective as objective
     from bayesprune.inference.prune import PruneResult as PruneResult
     from bayesprune.inference.prune import prune as prune
     from bayesprune.inference.result import Fit as Fit
     from bayesprune.models.bayesian_network import BayesianNetwork as BayesianNetwork
+    from bayesprune.models.channel_groups import ChannelGroups as ChannelGroups
+    from bayesprune.models.compact import CompactResult as CompactResult
+    from bayesprune.models.compact import compact as compact
+    from bayesprune.models.costs import costs as costs
+    from bayesprune.models.export import export_network as export_network
     from bayesprune.models.gaussian import Gaussian as Gaussian
     from bayesprune.models.halo import HALO as HALO
     from bayesprune.models.hierarchy import Hierarchy as Hierarchy
@@ -43,13 +50,18 @@ if TYPE_CHECKING:
     from bayesprune.models.inclusion import relative_threshold as relative_threshold
     from bayesprune.models.inclusion import shrinkage_below as shrinkage_below
     from bayesprune.models.laplace import Laplace as Laplace
+    from bayesprune.models.latency import latency as latency
     from bayesprune.models.likelihoods import Bernoulli as Bernoulli
     from bayesprune.models.likelihoods import Categorical as Categorical
     from bayesprune.models.likelihoods import Normal as Normal
     from bayesprune.models.likelihoods import Poisson as Poisson
     from bayesprune.models.networks import lenet_5 as lenet_5
     from bayesprune.models.networks import lenet_300_100 as lenet_300_100
+    from bayesprune.models.networks import resnet_18 as resnet_18
+    from bayesprune.models.networks import vgg_16_bn as vgg_16_bn
+    from bayesprune.models.onnx_export import export_onnx as export_onnx
     from bayesprune.models.prior_sparsity import prior_sparsity as prior_sparsity
+    from bayesprune.models.sparse import to_sparse as to_sparse
     from bayesprune.models.spike_and_slab import SpikeAndSlab as SpikeAndSlab
 
 # Public name -> the module it lives in.
@@ -77,6 +89,8 @@ _HOMES: dict[str, str] = {
     # networks and data
     "lenet_300_100": "bayesprune.models.networks",
     "lenet_5": "bayesprune.models.networks",
+    "resnet_18": "bayesprune.models.networks",
+    "vgg_16_bn": "bayesprune.models.networks",
     "load_data": "bayesprune.data",
     # inference
     "fit": "bayesprune.inference.fit",
@@ -85,6 +99,17 @@ _HOMES: dict[str, str] = {
     "Callback": "bayesprune.inference.callbacks",
     "prune": "bayesprune.inference.prune",
     "PruneResult": "bayesprune.inference.prune",
+    "finetune": "bayesprune.inference.finetune",
+    "reestimate_statistics": "bayesprune.inference.batch_normalisation",
+    # really smaller
+    "ChannelGroups": "bayesprune.models.channel_groups",
+    "compact": "bayesprune.models.compact",
+    "CompactResult": "bayesprune.models.compact",
+    "costs": "bayesprune.models.costs",
+    "latency": "bayesprune.models.latency",
+    "to_sparse": "bayesprune.models.sparse",
+    "export_network": "bayesprune.models.export",
+    "export_onnx": "bayesprune.models.onnx_export",
     # analysis
     "to_arviz": "bayesprune.analysis.to_arviz",
     "convergence": "bayesprune.analysis.convergence",

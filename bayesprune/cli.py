@@ -1,4 +1,4 @@
-"""The command line: `bayesprune fit | show | prune | compare | priors | data`.
+"""The command line: `bayesprune fit | show | prune | predict | compare | priors | data`.
 
 This module holds arguments, help and exit codes; each command's work is in `bayesprune.commands`, imported
 when the command runs, so that `bayesprune --help` does not wait for PyTorch.
@@ -73,14 +73,16 @@ def fit(
     ],
     prior: Annotated[str, typer.Option(help="A name (see: bayesprune priors) or FILE.py:NAME.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The run folder to make.", show_default=False)],
-    network: Annotated[str, typer.Option(help="lenet-300-100, lenet-5 or MODULE:NAME.")] = "lenet-300-100",
+    network: Annotated[
+        str, typer.Option(help="lenet-300-100, lenet-5, vgg-16-bn, resnet-18 or MODULE:NAME.")
+    ] = "lenet-300-100",
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the prior; repeatable."),
     ] = None,
     on: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATTERN", help="Parameters that get the prior; repeatable.  [default: *.weight]"),
+        typer.Option(metavar="PATTERN", help="Parameters that get the prior; repeatable.  [default: all weights]"),
     ] = None,
     guide: Annotated[str | None, typer.Option(help="map, meanfield or paired.  [default: the prior's own]")] = None,
     likelihood: Annotated[
@@ -117,7 +119,7 @@ def fit(
         network=network,
         prior=prior,
         settings=parse_settings(settings or []),
-        on=tuple(on or ["*.weight"]),
+        on=tuple(on) if on else None,
         likelihood=likelihood,
         weights=weights,
         data_root=data_root,
@@ -157,6 +159,7 @@ def show(
     epilog=example(
         "bayesprune prune runs/spike --sparsity 0.95 --out runs/spike-95",
         "bayesprune prune runs/spike --min-inclusion 0.5 --out runs/spike-median",
+        "bayesprune prune runs/units --min-inclusion 0.5 --compact --latency --onnx units.onnx --out runs/units-small",
     )
 )
 def prune(
@@ -174,18 +177,82 @@ def prune(
         ),
     ] = None,
     restart: Annotated[int, typer.Option(help="Which restart, from 0.")] = 0,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Also write the network without its dead units, which is really smaller.")
+    ] = False,
+    onnx: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the compact network as ONNX too (needs bayesprune[export])."),
+    ] = None,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="Time the compact network beside the one with zeros; takes a while.")
+    ] = False,
+    round_to: Annotated[
+        int | None,
+        typer.Option(help="Keep widths of the compact network at multiples of this.", show_default=False),
+    ] = None,
     data_root: DataRoot = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
-    """Prune a run to a plain network with zeros.
+    """Prune a run to a plain network with zeros, and with --compact to a smaller one.
 
-    The zeros stand in place, and nothing is fine-tuned.
+    The zeros stand in place; units that nothing reads any more are removed by --compact, which changes no output.
+    Nothing is fine-tuned.
     """
     from bayesprune.commands.pruning import print_pruned, prune_run
 
-    summary = prune_run(run, out, sparsity, min_inclusion, per, criterion, restart, data_root)
+    summary = prune_run(
+        run, out, sparsity, min_inclusion, per, criterion, restart, data_root,
+        compact=compact, onnx=onnx, latency=latency, round_to=round_to,
+    )  # fmt: skip
     if not quiet:
         print_pruned(out, summary)
+
+
+@app.command(
+    epilog=example(
+        "bayesprune predict runs/spike --input inputs.npy --out predictions.npz",
+        "bayesprune predict runs/spike-median --input images.npy --out predictions.csv",
+    )
+)
+def predict(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|DIR", help="A run folder, or a folder made by bayesprune prune.", show_default=False
+        ),
+    ],
+    inputs: Annotated[
+        Path, typer.Option("--input", metavar="FILE.npy", help="An array of inputs (n, ...).", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write, .npz or .csv.", show_default=False)],
+    draws: Annotated[
+        int | None, typer.Option(help="Draws of a run's weights to average over.  [default: 32; map: 1]")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Examples a forward pass.")] = 1024,
+    restart: Annotated[int | None, typer.Option(help="Which restart of a run, from 0.  [default: 0]")] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="The inputs are in the units of the data file: scale them first.")
+    ] = False,
+    data_root: DataRoot = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+) -> None:
+    """Predict with a run, or with a pruned or compact network.
+
+    A run's predictions are averaged over draws of its weights; sd is the standard deviation over them. A pruned
+    network is one network and has no sd. FILE gets mean (probabilities of the classes, or numbers), sd and, for
+    labels, class.
+
+    bayesprune fit standardises inputs: bytes of images are divided by 255 (digits: 16), then all inputs are shifted
+    and divided by the mean and standard deviation of the training data, per channel of images, else per feature.
+    The floating-point numbers of --input are taken as standardised in this way already; with --raw it is done to
+    them first, and to bytes of images (uint8) always.
+    """
+    from bayesprune.commands.predicting import predict_file, print_predicted
+
+    predicted = predict_file(source, inputs, out, draws, batch_size, restart, raw, data_root)
+    if not quiet:
+        print_predicted(source, out, predicted)
 
 
 @app.command(

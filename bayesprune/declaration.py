@@ -94,7 +94,7 @@ def declare(
     network: str,
     prior: str,
     settings: Mapping[str, Any] | None = None,
-    on: tuple[str, ...] = ("*.weight",),
+    on: tuple[str, ...] | None = None,
     likelihood: str | None = None,
 ) -> Declaration:
     """Declares a model for a data set.
@@ -104,7 +104,8 @@ def declare(
         network: A name in `NETWORKS`, or `MODULE:NAME`.
         prior: A name in `PRIORS`, or `FILE.py:NAME`; a file is remembered by its absolute path.
         settings: Settings of the prior; default none.
-        on: Patterns of the parameters that get the prior.
+        on: Patterns of the parameters that get the prior; default ``"*.weight"``, without the scales of
+            normalisation layers.
         likelihood: A name in `LIKELIHOODS`; default ``"categorical"`` for labels, else ``"normal"``.
 
     Raises:
@@ -129,9 +130,19 @@ def declare(
         outputs=outputs,
         data_size=len(targets),
         likelihood=chosen,
-        on=tuple(on),
+        on=_weights_of(network, splits.input_shape, outputs) if on is None else tuple(on),
         prior_settings=dict(settings or {}),
     )
+
+
+def _weights_of(network: str, input_shape: tuple[int, ...], outputs: int) -> tuple[str, ...]:
+    """The pattern of all weights; where it would match scales of normalisation too, the weights by name."""
+    with torch.random.fork_rng(devices=[]):
+        parameters = make_network(network, input_shape, outputs).named_parameters()
+        matched = {name: parameter.ndim for name, parameter in parameters if name.endswith(".weight")}
+    if min(matched.values(), default=2) >= 2:
+        return ("*.weight",)
+    return tuple(name for name, ndim in matched.items() if ndim >= 2)
 
 
 def resolve_prior(prior: str, settings: Mapping[str, Any], data_size: int) -> Hierarchy:

@@ -42,7 +42,7 @@ def fit_run(
     network: str,
     prior: str,
     settings: Mapping[str, Any] | None = None,
-    on: tuple[str, ...] = ("*.weight",),
+    on: tuple[str, ...] | None = None,
     likelihood: str | None = None,
     weights: str | Path | None = None,
     data_root: str | Path | None = None,

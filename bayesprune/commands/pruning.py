@@ -1,7 +1,8 @@
-"""`bayesprune prune`: from a run folder to a plain network with zeros in place."""
+"""`bayesprune prune`: from a run folder to a plain network with zeros in place, or to a smaller one."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import bayesprune
+from bayesprune.commands.compacting import KEYS, check_request, compact_lines, compacted, write_compact
 from bayesprune.commands.console import figure, percent, stdout, table
+from bayesprune.commands.input_scaling import input_scaling
 from bayesprune.inference.metrics import expected_calibration_error
 from bayesprune.inference.prune import prune
 from bayesprune.models.likelihoods import Likelihood
@@ -20,6 +23,7 @@ from bayesprune.run_folder import check_new_folder, load_run, new_folder, read_s
 __all__ = ["plain_scores", "print_pruned", "prune_run"]
 
 WEIGHTS_FILE, MASKS_FILE = "weights.safetensors", "masks.safetensors"
+COMPACT_FILE, NETWORK_FILE, PLAN_FILE = "compact.safetensors", "network.py", "plan.json"
 
 
 def prune_run(
@@ -31,12 +35,18 @@ def prune_run(
     criterion: str | None = None,
     restart: int = 0,
     data_root: str | Path | None = None,
+    compact: bool = False,
+    onnx: str | Path | None = None,
+    latency: bool = False,
+    round_to: int | None = None,
 ) -> dict[str, Any]:
     """Prunes a run and writes a folder with weights, masks and a summary; nothing is fine-tuned.
 
     ``weights.safetensors`` is the state dict of the plain network, zeros in place; ``masks.safetensors`` says
-    which weights are kept (1 or 0). Before pruning the scores are those of predictions averaged over draws,
-    after it those of the one pruned network.
+    which weights are kept (1 or 0). Statistics of batch normalisation, where there are any, are estimated again on
+    the training data. With `compact` the folder also holds the network without its dead units:
+    ``compact.safetensors``, ``network.py``, which runs it with torch alone, and ``plan.json``. Before pruning the
+    scores are those of predictions averaged over draws, after it those of the one pruned network.
 
     Args:
         run: The run folder.
@@ -47,6 +57,10 @@ def prune_run(
         criterion: What `sparsity` ranks by; default by the prior.
         restart: Which restart.
         data_root: Folder where a named data set is looked for first.
+        compact: Whether to remove dead units physically.
+        onnx: A file `.onnx` to write the compact network to as well.
+        latency: Whether to time the compact network beside the one with zeros.
+        round_to: What the compact network's widths are kept at multiples of; default 1.
 
     Returns:
         The summary, as written to DIR/summary.json.
@@ -57,14 +71,19 @@ def prune_run(
     """
     if (sparsity is None) == (min_inclusion is None):
         raise ValueError("give either --sparsity or --min-inclusion")
+    out, onnx = Path(out), None if onnx is None else Path(onnx)
+    check_request(out, compact, onnx, latency, round_to)
     check_new_folder(out, "folder")
     summary = read_summary(run)
     fit = load_run(run)
-    result = prune(fit, sparsity=sparsity, min_inclusion=min_inclusion, per=per, criterion=criterion, restart=restart)
     splits = run_data(run, data_root)
+    result = prune(
+        fit, sparsity=sparsity, min_inclusion=min_inclusion, per=per, criterion=criterion, restart=restart,
+        data=splits.train,
+    )  # fmt: skip
+    small, saved = compacted(result, splits.train[0], latency, round_to) if compact else (None, {})
     before = fit.score(*splits.test, restart=restart)
-    likelihood = fit.restarts[restart].model.likelihood
-    after = plain_scores(result.network, likelihood, *splits.test)
+    after = plain_scores(result.network, result.likelihood, *splits.test)
     report = result.report
     found = {
         "version": bayesprune.__version__,
@@ -80,15 +99,24 @@ def prune_run(
         **{f"test_{name}_before": value for name, value in before.items()},
         **{f"test_{name}_after": value for name, value in after.items()},
         "per_tensor": report.per_tensor,
+        "batch_normalisation": report.batch_normalisation,
+        **dict.fromkeys(KEYS),
+        **saved,
+        "onnx": None if onnx is None else str(onnx.absolute()),
         **{key: summary[key] for key in ("data", "network", "prior", "guide", "input_shape", "outputs")},
+        "likelihood": result.likelihood.config(),
+        "input_scaling": input_scaling(splits),
     }
-    with new_folder(out) as folder:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(new_folder(out))
         save_file(
             {k: v.detach().clone().contiguous() for k, v in result.network.state_dict().items()},
             folder / WEIGHTS_FILE,
         )
         save_file({k: v.to(torch.uint8).contiguous() for k, v in result.masks.items()}, folder / MASKS_FILE)
         write_json(folder / "summary.json", found)
+        if small is not None:
+            stack.enter_context(write_compact(small, splits.train[0][:2], folder, out, onnx))
     return found
 
 
@@ -129,4 +157,13 @@ def print_pruned(out: Path, summary: Mapping[str, Any]) -> None:
             show = percent if name == "accuracy" else figure
             before, after = (show(summary[f"test_{name}_{when}"]) for when in ("before", "after"))
             console.print(f"test {name} {before} before, {after} after")
-    console.print(f"written to {out}: {WEIGHTS_FILE}, {MASKS_FILE}, summary.json", soft_wrap=True)
+    if summary["batch_normalisation"] is not None:
+        console.print(f"batch normalisation: {summary['batch_normalisation']}")
+    for line in compact_lines(summary):
+        console.print(line, soft_wrap=True)
+    files = [WEIGHTS_FILE, MASKS_FILE, "summary.json"]
+    if summary["compact_parameters"] is not None:
+        files += [NETWORK_FILE, COMPACT_FILE, PLAN_FILE]
+    console.print(f"written to {out}: {', '.join(files)}", soft_wrap=True)
+    if summary["onnx"] is not None:
+        console.print(f"written: {summary['onnx']}", soft_wrap=True)

@@ -1,0 +1,319 @@
+"""`bayesprune predict`: predictions of a run, or of a pruned network, for inputs in a file."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from bayesprune.commands.console import figure, stdout
+from bayesprune.commands.input_scaling import input_scaling, scaled_like_training
+from bayesprune.commands.new_file import check_new_file, new_file
+from bayesprune.commands.pruning import COMPACT_FILE, PLAN_FILE, WEIGHTS_FILE
+from bayesprune.declaration import make_network
+from bayesprune.models.compact import cut
+from bayesprune.models.export_trace import run_traced, trace
+from bayesprune.models.likelihoods import Likelihood
+from bayesprune.models.network_source import network_source
+from bayesprune.run_folder import SUMMARY_FILE, load_run, run_data
+
+__all__ = ["Predicted", "load_pruned", "predict_file", "print_predicted"]
+
+DRAWS, BATCH_SIZE = 32, 1024
+SUFFIXES = (".npz", ".csv")
+UNSCALED = 5.0
+"""Root mean square above which inputs do not look standardised: that of standardised ones is near 1."""
+_PRUNED = ("rule", "network", "input_shape", "outputs", "likelihood", "input_scaling", "compact_parameters")
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What was predicted, in the order of the inputs.
+
+    Attributes:
+        mean: Mean of the observation: probabilities `(n, classes)`, else `(n,)` or `(n, d)` as the targets.
+        sd: Standard deviation of that mean over draws of the weights, not of the observation; None for one network.
+        classes: The most probable class, `(n,)`; None for a regression.
+        by: What predicted, in words.
+        inputs: What was done to the inputs, in words.
+        notes: What a user should know besides.
+    """
+
+    mean: NDArray[Any]
+    sd: NDArray[Any] | None
+    classes: NDArray[np.int64] | None
+    by: str
+    inputs: str
+    notes: tuple[str, ...] = ()
+
+
+def predict_file(
+    source: str | Path,
+    inputs: str | Path,
+    out: str | Path,
+    draws: int | None = None,
+    batch_size: int = BATCH_SIZE,
+    restart: int | None = None,
+    raw: bool = False,
+    data_root: str | Path | None = None,
+) -> Predicted:
+    """Predicts for the inputs in a file and writes a file of predictions, all of it or nothing.
+
+    Args:
+        source: A run folder, whose predictions are averaged over draws of the weights (one for a MAP), or the folder
+            of a pruned network. Of a folder with a compact network, that one predicts.
+        inputs: A file `.npy` with an array `(n, *input_shape)`. Floating-point numbers are taken as standardised
+            like the training data, unless `raw`. Bytes are taken as images as they came, and scaled, if the
+            training data were bytes of images; they may then come as `(n, height, width)`.
+        out: The file to write: `.npz` with the arrays ``mean``, ``sd`` and ``class``, or `.csv` with the columns
+            ``class``, ``mean_0``, ..., ``sd_0``, .... There is no sd where only one network predicts, and no class
+            for a regression.
+        draws: Draws of the weights; default 32. Only for a run.
+        batch_size: Examples a forward pass; default 1024.
+        restart: Which restart of a run; default the first.
+        raw: Whether numbers are in the units of the data file, to be scaled as the training data were.
+        data_root: Folder where a run's data, which tell the scaling, are looked for.
+
+    Returns:
+        What was predicted.
+
+    Raises:
+        ValueError: For bad input, before anything is predicted.
+        OSError: If the file cannot be written.
+    """
+    out = Path(out)
+    if out.suffix not in SUFFIXES:
+        raise ValueError(f"--out takes a file {' or '.join(SUFFIXES)}, not {out.name}")
+    check_new_file(out, "--out")
+    if batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, not {batch_size}")
+    summary = _read_summary(Path(source))
+    x = _read_inputs(Path(inputs), tuple(summary["input_shape"]))
+    pruned = "rule" in summary
+    if pruned and (draws is not None or restart is not None):
+        raise ValueError(f"{source} holds one pruned network: leave --draws and --restart out, or name the run")
+    if raw or x.dtype == np.uint8:
+        scaling = summary["input_scaling"] if pruned else input_scaling(run_data(source, data_root))
+        if not raw and scaling["divisor"] == 1:
+            raise ValueError(
+                f"{inputs} holds bytes, but the training data were no images of bytes: give numbers, standardised as "
+                "they were, or --raw"
+            )
+        x, done = scaled_like_training(x, scaling), "scaled as the training data were"
+    else:
+        done = "taken as standardised like the training data"
+    tensor = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float64))
+    if pruned:
+        network, likelihood = load_pruned(source)
+        mean, sd = _by_network(network, likelihood, tensor, batch_size), None
+        by = f"the {'compact' if summary['compact_parameters'] is not None else 'pruned'} network"
+    else:
+        fit = load_run(source)
+        found = fit.predict(tensor, draws if draws is not None else DRAWS, restart or 0, batch_size)
+        mean, sd = found.mean, found.sd if len(found.draws) > 1 else None
+        likelihood = fit.restarts[restart or 0].model.likelihood
+        by = f"{len(found.draws)} draws of the weights" if sd is not None else "one network"
+    predicted = Predicted(
+        mean.numpy(), None if sd is None else sd.numpy(), _classes(likelihood, mean), by, done, _notes(x)
+    )
+    with new_file(out) as staged:
+        (_write_npz if out.suffix == ".npz" else _write_csv)(staged, predicted)
+    return predicted
+
+
+def print_predicted(source: Path, out: Path, predicted: Predicted) -> None:
+    """Prints what was written, in a line, and notes."""
+    stdout().print(
+        f"{len(predicted.mean):,} predictions by {predicted.by} of {source}, inputs {predicted.inputs}; written to "
+        f"{out}: {', '.join(_arrays(predicted))}",
+        soft_wrap=True,
+    )
+    for note in predicted.notes:
+        stdout().print(f"note: {note}", soft_wrap=True)
+
+
+def load_pruned(folder: str | Path) -> tuple[nn.Module, Likelihood]:
+    """Reads the network of a folder that `bayesprune prune` made, and what its outputs mean, onto the CPU.
+
+    The network is built by its name and given the folder's weights; a compact one is cut by the folder's plan.
+    The folder's own ``network.py`` is not run.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The network, in evaluation mode, and its likelihood.
+
+    Raises:
+        ValueError: If it is no such folder, a file is damaged, or the network's code is gone or lies in it.
+    """
+    folder = Path(folder)
+    summary = _read_summary(folder)
+    place = Path(str(summary["network"]).rpartition(":")[0] or ".").resolve()
+    if place.suffix == ".py" and folder.resolve() in place.parents:
+        raise ValueError(f"{folder} names a network in a file of its own ({place.name}), which is not run")
+    compact = summary["compact_parameters"] is not None
+    state = _tensors(folder / (COMPACT_FILE if compact else WEIGHTS_FILE))
+    dtype = next((value.dtype for value in state.values() if value.is_floating_point()), torch.float32)
+    shape = tuple(summary["input_shape"])
+    with torch.random.fork_rng(devices=[]):
+        network = make_network(summary["network"], shape, summary["outputs"]).to(dtype).eval()
+    try:
+        if compact:
+            example = torch.zeros(2, *shape, dtype=dtype)
+            network = cut(network, example, _json(folder / PLAN_FILE))
+            _load_exported(network, state, example)
+        else:
+            network.load_state_dict(state)
+        likelihood = Likelihood.from_config(summary["likelihood"])
+    except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as problem:
+        reason = " ".join(str(problem).split())[:200]
+        raise ValueError(f"the files of {folder} do not fit each other ({reason}): prune the run again") from problem
+    return network.eval(), likelihood
+
+
+@torch.no_grad()
+def _load_exported(network: nn.Module, state: Mapping[str, Tensor], example: Tensor) -> None:
+    """Fills a compact network from a file of `export_network`, which has flat names for its layers."""
+    graph = trace(network, (example,))
+    tensors, _ = run_traced(network, graph, (example,))
+    own = network_source(network, graph, tensors).state
+    wrong = [name for name in {**own, **state} if name not in own or name not in state]
+    wrong += [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
+    if wrong:
+        raise ValueError(f"{wrong[0]} is not the same in the plan and in the weights")
+    for name, tensor in own.items():  # these are views of the network's own
+        tensor.copy_(state[name])
+
+
+@torch.no_grad()
+def _by_network(network: nn.Module, likelihood: Likelihood, x: Tensor, batch_size: int) -> Tensor:
+    x = x.to(next(network.parameters()).dtype)
+    try:
+        outputs = torch.cat([network(part) for part in x.split(batch_size)])
+    except (RuntimeError, ValueError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise ValueError(f"the network does not take inputs of shape {tuple(x.shape)} ({reason})") from problem
+    return likelihood.predict(outputs)
+
+
+def _classes(likelihood: Likelihood, mean: Tensor) -> NDArray[np.int64] | None:
+    if likelihood.name == "categorical":
+        found = mean.argmax(dim=-1)
+    elif likelihood.name == "bernoulli":
+        found = (mean > 0.5).long()
+    else:
+        return None
+    classes: NDArray[np.int64] = found.numpy()
+    return classes
+
+
+# ------------------------------------------------------------------------------------------------------ reading
+
+
+def _read_summary(folder: Path) -> dict[str, Any]:
+    """The summary of a run folder or of the folder of a pruned network; the latter has the key ``rule``."""
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}: name one that bayesprune fit or prune made")
+    if not (folder / SUMMARY_FILE).is_file():
+        raise ValueError(f"{folder} is neither a run folder nor one of a pruned network: it has no {SUMMARY_FILE}")
+    found = _json(folder / SUMMARY_FILE)
+    missing = [key for key in (_PRUNED if "rule" in found else ("input_shape",)) if key not in found]
+    if missing:
+        raise ValueError(
+            f"{folder / SUMMARY_FILE} lacks {', '.join(missing[:3])}: it is damaged or of an older version, so make "
+            "the folder again"
+        )
+    return found
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise ValueError(f"{file} is damaged or missing ({problem}): make the folder again") from problem
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} is damaged (not a JSON object): make the folder again")
+    return found
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as problem:
+        raise ValueError(f"{file} is damaged or missing ({problem}): make the folder again") from problem
+
+
+def _read_inputs(file: Path, input_shape: tuple[int, ...]) -> NDArray[Any]:
+    """The array of a `.npy` file, `(n, *input_shape)`, finite."""
+    if not file.is_file():
+        raise ValueError(f"there is no file {file}: --input takes a file .npy")
+    try:
+        with file.open("rb") as stream:
+            x: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+    except (OSError, ValueError, EOFError, MemoryError) as problem:
+        reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+        raise ValueError(
+            f"{file} cannot be read as a .npy file of numbers ({reason}): write the inputs with numpy.save"
+        ) from problem
+    if x.dtype.kind not in "fiu":
+        raise ValueError(f"{file} has dtype {x.dtype}, but real numbers are expected")
+    if x.dtype == np.uint8 and len(input_shape) == 3 and x.ndim == 3 and (1, *x.shape[1:]) == input_shape:
+        x = x[:, None]  # grey images without the dimension of channels
+    if x.shape[1:] != input_shape or not len(x):
+        one = " (for one example add a first dimension: x[None])" if x.shape == input_shape else ""
+        expected = ", ".join(["n", *map(str, input_shape)])
+        raise ValueError(f"{file} has shape {x.shape}, but ({expected}) is expected, n at least 1{one}")
+    wrong = int(np.count_nonzero(~np.isfinite(x)))
+    if wrong:
+        raise ValueError(f"{file} holds {wrong} NaN or infinite numbers: remove or fill them")
+    return x
+
+
+def _notes(x: NDArray[Any]) -> tuple[str, ...]:
+    rms = math.sqrt(float(np.mean(np.square(x, dtype=np.float64))))
+    if rms <= UNSCALED:
+        return ()
+    return (
+        f"the root mean square of the inputs is {figure(rms)}, that of the training data near 1: if they are in the "
+        "units of the data file, give --raw",
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ writing
+
+
+def _arrays(predicted: Predicted) -> Mapping[str, NDArray[Any]]:
+    """What there is of mean, sd and class, by name."""
+    arrays = {"mean": predicted.mean, "sd": predicted.sd, "class": predicted.classes}
+    return {name: array for name, array in arrays.items() if array is not None}
+
+
+def _write_npz(file: Path, predicted: Predicted) -> None:
+    with file.open("wb") as stream:
+        np.savez(stream, **dict(_arrays(predicted)))  # type: ignore[arg-type]
+
+
+def _write_csv(file: Path, predicted: Predicted) -> None:
+    columns: dict[str, NDArray[Any]] = {}
+    if predicted.classes is not None:
+        columns["class"] = predicted.classes
+    for name, array in (("mean", predicted.mean), ("sd", predicted.sd)):
+        if array is not None:
+            wide = array.reshape(len(array), -1)
+            columns |= {f"{name}_{number}": wide[:, number] for number in range(wide.shape[1])}
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*(column.astype(str) for column in columns.values()), strict=True))
