@@ -28,7 +28,7 @@ from benchmarks.ledger import Ledger
 # Run by a fresh Python: blocks this package and what it stands on, so that torch alone is left.
 ELSEWHERE = """
 import sys
-for name in ("bayesprune", "pyro", "safetensors", "numpy"):
+for name in ("bayesprune", "pyro", "safetensors"):
     sys.modules[name] = None
 sys.path.insert(0, sys.argv[1])
 import torch
@@ -52,15 +52,18 @@ def trained_dense(x: Tensor, y: Tensor, epochs: int) -> nn.Module:
     return network.eval()
 
 
-def fitted(network: nn.Module, splits: Any, options: argparse.Namespace) -> bp.Fit:
-    """The fit: gates on every filter and row but those of the classes."""
-    model = bp.BayesianNetwork(
-        network,
-        {name: bp.SpikeAndSlab(0.5, level="output") for name in ("conv1.weight", "conv2.weight", "fc1.weight")},
-        data_size=len(splits.train[0]),
+def declared(network: nn.Module, data_size: int) -> bp.BayesianNetwork:
+    """Gates on every filter and row but those of the classes."""
+    gated = ("conv1.weight", "conv2.weight", "fc1.weight")
+    return bp.BayesianNetwork(
+        network, {name: bp.SpikeAndSlab(0.5, level="output") for name in gated}, data_size=data_size
     )
+
+
+def fitted(network: nn.Module, splits: Any, options: argparse.Namespace) -> bp.Fit:
+    """The fit, from the dense network's weights."""
     how = {"learning_rate": 2e-3, "kl_weight": options.kl_weight, "kl_warmup": 0.1, "seed": 0}
-    return bp.fit(model, splits.train, epochs=options.epochs, **how)
+    return bp.fit(declared(network, len(splits.train[0])), splits.train, epochs=options.epochs, **how)
 
 
 @torch.no_grad()
@@ -78,11 +81,10 @@ def away(small: bp.CompactResult, pruned: nn.Module, x: Tensor, folder: Path) ->
     command = [sys.executable, "-I", str(script), str(folder / "small"), str(inputs), str(outputs)]
     subprocess.run(command, check=True, cwd=folder)
     with torch.no_grad():
-        expected = pruned(x)
+        expected, wrong = pruned(x), pruned(x.flip(0))  # the second is what a difference that matters looks like
     alone = torch.load(outputs, weights_only=True)
     by_onnx = torch.as_tensor(in_onnxruntime(small.network, x[:2])(x)[0])
     sd = float(expected.std(dim=0).mean())
-    wrong = pruned(x.flip(0))  # what a difference that matters looks like
     return {
         "sd": sd,
         "torch_alone": float((alone - expected).abs().max()) / sd,
@@ -117,6 +119,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     torch.set_num_threads(1)
+    options.out = options.out.resolve()
     options.out.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(options.out / "ledger.json")
     splits = bp.load_data("fashion-mnist")
@@ -147,7 +150,7 @@ def main() -> None:
         return {**scores, "units": units, "kl_weight": options.kl_weight}
 
     print(ledger.run("fit", fit))
-    result = bp.prune(bp.Fit.load(bnn_folder), min_inclusion=0.5)
+    result = bp.prune(bp.Fit.load(bnn_folder, model=declared(dense, len(splits.train[0]))), min_inclusion=0.5)
     tuned = bp.finetune(result, splits.train, options.tuning_epochs, seed=0)
     small = tuned.compact(test[0][:2])
     print(small.report)
