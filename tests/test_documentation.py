@@ -58,6 +58,15 @@ def test_the_page_on_extending_runs(declared):
     assert low_rank.priors["weight"].sites["u"].shape == (3, 4)
 
 
+def test_the_page_on_smaller_networks_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    space = {}
+    for block in code_blocks("docs/smaller.md"):
+        exec(compile(block, "docs/smaller.md", "exec"), space)
+    assert space["small"].report.max_output_difference < 1e-5 * space["small"].report.output_sd
+    assert (tmp_path / "runs" / "small" / "network.py").is_file()
+
+
 def test_links_between_the_pages_lead_somewhere():
     for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
