@@ -18,6 +18,9 @@ NO_CHANNEL = -1
 class Activation:
     """What is known of one activation, whatever the input of the network is.
 
+    A channel is known only as a whole: one number at all positions and for inputs of any size. What differs along a
+    border counts as unknown, since its mean, for one, is another for maps of another size.
+
     Attributes:
         channel: Channel of each number, int64, of the activation's shape; most of it expanded, not stored.
         value: The number where it does not depend on the input, NaN where it does; float64, same shape.
@@ -48,9 +51,12 @@ def unknown(shape: torch.Size | tuple[int, ...]) -> Tensor:
     return torch.full([1] * len(shape), math.nan, dtype=torch.float64).expand(shape)
 
 
-def is_unknown(value: Tensor) -> bool:
-    """Whether every number depends on the input."""
-    return bool(torch.isnan(collapsed(value)).all())
+def constant_along(value: Tensor, dim: int) -> Tensor:
+    """The number that is found all along the other dimensions, NaN where there is none or several; `(size of dim,)`."""
+    lines = collapsed(value).movedim(dim, 0)
+    lines = lines.reshape(len(lines), -1)
+    low, high = lines.amin(dim=1), lines.amax(dim=1)
+    return torch.where(low == high, low, math.nan).expand(value.shape[dim])
 
 
 def collapsed(tensor: Tensor) -> Tensor:
@@ -70,7 +76,7 @@ def known(function: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
     """Applies a function of single numbers to known values; unknown ones stay unknown whatever it does to NaN."""
 
     def each(part: Tensor) -> Tensor:
-        return torch.where(torch.isnan(part), part, function(torch.nan_to_num(part)).to(part.dtype))
+        return torch.where(torch.isnan(part), part, function(torch.where(torch.isnan(part), 0.0, part)).to(part.dtype))
 
     return spread(each, value)
 

@@ -136,26 +136,39 @@ def unit_sets(trace: ChannelTrace) -> dict[str, Units]:
         if part.role == "output":
             layer = part.tensor.rsplit(".", 1)[0]
             made.setdefault(layer, roots[part.channel].unique())
-    sets: list[tuple[list[str], set[int]]] = []
+    layers: list[list[str]] = []  # of each set
+    members: list[set[int]] = []
+    home: dict[int, int] = {}  # unit -> its set
     for layer, own in made.items():
-        joined = [entry for entry in sets if entry[1] & set(own.tolist())]
-        layers = [name for entry in joined for name in entry[0]] + [layer]
-        members = set(own.tolist()).union(*(entry[1] for entry in joined))
-        place = sets.index(joined[0]) if joined else len(sets)
-        sets = [entry for entry in sets if entry not in joined]
-        sets.insert(place, (layers, members))
+        units = set(own.tolist())
+        joined = sorted({home[unit] for unit in units if unit in home})
+        place = joined[0] if joined else len(layers)
+        if not joined:
+            layers.append([])
+            members.append(set())
+        for other in joined[1:]:
+            layers[place] += layers[other]
+            units |= members[other]
+            layers[other], members[other] = [], set()
+        layers[place].append(layer)
+        members[place] |= units
+        home.update(dict.fromkeys(units, place))
+    number, place_of = torch.full((len(roots) + 1,), -1), torch.full((len(roots) + 1,), -1)  # the last: NO_CHANNEL
+    order = [torch.tensor(sorted(units), dtype=torch.int64) for units in members]
+    for place, own in enumerate(order):
+        number[own], place_of[own] = torch.arange(len(own)), place
+    slices: list[list[UnitSlice]] = [[] for _ in layers]
+    for part in trace.slices.values():
+        root = torch.where(part.channel == NO_CHANNEL, len(roots), roots[part.channel])
+        for place in place_of[root].unique().tolist():
+            if place >= 0:
+                unit = torch.where(place_of[root] == place, number[root], -1)
+                slices[place].append(UnitSlice(part.tensor, part.dim, part.role, unit))
     found = {}
-    for layers, members in sets:
-        order = torch.tensor(sorted(members))
-        number = torch.full((len(roots) + 1,), -1)  # the last entry is that of NO_CHANNEL
-        number[order] = torch.arange(len(order))
-        slices = []
-        for part in trace.slices.values():
-            unit = number[torch.where(part.channel == NO_CHANNEL, len(roots), roots[part.channel])]
-            if bool((unit >= 0).any()):
-                slices.append(UnitSlice(part.tensor, part.dim, part.role, unit))
-        stay = [root for root in order.tolist() if root in pinned]
-        removable = torch.tensor([root not in pinned for root in order.tolist()])
-        refused = trace.ties.reason(stay[0]) if stay else None
-        found[layers[0]] = Units(layers[0], tuple(layers), len(order), tuple(slices), removable, refused)
+    for names, own, parts in zip(layers, order, slices, strict=True):
+        if names:
+            stay = [root for root in own.tolist() if root in pinned]
+            removable = torch.tensor([root not in pinned for root in own.tolist()])
+            refused = trace.ties.reason(stay[0]) if stay else None
+            found[names[0]] = Units(names[0], tuple(names), len(own), tuple(parts), removable, refused)
     return found

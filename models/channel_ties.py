@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bayesprune.models.activation import NO_CHANNEL, collapsed, varying_dimensions
+from bayesprune.models.activation import NO_CHANNEL, collapsed, spread, varying_dimensions
 
 
 class Ties:
@@ -29,10 +29,23 @@ class Ties:
         return torch.arange(first, first + count)
 
     def tie(self, one: Tensor, other: Tensor) -> Tensor:
-        """Ties the channels of two tensors of one shape, entry by entry, and returns those of the result.
+        """Ties the channels of two tensors, entry by entry, and returns those of the result.
 
-        An entry without a channel takes the other's.
+        An entry without a channel takes the other's. A channel that is broadcast over many others is needed as long
+        as one of these is there: it stays. What would be tied to a channel that stays is pinned, and remains a unit
+        of its own.
         """
+        dims = max(one.ndim, other.ndim)
+        one, other = (part.view((1,) * (dims - part.ndim) + part.shape) for part in (one, other))
+        varying = varying_dimensions(one), varying_dimensions(other)
+        if any(one.shape[dim] < other.shape[dim] for dim in varying[1]):
+            self.pin(one, "it is broadcast over channels")
+            one = torch.tensor(NO_CHANNEL).expand(one.shape)
+        if any(other.shape[dim] < one.shape[dim] for dim in varying[0]):
+            self.pin(other, "it is broadcast over channels")
+            other = torch.tensor(NO_CHANNEL).expand(other.shape)
+        if len(varying[0]) < len(varying[1]):
+            one, other = other, one
         one, other = torch.broadcast_tensors(one, other)
         left, right = _together(one, other)
         both = (left != NO_CHANNEL) & (right != NO_CHANNEL) & (left != right)
@@ -74,13 +87,14 @@ class Ties:
 
     def along(self, channels: Tensor, dim: int) -> Tensor:
         """Ties what differs across the other dimensions, and returns the channels along one, `(size of dim,)`."""
-        rows = collapsed(channels).movedim(dim, 0).flatten(1)
+        rows = collapsed(channels).movedim(dim, 0)
+        rows = rows.reshape(len(rows), -1)
         if rows.shape[0] != channels.shape[dim]:  # the dimension itself is expanded
             rows = rows.expand(channels.shape[dim], -1)
         first = rows[:, :1]
         if rows.shape[1] > 1 and not bool((rows == first).all()):
             self.tie(first.expand_as(rows), rows)
-        return rows[:, 0]
+        return rows.amax(dim=1)  # some may have no channel
 
     def one_dimension(self, channels: Tensor) -> Tensor:
         """Ties channels until they differ along one dimension only, so that any part that is kept is rectangular.
@@ -89,6 +103,9 @@ class Ties:
         (three or four dimensions); else the longest one along which they differ.
         """
         varying = varying_dimensions(channels)
+        if len(varying) > 1:
+            channels = spread(self._rooted, channels)  # tied ones do not differ
+            varying = varying_dimensions(channels)
         if len(varying) < 2:
             return channels
         kept = 1 if 1 in varying and channels.ndim in (3, 4) else max(varying, key=lambda d: channels.shape[d])
@@ -96,15 +113,22 @@ class Ties:
         shape = [-1 if d == kept else 1 for d in range(channels.ndim)]
         return line.view(shape).expand(channels.shape)
 
+    def _rooted(self, channels: Tensor) -> Tensor:
+        found, place = torch.unique(channels, return_inverse=True)
+        roots = [channel if channel == NO_CHANNEL else self.root(channel) for channel in found.tolist()]
+        return torch.tensor(roots)[place]
+
     def _join(self, a: int, b: int) -> None:
         a, b = self.root(a), self.root(b)
         if a == b:
             return
+        reason = self._reasons.get(a) or self._reasons.get(b)
+        if reason is not None:
+            self._reasons.setdefault(a, reason)
+            self._reasons.setdefault(b, reason)
+            return
         first, second = min(a, b), max(a, b)
         self._parent[second] = first
-        if second in self._reasons:
-            self._reasons.setdefault(first, self._reasons.pop(second))
-            self._reasons.pop(second, None)
 
 
 def _together(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from bayesprune.models.activation import (
     Activation,
     along_dimension,
     collapsed,
     concatenated,
-    is_unknown,
+    constant_along,
     known,
     unknown,
     varying_dimensions,
@@ -28,14 +29,23 @@ Handler = Callable[..., Any]
 
 def pointwise(trace: ChannelTrace, function: Handler, x: Any, *args: Any, **kwargs: Any) -> Any:
     """A function of each number by itself."""
-    if not isinstance(x, Activation) or any(torch.is_tensor(a) or isinstance(a, Activation) for a in args):
+    others = [*args, *kwargs.values()]
+    if not isinstance(x, Activation) or any(torch.is_tensor(each) or isinstance(each, Activation) for each in others):
         return trace.refuse("a function with several tensors", (x, args, kwargs))
+    if any(isinstance(each, fx.Node) for each in (*trace.node.args[1:], *trace.node.kwargs.values())):
+        return Activation(x.channel, unknown(x.shape))  # a size, and that may be another with another input
     return Activation(x.channel, known(lambda part: function(part, *args, **kwargs), x.value))
 
 
 def unchanged(trace: ChannelTrace, function: Handler, x: Activation, *args: Any, **kwargs: Any) -> Any:
     """A function that does nothing to the numbers."""
     return x
+
+
+def cast(trace: ChannelTrace, function: Handler, x: Activation, *args: Any, **kwargs: Any) -> Any:
+    """Another number format; constants are rounded to it."""
+    made = trace.example.dtype
+    return Activation(x.channel, known(lambda part: part.to(made).double(), x.value))
 
 
 def dropout(
@@ -55,48 +65,77 @@ def joined(trace: ChannelTrace, function: Handler, a: Any, b: Any, **kwargs: Any
     """A function of two activations, number by number: their channels are tied."""
     if any(torch.is_tensor(part) and part.numel() > 1 for part in (a, b)):
         return trace.refuse("a tensor made inside forward", (a, b))
-    if not (isinstance(a, Activation) and isinstance(b, Activation)):
-        x = a if isinstance(a, Activation) else b
-        left, right = (part.value if isinstance(part, Activation) else part for part in (a, b))
-        return Activation(x.channel, function(left, right, **kwargs))
-    one, other = torch.broadcast_tensors(a.value, b.value)
-    value = function(one, other, **kwargs)
-    return Activation(trace.ties.tie(a.channel, b.channel), value)
+    if isinstance(a, Activation) and isinstance(b, Activation):
+        value = function(*torch.broadcast_tensors(a.value, b.value), **kwargs)
+        return Activation(trace.ties.tie(a.channel, b.channel), value)
+    values = [_number(part, code) for part, code in zip((a, b), trace.node.args, strict=False)]
+    return Activation(a.channel if isinstance(a, Activation) else b.channel, function(*values, **kwargs))
+
+
+def _number(part: Any, code: Any) -> Any:
+    """An operand; a number that the code computes is a size, and that may be another with another input."""
+    if isinstance(part, Activation):
+        return part.value
+    return math.nan if isinstance(code, fx.Node) else part
 
 
 def multiplied(trace: ChannelTrace, function: Handler, a: Any, b: Any) -> Any:
     """A product: zero times anything is zero."""
-    result = joined(trace, function, a, b)
-    if isinstance(a, Activation) and isinstance(b, Activation) and isinstance(result, Activation):
-        zero = (a.value == 0) | (b.value == 0)
-        return Activation(result.channel, torch.where(zero, 0.0, result.value))
-    return result
+    return _with_zeros(joined(trace, function, a, b), a, b)
 
 
-def pooled(trace: ChannelTrace, function: Handler, x: Activation, *args: Any, **kwargs: Any) -> Any:
+def divided(trace: ChannelTrace, function: Handler, a: Any, b: Any, **kwargs: Any) -> Any:
+    """A quotient: zero over a number is zero."""
+    result = joined(trace, function, a, b, **kwargs)
+    return result if isinstance(b, Activation) else _with_zeros(result, a)
+
+
+def _with_zeros(result: Any, *parts: Any) -> Any:
+    if not isinstance(result, Activation):
+        return result
+    value = result.value
+    for part in parts:
+        if isinstance(part, Activation):
+            value = torch.where(part.value == 0, 0.0, value)
+    return Activation(result.channel, value)
+
+
+def pooled(trace: ChannelTrace, function: Any, x: Activation, *args: Any, **kwargs: Any) -> Any:
     """Pooling, interpolation: works on each map by itself, dimension 1 is that of the maps."""
-    made = trace.node.meta["example"]
-    if not torch.is_tensor(made) or made.ndim < 3:
+    made = trace.example
+    name = getattr(function, "__name__", None) or type(function).__name__
+    whole = int(name[-2]) + 2 if name[-2:] in ("1d", "2d", "3d") else 3
+    if not torch.is_tensor(made) or made.ndim < whole:
         return trace.refuse("pooling with indices, or of something without a batch", x)
     line = trace.ties.along(x.channel, 1)
-    value = unknown(made.shape) if is_unknown(x.value) else function(x.value, *args, **kwargs)
-    return Activation(along_dimension(line, 1, made.shape), value)
+    value = constant_along(x.value, 1)
+    if not bool(torch.isnan(value).all()):
+        found = function(x.value, *args, **kwargs).movedim(1, 0).flatten(1)
+        # Zeros that are put beside a map show themselves; a divisor of one's own counts on full windows.
+        same = ((found - value.unsqueeze(1)).abs() <= 1e-12 * value.abs().unsqueeze(1)).all(dim=1)
+        divisor = getattr(function, "divisor_override", None) or kwargs.get("divisor_override") or len(args) > 5
+        value = torch.where(same & (not divisor) | (value == 0), value, math.nan)
+    return Activation(along_dimension(line, 1, made.shape), along_dimension(value, 1, made.shape))
 
 
 def reduced(
     trace: ChannelTrace, function: Handler, x: Activation, dim: Any = None, keepdim: bool = False, **kwargs: Any
 ) -> Any:
     """A mean, sum or maximum over positions; over channels it ends them."""
+    dim = kwargs.get("axis", dim)
     dims = tuple(range(len(x.shape))) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
     dims = tuple(d % len(x.shape) for d in dims)
     if set(dims) & set(varying_dimensions(x.channel)):
         return trace.ended(x, f"node {trace.node.name!r} adds up over channels")
-    channel = x.channel
+    channel, value = x.channel, x.value
     for d in dims:
-        channel = channel.narrow(d, 0, 1)
+        channel, low, high = channel.narrow(d, 0, 1), value.amin(d, keepdim=True), value.amax(d, keepdim=True)
+        value = torch.where(low == high, low, math.nan)
     if not keepdim:
-        channel = channel.squeeze(dims)
-    return Activation(channel, function(x.value, dims, keepdim, **kwargs))
+        channel, value = channel.squeeze(dims), value.squeeze(dims)
+    if function.__name__ == "sum":  # of so many positions as there are
+        value = torch.where(value == 0, value, math.nan)
+    return Activation(channel, value)
 
 
 def mixing(trace: ChannelTrace, function: Handler, x: Activation, *args: Any, **kwargs: Any) -> Any:
@@ -119,26 +158,46 @@ def moved(trace: ChannelTrace, function: Handler, x: Activation, *args: Any, **k
 
 def sized(trace: ChannelTrace, function: Handler, x: Activation, *args: Any, **kwargs: Any) -> Any:
     """`view`, `reshape`, `expand`: moves numbers to a shape that the code may write out."""
-    if function is Tensor.view and not isinstance(args[0], torch.dtype):
+    if function is Tensor.view:
         function = Tensor.reshape  # what is expanded here may be contiguous there
-    channel = trace.ties.one_dimension(function(x.channel, *args, **kwargs))
-    result = Activation(channel, function(x.value, *args, **kwargs))
+    (key,) = kwargs or (None,)
+    if args and isinstance(args[0], torch.dtype):
+        return trace.refuse("a view of another number format", x)
     node = trace.node
-    if kwargs or not args:
-        return result
-    packed = isinstance(node.args[1], (tuple, list))
-    sizes = list(node.args[1] if packed else node.args[1:])  # type: ignore[arg-type]
-    offset = channel.ndim - len(sizes)
-    for dim in varying_dimensions(channel):
-        if type(sizes[dim - offset]) is int and sizes[dim - offset] != -1:
-            sizes[dim - offset] = Count(_line(channel, dim))
-            trace.sizes[node.name] = (
-                node.op,
-                node.target,
-                (node.args[0], tuple(sizes)) if packed else (node.args[0], *sizes),
-                dict(node.kwargs),
-            )
-    return result
+    written = node.args[1:] if key is None else (node.kwargs[key],)
+    packed = isinstance(written[0], (tuple, list))
+    sizes = list(written[0] if packed else written)  # type: ignore[arg-type]
+    free = [dim for dim, size in enumerate(sizes) if type(size) is not int or size == -1]
+    channel = function(x.channel, *args, **kwargs)
+    for dim in varying_dimensions(x.channel):  # those that come to lie along several dimensions go along a free one
+        places = along_dimension(torch.arange(x.shape[dim]), dim, x.shape)
+        spread_over = varying_dimensions(function(places, *args, **kwargs))
+        chosen = [each for each in spread_over if each in free]
+        if len(spread_over) > 1 and chosen:
+            channel = along_dimension(trace.ties.along(channel, chosen[0]), chosen[0], channel.shape)
+    channel = trace.ties.one_dimension(channel)
+    if len(sizes) == channel.ndim:  # else it is the size of another tensor
+        for dim in varying_dimensions(channel):
+            if type(sizes[dim]) is int and sizes[dim] != -1:
+                sizes[dim] = Count(_line(channel, dim))
+                new = (tuple(sizes),) if packed else tuple(sizes)
+                trace.sizes[node.name] = (node.op, node.target, (node.args[0], *new), {})
+    return Activation(channel, function(x.value, *args, **kwargs))
+
+
+def sized_as(trace: ChannelTrace, function: Handler, x: Activation, other: Activation) -> Any:
+    """`expand_as`, `view_as`: to the shape of another tensor, which goes on having the size of this one."""
+    channel = function(x.channel, other.channel)
+    return Activation(trace.ties.tie(channel, other.channel), function(x.value, other.value))
+
+
+def pixel_shuffled(trace: ChannelTrace, function: Handler, x: Activation, factor: int) -> Any:
+    """Pixel shuffle: the channels that make one map are tied."""
+    groups = trace.ties.along(x.channel, -3).view(-1, factor**2)
+    trace.ties.tie(groups[:, :1].expand_as(groups), groups)
+    value = constant_along(constant_along(x.value, -3).view(-1, factor**2), 0)
+    shape, dim = trace.example.shape, trace.example.ndim - 3
+    return Activation(along_dimension(groups[:, 0], dim, shape), along_dimension(value, dim, shape))
 
 
 def shuffled(trace: ChannelTrace, function: Handler, x: Activation, groups: int) -> Any:
@@ -150,22 +209,37 @@ def shuffled(trace: ChannelTrace, function: Handler, x: Activation, groups: int)
 
 
 def concatenation(trace: ChannelTrace, function: Handler, tensors: Sequence[Any], dim: int = 0, **kwargs: Any) -> Any:
-    """Concatenation along any dimension."""
+    """Concatenation along any dimension; beside each other, channels are tied."""
     dim = kwargs.get("axis", dim)
     if not all(isinstance(part, Activation) for part in tensors):
         return trace.refuse("concatenation with a tensor made inside forward", list(tensors))
-    return Activation(
-        concatenated([part.channel for part in tensors], dim), concatenated([part.value for part in tensors], dim)
-    )
+    channels = [part.channel for part in tensors]
+    value = concatenated([part.value for part in tensors], dim)
+    own = _tie_beside(trace, channels, dim % channels[0].ndim)
+    if own is not None:
+        value = along_dimension(constant_along(value, own), own, value.shape)
+    return Activation(concatenated(channels, dim), value)
 
 
 def stacked(trace: ChannelTrace, function: Handler, tensors: Sequence[Any], dim: int = 0) -> Any:
-    """Stacking along a new dimension."""
+    """Stacking along a new dimension: all channels of one place are tied."""
     if not all(isinstance(part, Activation) for part in tensors):
         return trace.refuse("stacking with a tensor made inside forward", list(tensors))
-    return Activation(
-        torch.stack([part.channel for part in tensors], dim), torch.stack([part.value for part in tensors], dim)
-    )
+    channels = [part.channel for part in tensors]
+    _tie_beside(trace, channels, None)
+    return Activation(torch.stack(channels, dim), torch.stack([part.value for part in tensors], dim))
+
+
+def _tie_beside(trace: ChannelTrace, channels: list[Tensor], dim: int | None) -> int | None:
+    """Ties the channels of tensors that are joined along another dimension than theirs, and returns theirs."""
+    varying = {each for channel in channels for each in varying_dimensions(channel)}
+    if len(varying) == 1 and dim not in varying:
+        (own,) = varying
+        lines = [_line(channel, own) for channel in channels]
+        for line in lines[1:]:
+            trace.ties.tie(lines[0], line)
+        return own
+    return None
 
 
 def split(trace: ChannelTrace, function: Handler, x: Activation, sections: Any, dim: int = 0, **kwargs: Any) -> Any:
@@ -193,21 +267,24 @@ def indexed(trace: ChannelTrace, function: Handler, x: Any, index: Any) -> Any:
     if not isinstance(x, Activation):
         return x[index]
     parts = list(index) if isinstance(index, tuple) else [index]
-    if not all(part is None or part is Ellipsis or isinstance(part, (int, slice)) for part in parts):
+    if not all(part is None or part is Ellipsis or type(part) in (int, slice) for part in parts):
         return trace.refuse("indexing by a tensor", x)
     parts = _full_index(parts, len(x.shape))
     result = moved(trace, function, x, tuple(parts))
+    node = trace.node
+    code = node.args[1]
+    written = _full_index(list(code) if isinstance(code, tuple) else [code], len(x.shape))
     places = [place for place, part in enumerate(parts) if part is not None]
     for dim in varying_dimensions(x.channel):
         part = parts[places[dim]]
         if part == slice(None):
             continue
         if not isinstance(part, slice) or part.step not in (None, 1):
-            return trace.ended(x, f"node {trace.node.name!r} picks single channels")
+            return trace.ended(x, f"node {node.name!r} picks single channels")
         start, stop, _ = part.indices(x.shape[dim])
         line = _line(x.channel, dim)
-        parts[places[dim]] = slice(Count(line[:start]), Count(line[:stop]))
-        trace.sizes[trace.node.name] = ("call_function", trace.node.target, (trace.node.args[0], tuple(parts)), {})
+        written[places[dim]] = slice(Count(line[:start]), Count(line[:stop]))
+        trace.sizes[node.name] = ("call_function", node.target, (node.args[0], tuple(written)), {})
     return result
 
 
@@ -216,26 +293,32 @@ def padded(
 ) -> Any:
     """Padding of maps; padding by further constant channels makes new ones."""
     varying = varying_dimensions(x.channel)
-    filled = torch.nn.functional.pad(x.value, list(pad), mode, value)
+    shape = trace.example.shape
+    fill = float(value or 0.0) if mode == "constant" else math.nan
+    dim = varying[0] if varying else 0
+    line, known_value, place = _line(x.channel, dim), constant_along(x.value, dim), 2 * (len(x.shape) - 1 - dim)
+    before, after = (pad[place], pad[place + 1]) if place < len(pad) and varying else (0, 0)
+    if mode == "constant" and any(amount for i, amount in enumerate(pad) if i // 2 != place // 2 or not varying):
+        known_value = torch.where(known_value == fill, known_value, math.nan)
     if not varying:
-        return Activation(along_dimension(x.channel.reshape(-1)[:1], 0, tuple(filled.shape)), filled)
-    (dim,) = varying
-    line, place = _line(x.channel, dim), 2 * (len(x.shape) - 1 - dim)
-    before, after = (pad[place], pad[place + 1]) if place < len(pad) else (0, 0)
+        return Activation(along_dimension(line[:1], 0, shape), along_dimension(known_value[:1], 0, shape))
+    node = trace.node
     if before or after:
-        if mode != "constant" or min(before, after) < 0 or not all(type(p) is int for p in trace.node.args[1]):  # type: ignore[union-attr]
-            return trace.ended(x, f"node {trace.node.name!r} pads channels")
+        counts: list[Any] = list(node.args[1]) if isinstance(node.args[1], (tuple, list)) else []
+        written = [type(count) is int for count in counts[place : place + 2]] == [True, True]
+        if mode != "constant" or min(before, after) < 0 or not written:
+            return trace.ended(x, f"node {node.name!r} pads channels")
         first, last = trace.ties.new(before), trace.ties.new(after)
-        counts: list[Any] = list(pad)
         counts[place], counts[place + 1] = Count(first), Count(last)
-        trace.sizes[trace.node.name] = (
-            trace.node.op,
-            trace.node.target,
-            (trace.node.args[0], counts, *trace.node.args[2:]),
-            dict(trace.node.kwargs),
+        trace.sizes[node.name] = (
+            node.op,
+            node.target,
+            (node.args[0], counts, *node.args[2:]),
+            dict(node.kwargs),
         )
         line = torch.cat([first, line, last])
-    return Activation(along_dimension(line, dim, filled.shape), filled)
+        known_value = torch.nn.functional.pad(known_value, (before, after), value=fill)
+    return Activation(along_dimension(line, dim, shape), along_dimension(known_value, dim, shape))
 
 
 def shape_of(trace: ChannelTrace, function: Handler, x: Activation, *args: Any) -> Any:
@@ -249,16 +332,18 @@ def nothing(trace: ChannelTrace, function: Handler, *args: Any, **kwargs: Any) -
 
 def new_constant(trace: ChannelTrace, function: Handler, x: Activation, *sizes: Any, **kwargs: Any) -> Any:
     """`new_zeros`, `new_ones`: a start state, whose channels are tied to what it is used with."""
-    found = function(x.value, *sizes, **kwargs)
-    line = trace.ties.new(found.shape[-1])
+    found = function(x.value, *sizes, **kwargs).double()
+    dim = 1 if found.ndim > 3 else found.ndim - 1
     node = trace.node
     packed = isinstance(node.args[1], (tuple, list))
     written = list(node.args[1] if packed else node.args[1:])  # type: ignore[arg-type]
-    if type(written[-1]) is int:
-        written[-1] = Count(line)
-        arguments = (node.args[0], tuple(written)) if packed else (node.args[0], *written)
-        trace.sizes[node.name] = (node.op, node.target, arguments, dict(node.kwargs))
-    return Activation(along_dimension(line, found.ndim - 1, found.shape), found.double())
+    if len(written) != found.ndim or type(written[dim]) is not int:
+        return trace.refuse("a new tensor whose number of channels is not written in the code", x)
+    line = trace.ties.new(found.shape[dim])
+    written[dim] = Count(line)
+    arguments = (node.args[0], tuple(written)) if packed else (node.args[0], *written)
+    trace.sizes[node.name] = (node.op, node.target, arguments, dict(node.kwargs))
+    return Activation(along_dimension(line, dim, found.shape), found)
 
 
 def filled_like(trace: ChannelTrace, function: Handler, x: Activation, **kwargs: Any) -> Any:
@@ -268,8 +353,8 @@ def filled_like(trace: ChannelTrace, function: Handler, x: Activation, **kwargs:
 
 def _line(channel: Tensor, dim: int) -> Tensor:
     """Channels along the dimension in which alone they differ."""
-    line = collapsed(channel).movedim(dim, 0).flatten(1)[:, 0]
-    return line.expand(channel.shape[dim])
+    line = collapsed(channel).movedim(dim, 0)
+    return line.reshape(len(line), -1)[:, 0].expand(channel.shape[dim])
 
 
 def _full_index(parts: list[Any], ndim: int) -> list[Any]:
@@ -291,10 +376,12 @@ FUNCTIONS: dict[str, Handler] = {
         "mish logsigmoid neg abs exp expm1 log log1p sqrt rsqrt square clamp clip pow sin cos erf tanhshrink "
         "softshrink hardshrink threshold sign reciprocal",
     ),
-    **_table(unchanged, "contiguous clone detach float double half bfloat16 to type_as type cpu cuda alias"),
+    **_table(unchanged, "contiguous clone detach cpu cuda alias"),
+    **_table(cast, "float double half bfloat16 to type_as type"),
     **_table(dropout, "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout"),
     "torchvision.stochastic_depth": stochastic_depth,
-    **_table(joined, "add sub truediv div maximum minimum"),
+    **_table(joined, "add sub maximum minimum"),
+    **_table(divided, "truediv div"),
     **_table(multiplied, "mul"),
     **_table(
         pooled,
@@ -306,10 +393,11 @@ FUNCTIONS: dict[str, Handler] = {
     **_table(softmax, "softmax log_softmax"),
     **_table(
         moved,
-        "flatten permute transpose t squeeze unsqueeze movedim swapaxes swapdims flip repeat repeat_interleave "
-        "pixel_shuffle",
+        "flatten permute transpose t squeeze unsqueeze movedim swapaxes swapdims flip repeat repeat_interleave",
     ),
     **_table(sized, "view reshape expand"),
+    **_table(sized_as, "expand_as view_as reshape_as"),
+    **_table(pixel_shuffled, "pixel_shuffle"),
     **_table(shuffled, "channel_shuffle"),
     **_table(concatenation, "cat concat concatenate"),
     **_table(stacked, "stack"),

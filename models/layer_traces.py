@@ -10,9 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from bayesprune.models.activation import Activation, along_dimension, collapsed, known, unknown, varying_dimensions
+from bayesprune.models.activation import (
+    Activation,
+    along_dimension,
+    collapsed,
+    constant_along,
+    known,
+    unknown,
+    varying_dimensions,
+)
 from bayesprune.models.channel_records import Use
-from bayesprune.models.function_traces import mixing, padded, pooled, shuffled, softmax
+from bayesprune.models.function_traces import mixing, padded, pixel_shuffled, pooled, shuffled, softmax
 
 if TYPE_CHECKING:
     from bayesprune.models.channel_trace import ChannelTrace
@@ -24,6 +32,10 @@ def changed_by_hand(layer: nn.Module) -> str:
     """Says what makes a layer do something else than its class does, or nothing."""
     if parametrize.is_parametrized(layer):
         return " with a parametrization"
+    if "forward" in vars(layer):
+        return " with another forward"
+    if layer.training:
+        return " that stays in training mode"
     if layer._forward_hooks or layer._forward_pre_hooks:
         return " with forward hooks"
     return ""
@@ -37,14 +49,10 @@ def linear(trace: ChannelTrace, name: str, layer: nn.Linear, x: Activation) -> A
     inputs = trace.slice(f"{name}.weight", 1, "input", trace.ties.along(x.channel, -1))
     outputs = _made(trace, name, layer, 0, layer.out_features)
     weight = _plain(layer.weight).unsqueeze(-1)
-    columns = _constant(x.value, len(x.shape) - 1)
+    columns = constant_along(x.value, len(x.shape) - 1)
     _use(trace, f"{name}.weight", f"{name}.bias", inputs, outputs, weight, columns)
-    rows, constant = _rows_known(weight, torch.isnan(x.value).flatten(0, -2).any(0).expand(len(weight), -1))
-    value = unknown((*x.shape[:-1], layer.out_features))
-    if bool(rows.any()):
-        found = torch.nn.functional.linear(torch.nan_to_num(x.value), constant.squeeze(-1), _bias(layer))
-        value = torch.where(rows, found, math.nan)
-    return Activation(along_dimension(outputs, len(x.shape) - 1, value.shape), value)
+    value = _emitted(weight, columns.view(1, -1), _bias(layer))
+    return Activation(_last(outputs, trace), _last(value, trace))
 
 
 def convolution(trace: ChannelTrace, name: str, layer: Any, x: Activation) -> Any:
@@ -55,19 +63,21 @@ def convolution(trace: ChannelTrace, name: str, layer: Any, x: Activation) -> An
     made, read = len(weight), weight.shape[1]
     line = trace.ties.along(x.channel, 1)
     outputs = _made(trace, name, layer, 0, made)
+    columns = constant_along(x.value, 1)
+    if layer.padding_mode == "zeros" and (isinstance(layer.padding, str) or any(layer.padding)):
+        columns = torch.where(columns == 0, columns, math.nan)  # at a padded border another sum comes out
+    columns = columns.reshape(groups, -1)
+    value = _along_maps(_emitted(weight.flatten(2), columns, _bias(layer)), trace)
     if read == 1 and groups > 1:  # depthwise: every filter belongs to the channel that it reads
         trace.ties.tie(outputs, line.repeat_interleave(made // groups))
-        return Activation(_channel_of(trace, outputs), _convolved(layer, weight, x, trace))
+        return Activation(_along_maps(outputs, trace), value)
     for lines in (line.view(groups, -1), outputs.view(groups, -1)):
         for row in lines[1:]:
             trace.ties.tie(lines[0], row)
     trace.slice(f"{name}.weight", 1, "input", line[:read])
-    columns = _constant(x.value, 1)
-    if layer.padding_mode == "zeros" and (isinstance(layer.padding, str) or any(layer.padding)):
-        columns = torch.where(columns == 0, columns, math.nan)  # at a padded border another sum comes out
-    inputs, columns = line.view(groups, -1), columns.reshape(groups, -1)
+    inputs = line.view(groups, -1)
     _use(trace, f"{name}.weight", f"{name}.bias", inputs, outputs, weight.flatten(2), columns)
-    return Activation(_channel_of(trace, outputs), _convolved(layer, weight, x, trace))
+    return Activation(_along_maps(outputs, trace), value)
 
 
 def transposed_convolution(trace: ChannelTrace, name: str, layer: Any, x: Activation) -> Any:
@@ -77,26 +87,23 @@ def transposed_convolution(trace: ChannelTrace, name: str, layer: Any, x: Activa
     weight = _plain(layer.weight).transpose(0, 1)
     inputs = trace.slice(f"{name}.weight", 0, "input", trace.ties.along(x.channel, 1))
     outputs = _made(trace, name, layer, 1, len(weight))
-    columns = _constant(x.value, 1)
+    columns = constant_along(x.value, 1)
     columns = torch.where(columns == 0, columns, math.nan)
     _use(trace, f"{name}.weight", f"{name}.bias", inputs, outputs, weight.flatten(2), columns)
     zero = (weight == 0).flatten(1).all(dim=1)
     bias = _bias(layer)
     line = torch.where(zero, torch.zeros(len(weight), dtype=torch.float64) if bias is None else bias, math.nan)
-    shape = trace.node.meta["example"].shape
-    return Activation(_channel_of(trace, outputs), along_dimension(line, 1, shape))
+    return Activation(_along_maps(outputs, trace), _along_maps(line, trace))
 
 
-def embedding(trace: ChannelTrace, name: str, layer: nn.Embedding, x: Any) -> Activation:
+def embedding(trace: ChannelTrace, name: str, layer: nn.Embedding, x: Any) -> Any:
     """An embedding makes a channel of each column."""
+    if layer.max_norm is not None:
+        return trace.refuse(f"Embedding {name!r} that rescales its rows, max_norm", x)
     line = trace.slice(f"{name}.weight", 1, "output", trace.new_channels(f"{name}.weight", 1, layer.embedding_dim))
     zero = (_plain(layer.weight) == 0).all(dim=0)
-    shape = trace.node.meta["example"].shape
     value = torch.where(zero, 0.0, torch.tensor(math.nan, dtype=torch.float64))
-    return Activation(
-        along_dimension(line, len(shape) - 1, shape),
-        along_dimension(value, len(shape) - 1, shape),
-    )
+    return Activation(_last(line, trace), _last(value, trace))
 
 
 def recurrent(trace: ChannelTrace, name: str, layer: Any, x: Activation, state: Any = None) -> Any:
@@ -123,9 +130,9 @@ def recurrent(trace: ChannelTrace, name: str, layer: Any, x: Activation, state: 
     # The candidate is the row that has to be zero: the other gates only weigh it (gates i, f, g, o and r, z, n).
     off = quiet[2] if gates > 1 else quiet[0]
     for part in states:
-        off = off & (_constant(part.value, len(part.shape) - 1) == 0)
+        off = off & (constant_along(part.value, len(part.shape) - 1) == 0)
     line = torch.where(off, 0.0, torch.tensor(math.nan, dtype=torch.float64))
-    read = _constant(x.value, len(x.shape) - 1)
+    read = constant_along(x.value, len(x.shape) - 1)
     if not layer.bias:
         read = torch.where(read == 0, read, math.nan)
     for tensor, channels, value in (("weight_ih", inputs, read), ("weight_hh", units, line)):
@@ -146,7 +153,7 @@ def recurrent(trace: ChannelTrace, name: str, layer: Any, x: Activation, state: 
         last = found.ndim - 1
         return Activation(along_dimension(units, last, found.shape), along_dimension(line, last, found.shape))
 
-    return made(trace.node.meta["example"])
+    return made(trace.example)
 
 
 # -------------------------------------------------------------------------------- layers that keep channels apart
@@ -159,7 +166,8 @@ def batch_normalisation(trace: ChannelTrace, name: str, layer: Any, x: Activatio
     for key, tensor in tensors.items():
         if tensor.ndim == 1:
             line = trace.slice(f"{name}.{key}", 0, "pass", line)
-    one = torch.ones(layer.num_features, dtype=torch.float64)
+    trace.features[name] = line
+    one = torch.ones(len(line), dtype=torch.float64)
     scale = one if layer.weight is None else _plain(layer.weight).double()
     shift = 0 * one if layer.bias is None else _plain(layer.bias).double()
     if layer.running_mean is None:
@@ -179,6 +187,7 @@ def instance_normalisation(trace: ChannelTrace, name: str, layer: Any, x: Activa
     for key, tensor in (*layer.named_parameters(), *layer.named_buffers()):
         if tensor.ndim == 1:
             line = trace.slice(f"{name}.{key}", 0, "pass", line)
+    trace.features[name] = line
     if layer.weight is None:
         return Activation(_along(line, 1, x), unknown(x.shape))
     value = torch.where(_plain(layer.weight) == 0, _plain(layer.bias).double(), math.nan)
@@ -217,8 +226,14 @@ def pooling(trace: ChannelTrace, name: str, layer: nn.Module, x: Activation) -> 
 
 
 def flattening(trace: ChannelTrace, name: str, layer: nn.Module, x: Activation) -> Activation:
-    """Flatten and pixel shuffle move numbers."""
+    """Flatten moves numbers."""
     return Activation(layer(x.channel), layer(x.value))
+
+
+def pixel_shuffling(trace: ChannelTrace, name: str, layer: nn.PixelShuffle, x: Activation) -> Activation:
+    """Pixel shuffle."""
+    found: Activation = pixel_shuffled(trace, layer, x, layer.upscale_factor)
+    return found
 
 
 def unflattening(trace: ChannelTrace, name: str, layer: nn.Unflatten, x: Activation) -> Activation:
@@ -269,8 +284,12 @@ def _along(line: Tensor, dim: int, x: Activation) -> Tensor:
     return along_dimension(line, dim, x.shape)
 
 
-def _channel_of(trace: ChannelTrace, outputs: Tensor) -> Tensor:
-    return along_dimension(outputs, 1, trace.node.meta["example"].shape)
+def _along_maps(line: Tensor, trace: ChannelTrace) -> Tensor:
+    return along_dimension(line, 1, trace.example.shape)
+
+
+def _last(line: Tensor, trace: ChannelTrace) -> Tensor:
+    return along_dimension(line, trace.example.ndim - 1, trace.example.shape)
 
 
 def _made(trace: ChannelTrace, name: str, layer: Any, dim: int, count: int) -> Tensor:
@@ -281,36 +300,18 @@ def _made(trace: ChannelTrace, name: str, layer: Any, dim: int, count: int) -> T
     return outputs
 
 
-def _constant(value: Tensor, dim: int) -> Tensor:
-    """The number that is found all along the other dimensions, NaN where there is none or several; `(size of dim,)`."""
-    lines = collapsed(value).movedim(dim, 0).flatten(1)
-    low, high = lines.amin(dim=1), lines.amax(dim=1)
-    return torch.where(low == high, low, math.nan).expand(value.shape[dim])
-
-
-def _rows_known(weight: Tensor, column_unknown: Tensor) -> tuple[Tensor, Tensor]:
-    """Which rows read known numbers only, and the weights, float64, with zeros elsewhere.
+def _emitted(weight: Tensor, columns: Tensor, bias: Tensor | None) -> Tensor:
+    """What rows give that read constants only, NaN for others; float64, `(rows,)`.
 
     Args:
         weight: `(rows, columns, positions)`.
-        column_unknown: Whether a column holds unknown numbers, `(rows, columns)`.
+        columns: What each column reads, NaN where that is not constant, `(groups, columns)`.
+        bias: `(rows,)`.
     """
-    rows = ~((weight != 0).any(dim=-1) & column_unknown).any(dim=1)
-    return rows, torch.where(rows[:, None, None], weight, 0.0).double() if bool(rows.any()) else weight
-
-
-def _convolved(layer: Any, weight: Tensor, x: Activation, trace: ChannelTrace) -> Tensor:
-    """Values of a convolution: known where a filter reads known maps only."""
-    shape = trace.node.meta["example"].shape
-    made, read = weight.shape[:2]
-    unknown_maps = torch.isnan(collapsed(x.value).movedim(1, 0).flatten(1)).any(dim=1).expand(x.shape[1])
-    group = torch.arange(layer.groups).repeat_interleave(made // layer.groups)
-    rows, constant = _rows_known(weight.flatten(2), unknown_maps.view(layer.groups, read)[group])
-    bias = torch.zeros(made, dtype=torch.float64) if layer.bias is None else _plain(layer.bias).double()
-    if not bool((constant[rows] != 0).any()):
-        return along_dimension(torch.where(rows, bias, math.nan), 1, shape)
-    found = layer._conv_forward(torch.nan_to_num(x.value).contiguous(), constant.view(weight.shape), bias)
-    return torch.where(rows.view([-1 if dim == 1 else 1 for dim in range(len(shape))]), found, math.nan)
+    read = columns.repeat_interleave(len(weight) // len(columns), dim=0)
+    sure = ~((weight != 0).any(dim=-1) & torch.isnan(read)).any(dim=1)
+    value = (weight.double().sum(dim=-1) * torch.nan_to_num(read)).sum(dim=1)
+    return torch.where(sure, value if bias is None else value + bias, math.nan)
 
 
 def _use(
@@ -346,7 +347,8 @@ LAYERS: dict[type[nn.Module], Handler] = {
         "AdaptiveAvgPool3d AdaptiveMaxPool1d AdaptiveMaxPool2d AdaptiveMaxPool3d Upsample UpsamplingNearest2d "
         "UpsamplingBilinear2d",
     ),
-    **_table(flattening, "Flatten PixelShuffle"),
+    nn.Flatten: flattening,
+    nn.PixelShuffle: pixel_shuffling,
     nn.Unflatten: unflattening,
     **_table(
         padding,
