@@ -18,8 +18,8 @@ NO_CHANNEL = -1
 class Activation:
     """What is known of one activation, whatever the input of the network is.
 
-    A channel is known only as a whole: one number at all positions and for inputs of any size. What differs along a
-    border counts as unknown, since its mean, for one, is another for maps of another size.
+    Numbers are known for inputs of any size: what differs along a border counts as unknown, since its mean, for one,
+    is another for maps of another size.
 
     Attributes:
         channel: Channel of each number, int64, of the activation's shape; most of it expanded, not stored.

@@ -26,7 +26,6 @@ from bayesprune.models.activation import (
     activations,
     along_dimension,
     collapsed,
-    constant_along,
     spread,
     unknown,
 )
@@ -47,7 +46,7 @@ class ChannelTrace(fx.Interpreter):
         uses: Readings of channels.
         nodes: Channels of each node's result.
         examples: What each node really gives, on the meta device.
-        changed: Nodes whose tensors a node changes in place.
+        changed: Nodes whose tensors a node changes in place, and whether its result is that tensor as a whole.
         features: Channels of normalisation layers, which note how many there are.
         sizes: Nodes whose arguments hold sizes: operation, target, arguments and keyword arguments, with `Count` there.
     """
@@ -62,7 +61,7 @@ class ChannelTrace(fx.Interpreter):
         self.uses: list[Use] = []
         self.nodes: dict[str, list[Tensor]] = {}
         self.examples: dict[str, Any] = {}
-        self.changed: dict[str, list[fx.Node]] = {}
+        self.changed: dict[str, list[tuple[fx.Node, bool]]] = {}
         self.features: dict[str, Tensor] = {}
         self.sizes: dict[str, tuple[str, Any, tuple[Any, ...], dict[str, Any]]] = {}
         self.node: fx.Node
@@ -163,9 +162,9 @@ class ChannelTrace(fx.Interpreter):
 
     def _change(self, n: fx.Node, result: Any) -> None:
         """Follows a change in place: what is known of the changed tensors no longer holds."""
-        for other in self.changed.get(n.name, ()):
+        for other, whole in self.changed.get(n.name, ()):
             known = self.env.get(other)
-            if n.args and other is n.args[0]:
+            if whole:
                 self.env[other] = result
             elif isinstance(known, Activation):
                 self.env[other] = Activation(known.channel, unknown(known.shape))
@@ -213,7 +212,6 @@ class ChannelTrace(fx.Interpreter):
         dim = max(range(value.ndim), key=lambda each: value.shape[each])
         line = self.ties.new(value.shape[dim])
         self.ties.pin(line, reason)
-        value = along_dimension(constant_along(value, dim), dim, value.shape)
         return Activation(along_dimension(line, dim, value.shape), value)
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -319,7 +317,11 @@ class _Examples(fx.Interpreter):
         before = {other: _versions(found) for other, found in self.env.items()}
         found = super().run_node(n)
         self.trace.examples[n.name] = _meta(found)
-        changed = [other for other, versions in before.items() if _versions(self.env.get(other)) != versions]
+        changed = [
+            (other, self.env[other] is found)
+            for other, versions in before.items()
+            if _versions(self.env.get(other)) != versions
+        ]
         if changed:
             self.trace.changed[n.name] = changed
         return found

@@ -214,11 +214,8 @@ def concatenation(trace: ChannelTrace, function: Handler, tensors: Sequence[Any]
     if not all(isinstance(part, Activation) for part in tensors):
         return trace.refuse("concatenation with a tensor made inside forward", list(tensors))
     channels = [part.channel for part in tensors]
-    value = concatenated([part.value for part in tensors], dim)
-    own = _tie_beside(trace, channels, dim % channels[0].ndim)
-    if own is not None:
-        value = along_dimension(constant_along(value, own), own, value.shape)
-    return Activation(concatenated(channels, dim), value)
+    _tie_beside(trace, channels, dim % channels[0].ndim)
+    return Activation(concatenated(channels, dim), concatenated([part.value for part in tensors], dim))
 
 
 def stacked(trace: ChannelTrace, function: Handler, tensors: Sequence[Any], dim: int = 0) -> Any:
@@ -230,16 +227,14 @@ def stacked(trace: ChannelTrace, function: Handler, tensors: Sequence[Any], dim:
     return Activation(torch.stack(channels, dim), torch.stack([part.value for part in tensors], dim))
 
 
-def _tie_beside(trace: ChannelTrace, channels: list[Tensor], dim: int | None) -> int | None:
-    """Ties the channels of tensors that are joined along another dimension than theirs, and returns theirs."""
+def _tie_beside(trace: ChannelTrace, channels: list[Tensor], dim: int | None) -> None:
+    """Ties the channels of tensors that are joined along another dimension than theirs."""
     varying = {each for channel in channels for each in varying_dimensions(channel)}
     if len(varying) == 1 and dim not in varying:
         (own,) = varying
         lines = [_line(channel, own) for channel in channels]
         for line in lines[1:]:
             trace.ties.tie(lines[0], line)
-        return own
-    return None
 
 
 def split(trace: ChannelTrace, function: Handler, x: Activation, sections: Any, dim: int = 0, **kwargs: Any) -> Any:

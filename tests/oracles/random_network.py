@@ -231,7 +231,7 @@ class Builder:
         total = sum(sum(step) for step in steps)
         for place in sorted({len(self.shapes) - 1, max(1, len(self.shapes) - 2 - total % 3)}):
             channels, side = self.shapes[place]
-            how = ["pool", "flatten", "reshape"][(total + place) % 3]
+            how = ["pool", "flatten", "pool", "reshape"][(total // 2 + place) % 4]
             width = channels if how == "pool" else channels * side * side
             head = self._add("head", [place], (how, width), (width, 1))
             self.network.outputs.append(self._layer(head, nn.Linear(width, 2, bias=total % 2 == 0), 2, 1))
@@ -271,7 +271,7 @@ def random_network(steps: Sequence[Sequence[int]], seed: int) -> RandomNetwork:
     network = Builder(steps).network.double()
     draw = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
-    share = draw.choice([0.1, 0.3, 0.6])
+    share = draw.choice([0.15, 0.3, 0.5])
 
     def some(count: int) -> Tensor:
         return torch.rand(count, generator=generator) < share
