@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from bayesprune.models.compact import compact
-from tests.models.test_compact_networks import NETWORKS
-from tests.oracles.units_reference import GROUPS, enliven, gated, random_dead, spread, zero_parameters
+from tests.oracles.known_networks import prepared
+from tests.oracles.units_reference import spread
 
 tp = pytest.importorskip("torch_pruning")
 
@@ -31,22 +31,13 @@ def removed_by_torch_pruning(network, groups, chosen, x):
 
 
 def check(name, fraction, seed):
-    build, shape = NETWORKS[name]
-    torch.manual_seed(seed)
-    network = build().double()
-    groups = GROUPS[name](network)
-    chosen = random_dead(groups, fraction, seed)
-    dead = gated(groups, chosen)
-    enliven(network, dead, torch.randn(8, *shape, dtype=torch.float64), seed)
-    zero_parameters(network, dead)
-    x = torch.randn(16, *shape, dtype=torch.float64)
-    ours = compact(network, x[:2]).network
-    theirs = removed_by_torch_pruning(network, groups, chosen, x[:2])
-    other = [
-        units[1:] + [unit for unit in range(group.count) if unit not in units][:1]
-        for group, units in zip(groups, chosen, strict=True)
-    ]
-    wrong = removed_by_torch_pruning(network, groups, other, x[:2])
+    case = prepared(name, fraction, seed)
+    x = case.inputs(16)
+    ours = compact(case.network, x[:2]).network
+    theirs = removed_by_torch_pruning(case.network, case.groups, case.chosen, x[:2])
+    first_live = next(unit for unit in range(case.groups[0].count) if unit not in case.chosen[0])
+    others = [[first_live, *case.chosen[0][1:]], *case.chosen[1:]]
+    wrong = removed_by_torch_pruning(case.network, case.groups, others, x[:2])
     with torch.no_grad():
         expected, found, control = theirs(x), ours(x), wrong(x)
     sd = spread(expected)
@@ -55,7 +46,7 @@ def check(name, fraction, seed):
     assert float((control - expected).abs().max()) > VISIBLE * sd
     shapes = {key: tensor.shape for key, tensor in theirs.state_dict().items()}
     assert {key: tensor.shape for key, tensor in ours.state_dict().items()} == shapes
-    assert sum(p.numel() for p in ours.parameters()) < sum(p.numel() for p in network.parameters())
+    assert sum(p.numel() for p in ours.parameters()) < sum(p.numel() for p in case.network.parameters())
 
 
 def test_resnet18_is_what_torch_pruning_makes_of_it():

@@ -135,6 +135,19 @@ def enliven(network: nn.Module, dead: Dead, inputs: Tensor, seed: int) -> None:
     network.eval()
 
 
+def recalibrate(network: nn.Module, inputs: Tensor) -> None:
+    """Statistics of batch normalisation anew, those of these inputs, in place."""
+    network.eval()
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.reset_running_stats()
+            layer.momentum = None  # the mean of all batches
+            layer.train()
+    with torch.no_grad():
+        network(inputs)
+    network.eval()
+
+
 def _standardise(layer: nn.Module, _: Any, output: Tensor) -> Tensor:
     """Scales and shifts a layer to live outputs of mean 0.5, so that not all of them are cut off, and sd 1."""
     live = (output != 0).transpose(0, 1).flatten(1).any(dim=1)
