@@ -158,9 +158,12 @@ def _refuse_frozen(network: nn.Module, found: LiveUnits) -> None:
 def _idle(network: nn.Module, trace: ChannelTrace) -> tuple[str, ...]:
     """Layers with parameters that evaluation mode never runs, such as auxiliary classifiers."""
     run = {str(node.target) for node in trace.graph.nodes if node.op in ("call_module", "get_attr")}
+
+    def is_run(name: str) -> bool:
+        return not name or any(f"{used}.".startswith(f"{name}.") or name.startswith(f"{used}.") for used in run)
+
     return tuple(
         name
         for name, layer in network.named_modules()
-        if any(True for _ in layer.parameters(recurse=False))
-        and not any(name == used or used.startswith(f"{name}.") or name.startswith(f"{used}.") for used in run)
+        if any(True for _ in layer.parameters(recurse=False)) and not is_run(name)
     )

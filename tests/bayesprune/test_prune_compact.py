@@ -99,7 +99,7 @@ def test_the_summary_counts_parameters_macs_and_units(folder, run):
     assert found["dense_macs"] == 64 * 20 + 20 * 10 and found["compact_macs"] == 64 * left + left * 10
     assert found["sparse_macs"] == sum(int((weights[name] != 0).sum()) for name in ("1.weight", "3.weight"))
     assert found["compact_units"] == {"1": {"of": 20, "left": left}, "3": {"of": 10, "left": 10}}
-    assert 0 <= found["max_output_difference"] < 1e-10 < 0.1 < found["output_sd"]
+    assert 0 <= found["max_output_difference"] < 1e-6 < 0.1 < found["output_sd"]  # biases are rounded to float32
     assert found["kept_dead_units"] == {} and found["idle_layers"] == [] and found["round_to"] == 1
     assert found["latency_ratio"] is None and found["onnx"] is None and found["batch_normalisation"] is None
     assert found["likelihood"] == {"name": "categorical"}
