@@ -228,7 +228,7 @@ def test_random_networks_are_not_trivial():
         constants += check_known_values(steps, seed) > 0
         needed += check_all_needed(steps, seed) > 3
     assert min(varied, removed, constants) > 14
-    assert needed > 8
+    assert needed > 5
 
 
 def test_a_wrong_removal_is_seen():
