@@ -112,6 +112,10 @@ def _follow(found: LiveUnits, reads: list[Tensor]) -> None:
 def _explain(found: LiveUnits, reads: list[Tensor]) -> None:
     """Says why units stay although every weight that makes them is zero."""
     loud = {use.tensor: (use.weight != 0).flatten(1).any(dim=1) for use in found.uses}
+    for made in found.trace.slices.values():
+        if made.role == "output" and made.dim == 1 and made.tensor not in loud:  # an embedding, which reads nothing
+            weight = found.trace.module.get_parameter(made.tensor)
+            loud[made.tensor] = (weight != 0).any(dim=0).cpu()
     for name, units in found.sets.items():
         quiet = torch.ones(units.count, dtype=torch.bool)
         for part in units.slices:

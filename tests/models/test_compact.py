@@ -131,6 +131,19 @@ def test_recurrent_units_that_stay_zero_are_removed(kind):
     assert result.network.r.hidden_size == 3
 
 
+def test_dead_columns_of_an_embedding_are_removed():
+    network = nn.Sequential(nn.Embedding(7, 5), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2))
+    with torch.no_grad():
+        network[0].weight[:, [1, 3]] = 0.0
+        network[1].weight[:, 4] = 0.0
+    result = compact(network, torch.randint(0, 7, (2, 6)))
+    assert widths(result) == {"0": 2, "1": 4, "3": 2} and result.report.kept == {}
+    assert result.network[0].embedding_dim == 2 and result.network[0].num_embeddings == 7
+    index = torch.arange(7)
+    with torch.no_grad():
+        assert float((result.network(index) - network(index)).abs().max()) < 1e-14
+
+
 def test_a_depthwise_filter_goes_with_its_channel():
     network = nn.Sequential(conv(3, 4), nn.ReLU(), conv(4, 8, groups=4), nn.ReLU(), conv(8, 2))
     silence(network[2], [2, 3, 6])

@@ -133,6 +133,15 @@ def test_the_number_format_is_kept_and_constants_are_rounded_to_it_only(dtype):
     assert result.report.output_sd > 100 * result.report.max_output_difference
 
 
+@pytest.mark.gpu
+def test_the_device_is_kept():
+    network = varied().cuda()
+    result = compact(network, X)
+    assert {tensor.device.type for tensor in result.network.state_dict().values()} == {"cuda"}
+    x = torch.randn(5, 3, 9, 9, dtype=torch.float64, device="cuda")
+    assert difference(network.eval(), result.network, x) < 1e-10
+
+
 def test_a_network_that_casts_to_float32_is_compared_as_it_is():
     network = Net(lambda s, x: s.b(s.a(x.float() / 255).relu()), a=nn.Linear(4, 6), b=nn.Linear(6, 2))
     silence(network.a, [1, 2])
