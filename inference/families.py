@@ -7,15 +7,17 @@ for the whole network), cut into sites by `torch.split`, whose gradient is a sin
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.distributions import SigmoidTransform
 
+from bayesprune.inference.functional import is_functional
 from bayesprune.inference.normal_draw import NormalDraw
 from bayesprune.models.tensor_prior import Site
 
@@ -148,6 +150,7 @@ class Family(nn.Module):
 
     def __init__(self, sites: Sequence[Site], starts: dict[str, Tensor]) -> None:
         super().__init__()
+        self._given: dict[str, list[Tensor]] | None = None
         self.sites = tuple(sites)
         self.sizes = [int(torch.Size(site.shape).numel()) for site in sites]
         self.build(torch.cat([starts[site.name].detach().expand(site.shape).reshape(-1) for site in sites]))
@@ -167,6 +170,24 @@ class Family(nn.Module):
     def cut(self, flat: Tensor) -> list[Tensor]:
         """Cuts a flat vector into tensors of the sites' shapes."""
         return [part.view(site.shape) for part, site in zip(flat.split(self.sizes), self.sites, strict=True)]
+
+    def pieces(self, parameter: str) -> list[Tensor]:
+        """The flat parameter of that name cut into what belongs to each site; what `given` says, inside it."""
+        if self._given is not None:
+            return self._given[parameter]
+        return self.cut(getattr(self, parameter))
+
+    @contextmanager
+    def given(self, pieces: dict[str, list[Tensor]]) -> Iterator[None]:
+        """Lets tensors stand for the pieces of the flat parameters, by name of parameter.
+
+        In the functional form every site is then computed from its own tensors, with no vector to cut and to join.
+        """
+        self._given = pieces
+        try:
+            yield
+        finally:
+            self._given = None
 
 
 def to_unconstrained(value: Tensor, support: str) -> Tensor:
@@ -197,7 +218,11 @@ class DeltaFamily(Family):
 
     def draw(self) -> dict[str, Factor]:
         """Returns the points."""
-        values = self.cut(to_support(self.location, self.sites[0].support))
+        support = self.sites[0].support
+        if is_functional():
+            values = [to_support(location, support) for location in self.pieces("location")]
+        else:
+            values = self.cut(to_support(self.location, support))
         return {site.name: DeltaFactor(value) for site, value in zip(self.sites, values, strict=True)}
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
@@ -221,7 +246,7 @@ class NormalFamily(Family):
         support = self.sites[0].support
         return {
             site.name: self.factor_class[support](to_support(value, support), *rest)
-            for site, value, *rest in draw_normals(self, self.location, self.log_scale)
+            for site, value, *rest in draw_normals(self)
         }
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
@@ -244,7 +269,9 @@ class BernoulliFamily(Family):
 
     def draw(self) -> dict[str, Factor]:
         """Returns the probabilities; nothing is drawn here."""
-        cut = zip(self.sites, self.cut(self.logit.sigmoid()), self.cut(self.logit), strict=True)
+        logits = self.pieces("logit")
+        probabilities = [each.sigmoid() for each in logits] if is_functional() else self.cut(self.logit.sigmoid())
+        cut = zip(self.sites, probabilities, logits, strict=True)
         return {site.name: BernoulliFactor(probability, logit) for site, probability, logit in cut}
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
@@ -252,14 +279,27 @@ class BernoulliFamily(Family):
         return {"spread": [self.logit]}
 
 
-def draw_normals(
-    family: Family, location: Tensor, log_scale: Tensor
-) -> list[tuple[Site, Tensor, Tensor, Tensor, Tensor]]:
-    """Draws Normals stored flat: for each site its value on the real line, location, log scale and sums."""
+def draw_normals(family: Family) -> list[tuple[Site, Tensor, Tensor, Tensor, Tensor]]:
+    """Draws the Normals of a family: for each site its value on the real line, location, log scale and sums."""
+    if is_functional():
+        return _draw_by_site(family)
+    location, log_scale = cast(Tensor, family.location), cast(Tensor, family.log_scale)
     sums, *values = NormalDraw.apply(location, log_scale, torch.randn_like(location), family.sizes)
     shaped = [value.view(site.shape) for value, site in zip(values, family.sites, strict=True)]
     cut = (shaped, family.cut(location), family.cut(log_scale), sums.unbind(dim=1))
     return list(zip(family.sites, *cut, strict=True))
+
+
+def _draw_by_site(family: Family) -> list[tuple[Site, Tensor, Tensor, Tensor, Tensor]]:
+    """The same in plain operations, site by site; one vector of noise for all of them, as above."""
+    locations, log_scales = family.pieces("location"), family.pieces("log_scale")
+    noises = family.cut(torch.randn_like(torch.cat([each.reshape(-1) for each in locations])))
+    drawn = []
+    for site, location, log_scale, noise in zip(family.sites, locations, log_scales, noises, strict=True):
+        scale = log_scale.exp()
+        sums = torch.stack([(location.square() + scale.square()).sum(), log_scale.sum()])
+        drawn.append((site, location + scale * noise, location, log_scale, sums))
+    return drawn
 
 
 def starting_log_scale(family: Family, location: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from bayesprune.inference.gate_estimators import GateEstimator
 from bayesprune.inference.guides import Guide, GuideChoice
 from bayesprune.inference.map_probe import check_map_exists
 from bayesprune.inference.objective import Objective, Terms
+from bayesprune.inference.paths import PATHS, PathReport, Stepper
 from bayesprune.inference.progress import Progress
 from bayesprune.inference.result import Fit, Restart
 from bayesprune.inference.schedules import Schedule, scaled, schedule_named, warmup
@@ -55,6 +56,9 @@ def fit(
     restarts: int = 1,
     particles: int = 1,
     gate_estimator: GateEstimator | None = None,
+    path: str = "auto",
+    compiled: bool | None = None,
+    clip: float | None = None,
     callbacks: Sequence[Callback] = (),
     stop: Callable[[FitState], bool] | None = None,
     progress: bool = False,
@@ -86,6 +90,12 @@ def fit(
         particles: Draws an evaluation; default 1.
         gate_estimator: How gradients pass Bernoulli gates; default None: `moment_matched`, or `ScoreFunction`
             where a gate is a parameter of another distribution.
+        path: ``"plain"``, which runs the declaration anew in every step; ``"fused"``, which traces it once into one
+            graph of tensor operations, with the same loss, gradients and draws (docs/speed.md); ``"auto"`` (default):
+            fused where compiling the graph is expected to be repaid. ``settings["path"]`` says which and why.
+        compiled: Whether the fused path is compiled; default None: where the steps to come repay it.
+        clip: Largest norm of the gradient that the optimizer sees, that of the loss divided by `data_size`; default
+            None: no limit.
         callbacks: `Callback`s, called in order.
         stop: A rule, `stop(state) -> bool`, asked after each epoch; True ends the restart.
         progress: Whether to show a progress line on standard error; default False.
@@ -105,6 +115,10 @@ def fit(
         raise ValueError(f"precision {precision!r} is unknown: expected one of {', '.join(PRECISIONS)}")
     if kl_warmup is not None and not 0.0 <= kl_warmup < 1.0:
         raise ValueError(f"kl_warmup is a share of the steps in [0, 1), not {kl_warmup}")
+    if path not in PATHS:
+        raise ValueError(f"path {path!r} is unknown: expected one of {', '.join(PATHS)}")
+    if clip is not None and not clip > 0:
+        raise ValueError(f"clip is the largest norm of the gradient, a positive number, not {clip}")
     place, dtype = resolve_device(device), PRECISIONS[precision]
     batches = Batches(data, batch_size, place, dtype)
     total = steps if steps is not None else int(epochs or 0) * len(batches)
@@ -120,6 +134,7 @@ def fit(
 
     finished: list[Restart] = []
     states: list[FitState] = []
+    reports: list[PathReport] = []
     started = time.perf_counter()
     for number in range(restarts):
         with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
@@ -138,23 +153,18 @@ def fit(
             state = FitState(objective, torch_optimizer, number, restarts, -(-total // len(batches)), total)
             share = kl_warmup if kl_warmup is not None else (0.0 if q.is_map else 0.2)
             kl_schedule = scaled(warmup(share), kl_weight)
-            _run(
-                state,
-                batches,
-                schedule_named(schedule),
-                kl_schedule,
-                held_out,
-                watchers,
-                stop,
-            )  # noqa: B023
+            stepper = Stepper(objective, torch_optimizer, total, path, compiled, clip)
+            _run(state, stepper, batches, schedule_named(schedule), kl_schedule, held_out, watchers, stop)
             finished.append(Restart(copied, q, seed + number))
             states.append(state)
+            reports.append(stepper.report)
     settings |= {
         "input_shape": list(batches.first()[0].shape[1:]),
         "epochs": states[0].epoch,
         "kl_warmup": share,
         "tempered": any(state.kl_weight != 1.0 for state in states),
         "seconds": time.perf_counter() - started,
+        "path": reports[0].as_dict(),
     }
     trace = trace_dataset(
         [s.history for s in states],
@@ -170,6 +180,7 @@ def fit(
 
 def _run(
     state: FitState,
+    stepper: Stepper,
     batches: Batches,
     schedule: Schedule,
     kl_schedule: Schedule,
@@ -195,10 +206,7 @@ def _run(
                 for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                     group["lr"] = rate * schedule(progress)
                 state.kl_weight = kl_schedule(progress)
-                optimizer.zero_grad(set_to_none=True)
-                terms = objective.terms(x, y, state.kl_weight)
-                (terms.loss / objective.model.data_size).backward()
-                optimizer.step()
+                terms = stepper.step(x, y, state.kl_weight)
                 state.step += 1
                 taken += 1
                 state.terms = terms
@@ -232,6 +240,7 @@ def _run(
             if stop is not None and stop(state):
                 state.stop = True
     finally:
+        stepper.finish()
         for watcher in watchers:
             watcher.on_fit_end(state)
         objective.eval()

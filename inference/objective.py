@@ -7,7 +7,7 @@ reference that the tests hold it to.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -19,7 +19,7 @@ from torch.func import functional_call
 from bayesprune.inference.families import BernoulliFactor, Factor
 from bayesprune.inference.gate_estimators import GateEstimator, default_estimator
 from bayesprune.inference.guides import Guide
-from bayesprune.inference.terms import site_term
+from bayesprune.inference.terms import registered_term, site_term
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.iid import Iid
 
@@ -86,10 +86,20 @@ class Objective(nn.Module):
         """
         return self.terms(x, y, kl_weight).loss
 
-    def terms(self, x: Tensor, y: Tensor, kl_weight: float = 1.0) -> Terms:
-        """As `forward`, with the parts apart."""
+    def terms(
+        self, x: Tensor, y: Tensor, kl_weight: float | Tensor = 1.0, given: Mapping[str, Tensor] | None = None
+    ) -> Terms:
+        """As `forward`, with the parts apart.
+
+        Args:
+            x: As for `forward`.
+            y: As for `forward`.
+            kl_weight: As for `forward`.
+            given: Weights of parameter tensors whose priors are evaluated elsewhere (`prior_terms`), by name; their
+                part of the KL term is left out. Default none.
+        """
         evaluated: list[Terms] = []
-        losses = [self._particle(x, y, kl_weight, evaluated) for _ in range(self.particles)]
+        losses = [self._particle(x, y, kl_weight, evaluated, given or {}) for _ in range(self.particles)]
         if len(evaluated) == 1:
             # An estimator's surrogate may have a gradient of its own, whatever it evaluated.
             return replace(evaluated[0], loss=losses[0])
@@ -104,7 +114,46 @@ class Objective(nn.Module):
             outputs=evaluated[0].outputs,
         )
 
-    def _particle(self, x: Tensor, y: Tensor, kl_weight: float, evaluated: list[Terms]) -> Tensor:
+    def prior_terms(self, names: Sequence[str]) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Weights of some parameter tensors at one draw of the guide, and their parts of the KL term.
+
+        Args:
+            names: Names of parameter tensors whose priors have no gates.
+
+        Returns:
+            The weights in that order, `(out, in, ...)`, and the terms in nats by site.
+        """
+        with fast_distributions():
+            factors, kl_of = self.guide.draw(), dict[str, Tensor]()
+            shared: dict[str, Tensor] = {}
+            return [self._run_prior(name, factors, {}, shared, kl_of) for name in names], kl_of
+
+    def estimated_from_draw(self) -> list[str]:
+        """Names of the sites whose term has no registered form, so that it is estimated from the draw."""
+        found: list[str] = []
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), fast_distributions():
+            factors = self.guide.draw()
+
+            def visit(site: str, fn: Iid) -> Tensor:
+                factor = factors[site]
+                known = self.analytic and registered_term(type(fn.base_dist), type(factor)) is not None
+                if factor.has_density and not known:
+                    found.append(site)
+                return factor.value
+
+            shared: dict[str, Tensor] = {}
+            for name, prior in self.model.priors.items():
+                prior.run(visit, self.model.network.get_parameter(name), shared)
+        return found
+
+    def _particle(
+        self,
+        x: Tensor,
+        y: Tensor,
+        kl_weight: float | Tensor,
+        evaluated: list[Terms],
+        given: Mapping[str, Tensor],
+    ) -> Tensor:
         with fast_distributions():
             factors = self.guide.draw()
             gates = {name: factor for name, factor in factors.items() if isinstance(factor, BernoulliFactor)}
@@ -113,39 +162,59 @@ class Objective(nn.Module):
                 # Batch normalisation takes its running statistics from the step's first forward pass only.
                 context = frozen_statistics(self.model.network) if evaluated else nullcontext()
                 with context:
-                    evaluated.append(self._evaluate(x, y, kl_weight, factors, values))
+                    evaluated.append(self._evaluate(x, y, kl_weight, factors, values, given))
                 return evaluated[-1].loss
 
             return self.gate_estimator(loss, gates) if gates else loss({})
 
     def _evaluate(
-        self, x: Tensor, y: Tensor, kl_weight: float, factors: dict[str, Factor], gates: dict[str, Tensor]
+        self,
+        x: Tensor,
+        y: Tensor,
+        kl_weight: float | Tensor,
+        factors: dict[str, Factor],
+        gates: dict[str, Tensor],
+        given: Mapping[str, Tensor],
     ) -> Terms:
         """The terms at one draw of everything, gates included."""
-        network, kl_of = self.model.network, {}
-
-        def draw(site: str, prior: Iid) -> Tensor:
-            factor = factors[site]
-            value = gates[site] if site in gates else factor.value
-            kl_of[site] = site_term(prior, factor, value, self.analytic)
-            return value
-
+        network, kl_of = self.model.network, dict[str, Tensor]()
         shared: dict[str, Tensor] = {}
-        weights = {}
-        for name, prior in self.model.priors.items():
-            weight, values = prior.run(draw, network.get_parameter(name), shared)
-            weights[name] = weight
-            if prior.hierarchy.factor is not None:
-                kl_of[f"{name}.factor"] = -prior.factor(values, weight)
+        weights = {
+            name: given[name] if name in given else self._run_prior(name, factors, gates, shared, kl_of)
+            for name in self.model.priors
+        }
         with torch.autocast(x.device.type, self.autocast) if self.autocast else nullcontext():
             outputs = functional_call(network, weights, (x,), tie_weights=self.model.has_tied_weights)
         if outputs.dtype in (torch.bfloat16, torch.float16):
             outputs = outputs.float()
         batch = self.model.likelihood.log_prob(outputs, y).sum()
         log_likelihood = batch * (self.model.data_size / len(x))
-        kl = torch.stack(list(kl_of.values())).sum() if len(kl_of) > 1 else next(iter(kl_of.values()))
-        loss = (kl if kl_weight == 1.0 else kl_weight * kl) - log_likelihood
+        kl = torch.stack(list(kl_of.values())).sum() if kl_of else log_likelihood.new_zeros(())
+        untempered = isinstance(kl_weight, float) and kl_weight == 1.0
+        loss = (kl if untempered else kl_weight * kl) - log_likelihood
         return Terms(loss, log_likelihood.detach(), kl.detach(), kl_of, outputs.detach())
+
+    def _run_prior(
+        self,
+        name: str,
+        factors: dict[str, Factor],
+        gates: dict[str, Tensor],
+        shared: dict[str, Tensor],
+        kl_of: dict[str, Tensor],
+    ) -> Tensor:
+        """Weights of one parameter tensor; adds its terms to `kl_of` and latents of the whole network to `shared`."""
+        prior = self.model.priors[name]
+
+        def draw(site: str, fn: Iid) -> Tensor:
+            factor = factors[site]
+            value = gates[site] if site in gates else factor.value
+            kl_of[site] = site_term(fn, factor, value, self.analytic)
+            return value
+
+        weight, values = prior.run(draw, self.model.network.get_parameter(name), shared)
+        if prior.hierarchy.factor is not None:
+            kl_of[f"{name}.factor"] = -prior.factor(values, weight)
+        return weight
 
 
 def objective(model: BayesianNetwork, guide: Guide | str | None = None) -> Objective:

@@ -26,6 +26,7 @@ from bayesprune.inference.families import (
     draw_normals,
     starting_log_scale,
 )
+from bayesprune.inference.functional import is_functional
 from bayesprune.models.levels import expand_blocks
 from bayesprune.models.tensor_prior import Site
 
@@ -103,15 +104,27 @@ class PairedFamily(Family):
 
     def draw(self) -> dict[str, Factor]:
         """Draws the slabs as if included; the gates are left to the gate estimator."""
-        slabs = draw_normals(self, self.location, self.log_scale)
-        probabilities, logits = self.logit.sigmoid().split(self.gate_sizes), self.logit.split(self.gate_sizes)
+        slabs, logits = draw_normals(self), self.pieces("logit")
+        if is_functional():
+            probabilities = [logit.sigmoid() for logit in logits]
+        else:
+            probabilities = self._cut_gates(self.logit.sigmoid())
         factors: dict[str, Factor] = {}
         for pair, slab, probability, logit in zip(self.pairs, slabs, probabilities, logits, strict=True):
             _, value, location, log_scale, sums = slab
-            gate = BernoulliFactor(probability.view(pair.gate.shape), logit.view(pair.gate.shape))
+            gate = BernoulliFactor(probability, logit)
             factors[pair.gate.name] = gate
             factors[pair.slab.name] = SlabFactor(value, location, log_scale, sums, pair.spread(gate.probability), pair)
         return factors
+
+    def pieces(self, parameter: str) -> list[Tensor]:
+        """The flat parameter of that name by pair: of the gates' shapes for `logit`, else of the slabs'."""
+        if parameter == "logit" and self._given is None:
+            return self._cut_gates(self.logit)
+        return super().pieces(parameter)
+
+    def _cut_gates(self, flat: Tensor) -> list[Tensor]:
+        return [part.view(pair.gate.shape) for part, pair in zip(flat.split(self.gate_sizes), self.pairs, strict=True)]
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Slab locations move in the weights' units, log scales and log odds as spreads."""

@@ -1,0 +1,219 @@
+"""The fused path: one step of a fit as one graph, compiled where that is asked for.
+
+It does what the plain path does, loss, gradients and optimizer step, on the same parameters and the same optimizer
+state, so that the two can take turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayesprune.inference.cuda_graph import capture
+from bayesprune.inference.functional import GivenNoise
+from bayesprune.inference.graph_update import (
+    NUMBERS_PER_GROUP,
+    fixed_of,
+    numbers_of,
+    prepare_state,
+    rule_of,
+    write_step,
+)
+from bayesprune.inference.objective import Objective, Terms, frozen_statistics
+from bayesprune.inference.traced import Traced
+
+
+class FusedStep:
+    """``step(x, y, kl_weight)``: an optimizer step on a batch of the shape for which the objective was traced.
+
+    Args:
+        objective: The objective.
+        optimizer: A torch optimizer of its parameters. Adam and SGD (see `graph_update.rule_of`) are part of what is
+            compiled; any other one takes its own step with the graph's gradients.
+        traced: The objective's graph, from `traced.trace`.
+        compiled: Whether the graph is compiled by `torch.compile`, in the first step; else PyTorch runs it operation
+            by operation. Default True.
+        clip: Largest norm of the gradient of the loss divided by `data_size`; default None: no limit.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        traced: Traced,
+        compiled: bool = True,
+        clip: float | None = None,
+    ) -> None:
+        self.objective, self.optimizer, self.traced = objective, optimizer, traced
+        self.compiled, self.clip = compiled, clip
+        self.noise = [torch.empty_like(each) for each in traced.noise]
+        self._parameters = list({id(leaf.parameter): leaf.parameter for leaf in traced.leaves}.values())
+        groups = optimizer.param_groups
+        self._group = [_group_of(leaf.parameter, groups) for leaf in traced.leaves]
+        # With a prior outside the graph, gradients are complete only after it, and so the optimizer comes after it.
+        self._rule = rule_of(optimizer) if compiled and not traced.alone and None not in self._group else None
+        self._steps = prepare_state(self._rule, optimizer, self._parameters) if self._rule is not None else None
+        self._rule = self._rule if self._steps is not None else None
+        numbers = 1 + NUMBERS_PER_GROUP * len(groups)
+        self._numbers = torch.zeros(numbers, dtype=self._parameters[0].dtype, device=self._parameters[0].device)
+        self._run = self._make()
+
+    def __call__(self, x: Tensor, y: Tensor, kl_weight: float, noise: Sequence[Tensor] | None = None) -> Terms:
+        """Takes one step.
+
+        Args:
+            x: Inputs, of the shape for which the graph was made.
+            y: Targets.
+            kl_weight: Factor on the KL term.
+            noise: The standard normal draws; default None: new ones, in the order of the plain path.
+
+        Returns:
+            The terms before the step, without a graph to differentiate.
+        """
+        self._set_noise(noise)
+        if self._rule is None or self._steps is None:
+            self._write_numbers(kl_weight)
+            return self._step_by_optimizer(x, y, kl_weight)
+        self._steps += 1
+        self._write_numbers(kl_weight)
+        with torch.no_grad():
+            parts, outputs, _ = self._run(x, y, ())
+        return self._terms(parts, outputs, {}, kl_weight)
+
+    def plain_terms(self, x: Tensor, y: Tensor, kl_weight: float) -> Terms:
+        """What the plain path gives for new noise, which is left in `noise`; nothing is changed."""
+        self._set_noise(None)
+        with torch.no_grad(), frozen_statistics(self.objective.model.network), GivenNoise(self.noise):
+            return self.objective.terms(x, y, kl_weight)
+
+    def release(self) -> None:
+        """Tells the optimizer the number of steps taken, before it takes one itself."""
+        if self._rule is not None and self._steps is not None:
+            write_step(self._rule, self.optimizer, self._parameters, self._steps)
+
+    def resume(self) -> None:
+        """Takes over from steps that the optimizer took itself."""
+        if self._rule is not None:
+            self._steps = prepare_state(self._rule, self.optimizer, self._parameters)
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    def _set_noise(self, noise: Sequence[Tensor] | None) -> None:
+        for place, own in enumerate(self.noise):
+            if noise is None:
+                own.normal_()
+            elif noise[place] is not own:
+                own.copy_(noise[place])
+
+    def _make(self) -> Callable[[Tensor, Tensor, Sequence[Tensor]], Any]:
+        """The function of a batch that runs the graph on the parameters as they are."""
+        traced, rule, group, clip = self.traced, self._rule, self._group, self.clip
+        fixed = [fixed_of(rule, each) for each in self.optimizer.param_groups] if rule is not None else []
+
+        def step(
+            tensors: list[Tensor],
+            states: list[list[Tensor]],
+            buffers: list[Tensor],
+            noise: list[Tensor],
+            x: Tensor,
+            y: Tensor,
+            numbers: Tensor,
+            given: list[Tensor],
+        ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+            parts, outputs, gradients = traced.graph(tensors, buffers, noise, x, y, numbers[0], given)
+            if clip is not None and not traced.alone:
+                gradients = clipped(gradients, clip)
+            if rule is None:
+                return parts, outputs, gradients
+            for place, (tensor, state) in enumerate(zip(tensors, states, strict=True)):
+                gradient, number = gradients[place], group[place]
+                if gradient is not None and number is not None:
+                    first = 1 + NUMBERS_PER_GROUP * number
+                    own = numbers[first : first + NUMBERS_PER_GROUP]
+                    rule.apply(tensor, gradient, state, own, fixed[number])
+            return parts, outputs, []
+
+        run = step
+        if self.compiled:
+            # Random numbers inside the graph (dropout) come from PyTorch's generator, as on the plain path.
+            run = torch.compile(step, fullgraph=True, dynamic=False, options={"fallback_random": True})
+
+        def inputs(x: Tensor, y: Tensor, given: Sequence[Tensor]) -> tuple[Any, ...]:
+            tensors = [leaf.of(leaf.parameter.detach()) for leaf in traced.leaves]
+            states = [[leaf.of(state) for state in self._states_of(leaf.parameter)] for leaf in traced.leaves]
+            return tensors, states, list(traced.buffers), self.noise, x, y, self._numbers, list(given)
+
+        if self._numbers.device.type == "cuda" and rule is not None:
+            changed = [*self._parameters, *traced.buffers]
+            changed += [state for parameter in self._parameters for state in self._states_of(parameter)]
+            return capture(lambda x, y: run(*inputs(x, y, ())), changed)
+        return lambda x, y, given: run(*inputs(x, y, given))
+
+    def _states_of(self, parameter: nn.Parameter) -> list[Tensor]:
+        if self._rule is None:
+            return []
+        return [self.optimizer.state[parameter][name] for name in self._rule.states]
+
+    def _write_numbers(self, kl_weight: float) -> None:
+        values = [kl_weight]
+        for group in self.optimizer.param_groups:
+            rule = self._rule
+            values += numbers_of(rule, group, self._steps or 1) if rule is not None else [0.0] * NUMBERS_PER_GROUP
+        self._numbers.copy_(torch.tensor(values, dtype=self._numbers.dtype))
+
+    def _step_by_optimizer(self, x: Tensor, y: Tensor, kl_weight: float) -> Terms:
+        """Gradients from the graph, and from the priors outside it; the optimizer takes the step."""
+        names, objective = self.traced.alone, self.objective
+        with GivenNoise(self.noise) if names else torch.no_grad():
+            weights, own = objective.prior_terms(names) if names else ([], {})
+        with torch.no_grad():
+            parts, outputs, gradients = self._run(x, y, [weight.detach() for weight in weights])
+            self._write_gradients(gradients[: len(self.traced.leaves)])
+        if names:
+            kl = kl_weight * torch.stack(list(own.values())).sum() / objective.model.data_size
+            pairs = [
+                (w, g) for w, g in zip(weights, gradients[len(self.traced.leaves) :], strict=True) if g is not None
+            ]
+            torch.autograd.backward([kl, *(w for w, _ in pairs)], [torch.ones_like(kl), *(g for _, g in pairs)])
+            if self.clip is not None:
+                torch.nn.utils.clip_grad_norm_(self._parameters, self.clip)
+        self.optimizer.step()
+        return self._terms(parts, outputs, own, kl_weight)
+
+    def _write_gradients(self, gradients: Sequence[Tensor | None]) -> None:
+        """Sets the parameters' gradients from those of their pieces."""
+        for parameter in self._parameters:
+            parameter.grad = None
+        for leaf, gradient in zip(self.traced.leaves, gradients, strict=True):
+            if gradient is None:
+                continue
+            if leaf.family is None:
+                leaf.parameter.grad = gradient
+                continue
+            if leaf.parameter.grad is None:
+                leaf.parameter.grad = torch.zeros_like(leaf.parameter)
+            leaf.of(leaf.parameter.grad).copy_(gradient)
+
+    def _terms(self, parts: Tensor, outputs: Tensor, own: dict[str, Tensor], kl_weight: float) -> Terms:
+        loss, log_likelihood, kl, *each = parts.unbind()
+        kl_of = dict(zip(self.traced.sites, each, strict=True))
+        if own:
+            more = torch.stack([term.detach() for term in own.values()]).sum()
+            loss, kl = loss + kl_weight * more, kl + more
+            kl_of |= {site: term.detach() for site, term in own.items()}
+        return Terms(loss, log_likelihood, kl, kl_of, outputs)
+
+
+def _group_of(parameter: nn.Parameter, groups: Sequence[dict[str, Any]]) -> int | None:
+    """Number of the parameter group that a parameter is in."""
+    return next((i for i, group in enumerate(groups) if any(parameter is p for p in group["params"])), None)
+
+
+def clipped(gradients: Sequence[Tensor | None], largest: float) -> list[Tensor | None]:
+    """Gradients scaled so that their joint norm is at most `largest`, as `torch.nn.utils.clip_grad_norm_` does it."""
+    norm = torch.stack([each.square().sum() for each in gradients if each is not None]).sum().sqrt()
+    factor = (largest / (norm + 1e-6)).clamp(max=1.0)
+    return [None if each is None else each * factor for each in gradients]
