@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from bayesprune.inference.prune import PruneResult as PruneResult
     from bayesprune.inference.prune import prune as prune
     from bayesprune.inference.result import Fit as Fit
+    from bayesprune.inference.term_check import check_term as check_term
+    from bayesprune.inference.terms import register_term as register_term
     from bayesprune.models.bayesian_network import BayesianNetwork as BayesianNetwork
     from bayesprune.models.channel_groups import ChannelGroups as ChannelGroups
     from bayesprune.models.compact import CompactResult as CompactResult
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from bayesprune.models.networks import lenet_5 as lenet_5
     from bayesprune.models.networks import lenet_300_100 as lenet_300_100
     from bayesprune.models.networks import resnet_18 as resnet_18
+    from bayesprune.models.networks import resnet_20 as resnet_20
     from bayesprune.models.networks import vgg_16_bn as vgg_16_bn
     from bayesprune.models.onnx_export import export_onnx as export_onnx
     from bayesprune.models.prior_sparsity import prior_sparsity as prior_sparsity
@@ -90,6 +93,7 @@ _HOMES: dict[str, str] = {
     "lenet_300_100": "bayesprune.models.networks",
     "lenet_5": "bayesprune.models.networks",
     "resnet_18": "bayesprune.models.networks",
+    "resnet_20": "bayesprune.models.networks",
     "vgg_16_bn": "bayesprune.models.networks",
     "load_data": "bayesprune.data",
     # inference
@@ -97,6 +101,8 @@ _HOMES: dict[str, str] = {
     "Fit": "bayesprune.inference.result",
     "objective": "bayesprune.inference.objective",
     "Callback": "bayesprune.inference.callbacks",
+    "register_term": "bayesprune.inference.terms",
+    "check_term": "bayesprune.inference.term_check",
     "prune": "bayesprune.inference.prune",
     "PruneResult": "bayesprune.inference.prune",
     "finetune": "bayesprune.inference.finetune",

@@ -74,7 +74,7 @@ def fit(
     prior: Annotated[str, typer.Option(help="A name (see: bayesprune priors) or FILE.py:NAME.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The run folder to make.", show_default=False)],
     network: Annotated[
-        str, typer.Option(help="lenet-300-100, lenet-5, vgg-16-bn, resnet-18 or MODULE:NAME.")
+        str, typer.Option(help="lenet-300-100, lenet-5, vgg-16-bn, resnet-18, resnet-20 or MODULE:NAME.")
     ] = "lenet-300-100",
     settings: Annotated[
         list[str] | None,
@@ -107,6 +107,9 @@ def fit(
     restarts: Annotated[int, typer.Option(help="Independent fits.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     precision: Annotated[str, typer.Option(help="float32, float64 or bfloat16 (autocast).")] = "float32",
+    path: Annotated[
+        str, typer.Option(help="plain, fused (one traced graph, compiled where that pays) or auto.")
+    ] = "auto",
     data_root: DataRoot = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
@@ -134,6 +137,7 @@ def fit(
         restarts=restarts,
         device=device,
         precision=precision,
+        path=path,
         progress=not quiet,
     )
     if not quiet:

@@ -22,6 +22,9 @@ class Batches:
         batch_size: Size of a batch; the last one of a pass may be smaller. Ignored for a loader.
         device: Where the batches go; tensors in memory are moved there once.
         dtype: dtype of floating-point inputs and targets.
+        workers: Processes that load a `Dataset` in the background; default 0: none. Needs a data set that can be
+            pickled; a loader has its own.
+        channels_last: Whether inputs `(batch, channels, height, width)` are laid out channels last; default False.
 
     Attributes:
         tensors: `(x, y)` for data in memory, else None.
@@ -30,10 +33,20 @@ class Batches:
         ValueError: If the data are empty, of unequal length, or not of one of these kinds.
     """
 
-    def __init__(self, data: Data, batch_size: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        data: Data,
+        batch_size: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        workers: int = 0,
+        channels_last: bool = False,
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        self.batch_size, self.device, self.dtype = batch_size, device, dtype
+        if workers < 0:
+            raise ValueError(f"workers is the number of loading processes, at least 0, not {workers}")
+        self.batch_size, self.device, self.dtype, self.channels_last = batch_size, device, dtype, channels_last
         if isinstance(data, TensorDataset) and len(data.tensors) == 2:
             data = (data.tensors[0], data.tensors[1])
         self.tensors: tuple[Tensor, Tensor] | None = None
@@ -46,7 +59,14 @@ class Batches:
                 )
             self.tensors = (self._place(x), self._place(y))
         elif isinstance(data, Dataset):
-            self.loader = DataLoader(data, batch_size, shuffle=True)
+            self.loader = DataLoader(
+                data,
+                batch_size,
+                shuffle=True,
+                num_workers=workers,
+                persistent_workers=workers > 0,
+                pin_memory=device.type == "cuda",
+            )
         elif isinstance(data, Iterable) and isinstance(data, Sized) and not isinstance(data, (tuple, Tensor)):
             self.loader = data
         else:
@@ -90,7 +110,9 @@ class Batches:
 
     def _place(self, part: Any) -> Tensor:
         part = torch.as_tensor(part)
-        return part.to(self.device, self.dtype if part.is_floating_point() else part.dtype)
+        dtype = self.dtype if part.is_floating_point() else part.dtype
+        part = part.to(self.device, dtype, non_blocking=part.is_pinned() if self.device.type == "cuda" else False)
+        return part.contiguous(memory_format=torch.channels_last) if self.channels_last and part.ndim == 4 else part
 
 
 def check_data(model: BayesianNetwork, batches: Batches) -> None:

@@ -59,6 +59,10 @@ def fit(
     path: str = "auto",
     compiled: bool | None = None,
     clip: float | None = None,
+    sticking_the_landing: bool = False,
+    local_reparameterisation: bool = False,
+    channels_last: bool = False,
+    workers: int = 0,
     callbacks: Sequence[Callback] = (),
     stop: Callable[[FitState], bool] | None = None,
     progress: bool = False,
@@ -96,6 +100,13 @@ def fit(
         compiled: Whether the fused path is compiled; default None: where the steps to come repay it.
         clip: Largest norm of the gradient that the optimizer sees, that of the loss divided by `data_size`; default
             None: no limit.
+        sticking_the_landing: Whether terms of drawn sites are estimated from the draw with the parameters of log q
+            held fixed (Roeder et al. 2017), in place of closed forms; default False.
+        local_reparameterisation: Whether linear layers on inputs `(batch, in)` draw their outputs in place of their
+            weights (Kingma et al. 2015) where that is exact: weights that are a latent with a Normal guide. It lowers
+            the gradient's variance and costs a second matrix product; default False.
+        channels_last: Whether images `(batch, channels, height, width)` are laid out channels last; default False.
+        workers: Processes that load a `Dataset` in the background; default 0: none. A `DataLoader` has its own.
         callbacks: `Callback`s, called in order.
         stop: A rule, `stop(state) -> bool`, asked after each epoch; True ends the restart.
         progress: Whether to show a progress line on standard error; default False.
@@ -120,7 +131,7 @@ def fit(
     if clip is not None and not clip > 0:
         raise ValueError(f"clip is the largest norm of the gradient, a positive number, not {clip}")
     place, dtype = resolve_device(device), PRECISIONS[precision]
-    batches = Batches(data, batch_size, place, dtype)
+    batches = Batches(data, batch_size, place, dtype, workers, channels_last)
     total = steps if steps is not None else int(epochs or 0) * len(batches)
     watchers = [*callbacks, *([Progress()] if progress else [])]
     held_out = None if validation is None else tuple(_placed(part, place, dtype) for part in validation)
@@ -148,7 +159,15 @@ def fit(
             q = Guide(copied, guide)
             check_map_exists(copied, q.family_of)
             autocast = torch.bfloat16 if precision == "bfloat16" else None
-            objective = Objective(copied, q, gate_estimator, particles, autocast=autocast)
+            objective = Objective(
+                copied,
+                q,
+                gate_estimator,
+                particles,
+                autocast=autocast,
+                sticking_the_landing=sticking_the_landing,
+                local_reparameterisation=local_reparameterisation,
+            )
             torch_optimizer = make_optimizer(optimizer, objective, learning_rate)
             state = FitState(objective, torch_optimizer, number, restarts, -(-total // len(batches)), total)
             share = kl_warmup if kl_warmup is not None else (0.0 if q.is_map else 0.2)

@@ -68,7 +68,8 @@ class FusedStep:
             x: Inputs, of the shape for which the graph was made.
             y: Targets.
             kl_weight: Factor on the KL term.
-            noise: The standard normal draws; default None: new ones, in the order of the plain path.
+            noise: The standard normal draws; default None: new ones, in the order of the plain path (draws that
+                nothing depends on, with local reparameterisation, are left out).
 
         Returns:
             The terms before the step, without a graph to differentiate.
@@ -85,7 +86,7 @@ class FusedStep:
 
     def plain_terms(self, x: Tensor, y: Tensor, kl_weight: float) -> Terms:
         """What the plain path gives for new noise, which is left in `noise`; nothing is changed."""
-        self._set_noise(None)
+        self._set_noise(None, every=True)
         with torch.no_grad(), frozen_statistics(self.objective.model.network), GivenNoise(self.noise):
             return self.objective.terms(x, y, kl_weight)
 
@@ -101,10 +102,12 @@ class FusedStep:
 
     # -- inside ----------------------------------------------------------------------------------------------
 
-    def _set_noise(self, noise: Sequence[Tensor] | None) -> None:
+    def _set_noise(self, noise: Sequence[Tensor] | None, every: bool = False) -> None:
+        """Sets or draws the noise; what the graph does not read is drawn only where `every` says so."""
         for place, own in enumerate(self.noise):
             if noise is None:
-                own.normal_()
+                if every or self.traced.reads[place] or self.traced.alone:
+                    own.normal_()
             elif noise[place] is not own:
                 own.copy_(noise[place])
 

@@ -8,7 +8,7 @@ reference that the tests hold it to.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import pyro
@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bayesprune.inference.families import BernoulliFactor, Factor
+from bayesprune.inference.families import BernoulliFactor, Factor, NormalFactor
 from bayesprune.inference.gate_estimators import GateEstimator, default_estimator
 from bayesprune.inference.guides import Guide
+from bayesprune.inference.local_reparameterisation import LocalReparameterisation, reparameterisable
+from bayesprune.inference.sticking_the_landing import landing_term
 from bayesprune.inference.terms import registered_term, site_term
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.iid import Iid
@@ -53,6 +55,10 @@ class Objective(nn.Module):
         particles: Draws of the guide an evaluation averages; default 1.
         analytic: Whether registered terms replace draws; default True.
         autocast: dtype in which the network runs (`torch.bfloat16`), or None (default) for its own.
+        sticking_the_landing: Whether terms of drawn sites are estimated from the draw with the parameters of log q
+            held fixed, in place of registered terms (see `sticking_the_landing`); default False.
+        local_reparameterisation: Whether linear layers on inputs `(batch, in)` draw their outputs in place of their
+            weights where that is exact: weights that are a latent with a Normal guide; default False.
     """
 
     def __init__(
@@ -63,6 +69,8 @@ class Objective(nn.Module):
         particles: int = 1,
         analytic: bool = True,
         autocast: torch.dtype | None = None,
+        sticking_the_landing: bool = False,
+        local_reparameterisation: bool = False,
     ) -> None:
         super().__init__()
         if guide.model is not model:
@@ -75,6 +83,8 @@ class Objective(nn.Module):
         self.particles = particles
         self.analytic = analytic
         self.autocast = autocast
+        self.sticking_the_landing = sticking_the_landing
+        self.local_reparameterisation = local_reparameterisation
 
     def forward(self, x: Tensor, y: Tensor, kl_weight: float = 1.0) -> Tensor:
         """The negative ELBO of a batch, scaled to all the data, in nats.
@@ -136,7 +146,9 @@ class Objective(nn.Module):
 
             def visit(site: str, fn: Iid) -> Tensor:
                 factor = factors[site]
-                known = self.analytic and registered_term(type(fn.base_dist), type(factor)) is not None
+                form = registered_term(type(fn.base_dist), type(factor))
+                landing = self.sticking_the_landing and isinstance(factor, NormalFactor)
+                known = form is not None and self.analytic and not landing
                 if factor.has_density and not known:
                     found.append(site)
                 return factor.value
@@ -183,7 +195,12 @@ class Objective(nn.Module):
             name: given[name] if name in given else self._run_prior(name, factors, gates, shared, kl_of)
             for name in self.model.priors
         }
-        with torch.autocast(x.device.type, self.autocast) if self.autocast else nullcontext():
+        with ExitStack() as stack:
+            if self.local_reparameterisation:
+                own = reparameterisable(self.model, factors, weights)
+                stack.enter_context(LocalReparameterisation(own))
+            if self.autocast:
+                stack.enter_context(torch.autocast(x.device.type, self.autocast))
             outputs = functional_call(network, weights, (x,), tie_weights=self.model.has_tied_weights)
         if outputs.dtype in (torch.bfloat16, torch.float16):
             outputs = outputs.float()
@@ -208,7 +225,8 @@ class Objective(nn.Module):
         def draw(site: str, fn: Iid) -> Tensor:
             factor = factors[site]
             value = gates[site] if site in gates else factor.value
-            kl_of[site] = site_term(fn, factor, value, self.analytic)
+            term = landing_term(fn, factor, value) if self.sticking_the_landing else None
+            kl_of[site] = term if term is not None else site_term(fn, factor, value, self.analytic)
             return value
 
         weight, values = prior.run(draw, self.model.network.get_parameter(name), shared)
@@ -242,11 +260,7 @@ def fast_distributions() -> Iterator[None]:
 @contextmanager
 def frozen_statistics(network: nn.Module) -> Iterator[None]:
     """Batch normalisation keeps using batch statistics but leaves its running ones alone."""
-    layers = [
-        layer
-        for layer in network.modules()
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training and layer.track_running_stats
-    ]
+    layers = _tracking(network)
     for layer in layers:
         layer.track_running_stats = False
     try:
@@ -254,3 +268,16 @@ def frozen_statistics(network: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.track_running_stats = True
+
+
+def tracks_statistics(network: nn.Module) -> bool:
+    """Whether a forward pass changes running statistics of batch normalisation."""
+    return bool(_tracking(network))
+
+
+def _tracking(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    return [
+        layer
+        for layer in network.modules()
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training and layer.track_running_stats
+    ]

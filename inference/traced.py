@@ -7,19 +7,21 @@ Any hierarchy is traced, also one with terms of one's own, as long as it does no
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_map
 
 from bayesprune.inference.families import BernoulliFamily, Family
 from bayesprune.inference.functional import GivenNoise, RecordNoise, functional
-from bayesprune.inference.objective import Objective, frozen_statistics
+from bayesprune.inference.objective import Objective, Terms, frozen_statistics, tracks_statistics
 from bayesprune.inference.paired import PairedFamily
 
 
@@ -64,6 +66,7 @@ class Traced:
         leaves: Where the leaves come from.
         buffers: The objective's buffers.
         noise: One draw, as an example of what is to be passed.
+        reads: Whether the graph depends on each draw.
         sites: Names of the parts of the KL term.
         alone: Parameter tensors whose priors are not in the graph; their weights are passed as `given`.
         has_random_numbers: Whether the graph draws random numbers itself (dropout, Bernoulli draws).
@@ -74,6 +77,7 @@ class Traced:
     leaves: tuple[Leaf, ...]
     buffers: tuple[Tensor, ...]
     noise: tuple[Tensor, ...]
+    reads: tuple[bool, ...]
     sites: tuple[str, ...]
     alone: tuple[str, ...]
     has_random_numbers: bool
@@ -160,8 +164,8 @@ def _trace(objective: Objective, x: Tensor, y: Tensor, alone: tuple[str, ...]) -
         with ExitStack() as stack:
             stack.enter_context(functional())
             _give_pieces(stack, objective, leaves, live)
-            stack.enter_context(GivenNoise(noise))
-            terms = functional_call(_Parts(objective), own, (x, y, kl_weight, dict(zip(alone, weights, strict=True))))
+            arguments = (x, y, kl_weight, dict(zip(alone, weights, strict=True)))
+            terms = _mean_of_particles(objective, own, noise, arguments)
         sites[:] = terms.kl_of
         gradients = torch.autograd.grad(terms.loss / objective.model.data_size, [*live, *weights], allow_unused=True)
         parts = torch.stack(
@@ -179,8 +183,44 @@ def _trace(objective: Objective, x: Tensor, y: Tensor, alone: tuple[str, ...]) -
         isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
         for node in graph.graph.nodes
     )
+    inputs = [node for node in graph.graph.nodes if node.op == "placeholder"][len(leaves) + len(buffers) :]
+    reads = tuple(bool(node.users) for node in inputs[: len(noise)])
     batch = (x.shape, x.dtype, y.shape, y.dtype)
-    return Traced(graph, leaves, tuple(buffers.values()), tuple(noise), tuple(sites), alone, random, batch)
+    return Traced(graph, leaves, tuple(buffers.values()), tuple(noise), reads, tuple(sites), alone, random, batch)
+
+
+def _mean_of_particles(
+    objective: Objective, own: dict[str, Tensor], noise: Sequence[Tensor], arguments: tuple[Any, ...]
+) -> Terms:
+    """The objective's terms at the noise given, with several particles side by side by `torch.vmap`."""
+    single = copy.copy(objective)
+    single.particles = 1
+    parts, count = _Parts(single), len(noise) // objective.particles
+
+    def one(noise: Sequence[Tensor]) -> dict[str, Any]:
+        with GivenNoise(noise):
+            terms = functional_call(parts, own, arguments)
+        return {field.name: getattr(terms, field.name) for field in fields(terms)}
+
+    if objective.particles == 1:
+        return Terms(**one(noise))
+    # Running statistics are updated by the first particle only, and cannot be inside vmap.
+    apart = 1 if tracks_statistics(objective.model.network) or not count else 0
+    evaluated = [tree_map(lambda part: part.unsqueeze(0), one(noise[:count])) for _ in range(apart)]
+    with frozen_statistics(objective.model.network):
+        rest = range(apart, objective.particles)
+        if count:
+            stacked = [torch.stack([noise[k * count + j] for k in rest]) for j in range(count)]
+            evaluated.append(torch.vmap(one, randomness="different")(stacked))
+        else:
+            evaluated += [tree_map(lambda part: part.unsqueeze(0), one([])) for _ in rest]
+    outputs = evaluated[0]["outputs"][0]
+    averaged = {name: tree_map(_mean_of_parts, *(each[name] for each in evaluated)) for name in evaluated[0]}
+    return Terms(**{**averaged, "outputs": outputs})
+
+
+def _mean_of_parts(*parts: Tensor) -> Tensor:
+    return torch.cat(parts).mean(0)
 
 
 def record_noise(objective: Objective, x: Tensor, y: Tensor) -> list[Tensor]:

@@ -11,6 +11,7 @@ from bayesprune.commands.console import figure, percent, stdout
 from bayesprune.data import DATASETS, load_data
 from bayesprune.declaration import declare, resolve_prior
 from bayesprune.inference.fit import fit
+from bayesprune.inference.paths import PathReport
 from bayesprune.run_folder import check_new_folder, summarise_run, write_run
 
 __all__ = ["fit_run", "parse_settings", "print_run", "remarks", "scores_line"]
@@ -107,6 +108,7 @@ def print_run(run: Path, summary: Mapping[str, Any]) -> None:
     lines.append(f"{summary['converged']}: {summary['convergence']}")
     lines += remarks(summary)
     prune = "--sparsity 0.95" if median is None else "--min-inclusion 0.5"
+    lines.append(str(PathReport(**summary["path"])))
     lines.append(f"{summary['seconds']:.1f} s, written to {run}")
     lines.append(f"next: bayesprune show {run} --plots; bayesprune prune {run} {prune} --out {run}-pruned")
     for line in lines:
