@@ -6,12 +6,13 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 READY = $(VENV)/.installed
 
-.PHONY: help demo test test-slow lint check clean
+.PHONY: help demo test test-slow gpu-test lint check clean
 
 help:
 	@echo "make demo       the promise on real data, a few minutes"
 	@echo "make test       the quick tests"
 	@echo "make test-slow  the tests that take minutes each"
+	@echo "make gpu-test   the tests and timings that need a CUDA device; says so where there is none"
 	@echo "make lint       ruff and mypy"
 	@echo "make check      lint and the quick tests"
 	@echo "make clean      removes builds and caches; keeps $(VENV) and runs/"
@@ -32,6 +33,13 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(RUN) -m pytest -m slow --timeout=3600
+
+gpu-test: $(READY)
+	@if $(RUN) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+		$(RUN) -m pytest -m gpu && $(RUN) -m benchmarks.step_cost --device cuda; \
+	else \
+		echo "gpu-test: not run, there is no CUDA device here"; \
+	fi
 
 lint: $(READY)
 	$(RUN) -m ruff check .

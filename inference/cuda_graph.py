@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,29 +23,46 @@ def capture(
         changed: The tensors that it changes in place; they are put back after the runs that warm it up.
 
     Returns:
-        ``run(x, y, ())``, which returns what the step returns, in tensors that the next call overwrites.
+        ``run(x, y, ())``, which returns what the step returns, in tensors that the next call overwrites. Where the step
+        cannot be captured, it warns and runs the step itself.
     """
-    graph, x_held, y_held, result = torch.cuda.CUDAGraph(), torch.empty(0), torch.empty(0), None
+    graph = torch.cuda.CUDAGraph()
+    held: tuple[Tensor, Tensor] | None = None
+    result: Any = None
+    captured = True
 
     def run(x: Tensor, y: Tensor, given: Sequence[Tensor]) -> Any:
-        nonlocal x_held, y_held, result
-        if result is None:
-            x_held, y_held = x.clone(), y.clone()
+        nonlocal held, result, captured
+        if held is None:
+            held = (x.clone(), y.clone())
             before = [tensor.detach().clone() for tensor in changed]
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(_WARM_UP):
-                    step(x_held, y_held)
-            torch.cuda.current_stream().wait_stream(stream)
-            with torch.cuda.graph(graph):
-                result = step(x_held, y_held)
+            try:
+                result = _capture(graph, step, held)
+            except RuntimeError as problem:
+                captured = False
+                reason = str(problem).strip().splitlines()[0]
+                warnings.warn(
+                    f"the step cannot be captured as a CUDA graph ({reason}): it runs uncaptured", stacklevel=2
+                )
             for tensor, value in zip(changed, before, strict=True):
                 tensor.detach().copy_(value)
-        else:
-            x_held.copy_(x)
-            y_held.copy_(y)
+        if not captured:
+            return step(x, y)
+        held[0].copy_(x)
+        held[1].copy_(y)
         graph.replay()
         return result
 
     return run
+
+
+def _capture(graph: torch.cuda.CUDAGraph, step: Callable[[Tensor, Tensor], Any], held: tuple[Tensor, Tensor]) -> Any:
+    """Warms a step up on a stream of its own and captures it; returns its results' places."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(_WARM_UP):
+            step(*held)
+    torch.cuda.current_stream().wait_stream(stream)
+    with torch.cuda.graph(graph):
+        return step(*held)

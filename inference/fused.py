@@ -54,7 +54,8 @@ class FusedStep:
         groups = optimizer.param_groups
         self._group = [_group_of(leaf.parameter, groups) for leaf in traced.leaves]
         # With a prior outside the graph, gradients are complete only after it, and so the optimizer comes after it.
-        self._rule = rule_of(optimizer) if compiled and not traced.alone and None not in self._group else None
+        in_graph = (compiled or self._parameters[0].is_cuda) and not traced.alone and None not in self._group
+        self._rule = rule_of(optimizer) if in_graph else None
         self._steps = prepare_state(self._rule, optimizer, self._parameters) if self._rule is not None else None
         self._rule = self._rule if self._steps is not None else None
         numbers = 1 + NUMBERS_PER_GROUP * len(groups)
@@ -144,16 +145,31 @@ class FusedStep:
             # Random numbers inside the graph (dropout) come from PyTorch's generator, as on the plain path.
             run = torch.compile(step, fullgraph=True, dynamic=False, options={"fallback_random": True})
 
-        def inputs(x: Tensor, y: Tensor, given: Sequence[Tensor]) -> tuple[Any, ...]:
+        def inputs() -> tuple[list[Tensor], list[list[Tensor]], list[Tensor], list[Tensor]]:
             tensors = [leaf.of(leaf.parameter.detach()) for leaf in traced.leaves]
             states = [[leaf.of(state) for state in self._states_of(leaf.parameter)] for leaf in traced.leaves]
-            return tensors, states, list(traced.buffers), self.noise, x, y, self._numbers, list(given)
+            return tensors, states, list(traced.buffers), self.noise
 
         if self._numbers.device.type == "cuda" and rule is not None:
-            changed = [*self._parameters, *traced.buffers]
-            changed += [state for parameter in self._parameters for state in self._states_of(parameter)]
-            return capture(lambda x, y: run(*inputs(x, y, ())), changed)
-        return lambda x, y, given: run(*inputs(x, y, given))
+            held = inputs()
+            return capture(lambda x, y: run(*held, x, y, self._numbers, []), self._changed())
+        kept, known = inputs(), self._addresses()
+
+        def on(x: Tensor, y: Tensor, given: Sequence[Tensor]) -> Any:
+            nonlocal kept, known
+            if known != (now := self._addresses()):  # someone gave a parameter or a state another storage
+                kept, known = inputs(), now
+            return run(*kept, x, y, self._numbers, list(given))
+
+        return on
+
+    def _changed(self) -> list[Tensor]:
+        """What a step changes in place."""
+        states = [state for parameter in self._parameters for state in self._states_of(parameter)]
+        return [*self._parameters, *states, *self.traced.buffers]
+
+    def _addresses(self) -> list[int]:
+        return [tensor.data_ptr() for tensor in self._changed()]
 
     def _states_of(self, parameter: nn.Parameter) -> list[Tensor]:
         if self._rule is None:

@@ -134,3 +134,29 @@ def test_schedules_go_by_name_or_are_callables():
     assert schedule_named("cosine") is cosine and schedule_named(constant) is constant
     with pytest.raises(ValueError, match="schedule 'linear' is unknown: expected constant"):
         schedule_named("linear")
+
+
+def test_loading_in_the_background_gives_the_same_examples():
+    torch.manual_seed(0)
+    alone = [part.clone() for part, _ in Batches(Pairs(), 4, torch.device("cpu"), torch.float64)]
+    torch.manual_seed(0)
+    batches = Batches(Pairs(), 4, torch.device("cpu"), torch.float64, workers=2)
+    assert batches.loader.num_workers == 2
+    behind = [part.clone() for part, _ in batches]
+    assert len(alone) > 1 and all(torch.equal(one, other) for one, other in zip(alone, behind, strict=True))
+
+
+def test_images_can_be_laid_out_channels_last():
+    images, labels = torch.randn(6, 3, 4, 5), torch.arange(6)
+    for on in (False, True):
+        batches = Batches((images, labels), 4, torch.device("cpu"), torch.float32, channels_last=on)
+        for x, y in batches:
+            assert torch.equal(x, images[y])
+            assert x.is_contiguous(memory_format=torch.channels_last) == on
+    flat = Batches((torch.randn(6, 3), labels), 4, torch.device("cpu"), torch.float32, channels_last=True)
+    assert next(iter(flat))[0].is_contiguous()
+
+
+def test_a_negative_number_of_workers_is_refused():
+    with pytest.raises(ValueError, match="workers is the number of loading processes"):
+        Batches((torch.zeros(2, 1), torch.zeros(2)), 1, torch.device("cpu"), torch.float32, workers=-1)
