@@ -56,8 +56,8 @@ SCHEDULES = {"cosine": cosine, "step": steps((0.5, 0.75))}
 Split = tuple[torch.Tensor, torch.Tensor]
 
 
-def halo(trial: dict[str, Any], splits: Any, split: Split, seed: int, epochs: int) -> dict[str, Any]:
-    """One HALO run, pruned to every level."""
+def fitted(trial: dict[str, Any], splits: Any, seed: int, epochs: int, path: str = "auto") -> bp.Fit:
+    """One HALO fit from a fresh network, on a path of `bayesprune.fit`."""
     x, y = splits.train
     torch.manual_seed(seed)
     network = bp.lenet_300_100()
@@ -68,7 +68,16 @@ def halo(trial: dict[str, Any], splits: Any, split: Split, seed: int, epochs: in
         prior = bp.HALO.from_paper(xi=1e-5, psi=trial["psi"], weight_decay=1e-4, data_size=len(x))
         how = {"optimizer": "sgd", "learning_rate": 0.1, "schedule": SCHEDULES[trial["schedule"]]}
     model = bp.BayesianNetwork(network, {"*.weight": prior}, data_size=len(x))
-    fit = bp.fit(model, (x, y), "map", epochs=epochs, seed=seed, **how)
+    return bp.fit(model, (x, y), "map", epochs=epochs, seed=seed, path=path, **how)
+
+
+def halo(trial: dict[str, Any], splits: Any, split: Split, seed: int, epochs: int) -> dict[str, Any]:
+    """One HALO run, pruned to every level."""
+    return pruned_scores(fitted(trial, splits, seed, epochs), split)
+
+
+def pruned_scores(fit: bp.Fit, split: Split) -> dict[str, Any]:
+    """Accuracies of a fit's network, dense and pruned to every level."""
     found: dict[str, Any] = {"dense": accuracy(bp.prune(fit, sparsity=0.0).network, *split)}
     for level in LEVELS:
         found[str(level)] = accuracy(bp.prune(fit, sparsity=level).network, *split)

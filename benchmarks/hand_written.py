@@ -10,7 +10,8 @@ with the KL in closed form and one draw per step. They differ in how they draw a
 
 * `PerTensor`: six locations and six log scales, autograd through everything; what a careful person writes.
 * `Flat`: one flat location, one flat log scale, one noise vector; autograd only through the network, the
-  few element-wise derivatives of the draw and the KL by hand, every large buffer reused.
+  few element-wise derivatives of the draw and the KL by hand, every large buffer reused. It is the loop of
+  `benchmarks.hand_written_normal`, which takes any network.
 * `LocalReparameterisation` (Kingma, Salimans and Welling 2015): draws pre-activations instead of weights,
   twice the matrix products but 52,480 normals a step instead of 266,610.
 
@@ -25,35 +26,19 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+
+from bayesprune.models.networks import lenet_300_100
+from benchmarks.flat_network import Setup, gradient
+from benchmarks.hand_written_normal import FlatNormal
 
 SHAPES: tuple[tuple[int, ...], ...] = ((300, 784), (300,), (100, 300), (100,), (10, 100), (10,))
 SIZES = [math.prod(shape) for shape in SHAPES]
 PARAMETERS = sum(SIZES)
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What the three loops share.
-
-    Attributes:
-        seed: of the starting locations.
-        data_size: N, the examples that the likelihood stands for.
-        prior_sd: sd of the prior on every parameter.
-        scale: starting sd of the guide.
-        learning_rate: of Adam.
-    """
-
-    seed: int = 0
-    data_size: int = 60_000
-    prior_sd: float = 0.1
-    scale: float = 0.01
-    learning_rate: float = 1e-3
 
 
 class Loop(Protocol):
@@ -81,6 +66,13 @@ def starting_locations(seed: int) -> Tensor:
     return torch.cat(parts)
 
 
+def starting_network(seed: int) -> nn.Module:
+    """Return LeNet-300-100 at those locations."""
+    network = lenet_300_100()
+    nn.utils.vector_to_parameters(starting_locations(seed), network.parameters())
+    return network
+
+
 def split(flat: Tensor) -> list[Tensor]:
     """Return the six tensors as views of a flat vector."""
     return [part.view(shape) for part, shape in zip(torch.split(flat, SIZES), SHAPES, strict=True)]
@@ -96,10 +88,10 @@ def logits(weights: Sequence[Tensor], x: Tensor) -> Tensor:
 class PerTensor:
     """Six locations, six log scales, autograd through draw and KL, one fused Adam over twelve tensors."""
 
-    def __init__(self, setup: Setup | None = None) -> None:
+    def __init__(self, setup: Setup | None = None, device: torch.device | str = "cpu") -> None:
         setup = setup or Setup()
-        self.locs = [part.clone().requires_grad_() for part in split(starting_locations(setup.seed))]
-        self.log_scales = [torch.full(shape, math.log(setup.scale), requires_grad=True) for shape in SHAPES]
+        self.locs = [part.clone().requires_grad_() for part in split(starting_locations(setup.seed).to(device))]
+        self.log_scales = [torch.full_like(loc, math.log(setup.scale)).requires_grad_() for loc in self.locs]
         self.data_size, self.prior_sd = setup.data_size, setup.prior_sd
         self.optimizer = torch.optim.Adam([*self.locs, *self.log_scales], lr=setup.learning_rate, fused=True)
 
@@ -133,79 +125,15 @@ class PerTensor:
         )
 
 
-class _FlatParameters:
-    """A flat location and a flat log scale, each with one gradient buffer that is written in place."""
+class Flat(FlatNormal):
+    """The loop for any network, on LeNet-300-100; see `benchmarks.hand_written_normal`."""
 
-    def __init__(self, setup: Setup | None = None) -> None:
+    def __init__(self, setup: Setup | None = None, device: torch.device | str = "cpu") -> None:
         setup = setup or Setup()
-        self.loc = starting_locations(setup.seed).requires_grad_()
-        self.log_scale = torch.full((PARAMETERS,), math.log(setup.scale), requires_grad=True)
-        self.loc.grad = torch.zeros(PARAMETERS)
-        self.log_scale.grad = torch.zeros(PARAMETERS)
-        self.data_size, self.precision = setup.data_size, 1.0 / setup.prior_sd**2
-        self.constant = PARAMETERS * (math.log(setup.prior_sd) - 0.5)
-        # Views by tensor: the six network gradients are written straight to their place, without a cat.
-        self.locs = split(self.loc.detach())
-        self.in_locs, self.in_log_scales = split(self.loc.grad), split(self.log_scale.grad)
-        self.optimizer = torch.optim.Adam([self.loc, self.log_scale], lr=setup.learning_rate, fused=True)
-
-    def kl(self, summed_variance: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
-        """Return KL(guide || prior) in nats from the sum of the guide's variances."""
-        return 0.5 * self.precision * (summed_variance + loc.dot(loc)) - log_scale.sum() + self.constant
-
-    def loss_and_gradients(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return one loss estimate; write its gradients into `loc.grad` and `log_scale.grad`."""
-        raise NotImplementedError
-
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return one estimate of the negative ELBO in nats; the gradient buffers are overwritten."""
-        return self.loss_and_gradients(x, y)
-
-    def step(self, x: Tensor, y: Tensor) -> Tensor:
-        """Make one update."""
-        loss = self.loss_and_gradients(x, y)
-        self.optimizer.step()
-        return loss
-
-    def flat_parameters(self) -> tuple[Tensor, Tensor]:
-        """Return copies of all locations and all log scales."""
-        return self.loc.detach().clone(), self.log_scale.detach().clone()
+        super().__init__(starting_network(setup.seed).to(device), setup)
 
 
-class Flat(_FlatParameters):
-    """One draw of all weights from one noise vector.
-
-    With w = loc + scale * noise and g the gradient of the scaled loss in w,
-
-        d/d loc       = g + loc / prior_sd^2
-        d/d log scale = scale * (g * noise + scale / prior_sd^2) - 1.
-
-    What is left is mostly the generator (266,610 normals), the matrix products and Adam.
-    """
-
-    def __init__(self, setup: Setup | None = None) -> None:
-        super().__init__(setup)
-        self.noise, self.scale = torch.empty(PARAMETERS), torch.empty(PARAMETERS)
-        self.weights = torch.empty(PARAMETERS)
-        self.noises = split(self.noise)
-        self.leaves = [view.requires_grad_() for view in split(self.weights)]
-
-    def loss_and_gradients(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return one loss estimate; write its gradients."""
-        loc, log_scale = self.loc.detach(), self.log_scale.detach()
-        log_scale_gradient = self.log_scale.grad
-        noise, scale = self.noise.normal_(), torch.exp(log_scale, out=self.scale)
-        torch.addcmul(loc, scale, noise, out=self.weights)
-        nll = functional.cross_entropy(logits(self.leaves, x), y, reduction="sum") * (self.data_size / len(x))
-        for i, g in enumerate(torch.autograd.grad(nll, self.leaves)):
-            torch.add(g, self.locs[i], alpha=self.precision, out=self.in_locs[i])
-            torch.mul(g, self.noises[i], out=self.in_log_scales[i])
-        assert log_scale_gradient is not None
-        log_scale_gradient.add_(scale, alpha=self.precision).mul_(scale).sub_(1.0)
-        return nll.detach() + self.kl(scale.dot(scale), loc, log_scale)
-
-
-class LocalReparameterisation(_FlatParameters):
+class LocalReparameterisation(Flat):
     """Draws each layer's pre-activations from N(h loc' + b, h^2 scale^2' + b_scale^2).
 
     With variance = scale^2 and g the gradient of the scaled loss in it,
@@ -213,18 +141,22 @@ class LocalReparameterisation(_FlatParameters):
         d/d log scale = variance * (2 g + 1 / prior_sd^2) - 1.
     """
 
-    def __init__(self, setup: Setup | None = None) -> None:
-        super().__init__(setup)
-        self.variance = torch.empty(PARAMETERS)
+    def __init__(self, setup: Setup | None = None, device: torch.device | str = "cpu") -> None:
+        super().__init__(setup, device)
+        self.variance = self.scale  # another meaning of the same buffer
         self.mean_leaves = [view.requires_grad_() for view in split(self.loc.detach())]
         self.variance_leaves = [view.requires_grad_() for view in split(self.variance)]
+        self.mean_views, self.in_means = split(self.loc.detach()), split(gradient(self.loc))
+        self.in_variances = split(gradient(self.log_scale))
 
-    def loss_and_gradients(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return one loss estimate; write its gradients."""
+    def draw(self) -> None:
+        """Draws nothing: the noise has the shapes of the pre-activations."""
+
+    def evaluate(self, x: Tensor, y: Tensor) -> Tensor:
+        """Draws; returns one loss estimate; writes its gradients."""
         loc, log_scale, variance = self.loc.detach(), self.log_scale.detach(), self.variance
         torch.mul(log_scale, 2.0, out=variance).exp_()
         means, variances = self.mean_leaves, self.variance_leaves
-        log_scale_gradient = self.log_scale.grad
         h = x
         for layer in (0, 2, 4):
             centre = functional.linear(h, means[layer], means[layer + 1])
@@ -232,15 +164,17 @@ class LocalReparameterisation(_FlatParameters):
             h = torch.addcmul(centre, spread, torch.randn_like(spread))
             if layer < 4:
                 h = torch.relu(h)
-        nll = functional.cross_entropy(h, y, reduction="sum") * (self.data_size / len(x))
+        nll = functional.cross_entropy(h, y, reduction="sum") * (self.setup.data_size / len(x))
         gradients = torch.autograd.grad(nll, [*means, *variances])
         for i, (g_mean, g_variance) in enumerate(zip(gradients[:6], gradients[6:], strict=True)):
-            torch.add(g_mean, self.locs[i], alpha=self.precision, out=self.in_locs[i])
-            torch.mul(g_variance, 2.0, out=self.in_log_scales[i])
-        assert log_scale_gradient is not None
-        log_scale_gradient.add_(self.precision).mul_(variance).sub_(1.0)
-        return nll.detach() + self.kl(variance.sum(), loc, log_scale)
+            torch.add(g_mean, self.mean_views[i], alpha=self.precision, out=self.in_means[i])
+            torch.mul(g_variance, 2.0, out=self.in_variances[i])
+        gradient(self.log_scale).add_(self.precision).mul_(variance).sub_(1.0)
+        kl = 0.5 * self.precision * (variance.sum() + loc.dot(loc)) - log_scale.sum() + self.constant
+        return nll.detach() + kl
 
+
+__all__ = ["LOOPS", "Flat", "LocalReparameterisation", "Loop", "PerTensor", "Setup", "time_alternated"]
 
 LOOPS: dict[str, Callable[..., Loop]] = {
     "per_tensor": PerTensor,

@@ -1,8 +1,9 @@
-"""Four reference networks, as plain modules with readable parameter names.
+"""Five reference networks, as plain modules with readable parameter names.
 
 The LeNets come from LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition",
 Proceedings of the IEEE 86 (1998). VGG-16 (Simonyan and Zisserman, arXiv:1409.1556) and ResNet-18 (He, Zhang, Ren and
-Sun, arXiv:1512.03385) are made from torchvision's own layers. All are in the forms that the pruning literature uses.
+Sun, arXiv:1512.03385) are made from torchvision's own layers; ResNet-20 is the one for CIFAR of the same paper. All are
+in the forms that the pruning literature uses.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-__all__ = ["NETWORKS", "lenet_300_100", "lenet_5", "resnet_18", "vgg_16_bn"]
+__all__ = ["NETWORKS", "lenet_300_100", "lenet_5", "resnet_18", "resnet_20", "vgg_16_bn"]
 
 _KERNEL = 5
 _LENET_5_SMALLEST = 16  # 16 -> 12 -> 6 -> 2 -> 1: one position is left after the second pooling
@@ -162,6 +164,73 @@ def resnet_18(in_channels: int = 3, classes: int = 10) -> nn.Module:
     return network
 
 
+class _ShrinkingShortcut(nn.Module):
+    """Option A of the paper: every other position, and zeros for the new channels; no parameters."""
+
+    def __init__(self, new_channels: int) -> None:
+        super().__init__()
+        self.new_channels = new_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, c, height, width)` to `(N, c + new_channels, height / 2, width / 2)`, sizes rounded up."""
+        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, self.new_channels))
+
+
+class _BasicBlock(nn.Module):
+    """Two convolutions of 3 x 3 with batch normalisation, and a shortcut without parameters around both."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        stride = 1 if before == after else 2
+        self.conv1 = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(after)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(after)
+        self.shortcut = nn.Identity() if before == after else _ShrinkingShortcut(after - before)
+        self.relu2 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, before, height, width)` to `(N, after, ...)`."""
+        h = self.relu1(self.bn1(self.conv1(x)))
+        return self.relu2(self.bn2(self.conv2(h)) + self.shortcut(x))
+
+
+def resnet_20(in_channels: int = 3, classes: int = 10) -> nn.Sequential:
+    """ResNet-20, the smallest of the CIFAR networks of He et al. 2016, section 4.2 (269,722 parameters).
+
+    One convolution and three stages of three blocks with 16, 32 and 64 channels, the later two at half the size
+    each (40.55 MMACs at 32 x 32). Shortcuts have no parameters (option A): where a stage begins they take every other
+    position and fill the new channels, which come last, with zeros. The modules are `conv1`, `bn1`, `relu1`,
+    `layer1.0.conv1` to `layer3.2.relu2`, `avgpool`, `flatten`, `fc`. Convolutions start as in He et al. 2015
+    (arXiv:1502.01852), Normal with variance 2 / fan-out.
+
+    Args:
+        in_channels: Channels of the images.
+        classes: Number of outputs.
+
+    Returns:
+        A network from `(N, in_channels, height, width)` to `(N, classes)`.
+
+    Raises:
+        ValueError: If a size is below 1.
+    """
+    _require_positive(in_channels=in_channels, classes=classes)
+    layers = OrderedDict[str, nn.Module](
+        conv1=nn.Conv2d(in_channels, 16, 3, padding=1, bias=False), bn1=nn.BatchNorm2d(16), relu1=nn.ReLU()
+    )
+    before = 16
+    for stage, width in enumerate((16, 32, 64), start=1):
+        layers[f"layer{stage}"] = nn.Sequential(_BasicBlock(before, width), *(_BasicBlock(width, width) for _ in "23"))
+        before = width
+    layers |= OrderedDict(avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(before, classes))
+    network = nn.Sequential(layers)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return network
+
+
 def _build_lenet_300_100(input_shape: Sequence[int], classes: int) -> nn.Module:
     return _named("lenet-300-100", input_shape, classes, lenet_300_100(math.prod(input_shape), classes))
 
@@ -190,6 +259,11 @@ def _build_resnet_18(input_shape: Sequence[int], classes: int) -> nn.Module:
     return _named("resnet-18", input_shape, classes, resnet_18(input_shape[0], classes))
 
 
+def _build_resnet_20(input_shape: Sequence[int], classes: int) -> nn.Module:
+    _require_image("resnet-20", input_shape)
+    return _named("resnet-20", input_shape, classes, resnet_20(input_shape[0], classes))
+
+
 def _require_image(name: str, input_shape: Sequence[int]) -> None:
     if len(input_shape) != 3:
         raise ValueError(
@@ -209,5 +283,6 @@ NETWORKS: dict[str, Callable[[Sequence[int], int], nn.Module]] = {
     "lenet-5": _build_lenet_5,
     "vgg-16-bn": _build_vgg_16_bn,
     "resnet-18": _build_resnet_18,
+    "resnet-20": _build_resnet_20,
 }
 """Networks by the name the command line uses; each builder takes `(input_shape, classes)`."""

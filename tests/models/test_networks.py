@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bayesprune.models.networks import NETWORKS, lenet_5, lenet_300_100, resnet_18, vgg_16_bn
+from bayesprune.models.compact import compact
+from bayesprune.models.networks import NETWORKS, lenet_5, lenet_300_100, resnet_18, resnet_20, vgg_16_bn
 
 
 def count(network: nn.Module) -> int:
@@ -77,7 +78,7 @@ def test_lenet_5_refuses_images_that_are_too_small():
 
 
 def test_registry_builds_by_input_shape():
-    assert set(NETWORKS) == {"lenet-300-100", "lenet-5", "vgg-16-bn", "resnet-18"}
+    assert set(NETWORKS) == {"lenet-300-100", "lenet-5", "vgg-16-bn", "resnet-18", "resnet-20"}
     assert NETWORKS["lenet-300-100"]((1, 8, 8), 10)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
     assert NETWORKS["lenet-300-100"]((13,), 1)(torch.zeros(2, 13)).shape == (2, 1)
     assert NETWORKS["lenet-5"]((3, 32, 32), 100)(torch.zeros(2, 3, 32, 32)).shape == (2, 100)
@@ -124,19 +125,31 @@ def resnet_by_hand(channels, classes):
     return parameters + 512 * classes + classes, macs + 512 * classes
 
 
+def resnet_20_by_hand(channels, classes):
+    """(parameters, MACs at 32 x 32): a first convolution, three stages of six convolutions, a linear layer."""
+    parameters, total = 9 * channels * 16 + 2 * 16, 9 * channels * 16 * 32**2
+    for before, after, side in ((16, 16, 32), (16, 32, 16), (32, 64, 8)):
+        weights = 9 * before * after + 5 * 9 * after * after
+        parameters += weights + 6 * 2 * after
+        total += weights * side**2
+    return parameters + 64 * classes + classes, total + 64 * classes
+
+
 def macs(network, shape):
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network.eval()(torch.zeros(1, *shape))
     return counter.get_total_flops() / 2
 
 
-@pytest.mark.parametrize(("make", "by_hand"), [(vgg_16_bn, vgg_by_hand), (resnet_18, resnet_by_hand)])
+@pytest.mark.parametrize(
+    ("make", "by_hand"), [(vgg_16_bn, vgg_by_hand), (resnet_18, resnet_by_hand), (resnet_20, resnet_20_by_hand)]
+)
 @pytest.mark.parametrize(("channels", "classes"), [(3, 10), (1, 7)])
 def test_the_cifar_forms_have_the_parameters_and_macs_of_the_papers(make, by_hand, channels, classes):
     network = make(channels, classes)
     assert (count(network), macs(network, (channels, 32, 32))) == by_hand(channels, classes)
     if (channels, classes) == (3, 10):
-        assert count(network) == {vgg_16_bn: 14_728_266, resnet_18: 11_173_962}[make]
+        assert count(network) == {vgg_16_bn: 14_728_266, resnet_18: 11_173_962, resnet_20: 269_722}[make]
 
 
 def test_the_names_are_torchvisions():
@@ -150,7 +163,7 @@ def test_the_names_are_torchvisions():
 
 
 def test_the_weights_start_as_torchvisions():
-    for network in (vgg_16_bn(in_channels=1), resnet_18(in_channels=1)):
+    for network in (vgg_16_bn(in_channels=1), resnet_18(in_channels=1), resnet_20(in_channels=1)):
         for name, module in network.named_modules():
             if isinstance(module, nn.Conv2d):
                 fan_out = module.out_channels * module.kernel_size[0] ** 2
@@ -158,7 +171,7 @@ def test_the_weights_start_as_torchvisions():
                 assert module.bias is None or not module.bias.any()
 
 
-@pytest.mark.parametrize("name", ["vgg-16-bn", "resnet-18"])
+@pytest.mark.parametrize("name", ["vgg-16-bn", "resnet-18", "resnet-20"])
 def test_the_cifar_forms_are_built_by_name_for_any_image_and_can_be_traced(name):
     shape = (1, 40, 33)
     network = NETWORKS[name](shape, 4).eval()
@@ -177,7 +190,7 @@ def test_resnet_takes_images_that_vgg_refuses():
         NETWORKS["vgg-16-bn"]((1, 31, 32), 10)
 
 
-@pytest.mark.parametrize("name", ["vgg-16-bn", "resnet-18"])
+@pytest.mark.parametrize("name", ["vgg-16-bn", "resnet-18", "resnet-20"])
 def test_the_cifar_forms_refuse_what_is_no_image_and_sizes_below_one(name):
     with pytest.raises(ValueError, match="it needs images"):
         NETWORKS[name]((784,), 10)
@@ -185,3 +198,68 @@ def test_the_cifar_forms_refuse_what_is_no_image_and_sizes_below_one(name):
         NETWORKS[name]((3, 32, 32), 0)
     with pytest.raises(ValueError, match="in_channels is 0"):
         NETWORKS[name]((0, 32, 32), 10)
+
+
+# -- ResNet-20 --------------------------------------------------------------------------------------------------
+
+
+def convolved(x, layer, norm, stride=1):
+    """Convolution and batch normalisation in evaluation mode, from their formulas."""
+    h = torch.nn.functional.conv2d(x, layer.weight, stride=stride, padding=1)
+    mean, sd = norm.running_mean.view(1, -1, 1, 1), (norm.running_var.view(1, -1, 1, 1) + norm.eps).sqrt()
+    return (h - mean) / sd * norm.weight.view(1, -1, 1, 1) + norm.bias.view(1, -1, 1, 1)
+
+
+def uneven_resnet_20():
+    """A network of float64 whose normalisations do something."""
+    torch.manual_seed(0)
+    network = resnet_20().double().eval()
+    with torch.no_grad():
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                for tensor in (layer.weight, layer.running_var):
+                    tensor.uniform_(0.5, 1.5)
+                for tensor in (layer.bias, layer.running_mean):
+                    tensor.normal_(0.0, 0.3)
+    return network
+
+
+def resnet_20_of_the_paper(network, x, new_first=False):
+    """Section 4.2: three stages of three blocks, every other position and zeros for new channels (option A)."""
+    h = convolved(x, network.conv1, network.bn1).relu()
+    for stage in (network.layer1, network.layer2, network.layer3):
+        for block in stage:
+            widens = block.conv1.weight.shape[0] != h.shape[1]
+            inner = convolved(h, block.conv1, block.bn1, 2 if widens else 1).relu()
+            if widens:
+                half = h[:, :, ::2, ::2]
+                zeros = torch.zeros_like(half)
+                h = torch.cat([zeros, half] if new_first else [half, zeros], dim=1)
+            h = (convolved(inner, block.conv2, block.bn2) + h).relu()
+    return network.fc(h.mean(dim=(2, 3)))
+
+
+def test_resnet_20_is_that_of_the_paper():
+    network, x = uneven_resnet_20(), torch.randn(3, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        found, wanted = network(x), resnet_20_of_the_paper(network, x)
+        other = resnet_20_of_the_paper(network, x, new_first=True)
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+    assert float((found - other).abs().max()) > 1e-3
+
+
+def test_a_channel_of_resnet_20_that_shortcuts_carry_on_is_removed_everywhere():
+    network, x = uneven_resnet_20(), torch.randn(3, 3, 32, 32, dtype=torch.float64)
+    norms = [block.bn2 for stage in (network.layer2, network.layer3) for block in stage]
+    with torch.no_grad():
+        for norm in norms:
+            norm.weight[20] = norm.bias[20] = 0.0  # new in the second stage, carried on into the third
+        before = network(x)
+        smaller = compact(network, x[:2]).network
+        torch.testing.assert_close(smaller(x), before, rtol=1e-9, atol=1e-9)
+        norms[-1].bias[20] = 1.0
+        assert float((network(x) - before).abs().max()) > 1e-3
+    assert smaller.get_submodule("layer2.0.conv2").weight.shape[0] == 31
+    assert smaller.get_submodule("layer3.2.conv2").weight.shape[0] == 63
+    assert smaller.fc.weight.shape[1] == 63
+    assert smaller.conv1.weight.shape[0] == 16

@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from bayesprune.models.networks import lenet_5, lenet_300_100
+from bayesprune.models.networks import lenet_5, lenet_300_100, resnet_20
 from tests.oracles.units_reference import GROUPS, Dead, Group, enliven, gated, random_dead, zero_parameters
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -18,6 +18,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "lenet_5": (lenet_5, (1, 28, 28)),
     "vgg16_bn": (lambda: torchvision.models.vgg16_bn(num_classes=10), (3, 32, 32)),
     "resnet18": (lambda: torchvision.models.resnet18(num_classes=10), (3, 64, 64)),
+    "resnet_20": (resnet_20, (3, 32, 32)),
     "resnet50": (lambda: torchvision.models.resnet50(num_classes=10), (3, 64, 64)),
     "mobilenet_v2": (lambda: torchvision.models.mobilenet_v2(num_classes=10), (3, 64, 64)),
     "densenet121": (lambda: torchvision.models.densenet121(num_classes=10), (3, 64, 64)),

@@ -213,6 +213,12 @@ def resnet_groups(network: nn.Module) -> list[Group]:
     return stem + inner + stages
 
 
+def resnet_20_groups(network: nn.Module) -> list[Group]:
+    """The convolutions inside blocks; shortcuts tie what goes round the blocks through all stages, and it stays."""
+    blocks = [f"layer{stage}.{place}" for stage in (1, 2, 3) for place in (0, 1, 2)]
+    return [_alone(network, f"{block}.conv1", f"{block}.bn1") for block in blocks]
+
+
 def mobilenet_v2_groups(network: nn.Module) -> list[Group]:
     """A depthwise convolution belongs to the units that it reads; blocks with a residual sum share their outputs."""
     groups = [_tied(network, ["features.0.0", "features.1.conv.0.0"], ["features.0.1", "features.1.conv.0.1"])]
@@ -261,6 +267,7 @@ GROUPS: dict[str, Callable[[nn.Module], list[Group]]] = {
     "lenet_5": sequential_groups,
     "vgg16_bn": vgg_bn_groups,
     "resnet18": resnet_groups,
+    "resnet_20": resnet_20_groups,
     "resnet50": resnet_groups,
     "mobilenet_v2": mobilenet_v2_groups,
     "densenet121": densenet_groups,
