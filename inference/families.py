@@ -37,6 +37,11 @@ class Factor:
     value: Tensor
     has_density: ClassVar[bool] = True
 
+    @property
+    def log_value(self) -> Tensor:
+        """Logarithm of the drawn value; where the value is an exponential, what it is the exponential of."""
+        return self.value.log()
+
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density of q in nats, summed over the site."""
         fn = self.distribution()
@@ -49,9 +54,19 @@ class Factor:
 
 @dataclass(frozen=True)
 class DeltaFactor(Factor):
-    """A point: MAP. It has no density, so its term is minus the log prior."""
+    """A point: MAP. It has no density, so its term is minus the log prior.
 
+    Attributes:
+        logarithm: Logarithm of the value where the guide holds it, else None.
+    """
+
+    logarithm: Tensor | None = None
     has_density: ClassVar[bool] = False
+
+    @property
+    def log_value(self) -> Tensor:
+        """Logarithm of the value."""
+        return super().log_value if self.logarithm is None else self.logarithm
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Zero, as Pyro's Delta has it at its point."""
@@ -93,7 +108,18 @@ class NormalFactor(Factor):
 
 @dataclass(frozen=True)
 class LogNormalFactor(NormalFactor):
-    """exp of a Normal, for positive sites; location and scale are those of the logarithm."""
+    """exp of a Normal, for positive sites; location and scale are those of the logarithm.
+
+    Attributes:
+        logarithm: The drawn logarithm of the value; None: it is computed.
+    """
+
+    logarithm: Tensor | None = None
+
+    @property
+    def log_value(self) -> Tensor:
+        """Logarithm of the drawn value."""
+        return super().log_value if self.logarithm is None else self.logarithm
 
     def distribution(self) -> Any:
         """The LogNormal."""
@@ -101,7 +127,7 @@ class LogNormalFactor(NormalFactor):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density in nats, summed."""
-        logarithm = value.log()
+        logarithm = self.log_value if value is self.value else value.log()
         return super().log_prob(logarithm) - logarithm.sum()
 
 
@@ -219,11 +245,14 @@ class DeltaFamily(Family):
     def draw(self) -> dict[str, Factor]:
         """Returns the points."""
         support = self.sites[0].support
+        locations = self.pieces("location")
         if is_functional():
-            values = [to_support(location, support) for location in self.pieces("location")]
+            values = [to_support(location, support) for location in locations]
         else:
             values = self.cut(to_support(self.location, support))
-        return {site.name: DeltaFactor(value) for site, value in zip(self.sites, values, strict=True)}
+        logarithms = locations if support == "positive" else [None] * len(locations)
+        points = zip(self.sites, values, logarithms, strict=True)
+        return {site.name: DeltaFactor(value, logarithm) for site, value, logarithm in points}
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Real points are locations; logarithms and logits are spreads."""
@@ -244,10 +273,11 @@ class NormalFamily(Family):
     def draw(self) -> dict[str, Factor]:
         """Draws all the sites with one vector of noise."""
         support = self.sites[0].support
-        return {
-            site.name: self.factor_class[support](to_support(value, support), *rest)
-            for site, value, *rest in draw_normals(self)
-        }
+        factors: dict[str, Factor] = {}
+        for site, value, *rest in draw_normals(self):
+            known = {"logarithm": value} if support == "positive" else {}
+            factors[site.name] = self.factor_class[support](to_support(value, support), *rest, **known)
+        return factors
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Log scales of real sites are spreads.

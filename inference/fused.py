@@ -6,14 +6,16 @@ state, so that the two can take turns.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bayesprune.inference.cuda_graph import capture
-from bayesprune.inference.functional import GivenNoise
+from bayesprune.inference.functional import GivenNoise, RecordNoise
 from bayesprune.inference.graph_update import (
     NUMBERS_PER_GROUP,
     fixed_of,
@@ -24,6 +26,12 @@ from bayesprune.inference.graph_update import (
 )
 from bayesprune.inference.objective import Objective, Terms, frozen_statistics
 from bayesprune.inference.traced import Traced
+
+_NUMBERS = itertools.count()
+
+_OPTIONS: dict[str, Any] = {"fallback_random": True, "pattern_matcher": False}
+_MOST_LEAVES = 32
+"""Tensors up to which their optimizer step is part of what is compiled on a CPU."""
 
 
 class FusedStep:
@@ -51,14 +59,20 @@ class FusedStep:
         self.compiled, self.clip = compiled, clip
         self.noise = [torch.empty_like(each) for each in traced.noise]
         self._parameters = list({id(leaf.parameter): leaf.parameter for leaf in traced.leaves}.values())
+        # What the loss does not depend on has no gradient, and then the optimizer neither counts nor changes it.
+        moving = {id(leaf.parameter) for leaf, moves in zip(traced.leaves, traced.moves, strict=True) if moves}
+        self._moving = [parameter for parameter in self._parameters if id(parameter) in moving]
         groups = optimizer.param_groups
         self._group = [_group_of(leaf.parameter, groups) for leaf in traced.leaves]
         # With a prior outside the graph, gradients are complete only after it, and so the optimizer comes after it.
-        in_graph = (compiled or self._parameters[0].is_cuda) and not traced.alone and None not in self._group
+        # A compiler is slow at many small updates, and they are a small part of a step then.
+        in_graph = self._parameters[0].is_cuda or (compiled and len(traced.leaves) <= _MOST_LEAVES)
+        in_graph = in_graph and not traced.alone and None not in self._group
         self._rule = rule_of(optimizer) if in_graph else None
-        self._steps = prepare_state(self._rule, optimizer, self._parameters) if self._rule is not None else None
+        self._steps = prepare_state(self._rule, optimizer, self._moving) if self._rule is not None else None
         self._rule = self._rule if self._steps is not None else None
         numbers = 1 + NUMBERS_PER_GROUP * len(groups)
+        self._drawn_by_guide = _count_draws(objective) if traced.alone else 0
         self._numbers = torch.zeros(numbers, dtype=self._parameters[0].dtype, device=self._parameters[0].device)
         self._run = self._make()
 
@@ -79,10 +93,10 @@ class FusedStep:
         if self._rule is None or self._steps is None:
             self._write_numbers(kl_weight)
             return self._step_by_optimizer(x, y, kl_weight)
-        self._steps += 1
-        self._write_numbers(kl_weight)
+        self._write_numbers(kl_weight, self._steps + 1)
         with torch.no_grad():
             parts, outputs, _ = self._run(x, y, ())
+        self._steps += 1
         return self._terms(parts, outputs, {}, kl_weight)
 
     def plain_terms(self, x: Tensor, y: Tensor, kl_weight: float) -> Terms:
@@ -91,15 +105,25 @@ class FusedStep:
         with torch.no_grad(), frozen_statistics(self.objective.model.network), GivenNoise(self.noise):
             return self.objective.terms(x, y, kl_weight)
 
+    def graph_terms(self, x: Tensor, y: Tensor, kl_weight: float) -> Terms:
+        """What the graph gives for the noise in place, run operation by operation; nothing is changed."""
+        tensors = [leaf.of(leaf.parameter.detach()) for leaf in self.traced.leaves]
+        buffers = [buffer.clone() for buffer in self.traced.buffers]
+        with torch.no_grad():
+            weights, own = self._priors_outside()
+            weight = torch.full_like(self._numbers[0], kl_weight)
+            parts, outputs, _ = self.traced.graph(tensors, buffers, self.noise, x, y, weight, weights)
+        return self._terms(parts, outputs, own, kl_weight)
+
     def release(self) -> None:
         """Tells the optimizer the number of steps taken, before it takes one itself."""
         if self._rule is not None and self._steps is not None:
-            write_step(self._rule, self.optimizer, self._parameters, self._steps)
+            write_step(self._rule, self.optimizer, self._moving, self._steps)
 
     def resume(self) -> None:
         """Takes over from steps that the optimizer took itself."""
         if self._rule is not None:
-            self._steps = prepare_state(self._rule, self.optimizer, self._parameters)
+            self._steps = prepare_state(self._rule, self.optimizer, self._moving)
 
     # -- inside ----------------------------------------------------------------------------------------------
 
@@ -129,7 +153,8 @@ class FusedStep:
         ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
             parts, outputs, gradients = traced.graph(tensors, buffers, noise, x, y, numbers[0], given)
             if clip is not None and not traced.alone:
-                gradients = clipped(gradients, clip)
+                held = [None if at is None else each for each, at in zip(gradients, group, strict=False)]
+                gradients = clipped(held, clip)
             if rule is None:
                 return parts, outputs, gradients
             for place, (tensor, state) in enumerate(zip(tensors, states, strict=True)):
@@ -142,8 +167,10 @@ class FusedStep:
 
         run = step
         if self.compiled:
-            # Random numbers inside the graph (dropout) come from PyTorch's generator, as on the plain path.
-            run = torch.compile(step, fullgraph=True, dynamic=False, options={"fallback_random": True})
+            # Random numbers inside the graph (dropout) come from PyTorch's generator, as on the plain path. The pattern
+            # matcher would join a weight's gradient with its prior's into one `addmm`, for which the latter has to be
+            # written out and copied: 6 % of a step of HALO on LeNet-300-100.
+            run = torch.compile(_apart(step), fullgraph=True, dynamic=False, options=_OPTIONS)
 
         def inputs() -> tuple[list[Tensor], list[list[Tensor]], list[Tensor], list[Tensor]]:
             tensors = [leaf.of(leaf.parameter.detach()) for leaf in traced.leaves]
@@ -172,40 +199,48 @@ class FusedStep:
         return [tensor.data_ptr() for tensor in self._changed()]
 
     def _states_of(self, parameter: nn.Parameter) -> list[Tensor]:
-        if self._rule is None:
+        if self._rule is None or not any(parameter is each for each in self._moving):
             return []
         return [self.optimizer.state[parameter][name] for name in self._rule.states]
 
-    def _write_numbers(self, kl_weight: float) -> None:
+    def _write_numbers(self, kl_weight: float, step: int = 1) -> None:
         values = [kl_weight]
         for group in self.optimizer.param_groups:
             rule = self._rule
-            values += numbers_of(rule, group, self._steps or 1) if rule is not None else [0.0] * NUMBERS_PER_GROUP
+            values += numbers_of(rule, group, step) if rule is not None else [0.0] * NUMBERS_PER_GROUP
         self._numbers.copy_(torch.tensor(values, dtype=self._numbers.dtype))
 
     def _step_by_optimizer(self, x: Tensor, y: Tensor, kl_weight: float) -> Terms:
         """Gradients from the graph, and from the priors outside it; the optimizer takes the step."""
-        names, objective = self.traced.alone, self.objective
-        with GivenNoise(self.noise) if names else torch.no_grad():
-            weights, own = objective.prior_terms(names) if names else ([], {})
+        weights, own = self._priors_outside()
         with torch.no_grad():
             parts, outputs, gradients = self._run(x, y, [weight.detach() for weight in weights])
             self._write_gradients(gradients[: len(self.traced.leaves)])
-        if names:
-            kl = kl_weight * torch.stack(list(own.values())).sum() / objective.model.data_size
+        if weights:
+            kl = kl_weight * torch.stack(list(own.values())).sum() / self.objective.model.data_size
             pairs = [
                 (w, g) for w, g in zip(weights, gradients[len(self.traced.leaves) :], strict=True) if g is not None
             ]
             torch.autograd.backward([kl, *(w for w, _ in pairs)], [torch.ones_like(kl), *(g for _, g in pairs)])
             if self.clip is not None:
-                torch.nn.utils.clip_grad_norm_(self._parameters, self.clip)
+                held = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+                torch.nn.utils.clip_grad_norm_(held, self.clip)
         self.optimizer.step()
         return self._terms(parts, outputs, own, kl_weight)
+
+    def _priors_outside(self) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Weights of the tensors whose priors are not in the graph, and their terms, at the noise in place."""
+        if not self.traced.alone:
+            return [], {}
+        # Noise of gates, which comes after the guide's, is read in the graph only.
+        with GivenNoise(self.noise[: self._drawn_by_guide]):
+            return self.objective.prior_terms(self.traced.alone)
 
     def _write_gradients(self, gradients: Sequence[Tensor | None]) -> None:
         """Sets the parameters' gradients from those of their pieces."""
         for parameter in self._parameters:
             parameter.grad = None
+        pieces, values = [], []
         for leaf, gradient in zip(self.traced.leaves, gradients, strict=True):
             if gradient is None:
                 continue
@@ -214,7 +249,10 @@ class FusedStep:
                 continue
             if leaf.parameter.grad is None:
                 leaf.parameter.grad = torch.zeros_like(leaf.parameter)
-            leaf.of(leaf.parameter.grad).copy_(gradient)
+            pieces.append(leaf.of(leaf.parameter.grad))
+            values.append(gradient)
+        if pieces:
+            torch._foreach_copy_(pieces, values)
 
     def _terms(self, parts: Tensor, outputs: Tensor, own: dict[str, Tensor], kl_weight: float) -> Terms:
         loss, log_likelihood, kl, *each = parts.unbind()
@@ -229,6 +267,22 @@ class FusedStep:
 def _group_of(parameter: nn.Parameter, groups: Sequence[dict[str, Any]]) -> int | None:
     """Number of the parameter group that a parameter is in."""
     return next((i for i, group in enumerate(groups) if any(parameter is p for p in group["params"])), None)
+
+
+def _count_draws(objective: Objective) -> int:
+    """Number of draws of noise that one draw of the guide takes."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), RecordNoise() as record:
+        objective.guide.draw()
+    return len(record.noise)
+
+
+def _apart(function: Any) -> FunctionType:
+    """The function with code of its own.
+
+    PyTorch counts compilations by code and refuses the ninth, though here each one is another fit's graph.
+    """
+    code = function.__code__.replace(co_name=f"{function.__name__}_{next(_NUMBERS)}")
+    return FunctionType(code, function.__globals__, code.co_name, function.__defaults__, function.__closure__)
 
 
 def clipped(gradients: Sequence[Tensor | None], largest: float) -> list[Tensor | None]:

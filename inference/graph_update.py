@@ -49,7 +49,7 @@ class Rule:
         beta1, beta2, eps = fixed
         first.lerp_(gradient, 1.0 - beta1)
         second.mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
-        parameter.sub_(numbers[0] * first / (second.sqrt() / numbers[1] + eps))
+        parameter.sub_(numbers[0] * first / (second.sqrt() * numbers[1] + eps))
 
 
 def rule_of(optimizer: torch.optim.Optimizer) -> Rule | None:
@@ -59,6 +59,8 @@ def rule_of(optimizer: torch.optim.Optimizer) -> Rule | None:
     momentum, without dampening, Nesterov, weight decay and maximize; all groups alike in whether there is momentum.
     """
     groups = optimizer.param_groups
+    if type(optimizer) not in (torch.optim.Adam, torch.optim.SGD):
+        return None  # its groups may lack what is asked for below
     if any(torch.is_tensor(group["lr"]) or group["weight_decay"] or group["maximize"] for group in groups):
         return None
     if any(group.get("differentiable") for group in groups):
@@ -80,12 +82,12 @@ def fixed_of(rule: Rule, group: dict[str, Any]) -> tuple[float, ...]:
 def numbers_of(rule: Rule, group: dict[str, Any], step: int) -> tuple[float, float]:
     """The numbers of a parameter group that change with the step, which is counted from 1.
 
-    Adam: the rate over the first moment's bias, and the root of the second moment's bias. SGD: the rate.
+    Adam: the rate over the first moment's bias, and one over the root of the second moment's bias. SGD: the rate.
     """
     if not rule.is_adam:
         return group["lr"], 0.0
     beta1, beta2 = group["betas"]
-    return group["lr"] / (1.0 - beta1**step), float((1.0 - beta2**step) ** 0.5)
+    return group["lr"] / (1.0 - beta1**step), float((1.0 - beta2**step) ** -0.5)
 
 
 def prepare_state(rule: Rule, optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> int | None:

@@ -11,12 +11,15 @@ import shutil
 import statistics
 import time
 import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bayesprune.inference.functional import GivenNoise
 from bayesprune.inference.fused import FusedStep
 from bayesprune.inference.objective import Objective, Terms, frozen_statistics
 from bayesprune.inference.traced import UntraceableError, trace
@@ -24,7 +27,7 @@ from bayesprune.inference.traced import UntraceableError, trace
 PATHS = ("auto", "plain", "fused")
 _SAVED = 0.4
 """Share of a plain step that a compiled one is expected to save; 0.4 to 0.7 were measured (benchmarks/step_cost.py)."""
-_SECONDS_AT_LEAST, _SECONDS_PER_NODE = 5.0, 0.03
+_SECONDS_AT_LEAST, _SECONDS_PER_NODE = 5.0, 0.05
 """What a compilation is expected to cost on one core: at least, and for every operation of the graph."""
 _EVALUATIONS = 4
 """Evaluations timed on the plain path before the decision; the first ones warm up."""
@@ -161,9 +164,10 @@ class Stepper:
 
     # -- inside ----------------------------------------------------------------------------------------------
 
-    def _plain_step(self, x: Tensor, y: Tensor, kl_weight: float) -> Terms:
+    def _plain_step(self, x: Tensor, y: Tensor, kl_weight: float, noise: Sequence[Tensor] | None = None) -> Terms:
         self.optimizer.zero_grad(set_to_none=True)
-        terms = self.objective.terms(x, y, kl_weight)
+        with nullcontext() if noise is None else GivenNoise(noise):
+            terms = self.objective.terms(x, y, kl_weight)
         (terms.loss / self.objective.model.data_size).backward()
         if self.clip is not None:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -173,28 +177,43 @@ class Stepper:
 
     def _fused_step(self, fused: FusedStep, x: Tensor, y: Tensor, kl_weight: float) -> Terms:
         number = self.report.fused_steps
-        self.report.fused_steps += 1
-        if number % _CHECK_EVERY == 0 and not fused.traced.has_random_numbers:
-            plain = fused.plain_terms(x, y, kl_weight)
-            clock = time.perf_counter()
-            terms = fused(x, y, kl_weight, fused.noise)
-            if not self._agree(plain, terms, kl_weight):
-                fused.release()
-                self._stay(
-                    f"the fused path gave a loss of {float(terms.loss):.6g} where the plain one gives "
-                    f"{float(plain.loss):.6g} at step {number + 1} of it, so the declaration or the network reads "
-                    "something that changes during the fit"
+        is_checked = number % _CHECK_EVERY == 0 and not fused.traced.has_random_numbers
+        if is_checked:
+            plain, traced = fused.plain_terms(x, y, kl_weight), fused.graph_terms(x, y, kl_weight)
+            if not self._agree(plain, traced, kl_weight):
+                reason = (
+                    f"at step {number + 1} of the fused path its loss is {float(traced.loss):.6g} where the plain one "
+                    f"gives {float(plain.loss):.6g}, so the declaration or the network reads something that changes during "
+                    "the fit"
                 )
-                warnings.warn(str(self.report), UserWarning, stacklevel=2)
-        else:
-            clock = time.perf_counter()
-            terms = fused(x, y, kl_weight)
+                return self._instead(fused, reason, x, y, kl_weight)
+        clock = time.perf_counter()
+        try:
+            terms = fused(x, y, kl_weight, fused.noise if is_checked else None)
+        except Exception as problem:
+            if number > 0 or not self.report.compiled:
+                raise
+            why = (str(problem).strip() or type(problem).__name__).splitlines()[0][:200]
+            if self.path == "fused":
+                raise ValueError(
+                    f"path='fused' cannot be compiled here ({why}): use compiled=False or path='plain'"
+                ) from problem
+            return self._instead(fused, f"the graph cannot be compiled here ({why})", x, y, kl_weight)
+        self.report.fused_steps += 1
         if number == 0 and self.report.compiled:
             self.report.compile_seconds += time.perf_counter() - clock
         elif number > 2 and len(self._times) < _TIMED:
             float(terms.loss)  # waits for a GPU
             self._times.append(time.perf_counter() - clock)
         return terms
+
+    def _instead(self, fused: FusedStep, reason: str, x: Tensor, y: Tensor, kl_weight: float) -> Terms:
+        """Leaves the fused path and takes the step on the plain one, at the same noise."""
+        fused.release()
+        self._stay(reason)
+        warnings.warn(str(self.report), UserWarning, stacklevel=4)
+        self.report.plain_steps += 1
+        return self._plain_step(x, y, kl_weight, fused.noise)
 
     def _agree(self, plain: Terms, fused: Terms, kl_weight: float) -> bool:
         size = float(plain.kl.abs() * kl_weight + plain.log_likelihood.abs())
@@ -231,7 +250,9 @@ class Stepper:
         pays = can_compile and _SAVED * total > _MARGIN * cost
         compiled = pays if self.compiled is None else self.compiled
         if not asked and not compiled and not is_gpu:
-            self._stay(f"{reason}, which do not repay about {cost:.0f} s of compilation")
+            declined = "without compilation the fused path gains little"
+            unpaid = f"which do not repay about {cost:.0f} s of compilation"
+            self._stay(f"{reason}, {declined if self.compiled is False else unpaid}")
             return
         if compiled:
             reason += f", and compilation is expected to take {cost:.0f} s"

@@ -17,11 +17,11 @@ def summarise(fit: Fit) -> dict[str, Any]:
 
     Keys: those of `Fit.settings` (guide, epochs, steps, batch_size, learning_rate, optimizer, schedule, kl_warmup,
     seed, precision, device, seconds, tempered, path); ``restarts``, ``seeds``, ``data_size``, ``likelihood``;
-    ``priors`` (printed, by tensor), ``guide_families`` (by site), ``point_estimates``, ``notes``; ``kinds`` of inclusion
-    events; ``weights`` and ``nonzero`` (of tensors with a prior; exact zeros of E[weight | included], or weights
-    out of the median-probability model, do not count), ``sparsity`` (1 - nonzero / weights), ``collapsed`` (tensors
-    whose inclusion probabilities all fell below 1/2); ``elbo``, ``expected_log_likelihood`` and ``kl``, means of
-    the last epoch in full-data nats, the first None for a fit with points.
+    ``priors`` (printed, by tensor), ``guide_families`` (by site), ``point_estimates``, ``notes``; ``kinds`` of
+    inclusion events; ``weights`` and ``nonzero`` (of tensors with a prior; exact zeros of E[weight | included], or
+    weights out of the median-probability model, do not count), ``sparsity`` (1 - nonzero / weights), ``collapsed``
+    (tensors whose inclusion probabilities all fell below 1/2); ``elbo``, ``expected_log_likelihood`` and ``kl``, means
+    of the last epoch in full-data nats, the first None for a fit with points.
     """
     one = fit.restarts[0]
     model, guide = one.model, one.guide

@@ -245,7 +245,7 @@ def half_cauchy_lognormal(prior: Any, q: Any) -> Tensor:
     more above, up to twice: there the draw's entropy happens to cancel half of it.
     """
     log_scale = prior.scale.log()
-    from_draw = -logsigmoid(-2.0 * (q.value.log() - log_scale))
+    from_draw = -logsigmoid(-2.0 * (q.log_value - log_scale))
     return _kl_lognormal(q, math.log(2.0 / math.pi) - log_scale - from_draw)
 
 
@@ -323,7 +323,8 @@ def laplace_point(prior: Any, q: Any) -> Tensor:
     if scale.numel() == 1:
         return (q.value - loc).abs().sum() / scale.reshape(()) + q.value.numel() * (2.0 * scale.reshape(())).log()
     if is_functional() or scale.shape != q.value.shape or not _is_zero(prior):
-        return ((2.0 * scale).log() + (q.value - loc).abs() / scale).sum()
+        inverse = scale.reciprocal()  # its derivative needs no further division, of which there is one a weight
+        return ((2.0 * scale).log() + (q.value - loc).abs() * inverse).sum()
     return LaplaceAtPoint.apply(q.value, scale)
 
 
@@ -347,32 +348,34 @@ class LaplaceAtPoint(torch.autograd.Function):
         return value.sign().mul_(inverse), torch.addcmul(inverse, ratio, inverse, value=-1.0)
 
 
-def _gamma_point(size: Tensor, shape: Tensor, rate: Tensor) -> Tensor:
+def _gamma_point(size: Tensor, log_size: Tensor, shape: Tensor, rate: Tensor) -> Tensor:
     """Minus the log density of Gamma(a, b), b x - (a - 1) log x - a log b + lgamma(a); by two sums for one a and b."""
     normaliser = shape * rate.log() - torch.lgamma(shape)
     if normaliser.numel() > 1:
-        return (rate * size - (shape - 1.0) * size.log() - normaliser).sum()
+        return (rate * size - (shape - 1.0) * log_size - normaliser).sum()
     # A parameter of shape (1, 1) is one number too; the term has no dimensions.
     shape, rate, normaliser = (parameter.reshape(()) for parameter in (shape, rate, normaliser))
-    return rate * size.sum() - (shape - 1.0) * size.log().sum() - size.numel() * normaliser
+    return rate * size.sum() - (shape - 1.0) * log_size.sum() - size.numel() * normaliser
 
 
 @register_term(dist.Gamma, DeltaFactor)
 def gamma_point(prior: Any, q: Any) -> Tensor:
     """Minus the log density of a Gamma at a point; by two sums over the site where its parameters are numbers."""
-    return _gamma_point(q.value, prior.concentration, prior.rate)
+    return _gamma_point(q.value, q.log_value, prior.concentration, prior.rate)
 
 
 @register_term(SignedGamma, DeltaFactor)
 def signed_gamma_point(prior: Any, q: Any) -> Tensor:
     """Minus the log density of a `SignedGamma` at a point: that of the Gamma at its size, and log 2 for the sign."""
-    return _gamma_point(q.value.abs(), prior.concentration, prior.rate) + q.value.numel() * math.log(2.0)
+    size = q.value.abs()
+    return _gamma_point(size, size.log(), prior.concentration, prior.rate) + q.value.numel() * math.log(2.0)
 
 
 @register_term(dist.InverseGamma, DeltaFactor)
 def inverse_gamma_point(prior: Any, q: Any) -> Tensor:
     """Minus the log density of an InverseGamma(a, b): that of Gamma(a, b) at 1 / x, and 2 log x for the change."""
-    return _gamma_point(q.value.reciprocal(), prior.concentration, prior.rate) + 2.0 * q.value.log().sum()
+    point = _gamma_point(q.value.reciprocal(), -q.log_value, prior.concentration, prior.rate)
+    return point + 2.0 * q.log_value.sum()
 
 
 @register_term(dist.Exponential, DeltaFactor)
@@ -396,6 +399,6 @@ def half_cauchy_point(prior: Any, q: Any) -> Tensor:
 @register_term(dist.LogNormal, DeltaFactor)
 def lognormal_point(prior: Any, q: Any) -> Tensor:
     """Minus the log density of a LogNormal at a point: that of the Normal at log x, and log x for the change."""
-    logarithm = q.value.log()
+    logarithm = q.log_value
     standard = (logarithm - prior.loc) / prior.scale
     return (prior.scale.log() + 0.5 * standard.square() + logarithm + LOG_SQRT_2PI).sum()

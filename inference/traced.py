@@ -67,6 +67,7 @@ class Traced:
         buffers: The objective's buffers.
         noise: One draw, as an example of what is to be passed.
         reads: Whether the graph depends on each draw.
+        moves: Whether the loss depends on each leaf; the gradient of one on which it does not is None.
         sites: Names of the parts of the KL term.
         alone: Parameter tensors whose priors are not in the graph; their weights are passed as `given`.
         has_random_numbers: Whether the graph draws random numbers itself (dropout, Bernoulli draws).
@@ -78,6 +79,7 @@ class Traced:
     buffers: tuple[Tensor, ...]
     noise: tuple[Tensor, ...]
     reads: tuple[bool, ...]
+    moves: tuple[bool, ...]
     sites: tuple[str, ...]
     alone: tuple[str, ...]
     has_random_numbers: bool
@@ -146,6 +148,7 @@ def _trace(objective: Objective, x: Tensor, y: Tensor, alone: tuple[str, ...]) -
     leaves = leaves_of(objective)
     buffers = dict(objective.named_buffers())
     sites: list[str] = []
+    moves: list[bool] = []
     noise = record_noise(objective, x, y)
 
     def evaluate(
@@ -168,6 +171,7 @@ def _trace(objective: Objective, x: Tensor, y: Tensor, alone: tuple[str, ...]) -
             terms = _mean_of_particles(objective, own, noise, arguments)
         sites[:] = terms.kl_of
         gradients = torch.autograd.grad(terms.loss / objective.model.data_size, [*live, *weights], allow_unused=True)
+        moves[:] = [gradient is not None for gradient in gradients[: len(live)]]
         parts = torch.stack(
             [terms.loss.detach(), terms.log_likelihood, terms.kl, *map(Tensor.detach, terms.kl_of.values())]
         )
@@ -179,14 +183,17 @@ def _trace(objective: Objective, x: Tensor, y: Tensor, alone: tuple[str, ...]) -
         statistics = [buffer.clone() for buffer in buffers.values()]
         one = torch.ones((), dtype=_dtype(objective), device=x.device)
         graph = make_fx(evaluate)(tensors, statistics, noise, x, y, one, given)
+    _multiply_by_reciprocals(graph)
     random = any(
         isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
         for node in graph.graph.nodes
     )
     inputs = [node for node in graph.graph.nodes if node.op == "placeholder"][len(leaves) + len(buffers) :]
     reads = tuple(bool(node.users) for node in inputs[: len(noise)])
-    batch = (x.shape, x.dtype, y.shape, y.dtype)
-    return Traced(graph, leaves, tuple(buffers.values()), tuple(noise), reads, tuple(sites), alone, random, batch)
+    shapes = (x.shape, x.dtype, y.shape, y.dtype)
+    return Traced(
+        graph, leaves, tuple(buffers.values()), tuple(noise), reads, tuple(moves), tuple(sites), alone, random, shapes
+    )
 
 
 def _mean_of_particles(
@@ -223,6 +230,15 @@ def _mean_of_parts(*parts: Tensor) -> Tensor:
     return torch.cat(parts).mean(0)
 
 
+def _multiply_by_reciprocals(graph: torch.fx.GraphModule) -> None:
+    """Replaces divisions of tensors by Python numbers: they take several times as long as products."""
+    for node in graph.graph.nodes:
+        if node.target is torch.ops.aten.div.Tensor and isinstance(node.args[1], float) and node.args[1] != 0.0:
+            node.target = torch.ops.aten.mul.Tensor
+            node.args = (node.args[0], 1.0 / node.args[1])
+    graph.recompile()
+
+
 def record_noise(objective: Objective, x: Tensor, y: Tensor) -> list[Tensor]:
     """The standard normal draws of one evaluation, in order; random state and running statistics stay as they are."""
     devices = [x.device] if x.device.type == "cuda" else []
@@ -246,10 +262,9 @@ def _untraceable(objective: Objective) -> tuple[str, ...]:
     """Names of the tensors whose priors alone cannot be traced."""
     leaves = leaves_of(objective)
     tensors = [leaf.of(leaf.parameter.detach()) for leaf in leaves]
-    found = []
-    for name in objective.model.priors:
 
-        def run(tensors: Sequence[Tensor], name: str = name) -> Any:
+    def is_traced(name: str) -> bool:
+        def run(tensors: Sequence[Tensor]) -> Any:
             with ExitStack() as stack:
                 stack.enter_context(functional())
                 _give_pieces(stack, objective, leaves, tensors)
@@ -258,9 +273,11 @@ def _untraceable(objective: Objective) -> tuple[str, ...]:
         try:
             with torch.random.fork_rng(devices=[]):
                 make_fx(run)(tensors)
-        except Exception:
-            found.append(name)
-    return tuple(found)
+        except Exception:  # whatever users' code raises on a traced tensor
+            return False
+        return True
+
+    return tuple(name for name in objective.model.priors if not is_traced(name))
 
 
 def _check_alone(objective: Objective, alone: Sequence[str]) -> None:

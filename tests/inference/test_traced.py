@@ -168,7 +168,7 @@ QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 @pytest.mark.parametrize("guide", ["points", "spread", "paired"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_graph_is_the_plain_path_for_random_hierarchies(network, guide):
-    @settings(max_examples=2, derandomize=True, phases=[Phase.generate], **QUIET)
+    @settings(max_examples=2 if network == "mlp" else 1, derandomize=True, phases=[Phase.generate], **QUIET)
     @given(DESCRIPTIONS)
     def run(description):
         check_random(description, guide, NETWORKS[network])
@@ -191,7 +191,7 @@ def test_the_graph_is_the_plain_path_for_many_random_hierarchies(network, guide)
 # -- ready priors, estimators, networks, likelihoods ----------------------------------------------------------
 
 
-def untied():
+def tied():
     class Tied(nn.Module):
         def __init__(self):
             super().__init__()
@@ -219,8 +219,8 @@ VARIANTS = {
     "particles": lambda: objective_of(Gaussian(), "meanfield", particles=3),
     "particles of gates": lambda: objective_of(SpikeAndSlab(), "paired", particles=2),
     "particles, normalised": lambda: objective_of(Gaussian(), "meanfield", mlp(norm=True), particles=3),
-    "tied weights": lambda: objective_of({"a*.weight": Gaussian()}, "meanfield", untied()),
-    "tied point estimates": lambda: objective_of({"a2.weight": Gaussian()}, "meanfield", untied()),
+    "tied weights": lambda: objective_of({"a*.weight": Gaussian()}, "meanfield", tied()),
+    "tied point estimates": lambda: objective_of({"a2.weight": Gaussian()}, "meanfield", tied()),
     "a bias with a prior": lambda: objective_of({"a1.*": Gaussian(0.5)}, "meanfield"),
     "sticking the landing": lambda: objective_of(Horseshoe(), "meanfield", sticking_the_landing=True),
     "two hierarchies": lambda: objective_of({"a1.weight": HALO(), "a2.weight": SpikeAndSlab()}, None),
@@ -233,15 +233,19 @@ def test_the_graph_is_the_plain_path_for(variant):
     assert_agree(found, expected)
 
 
-@pytest.mark.parametrize("likelihood", [Normal(), Normal(0.4), Bernoulli(), Poisson()], ids=lambda one: one.name)
+LIKELIHOODS = [Normal(), Normal(0.4), Bernoulli(), Poisson()]
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=["normal, scale learned", "normal", "bernoulli", "poisson"])
 def test_the_graph_is_the_plain_path_for_every_likelihood(likelihood):
     objective = objective_of({"0.weight": Gaussian()}, "meanfield", one_layer(), copy.deepcopy(likelihood))
     (x, y), (x2, y2) = batch_for(objective.model.network), batch_for(objective.model.network, 1)
     wide = lambda y: torch.stack([(y == 0), (y == 1), (y == 2)], dim=1).double()  # noqa: E731
     traced, found, expected = check(objective, batch=(x, wide(y)), other=(x2, wide(y2)))
     assert_agree(found, expected)
-    learned = [name for name in trained(objective) if "likelihood" in name]
-    assert bool(learned) == (likelihood.name == Normal().name and likelihood.scale is None) or learned == []
+    learned = {name for name in found.gradients if "likelihood" in name}
+    assert learned == {f"model.likelihood.{name}" for name, _ in likelihood.named_parameters()}
+    assert all(bool(found.gradients[name].abs() > 0) for name in learned)
 
 
 def test_running_statistics_are_updated_as_on_the_plain_path():
@@ -300,9 +304,7 @@ def test_a_graph_without_the_factor_is_seen():
     decayed.factor = lambda weight: -1e-3 * weight.square().sum()
     expected = on_plain(objective, x, y, 3)
     assert_agree(on_graph(right, objective, x, y, noise_at(right, 3)), expected)
-    assert "parts 0.weight.factor" in seen_to_differ(
-        on_graph(without, objective, x, y, noise_at(without, 3)), expected
-    )
+    assert "parts 0.weight.factor" in seen_to_differ(on_graph(without, objective, x, y, noise_at(without, 3)), expected)
 
 
 def test_noise_in_another_order_is_seen():
@@ -331,7 +333,7 @@ def test_running_statistics_that_move_twice_are_seen():
 
 
 def test_the_leaves_are_every_trained_number_once():
-    objective = objective_of({"a1.weight": HALO(), "a2.weight": SpikeAndSlab()}, None, mlp(norm=True), Normal())
+    objective = objective_of({"a1.weight": Horseshoe(), "a2.weight": SpikeAndSlab()}, None, mlp(norm=True), Normal())
     counts = {name: torch.zeros(parameter.numel()) for name, parameter in trained(objective).items()}
     names = {id(parameter): name for name, parameter in trained(objective).items()}
     for leaf in leaves_of(objective):
@@ -397,7 +399,10 @@ class Branches(nn.Module):
 
 
 REFUSED = {
-    "a network that branches": (lambda: objective_of(Gaussian(), "map", nn.Sequential(mlp(), Branches())), "traced"),
+    "a network that branches": (
+        lambda: objective_of({"*a2.weight": Gaussian()}, "map", nn.Sequential(mlp(), Branches())),
+        "traced",
+    ),
     "a shared latent": (lambda: objective_of(branching(per="network"), "meanfield"), "shared latents"),
     "particles": (lambda: objective_of({"a1.weight": branching()}, "meanfield", particles=2), "several particles"),
     "gates": (
@@ -431,8 +436,6 @@ def cumulative():
 def test_refused_for_the_whole_network(kind):
     make, message = REFUSED[kind]
     objective = make()
-    if kind == "a network that branches":
-        objective.model.patterns  # noqa: B018
     with pytest.raises(UntraceableError, match=message):
         trace(objective, *batch_for(objective.model.network))
     assert not is_functional()

@@ -33,9 +33,12 @@ class Evaluation:
 
 
 def mlp(norm=False, dropout=0.0, first="a1", second="a2"):
-    """4 -> 5 -> 3, with weights named by `first` and `second`."""
+    """4 -> 5 -> 3, with weights named by `first` and `second`.
+
+    No bias stands before a normalisation: its gradient is zero, and what is left of it in floating point is noise.
+    """
     torch.manual_seed(1)
-    layers = [(first, nn.Linear(4, 5))]
+    layers = [(first, nn.Linear(4, 5, bias=not norm))]
     layers += [("norm", nn.BatchNorm1d(5))] if norm else []
     layers += [("tanh", nn.Tanh())]
     layers += [("drop", nn.Dropout(dropout))] if dropout else []
@@ -45,7 +48,12 @@ def mlp(norm=False, dropout=0.0, first="a1", second="a2"):
 def small_conv(first="a1", second="a2"):
     """A convolution of 2 channels on 4 x 4 images with batch normalisation, and a linear layer."""
     torch.manual_seed(1)
-    layers = [(first, nn.Conv2d(1, 2, 3)), ("norm", nn.BatchNorm2d(2)), ("relu", nn.ReLU()), ("flat", nn.Flatten())]
+    layers = [
+        (first, nn.Conv2d(1, 2, 3, bias=False)),
+        ("norm", nn.BatchNorm2d(2)),
+        ("relu", nn.ReLU()),
+        ("flat", nn.Flatten()),
+    ]
     return nn.Sequential(OrderedDict([*layers, (second, nn.Linear(8, CLASSES))]))
 
 
