@@ -183,8 +183,8 @@ class Stepper:
             if not self._agree(plain, traced, kl_weight):
                 reason = (
                     f"at step {number + 1} of the fused path its loss is {float(traced.loss):.6g} where the plain one "
-                    f"gives {float(plain.loss):.6g}, so the declaration or the network reads something that changes during "
-                    "the fit"
+                    f"gives {float(plain.loss):.6g}, so the declaration or the network reads something that changes "
+                    "during the fit"
                 )
                 return self._instead(fused, reason, x, y, kl_weight)
         clock = time.perf_counter()
@@ -199,6 +199,12 @@ class Stepper:
                     f"path='fused' cannot be compiled here ({why}): use compiled=False or path='plain'"
                 ) from problem
             return self._instead(fused, f"the graph cannot be compiled here ({why})", x, y, kl_weight)
+        if is_checked and not self._agree(plain, terms, kl_weight):
+            how = "compiled" if self.report.compiled else "captured"
+            raise RuntimeError(
+                f"the fused path as it was {how} gave a loss of {float(terms.loss):.6g} at step {number + 1} of it, "
+                f"where the plain one gives {float(plain.loss):.6g}: fit with path='plain', and report it"
+            )
         self.report.fused_steps += 1
         if number == 0 and self.report.compiled:
             self.report.compile_seconds += time.perf_counter() - clock

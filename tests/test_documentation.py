@@ -67,6 +67,15 @@ def test_the_page_on_smaller_networks_runs(tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "small" / "network.py").is_file()
 
 
+def test_the_page_on_speed_runs():
+    space = {}
+    for block in code_blocks("docs/speed.md"):
+        exec(compile(block, "docs/speed.md", "exec"), space)
+    assert space["fit"].settings["path"]["name"] == "fused"
+    report = space["stepper"].report
+    assert (report.name, report.fused_steps, report.plain_steps) == ("fused", 20, 0)
+
+
 def test_links_between_the_pages_lead_somewhere():
     for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):

@@ -181,7 +181,7 @@ def test_a_declaration_that_reads_what_changes_turns_the_path_plain_and_the_step
         turned = run("fused")
     report = turned.settings["path"]
     assert report["name"] == "plain" and (report["fused_steps"], report["plain_steps"]) == (4, 5)
-    assert "at step 5 of it" in report["reason"]
+    assert "at step 5 of the fused path" in report["reason"]
     assert far(turned, plain) < TIGHT
     # The control: unchecked, the old number is used on.
     monkeypatch.setattr(paths, "_CHECK_EVERY", 100)
@@ -226,6 +226,20 @@ def test_where_compilation_fails_the_fit_goes_on_plainly_unless_the_fused_path_w
     assert found.settings["path"]["name"] == "plain" and found.settings["path"]["plain_steps"] == 9
     assert far(found, plain) < TIGHT
     with pytest.raises(ValueError, match="path='fused' cannot be compiled here .*use compiled=False"):
+        fitted(path="fused", compiled=True)
+
+
+def test_a_step_that_was_compiled_wrongly_is_an_error(monkeypatch):
+    def wrong(function, **options):
+        def run(*arguments):
+            parts, outputs, gradients = function(*arguments)
+            return parts * 1.01, outputs, gradients
+
+        return run
+
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(torch, "compile", wrong)
+    with pytest.raises(RuntimeError, match="the fused path as it was compiled gave a loss of .* at step 1"):
         fitted(path="fused", compiled=True)
 
 
