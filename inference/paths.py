@@ -26,14 +26,15 @@ from bayesprune.inference.traced import UntraceableError, trace
 
 PATHS = ("auto", "plain", "fused")
 _SAVED = 0.4
-"""Share of a plain step that a compiled one is expected to save; 0.4 to 0.7 were measured (benchmarks/step_cost.py)."""
-_SECONDS_AT_LEAST, _SECONDS_PER_NODE = 5.0, 0.05
+"""Share of a plain step that a compiled one is expected to save; 0.2 (convolutions) to 0.7 were measured
+(benchmarks/step_cost.py)."""
+_SECONDS_AT_LEAST, _SECONDS_PER_NODE = 5.0, 0.04
 """What a compilation is expected to cost on one core: at least, and for every operation of the graph."""
 _EVALUATIONS = 4
 """Evaluations timed on the plain path before the decision; the first ones warm up."""
 _TIMED = 50
 """Steps timed on the fused path, for the report."""
-_MARGIN = 2.0
+_MARGIN = 1.5
 """The expected saving has to be this many times the expected cost: neither is known well."""
 _CHECK_EVERY = 500
 """Steps between two comparisons of the fused path with the plain one."""
@@ -252,7 +253,7 @@ class Stepper:
                 raise ValueError(f"path='fused' cannot be taken: {problem}; use path='auto' or 'plain'") from problem
             self._stay(str(problem))
             return
-        cost = _SECONDS_AT_LEAST + _SECONDS_PER_NODE * len(traced.graph.graph.nodes)
+        cost = max(_SECONDS_AT_LEAST, _SECONDS_PER_NODE * len(traced.graph.graph.nodes))
         pays = can_compile and _SAVED * total > _MARGIN * cost
         compiled = pays if self.compiled is None else self.compiled
         if not asked and not compiled and not is_gpu:
@@ -264,6 +265,8 @@ class Stepper:
             reason += f", and compilation is expected to take {cost:.0f} s"
         elif not can_compile:
             reason += f", not compiled because there is no C++ compiler ({_compiler()})"
+        elif self.compiled is None and not is_gpu:
+            reason += f", not compiled, which {self.steps} steps would not repay"
         self._fused = FusedStep(self.objective, self.optimizer, traced, compiled, self.clip)
         self._decided = True
         report = self.report
