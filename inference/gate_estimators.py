@@ -80,7 +80,8 @@ class ScoreFunction:
         """Returns the surrogate; see the module."""
         losses, log_probabilities = [], []
         for _ in range(self.particles):
-            values = {name: torch.bernoulli(gate.probability.detach()) for name, gate in gates.items()}
+            # Not by `torch.bernoulli`, which a compiler writes anew, with other draws from the same random state.
+            values = {name: _bernoulli(gate.probability.detach()) for name, gate in gates.items()}
             losses.append(loss(values))
             log_probabilities.append(sum((gates[name].log_prob(v) for name, v in values.items()), torch.zeros(())))
         stacked, scores = torch.stack(losses), torch.stack(log_probabilities)
@@ -88,3 +89,8 @@ class ScoreFunction:
         advantage = (detached - detached.mean()) * (self.particles / (self.particles - 1))
         score_term = (advantage * scores).mean()
         return stacked.mean() + score_term - score_term.detach()
+
+
+def _bernoulli(probability: Tensor) -> Tensor:
+    """Ones with the given probabilities, else zeros."""
+    return (torch.rand_like(probability) < probability).to(probability.dtype)
