@@ -16,7 +16,9 @@ Keys of summary.json (null where something does not apply; counts are of the wei
     guide, guide_families        ``"map"``, ``"meanfield"``, ``"paired"``, ``"mixed"``; each site's family
     epochs, steps, batch_size, learning_rate, optimizer, schedule,
     kl_warmup, kl_weight, particles, precision, device      how it was fitted
+    clip, local_reparameterisation, sticking_the_landing    options of the gradient
     seconds, seeds, restarts     of the fit alone; one seed a restart
+    path                         which path the first restart's steps took, why, and what compiling cost
     tempered                     whether the final weight of the KL term was not 1
     test_accuracy, test_rmse, nll, ece       on the test data; nll in nats per example, ece with 15 bins
     validation_accuracy, validation_rmse, validation_nll, validation_ece     on the validation data

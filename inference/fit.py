@@ -140,7 +140,8 @@ def fit(
         "steps": total, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
         "optimizer": optimizer if isinstance(optimizer, str) else "custom",
         "schedule": schedule if isinstance(schedule, str) else "custom",
-        "precision": precision, "device": str(place), "kl_weight": kl_weight, "particles": particles,
+        "precision": precision, "device": str(place), "kl_weight": kl_weight, "particles": particles, "clip": clip,
+        "local_reparameterisation": local_reparameterisation, "sticking_the_landing": sticking_the_landing,
     }  # fmt: skip
 
     finished: list[Restart] = []

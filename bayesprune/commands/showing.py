@@ -10,6 +10,7 @@ from typing import Any
 from bayesprune.analysis.layer_table import layer_table
 from bayesprune.commands.console import percent, stdout
 from bayesprune.commands.fitting import remarks, scores_line
+from bayesprune.inference.paths import PathReport
 from bayesprune.inference.result import Fit
 from bayesprune.run_folder import PLOTS_FOLDER, load_run, read_summary
 
@@ -60,6 +61,8 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     elbo = "" if found["elbo"] is None else f", ELBO {found['elbo']:,.0f} nats"
     lines.append(("objective", ("tempered" if found["tempered"] else "not tempered") + elbo))
     lines.append(("convergence", f"{found['converged']}: {found['convergence']}"))
+    if "path" in found:  # runs of earlier versions have none
+        lines.append(("path", str(PathReport(**found["path"]))))
     lines.append(("points", ", ".join(found["point_estimates"]) or "every parameter has a prior"))
     return [*lines, *(("", remark) for remark in remarks(found))]
 
