@@ -20,7 +20,10 @@ __version__ = "0.1.0"
 # What type checkers and editors read; `_HOMES` below says the same to Python, and a test compares the two.
 if TYPE_CHECKING:
     from bayesprune.analysis.convergence import convergence as convergence
+    from bayesprune.analysis.deletion_calibration import DeletionCalibration as DeletionCalibration
+    from bayesprune.analysis.deletion_calibration import deletion_calibration as deletion_calibration
     from bayesprune.analysis.layer_table import layer_table as layer_table
+    from bayesprune.analysis.plot_deletion_calibration import plot_deletion_calibration as plot_deletion_calibration
     from bayesprune.analysis.plot_inclusion import plot_inclusion as plot_inclusion
     from bayesprune.analysis.plot_pruning_trace import plot_pruning_trace as plot_pruning_trace
     from bayesprune.analysis.plot_scales import plot_scales as plot_scales
@@ -30,9 +33,13 @@ if TYPE_CHECKING:
     from bayesprune.inference.callbacks import Callback as Callback
     from bayesprune.inference.finetune import finetune as finetune
     from bayesprune.inference.fit import fit as fit
+    from bayesprune.inference.laplace_around import laplace_around as laplace_around
     from bayesprune.inference.objective import objective as objective
     from bayesprune.inference.prune import PruneResult as PruneResult
     from bayesprune.inference.prune import prune as prune
+    from bayesprune.inference.reduction import evidence_change as evidence_change
+    from bayesprune.inference.reduction import reduced_inclusion as reduced_inclusion
+    from bayesprune.inference.reduction import reduction as reduction
     from bayesprune.inference.result import Fit as Fit
     from bayesprune.inference.term_check import check_term as check_term
     from bayesprune.inference.terms import register_term as register_term
@@ -107,6 +114,11 @@ _HOMES: dict[str, str] = {
     "PruneResult": "bayesprune.inference.prune",
     "finetune": "bayesprune.inference.finetune",
     "reestimate_statistics": "bayesprune.inference.batch_normalisation",
+    # bayesian model reduction
+    "evidence_change": "bayesprune.inference.reduction",
+    "reduced_inclusion": "bayesprune.inference.reduction",
+    "reduction": "bayesprune.inference.reduction",
+    "laplace_around": "bayesprune.inference.laplace_around",
     # really smaller
     "ChannelGroups": "bayesprune.models.channel_groups",
     "compact": "bayesprune.models.compact",
@@ -123,6 +135,9 @@ _HOMES: dict[str, str] = {
     "plot_pruning_trace": "bayesprune.analysis.plot_pruning_trace",
     "plot_scales": "bayesprune.analysis.plot_scales",
     "layer_table": "bayesprune.analysis.layer_table",
+    "deletion_calibration": "bayesprune.analysis.deletion_calibration",
+    "DeletionCalibration": "bayesprune.analysis.deletion_calibration",
+    "plot_deletion_calibration": "bayesprune.analysis.plot_deletion_calibration",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -1,0 +1,109 @@
+"""Figure: does an inclusion probability predict what deleting does to the held-out loss?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bayesprune.analysis.deletion_calibration import ALL, DeletionCalibration
+from bayesprune.analysis.style import COLOURS, PRIOR, check_path, colour, finished, new_figure, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LABELLED = 6
+"""At most this many tensors get a colour of their own."""
+CURVE = COLOURS[-1]
+
+
+def plot_deletion_calibration(calibration: DeletionCalibration, path: str | Path | None = None) -> Figure:
+    """Draws what `deletion_calibration` has measured.
+
+    Panels: the reliability curve, which is the share of harmful deletions by score with its interval (and, for
+    inclusion probabilities, the line on which share and probability are equal); every deletion's change of the
+    held-out loss with the mean of each bin, linear near zero and logarithmic beyond; and the rank correlation of
+    score and change by tensor with its interval.
+
+    Args:
+        calibration: What `deletion_calibration` returned.
+        path: File to write, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If the format of the path is unknown or its folder does not exist.
+    """
+    check_path(path)
+    count = calibration.deletions.sizes["deletion"]
+    title = f"Deletion calibration: {calibration.score}, {count} deletions of one {calibration.per} each"
+    with styled():
+        figure, axes = new_figure(1, 3, title)
+        _reliability(axes[0], calibration)
+        _changes(axes[1], calibration)
+        _correlations(axes[2], calibration)
+        for axis in axes[:2]:
+            axis.set_xlabel(calibration.score)
+            if calibration.kind is not None:
+                axis.set_xlim(-0.02, 1.02)
+        return finished(figure, path)
+
+
+def _reliability(axis: Any, calibration: DeletionCalibration) -> None:
+    curve = calibration.curve
+    if calibration.kind is not None:
+        axis.plot([0, 1], [0, 1], color=PRIOR, lw=0.8, ls="--", label="share = probability")
+    share = curve.share.values
+    bars = np.abs(np.stack([share - curve.share_lower.values, curve.share_upper.values - share]))
+    label = f"by bin, {calibration.probability:.0%} interval"
+    axis.errorbar(curve.score.values, share, bars, color=CURVE, marker="o", markersize=3, elinewidth=0.8, label=label)
+    axis.set_ylim(-0.03, 1.03)
+    axis.set_ylabel("share of harmful deletions")
+    axis.set_title(f"Harmful: loss up by > {calibration.threshold:g} s.e.")
+    axis.legend()
+
+
+def _changes(axis: Any, calibration: DeletionCalibration) -> None:
+    deletions, curve = calibration.deletions, calibration.curve
+    # Linear up to the median standard error: below that a change is noise, and a logarithm would spread it out.
+    errors = deletions.error.values[deletions.error.values > 0]
+    axis.set_yscale("symlog", linthresh=float(np.median(errors)) if len(errors) else 1e-6)
+    names = [str(name) for name in calibration.correlation.layer.values if name != ALL]
+    one_of_many = len(names) > LABELLED
+    for number, name in enumerate(names):
+        of = deletions.tensor.values == name
+        axis.plot(
+            deletions.score.values[of],
+            deletions.change.values[of],
+            ls="",
+            marker="o",
+            markersize=2.5,
+            alpha=0.6,
+            color=PRIOR if one_of_many else colour(number),
+        )
+    axis.plot(curve.score.values, curve.change.values, color=CURVE, marker="_", label="mean of the bin")
+    axis.axhline(0.0, color=PRIOR, lw=0.6)
+    axis.set_ylabel("change of loss [nats per example]")
+    axis.set_title(f"Held-out loss, {calibration.loss:.3g} before")
+    axis.legend()
+
+
+def _correlations(axis: Any, calibration: DeletionCalibration) -> None:
+    table = calibration.correlation
+    names = [str(name) for name in table.layer.values]
+    place = np.arange(len(names))
+    value = table.spearman.values
+    # A percentile interval need not hold the estimate; a bar cannot have a negative length.
+    bars = np.clip(np.stack([value - table.lower.values, table.upper.values - value]), 0.0, None)
+    axis.axvline(0.0, color=PRIOR, lw=0.6)
+    axis.errorbar(value, place, xerr=bars, ls="", color=CURVE, marker="o", markersize=4, elinewidth=0.8)
+    axis.set_yticks(place, names)
+    if len(names) <= LABELLED + 1:  # the names say the colours of the dots beside
+        for number, text in enumerate(axis.get_yticklabels()[1:]):
+            text.set_color(colour(number))
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.set_xlim(-1.05, 1.05)
+    axis.set_xlabel("rank correlation with change of loss")
+    axis.set_title(f"Spearman, {calibration.probability:.0%} interval")
