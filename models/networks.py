@@ -221,7 +221,9 @@ def resnet_20(in_channels: int = 3, classes: int = 10) -> nn.Sequential:
     )
     before = 16
     for stage, width in enumerate((16, 32, 64), start=1):
-        layers[f"layer{stage}"] = nn.Sequential(_BasicBlock(before, width), *(_BasicBlock(width, width) for _ in "23"))
+        layers[f"layer{stage}"] = nn.Sequential(
+            _BasicBlock(before, width), *(_BasicBlock(width, width) for _ in range(2))
+        )
         before = width
     layers |= OrderedDict(avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(before, classes))
     network = nn.Sequential(layers)

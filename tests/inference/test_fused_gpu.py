@@ -32,12 +32,6 @@ def test_captured_steps_are_those_of_the_plain_path(prior, compiled):
     for before, after in ((one.guide, other.guide), (one.model, other.model)):
         for name, value in before.state_dict().items():
             torch.testing.assert_close(after.state_dict()[name], value, rtol=1e-6, atol=1e-8, msg=name)
-    start = fitted(prior, "plain", None).restarts[0].guide.state_dict()
-    assert all(torch.equal(start[name], value) for name, value in one.guide.state_dict().items())
-
-
-@pytest.mark.gpu
-def test_the_plain_path_itself_moves():
-    fit = fitted("gaussian", "plain", None)
-    torch.manual_seed(0)
-    assert float(fit.restarts[0].guide.families[0].log_scale.detach().diff().abs().max()) > 0
+    for name, mean in one.guide.means().items():  # the control: 12 steps have moved every weight's site
+        if name in one.model.priors:
+            assert not torch.allclose(mean, one.model.starting_weights(name), rtol=1e-4), name
