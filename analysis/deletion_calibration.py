@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 from scipy import stats
 from torch import Tensor
 
-from bayesprune.inference.batches import check_examples
-from bayesprune.inference.criteria import CRITERIA, Criterion
+from bayesprune.analysis.deletions import (
+    PRECISIONS,
+    Array,
+    Scores,
+    base_network,
+    check_choices,
+    checked_examples,
+    deletion_differences,
+    entries,
+    group_numbers,
+    losses_of,
+    paired_error,
+    scores_by_weight,
+    selected_priors,
+)
 from bayesprune.inference.result import Fit
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.levels import level_shape
-from bayesprune.models.tensor_prior import TensorPrior
 
-Array = np.ndarray
-Scores = str | Criterion | Mapping[str, Any]
-
-PER = ("weight", "output", "input", "kernel", "gate")
-BASES = ("mean", "included")
-PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
 ALL = "all"
 """Name of the row for all tensors together."""
 BOOTSTRAP = 1000
@@ -149,18 +152,13 @@ def deletion_calibration(
             data that the network does not take.
     """
     _check_numbers(n, bins, threshold, probability, batch_size)
-    if per not in PER:
-        raise ValueError(f"per= takes one of {', '.join(PER)}, not {per!r}")
-    if base not in BASES:
-        raise ValueError(f"base= takes one of {', '.join(BASES)}, not {base!r}")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r} is unknown: expected one of {', '.join(PRECISIONS)}")
-    priors = _selected(fit._restart(restart).model.priors, tensors)
-    groups = {name: _groups(prior, per) for name, prior in priors.items()}
-    by_weight, what, kind = _scores(fit, restart, priors, scores)
+    check_choices(per, base, precision)
+    priors = selected_priors(fit._restart(restart).model.priors, tensors)
+    groups = {name: group_numbers(prior, per) for name, prior in priors.items()}
+    by_weight, what, kind = scores_by_weight(fit, restart, priors, scores)
     by_group = {name: _means(by_weight[name], groups[name]) for name in priors}
-    model = _base(fit, restart, base, PRECISIONS[precision])
-    x, y = _checked(model, data)
+    model = base_network(fit, restart, base, PRECISIONS[precision])
+    x, y = checked_examples(model, data)
     rng = np.random.default_rng(seed)
     picked = dict(zip(priors, _sample(list(by_group.values()), n, rng), strict=True))
     loss, rows = _delete(model, x, y, groups, by_group, picked, batch_size)
@@ -192,79 +190,6 @@ def _check_numbers(n: int, bins: int, threshold: float, probability: float, batc
         raise ValueError(f"probability is that of an interval, strictly between 0 and 1, not {probability}")
 
 
-def _selected(priors: dict[str, TensorPrior], tensors: str | Sequence[str] | None) -> dict[str, TensorPrior]:
-    if tensors is None:
-        return priors
-    names = [tensors] if isinstance(tensors, str) else list(tensors)
-    unknown = [name for name in names if name not in priors]
-    if unknown or not names:
-        asked = f"no tensor {unknown[0]!r} with a prior" if unknown else "nothing to delete from in an empty tensors="
-        raise ValueError(f"there is {asked}: name some of {', '.join(priors)}")
-    return {name: prior for name, prior in priors.items() if name in names}
-
-
-def _groups(prior: TensorPrior, per: str) -> Array:
-    """Number of the group of each weight, `(out, in, ...)`, counted from 0 without gaps."""
-    if per != "gate":
-        shape = level_shape(per, prior.shape, tensor=prior.name)
-        return np.broadcast_to(np.arange(np.prod(shape, dtype=int)).reshape(shape), prior.shape)
-    event = prior.hierarchy.included
-    if event is None or event.gate is None:
-        raise ValueError(
-            f"per='gate' deletes what one gate switches, but the prior on {prior.name} has no gate: "
-            "use per='weight', or name other tensors by tensors="
-        )
-    site = prior.sites[event.gate]
-    if site.name != f"{prior.name}.{event.gate}":
-        raise ValueError(
-            f"the gate on {prior.name} is shared by the whole network, which cannot be deleted: use another per="
-        )
-    numbers = torch.arange(int(np.prod(site.shape, dtype=int))).reshape(site.shape)
-    return prior.spread(event.gate, numbers).numpy()
-
-
-def _scores(
-    fit: Fit, restart: int, priors: dict[str, TensorPrior], scores: Scores | None
-) -> tuple[dict[str, Array], str, str | None]:
-    """Scores by weight, what they are in words, and the kind of the event if they are inclusion probabilities."""
-    found: Mapping[str, Any]
-    if scores is None:
-        probabilities = fit.inclusion_probabilities(restart)
-        kinds = sorted({probabilities[name].attrs["kind"] for name in priors})
-        if len(kinds) > 1:
-            raise ValueError(
-                f"the priors' inclusion events are of unlike kinds ({', '.join(kinds)}), whose probabilities are not "
-                "comparable: name tensors of one kind by tensors=, or pass scores='magnitude'"
-            )
-        found = {name: probabilities[name].values for name in priors}
-        what, kind = f"inclusion probability ({kinds[0]})", kinds[0]
-    else:
-        found, what = _named_scores(fit, restart, scores)
-        kind = None
-    checked = {}
-    for name, prior in priors.items():
-        value = found.get(name)
-        value = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-        if value.shape != prior.shape:
-            raise ValueError(f"scores must hold one number for each weight of {name}, shape {prior.shape}")
-        checked[name] = value.astype(np.float64)
-        if not np.isfinite(checked[name]).all():
-            raise ValueError(f"the scores of {name} are not all finite: remove or fill NaN and infinity")
-    return checked, what, kind
-
-
-def _named_scores(fit: Fit, restart: int, scores: Scores) -> tuple[Mapping[str, Any], str]:
-    if isinstance(scores, Mapping):
-        return scores, "given scores"
-    if isinstance(scores, str):
-        if scores not in CRITERIA:
-            raise ValueError(
-                f"scores {scores!r} is unknown: expected one of {', '.join(CRITERIA)}, a callable or arrays"
-            )
-        return CRITERIA[scores](fit, restart), scores
-    return scores(fit, restart), getattr(scores, "__name__", type(scores).__name__)
-
-
 def _means(score: Array, groups: Array) -> Array:
     """Mean score of each group; exactly the common value where its weights share one, so that ties stay ties."""
     flat, numbers = score.ravel(), groups.ravel()
@@ -273,28 +198,6 @@ def _means(score: Array, groups: Array) -> Array:
     np.minimum.at(low, numbers, flat)
     np.maximum.at(high, numbers, flat)
     return np.where(low == high, low, np.bincount(numbers, weights=flat) / counts)
-
-
-def _base(fit: Fit, restart: int, base: str, dtype: torch.dtype) -> BayesianNetwork:
-    """A copy of the model whose network has the weights of the base network."""
-    one = fit.restarts[restart]
-    model = copy.deepcopy(one.model).to(dtype).eval()
-    with torch.no_grad():
-        mean = one.model.weights_at(one.guide.means()) if base == "mean" else fit.included_weights(restart)
-        for name, weight in mean.items():
-            model.network.get_parameter(name).copy_(weight)
-    return model
-
-
-def _checked(model: BayesianNetwork, data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    if not (isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)):
-        raise ValueError("data must be a pair of tensors (x, y) of held-out inputs and targets")
-    like = next(model.network.parameters())
-    x, y = (part.to(like.device, like.dtype if part.is_floating_point() else part.dtype) for part in data)
-    check_examples(model, x, y)
-    if len(x) < 2:
-        raise ValueError(f"a standard error over examples needs 2 held-out examples at least, not {len(x)}")
-    return x, y
 
 
 # ------------------------------------------------------------------------------------------------- the sample
@@ -340,7 +243,6 @@ def _stratified(score: Array, n: int, rng: np.random.Generator) -> Array:
 # ------------------------------------------------------------------------------------------------- the deletions
 
 
-@torch.no_grad()
 def _delete(
     model: BayesianNetwork,
     x: Tensor,
@@ -351,53 +253,25 @@ def _delete(
     batch_size: int,
 ) -> tuple[float, list[dict[str, Any]]]:
     """Loss of the base network, and a row for each deletion."""
-
-    def losses() -> Array:
-        parts = zip(x.split(batch_size), y.split(batch_size), strict=True)
-        return -torch.cat([model.likelihood.log_prob(model.network(a), b) for a, b in parts]).double().cpu().numpy()
-
-    before = losses()
-    if not np.isfinite(before).all():
-        raise ValueError("the loss of the network before any deletion is not finite: check the fit and the targets")
+    before = losses_of(model, x, y, batch_size)
+    deleted = [(name, int(number)) for name, numbers in picked.items() for number in numbers]
+    masks = ({name: groups[name] == number} for name, number in deleted)
+    differences = deletion_differences(model, x, y, before, masks, batch_size)
     rows = []
-    for name, numbers in picked.items():
-        parameter = model.network.get_parameter(name)
-        kept = parameter.clone()
-        for number in numbers:
-            mask = groups[name] == number
-            parameter.masked_fill_(torch.as_tensor(mask, device=parameter.device), 0.0)
-            difference = losses() - before  # paired: an example's own difficulty cancels
-            parameter.copy_(kept)
-            if not np.isfinite(difference).all():
-                raise ValueError(f"without {name}[{_index(mask)}] the held-out loss is not finite: check the targets")
-            rows.append(
-                {
-                    "tensor": name,
-                    "index": _index(mask),
-                    "group": int(number),
-                    "weights": int(mask.sum()),
-                    "score": float(scores[name][number]),
-                    "change": float(difference.mean()),
-                    "error": float(difference.std(ddof=1) / np.sqrt(len(difference))),
-                }
-            )
+    for (name, number), difference in zip(deleted, differences, strict=True):
+        mask = groups[name] == number
+        rows.append(
+            {
+                "tensor": name,
+                "index": entries(mask),
+                "group": number,
+                "weights": int(mask.sum()),
+                "score": float(scores[name][number]),
+                "change": float(difference.mean()),
+                "error": paired_error(difference),
+            }
+        )
     return float(before.mean()), rows
-
-
-def _index(mask: Array) -> str:
-    """The entries of a mask as they are written in brackets; the number of its weights where they are no box."""
-    parts, size = [], 1
-    for axis, length in enumerate(mask.shape):
-        others = tuple(other for other in range(mask.ndim) if other != axis)
-        found = np.flatnonzero(mask.any(axis=others))
-        size *= len(found)
-        first, last = int(found[0]), int(found[-1])
-        if len(found) == 1:
-            parts.append(str(first))
-        else:
-            parts.append(":" if len(found) == length else f"{first}:{last + 1}")
-            size = size if last - first + 1 == len(found) else -1
-    return ", ".join(parts) if size == mask.sum() else f"{int(mask.sum())} weights"
 
 
 def _table(rows: list[dict[str, Any]], threshold: float) -> xr.Dataset:

@@ -15,7 +15,7 @@ from torch import nn
 
 import bayesprune as bp
 import bayesprune.analysis.deletion_calibration as calibration
-from bayesprune.analysis.deletion_calibration import _index
+from bayesprune.analysis.deletions import entries
 from bayesprune.analysis.plot_deletion_calibration import plot_deletion_calibration
 
 deletion_calibration = functools.partial(calibration.deletion_calibration, base="included")
@@ -137,11 +137,11 @@ def test_the_score_of_a_gate_is_its_probability_and_of_a_group_the_mean(regressi
 def test_an_index_is_written_only_where_it_is_that_of_the_mask():
     mask = np.zeros((3, 4), dtype=bool)
     mask[1:, 2] = True
-    assert _index(mask) == "1:3, 2"
+    assert entries(mask) == "1:3, 2"
     mask[1, 2], mask[0, 2] = False, True
-    assert _index(mask) == "2 weights"  # rows 0 and 2: 0:3 would be three
+    assert entries(mask) == "2 weights"  # rows 0 and 2: 0:3 would be three
     mask[0, 2], mask[0, 1] = False, True
-    assert _index(mask) == "2 weights"  # a diagonal
+    assert entries(mask) == "2 weights"  # a diagonal
 
 
 def test_scores_stand_in_for_probabilities(regression):
