@@ -22,6 +22,8 @@ ERRORS = 3.0
 """Monte Carlo errors within which a drift of the ELBO counts as noise."""
 FEWEST = 40
 """Iterates after the KL warm-up below which nothing is said."""
+RESOLUTION = 0.02
+"""Drift of the ELBO between two windows, in nats per example, that would have to be seen in a converged fit."""
 SMALL_DRIFT = 0.001
 """Drift of the ELBO, as a share of all it gained since the KL warm-up, that is too small to matter."""
 SMALL_GAP = 0.01
@@ -82,8 +84,10 @@ def convergence(fit: Fit, windows: int = 4) -> Convergence:
       the ELBO or a scale, exceeds both 1.05 and what one stationary series in a thousand shows at that
       length, and the change matters (0.1 % of the gain; 1 % of a scale); where restarts differ in the ELBO by
       more than chance and 1 % of the gain; or where a value is not finite;
-    * ``"cannot tell"`` where there are fewer than 40 iterates (10 a window), where the ELBO is constant, or
-      where R-hat of the ELBO exceeds 1.05 but no more than chance allows in windows so short;
+    * ``"cannot tell"`` where there are fewer than 40 iterates (10 a window), where the ELBO is constant,
+      where R-hat of the ELBO exceeds 1.05 but no more than chance allows in windows so short, or where the
+      ELBO is so noisy that a drift of 0.02 nats per example would be within 3 Monte Carlo errors (steps,
+      particles and larger batches help);
     * ``"converged"`` otherwise.
 
     Iterates of an optimiser at a fixed learning rate behave like a Markov chain (Dhaka et al. 2020), and
@@ -101,26 +105,55 @@ def convergence(fit: Fit, windows: int = 4) -> Convergence:
     Raises:
         ValueError: If `windows` is below 2.
     """
-    if windows < 2:
-        raise ValueError(f"convergence compares windows with one another: windows must be at least 2, not {windows}")
+    check_windows(windows)
     series = _after_warmup(fit)
-    shortest = min(len(next(iter(restart.values()))) for restart in series)
-    needed = max(FEWEST, windows * FEWEST // 4)
-    if shortest < needed:
-        reason = f"{shortest} iterates after the KL warm-up say nothing: {needed} are needed at least."
-        return Convergence(xr.Dataset(), "cannot tell", reason, np.nan, np.nan)
+    kind = "log joint" if all(one.guide.is_map for one in fit.restarts) else "ELBO"
+    verdict, reason = judge(series, windows, kind, RESOLUTION * fit.trace.attrs.get("data_size", np.inf))
+    if fit.settings.get("steps") == 0:
+        verdict, reason = "cannot tell", "nothing was trained"
+    if _shortest(series) < _needed(windows):
+        return Convergence(xr.Dataset(), verdict, f"{reason}.", np.nan, np.nan)
     cut = {name: _cut([restart[name] for restart in series], windows) for name in series[0]}
     steps = cut.pop("step")
     table = _table(cut, steps)
-    table.attrs["objective"] = kind = "log joint" if all(one.guide.is_map for one in fit.restarts) else "ELBO"
-    verdict, reason = _judge(cut)
-    reason = reason.replace("the ELBO", f"the {kind}").replace(ELBO, f"minus the {kind}")
+    table.attrs["objective"] = kind
     reason += _slowed(fit) if verdict == "converged" else ""
     last = cut[ELBO][-1]
     error = float("nan")
     if np.isfinite(last).all():
         error = float(np.sqrt(np.mean([_mcse(chain[None]) ** 2 for chain in last]) / len(last)))
     return Convergence(table, verdict, f"{reason}.", -float(last.mean()), error)
+
+
+def judge(
+    series: list[dict[str, Array]], windows: int, kind: str = "ELBO", resolution: float = np.inf
+) -> tuple[str, str]:
+    """The judgement of `convergence`, on series of iterates in place of a fit.
+
+    Args:
+        series: One dict a restart: iterates by quantity, ``negative_elbo`` among them; ``step`` is not looked at.
+        windows: Number of windows, at least 2.
+        kind: What to call minus the negative ELBO; default ``"ELBO"``.
+        resolution: Drift in nats that has to be visible; default infinity.
+
+    Returns:
+        The verdict, and the reason without a full stop.
+    """
+    if (shortest := _shortest(series)) < (needed := _needed(windows)):
+        return "cannot tell", f"{shortest} iterates after the KL warm-up say nothing: {needed} are needed at least"
+    cut = {key: _cut([one[key] for one in series], windows) for key in series[0] if key != "step"}
+    verdict, reason = _judge(cut, resolution)
+    return verdict, reason.replace("the ELBO", f"the {kind}").replace(ELBO, f"minus the {kind}")
+
+
+def check_windows(windows: int) -> None:
+    """Refuses fewer than two windows.
+
+    Raises:
+        ValueError: If there are fewer.
+    """
+    if windows < 2:
+        raise ValueError(f"convergence compares windows with one another: windows must be at least 2, not {windows}")
 
 
 def r_hat_limit(chains: int, length: int) -> float:
@@ -135,6 +168,15 @@ def r_hat_limit(chains: int, length: int) -> float:
     """
     m, n = 2 * chains, max(length // 2, 2)
     return max(R_HAT, float(np.sqrt((n - 1 + stats.f.ppf(0.999, m - 1, m * (n - 1))) / n)))
+
+
+def _shortest(series: list[dict[str, Array]]) -> int:
+    return min(len(one[ELBO]) for one in series)
+
+
+def _needed(windows: int) -> int:
+    """Iterates below which nothing is said."""
+    return max(FEWEST, windows * FEWEST // 4)
 
 
 def _after_warmup(fit: Fit) -> list[dict[str, Array]]:
@@ -220,7 +262,7 @@ def _r_hat_within(window: Array) -> float:
     return max((value for value in values if np.isfinite(value)), default=float("nan"))
 
 
-def _judge(cut: dict[str, list[Array]]) -> tuple[str, str]:
+def _judge(cut: dict[str, list[Array]], resolution: float) -> tuple[str, str]:
     """Verdict and reason (without its full stop) from the windows."""
     for name, windows in cut.items():
         if not all(np.isfinite(window).all() for window in windows):
@@ -229,9 +271,11 @@ def _judge(cut: dict[str, list[Array]]) -> tuple[str, str]:
     if np.ptp(last) == 0:
         return "cannot tell", "the ELBO did not change at all in the last window"
     gain = abs(float(cut[ELBO][0].mean() - last.mean()))
+    invisible = 0.0
     for number, (earlier, later) in enumerate(zip(before, last, strict=True)):
         drift = float(later.mean() - earlier.mean())
         noise = ERRORS * float(np.hypot(_mcse(_level(earlier)), _mcse(_level(later))))
+        invisible = max(invisible, noise)
         if abs(drift) > max(noise, SMALL_DRIFT * gain):
             moved = "rises" if drift < 0 else "falls"
             where = f" in restart {number}" if len(last) > 1 else ""
@@ -252,6 +296,11 @@ def _judge(cut: dict[str, list[Array]]) -> tuple[str, str]:
         return "cannot tell", (
             f"R-hat of the ELBO is {chance:.2f} in the last window, which chance explains with its "
             f"{last.shape[1]} iterates: fit longer"
+        )
+    if invisible > resolution:
+        return "cannot tell", (
+            f"a drift of the ELBO of up to {invisible:,.3g} nats between the last two windows would not be seen, of "
+            f"which {resolution:,.3g} would matter: fit longer, or with more particles or larger batches"
         )
     return "converged", "the ELBO and the scales are stationary in the last window"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,27 +17,34 @@ if TYPE_CHECKING:
 LABELLED = 6
 """At most this many tensors get a colour of their own."""
 CURVE = COLOURS[-1]
+ACROSS = 3
+"""Panels in a row where several fits are drawn."""
 
 
-def plot_deletion_calibration(calibration: DeletionCalibration, path: str | Path | None = None) -> Figure:
-    """Draws what `deletion_calibration` has measured.
+def plot_deletion_calibration(
+    calibration: DeletionCalibration | Mapping[str, DeletionCalibration], path: str | Path | None = None
+) -> Figure:
+    """Draws what `deletion_calibration` has measured, of one fit or of several side by side.
 
     Panels: the reliability curve, which is the share of harmful deletions by score with its interval (and, for
     inclusion probabilities, the line on which share and probability are equal); every deletion's change of the
     held-out loss with the mean of each bin, linear near zero and logarithmic beyond; and the rank correlation of
-    score and change by tensor with its interval.
+    score and change by tensor with its interval. Of several fits: the reliability curve of each, and the rank
+    correlations of all.
 
     Args:
-        calibration: What `deletion_calibration` returned.
+        calibration: What `deletion_calibration` returned, or such results by name.
         path: File to write, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: If the format of the path is unknown or its folder does not exist.
+        ValueError: If the format of the path is unknown or its folder does not exist, or there is nothing to draw.
     """
     check_path(path)
+    if isinstance(calibration, Mapping):
+        return _side_by_side(dict(calibration), path)
     count = calibration.deletions.sizes["deletion"]
     title = f"Deletion calibration: {calibration.score}, {count} deletions of one {calibration.per} each"
     with styled():
@@ -49,6 +57,51 @@ def plot_deletion_calibration(calibration: DeletionCalibration, path: str | Path
             if calibration.kind is not None:
                 axis.set_xlim(-0.02, 1.02)
         return finished(figure, path)
+
+
+def _side_by_side(calibrations: dict[str, DeletionCalibration], path: str | Path | None) -> Figure:
+    """One reliability curve a fit, and the rank correlations of all fits in the last panel."""
+    if not calibrations:
+        raise ValueError("there is no calibration to draw: give what deletion_calibration returned, by name")
+    panels = len(calibrations) + 1
+    columns = min(ACROSS, panels)
+    with styled():
+        figure, axes = new_figure(-(-panels // columns), columns, "Deletion calibration", (2.7, 2.5))
+        for axis, (name, calibration) in zip(axes, calibrations.items(), strict=False):
+            _reliability(axis, calibration)
+            axis.set_title(f"{name}, loss {calibration.loss:.3g}")
+            axis.set_xlabel(calibration.score)
+            axis.legend().set_visible(False)
+        _correlations_of_all(axes[panels - 1], calibrations)
+        for axis in axes[panels:]:
+            axis.remove()
+        return finished(figure, path)
+
+
+def _correlations_of_all(axis: Any, calibrations: dict[str, DeletionCalibration]) -> None:
+    """Rank correlations: a row for each fit, a colour for each layer."""
+    layers = [str(layer) for layer in next(iter(calibrations.values())).correlation.layer.values]
+    axis.axvline(0.0, color=PRIOR, lw=0.6)
+    for number, layer in enumerate(layers):
+        shift = (number - (len(layers) - 1) / 2) * 0.7 / len(layers)
+        for place, calibration in enumerate(calibrations.values()):
+            if layer not in calibration.correlation.layer.values:
+                continue
+            row = calibration.correlation.sel(layer=layer)
+            value = float(row.spearman)
+            bars = np.clip([[value - float(row.lower)], [float(row.upper) - value]], 0.0, None)
+            shade = CURVE if layer == ALL else colour(number - 1)
+            label = layer if place == 0 else None
+            axis.errorbar(
+                value, place + shift, xerr=bars, color=shade, marker="o", markersize=3, elinewidth=0.8, label=label
+            )
+    axis.set_yticks(range(len(calibrations)), list(calibrations))
+    axis.set_ylim(len(calibrations) - 0.5, -0.5)
+    axis.set_xlim(-1.05, 1.05)
+    axis.set_xlabel("rank correlation with change of loss")
+    axis.set_title("Spearman")
+    if len(layers) <= LABELLED + 1:
+        axis.legend(fontsize=6.5)
 
 
 def _reliability(axis: Any, calibration: DeletionCalibration) -> None:

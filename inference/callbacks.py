@@ -28,6 +28,8 @@ class FitState:
         history: One dict an epoch: what the pruning trace will hold.
         iterates: One dict a recorded step: negative ELBO and scales.
         stop: Set it to True to end this restart after the current step.
+        stop_reason: Why, in words; empty where nobody said.
+        kl_warmup: Share of the steps over which the KL weight rises.
     """
 
     objective: Objective
@@ -43,6 +45,8 @@ class FitState:
     history: list[dict[str, Any]] = field(default_factory=list)
     iterates: list[dict[str, float]] = field(default_factory=list)
     stop: bool = False
+    stop_reason: str = ""
+    kl_warmup: float = 0.0
 
 
 class Callback:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from bayesprune.inference.reduction import event_log_odds, reduction
 from bayesprune.inference.result import Fit
 
 Criterion = Callable[[Fit, int], dict[str, Tensor]]
@@ -19,13 +20,15 @@ Criterion = Callable[[Fit, int], dict[str, Tensor]]
 def inclusion(fit: Fit, restart: int = 0) -> dict[str, Tensor]:
     """Posterior inclusion probability.
 
-    Log odds for gates, so that probabilities which float32 rounds to 1 keep their order.
+    Log odds for gates and for reduction, so that probabilities which round to 1 keep their order.
     """
     one = fit.restarts[restart]
     priors = one.model.priors
+    events = {name: prior.hierarchy.included for name, prior in priors.items()}
+    if all(event is not None and event.kind == "reduction" for event in events.values()):
+        return {name: event_log_odds(one, prior) for name, prior in priors.items()}
     gates = {}
-    for name, prior in priors.items():
-        event = prior.hierarchy.included
+    for name, event in events.items():
         if event is not None and event.gate is not None:
             gates[name] = event.gate
     if len(gates) == len(priors):
@@ -56,4 +59,5 @@ CRITERIA: dict[str, Criterion] = {
     "inclusion": inclusion,
     "magnitude": magnitude,
     "signal-to-noise": signal_to_noise,
+    "reduction": reduction,
 }

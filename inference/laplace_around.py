@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
@@ -19,7 +20,7 @@ from bayesprune.inference.result import Fit, Restart
 from bayesprune.inference.trace import inclusion_record, scale_record, trace_dataset
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.gaussian import Gaussian
-from bayesprune.models.likelihoods import Categorical, Likelihood
+from bayesprune.models.likelihoods import Likelihood
 
 EXAMPLES = 1000
 """Training examples over which the curvature is averaged unless said otherwise."""
@@ -28,7 +29,7 @@ CHUNK = 50
 
 
 def laplace_around(
-    network: nn.Module,
+    network: nn.Module | BayesianNetwork,
     data: Data,
     likelihood: Likelihood | None = None,
     prior_sd: float | Mapping[str, float] | None = None,
@@ -50,7 +51,9 @@ def laplace_around(
     and is shrunk to next to nothing.
 
     Args:
-        network: The trained network; it is copied, never changed. It is evaluated in evaluation mode.
+        network: The trained network; it is copied, never changed. It is evaluated in evaluation mode. Or a
+            `BayesianNetwork` of it with priors Normal(0, sd) of one's own, such as `Reduction`, which then says the
+            likelihood, the priors and `data_size` itself.
         data: Training data, as in `fit`.
         likelihood: What the outputs mean; default `Categorical()`. Its parameters must be fixed.
         prior_sd: Standard deviation of the weights' prior Normal(0, sd): a number or None (sqrt(2 / fan_in), He's) for
@@ -66,28 +69,35 @@ def laplace_around(
         Its trace has one row, the ELBO of the quadratic approximation in nats.
 
     Raises:
-        ValueError: If the data do not fit the network, the likelihood has a parameter to learn, `weight_decay` is
-            negative, the curvature is not finite or not positive semi-definite, or `data_size` cannot be known.
+        ValueError: If the data do not fit the network, a prior is not Normal(0, sd), the likelihood has a parameter to
+            learn, `weight_decay` is negative, the curvature is not finite or not positive semi-definite, or `data_size`
+            cannot be known.
     """
     began = time.perf_counter()
     if weight_decay is not None and not 0.0 <= weight_decay < float("inf"):
         raise ValueError(f"weight_decay must be None, zero or a positive number, not {weight_decay}")
     if examples < 1:
         raise ValueError(f"examples must be at least 1, not {examples}")
-    if likelihood is not None and any(True for _ in likelihood.parameters()):
-        raise ValueError(
-            f"the likelihood {likelihood.name} has a parameter to learn, but nothing is trained here: "
-            "fix it, e.g. Normal(0.1)"
-        )
     first = next(network.parameters())
     batches = Batches(data, 128, first.device, first.dtype)
-    sizes = batches.sizes()
-    if data_size is None and not sizes:
-        raise ValueError("the data do not tell how many they are: give data_size=, the number of training data")
-    model = BayesianNetwork(
-        network, _priors(network, prior_sd), likelihood or Categorical(), sizes[0] if data_size is None else data_size
-    ).to(first.device)
-    model.eval()
+    if isinstance(network, BayesianNetwork):
+        if not (likelihood is None and prior_sd is None and data_size is None):
+            raise ValueError("a BayesianNetwork says its likelihood, priors and data_size itself: leave them out")
+        model = copy.deepcopy(network)
+    else:
+        sizes = batches.sizes()
+        if data_size is None and not sizes:
+            raise ValueError("the data do not tell how many they are: give data_size=, the number of training data")
+        size = sizes[0] if data_size is None else data_size
+        model = BayesianNetwork(network, _priors(network, prior_sd), likelihood, size)
+    for prior in model.priors.values():
+        fixed_prior_sd(model, prior)
+    if any(True for _ in model.likelihood.parameters()):
+        raise ValueError(
+            f"the likelihood {model.likelihood.name} has a parameter to learn, but nothing is trained here: "
+            "fix it, e.g. Normal(0.1)"
+        )
+    model.to(first.device).eval()
     check_data(model, batches)
     with torch.random.fork_rng(devices=[first.device] if first.device.type == "cuda" else []):
         torch.manual_seed(0)  # a loader that shuffles, and starting values, take random numbers

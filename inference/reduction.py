@@ -9,6 +9,8 @@ Savage-Dickey ratio of the posterior's and the prior's density at zero (Dickey 1
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import xarray as xr
@@ -18,11 +20,10 @@ from bayesprune.inference.families import NormalFamily
 from bayesprune.inference.result import Fit, Restart, _dims
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.iid import Iid
+from bayesprune.models.inclusion import REDUCED_LEVELS
+from bayesprune.models.levels import level_shape
 from bayesprune.models.tensor_prior import TensorPrior
 
-KIND = "reduction"
-"""Kind of the event: a comparison of two models for each weight, the others staying in. It is no event of the joint
-posterior, so its probabilities are not ranked together with those of `bayesprune.models.inclusion`."""
 WIDTHS = "the reduced model's prior has to be narrower than the fit's: give a reduced_sd in [0, prior sd)"
 
 
@@ -55,8 +56,8 @@ def log_evidence_change(location: Tensor, sd: Tensor, prior_sd: Tensor, reduced_
     return 0.5 * (s2.log() - v.log() - u.log()) - 0.5 * m.square() / v * (1.0 - r2 / s2) / u
 
 
-def evidence_change(fit: Fit, reduced_sd: float = 0.0, restart: int = 0) -> xr.Dataset:
-    """Change of the log evidence when a weight is reduced, for every weight of every tensor with a prior.
+def evidence_change(fit: Fit, reduced_sd: float = 0.0, restart: int = 0, per: str = "weight") -> xr.Dataset:
+    """Change of the log evidence when a weight, or a group of them, is reduced, for every one of every tensor.
 
     The changes of several weights add up where the fit takes them to be independent, as a mean-field guide does; how
     far that is from the truth, the fit cannot tell. A tempered fit gives the change of the tempered evidence.
@@ -67,25 +68,30 @@ def evidence_change(fit: Fit, reduced_sd: float = 0.0, restart: int = 0) -> xr.D
             `fit(..., guide="meanfield")` or of `laplace_around`.
         reduced_sd: Prior standard deviation of a weight in the reduced model; default 0: it is removed.
         restart: Which restart; default the first.
+        per: What is reduced as one: a ``"weight"`` (default), ``"kernel"``, ``"output"`` or ``"input"``; the change of a
+            group is the sum over its weights.
 
     Returns:
-        One variable a tensor, `(out, in, ...)`, in nats, float64: log evidence of the reduced model less that of the
-        full one, positive where the data favour taking the weight out. Attributes ``units``, ``reduced_sd`` and
-        ``tempered``.
+        One variable a tensor, `(out, in, ...)`, for groups without the dimensions that they span, in nats, float64: log
+        evidence of the reduced model less that of the full one, positive where the data favour taking it out.
+        Attributes ``units``, ``reduced_sd`` and ``tempered``.
 
     Raises:
-        ValueError: If a prior is not Normal(0, sd) with a fixed sd, the guide of its weights is not Normal, or
-            `reduced_sd` is not below every prior sd.
+        ValueError: If a prior is not Normal(0, sd) with a fixed sd, the guide of its weights is not Normal,
+            `reduced_sd` is not below every prior sd, or `per` is unknown.
     """
     one = fit._restart(restart)
+    priors = one.model.priors
     changes = _changes(one, reduced_sd)
     return xr.Dataset(
-        {name: (_dims(name, one.model.priors[name]), change.cpu().numpy()) for name, change in changes.items()},
+        {name: _variable(priors[name], per, _summed(priors[name], change, per)) for name, change in changes.items()},
         attrs={"units": "nats", "reduced_sd": float(reduced_sd), "tempered": int(bool(fit.settings.get("tempered")))},
     )
 
 
-def reduced_inclusion(fit: Fit, expected_density: float = 0.5, reduced_sd: float = 0.0, restart: int = 0) -> xr.Dataset:
+def reduced_inclusion(
+    fit: Fit, expected_density: float = 0.5, reduced_sd: float = 0.0, restart: int = 0, per: str = "weight"
+) -> xr.Dataset:
     """Inclusion probability of every weight by Bayesian model reduction, without fitting again.
 
     The probability of the full model against the one in which this weight alone is reduced:
@@ -94,13 +100,14 @@ def reduced_inclusion(fit: Fit, expected_density: float = 0.5, reduced_sd: float
 
     Args:
         fit: As in `evidence_change`.
-        expected_density: Prior probability that a weight is in the network; default 0.5.
+        expected_density: Prior probability that a weight, or a group, is in the network; default 0.5.
         reduced_sd: Prior standard deviation of a weight in the reduced model; default 0: it is removed.
         restart: Which restart; default the first.
+        per: As in `evidence_change`.
 
     Returns:
-        One variable a tensor, `(out, in, ...)`, in [0, 1], float64; its attribute ``kind`` is ``"reduction"``,
-        ``event`` its text, as in `Fit.inclusion_probabilities`.
+        One variable a tensor, of the shape that `evidence_change` has, in [0, 1], float64; its attribute ``kind`` is
+        ``"reduction"``, ``event`` its text, as in `Fit.inclusion_probabilities`.
 
     Raises:
         ValueError: As `evidence_change`, or if `expected_density` is not strictly between 0 and 1.
@@ -112,19 +119,19 @@ def reduced_inclusion(fit: Fit, expected_density: float = 0.5, reduced_sd: float
     one = fit._restart(restart)
     prior_log_odds = math.log(expected_density) - math.log1p(-expected_density)
     reduced = "weight = 0" if reduced_sd == 0 else f"weight ~ Normal(0, {reduced_sd:g})"
-    attrs = {"kind": KIND, "event": f"the full model against {reduced}, one weight at a time ({KIND})"}
+    attrs = {"kind": "reduction", "event": f"the full model against {reduced}, one {per} at a time (reduction)"}
     variables = {}
     for name, change in _changes(one, reduced_sd).items():
-        probability = torch.sigmoid(prior_log_odds - change).cpu().numpy()
-        variables[name] = (_dims(name, one.model.priors[name]), probability, attrs)
+        prior = one.model.priors[name]
+        variables[name] = (*_variable(prior, per, (prior_log_odds - _summed(prior, change, per)).sigmoid()), attrs)
     return xr.Dataset(variables, attrs={"expected_density": expected_density, "reduced_sd": float(reduced_sd)})
 
 
 def reduction(fit: Fit, restart: int = 0) -> dict[str, Tensor]:
     """Criterion for `prune`: the log evidence that is lost when a weight is removed, in nats; more is kept sooner.
 
-    Its order is that of `reduced_inclusion`, without probabilities that round to 1 and tie. Use it as
-    `prune(fit, sparsity=0.9, criterion=reduction)`.
+    Its order is that of `reduced_inclusion`, without probabilities that round to 1 and tie. The weights of a group
+    share the group's where the prior's event is of groups (`reduced_to_zero(level=...)`).
 
     Args:
         fit: As in `evidence_change`.
@@ -136,12 +143,51 @@ def reduction(fit: Fit, restart: int = 0) -> dict[str, Tensor]:
     Raises:
         ValueError: As `evidence_change`.
     """
-    return {name: -change for name, change in _changes(fit._restart(restart), 0.0).items()}
+    one = fit._restart(restart)
+    return {name: -_of_event(one.model.priors[name], change) for name, change in _changes(one, 0.0).items()}
 
 
-def _changes(one: Restart, reduced_sd: float) -> dict[str, Tensor]:
-    prior_sds = {name: fixed_prior_sd(one.model, prior) for name, prior in one.model.priors.items()}
-    posterior = _normal_guide(one)
+def event_log_odds(one: Restart, prior: TensorPrior) -> Tensor:
+    """Log odds of the event `reduced_to_zero` for every weight of a tensor, `(out, in, ...)`, float64.
+
+    Raises:
+        ValueError: As `evidence_change`.
+    """
+    event = prior.hierarchy.included
+    assert event is not None and event.kind == "reduction"
+    prior_log_odds = math.log(event.expected_density) - math.log1p(-event.expected_density)
+    return prior_log_odds - _of_event(prior, _changes(one, 0.0, (prior.name,))[prior.name])
+
+
+def _of_event(prior: TensorPrior, change: Tensor) -> Tensor:
+    """The change of what each weight belongs to under the prior's event, `(out, in, ...)`."""
+    event = prior.hierarchy.included
+    level = event.level if event is not None and event.kind == "reduction" else "weight"
+    return _summed(prior, change, level).expand(prior.shape)
+
+
+def _summed(prior: TensorPrior, change: Tensor, per: str) -> Tensor:
+    """Sums a tensor of weights over its groups; axes that groups span are kept with one entry."""
+    if per not in REDUCED_LEVELS:
+        raise ValueError(f"per= takes one of {', '.join(REDUCED_LEVELS)}, not {per!r}")
+    shape = level_shape(per, prior.shape, tensor=prior.name)
+    spanned = [axis for axis, extent in enumerate(shape) if extent != prior.shape[axis]]
+    return change.sum(dim=spanned, keepdim=True) if spanned else change
+
+
+def _variable(prior: TensorPrior, per: str, value: Tensor) -> tuple[tuple[str, ...], Any]:
+    """Dimensions and values of a tensor's groups, without the axes that they span."""
+    shape = level_shape(per, prior.shape, tensor=prior.name)
+    spanned = tuple(axis for axis, extent in enumerate(shape) if extent != prior.shape[axis])
+    dims = tuple(dim for axis, dim in enumerate(_dims(prior.name, prior)) if axis not in spanned)
+    return dims, value.cpu().numpy().squeeze(axis=spanned)
+
+
+def _changes(one: Restart, reduced_sd: float, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+    """Change for every weight of the named tensors, by default all."""
+    asked = list(one.model.priors) if names is None else names
+    prior_sds = {name: fixed_prior_sd(one.model, one.model.priors[name]) for name in asked}
+    posterior = _normal_guide(one, asked)
     narrowest = min(float(sd.min()) for sd in prior_sds.values())
     if not 0.0 <= reduced_sd < narrowest:  # of all tensors, before any is computed
         raise ValueError(f"reduced_sd is {reduced_sd}, the narrowest prior's sd {narrowest:.4g}, but {WIDTHS}")
@@ -179,9 +225,9 @@ def fixed_prior_sd(model: BayesianNetwork, prior: TensorPrior) -> Tensor:
     return found[0].stddev.detach()
 
 
-def _normal_guide(one: Restart) -> dict[str, tuple[Tensor, Tensor]]:
-    """Location and standard deviation of every weight by tensor, `(out, in, ...)`, in float64."""
-    for name in one.model.priors:
+def _normal_guide(one: Restart, names: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Location and standard deviation of every weight by tensor, `(out, in, ...)`, in float64; of other sites too."""
+    for name in names:
         chosen = one.guide.family_of[name]
         if chosen != "normal":
             what = "a point (MAP)" if chosen == "delta" else f"the family {chosen!r}"
@@ -201,4 +247,11 @@ def _normal_guide(one: Restart) -> dict[str, tuple[Tensor, Tensor]]:
     return found
 
 
-__all__ = ["evidence_change", "fixed_prior_sd", "log_evidence_change", "reduced_inclusion", "reduction"]
+__all__ = [
+    "event_log_odds",
+    "evidence_change",
+    "fixed_prior_sd",
+    "log_evidence_change",
+    "reduced_inclusion",
+    "reduction",
+]

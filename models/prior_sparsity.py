@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from bayesprune.models.hierarchy import Hierarchy
+from bayesprune.models.levels import level_shape
 from bayesprune.models.tensor_prior import TensorPrior
 
 
@@ -78,6 +79,9 @@ def prior_sparsity(
                 included = kappa < event.threshold
             elif event.kind == "relative":
                 included = weight.abs() > event.threshold * weight.square().mean().sqrt()
+            elif event.kind == "reduction":
+                groups = level_shape(event.level, prior.shape)
+                included = (torch.rand(groups) < event.expected_density).expand(prior.shape)
             else:
                 included = weight != 0
             shares.append(1.0 - float(included.double().mean()))

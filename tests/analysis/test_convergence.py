@@ -233,6 +233,20 @@ def test_in_short_windows_chance_is_no_verdict():
     assert found["cannot tell"] >= 1
 
 
+def test_a_noise_that_hides_a_drift_which_matters_tells_nothing():
+    noisy = synthetic(20 * noise(0))
+    assert convergence(noisy).verdict == "converged"  # nothing is known about the number of examples
+    noisy.trace.attrs["data_size"] = 100
+    found = convergence(noisy)
+    assert found.verdict == "cannot tell"
+    last, before = (np.split(noisy.trace[ELBO].values[0], 4)[at] for at in (-1, -2))
+    expected = 3 * math.sqrt((last.var() + before.var()) / (N // 4))  # white noise
+    told = float(found.reason.split("of up to ")[1].split()[0])
+    assert told == pytest.approx(expected, rel=0.35)
+    noisy.trace.attrs["data_size"] = 10_000  # of which 200 nats are 0.02 each
+    assert convergence(noisy).verdict == "converged"
+
+
 def test_a_constant_elbo_tells_nothing_and_a_constant_scale_is_settled():
     assert convergence(synthetic(np.full((1, N), 5.0))).verdict == "cannot tell"
     assert convergence(synthetic(noise(0), np.full((1, N, 1), 2.0))).verdict == "converged"

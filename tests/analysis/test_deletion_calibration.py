@@ -443,3 +443,21 @@ def test_the_base_network_has_gates_at_their_probabilities_or_open():
         assert abs(found.loss - float(losses.mean())) < 1e-5
     with pytest.raises(ValueError, match="base= takes one of mean, included, not 'median'"):
         calibration.deletion_calibration(fit, (x, y), base="median")
+
+
+def test_several_fits_are_drawn_side_by_side(planted, tmp_path):
+    fit, held_out = planted
+    found = {
+        "PIP": deletion_calibration(fit, held_out, n=40),
+        "magnitude": deletion_calibration(fit, held_out, n=40, scores="magnitude"),
+    }
+    figure = plot_deletion_calibration(found, path=tmp_path / "both.svg")
+    first, second, correlations = figure.axes
+    for axis, one in ((first, found["PIP"]), (second, found["magnitude"])):
+        assert axis.containers[0].lines[0].get_ydata().tolist() == one.curve.share.values.tolist()
+    assert [label.get_text() for label in correlations.get_yticklabels()] == ["PIP", "magnitude"]
+    drawn = {float(bars.lines[0].get_xdata()[0]) for bars in correlations.containers}
+    assert drawn == {float(value) for one in found.values() for value in one.correlation.spearman.values}
+    assert correlations.get_legend_handles_labels()[1] == ["all", "0.weight", "2.weight"]
+    with pytest.raises(ValueError, match="no calibration to draw"):
+        plot_deletion_calibration({})

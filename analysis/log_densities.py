@@ -1,0 +1,112 @@
+"""Log densities of a posterior approximation at given values of its sites, in float64."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from bayesprune.inference.guides import WITHOUT_DENSITY
+from bayesprune.inference.paired import SlabFactor
+from bayesprune.inference.result import Fit, Restart
+from bayesprune.models.iid import Iid
+
+BATCH = 1024
+
+
+class LogDensities:
+    """Log densities under one restart of a fit, on a copy in float64.
+
+    Sums of as many log densities as a network has weights differ by less than float32 resolves. The tests hold them to
+    Pyro's traces of model and guide, which are slower.
+
+    Args:
+        fit: The fit.
+        restart: Which restart.
+
+    Attributes:
+        fit: The copy, a fit of that restart alone, its network in evaluation mode.
+        one: The copied restart.
+
+    Raises:
+        ValueError: If there is no such restart.
+    """
+
+    def __init__(self, fit: Fit, restart: int) -> None:
+        one = fit._restart(restart)
+        model, guide = copy.deepcopy((one.model, one.guide))
+        model.double().network.eval()
+        self.one = Restart(model, guide.double(), one.seed)
+        self.fit = Fit([self.one], fit.trace, fit.settings)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            self._factors = guide.draw()  # for their parameters: what they drew is not looked at
+
+    @torch.no_grad()
+    def at(
+        self, values: Mapping[str, Tensor], among: Collection[str] | None = None
+    ) -> tuple[dict[str, Tensor], float, float]:
+        """The weights and both densities at values of all sites.
+
+        Args:
+            values: Values by name of site.
+            among: Sites whose density under the guide is wanted; default None: all. Points of the guide have none.
+
+        Returns:
+            Weights by name of tensor; log prior density, and log density under the guide, in nats.
+        """
+        log_prior = log_guide = 0.0
+
+        def visit(site: str, fn: Iid) -> Tensor:
+            nonlocal log_prior, log_guide
+            value, factor = values[site], self._factors[site]
+            log_prior += float(fn.log_prob(value))
+            if factor.has_density and (among is None or site in among):
+                if isinstance(factor, SlabFactor):
+                    q = factor.conditional(values[factor.pair.gate.name], fn.base_dist)
+                else:
+                    q = factor.distribution()
+                log_guide += float(q.log_prob(value).sum())
+            return value
+
+        shared: dict[str, Tensor] = {}
+        weights = {}
+        for name, prior in self.one.model.priors.items():
+            weights[name], drawn = prior.run(visit, self.one.model.network.get_parameter(name), shared)
+            if prior.hierarchy.factor is not None:
+                log_prior += float(prior.factor(drawn, weights[name]))
+        return weights, log_prior, log_guide
+
+    @torch.no_grad()
+    def likelihoods(self, weights: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        """Log-likelihood of each example at given weights by name of tensor, `(n,)`, in nats."""
+        network, likelihood = self.one.model.network, cast(Any, self.one.model.likelihood)
+        reference = next(network.parameters())
+        own = {name: weights[name] for name in self.one.model.priors}
+        parts = []
+        for part_x, part_y in zip(x.split(BATCH), y.split(BATCH), strict=True):
+            outputs = functional_call(network, own, (_like(part_x, reference),))
+            parts.append(likelihood.log_prob(outputs, _like(part_y, reference)))
+        return torch.cat(parts)
+
+
+def check_density(one: Restart, what: str) -> None:
+    """Refuses a guide that has no density at some site, where the density of all sites is needed.
+
+    Args:
+        one: The restart.
+        what: What it is needed for.
+
+    Raises:
+        ValueError: If a site is a point, or its family has no density.
+    """
+    without = [f"{name} ({family})" for name, family in one.guide.family_of.items() if family in WITHOUT_DENSITY]
+    if without:
+        raise ValueError(f"{what} needs a guide with a density at every site, but {without[0]} has none: leave it out")
+
+
+def _like(part: Tensor, reference: Tensor) -> Tensor:
+    return part.to(reference.device, reference.dtype if part.is_floating_point() else part.dtype)
