@@ -203,6 +203,21 @@ class Family(nn.Module):
             return self._given[parameter]
         return self.cut(getattr(self, parameter))
 
+    def noise(self, parameter: str) -> list[Tensor]:
+        """Standard normal noise of the shapes of a parameter's pieces, by one draw of `torch.randn_like`."""
+        return self.cut(torch.randn_like(torch.cat([piece.reshape(-1) for piece in self.pieces(parameter)])))
+
+    def centres(self) -> dict[str, Tensor]:
+        """The point of each site by name, in its own space; none for gates, whose point is their probability."""
+        if not hasattr(self, "location"):
+            return {}
+        cut = zip(self.sites, self.cut(cast(Tensor, self.location).detach()), strict=True)
+        return {site.name: to_support(part, site.support) for site, part in cut}
+
+    def log_odds(self) -> dict[str, Tensor]:
+        """Log q(gate != 0) / q(gate = 0) of each gate by name; none where there are no gates."""
+        return {}
+
     @contextmanager
     def given(self, pieces: dict[str, list[Tensor]]) -> Iterator[None]:
         """Lets tensors stand for the pieces of the flat parameters, by name of parameter.
@@ -308,6 +323,10 @@ class BernoulliFamily(Family):
         """Log odds are a spread."""
         return {"spread": [self.logit]}
 
+    def log_odds(self) -> dict[str, Tensor]:
+        """Log odds of a one."""
+        return {site.name: part for site, part in zip(self.sites, self.cut(self.logit.detach()), strict=True)}
+
 
 def draw_normals(family: Family) -> list[tuple[Site, Tensor, Tensor, Tensor, Tensor]]:
     """Draws the Normals of a family: for each site its value on the real line, location, log scale and sums."""
@@ -323,9 +342,9 @@ def draw_normals(family: Family) -> list[tuple[Site, Tensor, Tensor, Tensor, Ten
 def _draw_by_site(family: Family) -> list[tuple[Site, Tensor, Tensor, Tensor, Tensor]]:
     """The same in plain operations, site by site; one vector of noise for all of them, as above."""
     locations, log_scales = family.pieces("location"), family.pieces("log_scale")
-    noises = family.cut(torch.randn_like(torch.cat([each.reshape(-1) for each in locations])))
     drawn = []
-    for site, location, log_scale, noise in zip(family.sites, locations, log_scales, noises, strict=True):
+    noises = zip(family.sites, locations, log_scales, family.noise("location"), strict=True)
+    for site, location, log_scale, noise in noises:
         scale = log_scale.exp()
         sums = torch.stack([(location.square() + scale.square()).sum(), log_scale.sum()])
         drawn.append((site, location + scale * noise, location, log_scale, sums))
@@ -333,9 +352,10 @@ def _draw_by_site(family: Family) -> list[tuple[Site, Tensor, Tensor, Tensor, Te
 
 
 def starting_log_scale(family: Family, location: Tensor) -> Tensor:
-    """Log standard deviations to start from: a share of each real site's root mean square."""
+    """Log standard deviations to start from: `RELATIVE_SPREAD`, or what the latent says, times a real site's rms."""
     parts = []
     for site, part in zip(family.sites, location.split(family.sizes), strict=True):
         size = part.square().mean().sqrt().clamp_min(1e-3) if site.support == "real" else part.new_ones(())
-        parts.append((RELATIVE_SPREAD * size).log().expand(part.shape))
+        spread = RELATIVE_SPREAD if site.spread is None else site.spread
+        parts.append((spread * size).log().expand(part.shape))
     return torch.cat(parts).clone()

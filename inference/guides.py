@@ -15,10 +15,11 @@ from bayesprune.inference.families import (
     Factor,
     Family,
     NormalFamily,
-    to_support,
 )
+from bayesprune.inference.hard_concrete import HardConcreteFamily
 from bayesprune.inference.paired import Pair, PairedFamily, SlabFactor
 from bayesprune.inference.starting_values import starting_values
+from bayesprune.inference.truncated_lognormal import TruncatedLogNormalFamily
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.iid import Iid
 from bayesprune.models.tensor_prior import Site, TensorPrior
@@ -30,8 +31,12 @@ SUPPORTS = {
     "lognormal": ("positive",),
     "logitnormal": ("unit",),
     "bernoulli": ("boolean",),
+    "hardconcrete": ("unit",),
+    "truncatedlognormal": ("interval",),
 }
 """Guide families for one latent, and the supports on which each is defined."""
+WITHOUT_DENSITY = ("delta", "hardconcrete")
+"""Families that have no log density, so that the objective is no bound on the evidence."""
 _MEANFIELD = {"real": "normal", "positive": "lognormal", "unit": "logitnormal", "boolean": "bernoulli"}
 
 GuideChoice = str | Mapping[str, str] | None
@@ -116,35 +121,23 @@ class Guide(nn.Module):
     def means(self) -> dict[str, Tensor]:
         """The point of each site: median of its factor; for a gate its probability, for a slab E[slab | included].
 
-        The values of `DeltaFactor`s and the locations of Normals are those; a LogNormal's is its median.
+        The values of `DeltaFactor`s and the locations of Normals are those; a LogNormal's is its median, a truncated
+        log-Normal's its mean, a hard concrete gate's that of the trained network.
         """
-        values: dict[str, Tensor] = {}
+        values = self.inclusion()
         for family in self.families:  # not from a draw: looking at a guide takes no random numbers
-            if hasattr(family, "location"):
-                cut = zip(family.sites, family.cut(family.location.detach()), strict=True)  # type: ignore[operator, arg-type]
-                values |= {site.name: to_support(part, site.support) for site, part in cut}
-        return values | self.inclusion()
+            values |= family.centres()  # type: ignore[operator]
+        return values
 
     def inclusion(self) -> dict[str, Tensor]:
-        """q(gate = 1) of every Bernoulli site by name, in closed form."""
+        """q(gate != 0) of every gate by name, in closed form."""
         return {name: logit.sigmoid() for name, logit in self.log_odds().items()}
 
     def log_odds(self) -> dict[str, Tensor]:
-        """Log q(gate = 1) / q(gate = 0) of every Bernoulli site by name: keeps the order of what rounds to 1."""
+        """Log q(gate != 0) / q(gate = 0) of every gate by name: keeps the order of what rounds to 1."""
         found: dict[str, Tensor] = {}
-        with torch.no_grad():
-            for family in self.families:
-                if isinstance(family, PairedFamily):
-                    gates = zip(
-                        [pair.gate for pair in family.pairs],
-                        family.logit.split(family.gate_sizes),
-                        strict=True,
-                    )
-                elif isinstance(family, BernoulliFamily):
-                    gates = zip(family.sites, family.logit.split(family.sizes), strict=True)
-                else:
-                    continue
-                found |= {site.name: logit.detach().view(site.shape) for site, logit in gates}
+        for family in self.families:
+            found |= family.log_odds()  # type: ignore[operator]
         return found
 
     def _run(self, draw, factors: dict[str, Factor]) -> dict[str, Tensor]:  # type: ignore[no-untyped-def] # noqa: ANN001
@@ -247,7 +240,12 @@ def _build(model: BayesianNetwork, family_of: dict[str, str], starts: dict[str, 
     for name, site in model.sites.items():
         if family_of[name] != "paired":
             grouped.setdefault((family_of[name], site.support), []).append(site)
-    classes = {"delta": DeltaFamily, "bernoulli": BernoulliFamily}
+    classes = {
+        "delta": DeltaFamily,
+        "bernoulli": BernoulliFamily,
+        "hardconcrete": HardConcreteFamily,
+        "truncatedlognormal": TruncatedLogNormalFamily,
+    }
     built: list[Family] = [classes.get(family, NormalFamily)(sites, starts) for (family, _), sites in grouped.items()]
     pairs = []
     for prior in model.priors.values():

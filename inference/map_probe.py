@@ -6,11 +6,13 @@ import itertools
 import math
 from collections.abc import Mapping
 
+import pyro
 import torch
 from torch import Tensor
 
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.hierarchy import WEIGHT
+from bayesprune.models.iid import Iid
 from bayesprune.models.tensor_prior import TensorPrior
 
 DECADES = (4, 8, 12)
@@ -22,7 +24,7 @@ MOST_SCALES = 6
 
 
 def check_map_exists(model: BayesianNetwork, family_of: Mapping[str, str]) -> None:
-    """Refuses points for a prior whose log joint grows without bound as its scales go to zero.
+    """Refuses points for a prior whose log joint grows without bound as its scales, or a weight, go to zero.
 
     Every set of positive latents that the guide makes points of is shrunk towards zero together with the weights.
     A log joint that gains a constant amount a decade, however small the scale, has no maximum: this is so for the
@@ -40,6 +42,12 @@ def check_map_exists(model: BayesianNetwork, family_of: Mapping[str, str]) -> No
         points = [
             latent for latent, site in prior.sites.items() if site.support == "real" and family_of[site.name] == "delta"
         ]
+        for latent in points:
+            if _is_infinite_at_zero(prior, latent):
+                raise ValueError(
+                    f"{prior.sites[latent].name} has no MAP: its prior density is infinite at zero; leave {latent} its "
+                    "Normal guide"
+                )
         for subset in _subsets(scales):
             if _grows_without_bound(prior, subset, points):
                 raise ValueError(
@@ -47,6 +55,22 @@ def check_map_exists(model: BayesianNetwork, family_of: Mapping[str, str]) -> No
                     "with the weights; fit with guide='meanfield', which keeps the scales variational, or use the "
                     "marginal prior of the weights"
                 )
+
+
+def _is_infinite_at_zero(prior: TensorPrior, latent: str) -> bool:
+    """Whether a real latent's own log density is infinite at zero, as that of a log-uniform weight is."""
+    found: list[float] = []
+
+    def given(site: str, fn: Iid) -> Tensor:
+        at_zero = site == prior.sites[latent].name
+        value = torch.full(fn.event_shape, 0.0 if at_zero else 0.5, dtype=torch.float64)
+        if at_zero:
+            found.append(float(fn.log_prob(value)))
+        return value
+
+    with pyro.validation_enabled(False):  # a latent at zero may be another's scale
+        prior.run(given, torch.empty(0, dtype=torch.float64), {})
+    return found[0] == math.inf
 
 
 def _subsets(scales: list[str]) -> list[tuple[str, ...]]:

@@ -21,7 +21,7 @@ from bayesprune.inference.gate_estimators import GateEstimator, default_estimato
 from bayesprune.inference.guides import Guide
 from bayesprune.inference.local_reparameterisation import LocalReparameterisation, reparameterisable
 from bayesprune.inference.sticking_the_landing import landing_term
-from bayesprune.inference.terms import registered_term, site_term
+from bayesprune.inference.terms import only_by_term, registered_term, site_term
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.iid import Iid
 
@@ -148,7 +148,7 @@ class Objective(nn.Module):
                 factor = factors[site]
                 form = registered_term(type(fn.base_dist), type(factor))
                 landing = self.sticking_the_landing and isinstance(factor, NormalFactor)
-                known = form is not None and self.analytic and not landing
+                known = form is not None and (only_by_term(fn) or self.analytic and not landing)
                 if factor.has_density and not known:
                     found.append(site)
                 return factor.value

@@ -129,3 +129,8 @@ class PairedFamily(Family):
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Slab locations move in the weights' units, log scales and log odds as spreads."""
         return {"location": [self.location], "spread": [self.log_scale, self.logit]}
+
+    def log_odds(self) -> dict[str, Tensor]:
+        """Log odds of a one, of the gates."""
+        gates = zip(self.pairs, self._cut_gates(self.logit.detach()), strict=True)
+        return {pair.gate.name: part for pair, part in gates}

@@ -114,15 +114,17 @@ class Fit:
         one = self._restart(restart)
         results = []
         with torch.no_grad(), _seeded(one):
-            for _ in range(n):
+            for number in range(n):
                 values = one.guide.sample()
                 draw = {**values, **one.model.weights_at(values)}
-                with _seeded(one):  # the next draw is the same whatever the function does with random numbers
+                with _seeded(one, 1 + number):  # the next draw is the same whatever random numbers the function takes
                     results.append(function(draw))
         return results
 
     def included_at(self, draw: dict[str, Tensor], restart: int = 0) -> dict[str, Tensor]:
         """Which weights are included at one draw of `map_draws`, by each prior's own event.
+
+        Where the event has a probability given the draw (membership, reduction), it is drawn with that.
 
         Returns:
             True and False by name of tensor, `(out, in, ...)`.
@@ -211,11 +213,15 @@ class Fit:
 
         Returns:
             One variable a tensor, `(out, in, ...)`, in [0, 1]; its attribute ``kind`` is the kind of the event
-            (``"atom"``, ``"shrinkage"``, ``"relative"``), ``event`` its text.
+            (see `bayesprune.models.inclusion`), ``event`` its text.
 
         Raises:
-            ValueError: For a MAP, which has no probabilities, or a prior that declares no event.
+            ValueError: For a MAP, which has no probabilities but those of membership at its point, or a prior that
+                declares no event.
         """
+        from bayesprune.inference.membership import membership_log_odds
+        from bayesprune.inference.reduction import event_log_odds
+
         one = self._restart(restart)
         self._refuse_map(one)
         found: dict[str, Tensor] = {}
@@ -227,8 +233,11 @@ class Fit:
                 raise ValueError(f"the prior on {name} declares no inclusion event: add included=... to its hierarchy")
             if event.gate is not None:
                 found[name] = prior.spread(event.gate, closed[prior.sites[event.gate].name])
-            else:
+            elif event.kind == "reduction":
+                found[name] = event_log_odds(one, prior).sigmoid()
+            elif event.kind != "membership":
                 sampled.append(prior)
+        found |= {name: odds.sigmoid() for name, odds in membership_log_odds(self, restart, draws).items()}
         if sampled:
             found |= self._inclusion_by_draws(one, sampled, draws)
         variables = {}
@@ -316,7 +325,8 @@ class Fit:
     def included_weights(self, restart: int = 0) -> dict[str, Tensor]:
         """E[weight | included] at the guide's locations: the weights that a pruned network keeps.
 
-        For a gated prior the gates are one; a scale's location is its median.
+        For a gated prior the gates are one; a scale's location is its median. For membership it is E[weight]: a guide's
+        Normal does not know of the slab.
 
         Returns:
             Weights by name of tensor, `(out, in, ...)`.
@@ -371,6 +381,9 @@ class Fit:
     def _refuse_map(self, one: Restart) -> None:
         families = one.guide.family_of
         for name, prior in one.model.priors.items():
+            event = prior.hierarchy.included
+            if event is not None and event.kind == "membership":
+                continue  # its probability is known given the weight
             if all(families[site.name] == "delta" for site in prior.sites.values()):
                 what = "this fit is a MAP" if one.guide.is_map else f"this fit is a MAP of {name}"
                 raise ValueError(
@@ -410,6 +423,14 @@ class Fit:
             if one.fisher is None or not _is_scale_mixture(prior):
                 raise ValueError(f"the prior on {prior.name} is no scale mixture: use another event")
             return self._kappa(one, prior, values) < event.threshold
+        if event.kind == "reduction":  # under a mean-field guide the models' probabilities multiply
+            from bayesprune.inference.reduction import event_log_odds
+
+            return torch.bernoulli(event_log_odds(one, prior).sigmoid()).bool()
+        if event.kind == "membership":
+            from bayesprune.inference.membership import log_odds_at
+
+            return torch.bernoulli(log_odds_at(prior, values).sigmoid()).bool()
         if event.kind == "relative":
             return weight.abs() > event.threshold * weight.square().mean().sqrt()
         return weight != 0
@@ -451,14 +472,14 @@ def _positive(name: str, value: int) -> None:
 class _seeded:
     """Draws of a fit are the same each time they are asked for, and leave the global random state as it was."""
 
-    def __init__(self, one: Restart) -> None:
+    def __init__(self, one: Restart, stream: int = 0) -> None:
         device = next(one.guide.parameters()).device
         self._fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-        self._seed = one.seed
+        self._seed = one.seed + (1 + stream) * 1_000_003
 
     def __enter__(self) -> None:
         self._fork.__enter__()
-        torch.manual_seed(self._seed + 1_000_003)
+        torch.manual_seed(self._seed)
 
     def __exit__(self, *problem: Any) -> None:
         self._fork.__exit__(*problem)

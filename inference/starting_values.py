@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesprune.models.hierarchy import WEIGHT, arguments
+from bayesprune.models.hierarchy import WEIGHT, Latent, arguments
 from bayesprune.models.iid import Iid
 from bayesprune.models.tensor_prior import Site, TensorPrior
 
@@ -60,13 +60,19 @@ def starting_values(
         prior.run(start, weight, shared)
         base = prior.standard_normal
         if prior.weight_is_latent or base is None or specs[base].init is not None:
-            solved = prior.weight_is_latent
+            solved = prior.weight_is_latent or _is_told(specs)
         else:
             solved = _solve(prior, values, base, weight)
     note = None
     if not solved:
         note = f"{prior.name} starts from its prior: the weights cannot be solved for one latent per weight"
     return values, note
+
+
+def _is_told(specs: dict[str, Latent]) -> bool:
+    """Whether a latent per weight says by itself how it starts from the network's weights."""
+    inits = [spec.init for spec in specs.values() if spec.per == "weight" and not spec.dims and callable(spec.init)]
+    return any(WEIGHT in arguments(init) for init in inits)
 
 
 def _solve(prior: TensorPrior, values: dict[str, Tensor], base: str, weight: Tensor) -> bool:

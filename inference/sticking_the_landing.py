@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bayesprune.inference.families import Factor, NormalFactor
 from bayesprune.inference.paired import SlabFactor
-from bayesprune.inference.terms import site_term
+from bayesprune.inference.terms import only_by_term, site_term
 from bayesprune.models.iid import Iid
 
 
@@ -26,10 +26,10 @@ def landing_term(prior: Iid, factor: Factor, value: Tensor) -> Tensor | None:
         value: The drawn value.
 
     Returns:
-        The term; None for factors that are not drawn by reparameterisation (points and gates). The inclusion
-        probabilities by which a slab's term is weighted keep their gradient.
+        The term; None for factors other than Normals, and for priors whose term is not to be had from a draw. The
+        inclusion probabilities by which a slab's term is weighted keep their gradient.
     """
-    if not isinstance(factor, NormalFactor):
+    if not isinstance(factor, NormalFactor) or only_by_term(prior):
         return None
     held = replace(factor, location=factor.location.detach(), log_scale=factor.log_scale.detach())
     if isinstance(factor, SlabFactor):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bayesprune.inference.guides import WITHOUT_DENSITY
 from bayesprune.inference.trace import inclusion_record
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def summarise(fit: Fit) -> dict[str, Any]:
     last = fit.trace.isel(restart=0).dropna("epoch", how="all", subset=["loss"]).isel(epoch=-1)
     weights = sum(int(torch.Size(prior.shape).numel()) for prior in model.priors.values())
     nonzero, collapsed = _nonzero(fit)
-    has_points = any(family == "delta" for family in guide.family_of.values())
+    has_points = any(family in WITHOUT_DENSITY for family in guide.family_of.values())
     kl, likelihood = float(last["kl"]), float(last["expected_log_likelihood"])
     return {
         **fit.settings,

@@ -34,9 +34,14 @@ from bayesprune.inference.families import (
     NormalFactor,
 )
 from bayesprune.inference.functional import is_functional
+from bayesprune.inference.hard_concrete import HardConcreteFactor
 from bayesprune.inference.paired import SlabFactor
+from bayesprune.inference.truncated_lognormal import TruncatedLogNormalFactor
 from bayesprune.models.halo import SignedGamma
 from bayesprune.models.iid import Iid
+from bayesprune.models.l0_hard_concrete import NonzeroPenalty
+from bayesprune.models.log_uniform import LogUniform, TruncatedLogUniform
+from bayesprune.models.vib import FittedNormal
 
 Term = Callable[[Any, Any], Tensor]
 """(univariate prior, factor) -> E_q[log q - log p] in nats, summed over the site."""
@@ -79,6 +84,11 @@ def registered_term(prior: type, factor: type) -> Term | None:
     return _TERMS.get((prior, factor))
 
 
+def only_by_term(prior: Iid) -> bool:
+    """Whether a prior's term is not to be had from a draw: it depends on all of q, or passes no gradient to a draw."""
+    return bool(getattr(prior.base_dist, "only_by_term", False))
+
+
 def site_term(prior: Iid, factor: Factor, value: Tensor, analytic: bool = True) -> Tensor:
     """E_q[log q - log p] of one site in nats (for a Delta: minus the log prior).
 
@@ -86,11 +96,18 @@ def site_term(prior: Iid, factor: Factor, value: Tensor, analytic: bool = True) 
         prior: The site's prior, given its drawn parents.
         factor: The site's guide factor.
         value: The drawn value.
-        analytic: Whether registered terms are used; default True. False estimates every term from the draw.
+        analytic: Whether registered terms are used; default True. False estimates every term from the draw that can be.
+
+    Raises:
+        ValueError: If the prior has no other than registered terms, and none for this guide.
     """
-    term = registered_term(type(prior.base_dist), type(factor)) if analytic else None
+    alone = only_by_term(prior)
+    term = registered_term(type(prior.base_dist), type(factor)) if analytic or alone else None
     if term is not None:
         return term(prior.base_dist, factor)
+    if alone:
+        family, guide = type(prior.base_dist).__name__, type(factor).__name__
+        raise ValueError(f"{family} has no term for {guide}: leave the latent the guide that its prior gives it")
     if isinstance(factor, SlabFactor):
         return _slab_from_draw(prior.base_dist, factor, value)
     log_prior = prior.log_prob(value)
@@ -187,6 +204,32 @@ def laplace_slab(prior: Any, q: Any) -> Tensor:
     return (q.inclusion * _laplace_entries(prior, q)).sum()
 
 
+SPARSE_DROPOUT = (0.63576, 1.87320, 1.48695)
+"""k1, k2 and k3 of Molchanov, Ashukha & Vetrov 2017, eq. 14."""
+
+
+@register_term(LogUniform, NormalFactor)
+def log_uniform_normal(prior: Any, q: Any) -> Tensor:
+    """KL(Normal(m, s) || LogUniform), approximated: k1 (1 - sigmoid(k2 + k3 log alpha)) + log(1 + 1 / alpha) / 2.
+
+    alpha = s^2 / m^2 (Molchanov, Ashukha & Vetrov 2017, eq. 14). It is off by at most
+    0.0094 nats an entry, at log alpha = -3.5, and in the derivative in log alpha by at most 0.014.
+    """
+    k1, k2, k3 = SPARSE_DROPOUT
+    inverse = (q.location / q.scale).square()
+    log_alpha = -inverse.clamp_min(1e-30).log()  # held where a location of zero has no derivative
+    return (k1 * (-k2 - k3 * log_alpha).sigmoid() + 0.5 * inverse.log1p()).sum()
+
+
+@register_term(FittedNormal, NormalFactor)
+def fitted_normal_normal(prior: Any, q: Any) -> Tensor:
+    """Strength min over xi of KL(Normal(m, s) || Normal(0, xi)) = strength log(1 + m^2 / s^2) / 2.
+
+    Dai, Zhu, Guo & Wipf 2018. No average of log q - log p over draws: xi is one for all of them.
+    """
+    return (0.5 * prior.strength * (q.location / q.scale).square().log1p()).sum()
+
+
 # -- positive sites: x = exp(u) with u ~ Normal(m, s), so that E log x = m and E x^k = exp(k m + k^2 s^2 / 2) ------
 
 
@@ -249,6 +292,15 @@ def half_cauchy_lognormal(prior: Any, q: Any) -> Tensor:
     return _kl_lognormal(q, math.log(2.0 / math.pi) - log_scale - from_draw)
 
 
+@register_term(TruncatedLogUniform, TruncatedLogNormalFactor)
+def truncated_log_uniform_lognormal(prior: Any, q: Any) -> Tensor:
+    """KL of a truncated log-Normal from the log-uniform on the same interval: log(b - a) less the entropy of log x.
+
+    Neklyudov, Molchanov, Ashukha & Vetrov 2017.
+    """
+    return ((prior.high - prior.low).log() - q.distribution().entropy_of_logarithm()).sum()
+
+
 # -- sites on (0, 1): x = sigmoid(u) with u ~ Normal(m, s) ---------------------------------------------------------
 
 
@@ -300,6 +352,15 @@ def _logits(prior: Any) -> Tensor:
         return probs_to_logits(prior.probs, is_binary=True)
     logits: Tensor = prior.logits
     return logits
+
+
+@register_term(NonzeroPenalty, HardConcreteFactor)
+def penalty_hard_concrete(prior: Any, q: Any) -> Tensor:
+    """Expected price of gates that are not zero: price P(z != 0) (Louizos, Welling & Kingma 2018, eq. 12).
+
+    A penalty, with no entropy of q.
+    """
+    return (prior.price * q.probability).sum()
 
 
 # -- points: minus the log prior, by as few passes over the site as it takes ---------------------------------------

@@ -13,6 +13,7 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bayesprune.models.fit_progress import FitProgress
 from bayesprune.models.hierarchy import Hierarchy
 from bayesprune.models.likelihoods import Categorical, Likelihood
 from bayesprune.models.tensor_prior import Site, TensorPrior
@@ -42,6 +43,7 @@ class BayesianNetwork(nn.Module):
         network: The copy; its parameters with a prior hold the starting weights and do not require gradients.
         priors: The bound hierarchies by name of parameter tensor.
         data_size: Number of data.
+        progress: Share of a fit's steps that are done, where a prior asks for it; else None.
 
     Raises:
         ValueError: If a pattern matches no parameter, two match the same, or `data_size` is not positive.
@@ -49,6 +51,7 @@ class BayesianNetwork(nn.Module):
 
     network: nn.Module
     likelihood: Likelihood
+    progress: FitProgress | None
 
     def __init__(
         self,
@@ -74,6 +77,7 @@ class BayesianNetwork(nn.Module):
         self.patterns = dict(priors)
         self.priors: dict[str, TensorPrior] = {}
         tensors = dict(self.network.named_parameters())
+        progress = FitProgress()
         for name, pattern in match_patterns(self.patterns, tensors).items():
             hierarchy = self.patterns[pattern]
             if not isinstance(hierarchy, Hierarchy):
@@ -81,8 +85,10 @@ class BayesianNetwork(nn.Module):
                     f"the prior on {name} must be a Hierarchy, not {hierarchy!r}: write e.g. Gaussian() or "
                     "Hierarchy(weight=dist.Normal(0.0, 1.0))"
                 )
-            self.priors[name] = TensorPrior(name, hierarchy, tuple(tensors[name].shape), self.data_size, pattern)
+            shape = tuple(tensors[name].shape)
+            self.priors[name] = TensorPrior(name, hierarchy, shape, self.data_size, pattern, progress)
             tensors[name].requires_grad_(False)
+        self.progress = progress if any(one.hierarchy.is_annealed for one in self.priors.values()) else None
 
     @property
     def sites(self) -> dict[str, Site]:

@@ -30,8 +30,11 @@ from bayesprune.models.inclusion import InclusionEvent
 from bayesprune.models.levels import DEFAULT_BLOCK, LEVELS
 
 Distribution = torch.distributions.Distribution
-RESERVED: tuple[str, ...] = ("size", "fan_in", "data_size")
-"""Arguments a callable may take besides the latents: entries of the tensor, inputs of one output, data."""
+PROGRESS = "progress"
+RESERVED: tuple[str, ...] = ("size", "fan_in", "inputs", "data_size", PROGRESS)
+"""Arguments a callable may take besides the latents: entries of the tensor, those of one output, its columns (input
+channels; 1 for a vector), data, and the share of a fit's steps that are done (a tensor of no dimensions in [0, 1]; 1
+outside a fit and after it), by which a prior is annealed."""
 WEIGHT = "weight"
 
 
@@ -42,16 +45,19 @@ class Latent:
     Attributes:
         distribution: A univariate Pyro distribution (its constants are float32; numbers in a callable take the dtype of
             the weights), or a callable that returns one; the names of its arguments name its parents (other latents, or
-            ``size``, ``fan_in``, ``data_size``).
+            ``size``, ``fan_in``, ``inputs``, ``data_size``, ``progress``).
         per: The level, one of `LEVELS`; default one entry a weight.
         dims: Named dimensions in place of a level, e.g. ``{"output": None, "rank": 16}``; None takes the
             tensor's own size, for the names ``"output"`` and ``"input"``. Passed to callables unexpanded.
         guide: Family of the guide for this latent whatever the fit asks for (``"delta"``, ``"normal"``,
-            ``"lognormal"``, ``"logitnormal"``, ``"bernoulli"``); default None: the fit decides.
+            ``"lognormal"``, ``"logitnormal"``, ``"bernoulli"``, ``"hardconcrete"``, ``"truncatedlognormal"``); default
+            None: the fit decides.
         init: Where the guide's location starts: a number, or a callable of latents' starting values, the
-            reserved arguments and ``weight`` (the network's current weights). Default None: from the network's
-            weights where the hierarchy can be solved for them, else the prior median.
+            reserved arguments but ``progress``, and ``weight`` (the network's current weights). Default None: from
+            the network's weights where the hierarchy can be solved for them, else the prior median.
         block: Rows and columns of a tile for ``per="block"``; default 16 x 16.
+        spread: Standard deviation with which the guide starts: of a real latent as a share of its root mean square, of
+            others that of the logarithm or logit; default None: 0.1.
     """
 
     distribution: Any
@@ -60,6 +66,7 @@ class Latent:
     guide: str | None = None
     init: float | Callable[..., Tensor] | None = None
     block: tuple[int, int] = DEFAULT_BLOCK
+    spread: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.distribution, Distribution) and not callable(self.distribution):
@@ -74,6 +81,8 @@ class Latent:
             )
         if self.per not in LEVELS:
             raise ValueError(f"level {self.per!r} is unknown: per= takes one of {', '.join(LEVELS)}")
+        if self.spread is not None and not self.spread > 0:
+            raise ValueError(f"spread= is a standard deviation to start from and must be positive, not {self.spread}")
         for name, extent in (self.dims or {}).items():
             if extent is None and name not in ("output", "input"):
                 raise ValueError(
@@ -100,8 +109,8 @@ class Hierarchy:
         weight: The tensor's weights: a distribution or a callable returning one (then ``weight`` is itself a
             latent), or a callable returning a tensor (then it is a deterministic node). A `Latent` carries a
             guide and a start as well.
-        included: The inclusion event, made by `exact_zero`, `shrinkage_below` or `relative_threshold`; default
-            None: `inclusion_probabilities` is then refused.
+        included: The inclusion event, made by `exact_zero`, `shrinkage_below`, `relative_threshold` or
+            `slab_membership`; default None: `inclusion_probabilities` is then refused.
         factor: A callable that returns a further log factor of the joint in nats (a scalar), e.g. weight decay
             on a latent. The prior is then unnormalised and cannot be simulated. Default None.
         default_guide: Guide of a fit that names none: ``"map"``, ``"meanfield"`` (default) or ``"paired"``.
@@ -109,13 +118,18 @@ class Hierarchy:
         latents: The latents by name; a bare distribution or callable means ``Latent(it)``, per weight.
 
     Attributes:
+        noise: Name of the latent that multiplies the weights as noise with a dropout rate (``"weight"``: the weights
+            are their own), or None; set by the ready priors that have one.
         latents: The latents by name, in an order in which parents come first.
         config: Name and arguments for a ready prior, by which a saved fit finds it; None for one of your own.
 
     Raises:
         ValueError: For an unknown parent, a cycle, a latent with a reserved name, a missing `weight`, an
-            inclusion event that names no latent, or a distribution whose parameters fall outside their support.
+            inclusion event that names no latent or does not fit, or a distribution whose parameters fall outside their
+            support.
     """
+
+    noise: str | None = None
 
     def __init__(
         self,
@@ -165,6 +179,11 @@ class Hierarchy:
             found["factor"] = arguments(self.factor)
         return found
 
+    @property
+    def is_annealed(self) -> bool:
+        """Whether the declaration asks for the progress of the fit."""
+        return any(PROGRESS in parents for parents in self.parents.values())
+
     def _check_parents(self) -> None:
         for name, parents in self.parents.items():
             allowed = (*self.latents, *RESERVED, *((WEIGHT,) if name == "factor" else ()))
@@ -187,9 +206,10 @@ class Hierarchy:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             probe = TensorPrior("probe", self, (6, 5), data_size=100)
-            for _ in range(
-                0 if self.improper else 3
-            ):  # one draw of a few entries could miss a scale that is negative half of the time
+            shares = (1.0, 0.0) if self.is_annealed else (1.0,)
+            # One draw of a few entries could miss a scale that is negative half of the time.
+            for share in () if self.improper else 3 * shares:
+                probe.progress.set(share)
                 probe.simulate()
         return probe.weight_is_latent
 

@@ -5,6 +5,8 @@ Every event has a kind, and probabilities of unlike kinds are never compared:
 * ``"atom"``: the weight is exactly zero with positive probability (spike and slab, soft thresholds, gates).
 * ``"shrinkage"``: the data, not the prior, decide the weight: its shrinkage factor kappa_j is below a threshold.
 * ``"relative"``: the weight is larger than a share of its layer's root mean square.
+* ``"membership"``: the weight belongs to the slab of a mixture prior, not to its spike; it is never exactly zero.
+* ``"reduction"``: the model that has the weight is the better one, the others staying in (Bayesian model reduction).
 """
 
 from __future__ import annotations
@@ -12,30 +14,38 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["atom", "shrinkage", "relative"]
+Kind = Literal["atom", "shrinkage", "relative", "membership", "reduction"]
 
 
 @dataclass(frozen=True)
 class InclusionEvent:
-    """An inclusion event and its kind; made by `exact_zero`, `shrinkage_below` and `relative_threshold`.
+    """An inclusion event and its kind; made by `exact_zero`, `shrinkage_below` and the other functions below.
 
     Attributes:
-        kind: ``"atom"``, ``"shrinkage"`` or ``"relative"``.
-        threshold: The threshold of the last two kinds; zero for an atom.
+        kind: ``"atom"``, ``"shrinkage"``, ``"relative"``, ``"membership"`` or ``"reduction"``.
+        threshold: The threshold of a shrinkage or relative event; zero for the others.
         gate: Name of the Bernoulli latent that switches the weight, if there is one.
         slab: Name of the latent whose value the weight has where the gate is one.
+        expected_density: For a reduction: prior probability that a weight, or a group, is in the network.
+        level: For a reduction: what is taken out as one.
     """
 
     kind: Kind
     threshold: float = 0.0
     gate: str | None = None
     slab: str | None = None
+    expected_density: float = 0.5
+    level: str = "weight"
 
     def __str__(self) -> str:
         if self.kind == "atom":
             return f"{self.gate} = 1 (atom)" if self.gate else "weight != 0 (atom)"
         if self.kind == "shrinkage":
             return f"shrinkage factor < {self.threshold:g} (shrinkage)"
+        if self.kind == "membership":
+            return "the weight belongs to the slab (membership)"
+        if self.kind == "reduction":
+            return f"evidence for the {self.level}, {self.expected_density:g} of them before the data (reduction)"
         return f"|weight| > {self.threshold:g} x rms of the layer (relative)"
 
 
@@ -78,3 +88,37 @@ def relative_threshold(threshold: float = 0.1) -> InclusionEvent:
     if not threshold > 0.0:
         raise ValueError(f"relative_threshold needs a positive threshold, not {threshold}")
     return InclusionEvent("relative", threshold=float(threshold))
+
+
+def slab_membership() -> InclusionEvent:
+    """The weight belongs to the slab of its mixture prior (George & McCulloch 1993).
+
+    The component z is integrated out of the prior, and p(z = 1 | w, data) = p(z = 1 | w), so that the inclusion
+    probability is E_q(w)[p(z = 1 | w)]: probabilities are averaged over draws of the weight, not draws of z. Of a MAP
+    it is the probability at the point. The weights' distribution has to have a method ``log_odds(value)``, as
+    `SpikeSlabMixture` has.
+    """
+    return InclusionEvent("membership")
+
+
+REDUCED_LEVELS = ("weight", "kernel", "output", "input")
+
+
+def reduced_to_zero(expected_density: float = 0.1, level: str = "weight") -> InclusionEvent:
+    """The evidence prefers the model that has the weight to the one that lacks it (Bayesian model reduction).
+
+    Its probability is closed-form for weights ~ Normal(0, sd) under a mean-field guide: see
+    `bayesprune.inference.reduction`.
+
+    Args:
+        expected_density: Prior probability of the model that has it; default 0.1.
+        level: What is taken out as one: ``"weight"`` (default), ``"kernel"``, ``"output"`` or ``"input"``.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+    if not 0.0 < expected_density < 1.0:
+        raise ValueError(f"reduced_to_zero needs an expected_density strictly between 0 and 1, not {expected_density}")
+    if level not in REDUCED_LEVELS:
+        raise ValueError(f"reduced_to_zero(level=...) takes one of {', '.join(REDUCED_LEVELS)}, not {level!r}")
+    return InclusionEvent("reduction", expected_density=float(expected_density), level=level)

@@ -79,6 +79,8 @@ def prior_sparsity(
                 included = kappa < event.threshold
             elif event.kind == "relative":
                 included = weight.abs() > event.threshold * weight.square().mean().sqrt()
+            elif event.kind == "membership":
+                included = torch.bernoulli(prior.membership_log_odds(values).sigmoid())
             elif event.kind == "reduction":
                 groups = level_shape(event.level, prior.shape)
                 included = (torch.rand(groups) < event.expected_density).expand(prior.shape)

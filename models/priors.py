@@ -8,12 +8,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bayesprune.models.continuous_spike_and_slab import ContinuousSpikeAndSlab
 from bayesprune.models.gaussian import Gaussian
+from bayesprune.models.group_horseshoe import GroupHorseshoe
+from bayesprune.models.group_normal_jeffreys import GroupNormalJeffreys
 from bayesprune.models.halo import HALO
 from bayesprune.models.hierarchy import Hierarchy
 from bayesprune.models.horseshoe import Horseshoe, RegularisedHorseshoe
+from bayesprune.models.l0_hard_concrete import L0HardConcrete
 from bayesprune.models.laplace import Laplace
+from bayesprune.models.mcp import MCP
+from bayesprune.models.reduction_prior import Reduction
+from bayesprune.models.sparse_variational_dropout import SparseVariationalDropout
 from bayesprune.models.spike_and_slab import SpikeAndSlab
+from bayesprune.models.structured_bayesian_pruning import StructuredBayesianPruning
+from bayesprune.models.sws import SWS
+from bayesprune.models.vib import VIB
 
 
 @dataclass(frozen=True)
@@ -37,20 +47,48 @@ class PriorEntry:
 PRIORS: dict[str, PriorEntry] = {
     "gaussian": PriorEntry(Gaussian, "weight ~ Normal(0, sd): weight decay"),
     "laplace": PriorEntry(Laplace, "weight ~ Laplace(0, scale): the lasso"),
+    "mcp": PriorEntry(MCP, "minimax concave penalty: the lasso near zero, flat for large weights (improper)"),
+    "mcp-paper": PriorEntry(MCP.from_paper, "the same by per-datum constants lam and gamma"),
+    "sws": PriorEntry(SWS, "adaptive lasso with one learned scale a tensor, by its one constant kappa"),
+    "sws-paper": PriorEntry(SWS.from_paper, "the same by per-datum constants xi and psi"),
     "halo": PriorEntry(HALO, "hierarchical adaptive lasso, by its one constant kappa"),
     "halo-paper": PriorEntry(HALO.from_paper, "the same by the authors' per-datum constants xi, psi, weight_decay"),
     "horseshoe": PriorEntry(Horseshoe, "half-Cauchy scales a weight and a layer, non-centred"),
     "regularised-horseshoe": PriorEntry(RegularisedHorseshoe, "horseshoe with its largest scales bounded"),
+    "reduction": PriorEntry(Reduction, "Normal(0, sd), with PIPs by Bayesian model reduction; --weights needs no fit"),
     "spike-and-slab": PriorEntry(SpikeAndSlab, "exact zeros by Bernoulli gates a weight, kernel, output or block"),
+    "continuous-spike-and-slab": PriorEntry(
+        ContinuousSpikeAndSlab, "mixture of a wide and a narrow Normal, which narrows during the fit"
+    ),
+    "sparse-variational-dropout": PriorEntry(SparseVariationalDropout, "log-uniform weights: a dropout rate a weight"),
+    "group-normal-jeffreys": PriorEntry(GroupNormalJeffreys, "log-uniform noise a row, column or kernel (improper)"),
+    "group-horseshoe": PriorEntry(GroupHorseshoe, "half-Cauchy scales a group and a layer, all KLs in closed form"),
+    "l0-hard-concrete": PriorEntry(L0HardConcrete, "a price on nonzero weights or groups, by hard concrete gates"),
+    "structured-bayesian-pruning": PriorEntry(
+        StructuredBayesianPruning, "log-uniform noise a row, column or kernel, cut off so that it is proper"
+    ),
+    "vib": PriorEntry(VIB, "variational information bottleneck: noise a group, its prior's scale fitted"),
 }
 _CLASSES = {
     "Gaussian": "gaussian",
     "Laplace": "laplace",
+    "MCP": "mcp",
+    "MCP.from_paper": "mcp-paper",
+    "SWS": "sws",
+    "SWS.from_paper": "sws-paper",
     "HALO": "halo",
     "HALO.from_paper": "halo-paper",
     "Horseshoe": "horseshoe",
     "RegularisedHorseshoe": "regularised-horseshoe",
+    "Reduction": "reduction",
     "SpikeAndSlab": "spike-and-slab",
+    "ContinuousSpikeAndSlab": "continuous-spike-and-slab",
+    "SparseVariationalDropout": "sparse-variational-dropout",
+    "GroupNormalJeffreys": "group-normal-jeffreys",
+    "GroupHorseshoe": "group-horseshoe",
+    "L0HardConcrete": "l0-hard-concrete",
+    "StructuredBayesianPruning": "structured-bayesian-pruning",
+    "VIB": "vib",
 }
 
 

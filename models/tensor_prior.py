@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Transform, biject_to, constraints
 
-from bayesprune.models.hierarchy import WEIGHT, Hierarchy, Latent, is_distribution
+from bayesprune.models.fit_progress import FitProgress
+from bayesprune.models.hierarchy import PROGRESS, WEIGHT, Hierarchy, Latent, is_distribution
 from bayesprune.models.iid import Iid
 from bayesprune.models.levels import expand_blocks, level_shape
 
@@ -31,9 +32,12 @@ class Site:
         latent: Name of the latent in its hierarchy.
         tensor: Name of the parameter tensor; the pattern for a latent of the whole network.
         shape: Shape of a draw.
-        support: ``"real"``, ``"positive"``, ``"unit"``, ``"boolean"`` or ``"other"``.
+        support: ``"real"``, ``"positive"``, ``"unit"``, ``"boolean"``, ``"interval"`` (between positive numbers) or
+            ``"other"``.
         per: Level of the latent.
         guide: The guide family that the latent insists on, or None.
+        spread: Standard deviation with which the guide starts, or None: see `Latent`.
+        bounds: Ends of an interval.
     """
 
     name: str
@@ -43,6 +47,8 @@ class Site:
     support: str
     per: str
     guide: str | None
+    spread: float | None = None
+    bounds: tuple[float, float] | None = None
 
 
 class TensorPrior:
@@ -54,10 +60,12 @@ class TensorPrior:
         shape: Shape of the tensor, `(out, in, ...)`.
         data_size: Number of data, for callables that ask for it.
         pattern: The pattern that matched the tensor; names latents of the whole network. Default `name`.
+        progress: The model's progress, for callables that ask for it; default None: one of its own.
 
     Attributes:
         sites: The sample sites by name of latent; with ``"weight"`` among them if the weights are a latent.
         weight_is_latent: Whether the weights are sampled rather than a function of the latents.
+        progress: The progress that callables are given.
 
     Raises:
         ValueError: If a level does not fit the tensor, a distribution does not broadcast to its level, or a
@@ -71,6 +79,7 @@ class TensorPrior:
         shape: tuple[int, ...],
         data_size: int,
         pattern: str | None = None,
+        progress: FitProgress | None = None,
     ) -> None:
         self.name = name
         self.hierarchy = hierarchy
@@ -80,8 +89,10 @@ class TensorPrior:
         self.reserved = {
             "size": size,
             "fan_in": size // shape[0] if len(shape) > 1 else 1,
+            "inputs": shape[1] if len(shape) > 1 else 1,
             "data_size": data_size,
         }
+        self.progress = progress or FitProgress()
         self._constants: dict[tuple[str, torch.dtype, torch.device], Distribution] = {}
         self._arguments = {key: parents for key, parents in hierarchy.parents.items()}
         self.sites: dict[str, Site] = {}
@@ -158,16 +169,7 @@ class TensorPrior:
             ValueError: If the prior is no scale mixture.
         """
         if self.weight_is_latent:
-            found: dict[str, Tensor] = {}
-
-            def look(site: str, fn: Iid) -> Tensor:
-                latent = self._latent_of(site)
-                if latent == WEIGHT:
-                    found[WEIGHT] = fn.stddev
-                return values[latent]
-
-            self.run(look, next(iter(values.values())), {})
-            return found[WEIGHT].expand(self.shape)
+            return self._weight_prior(values).stddev.expand(self.shape)
         base = self.standard_normal
         refusal = f"the prior on {self.name} is no scale mixture: its weight is no scaled standard Normal"
         if base is None:
@@ -186,6 +188,15 @@ class TensorPrior:
         if not torch.allclose((far - zero) / 1000.0, one - zero, rtol=1e-3):
             raise ValueError(refusal)
         return (one - zero).abs()
+
+    def membership_log_odds(self, values: dict[str, Tensor]) -> Tensor:
+        """Log odds that the weights belong to the slab of their mixture prior, at given values of the latents.
+
+        Returns:
+            `(out, in, ...)`.
+        """
+        fn: Any = self._weight_prior(values).base_dist
+        return fn.log_odds(values[WEIGHT])
 
     def spread(self, latent: str, value: Tensor) -> Tensor:
         """Expands one entry a group to the tensor's shape: `level_shape(...)` to `(out, in, ...)`."""
@@ -249,14 +260,26 @@ class TensorPrior:
     def factor(self, values: dict[str, Tensor], weight: Tensor) -> Tensor:
         """Returns the hierarchy's further log factor in nats, at drawn values of the latents and the weights."""
         assert self.hierarchy.factor is not None
-        available = {**self._expanded(values), **self.reserved, WEIGHT: weight}
-        return self.hierarchy.factor(**{a: available[a] for a in self._arguments["factor"]})
+        return self.hierarchy.factor(**self._given("factor", {**values, WEIGHT: weight}, weight))
+
+    def _weight_prior(self, values: dict[str, Tensor]) -> Iid:
+        """The weights' own distribution at given values of the latents."""
+        found: list[Iid] = []
+
+        def look(site: str, fn: Iid) -> Tensor:
+            latent = self._latent_of(site)
+            if latent == WEIGHT:
+                found.append(fn)
+            return values[latent]
+
+        self.run(look, next(iter(values.values())), {})
+        return found[0]
 
     def _distribution(self, latent: str, spec: Latent, values: dict[str, Tensor], like: Tensor) -> Any:
         parents = self._arguments.get(latent, ())
         if all(p in self.reserved for p in parents):
             return self._constant(latent, spec.distribution, parents, like)
-        given = {p: self._value_for(spec, p, values) for p in parents}
+        given = {p: self._value_for(spec, p, values, like) for p in parents}
         return spec.distribution(**given)
 
     def _weight(self, values: dict[str, Tensor], like: Tensor) -> Any:
@@ -264,8 +287,12 @@ class TensorPrior:
         parents = self._arguments.get(WEIGHT, ())
         if all(p in self.reserved for p in parents):
             return self._constant(WEIGHT, value, parents, like)
+        return value(**self._given(WEIGHT, values, like))
+
+    def _given(self, key: str, values: dict[str, Tensor], like: Tensor) -> dict[str, Any]:
+        """The arguments of ``weight`` or ``factor``, expanded to the tensor's rows and columns."""
         available = {**self._expanded(values), **self.reserved}
-        return value(**{p: available[p] for p in parents})
+        return {p: self._progress(like) if p == PROGRESS else available[p] for p in self._arguments[key]}
 
     def _constant(self, latent: str, value: Any, parents: tuple[str, ...], like: Tensor) -> Any:
         """A distribution that depends on no latent, made once for each dtype and device."""
@@ -276,7 +303,12 @@ class TensorPrior:
             self._constants[key] = _moved(made, like)
         return self._constants[key]
 
-    def _value_for(self, child: Latent, parent: str, values: dict[str, Tensor]) -> Any:
+    def _progress(self, like: Tensor) -> Tensor:
+        return self.progress.share.to(like.device, like.dtype)
+
+    def _value_for(self, child: Latent, parent: str, values: dict[str, Tensor], like: Tensor) -> Any:
+        if parent == PROGRESS:
+            return self._progress(like)
         if parent in self.reserved:
             return self.reserved[parent]
         spec = self.hierarchy.latents[parent]
@@ -285,11 +317,9 @@ class TensorPrior:
         return values[parent]
 
     def _expanded(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        latents = self.hierarchy.latents
+        blocks = {n: s.block for n, s in self.hierarchy.latents.items() if s.per == "block" and not s.dims}
         return {
-            name: expand_blocks(value, self.shape, latents[name].block)
-            if latents[name].per == "block" and not latents[name].dims
-            else value
+            name: expand_blocks(value, self.shape, blocks[name]) if name in blocks else value
             for name, value in values.items()
         }
 
@@ -311,16 +341,19 @@ class TensorPrior:
 
     def _discover(self) -> None:
         """Runs the hierarchy once at fixed values to learn supports and to check shapes."""
+        priors: dict[str, Distribution] = {}
 
         def visit(site: str, fn: Iid) -> Tensor:
             latent = self._latent_of(site)
             spec = self.hierarchy.latents.get(latent) or self.hierarchy.weight
             shape = self.shape if latent == WEIGHT else self._shapes[latent]
             self._check_distribution(latent, fn.base_dist, shape)
+            priors[latent] = fn.base_dist
             support = _support_name(fn.base_dist.support)
             owner = self.pattern if spec and spec.per == "network" and not spec.dims else self.name
-            per, guide = (spec.per, spec.guide) if spec else (WEIGHT, None)
-            self.sites[latent] = Site(site, latent, owner, shape, support, per, guide)
+            per, guide, spread = (spec.per, spec.guide, spec.spread) if spec else (WEIGHT, None, None)
+            bounds = _bounds(fn.base_dist.support) if support == "interval" else None
+            self.sites[latent] = Site(site, latent, owner, shape, support, per, guide, spread, bounds)
             return _fixed_values(shape, support, fn.base_dist.support)
 
         for latent, spec in self.hierarchy.latents.items():
@@ -340,6 +373,12 @@ class TensorPrior:
                 f"the hierarchy cannot be evaluated on {self.name} of shape {self.shape}: {problem}"
             ) from problem
         self.weight_is_latent = WEIGHT in self.sites
+        event = self.hierarchy.included
+        if event is not None and event.kind == "membership" and not hasattr(priors.get(WEIGHT), "log_odds"):
+            raise ValueError(
+                "included=slab_membership() needs weights whose distribution has a slab, a method log_odds(value): "
+                "use SpikeSlabMixture, or another event"
+            )
         if weight.shape != self.shape:  # expand() would have refused; kept for callables returning odd tensors
             raise ValueError(f"weight= has shape {tuple(weight.shape)}, but {self.name} has shape {self.shape}")
 
@@ -415,7 +454,15 @@ def _support_name(support: Any) -> str:
     lower = getattr(support, "lower_bound", None)  # a tensor where it depends on a parent
     if lower is not None and not hasattr(support, "upper_bound") and bool((torch.as_tensor(lower) == 0).all()):
         return "positive"
-    return "other"
+    return "other" if _bounds(support) is None else "interval"
+
+
+def _bounds(support: Any) -> tuple[float, float] | None:
+    """The ends of an interval of positive numbers that are the same for all entries, else None."""
+    ends = [torch.as_tensor(getattr(support, name, -1.0)) for name in ("lower_bound", "upper_bound")]
+    if any(end.numel() != 1 for end in ends) or not 0.0 < float(ends[0]) < float(ends[1]):
+        return None
+    return float(ends[0]), float(ends[1])
 
 
 def _fixed_values(shape: tuple[int, ...], support: str, constraint: Any = None) -> Tensor:

@@ -21,9 +21,15 @@ from bayesprune.inference.families import (
     LogNormalFactor,
     NormalFactor,
 )
+from bayesprune.inference.hard_concrete import HardConcreteFactor
 from bayesprune.inference.paired import Pair, SlabFactor
+from bayesprune.inference.truncated_lognormal import TruncatedLogNormalFactor
 from bayesprune.models.halo import SignedGamma
+from bayesprune.models.l0_hard_concrete import NonzeroPenalty, hard_concrete
+from bayesprune.models.log_uniform import LogUniform, TruncatedLogUniform
 from bayesprune.models.tensor_prior import Site
+from bayesprune.models.truncated_log_normal import TruncatedLogNormal
+from bayesprune.models.vib import FittedNormal
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,14 @@ FAMILIES = {
     dist.Uniform: Family(
         {"low": 0.0, "high": 1.0}, lambda x, low, high: stats.uniform.logpdf(x, low, high - low), real=("low",)
     ),
+    LogUniform: Family({}, lambda x: -math.log(abs(x)) - 0.5 * (math.log(4.0 * math.pi * math.e) + np.euler_gamma)),
+    FittedNormal: Family({"strength": 0.7}, lambda x, strength: strength * stats.norm.logpdf(x, 0.0, abs(x))),
+    NonzeroPenalty: Family({"price": 0.7}, lambda x, price: -price * (x != 0)),
+    TruncatedLogUniform: Family(
+        {"low": -4.0, "high": 0.5},
+        lambda x, low, high: stats.loguniform.logpdf(x, math.exp(low), math.exp(high)),
+        real=("low", "high"),
+    ),
 }
 
 
@@ -135,21 +149,37 @@ CASES = {
         "by log odds": dist.Bernoulli(logits=number(-1.2)),
         "by a probability that is a latent": lambda odds: dist.Bernoulli(odds / (1.0 + odds)),
     },
+    (LogUniform, NormalFactor): alone(LogUniform),
+    (FittedNormal, NormalFactor): alone(FittedNormal),
+    (NonzeroPenalty, HardConcreteFactor): alone(NonzeroPenalty),
+    (TruncatedLogUniform, TruncatedLogNormalFactor): alone(TruncatedLogUniform),
 }
 """The priors that the checker tries for each pair, by name: for `check_term`."""
+
+NOISE_PAIRS = {pair for pair in CASES if pair[0] in (LogUniform, FittedNormal, NonzeroPenalty, TruncatedLogUniform)}
+"""Pairs that the checker and the quadrature below cannot take, since their terms are an approximation, no average over
+draws, or of a factor with ends; tests/inference/test_noise_terms.py holds them to integrals of their own."""
 
 
 def site(name, shape, support="real", per="weight"):
     return Site(name, name, name, tuple(shape), support, per, None)
 
 
-def factor_at(kind, guide, noise=None):
+def factor_at(kind, guide, noise=None, ends=(-4.0, 0.5)):
     """A factor at given parameters, with the sums over the site that a family hands it; no noise: at its centre."""
     if kind is DeltaFactor:
         return kind(guide["value"])
     if kind is BernoulliFactor:
         return kind(guide["logit"].sigmoid(), guide["logit"])
+    if kind is HardConcreteFactor:
+        noise = torch.zeros_like(guide["log_alpha"]) if noise is None else noise
+        return kind(hard_concrete(guide["log_alpha"], noise), guide["log_alpha"])
     location, log_scale = guide["location"], guide["log_scale"]
+    if kind is TruncatedLogNormalFactor:
+        logarithm = TruncatedLogNormal(location, log_scale, *ends).logarithm_at(
+            torch.zeros_like(location) if noise is None else noise
+        )
+        return kind(logarithm.exp(), location, log_scale, logarithm, ends)
     value = location + log_scale.exp() * (torch.zeros_like(location) if noise is None else noise)
     to_site = {LogNormalFactor: torch.exp, LogitNormalFactor: torch.sigmoid}.get(kind, lambda u: u)
     sums = torch.stack([(location.square() + (2.0 * log_scale).exp()).sum(), log_scale.sum()])
