@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,48 +61,47 @@ def plot_deletion_calibration(
 
 
 def _side_by_side(calibrations: dict[str, DeletionCalibration], path: str | Path | None) -> Figure:
-    """One reliability curve a fit, and the rank correlations of all fits in the last panel."""
+    """One reliability curve a fit, and the rank correlations of all fits in the last panel, where letters name them."""
     if not calibrations:
         raise ValueError("there is no calibration to draw: give what deletion_calibration returned, by name")
     panels = len(calibrations) + 1
     columns = min(ACROSS, panels)
     with styled():
-        figure, axes = new_figure(-(-panels // columns), columns, "Deletion calibration", (2.7, 2.5))
-        for axis, (name, calibration) in zip(axes, calibrations.items(), strict=False):
+        figure, axes = new_figure(-(-panels // columns), columns, "Deletion calibration", (2.7, 2.6))
+        for axis, letter, (name, calibration) in zip(axes, ascii_lowercase, calibrations.items(), strict=False):
             _reliability(axis, calibration)
-            axis.set_title(f"{name}, loss {calibration.loss:.3g}")
+            axis.set_title(f"{letter}  {name}\n    held-out loss {calibration.loss:.3g}", fontsize=8.5)
             axis.set_xlabel(calibration.score)
-            axis.legend().set_visible(False)
-        _correlations_of_all(axes[panels - 1], calibrations)
+            axis.get_legend().remove()
+        _correlations_of_all(axes[panels - 1], list(calibrations.values()))
         for axis in axes[panels:]:
             axis.remove()
         return finished(figure, path)
 
 
-def _correlations_of_all(axis: Any, calibrations: dict[str, DeletionCalibration]) -> None:
+def _correlations_of_all(axis: Any, calibrations: list[DeletionCalibration]) -> None:
     """Rank correlations: a row for each fit, a colour for each layer."""
-    layers = [str(layer) for layer in next(iter(calibrations.values())).correlation.layer.values]
+    layers = [str(layer) for layer in calibrations[0].correlation.layer.values]
     axis.axvline(0.0, color=PRIOR, lw=0.6)
     for number, layer in enumerate(layers):
         shift = (number - (len(layers) - 1) / 2) * 0.7 / len(layers)
-        for place, calibration in enumerate(calibrations.values()):
+        shade = CURVE if layer == ALL else colour(number - 1)
+        for place, calibration in enumerate(calibrations):
             if layer not in calibration.correlation.layer.values:
                 continue
             row = calibration.correlation.sel(layer=layer)
             value = float(row.spearman)
             bars = np.clip([[value - float(row.lower)], [float(row.upper) - value]], 0.0, None)
-            shade = CURVE if layer == ALL else colour(number - 1)
             label = layer if place == 0 else None
             axis.errorbar(
                 value, place + shift, xerr=bars, color=shade, marker="o", markersize=3, elinewidth=0.8, label=label
             )
-    axis.set_yticks(range(len(calibrations)), list(calibrations))
+    axis.set_yticks(range(len(calibrations)), ascii_lowercase[: len(calibrations)])
     axis.set_ylim(len(calibrations) - 0.5, -0.5)
     axis.set_xlim(-1.05, 1.05)
     axis.set_xlabel("rank correlation with change of loss")
-    axis.set_title("Spearman")
     if len(layers) <= LABELLED + 1:
-        axis.legend(fontsize=6.5)
+        axis.legend(fontsize=6.5, ncols=2, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.2)
 
 
 def _reliability(axis: Any, calibration: DeletionCalibration) -> None:

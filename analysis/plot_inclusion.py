@@ -1,9 +1,10 @@
-"""Figure: how inclusion probabilities are spread, and where in the first layer they lie."""
+"""Figure: how inclusion probabilities are spread, and where in the layers they lie."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 BINS = 40
 ACROSS = 4
 """Panels in a row."""
+MAPS = ("first", "all", "none")
+BLOCKS = 64
+"""Most blocks along a side of a map of outputs by inputs."""
 
 
 def plot_inclusion(
@@ -26,48 +30,56 @@ def plot_inclusion(
     tensor: str | None = None,
     restart: int = 0,
     image_shape: Sequence[int] | None = None,
+    maps: str = "first",
     path: str | Path | None = None,
 ) -> Figure:
-    """Draws histograms of the inclusion probabilities and the picture of the first layer.
+    """Draws histograms of the inclusion probabilities, and maps of where in a layer they lie.
 
     One histogram a tensor (logarithmic counts), with the share of probabilities strictly between 0.05 and
-    0.95, about which the fit is undecided. The first layer is drawn too: for a Linear layer on images the
-    mean inclusion probability of each pixel's weights, for a convolution the probabilities of each filter,
-    averaged over its input channels.
+    0.95, about which the fit is undecided. A map shows, of a first Linear layer on images, the mean inclusion
+    probability of each pixel's weights; of a convolution the probabilities of each filter, averaged over its
+    input channels; of any other layer outputs by inputs, in at most 64 x 64 blocks, each with its mean.
 
     Args:
         fit: The fit.
-        tensor: Name of one tensor; default None: all with a prior, and the picture of the first layer.
+        tensor: Name of one tensor, drawn with its map; default None: all with a prior.
         restart: Which restart; default the first.
         image_shape: Shape of an input image, `(height, width)` or `(channels, height, width)`; default None:
             a square where the number of inputs is one.
+        maps: Without `tensor`, which layers get a map: ``"first"`` (default), ``"all"`` or ``"none"``.
         path: File to write, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: For a MAP, which has no probabilities; an unknown tensor; an `image_shape` that does not
-            fit the inputs; or a path whose format is unknown.
+        ValueError: For a MAP, which has no probabilities; an unknown tensor or choice of maps; an `image_shape`
+            that does not fit the inputs; or a path whose format is unknown.
     """
     check_path(path)
+    if maps not in MAPS:
+        raise ValueError(f"maps={maps!r} is unknown: expected one of {', '.join(MAPS)}")
     probabilities = fit.inclusion_probabilities(restart)
     names = [str(name) for name in probabilities.data_vars]
     if tensor is not None and tensor not in names:
         raise ValueError(f"there is no tensor {tensor!r} with a prior: there are {', '.join(names)}")
     shown = [tensor] if tensor is not None else names
-    pictured = shown[0] if tensor is not None else _first_layer(fit, names)
-    picture = _picture(probabilities[pictured], image_shape, pictured == _first_layer(fit, names)) if pictured else None
+    first = _first_layer(fit, names)
+    mapped = shown if tensor is not None or maps == "all" else [first] if maps == "first" and first else []
+    pictures = [
+        found for name in mapped
+        if (found := _picture(probabilities[name], image_shape, name == first, tensor is not None)) is not None
+    ]  # fmt: skip
     events = {probabilities[name].attrs["event"] for name in shown}
     title = f"Inclusion probabilities: {events.pop()}" if len(events) == 1 else "Inclusion probabilities"
-    panels = len(shown) + (picture is not None)
+    panels = len(shown) + len(pictures)
     columns = min(ACROSS, panels)
     with styled():
         figure, axes = new_figure(math.ceil(panels / columns), columns, title, (2.9, 2.5))
         for axis, name in zip(axes, shown, strict=False):
             _histogram(axis, probabilities[name], names_event=bool(events))
-        if picture is not None:
-            _show(figure, axes[len(shown)], str(pictured), *picture)
+        for axis, picture in zip(axes[len(shown) :], pictures, strict=False):
+            _show(figure, axis, picture)
         for axis in axes[panels:]:
             axis.remove()
         return finished(figure, path)
@@ -95,28 +107,46 @@ def _first_layer(fit: Fit, names: Sequence[str]) -> str | None:
     return None
 
 
-def _picture(values: xr.DataArray, image_shape: Sequence[int] | None, first: bool) -> tuple[np.ndarray, str] | None:
-    """The image to draw and what it shows, or None where there is nothing to draw as an image."""
-    array = values.values
-    if array.ndim == 4:
-        if min(array.shape[2:]) == 1 and max(array.shape[2:]) == 1:
-            return None
-        return _mosaic(array.mean(axis=1)), "each filter"
-    if array.ndim != 2 or (image_shape is None and not first):
+@dataclass(frozen=True)
+class _Picture:
+    """An image of a layer; `sizes` are outputs and inputs where it shows blocks of them."""
+
+    title: str
+    image: np.ndarray
+    sizes: tuple[int, int] | None = None
+
+
+def _picture(values: xr.DataArray, image_shape: Sequence[int] | None, first: bool, alone: bool) -> _Picture | None:
+    """The map of a layer, or None for a vector; `image_shape` is of the first layer, or of the only one asked for."""
+    array, name = values.values, str(values.name)
+    if array.ndim < 2:
         return None
-    inputs = array.shape[1]
-    if image_shape is None:
+    if array.ndim == 4 and max(array.shape[2:]) > 1:
+        return _Picture(f"{name}, each filter", _mosaic(array.mean(axis=1)))
+    if array.ndim == 2 and (first or (alone and image_shape is not None)):
+        inputs = array.shape[1]
         side = math.isqrt(inputs)
-        if side * side != inputs or side < 4:
-            return None
-        image_shape = (side, side)
-    if len(image_shape) not in (2, 3) or math.prod(image_shape) != inputs:
-        raise ValueError(
-            f"image_shape={tuple(image_shape)} has {math.prod(image_shape)} pixels, but {values.name} takes "
-            f"{inputs} inputs: give (height, width) or (channels, height, width)"
-        )
-    image = array.mean(axis=0).reshape(image_shape)
-    return (image.mean(axis=0) if image.ndim == 3 else image), "mean of each pixel"
+        shape = image_shape or ((side, side) if side * side == inputs and side >= 4 else None)
+        if shape is not None:
+            if len(shape) not in (2, 3) or math.prod(shape) != inputs:
+                raise ValueError(
+                    f"image_shape={tuple(shape)} has {math.prod(shape)} pixels, but {name} takes "
+                    f"{inputs} inputs: give (height, width) or (channels, height, width)"
+                )
+            image = array.mean(axis=0).reshape(shape)
+            return _Picture(f"{name}, mean of each pixel", image.mean(axis=0) if image.ndim == 3 else image)
+    matrix = array.reshape(*array.shape[:2], -1).mean(axis=2)
+    return _Picture(f"{name}, outputs by inputs", _blocks(matrix), matrix.shape)
+
+
+def _blocks(matrix: np.ndarray) -> np.ndarray:
+    """Means of blocks of a matrix, as equal as its size allows, at most `BLOCKS` along each side."""
+    for axis in (0, 1):
+        size = matrix.shape[axis]
+        edges = np.linspace(0, size, min(size, BLOCKS) + 1).round().astype(int)
+        lengths = np.expand_dims(np.diff(edges), 1 - axis)
+        matrix = np.add.reduceat(matrix, edges[:-1], axis=axis) / lengths
+    return matrix
 
 
 def _mosaic(filters: np.ndarray) -> np.ndarray:
@@ -131,11 +161,20 @@ def _mosaic(filters: np.ndarray) -> np.ndarray:
     return canvas
 
 
-def _show(figure: Any, axis: Any, name: str, image: np.ndarray, what: str) -> None:
+def _show(figure: Any, axis: Any, picture: _Picture) -> None:
     """Draws an image whose colours run over the probabilities in it."""
-    drawn = axis.imshow(image, cmap=SEQUENTIAL, interpolation="nearest")
-    axis.set_title(f"{name}, {what}")
-    axis.set_xticks([])
-    axis.set_yticks([])
+    how: dict[str, Any] = {}
+    if picture.sizes is not None:
+        outputs, inputs = picture.sizes
+        how = {"extent": (-0.5, inputs - 0.5, outputs - 0.5, -0.5), "aspect": "auto"}
+    drawn = axis.imshow(picture.image, cmap=SEQUENTIAL, interpolation="nearest", **how)
+    axis.set_title(picture.title)
+    if picture.sizes is None:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    else:
+        axis.set_xlabel("input")
+        axis.set_ylabel("output")
     axis.spines[:].set_visible(False)
-    figure.colorbar(drawn, ax=axis, shrink=0.85, label="inclusion probability")
+    shrink = 0.65 if picture.sizes is None else 0.85  # an image of square pixels does not fill its panel
+    figure.colorbar(drawn, ax=axis, shrink=shrink, label="inclusion probability")

@@ -18,7 +18,7 @@ LABELLED = 6
 """At most this many tensors get a colour and a place in the legend of their own."""
 
 
-def plot_pruning_trace(fit: Fit, path: str | Path | None = None) -> Figure:
+def plot_pruning_trace(fit: Fit | xr.Dataset, path: str | Path | None = None) -> Figure:
     """Draws the pruning trace over epochs, a thin line for each restart.
 
     Panels: the two parts of the negative ELBO per datum; the first validation score, where there was
@@ -27,17 +27,17 @@ def plot_pruning_trace(fit: Fit, path: str | Path | None = None) -> Figure:
     learning rate.
 
     Args:
-        fit: The fit.
+        fit: The fit, or the trace of one in progress, as `read_trace` reads it.
         path: File to write, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: If the format of the path is unknown.
+        ValueError: If the format of the path is unknown, or a data set is no trace that `read_trace` reads.
     """
     check_path(path)
-    trace = fit.trace
+    trace = trace_of(fit)
     scores = [str(name) for name in trace.data_vars if str(name).startswith("validation_")]
     panels = [_objective, *([_score] if scores else []), _sparsity]
     panels.append(_histogram if "inclusion_histogram" in trace else _schedules)
@@ -47,10 +47,23 @@ def plot_pruning_trace(fit: Fit, path: str | Path | None = None) -> Figure:
         columns = 2 if len(panels) == 4 else 3
         figure, axes = new_figure(-(-len(panels) // columns), columns, title)
         for axis, draw in zip(axes, panels, strict=True):
-            draw(figure, axis, fit)
+            draw(figure, axis, trace)
             axis.set_xlabel("epoch")
             axis.xaxis.get_major_locator().set_params(integer=True)
         return finished(figure, path)
+
+
+def trace_of(fit: Fit | xr.Dataset) -> xr.Dataset:
+    """The trace of a fit, or one that was read, with ``data_size`` and ``is_map`` among its attributes.
+
+    Raises:
+        ValueError: If a trace lacks these attributes.
+    """
+    if isinstance(fit, xr.Dataset):
+        if not {"data_size", "is_map"} <= set(fit.attrs):
+            raise ValueError("this trace does not say whose it is: pass the fit, or what read_trace reads")
+        return fit
+    return fit.trace.assign_attrs(data_size=fit.model.data_size, is_map=int(fit.guide.is_map))
 
 
 def _lines(axis: Any, values: xr.DataArray, line_colour: str, label: str, **how: Any) -> None:
@@ -68,50 +81,49 @@ def _lines(axis: Any, values: xr.DataArray, line_colour: str, label: str, **how:
         )  # fmt: skip
 
 
-def _objective(figure: Any, axis: Any, fit: Fit) -> None:
-    size = fit.model.data_size
-    is_map = fit.guide.is_map
+def _objective(figure: Any, axis: Any, trace: xr.Dataset) -> None:
+    size, is_map = trace.attrs["data_size"], bool(trace.attrs["is_map"])
     _lines(
         axis,
-        -fit.trace["expected_log_likelihood"] / size,
+        -trace["expected_log_likelihood"] / size,
         COLOURS[0],
         "\N{MINUS SIGN}log-likelihood" if is_map else "\N{MINUS SIGN}E[log-likelihood]",
     )
-    _lines(axis, fit.trace["kl"] / size, COLOURS[1], "\N{MINUS SIGN}log prior" if is_map else "KL")
+    _lines(axis, trace["kl"] / size, COLOURS[1], "\N{MINUS SIGN}log prior" if is_map else "KL")
     axis.set_ylabel("nats per datum")
     axis.set_title("Minus log joint, its two parts" if is_map else "Negative ELBO, its two parts")
-    values = np.concatenate([(fit.trace[k] / size).values.ravel() for k in ("expected_log_likelihood", "kl")])
+    values = np.concatenate([(trace[k] / size).values.ravel() for k in ("expected_log_likelihood", "kl")])
     values = np.abs(values[np.isfinite(values)])
     if not is_map and values.min() > 0 and values.max() > 10 * np.median(values):
         axis.set_yscale("log")
     axis.legend()
 
 
-def _score(figure: Any, axis: Any, fit: Fit) -> None:
-    name = next(str(n) for n in fit.trace.data_vars if str(n).startswith("validation_"))
-    _lines(axis, fit.trace[name], COLOURS[2], name)
+def _score(figure: Any, axis: Any, trace: xr.Dataset) -> None:
+    name = next(str(n) for n in trace.data_vars if str(n).startswith("validation_"))
+    _lines(axis, trace[name], COLOURS[2], name)
     score = name.removeprefix("validation_")
     axis.set_title(f"Validation {'NLL' if score == 'nll' else score}")
     axis.set_ylabel("nats per example" if score == "nll" else "RMSE" if score == "rmse" else f"{score} (fraction)")
 
 
-def _sparsity(figure: Any, axis: Any, fit: Fit) -> None:
-    tensors = [str(name) for name in fit.trace.tensor.values]
+def _sparsity(figure: Any, axis: Any, trace: xr.Dataset) -> None:
+    tensors = [str(name) for name in trace.tensor.values]
     for number, name in enumerate(tensors):
         few = len(tensors) <= LABELLED
         shade = colour(number) if few else "#B0B0B0"
         label = name if few else ("each tensor" if number == 0 else "_")
-        _lines(axis, fit.trace["sparsity"].sel(tensor=name, drop=True), shade, label)
+        _lines(axis, trace["sparsity"].sel(tensor=name, drop=True), shade, label)
     if len(tensors) > 1:
-        _lines(axis, fit.trace["network_sparsity"], "black", "network", ls="--")
+        _lines(axis, trace["network_sparsity"], "black", "network", ls="--")
     axis.set_ylim(-0.03, 1.03)
     axis.set_ylabel("fraction of zeros")
     axis.set_title("Sparsity")
     axis.legend()
 
 
-def _histogram(figure: Any, axis: Any, fit: Fit) -> None:
-    counts = fit.trace["inclusion_histogram"].isel(restart=0).sum("gated_tensor", skipna=False).dropna("epoch")
+def _histogram(figure: Any, axis: Any, trace: xr.Dataset) -> None:
+    counts = trace["inclusion_histogram"].isel(restart=0).sum("gated_tensor", skipna=False).dropna("epoch")
     shares = (counts / counts.isel(epoch=0).sum()).transpose("bin", "epoch").values
     from matplotlib.colors import LogNorm
 
@@ -126,13 +138,13 @@ def _histogram(figure: Any, axis: Any, fit: Fit) -> None:
         interpolation="nearest",
     )  # fmt: skip
     axis.set_ylabel("inclusion probability")
-    axis.set_title("Inclusion" + (", restart 0" if fit.trace.sizes["restart"] > 1 else ""))
+    axis.set_title("Inclusion" + (", restart 0" if trace.sizes["restart"] > 1 else ""))
     figure.colorbar(image, ax=axis, label="share of weights")
 
 
-def _schedules(figure: Any, axis: Any, fit: Fit) -> None:
-    rates = fit.trace["learning_rate"].isel(restart=[0])
-    _lines(axis, fit.trace["kl_weight"].isel(restart=[0]), COLOURS[3], "weight of the KL term")
+def _schedules(figure: Any, axis: Any, trace: xr.Dataset) -> None:
+    rates = trace["learning_rate"].isel(restart=[0])
+    _lines(axis, trace["kl_weight"].isel(restart=[0]), COLOURS[3], "weight of the KL term")
     _lines(axis, rates / float(rates.max()), COLOURS[4], f"learning rate / {float(rates.max()):.2g}", ls="--")
     axis.set_ylim(bottom=-0.03)
     axis.set_title("Schedules")

@@ -47,14 +47,17 @@ def styled() -> Iterator[None]:
         yield
 
 
-def new_figure(rows: int, columns: int, title: str, panel: tuple[float, float] = PANEL) -> tuple[Figure, list[Any]]:
-    """A figure of equal panels that belongs to no window and no global state.
+def new_figure(
+    rows: int, columns: int, title: str, panel: tuple[float, float] = PANEL, **layout: Any
+) -> tuple[Figure, list[Any]]:
+    """A figure of panels that belongs to no window and no global state.
 
     Args:
         rows: Rows of panels.
         columns: Columns of panels.
         title: Title of the figure.
         panel: Width and height of a panel in inches; default `PANEL`.
+        layout: Further arguments of `Figure.subplots`, such as ``width_ratios``; default: equal panels.
 
     Returns:
         The figure and its axes, row by row.
@@ -63,7 +66,7 @@ def new_figure(rows: int, columns: int, title: str, panel: tuple[float, float] =
 
     figure = Figure(figsize=(columns * panel[0], rows * panel[1] + 0.4), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left")
-    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+    return figure, list(figure.subplots(rows, columns, squeeze=False, **layout).flat)
 
 
 def check_path(path: str | Path | None) -> None:

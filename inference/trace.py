@@ -11,6 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from bayesprune.inference.guides import Guide
+from bayesprune.inference.hard_concrete import HardConcreteFamily
 
 BINS = 20
 """Bins of the histogram of inclusion probabilities."""
@@ -75,9 +76,11 @@ def _summaries(family: Any) -> dict[str, float]:
         sizes = family.gate_sizes if hasattr(family, "pairs") else family.sizes
         for site, part in zip(gates, family.logit.sigmoid().split(sizes), strict=True):
             record[f"mean {site.name}"] = float(part.mean())
+    if isinstance(family, HardConcreteFamily):
+        record |= {f"mean {name}": float(odds.sigmoid().mean()) for name, odds in family.log_odds().items()}
     if hasattr(family, "location"):
         for site, part in zip(family.sites, family.location.split(family.sizes), strict=True):
-            prefix = {"positive": "log ", "unit": "logit "}.get(site.support, "")
+            prefix = {"positive": "log ", "interval": "log ", "unit": "logit "}.get(site.support, "")
             if part.numel() <= SMALL_SITE:
                 for index, value in enumerate(part.tolist()):
                     record[f"{prefix}{site.name}[{index}]" if part.numel() > 1 else f"{prefix}{site.name}"] = value

@@ -3,31 +3,53 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from bayesprune.analysis.layer_table import layer_table
 from bayesprune.commands.console import percent, stdout
 from bayesprune.commands.fitting import remarks, scores_line
+from bayesprune.commands.showing_progress import show_progress
 from bayesprune.inference.paths import PathReport
 from bayesprune.inference.result import Fit
-from bayesprune.run_folder import PLOTS_FOLDER, load_run, read_summary
+from bayesprune.part_folder import find_part
+from bayesprune.run_folder import PLOTS_FOLDER, SUMMARY_FILE, load_run, read_summary, run_data
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["show_run", "write_plots"]
+
+FEW_TENSORS = 8
+"""With at most this many tensors each gets a map of its inclusion probabilities."""
+PRIOR_DRAWS = 100
+"""Draws behind the plot of prior and posterior: each takes as long as a few steps."""
 
 
 def show_run(run: str | Path, plots: bool = False) -> None:
     """Prints a run's summary, its layers and whether it converged; writes its plots where asked.
 
+    Of a run that is still being fitted it prints how far it is: see `show_progress`.
+
     Args:
-        run: The run folder.
+        run: The run folder, the place where one will stand, or a folder that `WriteTrace` writes.
         plots: Whether to write RUN/plots.
 
     Raises:
         ValueError: If it is no run folder, or a file is damaged.
         OSError: If the plots cannot be written.
     """
+    part = find_part(run)
+    if part is not None:
+        try:
+            return show_progress(part, plots)
+        except ValueError:
+            if not (Path(run) / SUMMARY_FILE).is_file():
+                raise  # else the fit has ended in this moment, and its run is shown
     found = read_summary(run)
     fit = load_run(run)
     console = stdout()
@@ -36,7 +58,12 @@ def show_run(run: str | Path, plots: bool = False) -> None:
     console.print()
     console.print(str(layer_table(fit)), soft_wrap=True)
     if plots:
-        for file in write_plots(fit, Path(run) / PLOTS_FOLDER, found["input_shape"]):
+        try:
+            data = run_data(run).test
+        except (ValueError, OSError) as problem:  # the other plots do not need the data
+            console.print(f"no plot of calibration: {problem}", soft_wrap=True)
+            data = None
+        for file in write_plots(fit, Path(run) / PLOTS_FOLDER, found["input_shape"], data):
             console.print(f"written: {file}", soft_wrap=True)
 
 
@@ -67,35 +94,61 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     return [*lines, *(("", remark) for remark in remarks(found))]
 
 
-def write_plots(fit: Fit, folder: Path, input_shape: Sequence[int] = ()) -> list[Path]:
+def write_plots(
+    fit: Fit, folder: Path, input_shape: Sequence[int] = (), data: tuple[Tensor, Tensor] | None = None
+) -> list[Path]:
     """Writes the plots that a fit has to a folder as PNG files; those of an earlier call are replaced.
 
     Args:
         fit: The fit.
         folder: The folder; it is made where it does not exist.
         input_shape: Shape of one input; `(channels, height, width)` makes a picture of the first layer.
+        data: Held-out data for the plot of calibration; default None: no such plot.
 
     Returns:
-        The files: ``pruning_trace.png``; ``inclusion.png`` where there are inclusion probabilities;
-        ``scales.png`` unless the fit is a MAP without random scales.
+        The files: ``pruning_trace.png``; and where they apply ``trajectories.png`` (gates or scales), ``r_hat.png``
+        (enough iterates), ``inclusion.png`` (inclusion probabilities), ``scales.png`` (all but a MAP without random
+        scales), ``prior_posterior.png`` (priors that can be simulated, no MAP), ``shrinkage.png`` (scale mixtures
+        with an event of shrinkage) and ``calibration.png`` (labels).
 
     Raises:
         OSError: If they cannot be written.
     """
+    from bayesprune.analysis.convergence import convergence
+    from bayesprune.analysis.plot_calibration import plot_calibration
     from bayesprune.analysis.plot_inclusion import plot_inclusion
+    from bayesprune.analysis.plot_prior_posterior import plot_prior_posterior
     from bayesprune.analysis.plot_pruning_trace import plot_pruning_trace
+    from bayesprune.analysis.plot_r_hat import plot_r_hat
     from bayesprune.analysis.plot_scales import plot_scales
+    from bayesprune.analysis.plot_shrinkage import plot_shrinkage
+    from bayesprune.analysis.plot_trajectories import plot_trajectories, recorded_kinds
 
     folder.mkdir(exist_ok=True)
     priors = fit.model.priors.values()
-    files = [folder / "pruning_trace.png"]
-    plot_pruning_trace(fit, path=files[-1])
-    if not fit.guide.is_map and all(prior.hierarchy.included is not None for prior in priors):
-        files.append(folder / "inclusion.png")
-        plot_inclusion(fit, image_shape=_image_shape(fit, input_shape), path=files[-1])
-    if not fit.guide.is_map or any(prior.scales for prior in priors):
-        files.append(folder / "scales.png")
-        plot_scales(fit, path=files[-1])
+    events = [prior.hierarchy.included for prior in priors]
+    is_map = fit.guide.is_map
+    movement = convergence(fit)
+    drawn: dict[str, Callable[..., Figure]] = {"pruning_trace": partial(plot_pruning_trace, fit)}
+    if recorded_kinds(fit.trace):
+        drawn["trajectories"] = partial(plot_trajectories, fit)
+    if movement.table.sizes.get("window"):
+        drawn["r_hat"] = partial(plot_r_hat, movement)
+    if not is_map and None not in events:
+        maps = "all" if len(priors) <= FEW_TENSORS else "first"
+        drawn["inclusion"] = partial(plot_inclusion, fit, image_shape=_image_shape(fit, input_shape), maps=maps)
+    if not is_map or any(prior.scales for prior in priors):
+        drawn["scales"] = partial(plot_scales, fit)
+    if not is_map and not any(prior.hierarchy.improper for prior in priors):
+        drawn["prior_posterior"] = partial(plot_prior_posterior, fit, draws=PRIOR_DRAWS)
+    if fit.restarts[0].fisher is not None and any(event is not None and event.kind == "shrinkage" for event in events):
+        drawn["shrinkage"] = partial(plot_shrinkage, fit)
+    if data is not None and fit.model.likelihood.name == "categorical" and len(data[0]):
+        drawn["calibration"] = partial(plot_calibration, fit, data)
+    files = []
+    for name, draw in drawn.items():
+        files.append(folder / f"{name}.png")
+        draw(path=files[-1])
     return files
 
 

@@ -13,6 +13,17 @@ DATA = 300
 
 
 @pytest.fixture(scope="session")
+def panel():
+    """Finds the one panel of a figure whose title begins so."""
+
+    def find(figure, beginning):
+        (found,) = [axis for axis in figure.axes if axis.get_title(loc="left").startswith(beginning)]
+        return found
+
+    return find
+
+
+@pytest.fixture(scope="session")
 def digits():
     torch.set_num_threads(1)
     x, y = load_digits(return_X_y=True)

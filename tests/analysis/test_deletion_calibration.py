@@ -455,7 +455,8 @@ def test_several_fits_are_drawn_side_by_side(planted, tmp_path):
     first, second, correlations = figure.axes
     for axis, one in ((first, found["PIP"]), (second, found["magnitude"])):
         assert axis.containers[0].lines[0].get_ydata().tolist() == one.curve.share.values.tolist()
-    assert [label.get_text() for label in correlations.get_yticklabels()] == ["PIP", "magnitude"]
+    assert [label.get_text() for label in correlations.get_yticklabels()] == ["a", "b"]
+    assert [axis.get_title(loc="left").split("\n")[0] for axis in (first, second)] == ["a  PIP", "b  magnitude"]
     drawn = {float(bars.lines[0].get_xdata()[0]) for bars in correlations.containers}
     assert drawn == {float(value) for one in found.values() for value in one.correlation.spearman.values}
     assert correlations.get_legend_handles_labels()[1] == ["all", "0.weight", "2.weight"]

@@ -119,9 +119,33 @@ def test_the_shape_of_the_image_can_be_given(spike):
         plot_inclusion(spike, image_shape=(5, 5))
 
 
-def test_a_later_layer_is_no_picture(spike):
-    assert titles(plot_inclusion(spike, tensor="fc2.weight"))[0].startswith("fc2.weight")
-    assert len(plot_inclusion(spike, tensor="fc2.weight").axes) == 1
+def test_a_later_layer_is_drawn_as_outputs_by_inputs(spike):
+    figure = plot_inclusion(spike, tensor="fc2.weight")
+    axis = panel(figure, "fc2.weight, outputs by inputs")
+    np.testing.assert_allclose(image_of(axis), spike.inclusion_probabilities()["fc2.weight"].values, rtol=1e-6)
+    assert axis.images[0].get_extent() == [-0.5, 11.5, 7.5, -0.5]
+
+
+def test_a_large_layer_is_drawn_in_blocks_with_the_mean_of_each(spike, monkeypatch):
+    monkeypatch.setattr("bayesprune.analysis.plot_inclusion.BLOCKS", 5)
+    drawn = image_of(panel(plot_inclusion(spike, tensor="fc2.weight"), "fc2.weight, outputs by inputs"))
+    values = spike.inclusion_probabilities()["fc2.weight"].values.astype(float)  # 8 x 12: blocks of 1 or 2 by 2 or 3
+    rows, columns = (np.round(np.linspace(0, size, 6)).astype(int) for size in values.shape)
+    for row in range(5):
+        for column in range(5):
+            block = values[rows[row] : rows[row + 1], columns[column] : columns[column + 1]]
+            assert drawn[row, column] == pytest.approx(block.mean(), rel=1e-6)
+    assert len({*np.diff(rows)}) == 2  # control: blocks of unlike sizes, whose mean is not that of their sums
+
+
+def test_every_layer_gets_a_map_where_that_is_asked_for(spike, convolution):
+    ends = [title.partition(", ")[2] for title in titles(plot_inclusion(spike, maps="all"))]
+    assert ends[3:6] == ["mean of each pixel", "outputs by inputs", "outputs by inputs"]
+    assert len(plot_inclusion(spike, maps="none").axes) == 3
+    assert len(plot_inclusion(spike).axes) == 3 + 2  # one map, one colour bar
+    assert [title for title in titles(plot_inclusion(convolution, maps="all")) if "4.weight, outputs" in title]
+    with pytest.raises(ValueError, match="maps='some' is unknown: expected one of first, all, none"):
+        plot_inclusion(spike, maps="some")
 
 
 def test_the_picture_of_a_convolution_shows_each_filter(convolution):

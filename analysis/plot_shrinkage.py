@@ -1,0 +1,61 @@
+"""Figure: how far each layer's weights are pulled to zero, and how many are in effect left."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bayesprune.analysis.style import POSTERIOR, PRIOR, check_path, finished, new_figure, styled
+from bayesprune.inference.result import Fit
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BINS = 40
+ACROSS = 3
+
+
+def plot_shrinkage(fit: Fit, restart: int = 0, draws: int = 200, path: str | Path | None = None) -> Figure:
+    """Draws a histogram of the shrinkage factors of each tensor whose prior is a scale mixture.
+
+    kappa_j = 1 / (1 + data_size F_j s_j^2) (Piironen & Vehtari 2017), its posterior mean: 0 is a weight that the data
+    decide, 1 one that is pulled to zero; a prior that tells signal from noise has a heap at either end. The title has
+    the effective number of weights, the sum of 1 - kappa_j. Counts are logarithmic.
+
+    Args:
+        fit: The fit.
+        restart: Which restart; default the first.
+        draws: Draws of the scales; default 200 (one for a MAP).
+        path: File to write, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: As `Fit.shrinkage_factors` does: no prior is a scale mixture, or the fit holds no Fisher
+            information; or if the format of the path is unknown.
+    """
+    check_path(path)
+    factors = fit.shrinkage_factors(restart, draws)
+    columns = min(ACROSS, len(factors))
+    with styled():
+        title = "Shrinkage factors, effective number of weights"
+        figure, axes = new_figure(math.ceil(len(factors) / columns), columns, title)
+        for axis, (name, factor) in zip(axes, factors.items(), strict=False):
+            kappa = factor.values.astype(float).ravel().clip(0.0, 1.0)  # a float32 mean of ones can exceed one
+            counts, _, _ = axis.hist(kappa, bins=np.linspace(0.0, 1.0, BINS + 1), color=POSTERIOR, log=True)
+            event = fit.restarts[restart].model.priors[str(name)].hierarchy.included
+            if event is not None and event.kind == "shrinkage":
+                axis.axvline(event.threshold, color=PRIOR, ls="--", label="included below")
+                axis.legend(loc="upper left")
+            axis.set_xlim(0.0, 1.0)
+            axis.set_ylim(0.7, counts.max() * 6.0)
+            axis.set_xlabel("shrinkage factor")
+            axis.set_ylabel("weights")
+            axis.set_title(f"{name}: {(1.0 - kappa).sum():,.0f} of {kappa.size:,}")
+        for axis in axes[len(factors) :]:
+            axis.remove()
+        return finished(figure, path)

@@ -1,0 +1,122 @@
+"""`bayesprune show` of a run that is still being fitted, or was when its process ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from bayesprune.commands.console import figure, percent, stdout, table
+from bayesprune.inference.trace_file import TRACE_FILE, FitProgress, read_progress, read_trace
+from bayesprune.run_folder import PLOTS_FOLDER
+
+__all__ = ["show_progress"]
+
+
+def show_progress(folder: Path, plots: bool = False) -> None:
+    """Prints how far a fit is: epochs, time left, objective, scores and sparsity by layer; writes plots where asked.
+
+    Args:
+        folder: A folder that `WriteTrace` writes.
+        plots: Whether to write the plots of the trace to FOLDER/plots.
+
+    Raises:
+        ValueError: If a file is missing or damaged.
+        OSError: If the plots cannot be written.
+    """
+    progress = read_progress(folder)
+    trace = read_trace(folder) if (folder / TRACE_FILE).exists() else None
+    console = stdout()
+    lines = [*_asked(progress.asked), ("state", _state(progress)), ("progress", _progress(progress))]
+    if trace is not None:
+        lines += _latest(trace)
+    for name, text in lines:
+        console.print(f"{name:<12} {text}", soft_wrap=True)
+    if trace is None:
+        if plots:
+            console.print("no plots yet: they are of epochs that are done", soft_wrap=True)
+        return
+    last = _last_epoch(trace)
+    shown = table("tensor", "sparsity", "KL [nats]", numbers=("sparsity", "KL [nats]"))
+    for name in last.tensor.values:
+        row = last.sel(tensor=name)
+        shown.add_row(str(name), percent(float(row.sparsity), 2), f"{float(row.kl_of):,.0f}")
+    console.print()
+    console.print(shown)
+    if plots:
+        for file in _write_plots(trace, folder / PLOTS_FOLDER):
+            console.print(f"written: {file}", soft_wrap=True)
+
+
+def _asked(asked: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the fit was asked for, as far as it is known."""
+    lines = [(key, str(asked[key])) for key in ("data", "network", "prior", "guide") if asked.get(key) is not None]
+    settings = ", ".join(f"{key}={value}" for key, value in (asked.get("prior_settings") or {}).items())
+    return [(key, f"{text} ({settings})" if key == "prior" and settings else text) for key, text in lines]
+
+
+def _state(progress: FitProgress) -> str:
+    written = f"last written {_duration(progress.age)} ago"
+    where = f"process {progress.process} on {progress.host}"
+    if not progress.alive:
+        ended = "the fit has ended" if progress.finished else "the fit seems to have died"
+        return f"{ended} ({where}); {written}"
+    return f"{'fitted; scoring and writing' if progress.finished else 'in progress'} ({where}); {written}"
+
+
+def _progress(progress: FitProgress) -> str:
+    if not progress.step:
+        return "no epoch is done yet"
+    of_restart = f", restart {progress.restart + 1} of {progress.restarts}" if progress.restarts > 1 else ""
+    left = "" if progress.finished or not progress.alive else f", about {_duration(progress.seconds_left)} left"
+    return f"epoch {progress.epoch} of {progress.epochs}{of_restart}; {_duration(progress.seconds)} so far{left}"
+
+
+def _last_epoch(trace: xr.Dataset) -> xr.Dataset:
+    """The last epoch of the restart under way."""
+    return trace.isel(restart=-1).dropna("epoch", how="all", subset=["loss"]).isel(epoch=-1)
+
+
+def _latest(trace: xr.Dataset) -> list[tuple[str, str]]:
+    """Objective, scores and sparsity after the last epoch."""
+    last = _last_epoch(trace)
+    likelihood, kl = float(last.expected_log_likelihood), float(last.kl)
+    whole, first, second = (
+        ("log joint", "log-likelihood", "log prior") if trace.attrs["is_map"] else ("ELBO", "E[log-likelihood]", "KL")
+    )
+    second_part = f"{second} {-kl:,.0f}" if trace.attrs["is_map"] else f"{second} {kl:,.0f}"
+    weight = float(last.kl_weight)
+    tempered = "" if np.isclose(weight, 1.0) else f"; weight of the KL term {weight:.2g}"
+    scores = {str(name): float(last[name]) for name in last.data_vars if str(name).startswith("validation_")}
+    lines = [("objective", f"{whole} {likelihood - kl:,.0f} nats: {first} {likelihood:,.0f}, {second_part}{tempered}")]
+    if scores:
+        parts = [f"{name.removeprefix('validation_')} {figure(value)}" for name, value in scores.items()]
+        lines.append(("validation", ", ".join(parts)))
+    return [*lines, ("sparsity", percent(float(last.network_sparsity), 2))]
+
+
+def _write_plots(trace: xr.Dataset, folder: Path) -> list[Path]:
+    from bayesprune.analysis.plot_pruning_trace import plot_pruning_trace
+    from bayesprune.analysis.plot_trajectories import plot_trajectories, recorded_kinds
+
+    folder.mkdir(exist_ok=True)
+    files = [folder / "pruning_trace.png"]
+    plot_pruning_trace(trace, path=files[-1])
+    if recorded_kinds(trace):
+        files.append(folder / "trajectories.png")
+        plot_trajectories(trace, path=files[-1])
+    return files
+
+
+def _duration(seconds: float) -> str:
+    """A time in the two largest of its units."""
+    whole = round(seconds)
+    days, hours, minutes = whole // 86_400, whole // 3_600 % 24, whole // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
