@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from bayesprune.analysis.arviz_shim import arviz
 from bayesprune.analysis.draw_summaries import Draw, DrawSummaries
+from bayesprune.inference.guides import WITHOUT_DENSITY
 from bayesprune.inference.objective import fast_distributions
 from bayesprune.inference.result import Fit, Restart
 
@@ -73,7 +74,7 @@ def to_arviz(
         raise ValueError(
             f"data= has {len(data[0])} rows, but the fit had {one.model.data_size}: log_p needs all of them"
         )
-    has_density = all(family != "delta" for family in one.guide.family_of.values())
+    has_density = all(family not in WITHOUT_DENSITY for family in one.guide.family_of.values())
     summaries = DrawSummaries(fit, number, weights)
 
     def row(draw: Draw) -> tuple[dict[str, np.ndarray], dict[str, float]]:

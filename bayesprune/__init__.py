@@ -19,20 +19,35 @@ __version__ = "0.1.0"
 
 # What type checkers and editors read; `_HOMES` below says the same to Python, and a test compares the two.
 if TYPE_CHECKING:
+    from bayesprune.analysis.agreement import agreement as agreement
     from bayesprune.analysis.convergence import convergence as convergence
     from bayesprune.analysis.deletion_calibration import DeletionCalibration as DeletionCalibration
     from bayesprune.analysis.deletion_calibration import deletion_calibration as deletion_calibration
     from bayesprune.analysis.layer_table import layer_table as layer_table
+    from bayesprune.analysis.loo import loo as loo
+    from bayesprune.analysis.pareto import pareto_khat as pareto_khat
+    from bayesprune.analysis.plot_architecture import plot_architecture as plot_architecture
+    from bayesprune.analysis.plot_calibration import plot_calibration as plot_calibration
     from bayesprune.analysis.plot_deletion_calibration import plot_deletion_calibration as plot_deletion_calibration
+    from bayesprune.analysis.plot_front import plot_front as plot_front
     from bayesprune.analysis.plot_inclusion import plot_inclusion as plot_inclusion
+    from bayesprune.analysis.plot_prior_posterior import plot_prior_posterior as plot_prior_posterior
     from bayesprune.analysis.plot_pruning_trace import plot_pruning_trace as plot_pruning_trace
+    from bayesprune.analysis.plot_r_hat import plot_r_hat as plot_r_hat
     from bayesprune.analysis.plot_scales import plot_scales as plot_scales
+    from bayesprune.analysis.plot_shrinkage import plot_shrinkage as plot_shrinkage
+    from bayesprune.analysis.plot_trajectories import plot_trajectories as plot_trajectories
+    from bayesprune.analysis.set_deletion import SetDeletion as SetDeletion
+    from bayesprune.analysis.set_deletion import set_deletion as set_deletion
+    from bayesprune.analysis.stopping import until_converged as until_converged
     from bayesprune.analysis.to_arviz import to_arviz as to_arviz
     from bayesprune.data import load_data as load_data
     from bayesprune.inference.batch_normalisation import reestimate_statistics as reestimate_statistics
     from bayesprune.inference.callbacks import Callback as Callback
+    from bayesprune.inference.continuation import sparsity_path as sparsity_path
     from bayesprune.inference.finetune import finetune as finetune
     from bayesprune.inference.fit import fit as fit
+    from bayesprune.inference.iterate_average import IterateAverage as IterateAverage
     from bayesprune.inference.laplace_around import laplace_around as laplace_around
     from bayesprune.inference.objective import objective as objective
     from bayesprune.inference.prune import PruneResult as PruneResult
@@ -41,29 +56,39 @@ if TYPE_CHECKING:
     from bayesprune.inference.reduction import reduced_inclusion as reduced_inclusion
     from bayesprune.inference.reduction import reduction as reduction
     from bayesprune.inference.result import Fit as Fit
+    from bayesprune.inference.sparsity_path import SparsityPath as SparsityPath
     from bayesprune.inference.term_check import check_term as check_term
     from bayesprune.inference.terms import register_term as register_term
+    from bayesprune.inference.trace_file import WriteTrace as WriteTrace
+    from bayesprune.inference.trace_file import read_trace as read_trace
     from bayesprune.models.bayesian_network import BayesianNetwork as BayesianNetwork
     from bayesprune.models.channel_groups import ChannelGroups as ChannelGroups
     from bayesprune.models.compact import CompactResult as CompactResult
     from bayesprune.models.compact import compact as compact
+    from bayesprune.models.continuous_spike_and_slab import ContinuousSpikeAndSlab as ContinuousSpikeAndSlab
     from bayesprune.models.costs import costs as costs
     from bayesprune.models.export import export_network as export_network
     from bayesprune.models.gaussian import Gaussian as Gaussian
+    from bayesprune.models.group_horseshoe import GroupHorseshoe as GroupHorseshoe
+    from bayesprune.models.group_normal_jeffreys import GroupNormalJeffreys as GroupNormalJeffreys
     from bayesprune.models.halo import HALO as HALO
     from bayesprune.models.hierarchy import Hierarchy as Hierarchy
     from bayesprune.models.hierarchy import Latent as Latent
     from bayesprune.models.horseshoe import Horseshoe as Horseshoe
     from bayesprune.models.horseshoe import RegularisedHorseshoe as RegularisedHorseshoe
     from bayesprune.models.inclusion import exact_zero as exact_zero
+    from bayesprune.models.inclusion import reduced_to_zero as reduced_to_zero
     from bayesprune.models.inclusion import relative_threshold as relative_threshold
     from bayesprune.models.inclusion import shrinkage_below as shrinkage_below
+    from bayesprune.models.inclusion import slab_membership as slab_membership
+    from bayesprune.models.l0_hard_concrete import L0HardConcrete as L0HardConcrete
     from bayesprune.models.laplace import Laplace as Laplace
     from bayesprune.models.latency import latency as latency
     from bayesprune.models.likelihoods import Bernoulli as Bernoulli
     from bayesprune.models.likelihoods import Categorical as Categorical
     from bayesprune.models.likelihoods import Normal as Normal
     from bayesprune.models.likelihoods import Poisson as Poisson
+    from bayesprune.models.mcp import MCP as MCP
     from bayesprune.models.networks import lenet_5 as lenet_5
     from bayesprune.models.networks import lenet_300_100 as lenet_300_100
     from bayesprune.models.networks import resnet_18 as resnet_18
@@ -71,8 +96,14 @@ if TYPE_CHECKING:
     from bayesprune.models.networks import vgg_16_bn as vgg_16_bn
     from bayesprune.models.onnx_export import export_onnx as export_onnx
     from bayesprune.models.prior_sparsity import prior_sparsity as prior_sparsity
+    from bayesprune.models.reduction_prior import Reduction as Reduction
     from bayesprune.models.sparse import to_sparse as to_sparse
+    from bayesprune.models.sparse_variational_dropout import SparseVariationalDropout as SparseVariationalDropout
     from bayesprune.models.spike_and_slab import SpikeAndSlab as SpikeAndSlab
+    from bayesprune.models.spike_slab_mixture import SpikeSlabMixture as SpikeSlabMixture
+    from bayesprune.models.structured_bayesian_pruning import StructuredBayesianPruning as StructuredBayesianPruning
+    from bayesprune.models.sws import SWS as SWS
+    from bayesprune.models.vib import VIB as VIB
 
 # Public name -> the module it lives in.
 _HOMES: dict[str, str] = {
@@ -82,6 +113,9 @@ _HOMES: dict[str, str] = {
     "exact_zero": "bayesprune.models.inclusion",
     "shrinkage_below": "bayesprune.models.inclusion",
     "relative_threshold": "bayesprune.models.inclusion",
+    "slab_membership": "bayesprune.models.inclusion",
+    "SpikeSlabMixture": "bayesprune.models.spike_slab_mixture",
+    "reduced_to_zero": "bayesprune.models.inclusion",
     "BayesianNetwork": "bayesprune.models.bayesian_network",
     "prior_sparsity": "bayesprune.models.prior_sparsity",
     # ready priors
@@ -90,7 +124,17 @@ _HOMES: dict[str, str] = {
     "HALO": "bayesprune.models.halo",
     "Horseshoe": "bayesprune.models.horseshoe",
     "RegularisedHorseshoe": "bayesprune.models.horseshoe",
+    "Reduction": "bayesprune.models.reduction_prior",
     "SpikeAndSlab": "bayesprune.models.spike_and_slab",
+    "ContinuousSpikeAndSlab": "bayesprune.models.continuous_spike_and_slab",
+    "SWS": "bayesprune.models.sws",
+    "MCP": "bayesprune.models.mcp",
+    "SparseVariationalDropout": "bayesprune.models.sparse_variational_dropout",
+    "GroupNormalJeffreys": "bayesprune.models.group_normal_jeffreys",
+    "GroupHorseshoe": "bayesprune.models.group_horseshoe",
+    "L0HardConcrete": "bayesprune.models.l0_hard_concrete",
+    "StructuredBayesianPruning": "bayesprune.models.structured_bayesian_pruning",
+    "VIB": "bayesprune.models.vib",
     # likelihoods
     "Categorical": "bayesprune.models.likelihoods",
     "Normal": "bayesprune.models.likelihoods",
@@ -108,9 +152,14 @@ _HOMES: dict[str, str] = {
     "Fit": "bayesprune.inference.result",
     "objective": "bayesprune.inference.objective",
     "Callback": "bayesprune.inference.callbacks",
+    "IterateAverage": "bayesprune.inference.iterate_average",
+    "WriteTrace": "bayesprune.inference.trace_file",
+    "read_trace": "bayesprune.inference.trace_file",
     "register_term": "bayesprune.inference.terms",
     "check_term": "bayesprune.inference.term_check",
     "prune": "bayesprune.inference.prune",
+    "sparsity_path": "bayesprune.inference.continuation",
+    "SparsityPath": "bayesprune.inference.sparsity_path",
     "PruneResult": "bayesprune.inference.prune",
     "finetune": "bayesprune.inference.finetune",
     "reestimate_statistics": "bayesprune.inference.batch_normalisation",
@@ -131,13 +180,26 @@ _HOMES: dict[str, str] = {
     # analysis
     "to_arviz": "bayesprune.analysis.to_arviz",
     "convergence": "bayesprune.analysis.convergence",
+    "until_converged": "bayesprune.analysis.stopping",
+    "agreement": "bayesprune.analysis.agreement",
+    "pareto_khat": "bayesprune.analysis.pareto",
+    "loo": "bayesprune.analysis.loo",
     "plot_inclusion": "bayesprune.analysis.plot_inclusion",
     "plot_pruning_trace": "bayesprune.analysis.plot_pruning_trace",
     "plot_scales": "bayesprune.analysis.plot_scales",
+    "plot_front": "bayesprune.analysis.plot_front",
+    "plot_trajectories": "bayesprune.analysis.plot_trajectories",
+    "plot_r_hat": "bayesprune.analysis.plot_r_hat",
+    "plot_prior_posterior": "bayesprune.analysis.plot_prior_posterior",
+    "plot_shrinkage": "bayesprune.analysis.plot_shrinkage",
+    "plot_architecture": "bayesprune.analysis.plot_architecture",
+    "plot_calibration": "bayesprune.analysis.plot_calibration",
     "layer_table": "bayesprune.analysis.layer_table",
     "deletion_calibration": "bayesprune.analysis.deletion_calibration",
     "DeletionCalibration": "bayesprune.analysis.deletion_calibration",
     "plot_deletion_calibration": "bayesprune.analysis.plot_deletion_calibration",
+    "set_deletion": "bayesprune.analysis.set_deletion",
+    "SetDeletion": "bayesprune.analysis.set_deletion",
 }
 
 __all__ = ["__version__", *_HOMES]

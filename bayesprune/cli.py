@@ -1,4 +1,4 @@
-"""The command line: `bayesprune fit | show | prune | predict | compare | priors | data`.
+"""The command line: `bayesprune fit | show | path | prune | predict | compare | priors | data`.
 
 This module holds arguments, help and exit codes; each command's work is in `bayesprune.commands`, imported
 when the command runs, so that `bayesprune --help` does not wait for PyTorch.
@@ -28,6 +28,34 @@ DataRoot = Annotated[
     Path | None, typer.Option("--data-root", help="Folder where a named data set is looked for first.")
 ]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, made by fit --out.", show_default=False)]
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+# What `fit` and `path` have in common.
+Data = Annotated[
+    str, typer.Option(help="A name (see: bayesprune data), a folder of images or a FILE.npz.", show_default=False)
+]
+Prior = Annotated[str, typer.Option(help="A name (see: bayesprune priors) or FILE.py:NAME.", show_default=False)]
+Network = Annotated[str, typer.Option(help="lenet-300-100, lenet-5, vgg-16-bn, resnet-18, resnet-20 or MODULE:NAME.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the prior; repeatable.")
+]
+On = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="Parameters that get the prior; repeatable.  [default: all weights]"),
+]
+Guide = Annotated[str | None, typer.Option(help="map, meanfield or paired.  [default: the prior's own]")]
+Likelihood = Annotated[
+    str | None, typer.Option(help="categorical, normal, bernoulli or poisson.  [default: by the targets]")
+]
+Weights = Annotated[
+    Path | None, typer.Option(help="Start from this state dict of a trained network, FILE.safetensors.")
+]
+BatchSize = Annotated[int, typer.Option(help="Examples a step.")]
+LearningRate = Annotated[float, typer.Option(help="Of the optimizer.")]
+Optimizer = Annotated[str, typer.Option(help="adam or sgd.")]
+Schedule = Annotated[str, typer.Option(help="Of the learning rate: hold-cosine, cosine or constant.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
+Precision = Annotated[str, typer.Option(help="float32, float64 or bfloat16 (autocast).")]
 
 
 def example(*lines: str) -> str:
@@ -64,54 +92,43 @@ def bayesprune_command(
         "bayesprune fit --data fashion-mnist --network lenet-300-100 --prior spike-and-slab \\",
         "    --set expected_density=0.1 --guide paired --epochs 20 --seed 0 --out runs/spike",
         "bayesprune fit --data digits --prior own_prior.py:student --epochs 100 --out runs/own",
+        "bayesprune fit --data digits --weights trained.safetensors --prior reduction --out runs/reduced",
     )
 )
 def fit(
-    data: Annotated[
-        str,
-        typer.Option(help="A name (see: bayesprune data), a folder of images or a FILE.npz.", show_default=False),
-    ],
-    prior: Annotated[str, typer.Option(help="A name (see: bayesprune priors) or FILE.py:NAME.", show_default=False)],
+    data: Data,
+    prior: Prior,
     out: Annotated[Path, typer.Option(help="The run folder to make.", show_default=False)],
-    network: Annotated[
-        str, typer.Option(help="lenet-300-100, lenet-5, vgg-16-bn, resnet-18, resnet-20 or MODULE:NAME.")
-    ] = "lenet-300-100",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the prior; repeatable."),
+    network: Network = "lenet-300-100",
+    settings: Settings = None,
+    on: On = None,
+    guide: Guide = None,
+    likelihood: Likelihood = None,
+    weights: Weights = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Passes over the training data; 0: none, a Laplace approximation around --weights.  "
+            "[default: 30; --prior reduction with --weights: 0]"
+        ),
     ] = None,
-    on: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATTERN", help="Parameters that get the prior; repeatable.  [default: all weights]"),
-    ] = None,
-    guide: Annotated[str | None, typer.Option(help="map, meanfield or paired.  [default: the prior's own]")] = None,
-    likelihood: Annotated[
-        str | None,
-        typer.Option(help="categorical, normal, bernoulli or poisson.  [default: by the targets]"),
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="Start from this state dict of a trained network, FILE.safetensors.")
-    ] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the training data.")] = 30,
-    batch_size: Annotated[int, typer.Option(help="Examples a step.")] = 128,
-    learning_rate: Annotated[float, typer.Option(help="Of the optimizer.")] = 1e-3,
-    optimizer: Annotated[str, typer.Option(help="adam or sgd.")] = "adam",
-    schedule: Annotated[
-        str, typer.Option(help="Of the learning rate: hold-cosine, cosine or constant.")
-    ] = "hold-cosine",
+    batch_size: BatchSize = 128,
+    learning_rate: LearningRate = 1e-3,
+    optimizer: Optimizer = "adam",
+    schedule: Schedule = "hold-cosine",
     kl_warmup: Annotated[
         float | None,
         typer.Option(help="Share of the steps over which the KL term fades in.  [default: 0.2; map: 0]"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the first restart and of the validation split.")] = 0,
     restarts: Annotated[int, typer.Option(help="Independent fits.")] = 1,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    precision: Annotated[str, typer.Option(help="float32, float64 or bfloat16 (autocast).")] = "float32",
+    device: Device = "auto",
+    precision: Precision = "float32",
     path: Annotated[
         str, typer.Option(help="plain, fused (one traced graph, compiled where that pays) or auto.")
     ] = "auto",
     data_root: DataRoot = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Fit a prior to data and write a run folder."""
     from bayesprune.commands.fitting import fit_run, parse_settings, print_run
@@ -147,13 +164,14 @@ def fit(
 @app.command(
     epilog=example(
         "bayesprune show runs/spike --plots",
+        "watch -n 10 bayesprune show runs/spike     # while bayesprune fit --out runs/spike is running",
     )
 )
 def show(
     run: Run,
     plots: Annotated[bool, typer.Option("--plots", help="Write plots to RUN/plots.")] = False,
 ) -> None:
-    """Show what a run came to, layer by layer."""
+    """Show what a run came to, layer by layer, or how far it is."""
     from bayesprune.commands.showing import show_run
 
     show_run(run, plots)
@@ -161,26 +179,136 @@ def show(
 
 @app.command(
     epilog=example(
+        "bayesprune path --data fashion-mnist --prior spike-and-slab --knob expected_density \\",
+        "    --values 0.3,0.1,0.05,0.02 --first-epochs 10 --epochs 4 --out runs/front",
+        "bayesprune path --data digits --prior halo --knob kappa --values 1,3,10 --kl-warmup 0.6 --out runs/halo",
+    )
+)
+def path(
+    data: Data,
+    prior: Prior,
+    knob: Annotated[str, typer.Option(help="The setting of the prior that changes.", show_default=False)],
+    values: Annotated[
+        str, typer.Option(metavar="A,B,...", help="Its values, from dense to sparse.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to make, or to go on with.", show_default=False)],
+    network: Network = "lenet-300-100",
+    settings: Settings = None,
+    on: On = None,
+    guide: Guide = None,
+    likelihood: Likelihood = None,
+    weights: Weights = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the training data at each value.")] = 10,
+    first_epochs: Annotated[
+        int | None, typer.Option(help="Those at the first value, which starts cold.  [default: 3 times --epochs]")
+    ] = None,
+    sparsities: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,...",
+            help="What fits are pruned to.  [default: gates: the median-probability model; else 0.5 to 0.99]",
+        ),
+    ] = None,
+    batch_size: BatchSize = 128,
+    learning_rate: LearningRate = 1e-3,
+    optimizer: Optimizer = "adam",
+    schedule: Schedule = "hold-cosine",
+    kl_warmup: Annotated[
+        float | None,
+        typer.Option(help="Share of the first value's steps over which the KL term fades in.  [default: 0.2; map: 0]"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the first restart and of the validation split.")] = 0,
+    restarts: Annotated[int, typer.Option(help="Independent paths.")] = 3,
+    latency: Annotated[bool, typer.Option("--latency", help="Time the compact networks too.")] = False,
+    device: Device = "auto",
+    precision: Precision = "float32",
+    data_root: DataRoot = None,
+    quiet: Quiet = False,
+) -> None:
+    """Fit along the values of a prior's setting, each from the fit before, and draw the front.
+
+    Every finished value is written at once: the same command goes on where an earlier one was stopped, and one with
+    further values goes on with these.
+    """
+    from bayesprune.commands.fitting import parse_settings
+    from bayesprune.commands.following_path import follow_path, parse_numbers, print_path
+
+    try:
+        found = follow_path(
+            out,
+            data=data,
+            network=network,
+            prior=prior,
+            knob=knob,
+            values=parse_numbers(values, "--values"),
+            settings=parse_settings(settings or []),
+            on=tuple(on) if on else None,
+            likelihood=likelihood,
+            weights=weights,
+            data_root=data_root,
+            seed=seed,
+            sparsities=None if sparsities is None else parse_numbers(sparsities, "--sparsities"),
+            guide=guide,
+            epochs=epochs,
+            first_epochs=3 * epochs if first_epochs is None else first_epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            optimizer=optimizer,
+            schedule=schedule,
+            kl_warmup=kl_warmup,
+            restarts=restarts,
+            latency=latency,
+            device=device,
+            precision=precision,
+            progress=not quiet,
+        )
+    except KeyboardInterrupt:
+        print(f"error: interrupted; the same command goes on with what is finished in {out}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if not quiet:
+        print_path(out, found)
+
+
+@app.command(
+    epilog=example(
         "bayesprune prune runs/spike --sparsity 0.95 --out runs/spike-95",
         "bayesprune prune runs/spike --min-inclusion 0.5 --out runs/spike-median",
         "bayesprune prune runs/units --min-inclusion 0.5 --compact --latency --onnx units.onnx --out runs/units-small",
+        "bayesprune prune runs/front --min-accuracy 0.88 --out runs/front-88",
     )
 )
 def prune(
-    run: Run,
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|PATH", help="A run folder, or a folder made by bayesprune path.", show_default=False
+        ),
+    ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to make.", show_default=False)],
-    sparsity: Annotated[float | None, typer.Option(help="Fraction of zeros to reach.", show_default=False)] = None,
+    sparsity: Annotated[
+        float | None, typer.Option(help="Fraction of zeros to reach; of a path the least.", show_default=False)
+    ] = None,
     min_inclusion: Annotated[
         float | None, typer.Option(help="Keep weights of a higher inclusion probability.", show_default=False)
+    ] = None,
+    value: Annotated[float | None, typer.Option(help="Of a path: the value of its knob.", show_default=False)] = None,
+    min_accuracy: Annotated[
+        float | None,
+        typer.Option(
+            help="Of a path: the least accuracy on validation data; the sparsest is taken.", show_default=False
+        ),
     ] = None,
     per: Annotated[str, typer.Option(help="Reach the sparsity in the whole network, or in each layer.")] = "network",
     criterion: Annotated[
         str | None,
         typer.Option(
-            help="What a sparsity ranks by: inclusion, magnitude or signal-to-noise.  [default: by the prior]"
+            help="What a sparsity ranks by: inclusion, magnitude, signal-to-noise, dropout-rate or reduction.  "
+            "[default: by the prior]"
         ),
     ] = None,
-    restart: Annotated[int, typer.Option(help="Which restart, from 0.")] = 0,
+    restart: Annotated[
+        int | None, typer.Option(help="Which restart, from 0.  [default: 0; of a path the best on validation data]")
+    ] = None,
     compact: Annotated[
         bool, typer.Option("--compact", help="Also write the network without its dead units, which is really smaller.")
     ] = False,
@@ -196,10 +324,11 @@ def prune(
         typer.Option(help="Keep widths of the compact network at multiples of this.", show_default=False),
     ] = None,
     data_root: DataRoot = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Prune a run to a plain network with zeros, and with --compact to a smaller one.
 
+    Of a path the network is taken that has the best validation score among those that meet --sparsity and --value.
     The zeros stand in place; units that nothing reads any more are removed by --compact, which changes no output.
     Nothing is fine-tuned.
     """
@@ -207,7 +336,7 @@ def prune(
 
     summary = prune_run(
         run, out, sparsity, min_inclusion, per, criterion, restart, data_root,
-        compact=compact, onnx=onnx, latency=latency, round_to=round_to,
+        compact=compact, onnx=onnx, latency=latency, round_to=round_to, value=value, min_accuracy=min_accuracy,
     )  # fmt: skip
     if not quiet:
         print_pruned(out, summary)
@@ -239,7 +368,7 @@ def predict(
         bool, typer.Option("--raw", help="The inputs are in the units of the data file: scale them first.")
     ] = False,
     data_root: DataRoot = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Predict with a run, or with a pruned or compact network.
 

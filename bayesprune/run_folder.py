@@ -6,6 +6,7 @@
     RUN/trace.nc                 the pruning trace (of `Fit.save`)
     RUN/arviz.nc                 what ArviZ reads
     RUN/plots/*.png              where asked for
+    RUN.part                     while it is being fitted, the trace so far (see part_folder.py)
 
 Keys of summary.json (null where something does not apply; counts are of the weights with a prior):
 
@@ -17,6 +18,8 @@ Keys of summary.json (null where something does not apply; counts are of the wei
     epochs, steps, batch_size, learning_rate, optimizer, schedule,
     kl_warmup, kl_weight, particles, precision, device      how it was fitted
     clip, local_reparameterisation, sticking_the_landing    options of the gradient
+    stopped_early                a sentence for each restart that was ended before its last step
+    warm_start                   whether it began at an earlier fit
     seconds, seeds, restarts     of the fit alone; one seed a restart
     path                         which path the first restart's steps took, why, and what compiling cost
     tempered                     whether the final weight of the KL term was not 1
@@ -26,7 +29,7 @@ Keys of summary.json (null where something does not apply; counts are of the wei
     weights, nonzero, sparsity   of the first restart: how many weights, how many are in the network (for
                                  gates those of the median-probability model, else those that are not
                                  exactly zero, which for a MAP is nearly always all), 1 - nonzero / weights
-    kinds                        kinds of inclusion event: ``"atom"``, ``"shrinkage"``, ``"relative"``
+    kinds                        kinds of inclusion event: ``"atom"``, ``"shrinkage"``, ``"relative"``, ...
     median_probability_nonzero, median_probability_sparsity      weights with inclusion probability above 1/2
     undecided                    share of inclusion probabilities strictly between 0.05 and 0.95
     elbo, expected_log_likelihood, kl        means of the last epoch, in nats of the full training data
@@ -45,7 +48,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +63,8 @@ __all__ = [
     "PLOTS_FOLDER",
     "SUMMARY_FILE",
     "check_new_folder",
+    "data_of",
+    "guide_name",
     "load_run",
     "new_folder",
     "read_summary",
@@ -214,7 +219,7 @@ def summarise_run(fit: Fit, declaration: Declaration, splits: DataSplits, **aske
         **found,
         **declaration.as_dict(),
         "likelihood": found["likelihood"],
-        "guide": _guide_name(set(families.values()), found["guide"]),
+        "guide": guide_name(set(families.values()), found["guide"]),
         "test_accuracy": means["test_accuracy"],
         "test_rmse": means["test_rmse"],
         "nll": means["test_nll"],
@@ -240,8 +245,13 @@ def _mean(values: list[float | None]) -> float | None:
     return sum(numbers) / len(numbers) if numbers else None
 
 
-def _guide_name(families: set[str], asked: Any) -> Any:
-    """What the guide was in a word, where the user left it to the prior."""
+def guide_name(families: set[str], asked: Any) -> Any:
+    """What the guide was in a word, where the user left it to the prior.
+
+    Args:
+        families: Families of its sites.
+        asked: What was asked for; ``"default"``: the prior's own.
+    """
     if asked != "default":
         return asked
     if families == {"delta"}:
@@ -332,14 +342,27 @@ def run_data(path: str | Path, root: str | Path | None = None) -> DataSplits:
     Raises:
         ValueError: If the data are gone, or are not the same any more.
     """
+    return data_of(read_summary(path), path, root)
+
+
+def data_of(declared: Mapping[str, Any], path: str | Path, root: str | Path | None = None) -> DataSplits:
+    """Loads the data that a folder's summary or declaration names; see `run_data`.
+
+    Args:
+        declared: Has data, data_seed, data_root, input_shape and data_size.
+        path: The folder, for the message.
+        root: As in `run_data`.
+
+    Raises:
+        ValueError: As `run_data`.
+    """
     from bayesprune.data import load_data
 
-    summary = read_summary(path)
-    splits = load_data(summary["data"], seed=summary["data_seed"], root=root or summary["data_root"])
+    splits = load_data(declared["data"], seed=declared["data_seed"], root=root or declared["data_root"])
     shape, size = list(splits.input_shape), len(splits.train[0])
-    if shape != summary["input_shape"] or size != summary["data_size"]:
+    if shape != declared["input_shape"] or size != declared["data_size"]:
         raise ValueError(
-            f"the data {summary['data']} have changed since {path} was fitted: {size} training examples of "
-            f"shape {shape}, not {summary['data_size']} of {summary['input_shape']}"
+            f"the data {declared['data']} have changed since {path} was fitted: {size} training examples of "
+            f"shape {shape}, not {declared['data_size']} of {declared['input_shape']}"
         )
     return splits

@@ -3,11 +3,12 @@
 Each fit has 20 epochs; then single weights are deleted, stratified by inclusion probability and layer, and the change
 of the held-out loss (the validation split, on which nothing was chosen here) is compared with the probability. Beside
 it, on the same deletions, the rank correlations of rival scores: magnitude, |mean| / sd and |gradient x weight| of the
-training loss. For the dense network the magnitude's rank stands in for a probability. Of spike and slab, sets of up to
+training loss. For the dense network the magnitude's rank stands in for a probability. The same is done with units, all
+weights that read one input, so pixels and hidden units, by their mean probability. Of spike and slab, sets of up to
 1,000 weights are deleted as well.
 
 Run ``python -m benchmarks.deletion_study``; it resumes, prints the table and what it cost, and writes
-docs/images/deletion.png.
+docs/images/deletion.png and docs/images/deletion_units.png.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from benchmarks.magnitude import Settings, train_dense
 MODELS: dict[str, tuple[Callable[[], bp.Hierarchy], str]] = {
     "spike and slab, density .1": (lambda: bp.SpikeAndSlab(0.1), "paired"),
     "spike and slab, density .02": (lambda: bp.SpikeAndSlab(0.02), "paired"),
-    "HALO, mean-field": (lambda: bp.HALO(kappa=1.5), "meanfield"),
+    "HALO, mean-field, density .1": (lambda: bp.HALO(), "meanfield"),
     "horseshoe": (lambda: bp.Horseshoe(), "meanfield"),
     "reduction, mean-field": (lambda: bp.Reduction(0.1), "meanfield"),
 }
@@ -38,6 +39,7 @@ DENSE = "magnitude of the dense network"
 LAPLACE = "reduction, Laplace"
 RATE = 2e-3
 PARTS = ("deletions", "curve", "correlation")
+FACTS = ("score", "kind", "per", "loss", "examples", "threshold", "probability")
 
 
 def fitted(name: str, splits: Any, epochs: int) -> bp.Fit:
@@ -99,9 +101,8 @@ def study(name: str, splits: Any, epochs: int, n: int) -> dict[str, Any]:
     fit = fitted(name, splits, epochs)
     scores = ranks(_magnitudes(fit)) if name == DENSE else None
     calibration = bp.deletion_calibration(fit, splits.validation, n=n, scores=scores)
-    found: dict[str, Any] = {part: getattr(calibration, part).to_dict() for part in PARTS}
-    facts = ("score", "kind", "per", "loss", "examples", "threshold", "probability")
-    found |= {key: getattr(calibration, key) for key in facts}
+    units = bp.deletion_calibration(fit, splits.validation, n=n // 2, per="input", scores=scores)
+    found: dict[str, Any] = {"weights": as_json(calibration), "units": as_json(units)}
     found["fit"] = fit.score(*splits.validation)
     found["rivals"] = {
         rival: correlations(calibration.deletions, values) for rival, values in rivals(fit, splits).items()
@@ -115,11 +116,16 @@ def _magnitudes(fit: bp.Fit) -> dict[str, torch.Tensor]:
     return {name: weight.abs() for name, weight in fit.included_weights().items()}
 
 
+def as_json(calibration: bp.DeletionCalibration) -> dict[str, Any]:
+    """A calibration as JSON holds it."""
+    parts: dict[str, Any] = {part: getattr(calibration, part).to_dict() for part in PARTS}
+    return parts | {key: getattr(calibration, key) for key in FACTS}
+
+
 def as_calibration(found: Mapping[str, Any]) -> bp.DeletionCalibration:
-    """What `study` has written, read back for the figure."""
+    """What `as_json` has written, read back for the figure."""
     parts: dict[str, Any] = {part: xr.Dataset.from_dict(found[part]) for part in PARTS}
-    rest = ("score", "kind", "per", "loss", "examples", "threshold", "probability")
-    return bp.DeletionCalibration(**parts, **{key: found[key] for key in rest})
+    return bp.DeletionCalibration(**parts, **{key: found[key] for key in FACTS})
 
 
 def main() -> None:
@@ -129,7 +135,7 @@ def main() -> None:
     parser.add_argument("--deletions", type=int, default=600)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", default="runs/benchmarks")
-    parser.add_argument("--picture", default="docs/images/deletion.png")
+    parser.add_argument("--pictures", default="docs/images")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     splits = bp.load_data("fashion-mnist")
@@ -140,12 +146,15 @@ def main() -> None:
     }
     for name, row in found.items():
         print(f"\n{name}: accuracy {row['fit']['accuracy']:.4f}, nll {row['fit']['nll']:.3f} averaged over draws")
-        print(as_calibration(row))
+        for what in ("weights", "units"):
+            print(as_calibration(row[what]))
         for rival, values in row["rivals"].items():
             print(f"  {rival:<20}" + "  ".join(f"{layer} {value:+.2f}" for layer, value in values.items()))
         if "sets" in row:
             print(row["sets"])
-    bp.plot_deletion_calibration({name: as_calibration(row) for name, row in found.items()}, path=options.picture)
+    for what, file in (("weights", "deletion.png"), ("units", "deletion_units.png")):
+        shown = {name: as_calibration(row[what]) for name, row in found.items()}
+        bp.plot_deletion_calibration(shown, path=f"{options.pictures}/{file}")
     print(f"\ncost: {ledger.cost()}")
 
 

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 
 import bayesprune as bp
-from bayesprune.commands.pruning import plain_scores
+from bayesprune.inference.criteria import Criterion
+from bayesprune.inference.plain_scores import plain_scores
 from benchmarks.ledger import Ledger
 
 LEVELS = (0.9, 0.95)
@@ -33,13 +34,24 @@ class Trial:
 
     Attributes:
         make: Makes the prior.
-        criterion: What pruning ranks by.
+        criterion: What pruning ranks by, as `bayesprune.prune` takes it.
         how: Arguments of `bayesprune.fit` besides the common ones.
     """
 
     make: Callable[[], bp.Hierarchy]
-    criterion: str
+    criterion: str | Criterion
     how: dict[str, Any] = field(default_factory=dict)
+
+
+def by_scale(fit: bp.Fit, restart: int = 0) -> dict[str, torch.Tensor]:
+    """Median of the group's scale z of a group horseshoe, under the guide; for each of its weights."""
+    one = fit.restarts[restart]
+    values = one.guide.means()
+    found = {}
+    for name, prior in one.model.priors.items():
+        z = (values[prior.sites["z_a"].name] * values[prior.sites["z_b"].name]).sqrt()
+        found[name] = prior.spread("z_a", z)
+    return found
 
 
 SLOW = {"kl_warmup": 0.6}
@@ -54,10 +66,7 @@ PRIORS: dict[str, dict[str, Trial]] = {
         "kappa .3": Trial(lambda: bp.HALO(0.3), "magnitude", SLOW),
         "kappa 1.5": Trial(lambda: bp.HALO(1.5), "magnitude", SLOW),
     },
-    "sws, MAP": {
-        "He": Trial(bp.SWS, "magnitude", SLOW),
-        "sd .2": Trial(lambda: bp.SWS(prior_sd=0.2), "magnitude", SLOW),
-    },
+    "sws, MAP": {"default": Trial(bp.SWS, "magnitude", SLOW)},
     "mcp, MAP": {
         "default": Trial(bp.MCP, "magnitude", SLOW),
         "lam 10, gamma .01": Trial(lambda: bp.MCP(10.0, 0.01), "magnitude", SLOW),
@@ -80,7 +89,7 @@ PRIORS: dict[str, dict[str, Trial]] = {
         "price 1": Trial(lambda: bp.L0HardConcrete(1.0), "inclusion"),
     },
     "group normal-Jeffreys": {"inputs": Trial(lambda: bp.GroupNormalJeffreys("input"), "dropout-rate")},
-    "group horseshoe": {"inputs": Trial(lambda: bp.GroupHorseshoe(per="input"), "dropout-rate")},
+    "group horseshoe": {"inputs": Trial(lambda: bp.GroupHorseshoe(per="input"), by_scale)},
     "structured Bayesian pruning": {"inputs": Trial(lambda: bp.StructuredBayesianPruning(per="input"), "dropout-rate")},
     "VIB": {
         "strength 1": Trial(lambda: bp.VIB(1.0, per="input"), "dropout-rate"),

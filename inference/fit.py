@@ -22,6 +22,7 @@ from bayesprune.inference.result import Fit, Restart
 from bayesprune.inference.schedules import Schedule, scaled, schedule_named, warmup
 from bayesprune.inference.shrinkage import diagonal_fisher
 from bayesprune.inference.trace import inclusion_record, scale_record, trace_dataset
+from bayesprune.inference.warm_start import begin_at
 from bayesprune.models.bayesian_network import BayesianNetwork
 
 ITERATES = 1000
@@ -41,6 +42,7 @@ def fit(
     data: Data,
     guide: GuideChoice = None,
     *,
+    start: Fit | None = None,
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int = 128,
@@ -73,6 +75,9 @@ def fit(
         model: The model.
         data: Training data: `(x, y)` tensors, a `Dataset` or a `DataLoader`. All of it is permuted each epoch.
         guide: ``"map"``, ``"meanfield"``, ``"paired"``, or families by latent; default None: each prior's own.
+        start: An earlier fit of the same structure, for a warm start (Friedman, Hastie & Tibshirani 2010, section
+            2.5): each restart begins at the guide, the point estimates and the buffers of its restart of the same
+            number; the optimizer begins anew. Default None: at the network's weights.
         epochs: Passes over the data. Give this or `steps`.
         steps: Optimizer steps in all, in place of `epochs`.
         batch_size: Examples a step; default 128.
@@ -108,7 +113,8 @@ def fit(
         channels_last: Whether images `(batch, channels, height, width)` are laid out channels last; default False.
         workers: Processes that load a `Dataset` in the background; default 0: none. A `DataLoader` has its own.
         callbacks: `Callback`s, called in order.
-        stop: A rule, `stop(state) -> bool`, asked after each epoch; True ends the restart.
+        stop: A rule, `stop(state) -> bool`, asked after each epoch; True ends the restart, and `settings` say so under
+            ``"stopped_early"``, with its `reason` where it has one. Ready: `until_converged()`.
         progress: Whether to show a progress line on standard error; default False.
 
     Returns:
@@ -130,6 +136,11 @@ def fit(
         raise ValueError(f"path {path!r} is unknown: expected one of {', '.join(PATHS)}")
     if clip is not None and not clip > 0:
         raise ValueError(f"clip is the largest norm of the gradient, a positive number, not {clip}")
+    if start is not None and len(start.restarts) < restarts:
+        raise ValueError(
+            f"start= has {len(start.restarts)} restarts, but {restarts} are asked for, each of which begins at one: "
+            "ask for as many at most"
+        )
     place, dtype = resolve_device(device), PRECISIONS[precision]
     batches = Batches(data, batch_size, place, dtype, workers, channels_last)
     total = steps if steps is not None else int(epochs or 0) * len(batches)
@@ -142,6 +153,7 @@ def fit(
         "schedule": schedule if isinstance(schedule, str) else "custom",
         "precision": precision, "device": str(place), "kl_weight": kl_weight, "particles": particles, "clip": clip,
         "local_reparameterisation": local_reparameterisation, "sticking_the_landing": sticking_the_landing,
+        "warm_start": start is not None,
     }  # fmt: skip
 
     finished: list[Restart] = []
@@ -152,12 +164,14 @@ def fit(
         with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
             torch.manual_seed(seed + number)
             copied = copy.deepcopy(model).to(place, dtype)
-            if number > 0:
+            if number > 0 and start is None:
                 _reinitialise(copied)
             check_data(copied, batches)
             if held_out is not None:
                 _check_validation(copied, held_out)
             q = Guide(copied, guide)
+            if start is not None:
+                begin_at(start, number, copied, q)
             check_map_exists(copied, q.family_of)
             autocast = torch.bfloat16 if precision == "bfloat16" else None
             objective = Objective(
@@ -172,6 +186,7 @@ def fit(
             torch_optimizer = make_optimizer(optimizer, objective, learning_rate)
             state = FitState(objective, torch_optimizer, number, restarts, -(-total // len(batches)), total)
             share = kl_warmup if kl_warmup is not None else (0.0 if q.is_map else 0.2)
+            state.kl_warmup = share
             kl_schedule = scaled(warmup(share), kl_weight)
             stepper = Stepper(objective, torch_optimizer, total, path, compiled, clip)
             _run(state, stepper, batches, schedule_named(schedule), kl_schedule, held_out, watchers, stop)
@@ -182,6 +197,7 @@ def fit(
         "input_shape": list(batches.first()[0].shape[1:]),
         "epochs": states[0].epoch,
         "kl_warmup": share,
+        "stopped_early": [_ending(state) for state in states if state.step < state.steps],
         "tempered": any(state.kl_weight != 1.0 for state in states),
         "seconds": time.perf_counter() - started,
         "path": reports[0].as_dict(),
@@ -226,6 +242,8 @@ def _run(
                 for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                     group["lr"] = rate * schedule(progress)
                 state.kl_weight = kl_schedule(progress)
+                if objective.model.progress is not None:
+                    objective.model.progress.set(progress)
                 terms = stepper.step(x, y, state.kl_weight)
                 state.step += 1
                 taken += 1
@@ -258,8 +276,10 @@ def _run(
             for watcher in watchers:
                 watcher.on_epoch(state)
             if stop is not None and stop(state):
-                state.stop = True
+                state.stop, state.stop_reason = True, getattr(stop, "reason", "")
     finally:
+        if objective.model.progress is not None:
+            objective.model.progress.set(1.0)
         stepper.finish()
         for watcher in watchers:
             watcher.on_fit_end(state)
@@ -327,6 +347,13 @@ def make_optimizer(choice: OptimizerChoice, objective: Objective, learning_rate:
     if choice == "sgd":
         return torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, fused=True)
     raise ValueError(f"optimizer {choice!r} is unknown: expected 'adam', 'sgd' or a callable of parameter groups")
+
+
+def _ending(state: FitState) -> str:
+    """Says where a restart was stopped before its last step, and why."""
+    return f"restart {state.restart} at step {state.step} of {state.steps}" + (
+        f": {state.stop_reason}" if state.stop_reason else ""
+    )
 
 
 def _blame(state: FitState, terms: Terms) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -101,28 +101,48 @@ class PruneResult:
         return replace(compact(self.network, example_input, round_to), likelihood=self.likelihood)
 
 
+class ManyFits(Protocol):
+    """Several fits that know which of them to prune, and how: a `SparsityPath`."""
+
+    def prune(
+        self,
+        sparsity: float | None = None,
+        value: float | None = None,
+        min_accuracy: float | None = None,
+        restart: int | None = None,
+        data: Data | None = None,
+    ) -> PruneResult:
+        """Chooses a fit and prunes it; see `SparsityPath.prune`."""
+
+
 def prune(
-    fit: Fit,
+    fit: Fit | ManyFits,
     sparsity: float | None = None,
     min_inclusion: float | None = None,
     per: str = "network",
     criterion: str | Criterion | None = None,
-    restart: int = 0,
+    restart: int | None = None,
     data: Data | None = None,
+    value: float | None = None,
+    min_accuracy: float | None = None,
 ) -> PruneResult:
     """Prunes a fit to a plain network with zeros in place; nothing is fine-tuned.
 
     Args:
-        fit: The fit; it is left as it was.
+        fit: The fit; it is left as it was. Or a `SparsityPath`, one of whose networks is then chosen by `sparsity` (at
+            least that), `value` and `min_accuracy`: see `SparsityPath.choose`.
         sparsity: Fraction of zeros to reach among the weights with a prior, exactly (rounded to whole weights).
         min_inclusion: Keep weights whose inclusion probability exceeds this; 0.5 is the median-probability model
             (Barbieri & Berger 2004). Give this or `sparsity`.
         per: Whether `sparsity` holds for the whole ``"network"`` (default) or for each ``"layer"``.
-        criterion: ``"inclusion"``, ``"magnitude"``, ``"signal-to-noise"`` or a callable; what `sparsity` ranks by.
-            Default None: inclusion where all priors have an atom, else magnitude. Ties are broken by position.
-        restart: Which restart; default the first.
+        criterion: A name in `CRITERIA` (``"inclusion"``, ``"magnitude"``, ``"signal-to-noise"``, ...) or a callable;
+            what `sparsity` ranks by. Default None: inclusion where all priors have an atom, or all a reduction, else
+            magnitude. Ties are broken by position.
+        restart: Which restart; default None: the first, of a path the one of the best validation score.
         data: Training data, on which running statistics of batch normalisation are estimated again for the pruned
             network; its targets are not used. Default None: they stay those of the fit, and the report says so.
+        value: Of a path: the value of the knob.
+        min_accuracy: Of a path: the least accuracy on the validation data, a fraction.
 
     Returns:
         The pruned network, its masks and a report.
@@ -131,8 +151,20 @@ def prune(
         ValueError: For an impossible sparsity, one below what the fit already has, probabilities of a MAP, or
             inclusion events of unlike kinds ranked together.
     """
+    if not isinstance(fit, Fit):
+        if min_inclusion is not None or criterion is not None or per != "network":
+            raise ValueError(
+                "the networks of a path say themselves how they are pruned: choose one by sparsity=, value= and "
+                "min_accuracy=, or prune path.fit(value)"
+            )
+        return fit.prune(sparsity, value, min_accuracy, restart, data)
+    if value is not None or min_accuracy is not None:
+        raise ValueError(
+            "value= and min_accuracy= choose a network of a path: prune a fit by sparsity= or min_inclusion="
+        )
     if (sparsity is None) == (min_inclusion is None):
         raise ValueError("give either sparsity= or min_inclusion=")
+    restart = restart or 0
     if per not in ("network", "layer"):
         raise ValueError(f"per= takes 'network' or 'layer', not {per!r}")
     one = fit._restart(restart)
@@ -151,13 +183,14 @@ def prune(
         assert sparsity is not None
         if not 0.0 <= sparsity < 1.0:
             raise ValueError(f"sparsity is a fraction of zeros in [0, 1), not {sparsity}")
-        chosen = criterion or ("inclusion" if kinds == {"atom"} and not one.guide.is_map else "magnitude")
+        by_event = kinds in ({"atom"}, {"reduction"}) and not one.guide.is_map
+        chosen = criterion or ("inclusion" if by_event else "magnitude")
         if chosen == "inclusion":
             _refuse_unlike(kinds)
         name, function = _criterion(chosen)
         scores = {key: value.detach().cpu() for key, value in function(fit, restart).items()}
         _check_scores(scores, weights)
-        _refuse_less(fit, restart, weights, sparsity)
+        _refuse_less(fit, restart, sparsity)
         masks = keep_highest(scores, sparsity, per)
         rule = f"sparsity {sparsity:g} per {per}"
     network = masked_network(one.model.network, weights, masks)
@@ -245,9 +278,14 @@ def _refuse_unlike(kinds: set[Kind]) -> None:
         )
 
 
-def _refuse_less(fit: Fit, restart: int, weights: dict[str, Tensor], sparsity: float) -> None:
-    """Refuses to put weights back that the fit has left out: exact zeros, and those of the median-probability model."""
-    one = fit.restarts[restart]
+def own_zeros(fit: Fit, restart: int = 0) -> tuple[int, int]:
+    """How many weights the fit itself has left out, of how many: exact zeros, and gates of at most 1/2.
+
+    Args:
+        fit: The fit.
+        restart: Which restart; default the first.
+    """
+    one, weights = fit.restarts[restart], fit.included_weights(restart)
     closed = one.guide.inclusion()
     zeros = total = 0
     for name, prior in one.model.priors.items():
@@ -257,6 +295,12 @@ def _refuse_less(fit: Fit, restart: int, weights: dict[str, Tensor], sparsity: f
             left_out = left_out | (prior.spread(event.gate, closed[prior.sites[event.gate].name]).cpu() <= 0.5)
         zeros += int(left_out.sum())
         total += left_out.numel()
+    return zeros, total
+
+
+def _refuse_less(fit: Fit, restart: int, sparsity: float) -> None:
+    """Refuses to put weights back that the fit has left out."""
+    zeros, total = own_zeros(fit, restart)
     if round(sparsity * total) < zeros:
         already = math.ceil(zeros / total * 1e4) / 1e4
         raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -67,6 +68,13 @@ def test_the_page_on_smaller_networks_runs(tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "small" / "network.py").is_file()
 
 
+def test_the_page_on_convergence_runs(declared):
+    for block in code_blocks("docs/convergence.md"):
+        exec(compile(block, "docs/convergence.md", "exec"), declared)
+    assert len(declared["fit"].restarts) == 2
+    assert "not averaged" in declared["fit"].summary()["notes"][-1]  # one epoch is too few
+
+
 def test_the_page_on_speed_runs():
     space = {}
     for block in code_blocks("docs/speed.md"):
@@ -74,6 +82,33 @@ def test_the_page_on_speed_runs():
     assert space["fit"].settings["path"]["name"] == "fused"
     report = space["stepper"].report
     assert (report.name, report.fused_steps, report.plain_steps) == ("fused", 20, 0)
+
+
+def test_the_page_on_the_front_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    space = {}
+    for block in code_blocks("docs/front.md"):
+        exec(compile(block, "docs/front.md", "exec"), space)
+    assert space["result"].report.sparsity >= 0.9
+    assert (tmp_path / "front.png").is_file() and (tmp_path / "runs" / "front" / "path.json").is_file()
+
+
+def test_the_page_on_plots_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    y = torch.arange(60) % 3
+    x = torch.randn(60, 6) + 3.0 * torch.eye(3, 6)[y]
+    network = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    bnn = bp.BayesianNetwork(network, {"*.weight": bp.RegularisedHorseshoe()}, data_size=60)
+    fit = bp.fit(bnn, (x, y), epochs=60, learning_rate=0.02, device="cpu")
+    data = SimpleNamespace(test=(x, y), validation=(x, y))
+    space = {"bp": bp, "bnn": bnn, "x": x, "y": y, "fit": fit, "data": data}
+    (tmp_path / "runs").mkdir()
+    blocks = code_blocks("docs/plots.md")
+    for block in blocks:
+        exec(compile(block, "docs/plots.md", "exec"), space)
+    written = {path for block in blocks for path in re.findall(r'path="(.+?)"', block)}
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == written
 
 
 def test_links_between_the_pages_lead_somewhere():

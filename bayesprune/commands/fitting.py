@@ -11,8 +11,13 @@ from bayesprune.commands.console import figure, percent, stdout
 from bayesprune.data import DATASETS, load_data
 from bayesprune.declaration import declare, resolve_prior
 from bayesprune.inference.fit import fit
+from bayesprune.inference.laplace_around import laplace_around
 from bayesprune.inference.paths import PathReport
+from bayesprune.part_folder import writing_part
 from bayesprune.run_folder import check_new_folder, summarise_run, write_run
+
+EPOCHS = 30
+"""Passes over the training data unless said otherwise."""
 
 __all__ = ["fit_run", "parse_settings", "print_run", "remarks", "scores_line"]
 
@@ -48,9 +53,12 @@ def fit_run(
     weights: str | Path | None = None,
     data_root: str | Path | None = None,
     seed: int = 0,
+    epochs: int | None = None,
     **how: Any,
 ) -> dict[str, Any]:
     """Fits what is named and writes a run folder, all of it or nothing.
+
+    While it runs, the trace so far stands beside the run folder's place, in a folder of its name and ``.part``.
 
     Args:
         out: The run folder to make.
@@ -63,7 +71,9 @@ def fit_run(
         weights: A safetensors file with the weights to start from; default random ones.
         data_root: Folder where a named data set is looked for first.
         seed: Of the first restart and of the validation split.
-        how: Further arguments of `bayesprune.fit`: guide, epochs, restarts, ...
+        epochs: Passes over the training data; 0: none, `laplace_around` the network of `weights`. Default 30, or 0 for the
+            prior ``"reduction"`` with `weights`.
+        how: Further arguments of `bayesprune.fit`: guide, restarts, ...
 
     Returns:
         The summary, as written to RUN/summary.json.
@@ -74,28 +84,51 @@ def fit_run(
         OSError: If the folder cannot be written after all.
     """
     check_new_folder(out)
+    if epochs is None:
+        epochs = 0 if prior == "reduction" and weights is not None else EPOCHS
+    if epochs == 0:
+        _check_nothing_trained(weights, how)
     resolve_prior(prior, settings or {}, data_size=1)  # a misspelt name is told before data are fetched
     name = data if data in DATASETS else str(Path(data).expanduser().absolute())
-    splits = load_data(name if Path(name).exists() else data, seed=seed, root=data_root)
-    declaration = declare(splits, network, prior, settings, on, likelihood)
-    model = declaration.model(seed, weights)
-    fitted = fit(
-        model,
-        splits.train,
-        validation=splits.validation if len(splits.validation[0]) else None,
-        seed=seed,
-        **how,
-    )
-    summary = summarise_run(
-        fitted,
-        declaration,
-        splits,
-        data_seed=seed,
-        data_root=None if data_root is None else str(Path(data_root).expanduser().absolute()),
-        starting_weights=None if weights is None else str(Path(weights).expanduser().absolute()),
-    )
-    write_run(out, fitted, summary)
+    asked = {
+        "data": name, "network": network, "prior": prior, "prior_settings": dict(settings or {}), "on": on,
+        "guide": how.get("guide"), "seed": seed,
+    }  # fmt: skip
+    with writing_part(out, asked) as watcher:
+        splits = load_data(name if Path(name).exists() else data, seed=seed, root=data_root)
+        declaration = declare(splits, network, prior, settings, on, likelihood)
+        model = declaration.model(seed, weights)
+        if epochs == 0:
+            fitted = laplace_around(model, splits.train)
+        else:
+            fitted = fit(
+                model,
+                splits.train,
+                epochs=epochs,
+                validation=splits.validation if len(splits.validation[0]) else None,
+                seed=seed,
+                **{**how, "callbacks": [*how.get("callbacks", ()), watcher]},
+            )
+        summary = summarise_run(
+            fitted,
+            declaration,
+            splits,
+            data_seed=seed,
+            data_root=None if data_root is None else str(Path(data_root).expanduser().absolute()),
+            starting_weights=None if weights is None else str(Path(weights).expanduser().absolute()),
+        )
+        write_run(out, fitted, summary)
     return summary
+
+
+def _check_nothing_trained(weights: str | Path | None, how: Mapping[str, Any]) -> None:
+    """Refuses what makes no sense where nothing is trained."""
+    if weights is None:
+        raise ValueError("--epochs 0 trains nothing, so it needs a trained network: give --weights FILE.safetensors")
+    if how.get("guide") not in (None, "meanfield"):
+        raise ValueError(f"--epochs 0 makes a mean-field guide around the weights: leave out --guide {how['guide']}")
+    if how.get("restarts", 1) != 1:
+        raise ValueError("--epochs 0 trains nothing, so restarts would all be the same: leave out --restarts")
 
 
 def print_run(run: Path, summary: Mapping[str, Any]) -> None:
@@ -108,7 +141,8 @@ def print_run(run: Path, summary: Mapping[str, Any]) -> None:
     lines.append(f"{summary['converged']}: {summary['convergence']}")
     lines += remarks(summary)
     prune = "--sparsity 0.95" if median is None else "--min-inclusion 0.5"
-    lines.append(str(PathReport(**summary["path"])))
+    if "path" in summary:  # where something was trained
+        lines.append(str(PathReport(**summary["path"])))
     lines.append(f"{summary['seconds']:.1f} s, written to {run}")
     lines.append(f"next: bayesprune show {run} --plots; bayesprune prune {run} {prune} --out {run}-pruned")
     for line in lines:

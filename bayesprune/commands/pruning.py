@@ -9,18 +9,27 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
 
 import bayesprune
 from bayesprune.commands.compacting import KEYS, check_request, compact_lines, compacted, write_compact
 from bayesprune.commands.console import figure, percent, stdout, table
+from bayesprune.commands.following_path import load_path
 from bayesprune.commands.input_scaling import input_scaling
-from bayesprune.inference.metrics import expected_calibration_error
+from bayesprune.inference.path_folder import INDEX_FILE
+from bayesprune.inference.plain_scores import plain_scores
 from bayesprune.inference.prune import prune
-from bayesprune.models.likelihoods import Likelihood
-from bayesprune.run_folder import check_new_folder, load_run, new_folder, read_summary, run_data, write_json
+from bayesprune.run_folder import (
+    check_new_folder,
+    data_of,
+    guide_name,
+    load_run,
+    new_folder,
+    read_summary,
+    run_data,
+    write_json,
+)
 
-__all__ = ["plain_scores", "print_pruned", "prune_run"]
+__all__ = ["print_pruned", "prune_run"]
 
 WEIGHTS_FILE, MASKS_FILE = "weights.safetensors", "masks.safetensors"
 COMPACT_FILE, NETWORK_FILE, PLAN_FILE = "compact.safetensors", "network.py", "plan.json"
@@ -33,14 +42,16 @@ def prune_run(
     min_inclusion: float | None = None,
     per: str = "network",
     criterion: str | None = None,
-    restart: int = 0,
+    restart: int | None = None,
     data_root: str | Path | None = None,
     compact: bool = False,
     onnx: str | Path | None = None,
     latency: bool = False,
     round_to: int | None = None,
+    value: float | None = None,
+    min_accuracy: float | None = None,
 ) -> dict[str, Any]:
-    """Prunes a run and writes a folder with weights, masks and a summary; nothing is fine-tuned.
+    """Prunes a run or a path and writes a folder with weights, masks and a summary; nothing is fine-tuned.
 
     ``weights.safetensors`` is the state dict of the plain network, zeros in place; ``masks.safetensors`` says
     which weights are kept (1 or 0). Statistics of batch normalisation, where there are any, are estimated again on
@@ -49,18 +60,20 @@ def prune_run(
     scores are those of predictions averaged over draws, after it those of the one pruned network.
 
     Args:
-        run: The run folder.
+        run: The run folder, or the folder of a path.
         out: The folder to make.
-        sparsity: Fraction of zeros to reach; this or `min_inclusion`.
+        sparsity: Fraction of zeros to reach; this or `min_inclusion`. Of a path: the least.
         min_inclusion: Keep weights of a higher inclusion probability.
         per: ``"network"`` or ``"layer"``.
         criterion: What `sparsity` ranks by; default by the prior.
-        restart: Which restart.
+        restart: Which restart; default the first, of a path the one of the best validation score.
         data_root: Folder where a named data set is looked for first.
         compact: Whether to remove dead units physically.
         onnx: A file `.onnx` to write the compact network to as well.
         latency: Whether to time the compact network beside the one with zeros.
         round_to: What the compact network's widths are kept at multiples of; default 1.
+        value: Of a path: the value of its knob.
+        min_accuracy: Of a path: the least accuracy on the validation data.
 
     Returns:
         The summary, as written to DIR/summary.json.
@@ -69,18 +82,29 @@ def prune_run(
         ValueError: For bad input.
         OSError: If the folder cannot be written.
     """
-    if (sparsity is None) == (min_inclusion is None):
-        raise ValueError("give either --sparsity or --min-inclusion")
+    is_path = (Path(run) / INDEX_FILE).is_file()
+    if is_path:
+        _check_path_request(sparsity, value, min_accuracy, min_inclusion is not None, per != "network", criterion)
+    else:
+        _check_run_request(sparsity, min_inclusion, value is not None, min_accuracy is not None)
     out, onnx = Path(out), None if onnx is None else Path(onnx)
     check_request(out, compact, onnx, latency, round_to)
     check_new_folder(out, "folder")
-    summary = read_summary(run)
-    fit = load_run(run)
-    splits = run_data(run, data_root)
-    result = prune(
-        fit, sparsity=sparsity, min_inclusion=min_inclusion, per=per, criterion=criterion, restart=restart,
-        data=splits.train,
-    )  # fmt: skip
+    if is_path:
+        summary, path = load_path(run)
+        splits = data_of(summary, run, data_root)
+        choice = path.choose(sparsity, value, min_accuracy, restart)
+        fit, restart = path.fit(choice.value), choice.restart
+        result = path.prune_choice(choice, splits.train)
+        per = choice.pruning.get("per", "network")
+        summary["guide"] = guide_name(set(fit.guide.family_of.values()), fit.settings["guide"] or "default")
+    else:
+        summary, fit, restart = read_summary(run), load_run(run), restart or 0
+        splits = run_data(run, data_root)
+        result = prune(
+            fit, sparsity=sparsity, min_inclusion=min_inclusion, per=per, criterion=criterion, restart=restart,
+            data=splits.train,
+        )  # fmt: skip
     small, saved = compacted(result, splits.train[0], latency, round_to) if compact else (None, {})
     before = fit.score(*splits.test, restart=restart)
     after = plain_scores(result.network, result.likelihood, *splits.test)
@@ -120,24 +144,29 @@ def prune_run(
     return found
 
 
-@torch.no_grad()
-def plain_scores(network: nn.Module, likelihood: Likelihood, x: Tensor, y: Tensor) -> dict[str, float]:
-    """Scores of one plain network: those of the likelihood, nll in nats per example and, for classes, ece.
+def _check_run_request(
+    sparsity: float | None, min_inclusion: float | None, has_value: bool, has_min_accuracy: bool
+) -> None:
+    for option, given in (("--value", has_value), ("--min-accuracy", has_min_accuracy)):
+        if given:
+            raise ValueError(f"{option} chooses a network of a path, but this is a run: leave it out")
+    if (sparsity is None) == (min_inclusion is None):
+        raise ValueError("give either --sparsity or --min-inclusion")
 
-    Args:
-        network: The network, in evaluation mode, on the CPU.
-        likelihood: What its outputs mean.
-        x: Inputs, `(n, ...)`.
-        y: Targets.
-    """
-    dtype = next(network.parameters()).dtype
-    x, y = (part.to(dtype) if part.is_floating_point() else part for part in (x, y))
-    outputs = torch.cat([network(part) for part in x.split(1024)])
-    prediction = likelihood.predict(outputs)
-    scores = {**likelihood.scores(prediction, y), "nll": -float(likelihood.log_prob(outputs, y).mean())}
-    if likelihood.name == "categorical":
-        scores["ece"] = expected_calibration_error(prediction, y)
-    return scores
+
+def _check_path_request(
+    sparsity: float | None,
+    value: float | None,
+    min_accuracy: float | None,
+    has_min_inclusion: bool,
+    has_per: bool,
+    criterion: str | None,
+) -> None:
+    for option, given in (("--min-inclusion", has_min_inclusion), ("--per", has_per), ("--criterion", criterion)):
+        if given:
+            raise ValueError(f"{option} says how a run is pruned, but the networks of a path are chosen: leave it out")
+    if sparsity is None and value is None and min_accuracy is None:
+        raise ValueError("say which network of the path: give --sparsity, --value or --min-accuracy")
 
 
 def print_pruned(out: Path, summary: Mapping[str, Any]) -> None:

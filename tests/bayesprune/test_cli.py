@@ -117,7 +117,8 @@ def test_show_writes_plots(bayesprune, run, tmp_path):
     code, out, err = bayesprune("show", copied, "--plots")
     assert (code, err) == (0, "")
     plots = {path.name for path in (copied / "plots").iterdir()}
-    assert plots == {"pruning_trace.png", "inclusion.png", "scales.png"}
+    names = ("pruning_trace", "trajectories", "r_hat", "inclusion", "scales", "prior_posterior", "calibration")
+    assert plots == {f"{name}.png" for name in names}
     assert all(path.stat().st_size > 5000 for path in (copied / "plots").iterdir())
 
 

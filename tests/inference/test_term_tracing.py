@@ -9,6 +9,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from bayesprune.inference.families import BernoulliFactor, DeltaFactor, NormalFactor
 from bayesprune.inference.functional import functional
+from bayesprune.inference.hard_concrete import HardConcreteFactor
 from bayesprune.inference.objective import fast_distributions
 from bayesprune.inference.paired import SlabFactor
 from bayesprune.inference.terms import normal_normal, registered_term, registered_terms
@@ -33,6 +34,8 @@ def guide_at(kind, family, seed):
     torch.manual_seed(seed)
     if kind is BernoulliFactor:
         return {"logit": 1.5 * normal(*SHAPE)}
+    if kind is HardConcreteFactor:
+        return {"log_alpha": 1.5 * normal(*SHAPE)}
     if kind is DeltaFactor:
         real = family(**{name: number(value) for name, value in FAMILIES[family].parameters.items()}).support
         return {"value": normal(*SHAPE) if real is dist.constraints.real else normal(*SHAPE).exp()}

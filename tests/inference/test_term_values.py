@@ -19,7 +19,7 @@ from bayesprune.inference.families import (
 from bayesprune.inference.paired import SlabFactor
 from bayesprune.inference.terms import registered_term, registered_terms, site_term
 from bayesprune.models.iid import Iid
-from tests.oracles.known_terms import FAMILIES, entry, factor_at, number
+from tests.oracles.known_terms import FAMILIES, NOISE_PAIRS, entry, factor_at, number
 
 SHAPE = (2, 3)
 LOCATION = torch.tensor([[-1.1, 0.2, 0.0], [0.7, -0.3, 1.4]], dtype=torch.float64)
@@ -31,7 +31,7 @@ DRAWN = {  # terms that use the draw
     (dist.Beta, LogitNormalFactor),
     (dist.Uniform, LogitNormalFactor),
 }
-PAIRS = registered_terms()
+PAIRS = [pair for pair in registered_terms() if pair not in NOISE_PAIRS]
 CLOSED = [pair for pair in PAIRS if pair not in DRAWN and pair[1] not in (DeltaFactor, BernoulliFactor)]
 POINTS = [pair for pair in PAIRS if pair[1] is DeltaFactor]
 STEP = 1e-3

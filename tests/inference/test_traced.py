@@ -21,16 +21,23 @@ from bayesprune.inference.families import (
 )
 from bayesprune.inference.functional import is_functional
 from bayesprune.inference.gate_estimators import ScoreFunction, antithetic
+from bayesprune.inference.hard_concrete import HardConcreteFactor
 from bayesprune.inference.paired import SlabFactor
 from bayesprune.inference.terms import normal_normal, registered_terms
 from bayesprune.inference.traced import UntraceableError, leaves_of, trace
+from bayesprune.inference.truncated_lognormal import TruncatedLogNormalFactor
 from bayesprune.models.gaussian import Gaussian
+from bayesprune.models.group_normal_jeffreys import GroupNormalJeffreys
 from bayesprune.models.halo import HALO, SignedGamma
 from bayesprune.models.hierarchy import Hierarchy, Latent
 from bayesprune.models.horseshoe import Horseshoe, RegularisedHorseshoe
 from bayesprune.models.inclusion import exact_zero
+from bayesprune.models.l0_hard_concrete import L0HardConcrete, NonzeroPenalty
 from bayesprune.models.likelihoods import Bernoulli, Normal, Poisson
+from bayesprune.models.log_uniform import LogUniform, TruncatedLogUniform
 from bayesprune.models.spike_and_slab import SpikeAndSlab
+from bayesprune.models.structured_bayesian_pruning import StructuredBayesianPruning
+from bayesprune.models.vib import VIB, FittedNormal
 from tests.oracles.plain_path import (
     TOLERANCE,
     batch_for,
@@ -110,6 +117,10 @@ CASES = {
     (dist.Beta, LogitNormalFactor): (scaled_by(dist.Beta, 2.5, 0.8), "meanfield"),
     (dist.Uniform, LogitNormalFactor): (scaled_by(dist.Uniform, 0.0, 1.0), "meanfield"),
     (dist.Bernoulli, BernoulliFactor): (spiked(dist.Normal), "meanfield"),
+    (LogUniform, NormalFactor): (GroupNormalJeffreys, None),
+    (FittedNormal, NormalFactor): (VIB, None),
+    (NonzeroPenalty, HardConcreteFactor): (L0HardConcrete, None),
+    (TruncatedLogUniform, TruncatedLogNormalFactor): (StructuredBayesianPruning, None),
 }
 
 

@@ -1,0 +1,141 @@
+"""`bayesprune path`: fits along the values of a prior's knob, into a folder that a second call goes on with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bayesprune.analysis.plot_front import plot_front
+from bayesprune.commands.console import stdout
+from bayesprune.data import DATASETS, load_data
+from bayesprune.declaration import Declaration, declare, resolve_prior
+from bayesprune.inference.continuation import sparsity_path
+from bayesprune.inference.path_folder import read_index
+from bayesprune.inference.sparsity_path import SparsityPath
+
+__all__ = ["follow_path", "load_path", "parse_numbers", "print_path"]
+
+FRONT_FILE = "front.png"
+
+
+def parse_numbers(text: str, option: str) -> list[float]:
+    """Reads numbers with commas between them.
+
+    Raises:
+        ValueError: If one is no number.
+    """
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as problem:
+        raise ValueError(f"{option} takes numbers with commas between them, such as 0.3,0.1, not {text!r}") from problem
+
+
+def follow_path(
+    out: str | Path,
+    data: str,
+    network: str,
+    prior: str,
+    knob: str,
+    values: Sequence[float],
+    settings: Mapping[str, Any] | None = None,
+    on: tuple[str, ...] | None = None,
+    likelihood: str | None = None,
+    weights: str | Path | None = None,
+    data_root: str | Path | None = None,
+    seed: int = 0,
+    sparsities: Sequence[float] | None = None,
+    **how: Any,
+) -> SparsityPath:
+    """Follows a path of what is named, or goes on with the one in the folder, and draws its front.
+
+    Args:
+        out: The folder of the path.
+        data: A data set by name, a folder or a file.
+        network: A name in `NETWORKS`, or `MODULE:NAME`.
+        prior: A name in `PRIORS`, or `FILE.py:NAME` of a function.
+        knob: The setting of the prior that changes along the path.
+        values: Its values, from dense to sparse.
+        settings: The other settings of the prior.
+        on: Patterns of the parameters that get the prior; default all weights.
+        likelihood: A name; default by the targets.
+        weights: A safetensors file with the weights to start from; default random ones.
+        data_root: Folder where a named data set is looked for first.
+        seed: Of the first restart and of the validation split.
+        sparsities: What fits are pruned to; default as `sparsity_path`.
+        how: Further arguments of `sparsity_path`: epochs, restarts, guide, ...
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: For bad input, before training starts; if the folder holds something else.
+        NonFiniteLossError: If the loss becomes NaN or infinite.
+        OSError: If the folder cannot be written.
+    """
+    settings = dict(settings or {})
+    if knob in settings:
+        raise ValueError(f"--set gives {knob}, which --values go along: leave it out")
+    for value in values:  # a misspelt name or a value out of range is told before data are fetched
+        resolve_prior(prior, {**settings, knob: value}, data_size=1)
+    name = data if data in DATASETS else str(Path(data).expanduser().absolute())
+    splits = load_data(name if Path(name).exists() else data, seed=seed, root=data_root)
+    if not len(splits.validation[0]):
+        raise ValueError(f"{data} has no validation data, on which the front is chosen: give more examples")
+    declaration = declare(splits, network, prior, settings, on, likelihood)
+    path = sparsity_path(
+        lambda value: _with(declaration, knob, value).model(seed, weights),
+        splits.train,
+        values,
+        knob=knob,
+        validation=splits.validation,
+        test=splits.test,
+        seed=seed,
+        prunings=None if sparsities is None else [{"sparsity": sparsity} for sparsity in sparsities],
+        folder=out,
+        declaration={
+            **declaration.as_dict(),
+            "data": splits.name,
+            "data_seed": seed,
+            "data_root": None if data_root is None else str(Path(data_root).expanduser().absolute()),
+            "starting_weights": None if weights is None else str(Path(weights).expanduser().absolute()),
+        },
+        **how,
+    )
+    plot_front({f"{prior}, {knob}": path}, path=Path(out) / FRONT_FILE)
+    return path
+
+
+def load_path(folder: str | Path) -> tuple[dict[str, Any], SparsityPath]:
+    """Reads a path back that `bayesprune path` made, its network and priors by name.
+
+    Args:
+        folder: Its folder.
+
+    Returns:
+        What its models were made of (key ``declaration`` of path.json), and the path.
+
+    Raises:
+        ValueError: If it is no path, is damaged, was made from Python, or code of one's own has changed since.
+    """
+    index = read_index(Path(folder))
+    if index.get("declaration") is None:
+        raise ValueError(
+            f"{folder} was made from Python, by a function that is not stored: use SparsityPath.load there"
+        )
+    declared = dict(index["declaration"])
+    declaration = Declaration.from_dict(declared)
+    return declared, SparsityPath.load(folder, lambda value: _with(declaration, index["knob"], value).model())
+
+
+def print_path(out: Path, path: SparsityPath) -> None:
+    """Prints the table of a path, and what may be done next."""
+    console = stdout()
+    console.print(str(path), soft_wrap=True)
+    console.print(f"written to {out}: path.json, {FRONT_FILE}, a folder for each fit")
+    console.print(f"next: bayesprune prune {out} --sparsity 0.95 --out {out}-pruned", soft_wrap=True)
+
+
+def _with(declaration: Declaration, knob: str, value: float) -> Declaration:
+    return replace(declaration, prior_settings={**declaration.prior_settings, knob: value})

@@ -1,0 +1,31 @@
+"""Scores of one plain network, such as a pruned one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bayesprune.inference.metrics import expected_calibration_error
+from bayesprune.models.likelihoods import Likelihood
+
+__all__ = ["plain_scores"]
+
+
+@torch.no_grad()
+def plain_scores(network: nn.Module, likelihood: Likelihood, x: Tensor, y: Tensor) -> dict[str, float]:
+    """Scores of one plain network: those of the likelihood, nll in nats per example and, for classes, ece.
+
+    Args:
+        network: The network, in evaluation mode, on the CPU.
+        likelihood: What its outputs mean.
+        x: Inputs, `(n, ...)`.
+        y: Targets.
+    """
+    dtype = next(network.parameters()).dtype
+    x, y = (part.cpu().to(dtype if part.is_floating_point() else part.dtype) for part in (x, y))
+    outputs = torch.cat([network(part) for part in x.split(1024)])
+    prediction = likelihood.predict(outputs)
+    scores = {**likelihood.scores(prediction, y), "nll": -float(likelihood.log_prob(outputs, y).mean())}
+    if likelihood.name == "categorical":
+        scores["ece"] = expected_calibration_error(prediction, y)
+    return scores
