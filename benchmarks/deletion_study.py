@@ -132,7 +132,7 @@ def main() -> None:
     """Fits, deletes, prints the tables and writes the figure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--deletions", type=int, default=600)
+    parser.add_argument("--deletions", type=int, default=400)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", default="runs/benchmarks")
     parser.add_argument("--pictures", default="docs/images")
