@@ -120,7 +120,7 @@ def set_deletion(
         Changes of the loss by band and size; see `SetDeletion`.
 
     Raises:
-        ValueError: As `deletion_calibration`; or if sizes are no ascending numbers of at least 1, or edges do not ascend.
+        ValueError: As `deletion_calibration`; or if sizes or edges do not ascend, or a size is below 1.
     """
     sizes, edges = [int(size) for size in sizes], np.asarray(bands, dtype=float)
     if not sizes or sizes[0] < 1 or any(b <= a for a, b in zip(sizes, sizes[1:], strict=False)):

@@ -26,6 +26,7 @@ class UntilConverged:
         self._state: FitState | None = None
         self._seen = 0  # iterates at the last look
         self._in_a_row = 0  # looks that said "converged"
+        self._begins = 0  # step until which the prior was annealed
         self._forget()
 
     def __call__(self, state: FitState) -> bool:
@@ -41,7 +42,13 @@ class UntilConverged:
                 "give schedule='constant'"
             )
             return False
-        iterates = [row for row in state.iterates if row["step"] > state.kl_warmup * state.steps]
+        if not self._is_final(state):
+            self._begins = state.step
+            self.verdict = "cannot tell"
+            self.reason = f"fewer than {FEWEST} iterates were recorded since the prior changed with the fit's progress"
+            return False
+        begins = max(self._begins, state.kl_warmup * state.steps)
+        iterates = [row for row in state.iterates if row["step"] > begins]
         if len(iterates) < max(FEWEST, GROWTH * self._seen):
             return False
         self._seen = len(iterates)
@@ -54,8 +61,16 @@ class UntilConverged:
             self.reason = f"converged: {self.reason} (look {self._in_a_row} of {self.looks} in a row)"
         return self._in_a_row >= self.looks
 
+    def _is_final(self, state: FitState) -> bool:
+        """Whether the objective is the one that the fit ends on, as far as annealed priors go."""
+        model = state.objective.model
+        if model.progress is None:
+            return True
+        share = float(model.progress.share)
+        return all(hierarchy.is_final(share) for hierarchy in model.patterns.values())
+
     def _forget(self) -> None:
-        self._seen, self._in_a_row = 0, 0
+        self._seen, self._in_a_row, self._begins = 0, 0, 0
         self.verdict, self.reason = "cannot tell", f"fewer than {FEWEST} iterates were recorded since the KL warm-up"
 
 
@@ -66,7 +81,7 @@ def until_converged(windows: int = 4, looks: int = 2) -> UntilConverged:
     `convergence` does: with windows that grow with the fit, so that what came before the plateau stays in the first
     ones. The first look is at 100 iterates. The same noise is not asked twice: there is another look only when the
     iterates are 10 % more than at the last one, and `looks` of them in a row have to say ``"converged"``. It does not
-    stop during the KL warm-up.
+    stop during the KL warm-up, nor while a prior is annealed: what came before is no part of what it judges.
 
     It is meant for ``schedule="constant"``, where iterates behave like a Markov chain (Dhaka et al. 2020). Under any
     other schedule it judges while the learning rate is the highest so far, and never stops a restart after it has

@@ -3,12 +3,11 @@
 Each fit has 20 epochs; then single weights are deleted, stratified by inclusion probability and layer, and the change
 of the held-out loss (the validation split, on which nothing was chosen here) is compared with the probability. Beside
 it, on the same deletions, the rank correlations of rival scores: magnitude, |mean| / sd and |gradient x weight| of the
-training loss. For the dense network the magnitude's rank stands in for a probability. The same is done with units, all
-weights that read one input, so pixels and hidden units, by their mean probability. Of spike and slab, sets of up to
-1,000 weights are deleted as well.
+training loss. For the dense network the magnitude's rank stands in for a probability. Of spike and slab, sets
+of up to 1,000 weights are deleted as well.
 
 Run ``python -m benchmarks.deletion_study``; it resumes, prints the table and what it cost, and writes
-docs/images/deletion.png and docs/images/deletion_units.png.
+docs/images/deletion.png.
 """
 
 from __future__ import annotations
@@ -101,8 +100,7 @@ def study(name: str, splits: Any, epochs: int, n: int) -> dict[str, Any]:
     fit = fitted(name, splits, epochs)
     scores = ranks(_magnitudes(fit)) if name == DENSE else None
     calibration = bp.deletion_calibration(fit, splits.validation, n=n, scores=scores)
-    units = bp.deletion_calibration(fit, splits.validation, n=n // 2, per="input", scores=scores)
-    found: dict[str, Any] = {"weights": as_json(calibration), "units": as_json(units)}
+    found = as_json(calibration)
     found["fit"] = fit.score(*splits.validation)
     found["rivals"] = {
         rival: correlations(calibration.deletions, values) for rival, values in rivals(fit, splits).items()
@@ -132,10 +130,10 @@ def main() -> None:
     """Fits, deletes, prints the tables and writes the figure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--deletions", type=int, default=400)
+    parser.add_argument("--deletions", type=int, default=600)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", default="runs/benchmarks")
-    parser.add_argument("--pictures", default="docs/images")
+    parser.add_argument("--picture", default="docs/images/deletion.png")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     splits = bp.load_data("fashion-mnist")
@@ -146,15 +144,12 @@ def main() -> None:
     }
     for name, row in found.items():
         print(f"\n{name}: accuracy {row['fit']['accuracy']:.4f}, nll {row['fit']['nll']:.3f} averaged over draws")
-        for what in ("weights", "units"):
-            print(as_calibration(row[what]))
+        print(as_calibration(row))
         for rival, values in row["rivals"].items():
             print(f"  {rival:<20}" + "  ".join(f"{layer} {value:+.2f}" for layer, value in values.items()))
         if "sets" in row:
             print(row["sets"])
-    for what, file in (("weights", "deletion.png"), ("units", "deletion_units.png")):
-        shown = {name: as_calibration(row[what]) for name, row in found.items()}
-        bp.plot_deletion_calibration(shown, path=f"{options.pictures}/{file}")
+    bp.plot_deletion_calibration({name: as_calibration(row) for name, row in found.items()}, path=options.picture)
     print(f"\ncost: {ledger.cost()}")
 
 

@@ -183,7 +183,8 @@ def prune(
         assert sparsity is not None
         if not 0.0 <= sparsity < 1.0:
             raise ValueError(f"sparsity is a fraction of zeros in [0, 1), not {sparsity}")
-        by_event = kinds in ({"atom"}, {"reduction"}) and not one.guide.is_map
+        everywhere = all(prior.hierarchy.included is not None for prior in one.model.priors.values())
+        by_event = everywhere and kinds in ({"atom"}, {"reduction"}) and not one.guide.is_map
         chosen = criterion or ("inclusion" if by_event else "magnitude")
         if chosen == "inclusion":
             _refuse_unlike(kinds)

@@ -17,7 +17,7 @@ import xarray as xr
 from torch import Tensor
 
 from bayesprune.inference.families import NormalFamily
-from bayesprune.inference.result import Fit, Restart, _dims
+from bayesprune.inference.result import Fit, Restart, dimensions
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.iid import Iid
 from bayesprune.models.inclusion import REDUCED_LEVELS
@@ -68,8 +68,8 @@ def evidence_change(fit: Fit, reduced_sd: float = 0.0, restart: int = 0, per: st
             `fit(..., guide="meanfield")` or of `laplace_around`.
         reduced_sd: Prior standard deviation of a weight in the reduced model; default 0: it is removed.
         restart: Which restart; default the first.
-        per: What is reduced as one: a ``"weight"`` (default), ``"kernel"``, ``"output"`` or ``"input"``; the change of a
-            group is the sum over its weights.
+        per: What is reduced as one: a ``"weight"`` (default), ``"kernel"``, ``"output"`` or ``"input"``; the change of
+            a group is the sum over its weights.
 
     Returns:
         One variable a tensor, `(out, in, ...)`, for groups without the dimensions that they span, in nats, float64: log
@@ -159,6 +159,19 @@ def event_log_odds(one: Restart, prior: TensorPrior) -> Tensor:
     return prior_log_odds - _of_event(prior, _changes(one, 0.0, (prior.name,))[prior.name])
 
 
+def drawn_event(one: Restart, prior: TensorPrior) -> Tensor:
+    """Which weights of a tensor are included at a draw of the event, boolean, `(out, in, ...)`; those of a group alike.
+
+    Raises:
+        ValueError: As `evidence_change`.
+    """
+    probability = event_log_odds(one, prior).sigmoid()
+    event = prior.hierarchy.included
+    assert event is not None
+    groups = level_shape(event.level, prior.shape, tensor=prior.name)
+    return torch.rand(groups, dtype=probability.dtype, device=probability.device) < probability
+
+
 def _of_event(prior: TensorPrior, change: Tensor) -> Tensor:
     """The change of what each weight belongs to under the prior's event, `(out, in, ...)`."""
     event = prior.hierarchy.included
@@ -179,7 +192,7 @@ def _variable(prior: TensorPrior, per: str, value: Tensor) -> tuple[tuple[str, .
     """Dimensions and values of a tensor's groups, without the axes that they span."""
     shape = level_shape(per, prior.shape, tensor=prior.name)
     spanned = tuple(axis for axis, extent in enumerate(shape) if extent != prior.shape[axis])
-    dims = tuple(dim for axis, dim in enumerate(_dims(prior.name, prior)) if axis not in spanned)
+    dims = tuple(dim for axis, dim in enumerate(dimensions(prior.name, prior)) if axis not in spanned)
     return dims, value.cpu().numpy().squeeze(axis=spanned)
 
 
@@ -248,6 +261,7 @@ def _normal_guide(one: Restart, names: Sequence[str]) -> dict[str, tuple[Tensor,
 
 
 __all__ = [
+    "drawn_event",
     "event_log_odds",
     "evidence_change",
     "fixed_prior_sd",

@@ -244,7 +244,7 @@ class Fit:
         for name, prior in one.model.priors.items():
             event = prior.hierarchy.included
             attrs = {"kind": event.kind, "event": str(event)} if event else {}
-            variables[name] = (_dims(name, prior), found[name].detach().cpu().numpy(), attrs)
+            variables[name] = (dimensions(name, prior), found[name].detach().cpu().numpy(), attrs)
         return xr.Dataset(variables)
 
     def shrinkage_factors(self, restart: int = 0, draws: int = 200) -> xr.Dataset:
@@ -276,7 +276,7 @@ class Fit:
         for _, factors in self._shrinkage_draws(one, mixtures, count):
             for name, kappa in factors.items():
                 means[name] += kappa.cpu() / count
-        return xr.Dataset({p.name: (_dims(p.name, p), means[p.name].numpy()) for p in mixtures})
+        return xr.Dataset({p.name: (dimensions(p.name, p), means[p.name].numpy()) for p in mixtures})
 
     def effective_parameters(self, restart: int = 0, draws: int = 200, probability: float = 0.89) -> xr.Dataset:
         """Number of weights that are in the network, with its posterior interval.
@@ -424,9 +424,9 @@ class Fit:
                 raise ValueError(f"the prior on {prior.name} is no scale mixture: use another event")
             return self._kappa(one, prior, values) < event.threshold
         if event.kind == "reduction":  # under a mean-field guide the models' probabilities multiply
-            from bayesprune.inference.reduction import event_log_odds
+            from bayesprune.inference.reduction import drawn_event
 
-            return torch.bernoulli(event_log_odds(one, prior).sigmoid()).bool()
+            return drawn_event(one, prior)
         if event.kind == "membership":
             from bayesprune.inference.membership import log_odds_at
 
@@ -458,7 +458,7 @@ def _is_counted_by_shrinkage(prior: TensorPrior) -> bool:
     return _is_scale_mixture(prior) and (event is None or event.kind == "shrinkage")
 
 
-def _dims(name: str, prior: TensorPrior) -> tuple[str, ...]:
+def dimensions(name: str, prior: TensorPrior) -> tuple[str, ...]:
     """Names of a tensor's dimensions, its own so that tensors of several shapes share a data set."""
     kinds = ("output", "input", "kernel_row", "kernel_column", "kernel_depth")
     return tuple(f"{name}.{kinds[axis]}" for axis in range(len(prior.shape)))

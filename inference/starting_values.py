@@ -92,9 +92,15 @@ def _solve(prior: TensorPrior, values: dict[str, Tensor], base: str, weight: Ten
 
 def _given(latent: str, init: Any, site: Site, available: dict[str, Any]) -> Tensor:
     like = available[WEIGHT]
-    value = init(**{name: available[name] for name in arguments(init)}) if callable(init) else init
+    if callable(init):
+        if unknown := [name for name in arguments(init) if name not in available]:
+            raise ValueError(
+                f"init of {latent} asks for {unknown[0]!r}, but what it can be given is {', '.join(available)}: ask "
+                "for one of these, or give a number"
+            )
+        init = init(**{name: available[name] for name in arguments(init)})
     try:
-        start = torch.as_tensor(value, dtype=like.dtype, device=like.device).expand(site.shape).clone()
+        start = torch.as_tensor(init, dtype=like.dtype, device=like.device).expand(site.shape).clone()
     except RuntimeError as problem:
         raise ValueError(f"init of {latent} does not broadcast to its shape {site.shape}: {problem}") from problem
     inside = torch.isfinite(start)

@@ -22,7 +22,7 @@ def summarise(fit: Fit) -> dict[str, Any]:
     inclusion events; ``weights`` and ``nonzero`` (of tensors with a prior; exact zeros of E[weight | included], or
     weights out of the median-probability model, do not count), ``sparsity`` (1 - nonzero / weights), ``collapsed``
     (tensors whose inclusion probabilities all fell below 1/2); ``elbo``, ``expected_log_likelihood`` and ``kl``, means
-    of the last epoch in full-data nats, the first None for a fit with points.
+    of the last epoch in full-data nats, the first None for a fit with points or an improper prior.
     """
     one = fit.restarts[0]
     model, guide = one.model, one.guide
@@ -30,6 +30,7 @@ def summarise(fit: Fit) -> dict[str, Any]:
     weights = sum(int(torch.Size(prior.shape).numel()) for prior in model.priors.values())
     nonzero, collapsed = _nonzero(fit)
     has_points = any(family in WITHOUT_DENSITY for family in guide.family_of.values())
+    improper = any(prior.hierarchy.improper for prior in model.priors.values())
     kl, likelihood = float(last["kl"]), float(last["expected_log_likelihood"])
     return {
         **fit.settings,
@@ -47,7 +48,7 @@ def summarise(fit: Fit) -> dict[str, Any]:
         "nonzero": nonzero,
         "sparsity": 1.0 - nonzero / weights,
         "collapsed": collapsed,
-        "elbo": None if has_points else likelihood - kl,
+        "elbo": None if has_points or improper else likelihood - kl,
         "expected_log_likelihood": likelihood,
         "kl": kl,
     }

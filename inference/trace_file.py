@@ -26,7 +26,7 @@ SILENT_SECONDS, SILENT_EPOCHS = 600.0, 10.0
 
 
 @dataclass
-class FitProgress:
+class RunningFit:
     """How far a fit was when it last wrote, as progress.json holds it.
 
     Attributes:
@@ -82,7 +82,7 @@ class FitProgress:
 class WriteTrace(Callback):
     """Writes the pruning trace so far to a folder after each epoch.
 
-    ``trace.nc`` is what `Fit.trace` will be; ``progress.json`` is a `FitProgress`. Each is replaced in one go, so that
+    ``trace.nc`` is what `Fit.trace` will be; ``progress.json`` is a `RunningFit`. Each is replaced in one go, so that
     a reader never sees half a file. ``bayesprune show FOLDER`` prints them; `plot_pruning_trace` and
     `plot_trajectories` draw what `read_trace` reads. An epoch is passed over where writing it too
     would take more than a twentieth of the time; the last one of a restart never is. The trace comes with the first
@@ -155,8 +155,8 @@ class WriteTrace(Callback):
         now = time.perf_counter()
         self._due = now + (now - began) * (1.0 / SHARE - 1.0)
 
-    def _progress(self, **known: Any) -> FitProgress:
-        return FitProgress(os.getpid(), socket.gethostname(), self.asked, time.time(), **known)
+    def _progress(self, **known: Any) -> RunningFit:
+        return RunningFit(os.getpid(), socket.gethostname(), self.asked, time.time(), **known)
 
     def _replace(self, name: str, write: Callable[[Path], Any]) -> None:
         staged = self.folder / f".{name}-{os.getpid()}"
@@ -169,7 +169,7 @@ class WriteTrace(Callback):
             raise
 
 
-def read_progress(folder: str | Path) -> FitProgress:
+def read_progress(folder: str | Path) -> RunningFit:
     """Reads progress.json of a folder that `WriteTrace` writes.
 
     Raises:
@@ -177,7 +177,7 @@ def read_progress(folder: str | Path) -> FitProgress:
     """
     file = Path(folder) / PROGRESS_FILE
     try:
-        return FitProgress(**json.loads(file.read_text(encoding="utf-8")))
+        return RunningFit(**json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as problem:
         raise ValueError(f"{file} is missing or damaged ({problem}): is a fit writing its trace there?") from problem
 
@@ -199,7 +199,7 @@ def read_trace(folder: str | Path) -> xr.Dataset:
         raise ValueError(f"{file} is missing or damaged ({problem}): is a fit writing its trace there?") from problem
 
 
-def _write_json(file: Path, progress: FitProgress) -> None:
+def _write_json(file: Path, progress: RunningFit) -> None:
     file.write_text(json.dumps(asdict(progress), indent=2) + "\n", encoding="utf-8")
 
 

@@ -27,7 +27,8 @@ class ContinuousSpikeAndSlab(Hierarchy):
         expected_density: Prior probability (fraction of 1) of the slab; default 0.1.
         slab_sd: Standard deviation of a weight in the slab; default None: sqrt(2 / (expected_density fan_in)), He's
             scale for the network that is left.
-        spike_sd: Standard deviation of a weight in the spike; default None: a hundredth of the slab's.
+        spike_sd: Standard deviation of a weight in the spike; default None: a hundredth of the slab's, or
+            `initial_spike_sd` where that is smaller.
         initial_spike_sd: That of the spike when the fit begins; default None: three tenths of the slab's, or `spike_sd`
             where that is larger.
         annealing: Share of the steps over which the spike narrows, in [0, 1]; default 0.8. At 0 it is `spike_sd` from
@@ -61,7 +62,7 @@ class ContinuousSpikeAndSlab(Hierarchy):
 
         def spike(fan_in: int, progress: Tensor | None = None) -> float | Tensor:
             widest = slab(fan_in)
-            last = SPIKE_SHARE * widest if spike_sd is None else spike_sd
+            last = min(SPIKE_SHARE * widest, initial_spike_sd or widest) if spike_sd is None else spike_sd
             first = max(INITIAL_SHARE * widest, last) if initial_spike_sd is None else initial_spike_sd
             if not last <= first <= widest:
                 raise ValueError(

@@ -184,6 +184,10 @@ class Hierarchy:
         """Whether the declaration asks for the progress of the fit."""
         return any(PROGRESS in parents for parents in self.parents.values())
 
+    def is_final(self, share: float) -> bool:
+        """Whether the declaration at this share of a fit's steps is already the one that the fit ends on."""
+        return not self.is_annealed or self.probe(share) == self.probe()
+
     def _check_parents(self) -> None:
         for name, parents in self.parents.items():
             allowed = (*self.latents, *RESERVED, *((WEIGHT,) if name == "factor" else ()))
@@ -213,11 +217,17 @@ class Hierarchy:
                 probe.simulate()
         return probe.weight_is_latent
 
-    def probe(self) -> list[float]:
-        """Log densities and weights at fixed points: what a fingerprint compares, whatever the code looks like."""
+    def probe(self, share: float = 1.0) -> list[float]:
+        """Log densities and weights at fixed points: what a fingerprint compares, whatever the code looks like.
+
+        Args:
+            share: The progress that the declaration is given; default 1, its value after a fit.
+        """
         from bayesprune.models.tensor_prior import TensorPrior
 
-        return TensorPrior("probe", self, (4, 3), data_size=100).probe()
+        bound = TensorPrior("probe", self, (4, 3), data_size=100)
+        bound.progress.set(share)
+        return bound.probe()
 
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that change when the declaration changes."""

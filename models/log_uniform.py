@@ -18,6 +18,11 @@ to zero where m / s does: E log |e| = -(EULER + log 2) / 2 for e ~ Normal(0, 1).
 IMPROPER = "a log-uniform prior, 1 / |value|, has no finite mass"
 
 
+def within(logarithm: Tensor, low: Any, high: Any) -> Tensor:
+    """Whether a logarithm lies between two ends, which come back from single precision a little beside themselves."""
+    return (logarithm - low >= -1e-6 * (1.0 + abs(low))) & (logarithm - high <= 1e-6 * (1.0 + abs(high)))
+
+
 class LogUniform(TorchDistribution):
     """Density proportional to 1 / |value| on the real line; improper, so it cannot be sampled.
 
@@ -81,8 +86,7 @@ class TruncatedLogUniform(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density in nats; -inf outside."""
         logarithm = value.log()
-        inside = (logarithm >= self.low) & (logarithm <= self.high)
-        return torch.where(inside, -logarithm - (self.high - self.low).log(), -math.inf)
+        return torch.where(within(logarithm, self.low, self.high), -logarithm - (self.high - self.low).log(), -math.inf)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> TruncatedLogUniform:
         """Returns a distribution of the given batch shape."""

@@ -379,6 +379,8 @@ class TensorPrior:
                 "included=slab_membership() needs weights whose distribution has a slab, a method log_odds(value): "
                 "use SpikeSlabMixture, or another event"
             )
+        if event is not None and event.kind == "reduction":
+            level_shape(event.level, self.shape, tensor=self.name)  # refuses a level that the tensor lacks
         if weight.shape != self.shape:  # expand() would have refused; kept for callables returning odd tensors
             raise ValueError(f"weight= has shape {tuple(weight.shape)}, but {self.name} has shape {self.shape}")
 

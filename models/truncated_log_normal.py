@@ -14,6 +14,8 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from bayesprune.models.log_uniform import within
+
 FAR = 30.0
 """Standard deviations beyond an end of the interval at which the Normal's centre is held: the density is then an
 exponential one, whose rate the scale can still set, and distribution functions are still numbers."""
@@ -76,11 +78,9 @@ class TruncatedLogNormal(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density in nats; -inf outside."""
         at, logarithm = self._standard(), value.double().log()
-        # The ends themselves come back from single precision a little beside where they were.
-        inside = (logarithm >= self.low - 1e-6) & (logarithm <= self.high + 1e-6)
         standard = (logarithm - at.location) / at.scale
         density = -0.5 * standard.square() - _HALF_LOG_2PI - at.log_scale - _log_mass(at.lower, at.upper) - logarithm
-        return torch.where(inside, density, -math.inf).to(value.dtype)
+        return torch.where(within(logarithm, self.low, self.high), density, -math.inf).to(value.dtype)
 
     def logarithm_at(self, noise: Tensor) -> Tensor:
         """Logarithm of the draw that standard normal noise gives, by the inverse distribution function at Phi(noise).

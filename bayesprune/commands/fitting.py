@@ -71,8 +71,8 @@ def fit_run(
         weights: A safetensors file with the weights to start from; default random ones.
         data_root: Folder where a named data set is looked for first.
         seed: Of the first restart and of the validation split.
-        epochs: Passes over the training data; 0: none, `laplace_around` the network of `weights`. Default 30, or 0 for the
-            prior ``"reduction"`` with `weights`.
+        epochs: Passes over the training data; 0: none, `laplace_around` the network of `weights`. Default 30, or 0 for
+            the prior ``"reduction"`` with `weights`.
         how: Further arguments of `bayesprune.fit`: guide, restarts, ...
 
     Returns:

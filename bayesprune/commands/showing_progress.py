@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from bayesprune.commands.console import figure, percent, stdout, table
-from bayesprune.inference.trace_file import TRACE_FILE, FitProgress, read_progress, read_trace
+from bayesprune.inference.trace_file import TRACE_FILE, RunningFit, read_progress, read_trace
 from bayesprune.run_folder import PLOTS_FOLDER
 
 __all__ = ["show_progress"]
@@ -58,7 +58,7 @@ def _asked(asked: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(key, f"{text} ({settings})" if key == "prior" and settings else text) for key, text in lines]
 
 
-def _state(progress: FitProgress) -> str:
+def _state(progress: RunningFit) -> str:
     written = f"last written {_duration(progress.age)} ago"
     where = f"process {progress.process} on {progress.host}"
     if not progress.alive:
@@ -67,7 +67,7 @@ def _state(progress: FitProgress) -> str:
     return f"{'fitted; scoring and writing' if progress.finished else 'in progress'} ({where}); {written}"
 
 
-def _progress(progress: FitProgress) -> str:
+def _progress(progress: RunningFit) -> str:
     if not progress.step:
         return "no epoch is done yet"
     of_restart = f", restart {progress.restart + 1} of {progress.restarts}" if progress.restarts > 1 else ""

@@ -21,7 +21,8 @@ def state_of(elbo, warmup=0.0, rates=(1e-2,), is_map=False, data_size=10**6):
     """A restart that has nothing but its iterates, one a step."""
     iterates = [{"step": step, ELBO: value, "log tau": 1.0} for step, value in enumerate(elbo, start=1)]
     history = [{"learning_rate": rate} for rate in rates]
-    objective = SimpleNamespace(guide=SimpleNamespace(is_map=is_map), model=SimpleNamespace(data_size=data_size))
+    model = SimpleNamespace(data_size=data_size, progress=None)
+    objective = SimpleNamespace(guide=SimpleNamespace(is_map=is_map), model=model)
     return SimpleNamespace(iterates=iterates, history=history, steps=len(elbo), kl_warmup=warmup, objective=objective)
 
 
@@ -79,6 +80,21 @@ def test_nothing_is_said_during_the_warmup_nor_with_few_iterates():
     many = bp.until_converged(windows=20, looks=1)
     assert grown(series, [150], many) == [False]
     assert many.reason.startswith("150 iterates after the KL warm-up say nothing: 200 are needed")
+
+
+def test_nothing_is_said_while_a_prior_is_annealed():
+    series, rule = noise(0)[0], bp.until_converged(looks=1)
+    annealed = bp.BayesianNetwork(torch.nn.Linear(2, 2), {"weight": bp.ContinuousSpikeAndSlab()}, data_size=10**6)
+    state = state_of(series)
+    every, answers = state.iterates, {}
+    for length in range(20, N + 1, 20):
+        state.iterates, state.step, state.objective.model = every[:length], length, annealed
+        annealed.progress.set(length / N)
+        answers[length] = rule(state)
+        if length == 0.78 * N:
+            assert rule.verdict == "cannot tell" and "since the prior changed" in rule.reason
+    assert min(length for length, stops in answers.items() if stops) >= 0.8 * N + 80  # the iterates since then
+    assert any(grown(series, range(20, N // 2, 20), bp.until_converged(looks=1)))  # control: no such prior
 
 
 def test_it_looks_only_when_there_is_more_to_see():
@@ -156,6 +172,13 @@ def fitted(steps, rate=0.1, **how):
     with torch.no_grad():
         bnn.network.weight.add_(3.0)
     return bp.fit(bnn, data_of(PROBLEM), "meanfield", steps=steps, **(settings | how))
+
+
+def test_a_fit_tells_a_rule_of_its_warm_up():
+    for share in (0.0, 0.4):
+        seen = []
+        fitted(2, kl_warmup=share, stop=lambda state, seen=seen: seen.append(state.kl_warmup))
+        assert set(seen) == {share}
 
 
 def test_a_fit_that_was_stopped_says_where_and_why():

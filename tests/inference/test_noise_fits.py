@@ -106,6 +106,20 @@ def test_the_truncated_noise_starts_at_its_upper_end_and_stays_proper_elsewhere(
     assert float(Guide(beyond).means()["0.weight.theta"].max()) < math.exp(-1.0)
 
 
+def test_the_scales_of_the_group_horseshoe_start_at_one():
+    means = Guide(model(bp.GroupHorseshoe(0.3))).means()
+    for letter in "sz":
+        squares = means[f"0.weight.{letter}_a"] * means[f"0.weight.{letter}_b"]
+        torch.testing.assert_close(squares, torch.ones_like(squares))
+    torch.testing.assert_close(means["0.weight.s_a"], torch.tensor(0.09))  # its prior scale
+
+
+def test_gates_and_truncated_noise_do_not_run_ahead_of_the_weights():
+    for prior in (bp.L0HardConcrete(), bp.StructuredBayesianPruning()):
+        assert Guide(model(prior)).groups()["spread"] == []
+    assert Guide(model(bp.SpikeAndSlab())).groups()["spread"]  # the control
+
+
 def test_a_latent_that_says_nothing_of_the_weights_is_still_told():
     silent = bp.Hierarchy(
         z=bp.Latent(dist.Normal(1.0, 0.1), "kernel", init=1.0),
@@ -268,8 +282,10 @@ def test_the_probability_of_an_open_gate_is_its_inclusion():
     assert int(ranked["0.weight"][:, 3].sum()) == 5 and int(ranked["2.weight"][:, 2].sum()) == 0
     drawn = fit.draws(50, sites=lambda site: site == "0.weight.z")["0.weight.z"]
     assert 0.0 == float(drawn[:, 0, 0].median()) and 1.0 == float(drawn[:, 0, 3].median())
-    assert fit.summary()["elbo"] is None  # a penalty is no bound on the evidence
+    for one in (fit, fitted(bp.L0HardConcrete(), guide={"w": "normal"})):  # with points and without
+        assert one.summary()["elbo"] is None  # a penalty is no bound on the evidence
     assert "inclusion_histogram" in fit.trace
+    assert {"mean 0.weight.z", "mean 2.weight.z"} <= set(fit.trace.quantity.values)
 
 
 def test_a_dropout_rate_ranks_by_the_ratio_of_mean_and_spread():
@@ -300,6 +316,7 @@ def test_the_other_dropout_rates_are_of_the_weight_and_of_the_truncated_noise():
     fit = fitted(bp.StructuredBayesianPruning())
     family, place = site_of(fit.guide, "0.weight.theta")
     location, log_scale = (family.cut(part.detach())[place] for part in (family.location, family.log_scale))
+    assert {"mean log 0.weight.theta", "log 2.weight.theta[0]"} <= set(fit.trace.quantity.values)
     drawn = TruncatedLogNormal(location, log_scale, -20.0, 0.0).sample((40_000,)).double()
     expected = (drawn.mean(0).square() / drawn.var(0)).log()
     torch.testing.assert_close(dropout_rate(fit)["0.weight"][:, :1].double(), expected, rtol=0.0, atol=0.06)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyro.distributions as dist
 import pytest
 import torch
 import xarray as xr
@@ -91,6 +92,23 @@ def test_draws_of_the_event_have_its_probabilities():
     assert float(count["mean"][0]) == pytest.approx(expected.sum(), abs=0.4)
 
 
+def test_draws_of_the_event_take_a_group_as_one():
+    fit = two_outputs(bp.Reduction(0.3, PROBLEM.slab_sd, level="input"))
+    drawn = torch.stack(fit.map_draws(lambda draw: fit.included_at(draw)["weight"], 400))
+    assert torch.equal(drawn[:, 0], drawn[:, 1])
+    expected = fit.inclusion_probabilities()["weight"].values[0]
+    assert np.abs(drawn[:, 0].double().mean(dim=0).numpy() - expected).max() < 4.5 * 0.5 / 20.0
+    apart = two_outputs(bp.Reduction(0.3, PROBLEM.slab_sd))  # the control
+    single = torch.stack(apart.map_draws(lambda draw: apart.included_at(draw)["weight"], 100))
+    assert not torch.equal(single[:, 0], single[:, 1])
+
+
+def test_a_level_that_a_tensor_lacks_is_refused_before_a_fit():
+    with pytest.raises(ValueError, match="needs a tensor with an input dimension, but bias has shape"):
+        bp.BayesianNetwork(nn.Linear(3, 2), {"*": bp.Reduction(level="input")}, data_size=10)
+    bp.BayesianNetwork(nn.Linear(3, 2), {"*": bp.Reduction(level="output")}, data_size=10)
+
+
 def test_pruning_goes_by_the_evidence_and_takes_whole_groups():
     fit = two_outputs(bp.Reduction(0.3, PROBLEM.slab_sd, level="input"))
     change = evidence_change(fit, per="input")["weight"].values
@@ -162,3 +180,22 @@ def test_bad_arguments_are_one_sentence(arguments, sentence):
 def test_an_unknown_group_is_refused():
     with pytest.raises(ValueError, match="per= takes one of"):
         evidence_change(two_outputs(bp.Reduction(0.3)), per="layer")
+
+
+def test_beside_a_prior_without_an_event_pruning_goes_by_magnitude():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1))
+    no_event = bp.Hierarchy(weight=dist.Normal(0.0, 1.0))
+    model = bp.BayesianNetwork(network, {"0.weight": bp.Reduction(), "1.weight": no_event}, bp.Normal(0.5), 32)
+    x = torch.randn(32, 4)
+    fit = bp.fit(model, (x, x.sum(dim=1)), "meanfield", epochs=1, batch_size=32)
+    assert bp.prune(fit, sparsity=0.5).report.criterion == "magnitude"
+
+
+def test_an_improper_prior_has_no_evidence_bound():
+    x = torch.randn(32, 3)
+    found = []
+    for prior in (bp.SparseVariationalDropout(), bp.Reduction()):
+        model = bp.BayesianNetwork(nn.Linear(3, 1), {"weight": prior}, bp.Normal(0.5), data_size=32)
+        found.append(bp.fit(model, (x, x.sum(dim=1)), epochs=1, batch_size=32).summary()["elbo"])
+    assert found[0] is None and np.isfinite(found[1])

@@ -143,6 +143,13 @@ def test_a_gate_may_not_start_certain(init):
         Guide(BayesianNetwork(network(), {"0.weight": prior}, data_size=10))
 
 
+@pytest.mark.parametrize("init", [lambda progress: 1.0 + progress, lambda wieght: wieght])
+def test_an_init_that_asks_for_what_there_is_not_is_refused(init):
+    prior = Hierarchy(s=Latent(dist.HalfCauchy(1.0), init=init), weight=lambda s: dist.Normal(0.0, s))
+    with pytest.raises(ValueError, match=r"init of s asks for '(progress|wieght)', but .* size, fan_in.* weight"):
+        Guide(BayesianNetwork(network(), {"0.weight": prior}, data_size=10))
+
+
 def test_an_init_of_the_wrong_shape_is_refused():
     prior = Hierarchy(
         s=Latent(dist.HalfCauchy(1.0), per="layer", init=lambda weight: weight.abs()),

@@ -17,7 +17,7 @@ from torch import nn
 
 import bayesprune as bp
 from bayesprune.inference import trace_file
-from bayesprune.inference.trace_file import FitProgress, WriteTrace, read_progress, read_trace
+from bayesprune.inference.trace_file import RunningFit, WriteTrace, read_progress, read_trace
 
 
 def make(*callbacks, epochs=3, **how):
@@ -156,18 +156,18 @@ def test_a_finished_process_is_not_alive(tmp_path):
 
 
 def test_on_another_machine_silence_decides():
-    there = FitProgress(1, "elsewhere", {}, time.time() - 500, epoch_seconds=1.0)
+    there = RunningFit(1, "elsewhere", {}, time.time() - 500, epoch_seconds=1.0)
     assert there.alive
     assert not dataclasses.replace(there, updated=time.time() - 700).alive
     assert dataclasses.replace(there, updated=time.time() - 700, epoch_seconds=100.0).alive  # its epochs are long
 
 
 def test_the_time_left_is_that_of_the_steps_to_come():
-    progress = FitProgress(1, "here", {}, 0.0, seconds=30.0, step=50, steps=100, restart=1, restarts=3)
+    progress = RunningFit(1, "here", {}, 0.0, seconds=30.0, step=50, steps=100, restart=1, restarts=3)
     assert progress.seconds_left == pytest.approx(30.0 * 150 / 150)
     assert dataclasses.replace(progress, restart=0).seconds_left == pytest.approx(30.0 * 250 / 50)
     assert dataclasses.replace(progress, finished=True).seconds_left == 0.0
-    assert str(FitProgress(1, "here", {}, 0.0).seconds_left) == "nan"
+    assert str(RunningFit(1, "here", {}, 0.0).seconds_left) == "nan"
 
 
 def test_wrong_input_is_told(tmp_path):

@@ -125,6 +125,13 @@ def test_scales_that_do_not_fit_a_tensor_are_refused_before_a_fit():
         bp.BayesianNetwork(nn.Linear(100, 2), {"weight": declared}, data_size=10)
 
 
+def test_a_spike_may_begin_narrower_than_the_default_end():
+    declared = ContinuousSpikeAndSlab(0.2, initial_spike_sd=0.001)
+    first, last = (distribution_of(declared, share=share) for share in (0.0, 1.0))
+    assert float(first.spike_sd) == float(last.spike_sd) == 0.001
+    assert float(distribution_of(ContinuousSpikeAndSlab(0.2, initial_spike_sd=0.1)).spike_sd) < 0.01
+
+
 def test_membership_needs_a_mixture():
     with pytest.raises(ValueError, match="slab_membership.*SpikeSlabMixture"):
         Hierarchy(weight=torch.distributions.Normal(0.0, 1.0), included=bp.slab_membership())

@@ -91,6 +91,12 @@ def test_a_declaration_that_fails_where_a_fit_begins_is_refused_at_once():
     Hierarchy(weight=lambda progress: dist.Normal(0.0, 1.0 + progress))
 
 
+def test_a_declaration_is_final_from_where_it_no_longer_changes():
+    shares = (0.0, 0.5, 0.699, 0.701, 0.9, 1.0)
+    assert [annealed().is_final(share) for share in shares] == [False, False, False, True, True, True]
+    assert all(fixed(LAST).is_final(share) for share in shares)
+
+
 def test_it_moves_with_the_model_and_its_copies_have_their_own():
     model = bp.BayesianNetwork(mlp(), {"a*.weight": annealed()}, data_size=DATA)
     other = copy.deepcopy(model).to(torch.float64)

@@ -136,6 +136,7 @@ def test_a_fit_finds_the_scale_of_its_weights():
     y = (x[:, 0] > 0).long()
     model = bp.BayesianNetwork(nn.Linear(5, 2), {"weight": SWS(kappa=5.0)}, data_size=60)
     values = bp.fit(model, (x, y), steps=200, learning_rate=0.04, device="cpu").guide.means()
+    assert float(Guide(model).means()["weight.square"]) == 1.0  # as the authors' lam
     expected = math.sqrt(5.0 * float(values["weight"].abs().sum())) / 11.0
     assert float(values["weight.square"]) == pytest.approx(expected, rel=0.01)
     assert expected != pytest.approx(1.0, rel=0.05)  # where it started

@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
+from bayesprune.models.log_uniform import TruncatedLogUniform
 from bayesprune.models.truncated_log_normal import FAR, TruncatedLogNormal
 from tests.oracles.known_terms import number
 from tests.oracles.noise_reference import TruncatedNormal
@@ -106,6 +107,17 @@ def test_the_density_is_zero_outside_and_draws_stay_inside():
     assert reference.expected(lambda x: x) == pytest.approx(expected.mean(), rel=1e-8)
     assert stats.kstest(drawn.numpy(), expected.cdf).pvalue > 1e-3
     assert stats.kstest(drawn.numpy() - 0.2, expected.cdf).pvalue < 1e-6
+
+
+def test_the_ends_belong_to_the_interval_in_single_precision():
+    for end in torch.linspace(-59.0, 59.0, 400).tolist():
+        value, beside = (torch.tensor(end + move).exp() for move in (0.0, 1e-3))
+        for low, high in ((end, 60.0), (-60.0, end)):
+            uniform = TruncatedLogUniform(low, high)
+            normal = TruncatedLogNormal(torch.tensor(end), torch.tensor(0.0), low, high)
+            for one in (uniform, normal):
+                assert bool(torch.isfinite(one.log_prob(value)))
+                assert bool(torch.isfinite(one.log_prob(beside))) == (high == 60.0)  # the control
 
 
 @pytest.mark.parametrize("log_scale", [-20.0, -10.0, 0.0, 10.0, 20.0])
