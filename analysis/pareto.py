@@ -82,7 +82,7 @@ def pareto_khat(
     """Pareto k-hat of the importance ratios of posterior over guide (Yao, Vehtari, Simpson & Gelman 2018).
 
     For a block b of sites it is the **conditional k-hat**: b is drawn from the guide, all other sites r are held at the
-    guide's centre c (`Guide.means`: medians, gates at their probabilities), and the ratios are
+    guide's centre c (`Guide.means`: medians; gates at their likelier value), and the ratios are
 
         p(data, b, r = c) / q(b),  up to a constant  p(b | r = c, data) / q(b).
 
@@ -93,6 +93,8 @@ def pareto_khat(
 
     The ``"joint"`` k-hat is that of all sites, and does see it. It grows with the number of entries and is bad for
     every network however near the guide is, so it is computed only where asked for, and decides nothing.
+
+    A slab of the paired guide is drawn given its gate, so it is no block by itself: only the joint sees it.
 
     All is computed in float64 on a copy.
 
@@ -124,7 +126,8 @@ def pareto_khat(
     chosen = _blocks(one, blocks)
     if not chosen and not joint:
         raise ValueError(
-            f"no continuous site has {LARGEST_BLOCK} entries or fewer: name sites by blocks=, or ask for joint=True"
+            f"no continuous site (but for slabs given their gates) has {LARGEST_BLOCK} entries or fewer: name sites by "
+            "blocks=, or ask for joint=True"
         )
     x, y = _examples(one, data, examples, seed)
     if draws < 1:
@@ -139,9 +142,10 @@ def pareto_khat(
 
 
 def _continuous(one: Restart) -> list[str]:
-    """Sites on which the guide has a density: no points, no gates."""
+    """Sites on which the guide has a density of their own: no points, no gates, no slabs given a gate."""
     sites, families = one.model.sites, one.guide.family_of
-    return [name for name in sites if families[name] not in WITHOUT_DENSITY and sites[name].support != "boolean"]
+    without = (*WITHOUT_DENSITY, "paired")
+    return [name for name in sites if families[name] not in without and sites[name].support != "boolean"]
 
 
 def _entries(one: Restart, sites: Sequence[str] | None) -> int:
@@ -157,7 +161,8 @@ def _blocks(one: Restart, blocks: Mapping[str, Sequence[str]] | None) -> dict[st
         wrong = [site for site in sites if site not in known]
         if wrong or not sites or name == JOINT:
             what = f"names {wrong[0]!r}" if wrong else "is empty" if not sites else f"is called {JOINT!r}"
-            raise ValueError(f"the block {name!r} {what}: give it some of the sites with a density, {', '.join(known)}")
+            has = ", ".join(known) or "here none"
+            raise ValueError(f"the block {name!r} {what}: give it some of the sites with a density, {has}")
     return dict(blocks)
 
 
@@ -181,7 +186,8 @@ def _ratios(
     """Log importance ratios of each block, `(draws,)`, and whether its draws differ at all."""
     one = densities.one
     scale = one.model.data_size / len(x)
-    centre = one.guide.means()
+    binary = {name for name, site in one.model.sites.items() if site.support == "boolean"}
+    centre = {name: value.round() if name in binary else value for name, value in one.guide.means().items()}
     weights_at_centre, _, _ = densities.at(centre)
     at_centre = float(densities.likelihoods(weights_at_centre, x, y).sum())
     sites = {**blocks, **({JOINT: list(one.model.sites)} if joint else {})}

@@ -117,7 +117,8 @@ def _sparsity(figure: Any, axis: Any, trace: xr.Dataset) -> None:
     if len(tensors) > 1:
         _lines(axis, trace["network_sparsity"], "black", "network", ls="--")
     axis.set_ylim(-0.03, 1.03)
-    axis.set_ylabel("fraction of zeros")
+    # Without gates the trace counts weights below a tenth of their layer's rms.
+    axis.set_ylabel("fraction of zeros" if "inclusion_histogram" in trace else "share near zero (< 0.1 rms)")
     axis.set_title("Sparsity")
     axis.legend()
 

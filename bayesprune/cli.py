@@ -58,6 +58,16 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
 Precision = Annotated[str, typer.Option(help="float32, float64 or bfloat16 (autocast).")]
 
 
+INTERRUPTED = 130
+"""Exit code of what was ended by Ctrl-C, as shells have it."""
+
+
+class Interrupted(Exception):  # noqa: N818  # no error of anyone
+    """Ctrl-C in a command that says itself what is left of its work."""
+
+    exit_code = INTERRUPTED
+
+
 def example(*lines: str) -> str:
     """The end of a help text: commands to copy, their lines left as they are."""
     return "\b\n" + "\n".join(["Example:", *(f"  {line}" for line in lines)])
@@ -263,8 +273,7 @@ def path(
             progress=not quiet,
         )
     except KeyboardInterrupt:
-        print(f"error: interrupted; the same command goes on with what is finished in {out}", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise Interrupted(f"interrupted; the same command goes on with what is finished in {out}") from None
     if not quiet:
         print_path(out, found)
 
@@ -433,9 +442,11 @@ def run(arguments: list[str]) -> int:
     given = [argument for argument in arguments if argument != "--debug"] or ["--help"]
     try:
         code = app(args=given, prog_name="bayesprune", standalone_mode=False)
+        if code == INTERRUPTED:  # some versions of typer turn the exception into this code
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except KeyboardInterrupt:
-        return _fail("interrupted; nothing was written", 130, debug)
+        return _fail("interrupted; nothing was written", INTERRUPTED, debug)
     except Exception as problem:
         return _fail(_sentence(problem), _exit_code(problem), debug)
 

@@ -32,7 +32,7 @@ COLUMNS: dict[str, Callable[[str | Path, Summary], str]] = {
     "epochs": lambda run, found: str(found["epochs"]),
     "seconds": lambda run, found: f"{found['seconds']:.0f}",
     "seeds": lambda run, found: " ".join(map(str, found["seeds"])),
-    "converged": lambda run, found: found["converged"] + (", tempered" if found["tempered"] else ""),
+    "verdict": lambda run, found: found["converged"] + (", tempered" if found["tempered"] else ""),
 }
 """Columns of `compare`: a name, and the cell for a run's folder and summary."""
 SCORES = ("run", "accuracy", "rmse", "nll", "sparsity")

@@ -98,10 +98,10 @@ def test_blocks_are_the_small_continuous_sites(horseshoe_line, spike, digits):
         "weight.lam",
         "weight.z",
     ]
-    with pytest.raises(ValueError, match="no continuous site has 30 entries or fewer"):
+    with pytest.raises(ValueError, match=r"no continuous site \(but for slabs given their gates\) has 30"):
         bp.pareto_khat(spike, digits["train"])
     for blocks in ({"gates": ["fc1.weight.gate"]}, {"none": []}, {"joint": ["fc3.weight.slab"]}):
-        with pytest.raises(ValueError, match="give it some of the sites with a density, fc1.weight.slab"):
+        with pytest.raises(ValueError, match="give it some of the sites with a density, here none"):
             bp.pareto_khat(spike, digits["train"], blocks=blocks)
 
 
@@ -158,3 +158,20 @@ def test_the_fit_is_left_as_it_was(gaussian, digits):
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in gaussian.guide.state_dict().items())
     assert gaussian.model.network.fc1.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("level", ["weight", "output"])
+def test_gated_fits_have_a_joint_k_hat_and_no_blocks_of_slabs(level):
+    torch.manual_seed(0)
+    x = torch.randn(80, 3)
+    data = (x, x[:, 0] + 0.5 * torch.randn(80))
+    priors = {"weight": bp.SpikeAndSlab(0.4, slab_sd=1.0, level=level)}
+    fit = bp.fit(bp.BayesianNetwork(nn.Linear(3, 1), priors, bp.Normal(0.5), data_size=80), data, epochs=30)
+    found = bp.pareto_khat(fit, data, draws=200, joint=True)
+    assert [block.name for block in found.blocks] == ["joint"]
+    assert math.isfinite(
+        found.blocks[0].khat
+    )  # an infinite one is what draws of a gate and of its slab apart would give
+    with pytest.raises(ValueError, match="but for slabs given their gates") as refused:
+        bp.pareto_khat(fit, data)
+    assert "\n" not in str(refused.value)

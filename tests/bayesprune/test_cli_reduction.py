@@ -98,3 +98,14 @@ def test_what_makes_no_sense_is_refused_in_one_line(files, tmp_path, capsys, mor
     error = capsys.readouterr().err
     assert sentence in error and error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_an_interrupted_command_says_so_and_leaves_nothing(files, tmp_path, capsys, monkeypatch):
+    def stopped(*arguments, **how):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bayesprune.commands.fitting.laplace_around", stopped)
+    arguments = fit_arguments(files, tmp_path / "run", "--weights", files / "trained.safetensors")
+    assert cli.run(arguments) == 130
+    assert capsys.readouterr().err == "error: interrupted; nothing was written\n"
+    assert list(tmp_path.iterdir()) == []
