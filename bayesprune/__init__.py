@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from bayesprune.models.continuous_spike_and_slab import ContinuousSpikeAndSlab as ContinuousSpikeAndSlab
     from bayesprune.models.costs import costs as costs
     from bayesprune.models.export import export_network as export_network
+    from bayesprune.models.flattening import FlatteningPrior as FlatteningPrior
     from bayesprune.models.gaussian import Gaussian as Gaussian
     from bayesprune.models.group_horseshoe import GroupHorseshoe as GroupHorseshoe
     from bayesprune.models.group_normal_jeffreys import GroupNormalJeffreys as GroupNormalJeffreys
@@ -118,6 +119,7 @@ _HOMES: dict[str, str] = {
     "reduced_to_zero": "bayesprune.models.inclusion",
     "BayesianNetwork": "bayesprune.models.bayesian_network",
     "prior_sparsity": "bayesprune.models.prior_sparsity",
+    "FlatteningPrior": "bayesprune.models.flattening",
     # ready priors
     "Gaussian": "bayesprune.models.gaussian",
     "Laplace": "bayesprune.models.laplace",

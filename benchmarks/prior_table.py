@@ -84,10 +84,6 @@ PRIORS: dict[str, dict[str, Trial]] = {
     "sparse variational dropout": {
         "log-uniform": Trial(bp.SparseVariationalDropout, "dropout-rate", {**SLOW, "local_reparameterisation": True})
     },
-    "L0 hard concrete, weights": {
-        "price .3": Trial(lambda: bp.L0HardConcrete(0.3), "inclusion"),
-        "price 1": Trial(lambda: bp.L0HardConcrete(1.0), "inclusion"),
-    },
     "group normal-Jeffreys": {"inputs": Trial(lambda: bp.GroupNormalJeffreys("input"), "dropout-rate")},
     "group horseshoe": {"inputs": Trial(lambda: bp.GroupHorseshoe(per="input"), by_scale)},
     "structured Bayesian pruning": {"inputs": Trial(lambda: bp.StructuredBayesianPruning(per="input"), "dropout-rate")},
@@ -95,6 +91,7 @@ PRIORS: dict[str, dict[str, Trial]] = {
         "strength 1": Trial(lambda: bp.VIB(1.0, per="input"), "dropout-rate"),
         "strength 30": Trial(lambda: bp.VIB(30.0, per="input"), "dropout-rate"),
     },
+    "L0 hard concrete, weights": {"price .3": Trial(lambda: bp.L0HardConcrete(0.3), "inclusion")},
 }
 
 

@@ -1,0 +1,126 @@
+"""The flattening hyper-prior of a gate's prior probability.
+
+Source: Guenter & Sideris, "Robust Learning of Parsimonious Deep Neural Networks", arXiv 2205.04650, whose abstract
+describes it; the formulas are derived, not quoted. It is the one density on [0, 1] under which the best prior
+probability of a gate costs an amount that is linear in the gate's posterior probability theta: with
+gamma = exp(log_gamma)
+
+    p(pi) = (gamma - 1) / log gamma / (1 + (gamma - 1) pi)
+    min over pi of KL(Bernoulli(theta) || Bernoulli(pi)) - log p(pi) = theta log gamma + a constant
+
+so that nothing holds theta between 0 and 1, as a fixed pi or a Beta hyper-prior would.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+_LARGE = 30.0
+"""From here on exp(|log_gamma|) is handled by its logarithm."""
+_NEXT_TO_NOTHING = 1e-30
+"""What stands for a log_gamma of zero, at which the formulas are 0 / 0; so near it they are at their limits."""
+
+
+class FlatteningPrior(TorchDistribution):
+    """p(pi) = (gamma - 1) / log gamma / (1 + (gamma - 1) pi) on [0, 1], gamma = exp(log_gamma).
+
+    1 + (gamma - 1) pi is log-uniform on [1, gamma]. `log_gamma` = 0 is the Uniform; a positive one presses gates to
+    zero, -log_gamma is the mirror image. Accurate for |log_gamma| up to 1e3.
+
+    Args:
+        log_gamma: Any real number, or a tensor of them.
+        validate_args: As in PyTorch; default None.
+
+    Raises:
+        ValueError: If `log_gamma` is not finite.
+    """
+
+    arg_constraints = {"log_gamma": constraints.real}
+    support = constraints.unit_interval
+    has_rsample = True
+
+    def __init__(self, log_gamma: Any, validate_args: bool | None = None) -> None:
+        dtype = None if torch.is_tensor(log_gamma) else torch.get_default_dtype()
+        self.log_gamma = torch.as_tensor(log_gamma, dtype=dtype)
+        if not bool(torch.isfinite(self.log_gamma).all()):
+            raise ValueError(f"FlatteningPrior(log_gamma=...) must be finite, not {log_gamma}")
+        super().__init__(self.log_gamma.shape, validate_args=validate_args)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density in nats."""
+        return self.log_normaliser - _log_slope(value, self.log_gamma)
+
+    @property
+    def log_normaliser(self) -> Tensor:
+        """log((gamma - 1) / log gamma)."""
+        slope = _not_zero(self.log_gamma)
+        size = slope.abs()
+        large = size > _LARGE
+        near, far = torch.where(large, torch.ones_like(size), size), size.clamp_min(_LARGE)
+        found = torch.where(large, far - far.log() + torch.log1p(-(-far).exp()), (torch.expm1(near) / near).log())
+        return found + slope.clamp_max(0.0)  # that of -log_gamma, as the mirror image, less |log_gamma|
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """P(pi <= value) = log(1 + (gamma - 1) value) / log gamma."""
+        slope = _not_zero(self.log_gamma)
+        return torch.where(self.log_gamma == 0, value, _log_slope(value, slope) / slope)
+
+    def icdf(self, value: Tensor) -> Tensor:
+        """The quantile: (gamma^value - 1) / (gamma - 1)."""
+        slope = _not_zero(self.log_gamma)
+        size = slope.abs()
+        falling = torch.expm1(-value * size) / torch.expm1(-size)
+        # For a positive slope by exp(-|slope|), which does not overflow.
+        return torch.where(slope > 0, ((value - 1.0) * size).exp() * falling, falling).clamp(0.0, 1.0)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws of shape `sample_shape + batch_shape`, with gradient to `log_gamma`."""
+        shape = torch.Size(sample_shape) + self.batch_shape
+        return self.icdf(torch.rand(shape, dtype=self.log_gamma.dtype, device=self.log_gamma.device))
+
+    @property
+    def mean(self) -> Tensor:
+        """1 / log gamma - 1 / (gamma - 1)."""
+        slope = self.log_gamma
+        small = slope.abs() < 1e-2
+        safe = torch.where(small, torch.ones_like(slope), slope)
+        series = 0.5 - slope / 12.0 + slope**3 / 720.0 - slope**5 / 30240.0
+        return torch.where(small, series, 1.0 / safe - 1.0 / torch.expm1(safe))
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> FlatteningPrior:
+        """Returns a distribution of the given batch shape."""
+        return FlatteningPrior(self.log_gamma.expand(batch_shape), False)
+
+
+def best_prior_probability(theta: Tensor, log_gamma: Tensor | float) -> Tensor:
+    """The pi that minimises KL(Bernoulli(theta) || Bernoulli(pi)) - log p(pi): logit pi = logit theta - log gamma.
+
+    Args:
+        theta: Posterior probabilities of gates, in [0, 1].
+        log_gamma: Of the `FlatteningPrior`.
+    """
+    return (torch.logit(theta) - log_gamma).sigmoid()
+
+
+def _not_zero(log_gamma: Tensor) -> Tensor:
+    return torch.where(log_gamma == 0, torch.full_like(log_gamma, _NEXT_TO_NOTHING), log_gamma)
+
+
+def _log_slope(value: Tensor, log_gamma: Tensor) -> Tensor:
+    """log(1 + (gamma - 1) value), at any log_gamma; for gamma < 1 by the mirror image, which does not cancel."""
+    value, slope = torch.broadcast_tensors(value, log_gamma)
+    mirrored = slope < 0
+    at = torch.where(mirrored, 1.0 - value, value)
+    size = slope.abs()
+    large = size > _LARGE
+    near = torch.log1p(torch.expm1(torch.where(large, torch.zeros_like(size), size)) * at)
+    inside = (at > 0) & (at < 1)
+    safe = torch.where(inside, at, torch.full_like(at, 0.5))
+    far = torch.logaddexp(torch.log1p(-safe), size + safe.log())
+    far = torch.where(inside, far, torch.where(at >= 1, size, torch.zeros_like(size)))
+    return torch.where(large, far, near) + torch.where(mirrored, slope, torch.zeros_like(slope))
