@@ -43,15 +43,10 @@ class Trial:
     how: dict[str, Any] = field(default_factory=dict)
 
 
-def by_scale(fit: bp.Fit, restart: int = 0) -> dict[str, torch.Tensor]:
-    """Median of the group's scale z of a group horseshoe, under the guide; for each of its weights."""
-    one = fit.restarts[restart]
-    values = one.guide.means()
-    found = {}
-    for name, prior in one.model.priors.items():
-        z = (values[prior.sites["z_a"].name] * values[prior.sites["z_b"].name]).sqrt()
-        found[name] = prior.spread("z_a", z)
-    return found
+def by_group(fit: bp.Fit, restart: int = 0) -> dict[str, torch.Tensor]:
+    """Root mean square of the weights that read an input, for each of them: scales and weights are not told apart."""
+    weights = fit.included_weights(restart)
+    return {name: w.square().mean(dim=0).sqrt().expand(w.shape) for name, w in weights.items()}
 
 
 SLOW = {"kl_warmup": 0.6}
@@ -85,7 +80,7 @@ PRIORS: dict[str, dict[str, Trial]] = {
         "log-uniform": Trial(bp.SparseVariationalDropout, "dropout-rate", {**SLOW, "local_reparameterisation": True})
     },
     "group normal-Jeffreys": {"inputs": Trial(lambda: bp.GroupNormalJeffreys("input"), "dropout-rate")},
-    "group horseshoe": {"inputs": Trial(lambda: bp.GroupHorseshoe(per="input"), by_scale)},
+    "group horseshoe": {"inputs": Trial(lambda: bp.GroupHorseshoe(per="input"), by_group)},
     "structured Bayesian pruning": {"inputs": Trial(lambda: bp.StructuredBayesianPruning(per="input"), "dropout-rate")},
     "VIB": {
         "strength 1": Trial(lambda: bp.VIB(1.0, per="input"), "dropout-rate"),
