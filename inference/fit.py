@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bayesprune.inference.batches import Batches, Data, check_data, check_examples
 from bayesprune.inference.callbacks import Callback, FitState
+from bayesprune.inference.denormals import flushed_denormals
 from bayesprune.inference.gate_estimators import GateEstimator
 from bayesprune.inference.guides import Guide, GuideChoice
 from bayesprune.inference.map_probe import check_map_exists
@@ -161,7 +162,7 @@ def fit(
     reports: list[PathReport] = []
     started = time.perf_counter()
     for number in range(restarts):
-        with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+        with flushed_denormals(), torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
             torch.manual_seed(seed + number)
             copied = copy.deepcopy(model).to(place, dtype)
             if number > 0 and start is None:
