@@ -70,7 +70,6 @@ __all__ = [
     "read_summary",
     "run_data",
     "summarise_run",
-    "write_json",
     "write_run",
 ]
 
@@ -144,26 +143,6 @@ def new_folder(path: str | Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
-def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file, all of it or nothing; infinities and NaN are refused.
-
-    Raises:
-        ValueError: If a number is not finite.
-        OSError: If it cannot be written.
-    """
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    handle, staged = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.chmod(staged, 0o644)
-        os.replace(staged, file)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(staged)
-        raise
-
-
 def write_run(path: str | Path, fit: Fit, summary: dict[str, Any]) -> Path:
     """Writes a run folder, all of it or nothing.
 
@@ -180,6 +159,7 @@ def write_run(path: str | Path, fit: Fit, summary: dict[str, Any]) -> Path:
         OSError: If something cannot be written.
     """
     from bayesprune.analysis.to_arviz import to_arviz
+    from bayesprune.inference.json_file import write_json
     from bayesprune.inference.storage import write_fit
 
     path = Path(path)

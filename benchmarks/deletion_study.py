@@ -24,6 +24,7 @@ from scipy import stats
 from torch.func import functional_call
 
 import bayesprune as bp
+from bayesprune.inference.criteria import magnitude, signal_to_noise
 from benchmarks.ledger import Ledger
 from benchmarks.magnitude import Settings, train_dense
 
@@ -75,10 +76,9 @@ def saliency(fit: bp.Fit, splits: Any, examples: int = 10_000) -> dict[str, np.n
 def rivals(fit: bp.Fit, splits: Any) -> dict[str, dict[str, np.ndarray]]:
     """Scores by weight that compete with the inclusion probability."""
     mean = fit.model.weights_at(fit.guide.means())
-    draws = fit.draws(100, sites=lambda name: name in fit.model.priors)
     return {
         "|mean|": {name: value.detach().abs().numpy() for name, value in mean.items()},
-        "|mean| / sd": {n: (w.mean(dim=0).abs() / w.std(dim=0).clamp_min(1e-30)).numpy() for n, w in draws.items()},
+        "|mean| / sd": {name: score.numpy() for name, score in signal_to_noise(fit).items()},
         "|gradient x weight|": saliency(fit, splits),
     }
 
@@ -98,7 +98,7 @@ def correlations(deletions: xr.Dataset, scores: Mapping[str, np.ndarray]) -> dic
 def study(name: str, splits: Any, epochs: int, n: int) -> dict[str, Any]:
     """One fit and its deletions, as JSON holds them."""
     fit = fitted(name, splits, epochs)
-    scores = ranks(_magnitudes(fit)) if name == DENSE else None
+    scores = ranks(magnitude(fit)) if name == DENSE else None
     calibration = bp.deletion_calibration(fit, splits.validation, n=n, scores=scores)
     found = as_json(calibration)
     found["fit"] = fit.score(*splits.validation)
@@ -108,10 +108,6 @@ def study(name: str, splits: Any, epochs: int, n: int) -> dict[str, Any]:
     if name.startswith("spike"):
         found["sets"] = str(bp.set_deletion(fit, splits.validation))
     return found
-
-
-def _magnitudes(fit: bp.Fit) -> dict[str, torch.Tensor]:
-    return {name: weight.abs() for name, weight in fit.included_weights().items()}
 
 
 def as_json(calibration: bp.DeletionCalibration) -> dict[str, Any]:

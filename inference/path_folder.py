@@ -18,12 +18,9 @@ Keys of path.json:
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
@@ -31,6 +28,7 @@ from typing import Any
 import torch
 
 from bayesprune.inference.batches import Data
+from bayesprune.inference.json_file import write_json
 from bayesprune.inference.result import Fit
 from bayesprune.models.bayesian_network import BayesianNetwork
 
@@ -107,7 +105,7 @@ def open_index(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
             shutil.rmtree(stale)
         for stale in folder.glob(f".{INDEX_FILE}-*"):
             stale.unlink()
-        _write(folder, index)
+        write_json(folder / INDEX_FILE, index)
     except OSError as problem:
         raise ValueError(
             f"{folder} cannot be written ({problem.strerror}): choose a folder that you may write to"
@@ -119,7 +117,7 @@ def add_point(folder: Path, index: dict[str, Any], fit: Fit, point: dict[str, An
     """Writes a finished point: first its fit, then the index that names it."""
     fit.save(point_folder(folder, len(index["points"])), overwrite=True)
     index["points"].append(point)
-    _write(folder, index)
+    write_json(folder / INDEX_FILE, index)
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -158,21 +156,6 @@ def _compare(folder: Path, index: Mapping[str, Any], asked: Mapping[str, Any]) -
                 f"{folder} holds a path with {name} {before}, but now it is {now}: call it with the arguments of "
                 "then to go on, or choose another folder"
             )
-
-
-def _write(folder: Path, index: Mapping[str, Any]) -> None:
-    """Replaces path.json, all of it or nothing."""
-    text = json.dumps(index, indent=1, allow_nan=False) + "\n"
-    handle, staged = tempfile.mkstemp(prefix=f".{INDEX_FILE}-", dir=folder)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.chmod(staged, 0o644)
-        os.replace(staged, folder / INDEX_FILE)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(staged)
-        raise
 
 
 def _digest(*parts: Any) -> str:

@@ -13,6 +13,7 @@ so that nothing holds theta between 0 and 1, as a fixed pi or a Beta hyper-prior
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ class FlatteningPrior(TorchDistribution):
         validate_args: As in PyTorch; default None.
 
     Raises:
-        ValueError: If `log_gamma` is not finite.
+        ValueError: If `log_gamma` is a number that is not finite.
     """
 
     arg_constraints = {"log_gamma": constraints.real}
@@ -47,7 +48,7 @@ class FlatteningPrior(TorchDistribution):
     def __init__(self, log_gamma: Any, validate_args: bool | None = None) -> None:
         dtype = None if torch.is_tensor(log_gamma) else torch.get_default_dtype()
         self.log_gamma = torch.as_tensor(log_gamma, dtype=dtype)
-        if not bool(torch.isfinite(self.log_gamma).all()):
+        if not torch.is_tensor(log_gamma) and not math.isfinite(log_gamma):  # a tensor may be a latent, while traced
             raise ValueError(f"FlatteningPrior(log_gamma=...) must be finite, not {log_gamma}")
         super().__init__(self.log_gamma.shape, validate_args=validate_args)
 

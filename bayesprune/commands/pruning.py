@@ -15,6 +15,7 @@ from bayesprune.commands.compacting import KEYS, check_request, compact_lines, c
 from bayesprune.commands.console import figure, percent, stdout, table
 from bayesprune.commands.following_path import load_path
 from bayesprune.commands.input_scaling import input_scaling
+from bayesprune.inference.json_file import write_json
 from bayesprune.inference.path_folder import INDEX_FILE
 from bayesprune.inference.plain_scores import plain_scores
 from bayesprune.inference.prune import prune
@@ -26,7 +27,6 @@ from bayesprune.run_folder import (
     new_folder,
     read_summary,
     run_data,
-    write_json,
 )
 
 __all__ = ["print_pruned", "prune_run"]

@@ -15,6 +15,7 @@ import xarray as xr
 import bayesprune.run_folder
 from bayesprune.commands.fitting import fit_run
 from bayesprune.declaration import Declaration, declare, make_network
+from bayesprune.inference.json_file import write_json
 from bayesprune.inference.result import Fit
 from bayesprune.run_folder import (
     SUMMARY_FILE,
@@ -23,7 +24,6 @@ from bayesprune.run_folder import (
     new_folder,
     read_summary,
     run_data,
-    write_json,
 )
 
 ROOT = Path(__file__).parents[2]

@@ -137,15 +137,15 @@ def test_two_paths_that_differ_a_little_are_told_apart(uninterrupted):
 
 
 def test_a_run_that_was_killed_while_writing_loses_that_point_only(uninterrupted, tmp_path, monkeypatch):
-    folder, real = tmp_path / "path", path_folder._write
+    folder, real = tmp_path / "path", path_folder.write_json
 
-    def write(place, index):
+    def write(file, index):
         if len(index["points"]) == 2:
             raise Interrupted
-        real(place, index)
+        real(file, index)
 
     with monkeypatch.context() as patch:
-        patch.setattr(path_folder, "_write", write)
+        patch.setattr(path_folder, "write_json", write)
         with pytest.raises(Interrupted):
             quick(folder=folder)
     (folder / ".point-002-abc").mkdir()  # what a fit that was being written leaves behind
