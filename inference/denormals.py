@@ -12,8 +12,8 @@ import torch
 def flushed_denormals() -> Iterator[None]:
     """Lets numbers below 1.2e-38 (float32) be zero inside, on this thread of the CPU, and puts the setting back.
 
-    A weight that a prior presses to zero, and its moments in Adam, get there by way of such numbers: six epochs of VIB on
-    LeNet-300-100 took 3.3 times as long with them (`python -m benchmarks.denormals`).
+    A weight that a prior presses to zero, and its moments in Adam, get there by way of such numbers: six epochs of VIB
+    on LeNet-300-100 took 3.3 times as long with them (`python -m benchmarks.denormals`).
     """
     before = _flushes()
     torch.set_flush_denormal(True)
