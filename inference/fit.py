@@ -14,6 +14,7 @@ from bayesprune.inference.batches import Batches, Data, check_data, check_exampl
 from bayesprune.inference.callbacks import Callback, FitState
 from bayesprune.inference.denormals import flushed_denormals
 from bayesprune.inference.gate_estimators import GateEstimator
+from bayesprune.inference.gating import GateTraining, Gating
 from bayesprune.inference.guides import Guide, GuideChoice
 from bayesprune.inference.map_probe import check_map_exists
 from bayesprune.inference.objective import Objective, Terms
@@ -22,7 +23,8 @@ from bayesprune.inference.progress import Progress
 from bayesprune.inference.result import Fit, Restart
 from bayesprune.inference.schedules import Schedule, scaled, schedule_named, warmup
 from bayesprune.inference.shrinkage import diagonal_fisher
-from bayesprune.inference.trace import inclusion_record, scale_record, trace_dataset
+from bayesprune.inference.trace import gate_variables, inclusion_record, scale_record, trace_dataset
+from bayesprune.inference.unit_gate_estimators import UnitGateEstimator, estimator_named
 from bayesprune.inference.warm_start import begin_at
 from bayesprune.models.bayesian_network import BayesianNetwork
 
@@ -59,6 +61,8 @@ def fit(
     restarts: int = 1,
     particles: int = 1,
     gate_estimator: GateEstimator | None = None,
+    gating: Gating | None = None,
+    unit_gate_estimator: str | UnitGateEstimator | None = None,
     path: str = "auto",
     compiled: bool | None = None,
     clip: float | None = None,
@@ -100,6 +104,9 @@ def fit(
         particles: Draws an evaluation; default 1.
         gate_estimator: How gradients pass Bernoulli gates; default None: `moment_matched`, or `ScoreFunction`
             where a gate is a parameter of another distribution.
+        gating: How gates of units (`UnitGates`) are trained, and when closed units leave network, guide and optimizer;
+            default None: `Gating()`.
+        unit_gate_estimator: How their gradient is estimated, a name or an object; default None: as they declare.
         path: ``"plain"``, which runs the declaration anew in every step; ``"fused"``, which traces it once into one
             graph of tensor operations, with the same loss, gradients and draws (docs/speed.md); ``"auto"`` (default):
             fused where compiling the graph is expected to be repaid. ``settings["path"]`` says which and why.
@@ -142,6 +149,13 @@ def fit(
             f"start= has {len(start.restarts)} restarts, but {restarts} are asked for, each of which begins at one: "
             "ask for as many at most"
         )
+    if model.gates is None and (gating is not None or unit_gate_estimator is not None):
+        raise ValueError("gating= is for gates of units, but the model has none: declare gates=UnitGates(...)")
+    if model.gates is not None and path == "fused":
+        raise ValueError("path='fused' is not available with gates of units, whose network changes: use path='plain'")
+    if model.plan is not None and restarts > 1:
+        raise ValueError("units have been removed from this model: fit the model as it was declared")
+    unit_estimator = None if unit_gate_estimator is None else estimator_named(unit_gate_estimator)
     place, dtype = resolve_device(device), PRECISIONS[precision]
     batches = Batches(data, batch_size, place, dtype, workers, channels_last)
     total = steps if steps is not None else int(epochs or 0) * len(batches)
@@ -160,6 +174,7 @@ def fit(
     finished: list[Restart] = []
     states: list[FitState] = []
     reports: list[PathReport] = []
+    trainings: list[GateTraining | None] = []
     started = time.perf_counter()
     for number in range(restarts):
         with flushed_denormals(), torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
@@ -175,23 +190,36 @@ def fit(
                 begin_at(start, number, copied, q)
             check_map_exists(copied, q.family_of)
             autocast = torch.bfloat16 if precision == "bfloat16" else None
-            objective = Objective(
-                copied,
-                q,
-                gate_estimator,
-                particles,
-                autocast=autocast,
-                sticking_the_landing=sticking_the_landing,
-                local_reparameterisation=local_reparameterisation,
-            )
-            torch_optimizer = make_optimizer(optimizer, objective, learning_rate)
+
+            def rebuild(
+                model: BayesianNetwork, q: Guide | None = None
+            ) -> tuple[Objective, torch.optim.Optimizer]:
+                made = Objective(
+                    model,
+                    Guide(model, guide) if q is None else q,
+                    gate_estimator,
+                    particles,
+                    autocast=autocast,
+                    sticking_the_landing=sticking_the_landing,
+                    local_reparameterisation=local_reparameterisation,
+                    unit_gate_estimator=unit_estimator,
+                )
+                return made, make_optimizer(optimizer, made, learning_rate)
+
+            objective, torch_optimizer = rebuild(copied, q)
             state = FitState(objective, torch_optimizer, number, restarts, -(-total // len(batches)), total)
-            share = kl_warmup if kl_warmup is not None else (0.0 if q.is_map else 0.2)
+            share = kl_warmup if kl_warmup is not None else (0.0 if q.is_point_but_for_gates else 0.2)
             state.kl_warmup = share
             kl_schedule = scaled(warmup(share), kl_weight)
-            stepper = Stepper(objective, torch_optimizer, total, path, compiled, clip)
-            _run(state, stepper, batches, schedule_named(schedule), kl_schedule, held_out, watchers, stop)
-            finished.append(Restart(copied, q, seed + number))
+            if copied.gates is None:
+                stepper = Stepper(objective, torch_optimizer, total, path, compiled, clip)
+            else:
+                why = "gates of units change the network while it is trained"
+                stepper = Stepper(objective, torch_optimizer, total, "plain", None, clip, why)
+            training = GateTraining(gating or Gating(), state, rebuild) if copied.gates is not None else None
+            _run(state, stepper, batches, schedule_named(schedule), kl_schedule, held_out, watchers, stop, training)
+            trainings.append(training)
+            finished.append(Restart(state.objective.model, state.objective.guide, seed + number))
             states.append(state)
             reports.append(stepper.report)
     settings |= {
@@ -208,6 +236,10 @@ def fit(
         [s.iterates for s in states],
         {"seed": seed, "data_size": model.data_size},
     )
+    gated = [training for training in trainings if training is not None]
+    if gated:
+        settings["gating"] = [training.report for training in gated]
+        trace = gate_variables(trace, gated[0].units(), [training.records for training in gated], gated[0].report)
     result = Fit(finished, trace, settings)
     if any(_needs_fisher(restart.model) for restart in finished):
         for restart in finished:
@@ -224,8 +256,9 @@ def _run(
     validation: Any,
     watchers: Sequence[Callback],
     stop: Callable[[FitState], bool] | None,
+    training: GateTraining | None = None,
 ) -> None:
-    """The training loop of one restart."""
+    """The training loop of one restart; with gates of units, objective and optimizer are those of what is left."""
     objective, optimizer = state.objective, state.optimizer
     base_rates = [group["lr"] for group in optimizer.param_groups]
     record_every = max(1, state.steps // ITERATES)
@@ -256,6 +289,9 @@ def _run(
                 sums["loss"] += state.kl_weight * kl - likelihood
                 sums["expected_log_likelihood"] += likelihood
                 sums["kl"] += kl
+                if training is not None and training.after_step(x, y):
+                    objective, optimizer = state.objective, state.optimizer
+                    stepper.go_on_with(objective, optimizer)
                 if state.step % record_every == 0:
                     mean = sum(chunk) / len(chunk)
                     state.iterates.append({"step": state.step, "negative_elbo": mean, **scale_record(objective.guide)})
@@ -265,6 +301,9 @@ def _run(
                 if state.stop or state.step >= state.steps:
                     break
             state.epoch += 1
+            if training is not None and training.after_epoch():
+                objective, optimizer = state.objective, state.optimizer
+                stepper.go_on_with(objective, optimizer)
             row: dict[str, Any] = {name: value / taken for name, value in sums.items()}
             row |= {"kl_weight": state.kl_weight, "learning_rate": optimizer.param_groups[0]["lr"]}
             row |= {"kl_of": _by_tensor(objective.model, state.terms), "scores": []}
@@ -369,11 +408,13 @@ def _blame(state: FitState, terms: Terms) -> str:
 
 def _by_tensor(model: BayesianNetwork, terms: Terms | None) -> dict[str, float]:
     """Each tensor's share of the KL term in nats."""
-    parts = dict.fromkeys(model.priors, 0.0)
+    parts = dict.fromkeys(model.declared_sizes, 0.0)
     if terms is not None:
         owners = {site.name: name for name, prior in model.priors.items() for site in prior.sites.values()}
         for site, term in terms.kl_of.items():
-            parts[owners.get(site, site.removesuffix(".factor"))] += float(term.detach())
+            owner = owners.get(site, site.removesuffix(".factor"))
+            if owner in parts:  # gates of units belong to no tensor
+                parts[owner] += float(term.detach())
     return parts
 
 

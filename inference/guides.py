@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 import pyro
+import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from bayesprune.inference.families import (
     Family,
     NormalFamily,
 )
+from bayesprune.inference.gate_family import GateFamily
 from bayesprune.inference.hard_concrete import HardConcreteFamily
 from bayesprune.inference.paired import Pair, PairedFamily, SlabFactor
 from bayesprune.inference.starting_values import starting_values
@@ -56,7 +58,8 @@ class Guide(nn.Module):
             each prior's own default.
 
     Attributes:
-        family_of: The guide family of each site by name.
+        family_of: The guide family of each site by name, those of gates of units among them.
+        gates: The guide of gates of units, or None.
         notes: Sentences worth telling the user.
 
     Raises:
@@ -77,6 +80,11 @@ class Guide(nn.Module):
             for latent, value in values.items():
                 starts.setdefault(prior.sites[latent].name, value)
         self.families = nn.ModuleList(_build(model, self.family_of, starts))
+        self.gates = None
+        if model.gates is not None:
+            self.gates = GateFamily(model.gates, next(model.network.parameters()))
+            for one in model.gates.sets.values():
+                self.family_of |= {one.site: "bernoulli", one.probability_site: "delta"}
 
     @property
     def model(self) -> BayesianNetwork:
@@ -87,6 +95,11 @@ class Guide(nn.Module):
     def is_map(self) -> bool:
         """Whether every site is a point."""
         return all(family == "delta" for family in self.family_of.values())
+
+    @property
+    def is_point_but_for_gates(self) -> bool:
+        """Whether every site of a prior on a tensor is a point."""
+        return all(self.family_of[name] == "delta" for name in self.model.sites)
 
     def draw(self) -> dict[str, Factor]:
         """Draws every site once with gradients; gates keep their probabilities for the gate estimator."""
@@ -110,12 +123,19 @@ class Guide(nn.Module):
             Drawn values by name of site.
         """
         factors = self.draw()
-        return self._run(lambda site, fn: pyro.sample(site, fn), factors)
+        values = self._run(lambda site, fn: pyro.sample(site, fn), factors)
+        if self.gates is not None:
+            for name, pi in self.gates.best_priors().items():
+                values[name] = pyro.sample(name, dist.Delta(pi).to_event(1))
+            for site, theta in self.gates.by_site(self.gates.theta).items():
+                values[site] = pyro.sample(site, dist.Bernoulli(theta).to_event(1))
+        return values
 
     @torch.no_grad()
     def sample(self) -> dict[str, Tensor]:
         """One draw from q without gradients and without Pyro: values by name of site."""
-        return self._run(lambda _, fn: fn.sample(), self.draw())
+        values = self._run(lambda _, fn: fn.sample(), self.draw())
+        return values if self.gates is None else values | self.gates.sample()
 
     @torch.no_grad()
     def means(self) -> dict[str, Tensor]:
@@ -127,7 +147,7 @@ class Guide(nn.Module):
         values = self.inclusion()
         for family in self.families:  # not from a draw: looking at a guide takes no random numbers
             values |= family.centres()  # type: ignore[operator]
-        return values
+        return values if self.gates is None else values | self.gates.probabilities()
 
     def inclusion(self) -> dict[str, Tensor]:
         """q(gate != 0) of every gate by name, in closed form."""

@@ -7,7 +7,7 @@ reference that the tests hold it to.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -22,8 +22,12 @@ from bayesprune.inference.guides import Guide
 from bayesprune.inference.local_reparameterisation import LocalReparameterisation, reparameterisable
 from bayesprune.inference.sticking_the_landing import landing_term
 from bayesprune.inference.terms import only_by_term, registered_term, site_term
+from bayesprune.inference.unit_gate_estimators import Estimate, Gates, UnitGateEstimator, estimator_named
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.iid import Iid
+
+GATES = "gates"
+"""What the part of the KL term that belongs to gates of units is called."""
 
 
 @dataclass
@@ -59,6 +63,7 @@ class Objective(nn.Module):
             held fixed, in place of registered terms (see `sticking_the_landing`); default False.
         local_reparameterisation: Whether linear layers on inputs `(batch, in)` draw their outputs in place of their
             weights where that is exact: weights that are a latent with a Normal guide; default False.
+        unit_gate_estimator: How theta of gates of units gets its gradient; default None: as the gates' declaration says.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class Objective(nn.Module):
         autocast: torch.dtype | None = None,
         sticking_the_landing: bool = False,
         local_reparameterisation: bool = False,
+        unit_gate_estimator: UnitGateEstimator | None = None,
     ) -> None:
         super().__init__()
         if guide.model is not model:
@@ -85,6 +91,9 @@ class Objective(nn.Module):
         self.autocast = autocast
         self.sticking_the_landing = sticking_the_landing
         self.local_reparameterisation = local_reparameterisation
+        self.unit_gate_estimator = unit_gate_estimator
+        if unit_gate_estimator is None and model.gates is not None:
+            self.unit_gate_estimator = estimator_named(model.gates.declaration.estimator)
 
     def forward(self, x: Tensor, y: Tensor, kl_weight: float = 1.0) -> Tensor:
         """The negative ELBO of a batch, scaled to all the data, in nats.
@@ -195,21 +204,66 @@ class Objective(nn.Module):
             name: given[name] if name in given else self._run_prior(name, factors, gates, shared, kl_of)
             for name in self.model.priors
         }
-        with ExitStack() as stack:
-            if self.local_reparameterisation:
-                own = reparameterisable(self.model, factors, weights)
-                stack.enter_context(LocalReparameterisation(own))
-            if self.autocast:
-                stack.enter_context(torch.autocast(x.device.type, self.autocast))
-            outputs = functional_call(network, weights, (x,), tie_weights=self.model.has_tied_weights)
-        if outputs.dtype in (torch.bfloat16, torch.float16):
-            outputs = outputs.float()
-        batch = self.model.likelihood.log_prob(outputs, y).sum()
-        log_likelihood = batch * (self.model.data_size / len(x))
+        ran: list[Tensor] = []
+
+        def nll(values: Mapping[str, Tensor]) -> Tensor:
+            """Negative log-likelihood of each example at values of the gates of units."""
+            # Batch normalisation takes its running statistics from the first run only.
+            with frozen_statistics(network) if ran else nullcontext():
+                outputs = self._run_network(x, weights, factors, values)
+            ran.append(outputs)
+            return -self.model.likelihood.log_prob(outputs, y)
+
+        if self.guide.gates is None:
+            log_likelihood = -nll({}).sum() * (self.model.data_size / len(x))
+        else:
+            estimate = self._through_gates(nll, len(x))
+            log_likelihood = -estimate.surrogate * self.model.data_size
+            kl_of[GATES] = self._gate_cost(estimate)
         kl = torch.stack(list(kl_of.values())).sum() if kl_of else log_likelihood.new_zeros(())
         untempered = isinstance(kl_weight, float) and kl_weight == 1.0
         loss = (kl if untempered else kl_weight * kl) - log_likelihood
-        return Terms(loss, log_likelihood.detach(), kl.detach(), kl_of, outputs.detach())
+        return Terms(loss, log_likelihood.detach(), kl.detach(), kl_of, ran[0].detach())
+
+    def _run_network(
+        self, x: Tensor, weights: dict[str, Tensor], factors: dict[str, Factor], values: Mapping[str, Tensor]
+    ) -> Tensor:
+        """The network's outputs at drawn weights, and at values of the gates of units where there are any."""
+        model, gates = self.model, self.model.gates
+        with ExitStack() as stack:
+            if self.local_reparameterisation:
+                own = reparameterisable(model, factors, weights)
+                stack.enter_context(LocalReparameterisation(own))
+            if self.autocast:
+                stack.enter_context(torch.autocast(x.device.type, self.autocast))
+            if values and gates is not None:
+                if gates.per_example:
+                    stack.enter_context(gates.gated(model.network, values))
+                else:
+                    weights = gates.multiply(weights, values, model.network)
+            outputs: Tensor = functional_call(model.network, weights, (x,), tie_weights=model.has_tied_weights)
+        return outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs
+
+    def _through_gates(self, nll: Callable[[Mapping[str, Tensor]], Tensor], batch: int) -> Estimate:
+        """The expected loss over the gates of units, nats per example, by the estimator; at theta once it is settled."""
+        q, gates = self.guide.gates, self.model.gates
+        assert q is not None and gates is not None and self.unit_gate_estimator is not None
+        if bool(q.settled):
+            is_open = bool((q.theta == 1).all())
+            return Estimate(nll({} if is_open else q.probabilities()).mean())
+        live = q.by_site(~q.absorbed)
+        estimate = self.unit_gate_estimator(nll, Gates(q.by_site(q.theta), live, batch, gates.per_example))
+        q.touched = None if estimate.weight is None else torch.cat([estimate.weight[site] for site in gates.sets]) > 0
+        return estimate
+
+    def _gate_cost(self, estimate: Estimate) -> Tensor:
+        """What the gates cost in nats; its gradient in the measure in which the estimator has moved each of them."""
+        q, gates = self.guide.gates, self.model.gates
+        assert q is not None and gates is not None
+        theta = q.by_site(q.theta.detach() if bool(q.settled) else q.theta)
+        if estimate.weight is not None:
+            theta = {site: at.detach() + estimate.weight[site] * (at - at.detach()) for site, at in theta.items()}
+        return gates.cost(theta)
 
     def _run_prior(
         self,

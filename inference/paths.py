@@ -102,6 +102,7 @@ class Stepper:
         path: ``"plain"``, ``"fused"`` or ``"auto"`` (default): fused where compilation is expected to be repaid.
         compiled: Whether the fused path is compiled; default None: where it pays.
         clip: Largest norm of the gradient of the loss divided by `data_size`; default None: no limit.
+        why: The reason that is reported where `path` is ``"plain"``.
 
     Attributes:
         report: Which path, and why.
@@ -118,6 +119,7 @@ class Stepper:
         path: str = "auto",
         compiled: bool | None = None,
         clip: float | None = None,
+        why: str = "it was asked for",
     ) -> None:
         if path not in PATHS:
             raise ValueError(f"path {path!r} is unknown: expected one of {', '.join(PATHS)}")
@@ -128,7 +130,7 @@ class Stepper:
         self._decided = False
         self._times: list[float] = []
         if path == "plain":
-            self._stay("it was asked for")
+            self._stay(why)
 
     def step(self, x: Tensor, y: Tensor, kl_weight: float) -> Terms:
         """Takes one step.
@@ -152,6 +154,10 @@ class Stepper:
             self._fused.resume()
         self.report.plain_steps += 1
         return terms
+
+    def go_on_with(self, objective: Objective, optimizer: torch.optim.Optimizer) -> None:
+        """Takes further steps with another objective and optimizer, on the plain path."""
+        self.objective, self.optimizer = objective, optimizer
 
     def finish(self) -> PathReport:
         """Leaves the optimizer as the plain path would, and completes the report."""

@@ -27,16 +27,20 @@ def inclusion_record(guide: Guide) -> dict[str, Any]:
 
     For a prior with an atom and a gate it is the share of weights whose inclusion probability is at most 1/2 (the
     median-probability model), with a histogram of the probabilities; for any other the share of weights below a
-    tenth of their layer's root mean square, at the guide's centre.
+    tenth of their layer's root mean square, at the guide's centre. Weights of units whose gate is closed, or that have
+    been removed, are zeros.
 
     Returns:
         ``sparsity`` by tensor, ``network_sparsity``, and ``histogram`` (counts, `BINS`) by tensor with gates.
     """
     model = guide.model
     probabilities = guide.inclusion()
-    weights = model.weights_at(guide.means())
-    sparsity, histogram = {}, {}
-    zeros = total = 0
+    centre = guide.means()
+    if guide.gates is not None:
+        centre |= {site: (theta > 0.5).to(theta.dtype) for site, theta in guide.gates.probabilities().items()}
+    weights = model.weights_at(centre)
+    sparsity, histogram = dict.fromkeys(model.declared_sizes, 1.0), {}
+    left = 0
     for name, prior in model.priors.items():
         event = prior.hierarchy.included
         gate = probabilities.get(prior.sites[event.gate].name) if event is not None and event.gate else None
@@ -49,10 +53,10 @@ def inclusion_record(guide: Guide) -> dict[str, Any]:
             kept = weight.abs() > (
                 RELATIVE * weight.square().mean().sqrt() if event is None or event.kind != "atom" else 0.0
             )
-        sparsity[name] = 1.0 - float(kept.float().mean())
-        zeros += int(kept.numel() - kept.sum())
-        total += kept.numel()
-    return {"sparsity": sparsity, "network_sparsity": zeros / total, "histogram": histogram}
+        sparsity[name] = 1.0 - int(kept.sum()) / model.declared_sizes[name]  # weights of removed units are zeros
+        left += int(kept.sum())
+    total = sum(model.declared_sizes.values())
+    return {"sparsity": sparsity, "network_sparsity": 1.0 - left / total, "histogram": histogram}
 
 
 @torch.no_grad()
@@ -145,6 +149,48 @@ def trace_dataset(
     if gated:
         coords |= {"gated_tensor": gated, "bin": (np.arange(BINS) + 0.5) / BINS}
     return xr.Dataset(data, coords=coords, attrs=attrs)
+
+
+def gate_variables(
+    trace: xr.Dataset,
+    units: Sequence[tuple[str, int, bool]],
+    records: Sequence[Sequence[dict[str, Any]]],
+    report: dict[str, Any],
+) -> xr.Dataset:
+    """Adds what gates of units did to a trace.
+
+    Args:
+        trace: The trace.
+        units: Set, number and whether it is a layer's gate, of every gate that was declared.
+        records: One list a restart, one dict a record.
+        report: Of the first restart; see `bayesprune.inference.gating.GateTraining`.
+
+    Returns:
+        The trace with ``theta`` over `(restart, gate_record, unit)`, ``units_left`` and ``attracted`` (how many) over
+        `(restart, gate_record, unit_group)`, ``gate_step``, ``expected_macs`` and ``realised_macs`` over `(restart,
+        gate_record)`.
+    """
+    length = max(len(each) for each in records)
+    groups = list(records[0][0]["units_left"])
+    over = ("restart", "gate_record")
+    data: dict[str, Any] = {
+        "gate_step": (over, _padded([[row["step"] for row in each] for each in records], length)),
+        "theta": ((*over, "unit"), _padded([[row["theta"] for row in each] for each in records], length)),
+    }
+    for key in ("units_left", "attracted"):
+        rows = [[[row[key].get(group, 0) for group in groups] for row in each] for each in records]
+        data[key] = ((*over, "unit_group"), _padded(rows, length))
+    for key in ("expected_macs", "realised_macs"):
+        data[key] = (over, _padded([[row[key] for row in each] for each in records], length))
+    coords = {
+        "unit_group": groups,
+        "unit_set": ("unit", [owner for owner, _, _ in units]),
+        "unit_number": ("unit", [number for _, number, _ in units]),
+        "is_layer": ("unit", [is_layer for _, _, is_layer in units]),
+    }
+    added = trace.assign(data).assign_coords(coords)
+    added["theta"] = added["theta"].astype(np.float32)
+    return added.assign_attrs(dense_macs=report["dense_macs"], gate_rounding_step=report["rounding_step"])
 
 
 def _padded(rows: Sequence[Sequence[Any]], length: int) -> np.ndarray[Any, Any]:

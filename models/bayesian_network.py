@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
 import pyro
+import torch
 from pyro import poutine
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -16,7 +18,9 @@ from torch.func import functional_call
 from bayesprune.models.fit_progress import FitProgress
 from bayesprune.models.hierarchy import Hierarchy
 from bayesprune.models.likelihoods import Categorical, Likelihood
+from bayesprune.models.network_gates import NetworkGates
 from bayesprune.models.tensor_prior import Site, TensorPrior
+from bayesprune.models.unit_gates import UnitGates
 
 OBSERVED = "obs"
 
@@ -33,20 +37,27 @@ class BayesianNetwork(nn.Module):
     Args:
         network: Any `nn.Module` whose forward takes one tensor of inputs.
         priors: Hierarchies by pattern of parameter names, e.g. ``{"fc*.weight": Horseshoe()}``; patterns as in
-            a shell.
+            a shell. May be empty where there are gates.
         likelihood: What the network's outputs mean; default `Categorical()`.
         data_size: Number of data of the whole training set; required.
-        gates: Hierarchies of gates by pattern of module names, e.g. ``{"relu*": Hierarchy(gate=...)}``. Not
-            available before units are traced: anything but None is refused.
+        gates: `UnitGates`, a Bernoulli gate on every unit; default None. Weights of the gated layers that have no prior
+            of their own get the one that it declares.
+        example_input: An input, `(n, ...)`, with which units are traced; default None: zeros of the shape that one of
+            this package's networks was built for.
 
     Attributes:
         network: The copy; its parameters with a prior hold the starting weights and do not require gradients.
         priors: The bound hierarchies by name of parameter tensor.
         data_size: Number of data.
         progress: Share of a fit's steps that are done, where a prior asks for it; else None.
+        gates: The gates of the network, or None.
+        declared: The network as it was declared, where units have been removed since, else None.
+        declared_sizes: Number of weights of each tensor with a prior as it was declared, by name.
+        plan: What of it is left, as `CompactResult.plan` has it; None where nothing was removed.
 
     Raises:
-        ValueError: If a pattern matches no parameter, two match the same, or `data_size` is not positive.
+        ValueError: If a pattern matches no parameter, two match the same, `data_size` is not positive, or the network's
+            units cannot be found where they get gates.
     """
 
     network: nn.Module
@@ -59,40 +70,85 @@ class BayesianNetwork(nn.Module):
         priors: Mapping[str, Hierarchy],
         likelihood: Likelihood | None = None,
         data_size: int | None = None,
-        gates: Mapping[str, Hierarchy] | None = None,
+        gates: UnitGates | None = None,
+        example_input: Tensor | None = None,
     ) -> None:
         super().__init__()
-        if gates is not None:
-            raise ValueError(
-                "gates= is not available in this version: put a Bernoulli latent into a weight prior instead, "
-                "e.g. SpikeAndSlab(level='output')"
-            )
+        if gates is not None and not isinstance(gates, UnitGates):
+            raise ValueError(f"gates= takes UnitGates(...), not {type(gates).__name__}: write gates=UnitGates(kappa=2e-4)")
         if data_size is None or data_size < 1:
             raise ValueError(
                 f"data_size must be the number of training data (at least 1), not {data_size}: it scales the likelihood"
             )
-        self.network = copy.deepcopy(network)
         self.likelihood = likelihood if likelihood is not None else Categorical()
         self.data_size = int(data_size)
         self.patterns = dict(priors)
+        self.declared: nn.Module | None = None
+        self.plan: dict[str, Any] | None = None
+        copied = copy.deepcopy(network)
+        self.example_input = None if gates is None else _example(copied, example_input)
+        self.gates = None if gates is None else NetworkGates(gates, copied, self.example_input, self.data_size)
+        tensors = dict(copied.named_parameters())
+        chosen: dict[str, tuple[str, Hierarchy]] = {}
+        if priors or gates is None:
+            for name, pattern in match_patterns(self.patterns, tensors).items():
+                if not isinstance(self.patterns[pattern], Hierarchy):
+                    raise ValueError(
+                        f"the prior on {name} must be a Hierarchy, not {self.patterns[pattern]!r}: write e.g. Gaussian() "
+                        "or Hierarchy(weight=dist.Normal(0.0, 1.0))"
+                    )
+                chosen[name] = (pattern, self.patterns[pattern])
+        if self.gates is not None:
+            own = self.gates.declaration.weight_prior()
+            for name in self.gates.weights:
+                chosen.setdefault(name, (name, own))
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        self.declared_sizes = {name: math.prod(shapes[name]) for name in tensors if name in chosen}
+        self._bind(copied, {name: chosen[name] for name in tensors if name in chosen}, shapes)
+
+    def _bind(
+        self, network: nn.Module, chosen: Mapping[str, tuple[str, Hierarchy]], declared: Mapping[str, tuple[int, ...]]
+    ) -> None:
+        """Binds hierarchies to the tensors of a network; `declared` are the shapes that sizes and fan-ins are those of."""
+        self.network = network
+        tensors, progress = dict(network.named_parameters()), FitProgress()
         self.priors: dict[str, TensorPrior] = {}
-        tensors = dict(self.network.named_parameters())
-        progress = FitProgress()
-        for name, pattern in match_patterns(self.patterns, tensors).items():
-            hierarchy = self.patterns[pattern]
-            if not isinstance(hierarchy, Hierarchy):
-                raise ValueError(
-                    f"the prior on {name} must be a Hierarchy, not {hierarchy!r}: write e.g. Gaussian() or "
-                    "Hierarchy(weight=dist.Normal(0.0, 1.0))"
-                )
+        for name, (pattern, hierarchy) in chosen.items():
             shape = tuple(tensors[name].shape)
-            self.priors[name] = TensorPrior(name, hierarchy, shape, self.data_size, pattern, progress)
+            self.priors[name] = TensorPrior(name, hierarchy, shape, self.data_size, pattern, progress, declared[name])
             tensors[name].requires_grad_(False)
         self.progress = progress if any(one.hierarchy.is_annealed for one in self.priors.values()) else None
 
+    def with_network(self, network: nn.Module, plan: dict[str, Any]) -> BayesianNetwork:
+        """The same model of the network with units removed; likelihood and progress are shared, all else is new.
+
+        Args:
+            network: The network without them.
+            plan: What is left of the network as it was declared, as `CompactResult.plan` has it.
+        """
+        assert self.gates is not None
+        made: BayesianNetwork = BayesianNetwork.__new__(BayesianNetwork)
+        nn.Module.__init__(made)
+        made.likelihood, made.data_size, made.patterns = self.likelihood, self.data_size, self.patterns
+        made.declared_sizes = self.declared_sizes
+        made.example_input, made.plan = self.example_input, plan
+        made.declared = self.network if self.declared is None else self.declared
+        made.gates = NetworkGates(
+            self.gates.declaration, network, self.example_input, self.data_size, self.gates.whole, self.gates.declared_count
+        )
+        left = dict(network.named_parameters())
+        chosen = {name: (prior.pattern, prior.hierarchy) for name, prior in self.priors.items() if name in left}
+        shapes = {name: tuple(tensor.shape) for name, tensor in made.declared.named_parameters()}
+        made._bind(network, chosen, shapes)
+        made.train(self.training)
+        return made
+
     @property
     def sites(self) -> dict[str, Site]:
-        """Every sample site that the priors declare, by name, in the order in which they are drawn."""
+        """Every sample site that the priors on tensors declare, by name, in the order in which they are drawn.
+
+        Gates of units are not among them: see `NetworkGates.sets`.
+        """
         return {site.name: site for prior in self.priors.values() for site in prior.sites.values()}
 
     @functools.cached_property
@@ -119,17 +175,25 @@ class BayesianNetwork(nn.Module):
         weights = {}
         for name, prior in self.priors.items():
             weights[name] = prior.sample(self.network.get_parameter(name), shared)
-        return weights
+        if self.gates is None:
+            return weights
+        like = next(self.network.parameters())
+        return self.gates.close(weights, self.gates.sample(like), self.network)
 
     def weights_at(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Runs the priors at given values of the sites, without Pyro.
 
         Args:
-            values: Values by name of site.
+            values: Values by name of site, those of gates among them.
 
         Returns:
-            Weights by name of parameter tensor.
+            Weights by name of parameter tensor; with all others that gates of units multiply.
         """
+        weights = self.ungated_weights_at(values)
+        return weights if self.gates is None else self.gates.close(weights, values, self.network)
+
+    def ungated_weights_at(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """As `weights_at`, with the gates of all units open."""
         shared: dict[str, Tensor] = {}
         return {
             name: prior.run(lambda site, _: values[site], self.network.get_parameter(name), shared)[0]
@@ -158,8 +222,24 @@ class BayesianNetwork(nn.Module):
     def __str__(self) -> str:
         parts = [f"likelihood {self.likelihood.name}, {self.data_size} data"]
         parts += [f"{name} {tuple(prior.shape)}: {prior.hierarchy!r}" for name, prior in self.priors.items()]
+        if self.gates is not None:
+            counts = ", ".join(f"{one.count} of {one.owner}" for one in self.gates.sets.values())
+            parts.append(f"gates: {self.gates.declaration!r} on {counts}")
         parts.append(f"point estimates: {', '.join(self.point_estimates) or 'none'}")
         return "\n".join(parts)
+
+
+def _example(network: nn.Module, given: Tensor | None) -> Tensor:
+    """An input to trace the network with."""
+    if given is not None:
+        return given.detach()[:1].cpu()
+    config = getattr(network, "config", None)
+    if not isinstance(config, dict) or "input_shape" not in config:
+        raise ValueError(
+            "gates= needs an input of the network, with which its units are found: pass example_input=, e.g. x[:1]"
+        )
+    like = next(network.parameters())
+    return torch.zeros((1, *config["input_shape"]), dtype=like.dtype)
 
 
 def match_patterns(patterns: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, str]:

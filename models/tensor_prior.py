@@ -61,6 +61,8 @@ class TensorPrior:
         data_size: Number of data, for callables that ask for it.
         pattern: The pattern that matched the tensor; names latents of the whole network. Default `name`.
         progress: The model's progress, for callables that ask for it; default None: one of its own.
+        declared_shape: The shape whose size and fan-in callables are told, that of the tensor before units were
+            removed: the prior stays the same. Default None: `shape`.
 
     Attributes:
         sites: The sample sites by name of latent; with ``"weight"`` among them if the weights are a latent.
@@ -80,11 +82,13 @@ class TensorPrior:
         data_size: int,
         pattern: str | None = None,
         progress: FitProgress | None = None,
+        declared_shape: tuple[int, ...] | None = None,
     ) -> None:
         self.name = name
         self.hierarchy = hierarchy
         self.shape = tuple(shape)
         self.pattern = pattern or name
+        shape = self.shape if declared_shape is None else declared_shape
         size = int(torch.Size(shape).numel())
         self.reserved = {
             "size": size,

@@ -1,0 +1,326 @@
+"""Gating: how gates of units are trained, absorbed, rounded, and their units removed while a fit runs."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayesprune.inference.attraction import fan_out_norms, is_attracted, lipschitz_estimates
+from bayesprune.inference.callbacks import FitState
+from bayesprune.inference.gate_family import GateFamily
+from bayesprune.inference.objective import Objective, frozen_statistics
+from bayesprune.inference.unit_transfer import check_removable, transfer
+from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.macs import count_macs
+from bayesprune.models.network_gates import NetworkGates
+from bayesprune.models.unit_removal import without_units
+
+__all__ = ["GateTraining", "Gating"]
+
+RECORDS = 200
+"""About how many times a fit records theta."""
+INTERIOR = (0.02, 0.98)
+"""A theta strictly between these is undecided."""
+_PROBES = 4
+"""Batches on which the attraction set of zero is estimated."""
+
+
+@dataclass(frozen=True)
+class Gating:
+    """How `fit` trains the gates of units.
+
+    theta moves by projected gradient steps of constant size, theta <- clip(theta - step * gradient, 0, 1), with the
+    gradient in nats per datum; the optimizer of the fit moves everything else.
+
+    Attributes:
+        travel: Share of the steps with gates that a unit of no use needs from its start to zero; it sets the size of the
+            steps by the price of a unit. Default 0.25. Much less prunes prematurely.
+        step: The size itself, in place of `travel`; default None.
+        patience: Steps in a row that theta is at 0 until the gate is absorbed, that is, stays closed; default 1.
+        remove: When closed units leave network, guide and optimizer: ``"epoch"`` (default) at the end of each epoch, a
+            number after so many steps, None never: their gates stay closed, but no time is saved.
+        rule: Which units leave: ``"absorbed"`` (default), or ``"attracted"``: those inside the attraction set of zero as
+            well (see `bayesprune.inference.attraction`), which are closed before theta has arrived there.
+        round_at: Share of the steps after which theta is rounded at 1/2 and trained no more; the rest of the fit trains
+            the network that is left. Default 2/3; None: never.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    travel: float = 0.25
+    step: float | None = None
+    patience: int = 1
+    remove: str | int | None = "epoch"
+    rule: str = "absorbed"
+    round_at: float | None = 2.0 / 3.0
+
+    def __post_init__(self) -> None:
+        if not self.travel > 0 or (self.step is not None and not self.step > 0):
+            raise ValueError(f"Gating(travel=, step=) must be positive, not {self.travel} and {self.step}")
+        if self.patience < 1:
+            raise ValueError(f"Gating(patience=...) must be at least 1, not {self.patience}")
+        if self.remove not in ("epoch", None) and (isinstance(self.remove, str) or self.remove < 1):  # type: ignore[operator]
+            raise ValueError(f"Gating(remove=...) takes 'epoch', a number of steps or None, not {self.remove!r}")
+        if self.rule not in ("absorbed", "attracted"):
+            raise ValueError(f"Gating(rule=...) takes 'absorbed' or 'attracted', not {self.rule!r}")
+        if self.round_at is not None and not 0.0 < self.round_at <= 1.0:
+            raise ValueError(f"Gating(round_at=...) is a share of the steps in (0, 1], not {self.round_at}")
+
+
+@dataclass
+class GateTraining:
+    """The gates of one restart while it is trained.
+
+    Args:
+        gating: How.
+        state: The fit's state; its objective and optimizer are replaced where units are removed.
+        rebuild: Makes a fresh objective and optimizer for a model.
+
+    Attributes:
+        records: What the pruning trace will hold: one dict a record.
+        report: What the settings of the fit will hold.
+    """
+
+    gating: Gating
+    state: FitState
+    rebuild: Callable[[BayesianNetwork], tuple[Objective, torch.optim.Optimizer]]
+    records: list[dict[str, Any]] = field(default_factory=list)
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        gates, q = self._gates, self._q
+        if self.gating.remove is not None:
+            check_removable(self._objective.model)
+        total = self.state.steps
+        share = self.gating.round_at
+        self.rounding_step = -1 if share is None else min(total, max(1, round(share * total)))
+        gated = total if share is None else self.rounding_step
+        self.rate = self.gating.step or gates.declaration.start / (self._price() * self.gating.travel * gated)
+        self._declared = {site: (one.owner, one.numbers, one.is_layer) for site, one in gates.sets.items()}
+        self._homes = {layer: name for name, units in gates.groups.sets.items() for layer in units.layers}
+        self._at_zero = torch.zeros_like(q.absorbed, dtype=torch.int64)
+        self._recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=_PROBES)
+        self._every = max(1, total // RECORDS)
+        self._macs = self._count_macs()
+        self._attracted: dict[str, Tensor] = {}
+        self._decay = self._weight_decay()
+        if self.gating.rule == "attracted" and self._decay is None:
+            raise ValueError(
+                "rule='attracted' needs to know the weights' decay: leave all weights of gated layers to UnitGates, or "
+                "use rule='absorbed'"
+            )
+        self.report = {
+            "step": self.rate, "rounding_step": self.rounding_step, "estimator": repr(self.state.objective.unit_gate_estimator),
+            "dense_macs": round(gates.whole[0]), "units_at_start": self._units(), "removals": [],
+        }  # fmt: skip
+        self.record()
+
+    def after_step(self, x: Tensor, y: Tensor) -> bool:
+        """Moves theta after an optimizer step, rounds it when its time has come; returns whether units were removed.
+
+        Args:
+            x: The step's inputs.
+            y: Its targets.
+        """
+        self._recent.append((x, y))
+        step, removed = self.state.step, False
+        if not bool(self._q.settled):
+            self._project()
+            if step == self.rounding_step:
+                self._round()
+                removed = self.gating.remove is not None and self.remove()
+        if isinstance(self.gating.remove, int) and step % self.gating.remove == 0:
+            removed = self.remove() or removed
+        if step % self._every == 0 or step == self.rounding_step or removed:
+            self.record()
+        return removed
+
+    def after_epoch(self) -> bool:
+        """Looks at the attraction set, and removes closed units where epochs end with that; returns whether it did."""
+        if self._decay is not None and not bool(self._q.settled):
+            self._attracted = self._find_attracted()
+            if self.gating.rule == "attracted":
+                with torch.no_grad():
+                    inside = torch.cat([self._attracted[site] for site in self._gates.sets]).to(self._q.theta.device)
+                    self._q.theta[inside] = 0.0
+                    self._q.absorbed |= inside
+        removed = self.gating.remove == "epoch" and self.remove()
+        if removed:
+            self.record()
+        return removed
+
+    @torch.no_grad()
+    def remove(self) -> bool:
+        """Removes the units of absorbed gates; returns whether there were any that could go."""
+        gates, q = self._gates, self._q
+        closed = q.by_site(q.absorbed)
+        possible = {
+            site: one.is_layer or int(closed[site].sum()) > 0 and gates.groups[one.owner].count > 1
+            for site, one in gates.sets.items()
+        }
+        if not any(possible[site] and bool(closed[site].any()) for site in gates.sets):
+            return False
+        before = sum(one.count for one in gates.sets.values())
+        removed = without_units(self._objective.model, closed)
+        with torch.random.fork_rng(devices=[q.theta.device] if q.theta.device.type == "cuda" else []):
+            fresh = self.rebuild(removed.model)  # a guide draws some of the starting values that are replaced next
+        transfer(removed, (self._objective, self.state.optimizer), fresh)
+        self.state.objective, self.state.optimizer = fresh
+        self._at_zero = self._at_zero[removed.gates.to(self._at_zero.device)]
+        for name in removed.emptied:
+            warnings.warn(
+                f"all units of {name} are closed: one is kept, because a layer cannot be empty; a lower price keeps more",
+                UserWarning,
+                stacklevel=2,
+            )
+        after = sum(one.count for one in self._gates.sets.values())
+        self._attracted = {}
+        self._macs = self._count_macs()
+        self.report["removals"].append({"step": self.state.step, "gates": before - after})
+        return before != after
+
+    @torch.no_grad()
+    def record(self) -> None:
+        """Notes theta, in the numbering of the declared network, and costs."""
+        gates, q = self._gates, self._q
+        if self.records and self.records[-1]["step"] == self.state.step:
+            self.records.pop()
+        theta = torch.zeros(gates.declared_count, dtype=torch.float32)
+        theta[q.origin.cpu()] = q.theta.detach().float().cpu()
+        self.records.append(
+            {
+                "step": self.state.step,
+                "theta": theta.numpy(),
+                "units_left": self._units(),
+                "attracted": {self._name_of(gates.sets[s].owner): int(v.sum()) for s, v in self._attracted.items()},
+                "expected_macs": float(gates.costs.macs(*gates.by_owner(q.probabilities()))),
+                "realised_macs": self._macs,
+            }
+        )
+
+    def units(self) -> list[tuple[str, int, bool]]:
+        """Set, number and whether it is a layer's gate, of every gate that was declared."""
+        return [
+            (owner, int(number), is_layer)
+            for owner, numbers, is_layer in self._declared.values()
+            for number in numbers
+        ]
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    @property
+    def _objective(self) -> Objective:
+        return self.state.objective
+
+    @property
+    def _gates(self) -> NetworkGates:
+        gates = self._objective.model.gates
+        assert gates is not None
+        return gates
+
+    @property
+    def _q(self) -> GateFamily:
+        q = self._objective.guide.gates
+        assert q is not None
+        return q
+
+    def _price(self) -> float:
+        """Mean price of a gate in nats per datum, between closed and open."""
+        gates = self._gates
+        n = sum(one.count for one in gates.sets.values())
+        like = self._q.theta.detach()
+        open_, closed = (gates.cost(self._q.by_site(torch.full_like(like, value))) for value in (1.0, 0.0))
+        return float(open_ - closed) / n / gates.data_size
+
+    @torch.no_grad()
+    def _project(self) -> None:
+        q = self._q
+        gradient = q.theta.grad
+        if gradient is None:
+            return
+        q.theta -= self.rate * torch.where(q.absorbed, 0.0, gradient)
+        q.theta.clamp_(0.0, 1.0)
+        q.theta.grad = None
+        stays = (q.theta == 0) if q.touched is None else (q.theta == 0) & q.touched
+        untouched = torch.zeros_like(stays) if q.touched is None else ~q.touched
+        self._at_zero = torch.where(stays, self._at_zero + 1, torch.where(untouched, self._at_zero, 0))
+        q.absorbed |= self._at_zero >= self.gating.patience
+
+    @torch.no_grad()
+    def _round(self) -> None:
+        q = self._q
+        self.record()
+        theta = q.theta.detach().clone()
+        before = {site: int((part > 0).sum()) for site, part in q.by_site(theta).items()}
+        q.theta.copy_((theta > 0.5).to(theta.dtype))
+        q.absorbed |= q.theta == 0
+        q.settled.fill_(True)
+        after = {site: int(part.sum()) for site, part in q.by_site(q.theta).items()}
+        self.report |= {
+            "interior": int(((theta > INTERIOR[0]) & (theta < INTERIOR[1])).sum()),
+            "open_before_rounding": before,
+            "open_after_rounding": after,
+        }
+
+    def _units(self) -> dict[str, int]:
+        """Units in the network, by the name that their set was declared under."""
+        return {self._name_of(name): units.count for name, units in self._gates.groups.sets.items()}
+
+    def _name_of(self, owner: str) -> str:
+        """The name under which a set of units, or a branch, was declared: its first layer may have left since."""
+        groups = self._gates.groups.sets
+        return self._homes[groups[owner].layers[0]] if owner in groups else owner
+
+    def _count_macs(self) -> int:
+        model = self._objective.model
+        assert model.example_input is not None
+        return sum(one.dense for one in count_macs(model.network, model.example_input).values())
+
+    def _weight_decay(self) -> float | None:
+        """Decay of the weights in nats per datum, where all readers have the prior that the gates declare."""
+        model, gates = self._objective.model, self._gates
+        own = gates.declaration
+        if own.probability is not None or own.beta is not None:
+            return None  # the set is that of a straight price
+        if any(fnmatchcase(tensor, pattern) for tensor in gates.weights for pattern in model.patterns):
+            return None
+        return 1.0 / (own.weight_scale**2 * model.data_size)
+
+    def _find_attracted(self) -> dict[str, Tensor]:
+        """Which gates lie inside the attraction set of zero, by site, on the last few batches."""
+        model, q, gates = self._objective.model, self._q, self._gates
+        assert self._decay is not None
+        readers = gates.reader_slices()
+        weights = {n: w.detach() for n, w in model.ungated_weights_at(self._objective.guide.means()).items()}
+        gradients = []
+        with (
+            torch.random.fork_rng(devices=[q.theta.device] if q.theta.device.type == "cuda" else []),
+            frozen_statistics(model.network),
+        ):
+            for x, y in self._recent:
+                effective = gates.multiply(weights, q.sample(), model.network)
+                leaves = {name: value.detach().requires_grad_(True) for name, value in effective.items()}
+                outputs = torch.func.functional_call(model.network, leaves, (x,))
+                loss = -model.likelihood.log_prob(outputs, y).mean()
+                gradients.append(dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True)))
+        lipschitz, norms = lipschitz_estimates(gradients, readers), fan_out_norms(weights, readers)
+        prices = gates.prices(q.probabilities())
+        attracted = {}
+        for site, theta in q.probabilities().items():
+            one = gates.sets[site]
+            if one.is_layer:
+                attracted[site] = torch.zeros(1, dtype=torch.bool, device=theta.device)
+                continue
+            mine, kappa = one.numbers.to(theta.device), prices[site] / model.data_size
+            attracted[site] = is_attracted(
+                norms[one.owner][mine], theta, kappa, self._decay, lipschitz[one.owner][mine]
+            )
+        return attracted

@@ -1,0 +1,123 @@
+"""What presses gates to zero: the prior of a gate, and what its posterior probability theta then costs.
+
+A gate is Bernoulli(pi) under the prior and Bernoulli(theta) under the guide. Where pi has a hyper-prior p(pi), pi is a
+point at its best (type-II maximum likelihood), so that a gate costs
+
+    J(theta) = min over pi of KL(Bernoulli(theta) || Bernoulli(pi)) - log p(pi)   nats.
+
+Under the flattening hyper-prior J is a straight line, under a fixed pi or a Beta it is curved (Guenter & Sideris, arXiv
+2205.04650; the formulas are derived, not quoted): the curvature holds theta off its ends, or draws it to them whatever
+the unit is worth.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from bayesprune.models.flattening import FlatteningPrior, best_prior_probability
+
+_EDGE = 1e-6
+"""Slopes of curved costs are taken at least this far from 0 and 1, where they are infinite."""
+
+
+class GatePressure(Protocol):
+    """The prior of gates."""
+
+    def prior(self, like: Tensor) -> Any:
+        """The hyper-prior of pi, on the device and in the dtype of `like`; None where pi is a given number."""
+
+    def best(self, theta: Tensor) -> Tensor:
+        """The pi at which a gate costs least, at posterior probabilities `theta`."""
+
+    def cost(self, theta: Tensor) -> Tensor:
+        """J(theta) in nats, gate by gate."""
+
+
+@dataclass(frozen=True)
+class Flattening:
+    """pi ~ FlatteningPrior(log_gamma): J(theta) = theta log gamma - log((gamma - 1) / log gamma).
+
+    Attributes:
+        log_gamma: Its slope in nats; a number, or a tensor of one a gate.
+    """
+
+    log_gamma: float | Tensor
+
+    def prior(self, like: Tensor) -> FlatteningPrior:
+        """The hyper-prior."""
+        return FlatteningPrior(torch.as_tensor(self.log_gamma, dtype=like.dtype, device=like.device))
+
+    def best(self, theta: Tensor) -> Tensor:
+        """logit pi = logit theta - log gamma."""
+        return best_prior_probability(theta, self.log_gamma)
+
+    def cost(self, theta: Tensor) -> Tensor:
+        """The straight line."""
+        return theta * self.log_gamma - self.prior(theta).log_normaliser
+
+
+@dataclass(frozen=True)
+class FixedProbability:
+    """Pi is a number: J is the KL divergence itself, whose minimum lies between 0 and 1.
+
+    Attributes:
+        probability: pi, in (0, 1).
+    """
+
+    probability: float
+
+    def prior(self, like: Tensor) -> None:
+        """None: there is no hyper-prior."""
+
+    def best(self, theta: Tensor) -> Tensor:
+        """The number, for each gate."""
+        return torch.full_like(theta, self.probability)
+
+    def cost(self, theta: Tensor) -> Tensor:
+        """KL(Bernoulli(theta) || Bernoulli(pi))."""
+        return _divergence(_off_edges(theta), self.best(theta))
+
+
+@dataclass(frozen=True)
+class BetaHyperPrior:
+    """pi ~ Beta(a, b) with a and b of at least 1.
+
+    Attributes:
+        a: Of the Beta.
+        b: Of the Beta.
+    """
+
+    a: float
+    b: float
+
+    def prior(self, like: Tensor) -> dist.Beta:
+        """The hyper-prior."""
+        return dist.Beta(*(torch.tensor(v, dtype=like.dtype, device=like.device) for v in (self.a, self.b)))
+
+    def best(self, theta: Tensor) -> Tensor:
+        """(theta + a - 1) / (a + b - 1), the mode of a Beta(a + theta, b + 1 - theta)."""
+        return (theta + (self.a - 1.0)) / (self.a + self.b - 1.0)
+
+    def cost(self, theta: Tensor) -> Tensor:
+        """KL(Bernoulli(theta) || Bernoulli(pi)) - log Beta(pi; a, b) at the best pi."""
+        theta = _off_edges(theta)
+        pi = self.best(theta)
+        constant = math.lgamma(self.a) + math.lgamma(self.b) - math.lgamma(self.a + self.b)
+        log_density = (self.a - 1.0) * pi.log() + (self.b - 1.0) * torch.log1p(-pi) - constant
+        return _divergence(theta, pi) - log_density
+
+
+def _off_edges(theta: Tensor) -> Tensor:
+    """Theta kept off 0 and 1, with the slope that it has there."""
+    return theta + (theta.clamp(_EDGE, 1.0 - _EDGE) - theta).detach()
+
+
+def _divergence(theta: Tensor, pi: Tensor) -> Tensor:
+    closed = 1.0 - theta
+    return theta * (theta.log() - pi.log()) + closed * (torch.log1p(-theta) - torch.log1p(-pi))

@@ -1,0 +1,139 @@
+"""Removal of closed units from a model while it is trained: what is left, and how the model is made again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.channel_groups import Units
+from bayesprune.models.cutting import cut, units_plan
+from bayesprune.models.network_gates import NetworkGates
+
+__all__ = ["Removed", "composed_plan", "restored", "without_units"]
+
+
+@dataclass(frozen=True)
+class Removed:
+    """A model without the units that were removed.
+
+    Attributes:
+        model: The model of what is left.
+        kept: Kept indices of the tensors that were cut, by name and dimension, in those of the model before.
+        gates: Numbers of the gates that are left among all those of the model before, `(gates,)`.
+        emptied: Names of sets all of whose units were closed: one of them was kept.
+    """
+
+    model: BayesianNetwork
+    kept: dict[str, dict[int, Tensor]]
+    gates: Tensor
+    emptied: tuple[str, ...]
+
+
+def without_units(model: BayesianNetwork, closed: Mapping[str, Tensor]) -> Removed:
+    """Removes units and residual branches whose gates are closed for good; the model itself is left as it is.
+
+    Args:
+        model: A model with gates of units.
+        closed: Which gates are closed, boolean, `(count,)`, by site.
+
+    Returns:
+        The model of what is left, at the same values, and what of the old one is in it.
+    """
+    gates = model.gates
+    assert gates is not None
+    units: dict[str, Tensor] = {}
+    branches, emptied = [], []
+    for site, gates_of in gates.sets.items():
+        if gates_of.is_layer:
+            branches += [gates_of.owner] * bool(closed[site].any())
+            continue
+        gone = torch.zeros(gates.groups[gates_of.owner].count, dtype=torch.bool)
+        gone[gates_of.numbers[closed[site].cpu()]] = True
+        units[gates_of.owner] = gone
+        if bool(gone.all()):
+            emptied.append(gates_of.owner)
+    plan = units_plan(model.network, model.example_input, gates.groups, units, branches)
+    network = cut(model.network, model.example_input, plan, keep_mode=True)
+    kept = {
+        name: {int(dim): torch.tensor(indices, dtype=torch.int64) for dim, indices in entry["kept"].items()}
+        for name, entry in plan["tensors"].items()
+    }
+    whole = plan if model.plan is None else composed_plan(model.plan, plan)
+    made = model.with_network(network, whole)
+    assert made.gates is not None
+    left = _gates_left(made.gates, gates, kept)
+    return Removed(made, kept, left, tuple(emptied))
+
+
+def composed_plan(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """The plan of what two removals one after the other leave, in the indices of before the first."""
+    tensors = copy.deepcopy(first["tensors"])
+    for name, entry in second["tensors"].items():
+        known = tensors.setdefault(name, {"shape": entry["shape"], "kept": {}})
+        for dim, indices in entry["kept"].items():
+            before = known["kept"].get(dim)
+            known["kept"][dim] = indices if before is None else [before[index] for index in indices]
+    gone = [*first.get("branches_removed", ()), *second.get("branches_removed", ())]
+    return {**first, "tensors": tensors, "branches_removed": gone}
+
+
+def restored(network: nn.Module, tensors: Mapping[str, Tensor], plan: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Tensors of a network with units removed, as they stand in the network of before, with zeros for what is gone.
+
+    Args:
+        network: The network of before.
+        tensors: Tensors of what is left, by name; those of removed branches are missing.
+        plan: What is left.
+
+    Returns:
+        Tensors of the shapes of before, by name, on the CPU; among them those of removed branches, all zero.
+    """
+    found = {}
+    gone = [name for name in dict(network.named_parameters()) if name not in tensors]
+    for name, value in tensors.items():
+        entry = plan["tensors"].get(name)
+        value = value.detach().cpu()
+        if entry is not None:
+            whole = value.new_zeros(entry["shape"])
+            index = [torch.tensor(entry["kept"].get(str(d), range(n))) for d, n in enumerate(entry["shape"])]
+            whole[torch.meshgrid(*index, indexing="ij")] = value
+            value = whole
+        found[name] = value
+    return found | {name: torch.zeros_like(network.get_parameter(name), device="cpu") for name in gone}
+
+
+def _gates_left(now: NetworkGates, before: NetworkGates, kept: dict[str, dict[int, Tensor]]) -> Tensor:
+    """Numbers of the gates that are left among all those of before, `(gates,)`."""
+    starts, total = {}, 0
+    for site, one in before.sets.items():
+        starts[site] = total
+        total += one.count
+    found = []
+    for site, one in now.sets.items():
+        if one.is_layer:
+            found.append(torch.tensor([starts[site]]))
+            continue
+        units = before.groups[one.owner]
+        earlier = before.sets[f"{units.name}.gate"]
+        place = torch.full((units.count,), -1)
+        place[earlier.numbers] = starts[earlier.site] + torch.arange(earlier.count)
+        found.append(place[_numbers_before(now.groups[one.owner], units, kept)[one.numbers]])
+    return torch.cat(found)
+
+
+def _numbers_before(now: Units, before: Units, kept: dict[str, dict[int, Tensor]]) -> Tensor:
+    """The number that each unit of a set had before a removal, `(count,)`."""
+    earlier = {(part.tensor, part.dim): part.unit for part in before.slices}
+    number = torch.full((now.count,), -1)
+    for part in now.slices:
+        unit = earlier[part.tensor, part.dim]
+        indices = kept.get(part.tensor, {}).get(part.dim)
+        mine = part.unit >= 0
+        number[part.unit[mine]] = (unit if indices is None else unit[indices])[mine]
+    return number
