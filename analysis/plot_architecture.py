@@ -13,6 +13,7 @@ from torch import nn
 
 from bayesprune.analysis.style import COLOURS, POSTERIOR, PRIOR, check_path, finished, new_figure, styled
 from bayesprune.inference.prune import PruneResult
+from bayesprune.models.architecture import layer_sizes, notation
 from bayesprune.models.compact import CompactResult
 
 if TYPE_CHECKING:
@@ -37,10 +38,10 @@ class _Layer:
 def plot_architecture(result: PruneResult | CompactResult, path: str | Path | None = None) -> Figure:
     """Draws units and weights of each linear layer and convolution, before pruning and after the removal of dead units.
 
-    The title has the widths in the usual notation, ``784-300-100-10``: inputs (channels of images), then outputs of
-    each layer, in the order of the modules; networks of more than 8 layers and branches are not written out. Inputs
-    cannot be removed; the subtitle says how many are still read. Weights are those of the dense layer, those that are
-    not zero, and those that the compact layer stores.
+    The title has the widths in the notation of `bayesprune.models.architecture.architecture`, ``784-300-100-10``;
+    networks of more than 8 layers, or of a form that it lists, are not written out. Inputs cannot be removed; the
+    subtitle says how many are still read. Weights are those of the dense layer, those that are not zero, and those that
+    the compact layer stores.
 
     Args:
         result: A pruned network, which is compacted for this, or a compact one.
@@ -78,37 +79,43 @@ def plot_architecture(result: PruneResult | CompactResult, path: str | Path | No
 def _layers(result: CompactResult) -> list[_Layer]:
     """The layers of a compact network with the sizes that they had, in the order of the modules."""
     found = []
+    then, sizes = (layer_sizes(result.network, shapes) for shapes in (_shapes(result), None))
     for name, module in result.network.named_modules():
         if not isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
             continue
         now = module.weight.detach()
-        before = result.plan["tensors"].get(f"{name}.weight", {}).get("shape", list(now.shape))
-        groups, out = getattr(module, "groups", 1), 0
+        before = _shapes(result).get(f"{name}.weight", list(now.shape))
         if getattr(module, "transposed", False):  # inputs come first
-            out, reads = 1, (now != 0).flatten(1).any(dim=1)
+            reads = (now != 0).flatten(1).any(dim=1)
         else:
+            groups = getattr(module, "groups", 1)
             reads = (now != 0).reshape(groups, -1, now.shape[1], now[0, 0].numel()).any(dim=3).any(dim=1)
         found.append(
             _Layer(
                 name or type(module).__name__,
-                before[1 - out] * groups,
+                then[name][0],
                 int(reads.sum()),
-                (before[out], now.shape[out]),
+                (then[name][1], sizes[name][1]),
                 (math.prod(before), int(torch.count_nonzero(now)), now.numel()),
             )
         )
     return found
 
 
+def _shapes(result: CompactResult) -> dict[str, list[int]]:
+    """Shapes that tensors had before they were cut, by name."""
+    return {name: entry["shape"] for name, entry in result.plan["tensors"].items()}
+
+
 def _title(layers: list[_Layer], result: CompactResult) -> str:
     report = result.report
     counts = f"{report.parameters_before:,} {ARROW} {report.parameters_after:,} parameters"
-    if len(layers) > LONGEST:
-        return f"{len(layers)} layers, {counts}"
     first = layers[0]
     before, after = (
-        "-".join(map(str, [first.inputs, *(layer.units[number] for layer in layers)])) for number in (0, 1)
+        notation(result.network, layer_sizes(result.network, shapes)) for shapes in (_shapes(result), None)
     )
+    if len(layers) > LONGEST or "," in after:
+        return f"{len(layers)} layers, {counts}"
     return f"{before} {ARROW} {after}, {counts}\n{first.used} of {first.inputs} inputs are read"
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bayesprune.analysis.plot_calibration import plot_calibration as plot_calibration
     from bayesprune.analysis.plot_deletion_calibration import plot_deletion_calibration as plot_deletion_calibration
     from bayesprune.analysis.plot_front import plot_front as plot_front
+    from bayesprune.analysis.plot_gates import plot_gates as plot_gates
     from bayesprune.analysis.plot_inclusion import plot_inclusion as plot_inclusion
     from bayesprune.analysis.plot_prior_posterior import plot_prior_posterior as plot_prior_posterior
     from bayesprune.analysis.plot_pruning_trace import plot_pruning_trace as plot_pruning_trace
@@ -37,16 +38,20 @@ if TYPE_CHECKING:
     from bayesprune.analysis.plot_scales import plot_scales as plot_scales
     from bayesprune.analysis.plot_shrinkage import plot_shrinkage as plot_shrinkage
     from bayesprune.analysis.plot_trajectories import plot_trajectories as plot_trajectories
+    from bayesprune.analysis.plot_units import plot_units as plot_units
     from bayesprune.analysis.set_deletion import SetDeletion as SetDeletion
     from bayesprune.analysis.set_deletion import set_deletion as set_deletion
     from bayesprune.analysis.stopping import until_converged as until_converged
     from bayesprune.analysis.to_arviz import to_arviz as to_arviz
+    from bayesprune.analysis.training_costs import TrainingCosts as TrainingCosts
+    from bayesprune.analysis.training_costs import training_costs as training_costs
     from bayesprune.data import load_data as load_data
     from bayesprune.inference.batch_normalisation import reestimate_statistics as reestimate_statistics
     from bayesprune.inference.callbacks import Callback as Callback
     from bayesprune.inference.continuation import sparsity_path as sparsity_path
     from bayesprune.inference.finetune import finetune as finetune
     from bayesprune.inference.fit import fit as fit
+    from bayesprune.inference.gating import Gating as Gating
     from bayesprune.inference.iterate_average import IterateAverage as IterateAverage
     from bayesprune.inference.laplace_around import laplace_around as laplace_around
     from bayesprune.inference.objective import objective as objective
@@ -61,12 +66,15 @@ if TYPE_CHECKING:
     from bayesprune.inference.terms import register_term as register_term
     from bayesprune.inference.trace_file import WriteTrace as WriteTrace
     from bayesprune.inference.trace_file import read_trace as read_trace
+    from bayesprune.models.architecture import architecture as architecture
     from bayesprune.models.bayesian_network import BayesianNetwork as BayesianNetwork
     from bayesprune.models.channel_groups import ChannelGroups as ChannelGroups
     from bayesprune.models.compact import CompactResult as CompactResult
     from bayesprune.models.compact import compact as compact
     from bayesprune.models.continuous_spike_and_slab import ContinuousSpikeAndSlab as ContinuousSpikeAndSlab
     from bayesprune.models.costs import costs as costs
+    from bayesprune.models.expected_costs import CostPressure as CostPressure
+    from bayesprune.models.expected_costs import ExpectedCosts as ExpectedCosts
     from bayesprune.models.export import export_network as export_network
     from bayesprune.models.flattening import FlatteningPrior as FlatteningPrior
     from bayesprune.models.gaussian import Gaussian as Gaussian
@@ -94,6 +102,8 @@ if TYPE_CHECKING:
     from bayesprune.models.networks import lenet_300_100 as lenet_300_100
     from bayesprune.models.networks import resnet_18 as resnet_18
     from bayesprune.models.networks import resnet_20 as resnet_20
+    from bayesprune.models.networks import resnet_32 as resnet_32
+    from bayesprune.models.networks import resnet_56 as resnet_56
     from bayesprune.models.networks import vgg_16_bn as vgg_16_bn
     from bayesprune.models.onnx_export import export_onnx as export_onnx
     from bayesprune.models.prior_sparsity import prior_sparsity as prior_sparsity
@@ -104,6 +114,7 @@ if TYPE_CHECKING:
     from bayesprune.models.spike_slab_mixture import SpikeSlabMixture as SpikeSlabMixture
     from bayesprune.models.structured_bayesian_pruning import StructuredBayesianPruning as StructuredBayesianPruning
     from bayesprune.models.sws import SWS as SWS
+    from bayesprune.models.unit_gates import UnitGates as UnitGates
     from bayesprune.models.vib import VIB as VIB
 
 # Public name -> the module it lives in.
@@ -137,6 +148,8 @@ _HOMES: dict[str, str] = {
     "L0HardConcrete": "bayesprune.models.l0_hard_concrete",
     "StructuredBayesianPruning": "bayesprune.models.structured_bayesian_pruning",
     "VIB": "bayesprune.models.vib",
+    "UnitGates": "bayesprune.models.unit_gates",
+    "CostPressure": "bayesprune.models.expected_costs",
     # likelihoods
     "Categorical": "bayesprune.models.likelihoods",
     "Normal": "bayesprune.models.likelihoods",
@@ -147,10 +160,13 @@ _HOMES: dict[str, str] = {
     "lenet_5": "bayesprune.models.networks",
     "resnet_18": "bayesprune.models.networks",
     "resnet_20": "bayesprune.models.networks",
+    "resnet_32": "bayesprune.models.networks",
+    "resnet_56": "bayesprune.models.networks",
     "vgg_16_bn": "bayesprune.models.networks",
     "load_data": "bayesprune.data",
     # inference
     "fit": "bayesprune.inference.fit",
+    "Gating": "bayesprune.inference.gating",
     "Fit": "bayesprune.inference.result",
     "objective": "bayesprune.inference.objective",
     "Callback": "bayesprune.inference.callbacks",
@@ -175,6 +191,8 @@ _HOMES: dict[str, str] = {
     "compact": "bayesprune.models.compact",
     "CompactResult": "bayesprune.models.compact",
     "costs": "bayesprune.models.costs",
+    "ExpectedCosts": "bayesprune.models.expected_costs",
+    "architecture": "bayesprune.models.architecture",
     "latency": "bayesprune.models.latency",
     "to_sparse": "bayesprune.models.sparse",
     "export_network": "bayesprune.models.export",
@@ -195,6 +213,10 @@ _HOMES: dict[str, str] = {
     "plot_prior_posterior": "bayesprune.analysis.plot_prior_posterior",
     "plot_shrinkage": "bayesprune.analysis.plot_shrinkage",
     "plot_architecture": "bayesprune.analysis.plot_architecture",
+    "plot_gates": "bayesprune.analysis.plot_gates",
+    "plot_units": "bayesprune.analysis.plot_units",
+    "training_costs": "bayesprune.analysis.training_costs",
+    "TrainingCosts": "bayesprune.analysis.training_costs",
     "plot_calibration": "bayesprune.analysis.plot_calibration",
     "layer_table": "bayesprune.analysis.layer_table",
     "deletion_calibration": "bayesprune.analysis.deletion_calibration",

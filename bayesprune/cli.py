@@ -35,7 +35,10 @@ Data = Annotated[
     str, typer.Option(help="A name (see: bayesprune data), a folder of images or a FILE.npz.", show_default=False)
 ]
 Prior = Annotated[str, typer.Option(help="A name (see: bayesprune priors) or FILE.py:NAME.", show_default=False)]
-Network = Annotated[str, typer.Option(help="lenet-300-100, lenet-5, vgg-16-bn, resnet-18, resnet-20 or MODULE:NAME.")]
+Network = Annotated[
+    str,
+    typer.Option(help="lenet-300-100, lenet-5, vgg-16-bn, resnet-18, resnet-20, resnet-32, resnet-56 or MODULE:NAME."),
+]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the prior; repeatable.")
 ]

@@ -6,12 +6,12 @@ of the gate and l the weight decay, training follows the projected gradient flow
     dw/dt = -(dC/dw + l w),    dtheta/dt = -rate (C(gate open) - C(gate closed) + kappa),    theta in [0, 1].
 
 A unit whose readers are zero does nothing. If L bounds the gradient of the loss in the readers' effective weights
-(gate times w), opening the gate gains at most L |w|, and the loss pulls at w with at most theta L. So for every r below
-kappa / L the set of |w| <= r and theta <= l r / L is never left: at its border |w| grows at a rate of at most
-theta L - l r <= 0, and theta falls at a rate of at least rate (kappa - L r) > 0, until it is zero; from then on w decays
-as exp(-l t). That such sets exist is in Guenter & Sideris, "Complexity-Aware Training of Deep Neural Networks for
-Optimal Structure Discovery" (arXiv 2411.09127, abstract); this one is derived here. No larger box is safe: from any
-point beyond its corner the worst case under the same bounds leads to theta = 1.
+(gate times w), opening the gate gains at most L |w|, and the loss pulls at w with at most theta L. So for every r
+below kappa / L the set of |w| <= r and theta <= l r / L is never left: on its border |w| grows at a rate of at most
+theta L - l r <= 0, and theta falls at a rate of at least rate (kappa - L r) > 0 until it is zero, after which w decays
+as exp(-l t). That there are such sets is said in Guenter & Sideris, "Complexity-Aware Training of Deep Neural Networks
+for Optimal Structure Discovery" (arXiv 2411.09127, abstract); this one is derived here. It cannot be larger: where the
+loss falls by L for each unit of |w|, every point beyond its corner goes to theta = 1.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def attraction_bounds(kappa: Tensor | float, decay: float, lipschitz: Tensor) ->
     """Bounds of the set from which a unit goes to zero.
 
     Args:
-        kappa: Price of a gate in nats per datum, positive: one number, or one a unit.
+        kappa: Price of a gate in nats per datum, not negative: one number, or one a unit.
         decay: Weight decay of the readers in nats per datum, positive: 1 / (weight_scale^2 data_size) for a Normal
             prior.
         lipschitz: Bounds L on the norm of the gradient of the mean loss in the readers' effective weights, in nats
@@ -39,7 +39,7 @@ def attraction_bounds(kappa: Tensor | float, decay: float, lipschitz: Tensor) ->
 
     Returns:
         kappa / L for the norm of the readers and decay * kappa / L^2 for theta, `(units,)` each; infinite where L is
-        zero. Both have to be undercut.
+        zero, and zero where kappa is.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -47,11 +47,12 @@ def attraction_bounds(kappa: Tensor | float, decay: float, lipschitz: Tensor) ->
     if not 0.0 < decay < math.inf:
         raise ValueError(f"decay must be positive, not {decay}: without it the readers of a closed unit do not shrink")
     price = torch.as_tensor(kappa, dtype=lipschitz.dtype, device=lipschitz.device)
-    if not bool((price > 0).all()):
-        raise ValueError(f"kappa must be positive, not {float(price.min())}: without a price no gate closes")
-    if bool((lipschitz < 0).any()):
-        raise ValueError(f"lipschitz bounds a norm and cannot be negative, as {float(lipschitz.min())} is")
-    return price / lipschitz, decay * price / lipschitz.square()
+    for name, value in (("kappa", price), ("lipschitz", lipschitz)):
+        if bool((value < 0).any()):
+            raise ValueError(f"{name} must not be negative, but its smallest entry is {float(value.min())}")
+    norm_bound = torch.where(price > 0, price / lipschitz, 0.0)
+    theta_bound = torch.where(price > 0, decay * price / lipschitz.square(), 0.0)
+    return norm_bound, theta_bound
 
 
 def is_attracted(norms: Tensor, theta: Tensor, kappa: Tensor | float, decay: float, lipschitz: Tensor) -> Tensor:
@@ -113,14 +114,13 @@ def fan_out_norms(tensors: Mapping[str, Tensor], sets: Mapping[str, Units]) -> d
     """
     norms = {}
     for name, units in sets.items():
-        readers = [part for part in units.slices if part.role == "input"]
-        squares: Tensor | None = None
-        for part in readers:
-            columns = tensors[part.tensor].detach().movedim(part.dim, 0).flatten(1).square().sum(dim=1)
-            unit = part.unit.to(columns.device)
-            total = columns.new_zeros(units.count) if squares is None else squares
-            squares = total.index_add(0, unit.clamp_min(0), torch.where(unit >= 0, columns, 0.0))
-        norms[name] = torch.zeros(units.count) if squares is None else squares.sqrt()
+        squares = next(iter(tensors.values())).new_zeros(units.count)
+        for part in units.slices:
+            if part.role == "input":
+                columns = tensors[part.tensor].detach().movedim(part.dim, 0).flatten(1).square().sum(dim=1)
+                mine = (part.unit >= 0).to(columns.device)
+                squares.index_add_(0, part.unit.to(columns.device)[mine], columns[mine])
+        norms[name] = squares.sqrt()
     return norms
 
 

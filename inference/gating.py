@@ -298,7 +298,7 @@ class GateTraining:
         """Which gates lie inside the attraction set of zero, by site, on the last few batches."""
         model, q, gates = self._objective.model, self._q, self._gates
         assert self._decay is not None
-        readers = gates.reader_slices()
+        readers = gates.groups.sets
         weights = {n: w.detach() for n, w in model.ungated_weights_at(self._objective.guide.means()).items()}
         gradients = []
         with (

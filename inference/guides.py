@@ -149,6 +149,16 @@ class Guide(nn.Module):
             values |= family.centres()  # type: ignore[operator]
         return values if self.gates is None else values | self.gates.probabilities()
 
+    def open_units(self, threshold: float) -> dict[str, Tensor]:
+        """Which weights have only gates of units, of a probability above a threshold, by name of tensor, `(out, in, ...)`.
+
+        Empty for a model without such gates.
+        """
+        if self.gates is None:
+            return {}
+        theta = {site: (value > threshold).to(value.dtype) for site, value in self.gates.probabilities().items()}
+        return {n: value > 0 for n, value in self.gates.gates.open_probabilities(theta, self.model.network).items()}
+
     def inclusion(self) -> dict[str, Tensor]:
         """q(gate != 0) of every gate by name, in closed form."""
         return {name: logit.sigmoid() for name, logit in self.log_odds().items()}

@@ -14,10 +14,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bayesprune.inference.batch_normalisation import reestimate_statistics
 from bayesprune.inference.batches import Data
 from bayesprune.inference.criteria import CRITERIA, Criterion
-from bayesprune.inference.result import Fit
+from bayesprune.inference.result import Fit, Restart
+from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.compact import CompactResult, compact
 from bayesprune.models.inclusion import Kind
 from bayesprune.models.likelihoods import Likelihood
+from bayesprune.models.unit_removal import restored, restored_tensor
 
 
 @dataclass(frozen=True)
@@ -170,21 +172,24 @@ def prune(
     one = fit._restart(restart)
     kinds = {p.hierarchy.included.kind for p in one.model.priors.values() if p.hierarchy.included is not None}
     weights = fit.included_weights(restart)
+    units = one.guide.open_units(0.5 if min_inclusion is None else min_inclusion)
+    units = {name: is_open.cpu() for name, is_open in units.items()}
     if min_inclusion is not None:
         if not 0.0 <= min_inclusion < 1.0:
             raise ValueError(f"min_inclusion is a probability in [0, 1), not {min_inclusion}")
         if criterion not in (None, "inclusion"):
             raise ValueError("min_inclusion= is a rule on inclusion probabilities: leave criterion= out")
         _refuse_unlike(kinds)
-        probabilities = fit.inclusion_probabilities(restart)
-        masks = {name: torch.as_tensor(probabilities[name].values) > min_inclusion for name in weights}
+        own = fit.inclusion_probabilities(restart, units=False)
+        masks = {name: torch.as_tensor(own[name].values) > min_inclusion for name in weights}
+        masks = {name: mask & units[name] if name in units else mask for name, mask in masks.items()}
         rule, name = f"inclusion probability > {min_inclusion:g}", "inclusion"
     else:
         assert sparsity is not None
         if not 0.0 <= sparsity < 1.0:
             raise ValueError(f"sparsity is a fraction of zeros in [0, 1), not {sparsity}")
         everywhere = all(prior.hierarchy.included is not None for prior in one.model.priors.values())
-        by_event = everywhere and kinds in ({"atom"}, {"reduction"}) and not one.guide.is_map
+        by_event = everywhere and kinds in ({"atom"}, {"reduction"}) and not one.guide.is_map and not units
         chosen = criterion or ("inclusion" if by_event else "magnitude")
         if chosen == "inclusion":
             _refuse_unlike(kinds)
@@ -192,14 +197,61 @@ def prune(
         scores = {key: value.detach().cpu() for key, value in function(fit, restart).items()}
         _check_scores(scores, weights)
         _refuse_less(fit, restart, sparsity)
-        masks = keep_highest(scores, sparsity, per)
+        masks = keep_highest(_with_removed(one.model, scores, units), sparsity, per)
         rule = f"sparsity {sparsity:g} per {per}"
-    network = masked_network(one.model.network, weights, masks)
+    network, masks = _as_declared(one, weights, masks, 0.5 if min_inclusion is None else min_inclusion)
     kind = next(iter(kinds)) if name == "inclusion" and len(kinds) == 1 else None
     report = replace(_report(rule, name, kind, network, masks), batch_normalisation=_normalised(network, data))
     shape = fit.settings.get("input_shape")
     likelihood = copy.deepcopy(one.model.likelihood).cpu()
     return PruneResult(network, masks, report, likelihood, None if shape is None else tuple(shape))
+
+
+def _with_removed(model: BayesianNetwork, scores: dict[str, Tensor], units: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Scores of the shapes as declared, lowest where a gate of a unit is closed, or the unit was removed."""
+    lowest = min(float(score.min()) for score in scores.values()) - 1.0
+    scores = {n: torch.where(units[n], s, lowest) if n in units else s for n, s in scores.items()}
+    if model.plan is None or model.declared is None:
+        return scores
+    found = {name: restored_tensor(name, score, model.plan, lowest) for name, score in scores.items()}
+    gone = {name: torch.full_like(model.declared.get_parameter(name), lowest) for name in model.declared_sizes}
+    return {name: found.get(name, gone[name].cpu()) for name in model.declared_sizes}
+
+
+def _as_declared(
+    one: Restart, weights: dict[str, Tensor], masks: dict[str, Tensor], threshold: float
+) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The pruned network of the shapes as declared, with zeros for closed units and branches, and its masks.
+
+    Args:
+        one: The restart.
+        weights: Its weights as they are now.
+        masks: Which of them stay; of their shapes, or of those as declared.
+        threshold: Layers' gates of at most this probability are closed.
+    """
+    model, q = one.model, one.guide.gates
+    plan, declared = model.plan, model.declared
+    network = copy.deepcopy(model.network)
+    if q is not None:
+        closed = {s for s, theta in q.probabilities().items() if q.gates.sets[s].is_layer and float(theta) <= threshold}
+        with torch.no_grad():
+            for name, branch in q.gates.branches.items():
+                for tensor in branch.output if f"{name}.layer_gate" in closed else ():
+                    network.get_parameter(tensor).zero_()
+                    if tensor in weights:
+                        weights = {**weights, tensor: torch.zeros_like(weights[tensor])}
+    if plan is None or declared is None:
+        return masked_network(network, weights, masks), masks
+    tensors = restored(declared, {**network.state_dict(), **weights}, plan)
+    whole = copy.deepcopy(declared).cpu()
+    whole.load_state_dict(tensors, strict=False)  # buffers of removed branches stay as they were declared
+    shapes = {name: declared.get_parameter(name).shape for name in model.declared_sizes}
+    masks = {
+        name: mask if mask.shape == shapes[name] else restored_tensor(name, mask, plan, False)
+        for name, mask in masks.items()
+    }
+    masks = {name: masks.get(name, torch.zeros(shape, dtype=torch.bool)) for name, shape in shapes.items()}
+    return masked_network(whole, {name: tensors[name] for name in shapes}, masks), masks
 
 
 def _normalised(network: nn.Module, data: Data | None) -> str | None:
@@ -280,23 +332,25 @@ def _refuse_unlike(kinds: set[Kind]) -> None:
 
 
 def own_zeros(fit: Fit, restart: int = 0) -> tuple[int, int]:
-    """How many weights the fit itself has left out, of how many: exact zeros, and gates of at most 1/2.
+    """How many weights the fit itself has left out, of how many: exact zeros, gates of at most 1/2, removed units.
 
     Args:
         fit: The fit.
         restart: Which restart; default the first.
     """
     one, weights = fit.restarts[restart], fit.included_weights(restart)
-    closed = one.guide.inclusion()
-    zeros = total = 0
+    closed, units = one.guide.inclusion(), one.guide.open_units(0.5)
+    left = 0
     for name, prior in one.model.priors.items():
         event = prior.hierarchy.included
         left_out = weights[name].cpu() == 0
         if event is not None and event.gate is not None:
             left_out = left_out | (prior.spread(event.gate, closed[prior.sites[event.gate].name]).cpu() <= 0.5)
-        zeros += int(left_out.sum())
-        total += left_out.numel()
-    return zeros, total
+        if name in units:
+            left_out = left_out | ~units[name].cpu()
+        left += int((~left_out).sum())
+    total = sum(one.model.declared_sizes.values())
+    return total - left, total
 
 
 def _refuse_less(fit: Fit, restart: int, sparsity: float) -> None:

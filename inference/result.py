@@ -204,12 +204,16 @@ class Fit:
                 densities.append(one.model.likelihood.log_prob(outputs, y))
         return -float((torch.logsumexp(torch.stack(densities), dim=0) - np.log(len(densities))).mean())
 
-    def inclusion_probabilities(self, restart: int = 0, draws: int = 200) -> xr.Dataset:
+    def inclusion_probabilities(self, restart: int = 0, draws: int = 200, units: bool = True) -> xr.Dataset:
         """Posterior inclusion probability of every weight of every tensor with a prior.
+
+        With gates of units it is the probability that the weight's own event holds and the units that make and read it
+        are open. Weights of units that were removed during the fit are not among them.
 
         Args:
             restart: Which restart; default the first.
             draws: Draws of the latents where the probability has no closed form; default 200.
+            units: Whether gates of units count; default True.
 
         Returns:
             One variable a tensor, `(out, in, ...)`, in [0, 1]; its attribute ``kind`` is the kind of the event
@@ -235,16 +239,49 @@ class Fit:
                 found[name] = prior.spread(event.gate, closed[prior.sites[event.gate].name])
             elif event.kind == "reduction":
                 found[name] = event_log_odds(one, prior).sigmoid()
+            elif self._is_left_to_units(one, prior):
+                found[name] = torch.ones(prior.shape)
             elif event.kind != "membership":
                 sampled.append(prior)
         found |= {name: odds.sigmoid() for name, odds in membership_log_odds(self, restart, draws).items()}
         if sampled:
             found |= self._inclusion_by_draws(one, sampled, draws)
+        for name, there in (self._open_units(one) if units else {}).items():
+            if name in found:
+                found[name] = found[name].to(there) * there
         variables = {}
         for name, prior in one.model.priors.items():
             event = prior.hierarchy.included
             attrs = {"kind": event.kind, "event": str(event)} if event else {}
             variables[name] = (dimensions(name, prior), found[name].detach().cpu().numpy(), attrs)
+        return xr.Dataset(variables)
+
+    def unit_inclusion(self, restart: int = 0) -> xr.Dataset:
+        """Posterior probability theta that the gate of each unit is open, as the network was declared.
+
+        Args:
+            restart: Which restart; default the first.
+
+        Returns:
+            One variable a set of units (layers' gates under the branch's name), `(units,)`, in [0, 1]: zero for units that
+            were removed. ``unit_number`` counts a set's units; those that may not be removed have no gate.
+
+        Raises:
+            ValueError: If the model has no gates of units.
+        """
+        one = self._restart(restart)
+        if one.guide.gates is None or "theta" not in self.trace:
+            raise ValueError("the model has no gates of units: declare gates=UnitGates(...)")
+        sets = self.trace["unit_set"].values
+        theta = np.zeros(len(sets), dtype=np.float32)
+        theta[one.guide.gates.origin.cpu().numpy()] = one.guide.gates.theta.detach().float().cpu().numpy()
+        variables = {}
+        for name in dict.fromkeys(sets.tolist()):
+            mine = sets == name
+            numbers = (f"{name}.unit", self.trace["unit_number"].values[mine])
+            variables[name] = xr.DataArray(
+                theta[mine], dims=f"{name}.unit", coords={f"{name}.unit": numbers}, attrs={"kind": "atom"}
+            )
         return xr.Dataset(variables)
 
     def shrinkage_factors(self, restart: int = 0, draws: int = 200) -> xr.Dataset:
@@ -325,7 +362,7 @@ class Fit:
     def included_weights(self, restart: int = 0) -> dict[str, Tensor]:
         """E[weight | included] at the guide's locations: the weights that a pruned network keeps.
 
-        For a gated prior the gates are one; a scale's location is its median. For membership it is E[weight]: a guide's
+        For a gated prior the gates are one, those of units too; a scale's location is its median. For membership it is E[weight]: a guide's
         Normal does not know of the slab.
 
         Returns:
@@ -337,7 +374,7 @@ class Fit:
             if site.support == "boolean":
                 values[site.name] = torch.ones_like(values[site.name])
         with torch.no_grad():
-            return {name: weight.detach().clone() for name, weight in one.model.weights_at(values).items()}
+            return {name: weight.detach().clone() for name, weight in one.model.ungated_weights_at(values).items()}
 
     def summary(self) -> dict[str, Any]:
         """What the fit was and came to, as plain numbers and strings."""
@@ -378,7 +415,22 @@ class Fit:
             raise ValueError(f"there is no restart {number}: this fit has {len(self.restarts)}, counted from 0")
         return self.restarts[number]
 
+    def _open_units(self, one: Restart) -> dict[str, Tensor]:
+        """Probability that the gates of units which a weight meets are open, by tensor; empty without such gates."""
+        if one.guide.gates is None:
+            return {}
+        return one.guide.gates.gates.open_probabilities(one.guide.gates.probabilities(), one.model.network)
+
+    def _is_left_to_units(self, one: Restart, prior: TensorPrior) -> bool:
+        """Whether gates of units alone decide on a tensor: its weights are points, or never zero by themselves."""
+        event = prior.hierarchy.included
+        if one.model.gates is None or event is None or event.kind == "membership":
+            return False
+        return event.kind == "atom" or all(one.guide.family_of[site.name] == "delta" for site in prior.sites.values())
+
     def _refuse_map(self, one: Restart) -> None:
+        if one.guide.gates is not None:
+            return  # whether a unit is there has a probability
         families = one.guide.family_of
         for name, prior in one.model.priors.items():
             event = prior.hierarchy.included

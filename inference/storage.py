@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from bayesprune.inference.guides import Guide
 from bayesprune.inference.result import Fit, Restart
 from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.cutting import cut
 from bayesprune.models.likelihoods import Likelihood
 from bayesprune.models.networks import NETWORKS
 from bayesprune.models.priors import from_config
+from bayesprune.models.unit_gates import UnitGates
 
 FORMAT = 1
 FIT_FILE, TRACE_FILE = "fit.json", "trace.nc"
@@ -66,17 +68,18 @@ def save_fit(fit: Fit, path: str | Path, overwrite: bool = False) -> Path:
 def write_fit(fit: Fit, folder: Path) -> None:
     """Writes the files of a fit into an existing folder.
 
-    ``fit.json`` holds settings, the declaration and its fingerprints, ``restart-0.safetensors`` and on the guides,
+    ``fit.json`` holds settings, the declaration and its fingerprints, what is left of the network (``plans``), ``restart-0.safetensors`` and on the guides,
     point estimates and buffers, ``trace.nc`` the pruning trace.
     """
     model = fit.model
+    network = model.network if model.declared is None else model.declared
     declaration = {
         "format": FORMAT,
         "settings": fit.settings,
         "seeds": [one.seed for one in fit.restarts],
         "data_size": model.data_size,
         "likelihood": model.likelihood.config(),
-        "network": getattr(model.network, "config", None),
+        "network": getattr(network, "config", None),
         "priors": {
             pattern: {
                 "config": hierarchy.config,
@@ -85,7 +88,9 @@ def write_fit(fit: Fit, folder: Path) -> None:
             }
             for pattern, hierarchy in model.patterns.items()
         },
-        "shapes": {name: list(parameter.shape) for name, parameter in model.network.named_parameters()},
+        "gates": None if model.gates is None else model.gates.declaration.config,
+        "plans": [one.model.plan for one in fit.restarts],
+        "shapes": {name: list(parameter.shape) for name, parameter in network.named_parameters()},
     }
     text = json.dumps(declaration, indent=2, allow_nan=False)
     for number, one in enumerate(fit.restarts):
@@ -104,9 +109,12 @@ def load_fit(path: str | Path, model: BayesianNetwork | None = None) -> Fit:
     _compare(model, declared, path)
     dtype = torch.float64 if declared["settings"]["precision"] == "float64" else torch.float32
     restarts = []
-    for number, seed in enumerate(declared["seeds"]):
+    plans = declared.get("plans") or [None] * len(declared["seeds"])
+    for number, (seed, plan) in enumerate(zip(declared["seeds"], plans, strict=True)):
         file = path / f"restart-{number}.safetensors"
         copied = _fresh(model, dtype)
+        if plan is not None:
+            copied = _cut(copied, plan, path)
         with torch.random.fork_rng(devices=[]):  # a guide draws some of the starting values that are replaced next
             one = Restart(copied, Guide(copied, declared["settings"]["guide"]), seed)
         _restore(one, _read_tensors(file), file)
@@ -155,9 +163,26 @@ def _declared_model(declared: dict[str, Any], path: Path) -> BayesianNetwork:
             "pass the model, Fit.load(path, model=bnn)"
         )
     network = declared["network"]
-    built = NETWORKS[network["name"]](tuple(network["input_shape"]), network["classes"])
+    built = NETWORKS[network["name"]](
+        tuple(network["input_shape"]), network["classes"], width=network.get("width", 1.0)
+    )
     priors = {pattern: from_config(saved["config"]) for pattern, saved in declared["priors"].items()}
-    return BayesianNetwork(built, priors, Likelihood.from_config(declared["likelihood"]), declared["data_size"])
+    gates = declared.get("gates")
+    return BayesianNetwork(
+        built,
+        priors,
+        Likelihood.from_config(declared["likelihood"]),
+        declared["data_size"],
+        None if gates is None else UnitGates(**gates["arguments"]),
+    )
+
+
+def _cut(model: BayesianNetwork, plan: dict[str, Any], path: Path) -> BayesianNetwork:
+    """The model without the units that a fit has removed."""
+    try:
+        return model.with_network(cut(model.network, model.example_input, plan, keep_mode=True), plan)
+    except (ValueError, KeyError, AssertionError) as problem:
+        raise ValueError(f"{path / FIT_FILE} does not fit the model: its plan of removed units is {problem}") from problem
 
 
 def _compare(model: BayesianNetwork, declared: dict[str, Any], path: Path) -> None:
@@ -176,6 +201,12 @@ def _compare(model: BayesianNetwork, declared: dict[str, Any], path: Path) -> No
                 f"the prior on {pattern} has changed since {path} was fitted: restore the declaration it was fitted "
                 f"with ({printed})"
             )
+    gates = None if model.gates is None else model.gates.declaration.config
+    if gates != declared.get("gates"):
+        raise ValueError(
+            f"{path} was fitted with other gates of units ({declared.get('gates')}) than the model has ({gates}): declare "
+            "the same"
+        )
     shapes = {name: list(parameter.shape) for name, parameter in model.network.named_parameters()}
     if shapes != declared["shapes"]:
         raise ValueError(f"{path} was fitted with a network of other parameters: pass a model of the same network")

@@ -27,7 +27,7 @@ def summarise(fit: Fit) -> dict[str, Any]:
     one = fit.restarts[0]
     model, guide = one.model, one.guide
     last = fit.trace.isel(restart=0).dropna("epoch", how="all", subset=["loss"]).isel(epoch=-1)
-    weights = sum(int(torch.Size(prior.shape).numel()) for prior in model.priors.values())
+    weights = sum(model.declared_sizes.values())
     nonzero, collapsed = _nonzero(fit)
     has_points = any(family in WITHOUT_DENSITY for family in guide.family_of.values())
     improper = any(prior.hierarchy.improper for prior in model.priors.values())
@@ -59,6 +59,7 @@ def _nonzero(fit: Fit) -> tuple[int, list[str]]:
     one = fit.restarts[0]
     record = inclusion_record(one.guide)
     closed, weights = one.guide.inclusion(), fit.included_weights()
+    units = one.guide.open_units(0.5)
     nonzero, collapsed = 0, []
     for name, prior in one.model.priors.items():
         event = prior.hierarchy.included
@@ -67,5 +68,7 @@ def _nonzero(fit: Fit) -> tuple[int, list[str]]:
             left = left & (prior.spread(event.gate, closed[prior.sites[event.gate].name]) > 0.5)
             if record["sparsity"][name] == 1.0:
                 collapsed.append(name)
+        if name in units:
+            left = left & units[name]
         nonzero += int(left.sum())
     return nonzero, collapsed

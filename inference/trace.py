@@ -128,7 +128,8 @@ def trace_dataset(
         data[key] = (("restart", "epoch", "tensor"), _padded(rows, epochs))
     gated = list(histories[0][0]["histogram"])
     if gated:
-        rows = [[[row["histogram"][t] for t in gated] for row in h] for h in histories]
+        gone = np.full(BINS, np.nan)
+        rows = [[[row["histogram"].get(t, gone) for t in gated] for row in h] for h in histories]
         data["inclusion_histogram"] = (("restart", "epoch", "gated_tensor", "bin"), _padded(rows, epochs))
     length = max(len(i) for i in iterates)
     quantities = [k for k in iterates[0][0] if k not in ("negative_elbo", "step")]
@@ -137,7 +138,7 @@ def trace_dataset(
             ("restart", "iterate"),
             _padded([[row[key] for row in i] for i in iterates], length),
         )
-    rows = [[[row[q] for q in quantities] for row in i] for i in iterates]
+    rows = [[[row.get(q, np.nan) for q in quantities] for row in i] for i in iterates]  # a removed branch has none
     data["scales"] = (("restart", "iterate", "quantity"), _padded(rows, length))
     coords: dict[str, Any] = {
         "restart": np.arange(len(histories)),

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from bayesprune.models.l0_hard_concrete import hard_concrete, log_odds_of_open
+from bayesprune.models.l0_hard_concrete import hard_concrete
 
 GateNll = Callable[[Mapping[str, Tensor]], Tensor]
 """Values of the gates by site, each (units,) or (batch, units), to the negative log-likelihood of each example in nats,
@@ -219,11 +219,12 @@ class DisARM:
 class HardConcreteRelaxation:
     """Gates that take all values in [0, 1], with a gradient through the draw (Louizos, Welling & Kingma 2018).
 
-    theta is the probability that the relaxed gate is not zero, P(z != 0) of their eq. 12, so that
-    log alpha = logit theta + beta log(-gamma / zeta), with the paper's beta 2/3, gamma -0.1 and zeta 1.1. The estimate
-    is unbiased for the expected loss of these gates. For that of Bernoulli gates all of it is biased: the value, the
-    gradient of theta, and that of the weights, which are trained with gates between 0 and 1. At theta 0 and 1 gates
-    are 0 and 1, and the gradient of theta is zero. One evaluation and one backward pass for all gates.
+    Their eq. 10 and 11 at log alpha = logit theta, so that theta is the probability of a gate above 1/2, and the law of
+    1 - z at theta is that of z at 1 - theta. (That of z != 0, eq. 12, is larger: taken for theta, it was seen to give
+    gradients several times too large.) The estimate is unbiased for the expected loss of these gates. For that of
+    Bernoulli gates all of it is biased: the value, the gradient of theta, and that of the weights, which see gates
+    between 0 and 1. At theta 0 and 1 gates are 0 and 1, and the gradient of theta is zero. One evaluation and one
+    backward pass for all gates.
     """
 
     def __call__(self, nll: GateNll, gates: Gates) -> Estimate:
@@ -232,11 +233,10 @@ class HardConcreteRelaxation:
         for site, parameter in gates.theta.items():
             theta = torch.where(gates.live[site], parameter, parameter.detach())
             tiny = torch.finfo(theta.dtype).eps
-            log_odds = torch.logit(theta.clamp(tiny, 1.0 - tiny))
+            log_alpha = torch.logit(theta.clamp(tiny, 1.0 - tiny))
             noise = torch.randn(_rows(gates), len(theta), dtype=theta.dtype, device=theta.device)
-            gate = hard_concrete(log_odds - log_odds_of_open(torch.zeros_like(theta)), noise)
             at_end = (theta <= 0.0) | (theta >= 1.0)
-            drawn[site] = torch.where(at_end, theta.detach(), gate)
+            drawn[site] = torch.where(at_end, theta.detach(), hard_concrete(log_alpha, noise))
         return Estimate(nll(_masks(drawn, gates)).mean())
 
 

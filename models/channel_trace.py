@@ -45,6 +45,7 @@ class ChannelTrace(fx.Interpreter):
         slices: Slices of parameters and buffers.
         uses: Readings of channels.
         nodes: Channels of each node's result.
+        zeros: Nodes that give nothing but zeros, whatever the input is.
         examples: What each node really gives, on the meta device.
         changed: Nodes whose tensors a node changes in place, and whether its result is that tensor as a whole.
         features: Channels of normalisation layers, which note how many there are.
@@ -60,6 +61,7 @@ class ChannelTrace(fx.Interpreter):
         self.slices: dict[tuple[str, int], Slice] = {}
         self.uses: list[Use] = []
         self.nodes: dict[str, list[Tensor]] = {}
+        self.zeros: set[str] = set()
         self.examples: dict[str, Any] = {}
         self.changed: dict[str, list[tuple[fx.Node, bool]]] = {}
         self.features: dict[str, Tensor] = {}
@@ -127,6 +129,8 @@ class ChannelTrace(fx.Interpreter):
         else:
             result = self._settled(super().run_node(n))
         self.nodes[n.name] = [activation.channel for activation in activations(result)]
+        if isinstance(result, Activation) and bool((collapsed(result.value) == 0).all()):
+            self.zeros.add(n.name)
         return result
 
     def _called(self, n: fx.Node) -> Any:

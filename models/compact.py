@@ -3,7 +3,8 @@
 A unit is dead if nothing that matters reads it: every weight that reads it is zero, or belongs to a dead unit, or
 what it reads is a constant that can be moved into the reader's bias without changing any output. Which units are
 constant follows from the weights (zero rows, zero scales of batch normalisation), not from data. Dead units are
-removed from every tensor at once; a unit that cannot be removed exactly is kept, and the report says why.
+removed from every tensor at once; a unit that cannot be removed exactly is kept, and the report says why. A residual
+branch that puts out nothing but zeros is removed whole.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from typing import Any
 
 from torch import nn
 
+from bayesprune.models.channel_groups import unit_sets
 from bayesprune.models.channel_trace import ChannelTrace, trace_channels
 from bayesprune.models.compact_check import check
 from bayesprune.models.cutting import cut, cut_units, fold, removal_plan
 from bayesprune.models.dead_units import LiveUnits, find_live
 from bayesprune.models.likelihoods import Likelihood
+from bayesprune.models.residual_branches import ResidualBranch, branches_of, remove_branches
 
 __all__ = ["CompactReport", "CompactResult", "compact", "cut"]
 
@@ -42,6 +45,7 @@ class CompactReport:
         idle: Layers that evaluation mode never runs (auxiliary classifiers): left as they are, and no longer usable
             where what they read was cut.
         finetuned: How the network was fine-tuned since, or None.
+        branches_removed: Names of residual branches that put out nothing but zeros and are gone.
     """
 
     parameters_before: int
@@ -53,6 +57,7 @@ class CompactReport:
     kept: dict[str, str]
     idle: tuple[str, ...] = ()
     finetuned: str | None = None
+    branches_removed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         share = self.parameters_after / max(self.parameters_before, 1)
@@ -64,6 +69,8 @@ class CompactReport:
         for name, before in self.units_before.items():
             reason = f"  {self.kept[name]}" if name in self.kept else ""
             lines.append(f"  {name:<{width}}  {self.units_after[name]:>6} of {before:>6} units{reason}")
+        if self.branches_removed:
+            lines.append(f"  residual branches removed whole: {', '.join(self.branches_removed)}")
         if self.idle:
             lines.append(f"  not run in evaluation mode, left as they are: {', '.join(self.idle)}")
         if self.finetuned is not None:
@@ -78,10 +85,10 @@ class CompactResult:
     Attributes:
         network: A plain network with fewer units, in evaluation mode, on the device of the one it was made of. It
             has the names of its modules and parameters; it is a `torch.fx.GraphModule` where the network's code
-            has numbers of channels written in it, else of the same class.
+            has numbers of channels written in it or residual branches are gone, else of the same class.
         plan: What was kept, in original indices; JSON can hold it. ``tensors`` has ``shape`` and ``kept`` (a list
             of indices by dimension) of each tensor that was cut, ``bias_added`` the layers that got a bias,
-            ``units`` the kept units of each set.
+            ``units`` the kept units of each set, ``branches_removed`` the residual branches that are gone.
         report: What was done.
         likelihood: What the outputs mean, where it is known.
     """
@@ -122,26 +129,54 @@ def compact(
     """
     if round_to < 1:
         raise ValueError(f"round_to must be at least 1, not {round_to}")
-    found = find_live(trace_channels(network, example_input, unknown), round_to)
-    _refuse_frozen(network, found)
+    original = trace = trace_channels(network, example_input, unknown)
+    sets, branches = unit_sets(original), _silent_branches(original)
+    whole = copy.deepcopy(network).eval()
+    if branches:
+        _refuse_frozen_branches(network, branches)
+        whole = remove_branches(whole, example_input, [branch.name for branch in branches])
+        trace = trace_channels(whole, example_input, unknown)
+    found = find_live(trace, round_to)
+    _refuse_frozen(whole, found)
+    home = {layer: name for name, units in sets.items() for layer in units.layers}
+    kept = {home[name]: reason for name, reason in found.kept.items()}
     for name in found.emptied:
-        warnings.warn(f"{name}: {found.kept[name]}", stacklevel=2)
-    folded = copy.deepcopy(network).eval()
+        warnings.warn(f"{home[name]}: {found.kept[name]}", stacklevel=2)
+    folded = copy.deepcopy(whole)
     added = fold(folded, found)
-    plan = removal_plan(network, found, added)
+    plan = removal_plan(whole, found, added, sets, [branch.name for branch in branches])
     made = cut_units(folded, found, added)
-    difference, sd = check(network, made, found, example_input, seed)
+    if branches:  # copies of a GraphModule are called just that
+        type(made).__name__ = type(network).__name__
+    difference, sd = check(network, made, found, example_input, seed, whole)
     report = CompactReport(
         sum(p.numel() for p in network.parameters()),
         sum(p.numel() for p in made.parameters()),
-        {name: units.count for name, units in found.sets.items()},
+        {name: units.count for name, units in sets.items()},
         {name: len(entry["kept"]) for name, entry in plan["units"].items()},
         difference,
         sd,
-        found.kept,
-        _idle(network, found.trace),
+        kept,
+        _idle(network, original),
+        branches_removed=tuple(plan["branches_removed"]),
     )
     return CompactResult(made, plan, report)
+
+
+def _silent_branches(trace: ChannelTrace) -> list[ResidualBranch]:
+    """Residual branches that put out nothing but zeros, without those inside another of them."""
+    silent = [branch for branch in branches_of(trace).values() if branch.end in trace.zeros]
+    return [each for each in silent if not any(set(each.layers) < set(other.layers) for other in silent)]
+
+
+def _refuse_frozen_branches(network: nn.Module, branches: list[ResidualBranch]) -> None:
+    for layer in [layer for branch in branches for layer in branch.layers]:
+        for name, parameter in network.get_submodule(layer).named_parameters(layer):
+            if not parameter.requires_grad:
+                raise ValueError(
+                    f"{name} is frozen (requires_grad is False), but its residual branch puts out nothing but zeros "
+                    "and would be removed: call requires_grad_(True) on it if that is wanted"
+                )
 
 
 def _refuse_frozen(network: nn.Module, found: LiveUnits) -> None:

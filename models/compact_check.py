@@ -28,7 +28,12 @@ Runner = Callable[[nn.Module], list[list[Tensor]]]
 
 
 def check(
-    network: nn.Module, made: nn.Module, found: LiveUnits, example_input: Any, seed: int = 0
+    network: nn.Module,
+    made: nn.Module,
+    found: LiveUnits,
+    example_input: Any,
+    seed: int = 0,
+    whole: nn.Module | None = None,
 ) -> tuple[float, float]:
     """Compares a compact network with the one it was made of, on random inputs and on the example.
 
@@ -41,6 +46,7 @@ def check(
         found: Which units stay.
         example_input: An input, or a tuple of inputs.
         seed: Of the random inputs.
+        whole: The network whose units were cut, where that is not the original: one without its dead branches.
 
     Returns:
         Largest difference of outputs, and their standard deviation over random inputs (the mean over outputs).
@@ -52,7 +58,7 @@ def check(
     sd = _sd(before)
     own = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float64)
     if exact and own is not torch.float64:
-        double = copy.deepcopy(network).double().eval()
+        double = copy.deepcopy(whole or network).double().eval()
         _compare(before, _outputs(run, cut_units(double, found, fold(double, found))), sd, torch.float64)
     return _compare(before, _outputs(run, made), sd, own), sd
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten
 
+from bayesprune.models.channel_groups import ChannelGroups, Units, unit_sets
 from bayesprune.models.channel_records import Count, Slice
 from bayesprune.models.channel_trace import graph_of, trace_channels
-from bayesprune.models.dead_units import LiveUnits
+from bayesprune.models.dead_units import LiveUnits, never_empty
+from bayesprune.models.residual_branches import remove_branches, with_code
 
-__all__ = ["add_bias", "cut", "cut_units", "fold", "removal_plan"]
+__all__ = ["add_bias", "cut", "cut_units", "fold", "removal_plan", "units_plan"]
 
 
-def cut(network: nn.Module, example_input: Any, plan: dict[str, Any], unknown: str = "refuse") -> nn.Module:
+def cut(
+    network: nn.Module, example_input: Any, plan: Mapping[str, Any], unknown: str = "refuse", keep_mode: bool = False
+) -> nn.Module:
     """Makes the compact network of a plan by cutting the tensors of the original one; constants are not folded.
 
     It is the way to load a compact network: cut a network of the original shape, then load the saved weights.
@@ -24,19 +29,25 @@ def cut(network: nn.Module, example_input: Any, plan: dict[str, Any], unknown: s
     Args:
         network: A network of the original shape; it is copied.
         example_input: An input, as for `compact`.
-        plan: The plan of a `CompactResult`.
+        plan: The plan of a `CompactResult`, or of `units_plan`.
         unknown: As for `compact`.
+        keep_mode: Whether every layer stays in the mode (training or evaluation) that it has in the network, for
+            training on; by default the result is in evaluation mode. `requires_grad` is kept in any case.
 
     Returns:
         The compact network.
 
     Raises:
-        ValueError: If the plan is of another network.
+        ValueError: If the plan is of another network; or if the mode is to be kept and the network is in training mode,
+            its code has to be changed, and does something else in training mode than in evaluation mode.
     """
-    trace = trace_channels(network, example_input, unknown)
+    made = remove_branches(
+        network if keep_mode else copy.deepcopy(network).eval(), example_input, plan.get("branches_removed", ())
+    )
+    trace = trace_channels(made, example_input, unknown)
     roots = trace.ties.roots()
     found = LiveUnits(trace, roots, {}, [], torch.ones(len(roots) + 1, dtype=torch.bool))
-    shapes = {name: list(tensor.shape) for name, tensor in _tensors(network).items()}
+    shapes = {name: list(tensor.shape) for name, tensor in _tensors(made).items()}
     for name, entry in plan["tensors"].items():
         if shapes.get(name) != list(entry["shape"]):
             raise ValueError(
@@ -49,7 +60,6 @@ def cut(network: nn.Module, example_input: Any, plan: dict[str, Any], unknown: s
             gone = torch.ones(len(part.channel), dtype=torch.bool)
             gone[torch.tensor(indices, dtype=torch.int64)] = False
             found.live[found.root_of(part.channel[gone])] = False
-    made = copy.deepcopy(network).eval()
     for layer in plan["bias_added"]:
         add_bias(made.get_submodule(layer))
     return cut_units(made, found, plan["bias_added"])
@@ -98,8 +108,92 @@ def _refuse_frozen(name: str, parameter: Tensor) -> None:
         )
 
 
-def removal_plan(network: nn.Module, found: LiveUnits, added: list[str]) -> dict[str, Any]:
-    """What `cut_units` will keep, in original indices; see `bayesprune.models.compact.CompactResult`."""
+def units_plan(
+    network: nn.Module,
+    example_input: Any,
+    groups: ChannelGroups,
+    removed: Mapping[str, Tensor],
+    branches: Sequence[str] = (),
+    unknown: str = "refuse",
+) -> dict[str, Any]:
+    """The plan that removes exactly these units and residual branches; `cut` follows it.
+
+    No constants are folded: it is meant for units that all their readers take for zero, such as those behind closed
+    gates. One unit stays wherever nothing would be left of a layer. With a branch go all units that it alone makes,
+    provided that what is left of them is zero for their readers (the padded channels of a shortcut).
+
+    Args:
+        network: The network.
+        example_input: An input, as for `compact`.
+        groups: The units of the network.
+        removed: Which units go, boolean, `(units,)`, by name of set.
+        branches: Names of residual branches that go.
+        unknown: As for `compact`.
+
+    Returns:
+        A plan as in `bayesprune.models.compact.CompactResult`.
+
+    Raises:
+        ValueError: If the network has no branch of a name, a set has another number of units, units may not be
+            removed, or the groups are of another network.
+        KeyError: If there is no set of a name.
+    """
+    made = remove_branches(network, example_input, branches)
+    trace = trace_channels(made, example_input, unknown)
+    roots = trace.ties.roots()
+    found = LiveUnits(trace, roots, unit_sets(trace), [], torch.ones(len(roots) + 1, dtype=torch.bool))
+    for name, gone in removed.items():
+        units, chosen = groups[name], gone.cpu()
+        if chosen.shape != (units.count,) or chosen.dtype is not torch.bool:
+            raise ValueError(
+                f"{name}: removed has {chosen.dtype} of shape {tuple(chosen.shape)}, but one boolean is needed for "
+                f"each of its {units.count} units"
+            )
+        if bool((chosen & ~units.removable).any()):
+            raise ValueError(f"{name}: units may not be removed ({units.refused}): leave them out of removed")
+        for part in units.slices:
+            here = trace.slices.get((part.tensor, part.dim))
+            if here is None:
+                continue  # it belongs to a branch that goes
+            if len(here.channel) != len(part.unit):
+                raise ValueError(f"the groups are of another network: {part.tensor} is of another shape here")
+            own = found.root_of(here.channel[(part.unit >= 0) & chosen[part.unit.clamp_min(0)]])
+            found.live[own] = False
+    if branches:
+        _drop_unmade(found, groups)
+    never_empty(found)
+    return removal_plan(made, found, [], groups.sets, branches)
+
+
+def _drop_unmade(found: LiveUnits, groups: ChannelGroups) -> None:
+    """Marks units of a network that nothing makes any more, now that branches are gone, and that all read as zero."""
+    made, heard = torch.zeros_like(found.live), torch.zeros_like(found.live)
+    for part in found.trace.slices.values():
+        if part.role != "input":
+            made[found.root_of(part.channel)] = True
+    for use in found.trace.uses:
+        heard[found.root_of(use.inputs)[use.value != 0]] = True
+    made[found.trace.ties.pinned()] = True
+    for units in groups.sets.values():
+        for each in units.slices:
+            here = found.trace.slices.get((each.tensor, each.dim))
+            if here is not None:
+                own = found.root_of(here.channel[each.unit >= 0])
+                found.live[own[~made[own] & ~heard[own]]] = False
+
+
+def removal_plan(
+    network: nn.Module, found: LiveUnits, added: list[str], sets: Mapping[str, Units], branches: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What `cut_units` will keep, in original indices; see `bayesprune.models.compact.CompactResult`.
+
+    Args:
+        network: The network, without the branches that go.
+        found: Which of its units stay.
+        added: Layers that got a bias.
+        sets: Units of the original network; one is kept where any part of it is.
+        branches: Names of the branches that go.
+    """
     shapes = {name: list(tensor.shape) for name, tensor in _tensors(network).items()}
     tensors: dict[str, Any] = {}
     for part in found.trace.slices.values():
@@ -107,11 +201,20 @@ def removal_plan(network: nn.Module, found: LiveUnits, added: list[str]) -> dict
         if not bool(stays.all()):
             entry = tensors.setdefault(part.tensor, {"shape": shapes[part.tensor], "kept": {}})
             entry["kept"][str(part.dim)] = stays.nonzero().squeeze(1).tolist()
-    units = {
-        name: {"of": units.count, "kept": found.live[found.members(units)].nonzero().squeeze(1).tolist()}
-        for name, units in found.sets.items()
+    kept = {name: torch.zeros(units.count, dtype=torch.bool) for name, units in sets.items()}
+    for name, units in sets.items():
+        for each in units.slices:
+            here = found.trace.slices.get((each.tensor, each.dim))
+            if here is not None:
+                kept[name][each.unit[found.stays(here.channel) & (each.unit >= 0)]] = True
+    return {
+        "tensors": tensors,
+        "bias_added": added,
+        "units": {
+            name: {"of": len(stays), "kept": stays.nonzero().squeeze(1).tolist()} for name, stays in kept.items()
+        },
+        "branches_removed": list(branches),
     }
-    return {"tensors": tensors, "bias_added": added, "units": units}
 
 
 def cut_units(network: nn.Module, found: LiveUnits, added: list[str]) -> nn.Module:
@@ -168,11 +271,7 @@ def _rewritten(network: nn.Module, found: LiveUnits) -> nn.Module:
         node = nodes[name]
         node.op, node.target = op, target
         node.args, node.kwargs = _mapped(args, renewed), _mapped(kwargs, renewed)
-    graph.lint()
-    for node in graph.nodes:  # tensors that the code makes from numbers belong to the traced copy only
-        if node.op == "get_attr" and not hasattr(network, node.target.split(".")[0]):
-            setattr(network, node.target, getattr(found.trace.module, node.target))
-    return fx.GraphModule(network, graph, type(network).__name__).eval()
+    return with_code(network, graph, found.trace.module)
 
 
 def _same_code(network: nn.Module, before: fx.Graph) -> bool:

@@ -16,7 +16,7 @@ from bayesprune.models.channel_groups import Units, unit_sets
 from bayesprune.models.channel_records import Use
 from bayesprune.models.channel_trace import ChannelTrace
 
-__all__ = ["LiveUnits", "find_live"]
+__all__ = ["LiveUnits", "find_live", "never_empty"]
 
 
 @dataclass
@@ -74,7 +74,7 @@ def find_live(trace: ChannelTrace, round_to: int = 1) -> LiveUnits:
     reads = [_reads(use) for use in found.uses]
     _follow(found, reads)
     _explain(found, reads)
-    _never_empty(found)
+    never_empty(found)
     _round(found, round_to)
     return found
 
@@ -136,7 +136,7 @@ def _explain(found: LiveUnits, reads: list[Tensor]) -> None:
         found.kept[name] = f"{len(stay)} without incoming weights stay: {reason}"
 
 
-def _never_empty(found: LiveUnits) -> None:
+def never_empty(found: LiveUnits) -> None:
     """Keeps one unit wherever nothing would be left of a layer or of an activation, and says so."""
     owners = {root: name for name, units in found.sets.items() for root in found.members(units).tolist()}
     lines = [part.channel for part in found.trace.slices.values() if part.role == "output"]

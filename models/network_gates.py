@@ -75,6 +75,17 @@ class _Slice:
             mask = mask * (taken if bool((number >= 0).all()) else torch.where(number >= 0, taken, 1.0))
         return mask
 
+    def gate_number(self, sets: Mapping[str, GateSet]) -> Tensor:
+        """Number of each index's gate among all gates, -1 for none."""
+        starts, total = {}, 0
+        for site, one in sets.items():
+            starts[site] = total
+            total += one.count
+        found = torch.full_like(self.parts[0][1], -1)
+        for site, number in self.parts:
+            found = torch.where(number >= 0, starts[site] + number, found)
+        return found
+
 
 class NetworkGates:
     """A `UnitGates` bound to a network.
@@ -247,6 +258,33 @@ class NetworkGates:
                     gated[tensor] = torch.zeros_like(gated[tensor])
         return gated
 
+    def open_probabilities(self, theta: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+        """Probability that all gates of a weight are open: of its row, its column and its branch.
+
+        Args:
+            theta: Probabilities of the gates by site, `(count,)`.
+            network: The network.
+
+        Returns:
+            Probabilities by name of tensor, `(out, in, ...)`, for `weights` and all other weights inside branches.
+        """
+        found: dict[str, Tensor] = {}
+        for name in self.weights:
+            ndim = network.get_parameter(name).ndim
+            parts = [part for part in (*self._makers, *self._readers) if part.tensor == name]
+            open_ = [_along(part.mask(theta), part.dim, ndim) for part in parts]
+            together = open_[0] if len(open_) == 1 else open_[0] * open_[1]
+            if len(parts) == 2:  # a gate that a weight meets twice, as rows and columns of a residual sum, is still one
+                row, column = (_along(part.gate_number(self.sets), part.dim, ndim) for part in parts)
+                together = torch.where((row == column) & (row >= 0), open_[0].expand_as(together), together)
+            found[name] = together.expand_as(network.get_parameter(name)).clone()
+        for branch in self.branches.values():
+            for name, parameter in network.named_parameters():
+                if name.rpartition(".")[0] in branch.layers and parameter.ndim >= 2:
+                    there = theta[f"{branch.name}.layer_gate"]
+                    found[name] = found.get(name, torch.ones_like(parameter)) * there
+        return found
+
     @contextmanager
     def gated(self, network: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
         """Lets the network run with gates on what its layers read: `(count,)`, or `(batch, count)` for each example.
@@ -266,12 +304,6 @@ class NetworkGates:
         finally:
             for handle in handles:
                 handle.remove()
-
-    def reader_slices(self) -> dict[str, list[Any]]:
-        """Slices that read the units of each set, by set: what its units' fan-out is."""
-        return {
-            name: [part for part in units.slices if part.role == "input"] for name, units in self.groups.sets.items()
-        }
 
     def _readers_are_modules(self, network: nn.Module, example_input: Tensor) -> bool:
         """Whether every reader is a linear layer or convolution that is run as a module, on one tensor."""

@@ -1,9 +1,10 @@
-"""Five reference networks, as plain modules with readable parameter names.
+"""Reference networks, as plain modules with readable parameter names, in any multiple of their own widths.
 
 The LeNets come from LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition",
 Proceedings of the IEEE 86 (1998). VGG-16 (Simonyan and Zisserman, arXiv:1409.1556) and ResNet-18 (He, Zhang, Ren and
-Sun, arXiv:1512.03385) are made from torchvision's own layers; ResNet-20 is the one for CIFAR of the same paper. All are
-in the forms that the pruning literature uses.
+Sun, arXiv:1512.03385) are made from torchvision's own layers; ResNet-20, 32 and 56 are those for CIFAR of the same
+paper. All are in the forms that the pruning literature uses. Each takes a `width`, which multiplies the widths of its
+hidden layers.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["NETWORKS", "lenet_300_100", "lenet_5", "resnet_18", "resnet_20", "vgg_16_bn"]
+__all__ = [
+    "NETWORKS", "Builder", "lenet_300_100", "lenet_5", "resnet_18", "resnet_20", "resnet_32", "resnet_56", "vgg_16_bn"
+]  # fmt: skip
 
 _KERNEL = 5
 _LENET_5_SMALLEST = 16  # 16 -> 12 -> 6 -> 2 -> 1: one position is left after the second pooling
@@ -28,7 +32,18 @@ def _require_positive(**sizes: int) -> None:
             raise ValueError(f"{name} is {size}, but a network needs at least 1: pass a positive integer")
 
 
-def lenet_300_100(in_features: int = 784, classes: int = 10, hidden: Sequence[int] = (300, 100)) -> nn.Sequential:
+def _scaled(own: Sequence[int], width: float) -> list[int]:
+    """Widths of hidden layers times `width`, rounded, at least 1."""
+    if not (math.isfinite(width) and width > 0):
+        raise ValueError(
+            f"width is {width}, but it multiplies the widths of layers: pass a positive number, such as 0.5"
+        )
+    return [max(1, round(width * each)) for each in own]
+
+
+def lenet_300_100(
+    in_features: int = 784, classes: int = 10, hidden: Sequence[int] = (300, 100), width: float = 1.0
+) -> nn.Sequential:
     """Fully connected network with ReLU, LeNet-300-100 by default (266,610 parameters).
 
     The modules are `flatten`, `fc1`, `relu1`, `fc2`, `relu2`, `fc3`; other lengths of `hidden` continue the
@@ -38,17 +53,18 @@ def lenet_300_100(in_features: int = 784, classes: int = 10, hidden: Sequence[in
         in_features: Numbers per example, pixels times channels for an image.
         classes: Number of outputs: classes, or 1 for a regression on one number.
         hidden: Widths of the hidden layers.
+        width: Multiplies the widths of the hidden layers; they are rounded and at least 1.
 
     Returns:
         A network from `(N, ...)` to `(N, classes)`; there is no softmax at the end.
 
     Raises:
-        ValueError: If a size is below 1.
+        ValueError: If a size is below 1, or the width is not positive.
     """
     _require_positive(in_features=in_features, classes=classes)
-    for width in hidden:
-        _require_positive(hidden=width)
-    widths = [in_features, *hidden]
+    for own in hidden:
+        _require_positive(hidden=own)
+    widths = [in_features, *_scaled(hidden, width)]
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     for number, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True), start=1):
         layers[f"fc{number}"] = nn.Linear(before, after)
@@ -57,7 +73,7 @@ def lenet_300_100(in_features: int = 784, classes: int = 10, hidden: Sequence[in
     return nn.Sequential(layers)
 
 
-def lenet_5(in_channels: int = 1, image_size: int = 28, classes: int = 10) -> nn.Sequential:
+def lenet_5(in_channels: int = 1, image_size: int = 28, classes: int = 10, width: float = 1.0) -> nn.Sequential:
     """LeNet-5 in its Caffe widths, 20-50-500 (431,080 parameters for 28 x 28 images of one channel).
 
     The modules are `conv1` (20 kernels of 5 x 5, no padding), `relu1`, `pool1` (maximum over 2 x 2), `conv2`
@@ -68,12 +84,14 @@ def lenet_5(in_channels: int = 1, image_size: int = 28, classes: int = 10) -> nn
         in_channels: Channels of the images.
         image_size: Height and width of the square images, at least 16.
         classes: Number of outputs.
+        width: Multiplies 20, 50 and 500; they are rounded and at least 1.
 
     Returns:
         A network from `(N, in_channels, image_size, image_size)` to `(N, classes)`.
 
     Raises:
-        ValueError: If the images are too small for two convolutions and poolings, or a size is below 1.
+        ValueError: If the images are too small for two convolutions and poolings, a size is below 1, or the width is
+            not positive.
     """
     _require_positive(in_channels=in_channels, classes=classes)
     if image_size < _LENET_5_SMALLEST:
@@ -81,26 +99,27 @@ def lenet_5(in_channels: int = 1, image_size: int = 28, classes: int = 10) -> nn
             f"lenet-5 got images of {image_size} x {image_size} pixels, but its two convolutions "
             f"and poolings need at least {_LENET_5_SMALLEST} x {_LENET_5_SMALLEST}: use lenet-300-100 instead"
         )
+    one, two, three = _scaled((20, 50, 500), width)
     side = image_size
     for _ in range(2):
         side = (side - _KERNEL + 1) // 2
     return nn.Sequential(
         OrderedDict[str, nn.Module](
-            conv1=nn.Conv2d(in_channels, 20, _KERNEL),
+            conv1=nn.Conv2d(in_channels, one, _KERNEL),
             relu1=nn.ReLU(),
             pool1=nn.MaxPool2d(2),
-            conv2=nn.Conv2d(20, 50, _KERNEL),
+            conv2=nn.Conv2d(one, two, _KERNEL),
             relu2=nn.ReLU(),
             pool2=nn.MaxPool2d(2),
             flatten=nn.Flatten(),
-            fc1=nn.Linear(50 * side * side, 500),
+            fc1=nn.Linear(two * side * side, three),
             relu3=nn.ReLU(),
-            fc2=nn.Linear(500, classes),
+            fc2=nn.Linear(three, classes),
         )
     )
 
 
-def vgg_16_bn(in_channels: int = 3, classes: int = 10) -> nn.Sequential:
+def vgg_16_bn(in_channels: int = 3, classes: int = 10, width: float = 1.0) -> nn.Sequential:
     """VGG-16 with batch normalisation in its CIFAR form (14,728,266 parameters, 313.20 MMACs at 32 x 32).
 
     The modules are `features` (torchvision's 13 convolutions of 3 x 3, each with batch normalisation and ReLU,
@@ -111,19 +130,21 @@ def vgg_16_bn(in_channels: int = 3, classes: int = 10) -> nn.Sequential:
     Args:
         in_channels: Channels of the images.
         classes: Number of outputs.
+        width: Multiplies the widths of all layers but the last; they are rounded and at least 1.
 
     Returns:
         A network from `(N, in_channels, height, width)`, at least 32 x 32, to `(N, classes)`.
 
     Raises:
-        ValueError: If a size is below 1.
+        ValueError: If a size is below 1, or the width is not positive.
     """
     from torchvision.models import vgg  # takes a while, and only these two networks need it
 
     _require_positive(in_channels=in_channels, classes=classes)
-    features = vgg.make_layers(vgg.cfgs["D"], batch_norm=True)
-    features[0] = nn.Conv2d(in_channels, 64, 3, padding=1)
-    classifier = nn.Linear(512, classes)
+    widths = [each if isinstance(each, str) else _scaled([each], width)[0] for each in vgg.cfgs["D"]]
+    features = vgg.make_layers(widths, batch_norm=True)
+    features[0] = nn.Conv2d(in_channels, features[0].out_channels, 3, padding=1)
+    classifier = nn.Linear(_scaled([512], width)[0], classes)
     for module in features:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -137,7 +158,7 @@ def vgg_16_bn(in_channels: int = 3, classes: int = 10) -> nn.Sequential:
     )
 
 
-def resnet_18(in_channels: int = 3, classes: int = 10) -> nn.Module:
+def resnet_18(in_channels: int = 3, classes: int = 10, width: float = 1.0) -> nn.Module:
     """ResNet-18 in its CIFAR form (11,173,962 parameters, 555.42 MMACs at 32 x 32).
 
     torchvision's `ResNet` with a first convolution of 3 x 3 and stride 1, and an identity in the place of the
@@ -147,21 +168,33 @@ def resnet_18(in_channels: int = 3, classes: int = 10) -> nn.Module:
     Args:
         in_channels: Channels of the images.
         classes: Number of outputs.
+        width: Multiplies the widths of all layers but the last; they are rounded and at least 1.
 
     Returns:
         A network from `(N, in_channels, height, width)` to `(N, classes)`.
 
     Raises:
-        ValueError: If a size is below 1.
+        ValueError: If a size is below 1, or the width is not positive.
     """
-    from torchvision.models import resnet18
+    from torchvision.models import resnet
 
     _require_positive(in_channels=in_channels, classes=classes)
-    network: nn.Module = resnet18(weights=None, num_classes=classes)
-    network.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    widths = _scaled((64, 128, 256, 512), width)
+    network: Any = resnet.resnet18(weights=None, num_classes=classes)
+    network.conv1 = nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False)
     network.maxpool = nn.Identity()
-    return network
+    replaced = [network.conv1]
+    if width != 1:  # torchvision has no option for it
+        network.inplanes, network.bn1 = widths[0], nn.BatchNorm2d(widths[0])
+        for stage, own in enumerate(widths, start=1):
+            layer = network._make_layer(resnet.BasicBlock, own, 2, stride=1 if stage == 1 else 2)
+            setattr(network, f"layer{stage}", layer)
+            replaced += [module for module in layer.modules() if isinstance(module, nn.Conv2d)]
+        network.fc = nn.Linear(widths[-1], classes)
+    for convolution in replaced:
+        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    made: nn.Module = network
+    return made
 
 
 class _ShrinkingShortcut(nn.Module):
@@ -179,15 +212,14 @@ class _ShrinkingShortcut(nn.Module):
 class _BasicBlock(nn.Module):
     """Two convolutions of 3 x 3 with batch normalisation, and a shortcut without parameters around both."""
 
-    def __init__(self, before: int, after: int) -> None:
+    def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
-        stride = 1 if before == after else 2
         self.conv1 = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(after)
         self.relu1 = nn.ReLU()
         self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(after)
-        self.shortcut = nn.Identity() if before == after else _ShrinkingShortcut(after - before)
+        self.shortcut = nn.Identity() if stride == 1 else _ShrinkingShortcut(after - before)
         self.relu2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -196,7 +228,27 @@ class _BasicBlock(nn.Module):
         return self.relu2(self.bn2(self.conv2(h)) + self.shortcut(x))
 
 
-def resnet_20(in_channels: int = 3, classes: int = 10) -> nn.Sequential:
+def _cifar_resnet(blocks: int, in_channels: int, classes: int, width: float) -> nn.Sequential:
+    """A residual network of He et al. 2016, section 4.2, with so many blocks in each stage."""
+    _require_positive(in_channels=in_channels, classes=classes)
+    widths = _scaled((16, 32, 64), width)
+    before = widths[0]
+    layers = OrderedDict[str, nn.Module](
+        conv1=nn.Conv2d(in_channels, before, 3, padding=1, bias=False), bn1=nn.BatchNorm2d(before), relu1=nn.ReLU()
+    )
+    for stage, own in enumerate(widths, start=1):
+        first = _BasicBlock(before, own, 1 if stage == 1 else 2)
+        layers[f"layer{stage}"] = nn.Sequential(first, *(_BasicBlock(own, own, 1) for _ in range(blocks - 1)))
+        before = own
+    layers |= OrderedDict(avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(before, classes))
+    network = nn.Sequential(layers)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return network
+
+
+def resnet_20(in_channels: int = 3, classes: int = 10, width: float = 1.0) -> nn.Sequential:
     """ResNet-20, the smallest of the CIFAR networks of He et al. 2016, section 4.2 (269,722 parameters).
 
     One convolution and three stages of three blocks with 16, 32 and 64 channels, the later two at half the size
@@ -208,62 +260,92 @@ def resnet_20(in_channels: int = 3, classes: int = 10) -> nn.Sequential:
     Args:
         in_channels: Channels of the images.
         classes: Number of outputs.
+        width: Multiplies the widths of all layers but the last; they are rounded and at least 1.
 
     Returns:
         A network from `(N, in_channels, height, width)` to `(N, classes)`.
 
     Raises:
-        ValueError: If a size is below 1.
+        ValueError: If a size is below 1, or the width is not positive.
     """
-    _require_positive(in_channels=in_channels, classes=classes)
-    layers = OrderedDict[str, nn.Module](
-        conv1=nn.Conv2d(in_channels, 16, 3, padding=1, bias=False), bn1=nn.BatchNorm2d(16), relu1=nn.ReLU()
-    )
-    before = 16
-    for stage, width in enumerate((16, 32, 64), start=1):
-        layers[f"layer{stage}"] = nn.Sequential(
-            _BasicBlock(before, width), *(_BasicBlock(width, width) for _ in range(2))
-        )
-        before = width
-    layers |= OrderedDict(avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(before, classes))
-    network = nn.Sequential(layers)
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return network
+    return _cifar_resnet(3, in_channels, classes, width)
 
 
-def _build_lenet_300_100(input_shape: Sequence[int], classes: int) -> nn.Module:
-    return _named("lenet-300-100", input_shape, classes, lenet_300_100(math.prod(input_shape), classes))
+def resnet_32(in_channels: int = 3, classes: int = 10, width: float = 1.0) -> nn.Sequential:
+    """ResNet-32, as `resnet_20` with five blocks in each stage (464,154 parameters, 68.86 MMACs at 32 x 32).
+
+    Args:
+        in_channels: Channels of the images.
+        classes: Number of outputs.
+        width: Multiplies the widths of all layers but the last; they are rounded and at least 1.
+
+    Returns:
+        A network from `(N, in_channels, height, width)` to `(N, classes)`.
+
+    Raises:
+        ValueError: If a size is below 1, or the width is not positive.
+    """
+    return _cifar_resnet(5, in_channels, classes, width)
 
 
-def _build_lenet_5(input_shape: Sequence[int], classes: int) -> nn.Module:
+def resnet_56(in_channels: int = 3, classes: int = 10, width: float = 1.0) -> nn.Sequential:
+    """ResNet-56, as `resnet_20` with nine blocks in each stage (853,018 parameters, 125.49 MMACs at 32 x 32).
+
+    Args:
+        in_channels: Channels of the images.
+        classes: Number of outputs.
+        width: Multiplies the widths of all layers but the last; they are rounded and at least 1.
+
+    Returns:
+        A network from `(N, in_channels, height, width)` to `(N, classes)`.
+
+    Raises:
+        ValueError: If a size is below 1, or the width is not positive.
+    """
+    return _cifar_resnet(9, in_channels, classes, width)
+
+
+class Builder(Protocol):
+    """Makes a network for inputs of this shape."""
+
+    def __call__(self, input_shape: Sequence[int], classes: int, width: float = 1.0) -> nn.Module:
+        """See `NETWORKS`."""
+        ...
+
+
+def _build_lenet_300_100(input_shape: Sequence[int], classes: int, width: float = 1.0) -> nn.Module:
+    network = lenet_300_100(math.prod(input_shape), classes, width=width)
+    return _named("lenet-300-100", input_shape, classes, width, network)
+
+
+def _build_lenet_5(input_shape: Sequence[int], classes: int, width: float = 1.0) -> nn.Module:
     if len(input_shape) != 3 or input_shape[1] != input_shape[2]:
         raise ValueError(
             f"lenet-5 got inputs of shape {tuple(input_shape)}, but it needs square images "
             "(channels, height, width): use lenet-300-100, which takes any shape"
         )
-    return _named("lenet-5", input_shape, classes, lenet_5(input_shape[0], input_shape[1], classes))
+    network = lenet_5(input_shape[0], input_shape[1], classes, width)
+    return _named("lenet-5", input_shape, classes, width, network)
 
 
-def _build_vgg_16_bn(input_shape: Sequence[int], classes: int) -> nn.Module:
+def _build_vgg_16_bn(input_shape: Sequence[int], classes: int, width: float = 1.0) -> nn.Module:
     _require_image("vgg-16-bn", input_shape)
     if min(input_shape[1:]) < _VGG_16_SMALLEST:
         raise ValueError(
             f"vgg-16-bn got images of {input_shape[1]} x {input_shape[2]} pixels, but its five poolings need at least "
             f"{_VGG_16_SMALLEST} x {_VGG_16_SMALLEST}: use resnet-18 or lenet-5 instead"
         )
-    return _named("vgg-16-bn", input_shape, classes, vgg_16_bn(input_shape[0], classes))
+    return _named("vgg-16-bn", input_shape, classes, width, vgg_16_bn(input_shape[0], classes, width))
 
 
-def _build_resnet_18(input_shape: Sequence[int], classes: int) -> nn.Module:
-    _require_image("resnet-18", input_shape)
-    return _named("resnet-18", input_shape, classes, resnet_18(input_shape[0], classes))
+def _resnet_builder(name: str, make: Callable[[int, int, float], nn.Module]) -> Builder:
+    """The builder of a residual network, which takes images of any size."""
 
+    def build(input_shape: Sequence[int], classes: int, width: float = 1.0) -> nn.Module:
+        _require_image(name, input_shape)
+        return _named(name, input_shape, classes, width, make(input_shape[0], classes, width))
 
-def _build_resnet_20(input_shape: Sequence[int], classes: int) -> nn.Module:
-    _require_image("resnet-20", input_shape)
-    return _named("resnet-20", input_shape, classes, resnet_20(input_shape[0], classes))
+    return build
 
 
 def _require_image(name: str, input_shape: Sequence[int]) -> None:
@@ -274,17 +356,20 @@ def _require_image(name: str, input_shape: Sequence[int]) -> None:
         )
 
 
-def _named(name: str, input_shape: Sequence[int], classes: int, network: nn.Module) -> nn.Module:
+def _named(name: str, input_shape: Sequence[int], classes: int, width: float, network: nn.Module) -> nn.Module:
     """Notes on the network how to build it again, so that a saved fit can be read without its code."""
-    network.config = {"name": name, "input_shape": list(input_shape), "classes": classes}  # type: ignore[assignment]
+    config = {"name": name, "input_shape": list(input_shape), "classes": classes, "width": width}
+    network.config = config  # type: ignore[assignment]
     return network
 
 
-NETWORKS: dict[str, Callable[[Sequence[int], int], nn.Module]] = {
+NETWORKS: dict[str, Builder] = {
     "lenet-300-100": _build_lenet_300_100,
     "lenet-5": _build_lenet_5,
     "vgg-16-bn": _build_vgg_16_bn,
-    "resnet-18": _build_resnet_18,
-    "resnet-20": _build_resnet_20,
+    "resnet-18": _resnet_builder("resnet-18", resnet_18),
+    "resnet-20": _resnet_builder("resnet-20", resnet_20),
+    "resnet-32": _resnet_builder("resnet-32", resnet_32),
+    "resnet-56": _resnet_builder("resnet-56", resnet_56),
 }
-"""Networks by the name the command line uses; each builder takes `(input_shape, classes)`."""
+"""Networks by the name the command line uses; each builder takes `(input_shape, classes, width=1.0)`."""

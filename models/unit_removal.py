@@ -15,7 +15,7 @@ from bayesprune.models.channel_groups import Units
 from bayesprune.models.cutting import cut, units_plan
 from bayesprune.models.network_gates import NetworkGates
 
-__all__ = ["Removed", "composed_plan", "restored", "without_units"]
+__all__ = ["Removed", "composed_plan", "restored", "restored_tensor", "without_units"]
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,11 @@ def without_units(model: BayesianNetwork, closed: Mapping[str, Tensor]) -> Remov
         for name, entry in plan["tensors"].items()
     }
     whole = plan if model.plan is None else composed_plan(model.plan, plan)
+    left = network.state_dict()
+    whole = {**whole, "tensors": {name: entry for name, entry in whole["tensors"].items() if name in left}}
     made = model.with_network(network, whole)
     assert made.gates is not None
-    left = _gates_left(made.gates, gates, kept)
-    return Removed(made, kept, left, tuple(emptied))
+    return Removed(made, kept, _gates_left(made.gates, gates, kept), tuple(emptied))
 
 
 def composed_plan(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
@@ -94,18 +95,27 @@ def restored(network: nn.Module, tensors: Mapping[str, Tensor], plan: Mapping[st
     Returns:
         Tensors of the shapes of before, by name, on the CPU; among them those of removed branches, all zero.
     """
-    found = {}
     gone = [name for name in dict(network.named_parameters()) if name not in tensors]
-    for name, value in tensors.items():
-        entry = plan["tensors"].get(name)
-        value = value.detach().cpu()
-        if entry is not None:
-            whole = value.new_zeros(entry["shape"])
-            index = [torch.tensor(entry["kept"].get(str(d), range(n))) for d, n in enumerate(entry["shape"])]
-            whole[torch.meshgrid(*index, indexing="ij")] = value
-            value = whole
-        found[name] = value
+    found = {name: restored_tensor(name, value, plan) for name, value in tensors.items()}
     return found | {name: torch.zeros_like(network.get_parameter(name), device="cpu") for name in gone}
+
+
+def restored_tensor(name: str, value: Tensor, plan: Mapping[str, Any], fill: float = 0.0) -> Tensor:
+    """One tensor of what is left, of the shape of before, on the CPU; see `restored`.
+
+    Args:
+        name: Its name.
+        value: What is left.
+        plan: What is left, as `restored` takes it.
+        fill: What stands for what is gone; default 0.
+    """
+    entry, value = plan["tensors"].get(name), value.detach().cpu()
+    if entry is None:
+        return value
+    whole = torch.full(tuple(entry["shape"]), fill, dtype=value.dtype)
+    index = [torch.tensor(entry["kept"].get(str(dim), range(size))) for dim, size in enumerate(entry["shape"])]
+    whole[torch.meshgrid(*index, indexing="ij")] = value
+    return whole
 
 
 def _gates_left(now: NetworkGates, before: NetworkGates, kept: dict[str, dict[int, Tensor]]) -> Tensor:

@@ -8,6 +8,7 @@ from torch import nn
 
 import bayesprune as bp
 from bayesprune.inference.prune import PruneReport, PruneResult
+from tests.oracles.units_reference import Net
 
 
 def bars(axis):
@@ -79,6 +80,20 @@ def test_long_networks_are_not_written_out():
     layers = [part for _ in range(9) for part in (nn.Linear(3, 3), nn.ReLU())]
     result = bp.compact(nn.Sequential(*layers).eval(), torch.zeros(2, 3))
     assert bp.plot_architecture(result).get_suptitle().startswith("9 layers, 108 ")
+
+
+def test_a_residual_network_is_written_out_and_one_of_another_form_is_not():
+    def titled(join):
+        def run(net, x):
+            h = net.stem(x)
+            return net.fc(join(h, net.b(torch.relu(net.a(h)))))
+
+        layers = {"stem": nn.Linear(3, 4), "a": nn.Linear(4, 5), "b": nn.Linear(5, 4), "fc": nn.Linear(4, 2)}
+        network = zeroed(Net(run, **layers), {"a": [0, 3]})
+        return bp.plot_architecture(bp.compact(network, torch.zeros(2, 3))).get_suptitle()
+
+    assert titled(lambda h, branch: h + branch).startswith("3-4-(5-4)-2 \N{RIGHTWARDS ARROW} 3-4-(3-4)-2, ")
+    assert titled(lambda h, branch: h * branch).startswith("4 layers, ")
 
 
 def test_wrong_input_is_told():

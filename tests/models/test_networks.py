@@ -6,7 +6,16 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bayesprune.models.compact import compact
-from bayesprune.models.networks import NETWORKS, lenet_5, lenet_300_100, resnet_18, resnet_20, vgg_16_bn
+from bayesprune.models.networks import (
+    NETWORKS,
+    lenet_5,
+    lenet_300_100,
+    resnet_18,
+    resnet_20,
+    resnet_32,
+    resnet_56,
+    vgg_16_bn,
+)
 
 
 def count(network: nn.Module) -> int:
@@ -78,7 +87,9 @@ def test_lenet_5_refuses_images_that_are_too_small():
 
 
 def test_registry_builds_by_input_shape():
-    assert set(NETWORKS) == {"lenet-300-100", "lenet-5", "vgg-16-bn", "resnet-18", "resnet-20"}
+    assert set(NETWORKS) == {
+        "lenet-300-100", "lenet-5", "vgg-16-bn", "resnet-18", "resnet-20", "resnet-32", "resnet-56"
+    }  # fmt: skip
     assert NETWORKS["lenet-300-100"]((1, 8, 8), 10)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
     assert NETWORKS["lenet-300-100"]((13,), 1)(torch.zeros(2, 13)).shape == (2, 1)
     assert NETWORKS["lenet-5"]((3, 32, 32), 100)(torch.zeros(2, 3, 32, 32)).shape == (2, 100)
@@ -125,14 +136,19 @@ def resnet_by_hand(channels, classes):
     return parameters + 512 * classes + classes, macs + 512 * classes
 
 
-def resnet_20_by_hand(channels, classes):
-    """(parameters, MACs at 32 x 32): a first convolution, three stages of six convolutions, a linear layer."""
-    parameters, total = 9 * channels * 16 + 2 * 16, 9 * channels * 16 * 32**2
-    for before, after, side in ((16, 16, 32), (16, 32, 16), (32, 64, 8)):
-        weights = 9 * before * after + 5 * 9 * after * after
-        parameters += weights + 6 * 2 * after
-        total += weights * side**2
-    return parameters + 64 * classes + classes, total + 64 * classes
+def cifar_resnet_by_hand(blocks):
+    """A first convolution, three stages of so many blocks of two convolutions, a linear layer."""
+
+    def by_hand(channels, classes):
+        """(parameters, MACs at 32 x 32)."""
+        parameters, total = 9 * channels * 16 + 2 * 16, 9 * channels * 16 * 32**2
+        for before, after, side in ((16, 16, 32), (16, 32, 16), (32, 64, 8)):
+            weights = 9 * before * after + (2 * blocks - 1) * 9 * after * after
+            parameters += weights + 2 * blocks * 2 * after
+            total += weights * side**2
+        return parameters + 64 * classes + classes, total + 64 * classes
+
+    return by_hand
 
 
 def macs(network, shape):
@@ -142,14 +158,23 @@ def macs(network, shape):
 
 
 @pytest.mark.parametrize(
-    ("make", "by_hand"), [(vgg_16_bn, vgg_by_hand), (resnet_18, resnet_by_hand), (resnet_20, resnet_20_by_hand)]
+    ("make", "by_hand"),
+    [
+        (vgg_16_bn, vgg_by_hand),
+        (resnet_18, resnet_by_hand),
+        (resnet_20, cifar_resnet_by_hand(3)),
+        (resnet_32, cifar_resnet_by_hand(5)),
+        (resnet_56, cifar_resnet_by_hand(9)),
+    ],
 )
 @pytest.mark.parametrize(("channels", "classes"), [(3, 10), (1, 7)])
 def test_the_cifar_forms_have_the_parameters_and_macs_of_the_papers(make, by_hand, channels, classes):
     network = make(channels, classes)
     assert (count(network), macs(network, (channels, 32, 32))) == by_hand(channels, classes)
     if (channels, classes) == (3, 10):
-        assert count(network) == {vgg_16_bn: 14_728_266, resnet_18: 11_173_962, resnet_20: 269_722}[make]
+        assert count(network) == {
+            vgg_16_bn: 14_728_266, resnet_18: 11_173_962, resnet_20: 269_722, resnet_32: 464_154, resnet_56: 853_018
+        }[make]  # fmt: skip
 
 
 def test_the_names_are_torchvisions():
@@ -175,7 +200,7 @@ def test_the_weights_start_as_torchvisions():
 def test_the_cifar_forms_are_built_by_name_for_any_image_and_can_be_traced(name):
     shape = (1, 40, 33)
     network = NETWORKS[name](shape, 4).eval()
-    assert network.config == {"name": name, "input_shape": [1, 40, 33], "classes": 4}
+    assert network.config == {"name": name, "input_shape": [1, 40, 33], "classes": 4, "width": 1.0}
     x = torch.randn(2, *shape)
     assert network(x).shape == (2, 4)
     torch.testing.assert_close(torch.fx.symbolic_trace(network)(x), network(x))
@@ -190,7 +215,7 @@ def test_resnet_takes_images_that_vgg_refuses():
         NETWORKS["vgg-16-bn"]((1, 31, 32), 10)
 
 
-@pytest.mark.parametrize("name", ["vgg-16-bn", "resnet-18", "resnet-20"])
+@pytest.mark.parametrize("name", ["vgg-16-bn", "resnet-18", "resnet-20", "resnet-32", "resnet-56"])
 def test_the_cifar_forms_refuse_what_is_no_image_and_sizes_below_one(name):
     with pytest.raises(ValueError, match="it needs images"):
         NETWORKS[name]((784,), 10)
@@ -263,3 +288,61 @@ def test_a_channel_of_resnet_20_that_shortcuts_carry_on_is_removed_everywhere():
     assert smaller.get_submodule("layer3.2.conv2").weight.shape[0] == 63
     assert smaller.fc.weight.shape[1] == 63
     assert smaller.conv1.weight.shape[0] == 16
+
+
+# -- multiples of the widths ------------------------------------------------------------------------------------
+
+
+def made(network):
+    """How many units each convolution and linear layer makes, by its name."""
+    return {name: len(m.weight) for name, m in network.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("width", [0.01, 0.3, 0.5])
+def test_every_hidden_width_is_multiplied_rounded_and_at_least_one(name, width):
+    shape = (1, 16, 16) if name.startswith("lenet") else (3, 32, 32)
+    network, own = NETWORKS[name](shape, 10, width).eval(), made(NETWORKS[name](shape, 10))
+    assert network.config == {"name": name, "input_shape": list(shape), "classes": 10, "width": width}
+    last = list(own)[-1]
+    assert made(network) == {key: 10 if key == last else max(1, round(width * units)) for key, units in own.items()}
+    assert network(torch.randn(2, *shape)).shape == (2, 10)
+    again = NETWORKS[name](network.config["input_shape"], network.config["classes"], network.config["width"])
+    again.load_state_dict(network.state_dict())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_of_width_one_is_the_network(name):
+    shape = (1, 16, 16) if name.startswith("lenet") else (3, 32, 32)
+    states = []
+    for width in ((), (1.0,), (1,)):
+        torch.manual_seed(0)
+        states.append(NETWORKS[name](shape, 10, *width).state_dict())
+    assert all(torch.equal(states[0][key], other[key]) for other in states[1:] for key in states[0])
+    torch.manual_seed(1)  # control: from other random numbers it is another
+    other = NETWORKS[name](shape, 10).state_dict()
+    assert not all(torch.equal(states[0][key], other[key]) for key in states[0])
+
+
+def test_narrow_networks_start_by_the_same_rule():
+    for make in (resnet_18, resnet_20, vgg_16_bn):
+        for name, module in make(width=0.5).named_modules():
+            if isinstance(module, nn.Conv2d):
+                fan_out = module.out_channels * module.kernel_size[0] ** 2
+                assert float(module.weight.detach().std()) == pytest.approx((2 / fan_out) ** 0.5, rel=0.2), name
+
+
+def test_stages_that_become_equally_wide_still_halve_the_image():
+    network = resnet_20(width=0.01).eval()
+    sides = []
+    for stage in (network.layer1, network.layer2, network.layer3):
+        stage.register_forward_hook(lambda _, __, found: sides.append(tuple(found.shape[1:])))
+    network(torch.zeros(1, 3, 32, 32))
+    assert sides == [(1, 32, 32), (1, 16, 16), (1, 8, 8)]
+
+
+@pytest.mark.parametrize("width", [0.0, -1.0, float("nan"), float("inf")])
+def test_widths_that_are_not_positive_are_refused(width):
+    for name in NETWORKS:
+        with pytest.raises(ValueError, match="width is .* pass a positive number"):
+            NETWORKS[name]((1, 32, 32), 10, width)
