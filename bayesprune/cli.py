@@ -39,6 +39,7 @@ Network = Annotated[
     str,
     typer.Option(help="lenet-300-100, lenet-5, vgg-16-bn, resnet-18, resnet-20, resnet-32, resnet-56 or MODULE:NAME."),
 ]
+Width = Annotated[float, typer.Option(help="Multiplies the widths of the network's hidden layers.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the prior; repeatable.")
 ]
@@ -106,6 +107,7 @@ def bayesprune_command(
         "    --set expected_density=0.1 --guide paired --epochs 20 --seed 0 --out runs/spike",
         "bayesprune fit --data digits --prior own_prior.py:student --epochs 100 --out runs/own",
         "bayesprune fit --data digits --weights trained.safetensors --prior reduction --out runs/reduced",
+        "bayesprune fit --data digits --prior unit-gates --set kappa=0.002 --epochs 100 --out runs/units",
     )
 )
 def fit(
@@ -113,7 +115,12 @@ def fit(
     prior: Prior,
     out: Annotated[Path, typer.Option(help="The run folder to make.", show_default=False)],
     network: Network = "lenet-300-100",
+    width: Width = 1.0,
     settings: Settings = None,
+    gating: Annotated[
+        list[str] | None,
+        typer.Option("--gating", metavar="KEY=VALUE", help="How the gates of unit-gates are trained; repeatable."),
+    ] = None,
     on: On = None,
     guide: Guide = None,
     likelihood: Likelihood = None,
@@ -150,8 +157,10 @@ def fit(
         out,
         data=data,
         network=network,
+        width=width,
         prior=prior,
         settings=parse_settings(settings or []),
+        gating=parse_settings(gating or [], "--gating"),
         on=tuple(on) if on else None,
         likelihood=likelihood,
         weights=weights,
@@ -206,6 +215,7 @@ def path(
     ],
     out: Annotated[Path, typer.Option(help="The folder to make, or to go on with.", show_default=False)],
     network: Network = "lenet-300-100",
+    width: Width = 1.0,
     settings: Settings = None,
     on: On = None,
     guide: Guide = None,
@@ -251,6 +261,7 @@ def path(
             out,
             data=data,
             network=network,
+            width=width,
             prior=prior,
             knob=knob,
             values=parse_numbers(values, "--values"),

@@ -15,14 +15,19 @@ from safetensors.torch import load_file
 from torch import nn
 
 from bayesprune.data import DataSplits
+from bayesprune.inference.unit_gate_estimators import estimator_named
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.hierarchy import Hierarchy
 from bayesprune.models.likelihoods import LIKELIHOODS
 from bayesprune.models.networks import NETWORKS
 from bayesprune.models.priors import PRIORS, make_prior
+from bayesprune.models.unit_gates import UnitGates
 from bayesprune.prior_files import import_object, load_prior
 
-__all__ = ["Declaration", "declare", "make_network", "resolve_prior"]
+__all__ = ["UNIT_GATES", "Declaration", "declare", "make_network", "resolve_prior"]
+
+UNIT_GATES = "unit-gates"
+"""The one ready prior that is not on tensors but on the units of the network."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,9 @@ class Declaration:
         outputs: Outputs of the network: classes, or numbers to predict.
         data_size: Number of training data.
         likelihood: A name in `LIKELIHOODS`.
-        on: Patterns of the parameters that get the prior.
+        on: Patterns of the parameters that get the prior; none with gates of units.
         prior_settings: Settings of the prior.
+        width: Multiplies the widths of the network's hidden layers.
     """
 
     network: str
@@ -48,6 +54,7 @@ class Declaration:
     likelihood: str
     on: tuple[str, ...] = ("*.weight",)
     prior_settings: dict[str, Any] = field(default_factory=dict)
+    width: float = 1.0
 
     def as_dict(self) -> dict[str, Any]:
         """The attributes, as JSON takes them."""
@@ -61,10 +68,10 @@ class Declaration:
             ValueError: If something is missing.
         """
         names = Declaration.__dataclass_fields__
-        missing = [name for name in names if name not in found]
+        missing = [name for name in names if name not in found and name != "width"]  # earlier versions had no width
         if missing:
             raise ValueError(f"the declaration lacks {', '.join(missing)}")
-        given = {name: found[name] for name in names}
+        given = {name: found[name] for name in names if name in found}
         likelihood = given["likelihood"]
         given["likelihood"] = likelihood["name"] if isinstance(likelihood, Mapping) else likelihood
         return Declaration(**{**given, "input_shape": tuple(given["input_shape"]), "on": tuple(given["on"])})
@@ -82,10 +89,13 @@ class Declaration:
         prior = resolve_prior(self.prior, self.prior_settings, self.data_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = make_network(self.network, self.input_shape, self.outputs)
+            network = make_network(self.network, self.input_shape, self.outputs, self.width)
         if weights is not None:
             _load_weights(network, Path(weights))
         likelihood = LIKELIHOODS[self.likelihood]()
+        if isinstance(prior, UnitGates):
+            example = torch.zeros(1, *self.input_shape)
+            return BayesianNetwork(network, {}, likelihood, self.data_size, gates=prior, example_input=example)
         return BayesianNetwork(network, dict.fromkeys(self.on, prior), likelihood, data_size=self.data_size)
 
 
@@ -96,6 +106,7 @@ def declare(
     settings: Mapping[str, Any] | None = None,
     on: tuple[str, ...] | None = None,
     likelihood: str | None = None,
+    width: float = 1.0,
 ) -> Declaration:
     """Declares a model for a data set.
 
@@ -107,10 +118,16 @@ def declare(
         on: Patterns of the parameters that get the prior; default ``"*.weight"``, without the scales of
             normalisation layers.
         likelihood: A name in `LIKELIHOODS`; default ``"categorical"`` for labels, else ``"normal"``.
+        width: Multiplies the widths of the network's hidden layers; default 1.
 
     Raises:
-        ValueError: If the likelihood is unknown or does not go with the targets.
+        ValueError: If the likelihood is unknown or does not go with the targets, or patterns are given for gates of
+            units.
     """
+    if on is not None and prior == UNIT_GATES:
+        raise ValueError(
+            f"the prior {UNIT_GATES} is on all units, and on the weights that make or read them: leave out --on"
+        )
     chosen = likelihood or ("categorical" if splits.classes is not None else "normal")
     if chosen not in LIKELIHOODS:
         raise ValueError(f"likelihood {chosen!r} is unknown: expected one of {', '.join(LIKELIHOODS)}")
@@ -130,13 +147,16 @@ def declare(
         outputs=outputs,
         data_size=len(targets),
         likelihood=chosen,
-        on=_weights_of(network, splits.input_shape, outputs) if on is None else tuple(on),
+        on=_patterns(prior, network, splits.input_shape, outputs) if on is None else tuple(on),
         prior_settings=dict(settings or {}),
+        width=width,
     )
 
 
-def _weights_of(network: str, input_shape: tuple[int, ...], outputs: int) -> tuple[str, ...]:
+def _patterns(prior: str, network: str, input_shape: tuple[int, ...], outputs: int) -> tuple[str, ...]:
     """The pattern of all weights; where it would match scales of normalisation too, the weights by name."""
+    if prior == UNIT_GATES:
+        return ()
     with torch.random.fork_rng(devices=[]):
         parameters = make_network(network, input_shape, outputs).named_parameters()
         matched = {name: parameter.ndim for name, parameter in parameters if name.endswith(".weight")}
@@ -145,7 +165,7 @@ def _weights_of(network: str, input_shape: tuple[int, ...], outputs: int) -> tup
     return tuple(name for name, ndim in matched.items() if ndim >= 2)
 
 
-def resolve_prior(prior: str, settings: Mapping[str, Any], data_size: int) -> Hierarchy:
+def resolve_prior(prior: str, settings: Mapping[str, Any], data_size: int) -> Hierarchy | UnitGates:
     """Makes the prior of that name; `data_size` is filled in where a ready prior asks for it.
 
     Raises:
@@ -158,10 +178,13 @@ def resolve_prior(prior: str, settings: Mapping[str, Any], data_size: int) -> Hi
     given = dict(settings)
     if prior in PRIORS and "data_size" in PRIORS[prior].settings:
         given.setdefault("data_size", data_size)
-    return make_prior(prior, **given)
+    made = make_prior(prior, **given)
+    if isinstance(made, UnitGates):
+        estimator_named(made.estimator)
+    return made
 
 
-def make_network(name: str, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+def make_network(name: str, input_shape: tuple[int, ...], outputs: int, width: float = 1.0) -> nn.Module:
     """Makes the network of that name.
 
     Args:
@@ -169,14 +192,17 @@ def make_network(name: str, input_shape: tuple[int, ...], outputs: int) -> nn.Mo
             or of nothing that returns an `nn.Module`, or a module itself.
         input_shape: Shape of one input.
         outputs: Outputs that are needed.
+        width: Multiplies the widths of the hidden layers of a network in `NETWORKS`; default 1.
 
     Raises:
-        ValueError: If the name is unknown, or is no network.
+        ValueError: If the name is unknown, or is no network, or the width cannot be had.
     """
     if name in NETWORKS:
-        return NETWORKS[name](input_shape, outputs)
+        return NETWORKS[name](input_shape, outputs, width)
     if ":" not in name:
         raise ValueError(f"network {name!r} is unknown: expected one of {', '.join(NETWORKS)}, or MODULE:NAME")
+    if width != 1:
+        raise ValueError(f"--width is for networks that are known by name, not for {name}: set its widths there")
     found = import_object(name, "network")
     if not isinstance(found, nn.Module) and callable(found):
         given = (input_shape, outputs) if _takes_two(found) else ()

@@ -115,7 +115,7 @@ def _fitted(model: bp.BayesianNetwork, job: Job, **how: Any) -> bp.Fit:
 
 def by_inclusion(threshold: float) -> Callable[[bp.Fit, Job, float], nn.Module]:
     """Removes units whose inclusion probability is not above a threshold."""
-    return lambda fit, job, value: bp.prune(fit, min_inclusion=threshold, data=job.data).compact().network
+    return lambda fit, job, value: bp.prune(fit, min_inclusion=threshold).compact().network
 
 
 def above(fit: bp.Fit, criterion: Criterion, threshold: float) -> bp.PruneResult:
@@ -164,7 +164,7 @@ METHODS: dict[str, Method] = {
         gated,
         by_inclusion(0.5),
         "kappa",
-        {"lenet-300-100": (2e-4, 5e-4, 1e-3), "lenet-5": (2e-4, 5e-4, 1e-3)},
+        {"lenet-300-100": (2e-4, 6e-4, 2.5e-3), "lenet-5": (2e-4, 1e-3, 5e-3)},
         share=1.0,
     ),
     "L0": Method(

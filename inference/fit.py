@@ -191,9 +191,7 @@ def fit(
             check_map_exists(copied, q.family_of)
             autocast = torch.bfloat16 if precision == "bfloat16" else None
 
-            def rebuild(
-                model: BayesianNetwork, q: Guide | None = None
-            ) -> tuple[Objective, torch.optim.Optimizer]:
+            def rebuild(model: BayesianNetwork, q: Guide | None = None) -> tuple[Objective, torch.optim.Optimizer]:
                 made = Objective(
                     model,
                     Guide(model, guide) if q is None else q,

@@ -40,14 +40,14 @@ class Gating:
     gradient in nats per datum; the optimizer of the fit moves everything else.
 
     Attributes:
-        travel: Share of the steps with gates that a unit of no use needs from its start to zero; it sets the size of the
-            steps by the price of a unit. Default 0.25. Much less prunes prematurely.
+        travel: Share of the steps with gates that a unit of no use needs from its start to zero; it sets the size of
+            the steps by the price of a unit. Default 0.25. Much less prunes prematurely.
         step: The size itself, in place of `travel`; default None.
         patience: Steps in a row that theta is at 0 until the gate is absorbed, that is, stays closed; default 1.
         remove: When closed units leave network, guide and optimizer: ``"epoch"`` (default) at the end of each epoch, a
             number after so many steps, None never: their gates stay closed, but no time is saved.
-        rule: Which units leave: ``"absorbed"`` (default), or ``"attracted"``: those inside the attraction set of zero as
-            well (see `bayesprune.inference.attraction`), which are closed before theta has arrived there.
+        rule: Which units leave: ``"absorbed"`` (default), or ``"attracted"``: those inside the attraction set of zero
+            as well (see `bayesprune.inference.attraction`), which are closed before theta has arrived there.
         round_at: Share of the steps after which theta is rounded at 1/2 and trained no more; the rest of the fit trains
             the network that is left. Default 2/3; None: never.
 
@@ -67,7 +67,7 @@ class Gating:
             raise ValueError(f"Gating(travel=, step=) must be positive, not {self.travel} and {self.step}")
         if self.patience < 1:
             raise ValueError(f"Gating(patience=...) must be at least 1, not {self.patience}")
-        if self.remove not in ("epoch", None) and (isinstance(self.remove, str) or self.remove < 1):  # type: ignore[operator]
+        if self.remove not in ("epoch", None) and (isinstance(self.remove, str) or self.remove < 1):
             raise ValueError(f"Gating(remove=...) takes 'epoch', a number of steps or None, not {self.remove!r}")
         if self.rule not in ("absorbed", "attracted"):
             raise ValueError(f"Gating(rule=...) takes 'absorbed' or 'attracted', not {self.rule!r}")
@@ -118,9 +118,14 @@ class GateTraining:
                 "use rule='absorbed'"
             )
         self.report = {
-            "step": self.rate, "rounding_step": self.rounding_step, "estimator": repr(self.state.objective.unit_gate_estimator),
-            "dense_macs": round(gates.whole[0]), "units_at_start": self._units(), "removals": [],
-        }  # fmt: skip
+            "step": self.rate,
+            "rounding_step": self.rounding_step,
+            "estimator": repr(self._objective.unit_gate_estimator),
+            "evaluations_a_step": float(getattr(self._objective.unit_gate_estimator, "evaluations", 0)),
+            "dense_macs": float(gates.whole[0]),
+            "units_at_start": self._units(),
+            "removals": [],
+        }
         self.record()
 
     def after_step(self, x: Tensor, y: Tensor) -> bool:
@@ -177,7 +182,8 @@ class GateTraining:
         self._at_zero = self._at_zero[removed.gates.to(self._at_zero.device)]
         for name in removed.emptied:
             warnings.warn(
-                f"all units of {name} are closed: one is kept, because a layer cannot be empty; a lower price keeps more",
+                f"all units of {name} are closed: one is kept, because a layer cannot be empty; a lower price keeps "
+                "more",
                 UserWarning,
                 stacklevel=2,
             )
@@ -209,9 +215,7 @@ class GateTraining:
     def units(self) -> list[tuple[str, int, bool]]:
         """Set, number and whether it is a layer's gate, of every gate that was declared."""
         return [
-            (owner, int(number), is_layer)
-            for owner, numbers, is_layer in self._declared.values()
-            for number in numbers
+            (owner, int(number), is_layer) for owner, numbers, is_layer in self._declared.values() for number in numbers
         ]
 
     # -- inside ----------------------------------------------------------------------------------------------
@@ -246,13 +250,14 @@ class GateTraining:
         gradient = q.theta.grad
         if gradient is None:
             return
-        q.theta -= self.rate * torch.where(q.absorbed, 0.0, gradient)
+        q.theta.sub_(self.rate * torch.where(q.absorbed, 0.0, gradient))
         q.theta.clamp_(0.0, 1.0)
         q.theta.grad = None
         stays = (q.theta == 0) if q.touched is None else (q.theta == 0) & q.touched
         untouched = torch.zeros_like(stays) if q.touched is None else ~q.touched
         self._at_zero = torch.where(stays, self._at_zero + 1, torch.where(untouched, self._at_zero, 0))
-        q.absorbed |= self._at_zero >= self.gating.patience
+        if all(self._gates.pressure(site).absorbs for site in self._gates.sets):
+            q.absorbed |= self._at_zero >= self.gating.patience
 
     @torch.no_grad()
     def _round(self) -> None:
@@ -281,7 +286,6 @@ class GateTraining:
 
     def _count_macs(self) -> int:
         model = self._objective.model
-        assert model.example_input is not None
         return sum(one.dense for one in count_macs(model.network, model.example_input).values())
 
     def _weight_decay(self) -> float | None:

@@ -150,7 +150,7 @@ class Guide(nn.Module):
         return values if self.gates is None else values | self.gates.probabilities()
 
     def open_units(self, threshold: float) -> dict[str, Tensor]:
-        """Which weights have only gates of units, of a probability above a threshold, by name of tensor, `(out, in, ...)`.
+        """Which weights meet only gates of units whose probability exceeds a threshold, by tensor, `(out, in, ...)`.
 
         Empty for a model without such gates.
         """

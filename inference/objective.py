@@ -63,7 +63,7 @@ class Objective(nn.Module):
             held fixed, in place of registered terms (see `sticking_the_landing`); default False.
         local_reparameterisation: Whether linear layers on inputs `(batch, in)` draw their outputs in place of their
             weights where that is exact: weights that are a latent with a Normal guide; default False.
-        unit_gate_estimator: How theta of gates of units gets its gradient; default None: as the gates' declaration says.
+        unit_gate_estimator: How theta of gates of units gets its gradient; default None: as these declare.
     """
 
     def __init__(
@@ -245,7 +245,7 @@ class Objective(nn.Module):
         return outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs
 
     def _through_gates(self, nll: Callable[[Mapping[str, Tensor]], Tensor], batch: int) -> Estimate:
-        """The expected loss over the gates of units, nats per example, by the estimator; at theta once it is settled."""
+        """The expected loss over the gates of units, nats per example; at theta once that is settled."""
         q, gates = self.guide.gates, self.model.gates
         assert q is not None and gates is not None and self.unit_gate_estimator is not None
         if bool(q.settled):

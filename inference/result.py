@@ -223,38 +223,9 @@ class Fit:
             ValueError: For a MAP, which has no probabilities but those of membership at its point, or a prior that
                 declares no event.
         """
-        from bayesprune.inference.membership import membership_log_odds
-        from bayesprune.inference.reduction import event_log_odds
+        from bayesprune.inference.weight_inclusion import weight_inclusion
 
-        one = self._restart(restart)
-        self._refuse_map(one)
-        found: dict[str, Tensor] = {}
-        sampled: list[TensorPrior] = []
-        closed = one.guide.inclusion()
-        for name, prior in one.model.priors.items():
-            event = prior.hierarchy.included
-            if event is None:
-                raise ValueError(f"the prior on {name} declares no inclusion event: add included=... to its hierarchy")
-            if event.gate is not None:
-                found[name] = prior.spread(event.gate, closed[prior.sites[event.gate].name])
-            elif event.kind == "reduction":
-                found[name] = event_log_odds(one, prior).sigmoid()
-            elif self._is_left_to_units(one, prior):
-                found[name] = torch.ones(prior.shape)
-            elif event.kind != "membership":
-                sampled.append(prior)
-        found |= {name: odds.sigmoid() for name, odds in membership_log_odds(self, restart, draws).items()}
-        if sampled:
-            found |= self._inclusion_by_draws(one, sampled, draws)
-        for name, there in (self._open_units(one) if units else {}).items():
-            if name in found:
-                found[name] = found[name].to(there) * there
-        variables = {}
-        for name, prior in one.model.priors.items():
-            event = prior.hierarchy.included
-            attrs = {"kind": event.kind, "event": str(event)} if event else {}
-            variables[name] = (dimensions(name, prior), found[name].detach().cpu().numpy(), attrs)
-        return xr.Dataset(variables)
+        return weight_inclusion(self, restart, draws, units)
 
     def unit_inclusion(self, restart: int = 0) -> xr.Dataset:
         """Posterior probability theta that the gate of each unit is open, as the network was declared.
@@ -263,26 +234,15 @@ class Fit:
             restart: Which restart; default the first.
 
         Returns:
-            One variable a set of units (layers' gates under the branch's name), `(units,)`, in [0, 1]: zero for units that
-            were removed. ``unit_number`` counts a set's units; those that may not be removed have no gate.
+            One variable a set of units (layers' gates under the branch's name), `(units,)`, in [0, 1]: zero for units
+            that were removed. ``unit_number`` counts a set's units; those that may not be removed have no gate.
 
         Raises:
             ValueError: If the model has no gates of units.
         """
-        one = self._restart(restart)
-        if one.guide.gates is None or "theta" not in self.trace:
-            raise ValueError("the model has no gates of units: declare gates=UnitGates(...)")
-        sets = self.trace["unit_set"].values
-        theta = np.zeros(len(sets), dtype=np.float32)
-        theta[one.guide.gates.origin.cpu().numpy()] = one.guide.gates.theta.detach().float().cpu().numpy()
-        variables = {}
-        for name in dict.fromkeys(sets.tolist()):
-            mine = sets == name
-            numbers = (f"{name}.unit", self.trace["unit_number"].values[mine])
-            variables[name] = xr.DataArray(
-                theta[mine], dims=f"{name}.unit", coords={f"{name}.unit": numbers}, attrs={"kind": "atom"}
-            )
-        return xr.Dataset(variables)
+        from bayesprune.inference.weight_inclusion import unit_inclusion
+
+        return unit_inclusion(self, restart)
 
     def shrinkage_factors(self, restart: int = 0, draws: int = 200) -> xr.Dataset:
         """Posterior mean of the shrinkage factor of every weight.
@@ -362,8 +322,8 @@ class Fit:
     def included_weights(self, restart: int = 0) -> dict[str, Tensor]:
         """E[weight | included] at the guide's locations: the weights that a pruned network keeps.
 
-        For a gated prior the gates are one, those of units too; a scale's location is its median. For membership it is E[weight]: a guide's
-        Normal does not know of the slab.
+        For a gated prior the gates are one, those of units too; a scale's location is its median. For membership
+        it is E[weight]: a guide's Normal does not know of the slab.
 
         Returns:
             Weights by name of tensor, `(out, in, ...)`.
@@ -415,19 +375,6 @@ class Fit:
             raise ValueError(f"there is no restart {number}: this fit has {len(self.restarts)}, counted from 0")
         return self.restarts[number]
 
-    def _open_units(self, one: Restart) -> dict[str, Tensor]:
-        """Probability that the gates of units which a weight meets are open, by tensor; empty without such gates."""
-        if one.guide.gates is None:
-            return {}
-        return one.guide.gates.gates.open_probabilities(one.guide.gates.probabilities(), one.model.network)
-
-    def _is_left_to_units(self, one: Restart, prior: TensorPrior) -> bool:
-        """Whether gates of units alone decide on a tensor: its weights are points, or never zero by themselves."""
-        event = prior.hierarchy.included
-        if one.model.gates is None or event is None or event.kind == "membership":
-            return False
-        return event.kind == "atom" or all(one.guide.family_of[site.name] == "delta" for site in prior.sites.values())
-
     def _refuse_map(self, one: Restart) -> None:
         if one.guide.gates is not None:
             return  # whether a unit is there has a probability
@@ -459,12 +406,12 @@ class Fit:
         assert one.fisher is not None
         return shrinkage_factor(one.fisher[prior.name], prior.conditional_sd(by_latent), one.model.data_size)
 
-    def _inclusion_draws(self, one: Restart, priors: list[TensorPrior], draws: int) -> Any:
-        """Yields, a draw at a time, which weights are included."""
+    def _inclusion_draws(self, one: Restart, priors: list[TensorPrior], draws: int, units: bool = True) -> Any:
+        """Yields, a draw at a time, which weights are included; `units`: whether gates of units count."""
         with torch.no_grad(), _seeded(one):
             for _ in range(draws):
                 values = one.guide.sample()
-                weights = one.model.weights_at(values)
+                weights = one.model.weights_at(values) if units else one.model.ungated_weights_at(values)
                 yield {prior.name: self._included(one, prior, values, weights[prior.name]) for prior in priors}
 
     def _included(self, one: Restart, prior: TensorPrior, values: dict[str, Tensor], weight: Tensor) -> Tensor:
@@ -490,7 +437,7 @@ class Fit:
     def _inclusion_by_draws(self, one: Restart, priors: list[TensorPrior], draws: int) -> dict[str, Tensor]:
         _positive("draws", draws)
         sums: dict[str, Tensor] = {}
-        for included in self._inclusion_draws(one, priors, draws):
+        for included in self._inclusion_draws(one, priors, draws, units=False):
             for name, indicator in included.items():
                 sums[name] = sums.get(name, torch.zeros_like(indicator, dtype=torch.float32)) + indicator
         return {name: total / draws for name, total in sums.items()}

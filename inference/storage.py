@@ -68,8 +68,9 @@ def save_fit(fit: Fit, path: str | Path, overwrite: bool = False) -> Path:
 def write_fit(fit: Fit, folder: Path) -> None:
     """Writes the files of a fit into an existing folder.
 
-    ``fit.json`` holds settings, the declaration and its fingerprints, what is left of the network (``plans``), ``restart-0.safetensors`` and on the guides,
-    point estimates and buffers, ``trace.nc`` the pruning trace.
+    ``fit.json`` holds settings, the declaration and its fingerprints, and what is left of a network whose units were
+    removed (``plans``); ``restart-0.safetensors`` and on the guides, point estimates and buffers; ``trace.nc`` the
+    pruning trace.
     """
     model = fit.model
     network = model.network if model.declared is None else model.declared
@@ -182,7 +183,9 @@ def _cut(model: BayesianNetwork, plan: dict[str, Any], path: Path) -> BayesianNe
     try:
         return model.with_network(cut(model.network, model.example_input, plan, keep_mode=True), plan)
     except (ValueError, KeyError, AssertionError) as problem:
-        raise ValueError(f"{path / FIT_FILE} does not fit the model: its plan of removed units is {problem}") from problem
+        raise ValueError(
+            f"{path / FIT_FILE} does not fit the model: its plan of removed units is {problem}"
+        ) from problem
 
 
 def _compare(model: BayesianNetwork, declared: dict[str, Any], path: Path) -> None:
@@ -204,8 +207,8 @@ def _compare(model: BayesianNetwork, declared: dict[str, Any], path: Path) -> No
     gates = None if model.gates is None else model.gates.declaration.config
     if gates != declared.get("gates"):
         raise ValueError(
-            f"{path} was fitted with other gates of units ({declared.get('gates')}) than the model has ({gates}): declare "
-            "the same"
+            f"{path} was fitted with other gates of units ({declared.get('gates')}) than the model has ({gates}): "
+            "declare the same"
         )
     shapes = {name: list(parameter.shape) for name, parameter in model.network.named_parameters()}
     if shapes != declared["shapes"]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from bayesprune.inference.guides import WITHOUT_DENSITY
 from bayesprune.inference.trace import inclusion_record
 

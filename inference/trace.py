@@ -191,7 +191,11 @@ def gate_variables(
     }
     added = trace.assign(data).assign_coords(coords)
     added["theta"] = added["theta"].astype(np.float32)
-    return added.assign_attrs(dense_macs=report["dense_macs"], gate_rounding_step=report["rounding_step"])
+    return added.assign_attrs(
+        dense_macs=report["dense_macs"],
+        gate_rounding_step=report["rounding_step"],
+        evaluations_a_step=report["evaluations_a_step"],
+    )
 
 
 def _padded(rows: Sequence[Sequence[Any]], length: int) -> np.ndarray[Any, Any]:

@@ -77,7 +77,7 @@ class ExactToggle:
 
     Attributes:
         units: Units that are flipped in one step, each a forward pass without gradient; default 16.
-        chunk: Examples times flips that are evaluated at once, at most but for one flip; default 4096.
+        chunk: Largest number of examples times flips that are evaluated at once (one flip always is); default 4096.
     """
 
     units: int = 16

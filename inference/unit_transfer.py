@@ -30,8 +30,8 @@ def check_removable(model: BayesianNetwork) -> None:
         for latent, spec in prior.hierarchy.latents.items():
             if spec.dims or spec.per == "block":
                 raise ValueError(
-                    f"{prior.name}: the latent {latent} is declared per {'dims=' if spec.dims else 'block'}, whose entries "
-                    "cannot leave with single units: fit with gating=Gating(remove=None)"
+                    f"{prior.name}: the latent {latent} is declared per {'dims=' if spec.dims else 'block'}, whose "
+                    "entries cannot leave with single units: fit with gating=Gating(remove=None)"
                 )
 
 

@@ -75,7 +75,9 @@ class BayesianNetwork(nn.Module):
     ) -> None:
         super().__init__()
         if gates is not None and not isinstance(gates, UnitGates):
-            raise ValueError(f"gates= takes UnitGates(...), not {type(gates).__name__}: write gates=UnitGates(kappa=2e-4)")
+            raise ValueError(
+                f"gates= takes UnitGates(...), not {type(gates).__name__}: write gates=UnitGates(kappa=2e-4)"
+            )
         if data_size is None or data_size < 1:
             raise ValueError(
                 f"data_size must be the number of training data (at least 1), not {data_size}: it scales the likelihood"
@@ -86,7 +88,7 @@ class BayesianNetwork(nn.Module):
         self.declared: nn.Module | None = None
         self.plan: dict[str, Any] | None = None
         copied = copy.deepcopy(network)
-        self.example_input = None if gates is None else _example(copied, example_input)
+        self.example_input = torch.empty(0) if gates is None else _example(copied, example_input)
         self.gates = None if gates is None else NetworkGates(gates, copied, self.example_input, self.data_size)
         tensors = dict(copied.named_parameters())
         chosen: dict[str, tuple[str, Hierarchy]] = {}
@@ -94,8 +96,8 @@ class BayesianNetwork(nn.Module):
             for name, pattern in match_patterns(self.patterns, tensors).items():
                 if not isinstance(self.patterns[pattern], Hierarchy):
                     raise ValueError(
-                        f"the prior on {name} must be a Hierarchy, not {self.patterns[pattern]!r}: write e.g. Gaussian() "
-                        "or Hierarchy(weight=dist.Normal(0.0, 1.0))"
+                        f"the prior on {name} must be a Hierarchy, not {self.patterns[pattern]!r}: write e.g. "
+                        "Gaussian() or Hierarchy(weight=dist.Normal(0.0, 1.0))"
                     )
                 chosen[name] = (pattern, self.patterns[pattern])
         if self.gates is not None:
@@ -109,7 +111,7 @@ class BayesianNetwork(nn.Module):
     def _bind(
         self, network: nn.Module, chosen: Mapping[str, tuple[str, Hierarchy]], declared: Mapping[str, tuple[int, ...]]
     ) -> None:
-        """Binds hierarchies to the tensors of a network; `declared` are the shapes that sizes and fan-ins are those of."""
+        """Binds hierarchies to the tensors of a network; sizes and fan-ins are those of the `declared` shapes."""
         self.network = network
         tensors, progress = dict(network.named_parameters()), FitProgress()
         self.priors: dict[str, TensorPrior] = {}
@@ -134,7 +136,12 @@ class BayesianNetwork(nn.Module):
         made.example_input, made.plan = self.example_input, plan
         made.declared = self.network if self.declared is None else self.declared
         made.gates = NetworkGates(
-            self.gates.declaration, network, self.example_input, self.data_size, self.gates.whole, self.gates.declared_count
+            self.gates.declaration,
+            network,
+            self.example_input,
+            self.data_size,
+            self.gates.whole,
+            self.gates.declared_count,
         )
         left = dict(network.named_parameters())
         chosen = {name: (prior.pattern, prior.hierarchy) for name, prior in self.priors.items() if name in left}

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import pyro.distributions as dist
 import torch
@@ -27,7 +27,13 @@ _EDGE = 1e-6
 
 
 class GatePressure(Protocol):
-    """The prior of gates."""
+    """The prior of gates.
+
+    Attributes:
+        absorbs: Whether a gate at zero may be closed for good; not where the price is curved, which drives it off zero.
+    """
+
+    absorbs: ClassVar[bool]
 
     def prior(self, like: Tensor) -> Any:
         """The hyper-prior of pi, on the device and in the dtype of `like`; None where pi is a given number."""
@@ -48,13 +54,14 @@ class Flattening:
     """
 
     log_gamma: float | Tensor
+    absorbs: ClassVar[bool] = True
 
     def prior(self, like: Tensor) -> FlatteningPrior:
         """The hyper-prior."""
         return FlatteningPrior(torch.as_tensor(self.log_gamma, dtype=like.dtype, device=like.device))
 
     def best(self, theta: Tensor) -> Tensor:
-        """logit pi = logit theta - log gamma."""
+        """Logit pi = logit theta - log gamma."""
         return best_prior_probability(theta, self.log_gamma)
 
     def cost(self, theta: Tensor) -> Tensor:
@@ -71,6 +78,7 @@ class FixedProbability:
     """
 
     probability: float
+    absorbs: ClassVar[bool] = False
 
     def prior(self, like: Tensor) -> None:
         """None: there is no hyper-prior."""
@@ -95,10 +103,12 @@ class BetaHyperPrior:
 
     a: float
     b: float
+    absorbs: ClassVar[bool] = False
 
     def prior(self, like: Tensor) -> dist.Beta:
         """The hyper-prior."""
-        return dist.Beta(*(torch.tensor(v, dtype=like.dtype, device=like.device) for v in (self.a, self.b)))
+        a, b = (torch.tensor(value, dtype=like.dtype, device=like.device) for value in (self.a, self.b))
+        return dist.Beta(a, b)
 
     def best(self, theta: Tensor) -> Tensor:
         """(theta + a - 1) / (a + b - 1), the mode of a Beta(a + theta, b + 1 - theta)."""

@@ -204,7 +204,9 @@ class NetworkGates:
             if gates.is_layer:
                 layers[gates.owner] = theta[site].squeeze(0)
             else:
-                all_open = torch.ones(self.groups[gates.owner].count, dtype=theta[site].dtype, device=theta[site].device)
+                all_open = torch.ones(
+                    self.groups[gates.owner].count, dtype=theta[site].dtype, device=theta[site].device
+                )
                 units[gates.owner] = all_open.index_copy(0, gates.numbers.to(all_open.device), theta[site])
         return units, layers
 
@@ -323,9 +325,7 @@ class NetworkGates:
         return run == set(layers)
 
 
-def _gather(
-    roles: dict[str, dict[tuple[str, int], list[tuple[str, Tensor]]]], gates: GateSet, units: Units
-) -> None:
+def _gather(roles: dict[str, dict[tuple[str, int], list[tuple[str, Tensor]]]], gates: GateSet, units: Units) -> None:
     """Adds the slices of a set to those of its role, with numbers of gates in place of numbers of units."""
     number = torch.full((units.count + 1,), -1)  # the last for indices of other sets
     number[gates.numbers] = torch.arange(gates.count)
@@ -349,8 +349,9 @@ def _multiply_input(mask: Tensor, layer: nn.Module) -> Any:
             return (x * shaped, *args[1:])
 
         return multiply
-    groups = 1 if isinstance(layer, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)) else layer.groups
-    channels = mask.repeat(*[1] * (mask.ndim - 1), int(groups)) if groups != 1 else mask  # columns of one group
+    # A weight has the columns of one group of a grouped convolution, and the rows of all groups of a transposed one.
+    groups = layer.groups if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) else 1
+    channels = mask.repeat(*[1] * (mask.ndim - 1), groups) if groups != 1 else mask
 
     def multiply_channels(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         x = args[0]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bayesprune.models.continuous_spike_and_slab import ContinuousSpikeAndSlab
+from bayesprune.models.expected_costs import CostPressure
 from bayesprune.models.gaussian import Gaussian
 from bayesprune.models.group_horseshoe import GroupHorseshoe
 from bayesprune.models.group_normal_jeffreys import GroupNormalJeffreys
@@ -23,6 +24,7 @@ from bayesprune.models.sparse_variational_dropout import SparseVariationalDropou
 from bayesprune.models.spike_and_slab import SpikeAndSlab
 from bayesprune.models.structured_bayesian_pruning import StructuredBayesianPruning
 from bayesprune.models.sws import SWS
+from bayesprune.models.unit_gates import UnitGates
 from bayesprune.models.vib import VIB
 
 
@@ -31,17 +33,47 @@ class PriorEntry:
     """A ready prior.
 
     Attributes:
-        make: Its class, or the classmethod that makes it.
+        make: Its class, or what makes it.
         summary: One line on what it is.
     """
 
-    make: Callable[..., Hierarchy]
+    make: Callable[..., Hierarchy | UnitGates]
     summary: str
 
     @property
     def settings(self) -> dict[str, Any]:
         """Its settings with their defaults; `inspect.Parameter.empty` for one that must be given."""
         return {name: p.default for name, p in inspect.signature(self.make).parameters.items()}
+
+
+def _unit_gates(
+    kappa: float | None = None,
+    log_gamma: float | None = None,
+    cost: float | None = None,
+    cost_macs: float = 1.0,
+    cost_layers: float | None = None,
+    probability: float | None = None,
+    beta: tuple[float, float] | None = None,
+    weight_scale: float = 0.3,
+    estimator: str = "trapezoid",
+    layers: bool = False,
+    start: float = 0.9,
+) -> UnitGates:
+    """`UnitGates` by plain settings: the strength of a `CostPressure` is `cost`, its shares have names of their own."""
+    if not isinstance(layers, bool):
+        raise ValueError(f"the setting layers of the prior unit-gates is true or false, not {layers!r}")
+    if cost is None and (cost_macs != 1.0 or cost_layers is not None):
+        raise ValueError("cost_macs and cost_layers divide a pressure on the cost: give its strength too, cost=0.1")
+    if all(price is None for price in (kappa, log_gamma, cost, probability, beta)):
+        raise ValueError(
+            "the prior unit-gates needs the price of a unit, which has no default: give kappa, in nats per example "
+            "(0.002 for a small data set, 0.0002 for 60,000 examples), or log_gamma, cost, probability or beta"
+        )
+    pressure = None if cost is None else CostPressure(cost, cost_macs, cost_layers)
+    return UnitGates(
+        log_gamma, kappa=kappa, cost=pressure, probability=probability, beta=beta, weight_scale=weight_scale,
+        estimator=estimator, layers=layers, start=start,
+    )  # fmt: skip
 
 
 PRIORS: dict[str, PriorEntry] = {
@@ -68,6 +100,9 @@ PRIORS: dict[str, PriorEntry] = {
         StructuredBayesianPruning, "log-uniform noise a row, column or kernel, cut off so that it is proper"
     ),
     "vib": PriorEntry(VIB, "variational information bottleneck: noise a group, its prior's scale fitted"),
+    "unit-gates": PriorEntry(
+        _unit_gates, "a gate on every unit of the network, learned and pruned at once; weight ~ Normal(0, weight_scale)"
+    ),
 }
 _CLASSES = {
     "Gaussian": "gaussian",
@@ -92,8 +127,8 @@ _CLASSES = {
 }
 
 
-def make_prior(name: str, **settings: Any) -> Hierarchy:
-    """Makes a ready prior.
+def make_prior(name: str, **settings: Any) -> Hierarchy | UnitGates:
+    """Makes a ready prior; ``"unit-gates"`` is no prior on a tensor but the `gates` of a `BayesianNetwork`.
 
     Args:
         name: A key of `PRIORS`.
@@ -128,7 +163,9 @@ def from_config(config: Mapping[str, Any]) -> Hierarchy:
     """
     if config.get("name") not in _CLASSES:
         raise ValueError(f"{config.get('name')!r} is no ready prior: expected one of {', '.join(_CLASSES)}")
-    return make_prior(_CLASSES[config["name"]], **config["arguments"])
+    made = make_prior(_CLASSES[config["name"]], **config["arguments"])
+    assert isinstance(made, Hierarchy)  # gates are stored apart from priors
+    return made
 
 
 def _did_you_mean(name: str, known: Mapping[str, Any]) -> str:

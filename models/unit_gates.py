@@ -20,13 +20,13 @@ __all__ = ["UnitGates"]
 class UnitGates:
     """gate ~ Bernoulli(pi) on every unit, pi ~ FlatteningPrior(log_gamma); weight ~ Normal(0, weight_scale).
 
-    Guenter & Sideris, "Robust Learning of Parsimonious Deep Neural Networks", arXiv 2205.04650, and for layers "Concurrent
-    Training and Layer Pruning", arXiv 2406.04549 (abstracts; formulas, estimators and defaults are ours). A gate
-    multiplies what all readers of its unit read, after batch normalisation, activation and pooling. Under the guide it is
-    Bernoulli(theta), with theta in [0, 1] found by projected gradient steps, and pi is a point at its best, so that the
-    objective has the linear price log_gamma * sum(theta): a unit stays if without it the log-likelihood of all the data
-    falls by more than log_gamma nats. Weights are points, whose decay is not multiplied by theta, so that those of a
-    closed unit go to zero.
+    Guenter & Sideris, "Robust Learning of Parsimonious Deep Neural Networks", arXiv 2205.04650, and for layers
+    "Concurrent Training and Layer Pruning", arXiv 2406.04549 (abstracts; formulas, estimators and defaults are ours).
+    A gate multiplies what all readers of its unit read, after batch normalisation, activation and pooling. Under the
+    guide it is Bernoulli(theta), with theta in [0, 1] found by projected gradient steps, and pi is a point at its
+    best, so that the objective has the linear price log_gamma * sum(theta): a unit stays if without it the log-
+    likelihood of all the data falls by more than log_gamma nats. Weights are points, whose decay is not multiplied by
+    theta, so that those of a closed unit go to zero.
 
     Give one of `log_gamma`, `kappa`, `cost`, `probability` and `beta`.
 
@@ -95,17 +95,17 @@ class UnitGates:
 
     def pressure(self, data_size: int) -> GatePressure | None:
         """What presses each gate to zero; None where the price is the network's expected cost."""
-        if self.log_gamma is not None or self.kappa is not None:
-            return Flattening(self.log_gamma if self.kappa is None else self.kappa * data_size)  # type: ignore[arg-type]
+        if self.kappa is not None:
+            return Flattening(self.kappa * data_size)
+        if self.log_gamma is not None:
+            return Flattening(self.log_gamma)
         if self.probability is not None:
             return FixedProbability(self.probability)
         return None if self.beta is None else BetaHyperPrior(*self.beta)
 
     def weight_prior(self) -> Hierarchy:
-        """weight ~ Normal(0, weight_scale), a point under every guide that is not told otherwise."""
-        return Hierarchy(
-            weight=dist.Normal(0.0, self.weight_scale), included=exact_zero(), default_guide="map"
-        )
+        """Weight ~ Normal(0, weight_scale), a point under every guide that is not told otherwise."""
+        return Hierarchy(weight=dist.Normal(0.0, self.weight_scale), included=exact_zero(), default_guide="map")
 
     def __repr__(self) -> str:
         given = ", ".join(f"{k}={v!r}" for k, v in self.config["arguments"].items() if v is not None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from bayesprune.commands.console import figure, percent, stdout
 from bayesprune.data import DATASETS, load_data
 from bayesprune.declaration import declare, resolve_prior
 from bayesprune.inference.fit import fit
+from bayesprune.inference.gating import Gating
 from bayesprune.inference.laplace_around import laplace_around
 from bayesprune.inference.paths import PathReport
+from bayesprune.models.unit_gates import UnitGates
 from bayesprune.part_folder import writing_part
 from bayesprune.run_folder import check_new_folder, summarise_run, write_run
 
@@ -22,8 +25,12 @@ EPOCHS = 30
 __all__ = ["fit_run", "parse_settings", "print_run", "remarks", "scores_line"]
 
 
-def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+def parse_settings(pairs: Sequence[str], option: str = "--set") -> dict[str, Any]:
     """Reads `key=value` settings; values are JSON where they can be (numbers, true, null, lists), else text.
+
+    Args:
+        pairs: The settings.
+        option: What gave them, for messages.
 
     Raises:
         ValueError: For a pair without an equals sign, or a key that comes twice.
@@ -32,9 +39,9 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise ValueError(f"--set takes KEY=VALUE, not {pair!r}")
+            raise ValueError(f"{option} takes KEY=VALUE, not {pair!r}")
         if key in settings:
-            raise ValueError(f"--set gives {key} twice: give it once")
+            raise ValueError(f"{option} gives {key} twice: give it once")
         try:
             settings[key] = json.loads(value)
         except json.JSONDecodeError:
@@ -54,6 +61,8 @@ def fit_run(
     data_root: str | Path | None = None,
     seed: int = 0,
     epochs: int | None = None,
+    width: float = 1.0,
+    gating: Mapping[str, Any] | None = None,
     **how: Any,
 ) -> dict[str, Any]:
     """Fits what is named and writes a run folder, all of it or nothing.
@@ -73,6 +82,8 @@ def fit_run(
         seed: Of the first restart and of the validation split.
         epochs: Passes over the training data; 0: none, `laplace_around` the network of `weights`. Default 30, or 0 for
             the prior ``"reduction"`` with `weights`.
+        width: Multiplies the widths of the network's hidden layers; default 1.
+        gating: Arguments of `Gating`, for the prior ``"unit-gates"``; default none.
         how: Further arguments of `bayesprune.fit`: guide, restarts, ...
 
     Returns:
@@ -88,15 +99,19 @@ def fit_run(
         epochs = 0 if prior == "reduction" and weights is not None else EPOCHS
     if epochs == 0:
         _check_nothing_trained(weights, how)
-    resolve_prior(prior, settings or {}, data_size=1)  # a misspelt name is told before data are fetched
+    declared = resolve_prior(prior, settings or {}, data_size=1)  # a misspelt name is told before data are fetched
+    if isinstance(declared, UnitGates):
+        how["gating"] = _gating(gating or {})
+    elif gating:
+        raise ValueError(f"--gating is about the gates of --prior unit-gates, which {prior} has not: leave it out")
     name = data if data in DATASETS else str(Path(data).expanduser().absolute())
     asked = {
-        "data": name, "network": network, "prior": prior, "prior_settings": dict(settings or {}), "on": on,
+        "data": name, "network": network, "width": width, "prior": prior, "prior_settings": dict(settings or {}), "on": on,
         "guide": how.get("guide"), "seed": seed,
     }  # fmt: skip
     with writing_part(out, asked) as watcher:
         splits = load_data(name if Path(name).exists() else data, seed=seed, root=data_root)
-        declaration = declare(splits, network, prior, settings, on, likelihood)
+        declaration = declare(splits, network, prior, settings, on, likelihood, width)
         model = declaration.model(seed, weights)
         if epochs == 0:
             fitted = laplace_around(model, splits.train)
@@ -116,9 +131,22 @@ def fit_run(
             data_seed=seed,
             data_root=None if data_root is None else str(Path(data_root).expanduser().absolute()),
             starting_weights=None if weights is None else str(Path(weights).expanduser().absolute()),
+            gating_settings=dict(gating or {}) if isinstance(declared, UnitGates) else None,
         )
         write_run(out, fitted, summary)
     return summary
+
+
+def _gating(settings: Mapping[str, Any]) -> Gating:
+    """How gates are trained, by the settings of --gating."""
+    known = [one.name for one in fields(Gating)]
+    unknown = [key for key in settings if key not in known]
+    if unknown:
+        raise ValueError(f"--gating knows no {unknown[0]!r}: its settings are {', '.join(known)}")
+    try:
+        return Gating(**settings)
+    except TypeError as problem:
+        raise ValueError(f"a setting of --gating is of the wrong type ({problem})") from problem
 
 
 def _check_nothing_trained(weights: str | Path | None, how: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from bayesprune.analysis.plot_front import plot_front
 from bayesprune.commands.console import stdout
 from bayesprune.data import DATASETS, load_data
-from bayesprune.declaration import Declaration, declare, resolve_prior
+from bayesprune.declaration import UNIT_GATES, Declaration, declare, resolve_prior
 from bayesprune.inference.continuation import sparsity_path
 from bayesprune.inference.path_folder import read_index
 from bayesprune.inference.sparsity_path import SparsityPath
@@ -46,6 +46,7 @@ def follow_path(
     data_root: str | Path | None = None,
     seed: int = 0,
     sparsities: Sequence[float] | None = None,
+    width: float = 1.0,
     **how: Any,
 ) -> SparsityPath:
     """Follows a path of what is named, or goes on with the one in the folder, and draws its front.
@@ -64,6 +65,7 @@ def follow_path(
         data_root: Folder where a named data set is looked for first.
         seed: Of the first restart and of the validation split.
         sparsities: What fits are pruned to; default as `sparsity_path`.
+        width: Multiplies the widths of the network's hidden layers; default 1.
         how: Further arguments of `sparsity_path`: epochs, restarts, guide, ...
 
     Returns:
@@ -75,6 +77,11 @@ def follow_path(
         OSError: If the folder cannot be written.
     """
     settings = dict(settings or {})
+    if prior == UNIT_GATES:
+        raise ValueError(
+            "a path begins each fit at the one before, but unit-gates leaves networks of different sizes: run bayesprune "
+            f"fit for each value of {knob} (--set {knob}={values[0]:g}), and bayesprune compare"
+        )
     if knob in settings:
         raise ValueError(f"--set gives {knob}, which --values go along: leave it out")
     for value in values:  # a misspelt name or a value out of range is told before data are fetched
@@ -83,7 +90,7 @@ def follow_path(
     splits = load_data(name if Path(name).exists() else data, seed=seed, root=data_root)
     if not len(splits.validation[0]):
         raise ValueError(f"{data} has no validation data, on which the front is chosen: give more examples")
-    declaration = declare(splits, network, prior, settings, on, likelihood)
+    declaration = declare(splits, network, prior, settings, on, likelihood, width)
     path = sparsity_path(
         lambda value: _with(declaration, knob, value).model(seed, weights),
         splits.train,

@@ -88,8 +88,8 @@ def test_data_size_is_required_and_positive(size):
         BayesianNetwork(network(), {"*.weight": Gaussian()}, data_size=size)
 
 
-def test_gates_are_refused_until_there_are_units():
-    with pytest.raises(ValueError, match="gates= is not available"):
+def test_gates_are_unit_gates():
+    with pytest.raises(ValueError, match="gates= takes UnitGates"):
         BayesianNetwork(network(), {"*.weight": Gaussian()}, data_size=10, gates={"act": Gaussian()})
 
 
