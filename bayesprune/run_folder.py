@@ -12,14 +12,15 @@ Keys of summary.json (null where something does not apply; counts are of the wei
 
     version, created             of bayesprune; ISO date and time of the end of the run
     data, data_root, data_seed   name or path; folder it was looked for in; seed of the validation split
-    network, prior, prior_settings, on, input_shape, outputs,
-    data_size, likelihood, starting_weights     the model
+    network, width, prior, prior_settings, on, input_shape,
+    outputs, data_size, likelihood, starting_weights     the model
     guide, guide_families        ``"map"``, ``"meanfield"``, ``"paired"``, ``"mixed"``; each site's family
     epochs, steps, batch_size, learning_rate, optimizer, schedule,
     kl_warmup, kl_weight, particles, precision, device      how it was fitted
     clip, local_reparameterisation, sticking_the_landing    options of the gradient
     stopped_early                a sentence for each restart that was ended before its last step
     warm_start                   whether it began at an earlier fit
+    gating_settings, gating      how gates of units were trained, as asked; what came of it, one object a restart
     seconds, seeds, restarts     of the fit alone; one seed a restart
     path                         which path the first restart's steps took, why, and what compiling cost
     tempered                     whether the final weight of the KL term was not 1
@@ -29,6 +30,8 @@ Keys of summary.json (null where something does not apply; counts are of the wei
     weights, nonzero, sparsity   of the first restart: how many weights, how many are in the network (for
                                  gates those of the median-probability model, else those that are not
                                  exactly zero, which for a MAP is nearly always all), 1 - nonzero / weights
+    units, branches              with gates of units, of the first restart: ``of`` how many units of each set (residual
+                                 branches) that have a gate, and how many are ``left``, with a probability above 1/2
     kinds                        kinds of inclusion event: ``"atom"``, ``"shrinkage"``, ``"relative"``, ...
     median_probability_nonzero, median_probability_sparsity      weights with inclusion probability above 1/2
     undecided                    share of inclusion probabilities strictly between 0.05 and 0.95
@@ -190,16 +193,17 @@ def summarise_run(fit: Fit, declaration: Declaration, splits: DataSplits, **aske
     names = [f"{part}_{score}" for part in ("test", "validation") for score in SCORES]
     means = {name: _mean([row[name] for row in per_restart]) for name in names}
     verdict = convergence(fit)
-    families = found["guide_families"]
+    families = {found["guide_families"][site] for site in fit.model.sites}  # gates of units have theirs besides
     return {
         "version": bayesprune.__version__,
         "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         "data": splits.name,
         **asked,
+        "gating": None,
         **found,
         **declaration.as_dict(),
         "likelihood": found["likelihood"],
-        "guide": guide_name(set(families.values()), found["guide"]),
+        "guide": guide_name(families, found["guide"]),
         "test_accuracy": means["test_accuracy"],
         "test_rmse": means["test_rmse"],
         "nll": means["test_nll"],
@@ -207,6 +211,7 @@ def summarise_run(fit: Fit, declaration: Declaration, splits: DataSplits, **aske
         **{name: value for name, value in means.items() if name.startswith("validation_")},
         "per_restart": per_restart,
         **_inclusion(fit),
+        **_units(fit),
         "converged": verdict.verdict,
         "convergence": verdict.reason,
     }
@@ -253,13 +258,23 @@ def _inclusion(fit: Fit) -> dict[str, Any]:
     flat = np.concatenate([variable.values.ravel() for variable in found.values()])
     nonzero = int((flat > 0.5).sum())
     low, high = _UNDECIDED
-    return dict(
-        zip(
-            keys,
-            (nonzero, 1 - nonzero / flat.size, float(((flat > low) & (flat < high)).mean())),
-            strict=True,
-        )
-    )
+    weights = sum(fit.model.declared_sizes.values())  # removed ones have probability zero
+    undecided = int(((flat > low) & (flat < high)).sum()) / weights
+    return dict(zip(keys, (nonzero, 1 - nonzero / weights, undecided), strict=True))
+
+
+def _units(fit: Fit) -> dict[str, dict[str, dict[str, int]] | None]:
+    """How many units and residual branches the first restart has left, where they have gates."""
+    if fit.model.gates is None:
+        return {"units": None, "branches": None}
+    counts = {
+        str(name): {"of": theta.size, "left": int((theta > 0.5).sum())} for name, theta in fit.unit_inclusion().items()
+    }
+    layers = set(fit.trace["unit_set"].values[fit.trace["is_layer"].values.astype(bool)].tolist())
+    return {
+        "units": {name: row for name, row in counts.items() if name not in layers},
+        "branches": {name: row for name, row in counts.items() if name in layers},
+    }
 
 
 # ------------------------------------------------------------------------------------------------ reading

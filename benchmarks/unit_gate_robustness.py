@@ -19,6 +19,7 @@ import argparse
 import functools
 import math
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -164,17 +165,21 @@ def relative_spread(values: Sequence[float]) -> float:
 
 def chosen_kappa(ledger: Ledger, splits: Any, epochs: int) -> float:
     """The largest price whose network is nearly as accurate as the dense one, on the validation split."""
-    aim = ledger.run("dense, seed 0", functools.partial(dense, splits, epochs, 0))["validation"] - WITHIN
+    aim = _run_dense(ledger, splits, epochs, 0)["validation"] - WITHIN
     for kappa in KAPPAS:
         if _run(ledger, splits, epochs, 0, "x1", "flattening", kappa)["validation"] >= aim:
             return kappa
     raise RuntimeError(f"no price of {KAPPAS} reaches validation accuracy {aim:.4f}: add smaller ones")
 
 
+def _run_dense(ledger: Ledger, splits: Any, epochs: int, seed: int) -> dict[str, Any]:
+    return ledger.run(f"dense, {epochs} epochs, seed {seed}", functools.partial(dense, splits, epochs, seed))
+
+
 def _run(
     ledger: Ledger, splits: Any, epochs: int, seed: int, start: str, pressure: str, kappa: float
 ) -> dict[str, Any]:
-    name = f"{pressure}, kappa {kappa:g}, {start}, seed {seed}"
+    name = f"{pressure}, kappa {kappa:g}, {start}, {epochs} epochs, seed {seed}"
     return ledger.run(name, functools.partial(gated, splits, epochs, seed, start, pressure, kappa))
 
 
@@ -196,7 +201,7 @@ def robustness(ledger: Ledger, splits: Any, options: argparse.Namespace) -> None
     epochs, seeds, rival_seeds = options.epochs, range(options.seeds), range(options.rival_seeds or options.seeds)
     kappa = options.kappa or chosen_kappa(ledger, splits, epochs)
     size = len(splits.train[0])
-    whole = [ledger.run(f"dense, seed {seed}", functools.partial(dense, splits, epochs, seed)) for seed in seeds]
+    whole = [_run_dense(ledger, splits, epochs, seed) for seed in seeds]
     print(f"kappa {kappa:g}, log gamma {kappa * size:.2f} nats, b {beta_of(kappa * size):,.0f}")
     print(f"dense: test accuracy {mean_and_spread([run['test'] for run in whole])}")
     print("| prior of pi | start | widths | hidden units | test accuracy | undecided | dropped | before | after |")
@@ -233,10 +238,16 @@ def timed(splits: Any, case: str, removes: bool, kappa: float, seed: int) -> dic
     gates = bp.UnitGates(kappa=kappa)
     model = bp.BayesianNetwork(build(), {}, gates=gates, data_size=len(x), example_input=x[:2])
     gating = bp.Gating(round_at=GATED, remove="epoch" if removes else None)
+    busy = time.process_time()
     fit = fitted(model, splits.train, epochs, seed, gating=gating)
+    busy = time.process_time() - busy
     small = bp.prune(fit, min_inclusion=0.5).compact().network
+    costs = bp.training_costs(fit)
     return {
         "seconds": fit.settings["seconds"],
+        "processor": busy,
+        "macs": costs.ratio,
+        "early": costs.decided_early,
         "test": accuracy(small, *splits.test),
         "widths": "-".join(map(str, hidden_widths(small))),
     }

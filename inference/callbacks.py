@@ -30,6 +30,7 @@ class FitState:
         stop: Set it to True to end this restart after the current step.
         stop_reason: Why, in words; empty where nobody said.
         kl_warmup: Share of the steps over which the KL weight rises.
+        gate_training: The `GateTraining` of gates of units, with its records so far; None without them.
     """
 
     objective: Objective
@@ -47,10 +48,18 @@ class FitState:
     stop: bool = False
     stop_reason: str = ""
     kl_warmup: float = 0.0
+    gate_training: Any = None
 
 
 class Callback:
-    """Base of callbacks; override what you need. Each gets the `FitState`."""
+    """Base of callbacks; override what you need. Each gets the `FitState`.
+
+    Attributes:
+        is_resumable: Whether a fit may go on from a checkpoint with it, in a new process: it remembers nothing that the
+            fit depends on and that is not in the `FitState` of `on_fit_start`. Default False.
+    """
+
+    is_resumable: bool = False
 
     def on_fit_start(self, state: FitState) -> None:
         """Called before the first step of a restart."""

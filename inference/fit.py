@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from bayesprune.inference.batches import Batches, Data, check_data, check_examples
 from bayesprune.inference.callbacks import Callback, FitState
+from bayesprune.inference.checkpoint import Checkpoint, open_checkpoint
 from bayesprune.inference.denormals import flushed_denormals
 from bayesprune.inference.gate_estimators import GateEstimator
 from bayesprune.inference.gating import GateTraining, Gating
@@ -73,6 +75,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     stop: Callable[[FitState], bool] | None = None,
     progress: bool = False,
+    checkpoint: str | Path | None = None,
 ) -> Fit:
     """Fits a Bayesian network by maximising the ELBO; the model handed in is copied, never changed.
 
@@ -124,6 +127,8 @@ def fit(
         stop: A rule, `stop(state) -> bool`, asked after each epoch; True ends the restart, and `settings` say so under
             ``"stopped_early"``, with its `reason` where it has one. Ready: `until_converged()`.
         progress: Whether to show a progress line on standard error; default False.
+        checkpoint: A folder in which the whole state of training is kept after each epoch: the same call then goes on
+            after the last one, with the numbers of a fit that was not interrupted (docs/checkpoints.md). Default None.
 
     Returns:
         The fit.
@@ -157,6 +162,7 @@ def fit(
         raise ValueError("units have been removed from this model: fit the model as it was declared")
     unit_estimator = None if unit_gate_estimator is None else estimator_named(unit_gate_estimator)
     place, dtype = resolve_device(device), PRECISIONS[precision]
+    autocast = torch.bfloat16 if precision == "bfloat16" else None
     batches = Batches(data, batch_size, place, dtype, workers, channels_last)
     total = steps if steps is not None else int(epochs or 0) * len(batches)
     watchers = [*callbacks, *([Progress()] if progress else [])]
@@ -170,13 +176,23 @@ def fit(
         "local_reparameterisation": local_reparameterisation, "sticking_the_landing": sticking_the_landing,
         "warm_start": start is not None,
     }  # fmt: skip
+    folder: Path | None = None
+    if checkpoint is not None:
+        arguments = settings | {
+            "optimizer": optimizer, "schedule": schedule, "kl_warmup": kl_warmup, "restarts": restarts, "path": path,
+            "compiled": compiled, "gate_estimator": gate_estimator, "gating": gating,
+            "unit_gate_estimator": unit_gate_estimator, "channels_last": channels_last, "workers": workers,
+        }  # fmt: skip
+        followed = [*watchers, *([stop] if stop is not None else [])]
+        folder = open_checkpoint(checkpoint, model, batches, held_out, start, followed, arguments)
 
     finished: list[Restart] = []
     states: list[FitState] = []
     reports: list[PathReport] = []
     trainings: list[GateTraining | None] = []
-    started = time.perf_counter()
+    started, seconds = time.perf_counter(), 0.0
     for number in range(restarts):
+        point = None if folder is None else Checkpoint(folder, number, place)
         with flushed_denormals(), torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
             torch.manual_seed(seed + number)
             copied = copy.deepcopy(model).to(place, dtype)
@@ -189,7 +205,6 @@ def fit(
             if start is not None:
                 begin_at(start, number, copied, q)
             check_map_exists(copied, q.family_of)
-            autocast = torch.bfloat16 if precision == "bfloat16" else None
 
             def rebuild(model: BayesianNetwork, q: Guide | None = None) -> tuple[Objective, torch.optim.Optimizer]:
                 made = Objective(
@@ -204,29 +219,35 @@ def fit(
                 )
                 return made, make_optimizer(optimizer, made, learning_rate)
 
-            objective, torch_optimizer = rebuild(copied, q)
-            state = FitState(objective, torch_optimizer, number, restarts, -(-total // len(batches)), total)
+            state = FitState(*rebuild(copied, q), number, restarts, -(-total // len(batches)), total)
             share = kl_warmup if kl_warmup is not None else (0.0 if q.is_point_but_for_gates else 0.2)
             state.kl_warmup = share
             kl_schedule = scaled(warmup(share), kl_weight)
-            if copied.gates is None:
-                stepper = Stepper(objective, torch_optimizer, total, path, compiled, clip)
-            else:
-                why = "gates of units change the network while it is trained"
-                stepper = Stepper(objective, torch_optimizer, total, "plain", None, clip, why)
+            how: tuple[str, bool | None, float | None, str] = (path, compiled, clip, "it was asked for")
+            if copied.gates is not None:
+                how = ("plain", None, clip, "gates of units change the network while it is trained")
             training = GateTraining(gating or Gating(), state, rebuild) if copied.gates is not None else None
-            _run(state, stepper, batches, schedule_named(schedule), kl_schedule, held_out, watchers, stop, training)
+            before: PathReport | None = None
+            if point is not None and (before := point.restore(state, training, rebuild)) is not None:
+                how = (before.name, before.compiled, clip, before.reason)
+                seconds += point.seconds
+            stepper = Stepper(state.objective, state.optimizer, total, *how)
+            stepper.report = before or stepper.report
+            watching = (held_out, watchers, stop)
+            _run(state, stepper, batches, schedule_named(schedule), kl_schedule, *watching, training, point)
+            if point is not None and not point.finished:
+                point.write(state, stepper, training, finished=True)
             trainings.append(training)
             finished.append(Restart(state.objective.model, state.objective.guide, seed + number))
             states.append(state)
-            reports.append(stepper.report)
+            reports.append(stepper.report if point is None else point.report(stepper))
     settings |= {
         "input_shape": list(batches.first()[0].shape[1:]),
         "epochs": states[0].epoch,
         "kl_warmup": share,
         "stopped_early": [_ending(state) for state in states if state.step < state.steps],
         "tempered": any(state.kl_weight != 1.0 for state in states),
-        "seconds": time.perf_counter() - started,
+        "seconds": seconds + time.perf_counter() - started,
         "path": reports[0].as_dict(),
     }
     trace = trace_dataset(
@@ -255,6 +276,7 @@ def _run(
     watchers: Sequence[Callback],
     stop: Callable[[FitState], bool] | None,
     training: GateTraining | None = None,
+    point: Checkpoint | None = None,
 ) -> None:
     """The training loop of one restart; with gates of units, objective and optimizer are those of what is left."""
     objective, optimizer = state.objective, state.optimizer
@@ -263,6 +285,8 @@ def _run(
     objective.train()
     for watcher in watchers:
         watcher.on_fit_start(state)
+    if point is not None:
+        point.restore_random_state()
     try:
         while state.step < state.steps and not state.stop:
             clock = time.perf_counter()
@@ -303,7 +327,7 @@ def _run(
                 objective, optimizer = state.objective, state.optimizer
                 stepper.go_on_with(objective, optimizer)
             row: dict[str, Any] = {name: value / taken for name, value in sums.items()}
-            row |= {"kl_weight": state.kl_weight, "learning_rate": optimizer.param_groups[0]["lr"]}
+            row |= {"kl_weight": state.kl_weight, "learning_rate": base_rates[0] * schedule(progress)}
             row |= {"kl_of": _by_tensor(objective.model, state.terms), "scores": []}
             row |= inclusion_record(objective.guide)
             if validation is not None:
@@ -315,6 +339,8 @@ def _run(
                 watcher.on_epoch(state)
             if stop is not None and stop(state):
                 state.stop, state.stop_reason = True, getattr(stop, "reason", "")
+            if point is not None and not state.stop and state.step < state.steps:
+                point.write(state, stepper, training)
     finally:
         if objective.model.progress is not None:
             objective.model.progress.set(1.0)

@@ -28,6 +28,8 @@ RECORDS = 200
 """About how many times a fit records theta."""
 INTERIOR = (0.02, 0.98)
 """A theta strictly between these is undecided."""
+NOISY = 3.0
+"""From this ratio of step * variance of theta's gradient to the price on, a fit says that it pruned prematurely."""
 _PROBES = 4
 """Batches on which the attraction set of zero is estimated."""
 
@@ -96,6 +98,7 @@ class GateTraining:
     report: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.state.gate_training = self
         gates, q = self._gates, self._q
         if self.gating.remove is not None:
             check_removable(self._objective.model)
@@ -103,10 +106,18 @@ class GateTraining:
         share = self.gating.round_at
         self.rounding_step = -1 if share is None else min(total, max(1, round(share * total)))
         gated = total if share is None else self.rounding_step
-        self.rate = self.gating.step or gates.declaration.start / (self._price() * self.gating.travel * gated)
+        price = self._price()
+        if self.gating.step is None and not price > 0:
+            raise ValueError(
+                f"an open gate costs {price:.3g} nats per datum more than a closed one, so that travel= gives theta no "
+                "step: give Gating(step=...)"
+            )
+        self.rate = self.gating.step or gates.declaration.start / (price * self.gating.travel * gated)
         self._declared = {site: (one.owner, one.numbers, one.is_layer) for site, one in gates.sets.items()}
         self._homes = {layer: name for name, units in gates.groups.sets.items() for layer in units.layers}
         self._at_zero = torch.zeros_like(q.absorbed, dtype=torch.int64)
+        self._gradient = q.theta.new_empty(0)
+        self._variance, self._watched = 0.0, 0
         self._recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=_PROBES)
         self._every = max(1, total // RECORDS)
         self._macs = self._count_macs()
@@ -175,6 +186,8 @@ class GateTraining:
             return False
         before = sum(one.count for one in gates.sets.values())
         removed = without_units(self._objective.model, closed)
+        if len(removed.gates) == before:
+            return False  # what is closed has to stay, lest a layer is empty
         with torch.random.fork_rng(devices=[q.theta.device] if q.theta.device.type == "cuda" else []):
             fresh = self.rebuild(removed.model)  # a guide draws some of the starting values that are replaced next
         transfer(removed, (self._objective, self.state.optimizer), fresh)
@@ -187,11 +200,10 @@ class GateTraining:
                 UserWarning,
                 stacklevel=2,
             )
-        after = sum(one.count for one in self._gates.sets.values())
         self._attracted = {}
         self._macs = self._count_macs()
-        self.report["removals"].append({"step": self.state.step, "gates": before - after})
-        return before != after
+        self.report["removals"].append({"step": self.state.step, "gates": before - len(removed.gates)})
+        return True
 
     @torch.no_grad()
     def record(self) -> None:
@@ -199,7 +211,7 @@ class GateTraining:
         gates, q = self._gates, self._q
         if self.records and self.records[-1]["step"] == self.state.step:
             self.records.pop()
-        theta = torch.zeros(gates.declared_count, dtype=torch.float32)
+        theta = torch.zeros(len(self.units()), dtype=torch.float32)
         theta[q.origin.cpu()] = q.theta.detach().float().cpu()
         self.records.append(
             {
@@ -217,6 +229,30 @@ class GateTraining:
         return [
             (owner, int(number), is_layer) for owner, numbers, is_layer in self._declared.values() for number in numbers
         ]
+
+    def kept(self) -> dict[str, Any]:
+        """What a checkpoint keeps, beside the guide: tensors, arrays, numbers and texts."""
+        looks = self._decay is not None and not bool(self._q.settled)
+        return {
+            "records": self.records,
+            "report": self.report,
+            "at_zero": self._at_zero,
+            "gradient": self._gradient,
+            "variance": self._variance,
+            "watched": self._watched,
+            "attracted": self._attracted,
+            "recent": list(self._recent) if looks else [],
+        }
+
+    def go_on_from(self, kept: dict[str, Any]) -> None:
+        """Takes over what `kept` returned; the state has objective and optimizer of what was left then."""
+        device = self._q.theta.device
+        self.records, self.report = kept["records"], kept["report"]
+        self._at_zero, self._gradient = kept["at_zero"].to(device), kept["gradient"].to(device)
+        self._variance, self._watched = kept["variance"], kept["watched"]
+        self._attracted = {site: inside.to(device) for site, inside in kept["attracted"].items()}
+        self._recent.extend((x.to(device), y.to(device)) for x, y in kept["recent"])
+        self._macs = self._count_macs()
 
     # -- inside ----------------------------------------------------------------------------------------------
 
@@ -250,6 +286,7 @@ class GateTraining:
         gradient = q.theta.grad
         if gradient is None:
             return
+        self._watch_noise(gradient)
         q.theta.sub_(self.rate * torch.where(q.absorbed, 0.0, gradient))
         q.theta.clamp_(0.0, 1.0)
         q.theta.grad = None
@@ -259,10 +296,20 @@ class GateTraining:
         if all(self._gates.pressure(site).absorbs for site in self._gates.sets):
             q.absorbed |= self._at_zero >= self.gating.patience
 
+    def _watch_noise(self, gradient: Tensor) -> None:
+        """Adds to the mean variance of the gradient, by half of the squared difference of two steps in a row."""
+        if len(self._gradient) == len(gradient):
+            live = ~self._q.absorbed
+            self._variance += (
+                float(0.5 * (gradient - self._gradient)[live].square().mean()) if bool(live.any()) else 0.0
+            )
+            self._watched += 1
+        self._gradient = gradient.clone()
+
     @torch.no_grad()
     def _round(self) -> None:
         q = self._q
-        self.record()
+        self._judge_noise()
         theta = q.theta.detach().clone()
         before = {site: int((part > 0).sum()) for site, part in q.by_site(theta).items()}
         q.theta.copy_((theta > 0.5).to(theta.dtype))
@@ -274,6 +321,26 @@ class GateTraining:
             "open_before_rounding": before,
             "open_after_rounding": after,
         }
+
+    def _judge_noise(self) -> None:
+        """Warns where steps of theta are so noisy that units of some use will have hit zero by chance.
+
+        A theta that drifts upwards by step * d a step, from `start`, ever hits zero with a probability of about
+        exp(-2 start d / (step * variance)): below d = step * variance the noise decides, and not the price.
+        """
+        price = self._price()
+        if not price > 0:
+            return  # a curved price that presses no gate out
+        ratio = self.rate * self._variance / max(self._watched, 1) / price
+        self.report["noise"] = ratio
+        if ratio > NOISY:
+            warnings.warn(
+                f"the noise of theta's gradient raises the price of a unit by about {ratio:.1f} times that price, so "
+                "that units of use were pruned prematurely: take more epochs, a higher price, a larger travel= or an "
+                "estimator of less noise",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def _units(self) -> dict[str, int]:
         """Units in the network, by the name that their set was declared under."""
@@ -302,7 +369,7 @@ class GateTraining:
         """Which gates lie inside the attraction set of zero, by site, on the last few batches."""
         model, q, gates = self._objective.model, self._q, self._gates
         assert self._decay is not None
-        readers = gates.groups.sets
+        readers = {one.owner: gates.groups[one.owner] for one in gates.sets.values() if not one.is_layer}
         weights = {n: w.detach() for n, w in model.ungated_weights_at(self._objective.guide.means()).items()}
         gradients = []
         with (

@@ -10,6 +10,8 @@ from bayesprune.inference.callbacks import Callback, FitState
 class Progress(Callback):
     """Shows a rich progress bar on standard error, one for each restart."""
 
+    is_resumable = True
+
     def __init__(self) -> None:
         self._bar: Any = None
         self._task: Any = None

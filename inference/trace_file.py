@@ -16,7 +16,7 @@ from typing import Any
 import xarray as xr
 
 from bayesprune.inference.callbacks import Callback, FitState
-from bayesprune.inference.trace import trace_dataset
+from bayesprune.inference.trace import gate_variables, trace_dataset
 
 TRACE_FILE, PROGRESS_FILE = "trace.nc", "progress.json"
 SHARE = 0.05
@@ -96,11 +96,14 @@ class WriteTrace(Callback):
         ValueError: If the folder cannot be written to, or JSON cannot hold `asked`.
     """
 
+    is_resumable = True  # the state has the records of before an interruption
+
     def __init__(self, folder: str | Path, asked: Mapping[str, Any] | None = None) -> None:
         self.folder = Path(folder)
         self.asked = dict(asked or {})
         self._histories: list[list[dict[str, Any]]] = []
         self._iterates: list[list[dict[str, float]]] = []
+        self._gates: list[Any] = []
         self._began = self._due = 0.0
         self._warned = False
         try:
@@ -116,10 +119,11 @@ class WriteTrace(Callback):
     def on_fit_start(self, state: FitState) -> None:
         """Starts the clock with the first restart."""
         if state.restart == 0:
-            self._histories, self._iterates = [], []
+            self._histories, self._iterates, self._gates = [], [], []
             self._began, self._due = time.perf_counter(), 0.0
         self._histories.append(state.history)  # the fit goes on filling them
         self._iterates.append(state.iterates)
+        self._gates += [] if state.gate_training is None else [state.gate_training]
 
     def on_epoch(self, state: FitState) -> None:
         """Writes, unless that would take too large a share of the time."""
@@ -141,6 +145,10 @@ class WriteTrace(Callback):
         )
         attrs = {"data_size": state.objective.model.data_size, "is_map": int(state.objective.guide.is_map)}
         trace = trace_dataset(self._histories, self._iterates, attrs)
+        if self._gates:
+            first = self._gates[0]
+            trace = gate_variables(trace, first.units(), [one.records for one in self._gates], first.report)
+            trace.attrs["dense_macs"] = float(trace.attrs["dense_macs"])  # NetCDF 3 has no integers of 64 bits
         try:
             # NetCDF 3, by SciPy: about 10 ms, where NetCDF 4 takes 200.
             self._replace(TRACE_FILE, lambda file: trace.to_netcdf(file, engine="scipy"))

@@ -59,7 +59,11 @@ class Estimate:
 
 
 class UnitGateEstimator(Protocol):
-    """Estimates the gradient of the expected loss; the extension point of this module."""
+    """Estimates the gradient of the expected loss; the extension point of this module.
+
+    One that runs the network more than once a step may say so by an attribute `evaluations`, the number of forward
+    passes beside the step's own; `training_costs` counts them.
+    """
 
     def __call__(self, nll: GateNll, gates: Gates) -> Estimate:
         """Returns the surrogate of one step."""
@@ -82,6 +86,11 @@ class ExactToggle:
 
     units: int = 16
     chunk: int = 4096
+
+    @property
+    def evaluations(self) -> int:
+        """Forward passes beside the step's own."""
+        return self.units
 
     def __post_init__(self) -> None:
         _require_at_least("ExactToggle(units=...)", self.units, 1)
@@ -166,6 +175,11 @@ class ReinforceLeaveOneOut:
 
     particles: int = 4
 
+    @property
+    def evaluations(self) -> int:
+        """Forward passes beside the step's own."""
+        return self.particles - 1
+
     def __post_init__(self) -> None:
         _require_at_least("ReinforceLeaveOneOut(particles=...)", self.particles, 2)
 
@@ -195,6 +209,11 @@ class DisARM:
     """
 
     pairs: int = 1
+
+    @property
+    def evaluations(self) -> int:
+        """Forward passes beside the step's own."""
+        return 2 * self.pairs - 1
 
     def __post_init__(self) -> None:
         _require_at_least("DisARM(pairs=...)", self.pairs, 1)

@@ -51,7 +51,6 @@ class BayesianNetwork(nn.Module):
         data_size: Number of data.
         progress: Share of a fit's steps that are done, where a prior asks for it; else None.
         gates: The gates of the network, or None.
-        declared: The network as it was declared, where units have been removed since, else None.
         declared_sizes: Number of weights of each tensor with a prior as it was declared, by name.
         plan: What of it is left, as `CompactResult.plan` has it; None where nothing was removed.
 
@@ -85,7 +84,7 @@ class BayesianNetwork(nn.Module):
         self.likelihood = likelihood if likelihood is not None else Categorical()
         self.data_size = int(data_size)
         self.patterns = dict(priors)
-        self.declared: nn.Module | None = None
+        self._declared: tuple[nn.Module, ...] = ()  # in a tuple: its parameters are not the model's
         self.plan: dict[str, Any] | None = None
         copied = copy.deepcopy(network)
         self.example_input = torch.empty(0) if gates is None else _example(copied, example_input)
@@ -134,7 +133,7 @@ class BayesianNetwork(nn.Module):
         made.likelihood, made.data_size, made.patterns = self.likelihood, self.data_size, self.patterns
         made.declared_sizes = self.declared_sizes
         made.example_input, made.plan = self.example_input, plan
-        made.declared = self.network if self.declared is None else self.declared
+        made._declared = self._declared or (self.network,)
         made.gates = NetworkGates(
             self.gates.declaration,
             network,
@@ -145,7 +144,7 @@ class BayesianNetwork(nn.Module):
         )
         left = dict(network.named_parameters())
         chosen = {name: (prior.pattern, prior.hierarchy) for name, prior in self.priors.items() if name in left}
-        shapes = {name: tuple(tensor.shape) for name, tensor in made.declared.named_parameters()}
+        shapes = {name: tuple(tensor.shape) for name, tensor in made._declared[0].named_parameters()}
         made._bind(network, chosen, shapes)
         made.train(self.training)
         return made
@@ -157,6 +156,11 @@ class BayesianNetwork(nn.Module):
         Gates of units are not among them: see `NetworkGates.sets`.
         """
         return {site.name: site for prior in self.priors.values() for site in prior.sites.values()}
+
+    @property
+    def declared(self) -> nn.Module | None:
+        """The network as it was declared, where units have been removed since, else None."""
+        return self._declared[0] if self._declared else None
 
     @functools.cached_property
     def has_tied_weights(self) -> bool:

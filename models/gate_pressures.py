@@ -13,7 +13,9 @@ the unit is worth.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 import pyro.distributions as dist
@@ -66,7 +68,13 @@ class Flattening:
 
     def cost(self, theta: Tensor) -> Tensor:
         """The straight line."""
-        return theta * self.log_gamma - self.prior(theta).log_normaliser
+        return theta * self.log_gamma - self._constant
+
+    @cached_property
+    def _constant(self) -> float | Tensor:
+        if isinstance(self.log_gamma, Tensor):
+            return self.prior(self.log_gamma).log_normaliser
+        return float(FlatteningPrior(torch.tensor(self.log_gamma, dtype=torch.float64)).log_normaliser)
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,7 @@ class FixedProbability:
 
     def cost(self, theta: Tensor) -> Tensor:
         """KL(Bernoulli(theta) || Bernoulli(pi))."""
-        return _divergence(_off_edges(theta), self.best(theta))
+        return _with_finite_slope(lambda at: _divergence(at, self.best(at)), theta)
 
 
 @dataclass(frozen=True)
@@ -116,18 +124,23 @@ class BetaHyperPrior:
 
     def cost(self, theta: Tensor) -> Tensor:
         """KL(Bernoulli(theta) || Bernoulli(pi)) - log Beta(pi; a, b) at the best pi."""
-        theta = _off_edges(theta)
-        pi = self.best(theta)
         constant = math.lgamma(self.a) + math.lgamma(self.b) - math.lgamma(self.a + self.b)
-        log_density = (self.a - 1.0) * pi.log() + (self.b - 1.0) * torch.log1p(-pi) - constant
-        return _divergence(theta, pi) - log_density
+
+        def at_best(at: Tensor) -> Tensor:
+            pi = self.best(at)
+            log_density = torch.special.xlog1py(self.b - 1.0, -pi) + torch.xlogy(self.a - 1.0, pi) - constant
+            return _divergence(at, pi) - log_density
+
+        return _with_finite_slope(at_best, theta)
 
 
-def _off_edges(theta: Tensor) -> Tensor:
-    """Theta kept off 0 and 1, with the slope that it has there."""
-    return theta + (theta.clamp(_EDGE, 1.0 - _EDGE) - theta).detach()
+def _with_finite_slope(cost: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
+    """The cost at theta, with the slope that it has a little off 0 and 1."""
+    held = cost(theta + (theta.clamp(_EDGE, 1.0 - _EDGE) - theta).detach())
+    return cost(theta.detach()) + (held - held.detach())
 
 
 def _divergence(theta: Tensor, pi: Tensor) -> Tensor:
     closed = 1.0 - theta
-    return theta * (theta.log() - pi.log()) + closed * (torch.log1p(-theta) - torch.log1p(-pi))
+    opened = torch.xlogy(theta, theta) - torch.xlogy(theta, pi)
+    return opened + torch.special.xlog1py(closed, -theta) - torch.special.xlog1py(closed, -pi)

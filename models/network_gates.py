@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pyro
@@ -68,12 +69,19 @@ class _Slice:
 
     def mask(self, values: Mapping[str, Tensor]) -> Tensor:
         """The gate of each index, one where there is none; `(..., size of dim)` for gates `(..., count)`."""
-        mask: Any = 1.0
-        for site, number in self.parts:
+        mask: Tensor | None = None
+        for (site, number), is_whole in zip(self.parts, self._is_whole, strict=True):
             number = number.to(values[site].device)
-            taken = values[site][..., number.clamp_min(0)]
-            mask = mask * (taken if bool((number >= 0).all()) else torch.where(number >= 0, taken, 1.0))
+            taken = values[site].index_select(-1, number.clamp_min(0))
+            taken = taken if is_whole else torch.where(number >= 0, taken, 1.0)
+            mask = taken if mask is None else mask * taken
+        assert mask is not None
         return mask
+
+    @cached_property
+    def _is_whole(self) -> list[bool]:
+        """Whether every index has a gate of the part."""
+        return [bool((number >= 0).all()) for _, number in self.parts]
 
     def gate_number(self, sets: Mapping[str, GateSet]) -> Tensor:
         """Number of each index's gate among all gates, -1 for none."""

@@ -26,7 +26,7 @@ class Removed:
         model: The model of what is left.
         kept: Kept indices of the tensors that were cut, by name and dimension, in those of the model before.
         gates: Numbers of the gates that are left among all those of the model before, `(gates,)`.
-        emptied: Names of sets all of whose units were closed: one of them was kept.
+        emptied: Names of sets all of whose units, more than one, were closed: one of them was kept.
     """
 
     model: BayesianNetwork
@@ -55,9 +55,10 @@ def without_units(model: BayesianNetwork, closed: Mapping[str, Tensor]) -> Remov
             continue
         gone = torch.zeros(gates.groups[gates_of.owner].count, dtype=torch.bool)
         gone[gates_of.numbers[closed[site].cpu()]] = True
-        units[gates_of.owner] = gone
-        if bool(gone.all()):
+        if len(gone) > 1 and bool(gone.all()):
             emptied.append(gates_of.owner)
+        _keep_groups(model.network, gates.groups[gates_of.owner], gone)
+        units[gates_of.owner] = gone
     plan = units_plan(model.network, model.example_input, gates.groups, units, branches)
     network = cut(model.network, model.example_input, plan, keep_mode=True)
     kept = {
@@ -116,6 +117,23 @@ def restored_tensor(name: str, value: Tensor, plan: Mapping[str, Any], fill: flo
     index = [torch.tensor(entry["kept"].get(str(dim), range(size))) for dim, size in enumerate(entry["shape"])]
     whole[torch.meshgrid(*index, indexing="ij")] = value
     return whole
+
+
+def _keep_groups(network: nn.Module, units: Units, gone: Tensor) -> None:
+    """Lets at least two units stay that a grouped convolution reads, in place.
+
+    With a single channel for each of its groups it would be a depthwise convolution, and a depthwise one of a single
+    group an ordinary one: their units are others, which had no gates.
+    """
+    for part in units.slices:
+        layer, _, tensor = part.tensor.rpartition(".")
+        module = network.get_submodule(layer)
+        if tensor == "weight" and isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and module.groups > 1:
+            is_depthwise = module.weight.shape[1] == 1
+            if part.dim == (0 if is_depthwise else 1):
+                own = part.unit[part.unit >= 0].unique()
+                closed = own[gone[own]]
+                gone[closed[: max(0, 2 - len(own) + len(closed))]] = False
 
 
 def _gates_left(now: NetworkGates, before: NetworkGates, kept: dict[str, dict[int, Tensor]]) -> Tensor:

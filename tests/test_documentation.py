@@ -15,11 +15,11 @@ import bayesprune as bp
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def code_blocks(name):
-    """Python blocks of a page, with fits cut to one epoch."""
+def code_blocks(name, epochs=1):
+    """Python blocks of a page, with fits cut to few epochs."""
     text = (ROOT / name).read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    return [re.sub(r"epochs=\d+", "epochs=1", block) for block in blocks]
+    return [re.sub(r"epochs=\d+", f"epochs={epochs}", block) for block in blocks]
 
 
 def test_the_readme_runs_from_top_to_bottom():
@@ -66,6 +66,17 @@ def test_the_page_on_smaller_networks_runs(tmp_path, monkeypatch):
         exec(compile(block, "docs/smaller.md", "exec"), space)
     assert space["small"].report.max_output_difference < 1e-5 * space["small"].report.output_sd
     assert (tmp_path / "runs" / "small" / "network.py").is_file()
+
+
+@pytest.mark.filterwarnings("ignore:the noise of theta:UserWarning")  # a short fit
+def test_the_page_on_unit_gates_runs():
+    space = {}
+    for block in code_blocks("docs/unit_gates.md", epochs=15):
+        exec(compile(block, "docs/unit_gates.md", "exec"), space)
+    left = int((space["fit"].unit_inclusion()["fc1"] > 0.5).sum())
+    assert 0 < space["small"].network.fc1.out_features == left < 300
+    assert space["inside"].priors["fc2.weight"].hierarchy.config["name"] == "HALO"
+    assert space["gates"].cost.layers == 0.3
 
 
 def test_the_page_on_convergence_runs(declared):

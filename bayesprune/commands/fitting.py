@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bayesprune.commands.console import figure, percent, stdout
+from bayesprune.commands.showing_gates import what_is_left
 from bayesprune.data import DATASETS, load_data
 from bayesprune.declaration import declare, resolve_prior
 from bayesprune.inference.fit import fit
@@ -106,8 +107,8 @@ def fit_run(
         raise ValueError(f"--gating is about the gates of --prior unit-gates, which {prior} has not: leave it out")
     name = data if data in DATASETS else str(Path(data).expanduser().absolute())
     asked = {
-        "data": name, "network": network, "width": width, "prior": prior, "prior_settings": dict(settings or {}), "on": on,
-        "guide": how.get("guide"), "seed": seed,
+        "data": name, "network": network, "width": width, "prior": prior, "prior_settings": dict(settings or {}),
+        "on": on, "guide": how.get("guide"), "seed": seed,
     }  # fmt: skip
     with writing_part(out, asked) as watcher:
         splits = load_data(name if Path(name).exists() else data, seed=seed, root=data_root)
@@ -166,6 +167,8 @@ def print_run(run: Path, summary: Mapping[str, Any]) -> None:
     lines = [f"test {scores_line(summary)}", sparsity + percent(summary["sparsity"], 2)]
     if median is not None:
         lines.append(f"median-probability sparsity {percent(median, 2)} ({', '.join(summary['kinds'])})")
+    if summary["units"] is not None:
+        lines.append(what_is_left(summary))
     lines.append(f"{summary['converged']}: {summary['convergence']}")
     lines += remarks(summary)
     prune = "--sparsity 0.95" if median is None else "--min-inclusion 0.5"

@@ -79,8 +79,8 @@ def follow_path(
     settings = dict(settings or {})
     if prior == UNIT_GATES:
         raise ValueError(
-            "a path begins each fit at the one before, but unit-gates leaves networks of different sizes: run bayesprune "
-            f"fit for each value of {knob} (--set {knob}={values[0]:g}), and bayesprune compare"
+            "a path begins each fit at the one before, but unit-gates leaves networks of different sizes: run "
+            f"bayesprune fit for each value of {knob} (--set {knob}={values[0]:g}), and bayesprune compare"
         )
     if knob in settings:
         raise ValueError(f"--set gives {knob}, which --values go along: leave it out")

@@ -168,7 +168,8 @@ def load_pruned(folder: str | Path) -> tuple[nn.Module, Likelihood]:
     dtype = next((value.dtype for value in state.values() if value.is_floating_point()), torch.float32)
     shape = tuple(summary["input_shape"])
     with torch.random.fork_rng(devices=[]):
-        network = make_network(summary["network"], shape, summary["outputs"]).to(dtype).eval()
+        network = make_network(summary["network"], shape, summary["outputs"], summary.get("width", 1.0))
+        network = network.to(dtype).eval()
     try:
         if compact:
             example = torch.zeros(2, *shape, dtype=dtype)

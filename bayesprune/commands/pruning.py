@@ -128,6 +128,7 @@ def prune_run(
         **saved,
         "onnx": None if onnx is None else str(onnx.absolute()),
         **{key: summary[key] for key in ("data", "network", "prior", "guide", "input_shape", "outputs")},
+        "width": summary.get("width", 1.0),  # runs of earlier versions have none
         "likelihood": result.likelihood.config(),
         "input_scaling": input_scaling(splits),
     }

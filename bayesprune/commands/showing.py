@@ -13,6 +13,7 @@ from torch import Tensor
 from bayesprune.analysis.layer_table import layer_table
 from bayesprune.commands.console import percent, stdout
 from bayesprune.commands.fitting import remarks, scores_line
+from bayesprune.commands.showing_gates import gate_lines
 from bayesprune.commands.showing_progress import show_progress
 from bayesprune.inference.paths import PathReport
 from bayesprune.inference.result import Fit
@@ -47,13 +48,13 @@ def show_run(run: str | Path, plots: bool = False) -> None:
     if part is not None:
         try:
             return show_progress(part, plots)
-        except ValueError:
+        except (ValueError, FileNotFoundError):
             if not (Path(run) / SUMMARY_FILE).is_file():
                 raise  # else the fit has ended in this moment, and its run is shown
     found = read_summary(run)
     fit = load_run(run)
     console = stdout()
-    for name, text in _lines(found):
+    for name, text in [*_lines(found), *gate_lines(fit, found)]:
         console.print(f"{name:<12} {text}", soft_wrap=True)
     console.print()
     console.print(str(layer_table(fit)), soft_wrap=True)
@@ -71,12 +72,13 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     """Name and text of what the top of `show` says."""
     settings = ", ".join(f"{key}={value}" for key, value in found["prior_settings"].items())
     seeds = ", ".join(map(str, found["seeds"]))
+    wide = f", width {found['width']:g}" if found.get("width", 1.0) != 1.0 else ""
     several = f" (mean of {found['restarts']} restarts)" if found["restarts"] > 1 else ""
     left = f"{found['nonzero']:,} of {found['weights']:,} weights are left"
     lines = [
         ("data", f"{found['data']}: {found['data_size']:,} examples of shape {tuple(found['input_shape'])}"),
-        ("network", f"{found['network']}, {found['likelihood']['name']} likelihood"),
-        ("prior", f"{found['prior']}{f' ({settings})' if settings else ''} on {', '.join(found['on'])}"),
+        ("network", f"{found['network']}{wide}, {found['likelihood']['name']} likelihood"),
+        ("prior", f"{found['prior']}{f' ({settings})' if settings else ''} on {', '.join(found['on']) or 'all units'}"),
         ("guide", f"{found['guide']}, {found['epochs']} epochs, {found['seconds']:.1f} s, seeds {seeds}"),
         ("test", scores_line(found) + several),
         ("sparsity", f"{percent(found['sparsity'], 2)}: {left}"),
@@ -107,15 +109,17 @@ def write_plots(
 
     Returns:
         The files: ``pruning_trace.png``; and where they apply ``trajectories.png`` (gates or scales), ``r_hat.png``
-        (enough iterates), ``inclusion.png`` (inclusion probabilities), ``scales.png`` (all but a MAP without random
-        scales), ``prior_posterior.png`` (priors that can be simulated, no MAP), ``shrinkage.png`` (scale mixtures
-        with an event of shrinkage) and ``calibration.png`` (labels).
+        (enough iterates), ``gates.png`` and ``units.png`` (gates of units; in place of the next), ``inclusion.png``
+        (inclusion probabilities), ``scales.png`` (all but a MAP without random scales), ``prior_posterior.png`` (priors
+        that can be simulated, no MAP), ``shrinkage.png`` (scale mixtures with an event of shrinkage) and
+        ``calibration.png`` (labels).
 
     Raises:
         OSError: If they cannot be written.
     """
     from bayesprune.analysis.convergence import convergence
     from bayesprune.analysis.plot_calibration import plot_calibration
+    from bayesprune.analysis.plot_gates import plot_gates
     from bayesprune.analysis.plot_inclusion import plot_inclusion
     from bayesprune.analysis.plot_prior_posterior import plot_prior_posterior
     from bayesprune.analysis.plot_pruning_trace import plot_pruning_trace
@@ -123,23 +127,26 @@ def write_plots(
     from bayesprune.analysis.plot_scales import plot_scales
     from bayesprune.analysis.plot_shrinkage import plot_shrinkage
     from bayesprune.analysis.plot_trajectories import plot_trajectories, recorded_kinds
+    from bayesprune.analysis.plot_units import plot_units
 
     folder.mkdir(exist_ok=True)
     priors = fit.model.priors.values()
     events = [prior.hierarchy.included for prior in priors]
-    is_map = fit.guide.is_map
+    is_map, has_gates = fit.guide.is_point_but_for_gates, fit.model.gates is not None
     movement = convergence(fit)
     drawn: dict[str, Callable[..., Figure]] = {"pruning_trace": partial(plot_pruning_trace, fit)}
     if recorded_kinds(fit.trace):
         drawn["trajectories"] = partial(plot_trajectories, fit)
     if movement.table.sizes.get("window"):
         drawn["r_hat"] = partial(plot_r_hat, movement)
-    if not is_map and None not in events:
+    if has_gates:
+        drawn |= {"gates": partial(plot_gates, fit), "units": partial(plot_units, fit)}
+    elif not is_map and None not in events:
         maps = "all" if len(priors) <= FEW_TENSORS else "first"
         drawn["inclusion"] = partial(plot_inclusion, fit, image_shape=_image_shape(fit, input_shape), maps=maps)
     if not is_map or any(prior.scales for prior in priors):
         drawn["scales"] = partial(plot_scales, fit)
-    if not is_map and not any(prior.hierarchy.improper for prior in priors):
+    if not is_map and not has_gates and not any(prior.hierarchy.improper for prior in priors):
         drawn["prior_posterior"] = partial(plot_prior_posterior, fit, draws=PRIOR_DRAWS)
     if fit.restarts[0].fisher is not None and any(event is not None and event.kind == "shrinkage" for event in events):
         drawn["shrinkage"] = partial(plot_shrinkage, fit)

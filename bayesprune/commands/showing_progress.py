@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from bayesprune.commands.console import figure, percent, stdout, table
+from bayesprune.commands.showing_gates import progress_gate_lines
 from bayesprune.inference.trace_file import TRACE_FILE, RunningFit, read_progress, read_trace
 from bayesprune.run_folder import PLOTS_FOLDER
 
@@ -95,20 +97,25 @@ def _latest(trace: xr.Dataset) -> list[tuple[str, str]]:
     if scores:
         parts = [f"{name.removeprefix('validation_')} {figure(value)}" for name, value in scores.items()]
         lines.append(("validation", ", ".join(parts)))
-    return [*lines, ("sparsity", percent(float(last.network_sparsity), 2))]
+    return [*lines, ("sparsity", percent(float(last.network_sparsity), 2)), *progress_gate_lines(trace)]
 
 
 def _write_plots(trace: xr.Dataset, folder: Path) -> list[Path]:
+    from bayesprune.analysis.plot_gates import plot_gates
     from bayesprune.analysis.plot_pruning_trace import plot_pruning_trace
     from bayesprune.analysis.plot_trajectories import plot_trajectories, recorded_kinds
+    from bayesprune.analysis.plot_units import plot_units
 
     folder.mkdir(exist_ok=True)
-    files = [folder / "pruning_trace.png"]
-    plot_pruning_trace(trace, path=files[-1])
+    drawn: dict[str, Callable[..., Any]] = {"pruning_trace": partial(plot_pruning_trace, trace)}
     if recorded_kinds(trace):
-        files.append(folder / "trajectories.png")
-        plot_trajectories(trace, path=files[-1])
-    return files
+        drawn["trajectories"] = partial(plot_trajectories, trace)
+    if "theta" in trace:
+        latest = trace.sizes["restart"] - 1
+        drawn |= {"gates": partial(plot_gates, trace, latest), "units": partial(plot_units, trace, latest)}
+    for name, draw in drawn.items():
+        draw(path=folder / f"{name}.png")
+    return [folder / f"{name}.png" for name in drawn]
 
 
 def _duration(seconds: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from inspect import Parameter
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ COLUMNS: dict[str, Callable[[str | Path, Summary], str]] = {
     "nll": lambda run, found: figure(found["nll"]),
     "ece": lambda run, found: figure(found["ece"]),
     "sparsity": lambda run, found: percent(found["sparsity"], 2),
+    "units": lambda run, found: "-".join(str(row["left"]) for row in (found.get("units") or {}).values()) or "-",
+    "branches": lambda run, found: _branches(found),
     "median-prob.": lambda run, found: percent(found["median_probability_sparsity"], 2),
     "kind": lambda run, found: ", ".join(found["kinds"]) or "-",
     "epochs": lambda run, found: str(found["epochs"]),
@@ -69,6 +72,7 @@ def compare_runs(runs: Sequence[str | Path]) -> None:
 
 def list_priors() -> None:
     """Prints the ready priors with their settings."""
+    from bayesprune.inference.gating import Gating
     from bayesprune.models.priors import PRIORS
 
     shown = table("prior", "what it is", "settings (--set key=value)")
@@ -80,6 +84,8 @@ def list_priors() -> None:
     console = stdout()
     console.print(shown)
     console.print("null leaves the choice to the prior. One of your own: --prior FILE.py:NAME")
+    gating = ", ".join(f"{one.name}={_typed(one.default)}" for one in fields(Gating))
+    console.print(f"unit-gates is not on weights but on units; how its gates are trained: --gating with {gating}")
 
 
 def list_data(root: str | Path | None = None) -> None:
@@ -94,6 +100,12 @@ def list_data(root: str | Path | None = None) -> None:
     console.print(
         "Also: a folder train/CLASS/*.png, or a FILE.npz with arrays x, y and, where there are, x_test, y_test"
     )
+
+
+def _branches(found: Summary) -> str:
+    """How many residual branches with a gate are left."""
+    rows = (found.get("branches") or {}).values()
+    return f"{sum(row['left'] for row in rows)} of {len(rows)}" if rows else "-"
 
 
 def _typed(value: object) -> str:

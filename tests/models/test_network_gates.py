@@ -77,9 +77,7 @@ def test_closing_changes_no_output_and_leaves_nothing_of_closed_units(name, trai
         values["a_two.layer_gate"] = torch.zeros(1, dtype=torch.float64)
         values["b_two.layer_gate"] = torch.tensor([0.7], dtype=torch.float64)
     network, gates = model.network.train(training), model.gates
-    multiplied, closed = (
-        function(weights_of(model), values, network) for function in (gates.multiply, gates.close)
-    )
+    multiplied, closed = (function(weights_of(model), values, network) for function in (gates.multiply, gates.close))
     assert set(multiplied) == set(closed)
     with torch.no_grad():
         wanted, found = (functional_call(network, weights, (x,)) for weights in (multiplied, closed))
@@ -105,9 +103,7 @@ def test_the_probability_of_a_weight_to_be_open_is_that_of_all_gates_enumerated(
     gates, network = model.gates, model.network
     random = torch.Generator().manual_seed(3)
     # Of large sets two gates are random, and the others are closed or open for sure.
-    theta = {
-        site: torch.randint(2, (count,), generator=random).double() for site, count in case.gates.items()
-    }
+    theta = {site: torch.randint(2, (count,), generator=random).double() for site, count in case.gates.items()}
     places = [(site, unit) for site, count in case.gates.items() for unit in range(min(count, 2))]
     for site, unit in places:
         theta[site][unit] = torch.rand((), generator=random, dtype=torch.float64)

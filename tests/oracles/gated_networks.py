@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy import optimize
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -97,11 +99,11 @@ def _lenet(net: nn.Module, x: Tensor, gates: Gates) -> Tensor:
 def convolutional() -> nn.Module:
     return Net(
         lambda net, x: _convolutional(net, x, None),
-        first=nn.Conv2d(2, 4, 3, padding=1),
-        one=nn.BatchNorm2d(4),
-        depth=nn.Conv2d(4, 4, 3, padding=1, groups=4),
-        two=nn.BatchNorm2d(4),
-        grouped=nn.Conv2d(4, 6, 1, groups=2),
+        first=nn.Conv2d(2, 8, 3, padding=1),
+        one=nn.BatchNorm2d(8),
+        depth=nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        two=nn.BatchNorm2d(8),
+        grouped=nn.Conv2d(8, 6, 1, groups=2),
         three=nn.BatchNorm2d(6),
         up=nn.ConvTranspose2d(6, 3, 2),
         fc=nn.Linear(3 * 25, 2),
@@ -124,11 +126,11 @@ def _convolutional(net: nn.Module, x: Tensor, gates: Gates | None) -> Tensor:
 def residual() -> nn.Module:
     return Net(
         lambda net, x: _residual(net, x, None),
-        stem=nn.Conv2d(1, 3, 3, padding=1, bias=False),
-        norm=nn.BatchNorm2d(3),
-        **{f"a{key}": layer for key, layer in _branch(3, 2).items()},
-        **{f"b{key}": layer for key, layer in _branch(3, 4).items()},
-        fc=nn.Linear(3, 2),
+        stem=nn.Conv2d(1, 5, 3, padding=1, bias=False),
+        norm=nn.BatchNorm2d(5),
+        **{f"a{key}": layer for key, layer in _branch(5, 3).items()},
+        **{f"b{key}": layer for key, layer in _branch(5, 4).items()},
+        fc=nn.Linear(5, 2),
     )
 
 
@@ -190,13 +192,13 @@ CASES = {
         {"conv1.gate": 2, "conv2.gate": 5, "fc1.gate": 50},
     ),
     "convolutional": Gated(
-        convolutional, (2, 8, 8), _convolutional, {"first.gate": 2, "grouped.gate": 3, "up.gate": 3}
+        convolutional, (2, 8, 8), _convolutional, {"first.gate": 4, "grouped.gate": 3, "up.gate": 3}
     ),
     "residual": Gated(
         residual,
         (1, 6, 6),
         _residual,
-        {"stem.gate": 3, "a_in.gate": 2, "b_in.gate": 4, "a_two.layer_gate": 1, "b_two.layer_gate": 1},
+        {"stem.gate": 5, "a_in.gate": 3, "b_in.gate": 4, "a_two.layer_gate": 1, "b_two.layer_gate": 1},
         layers=True,
     ),
     "recurrent": Gated(Recurrent, (3, 2), _recurrent, {"cell.gate": 3}, per_example=False),
@@ -205,12 +207,13 @@ CASES = {
 
 
 def numerical_minimum(pressure: GatePressure, theta: float) -> tuple[float, float]:
-    """The smallest KL(Bernoulli(theta) || Bernoulli(pi)) - log p(pi) over a fine grid of log odds of pi, and that pi."""
-    log_odds = torch.linspace(-40.0, 40.0, 800_001, dtype=torch.float64)
-    pi, at = log_odds.sigmoid(), torch.tensor(theta, dtype=torch.float64)
-    divergence = (
-        -F.binary_cross_entropy(at, at) - at * F.logsigmoid(log_odds) - (1.0 - at) * F.logsigmoid(-log_odds)
-    )
-    cost = divergence - pressure.prior(at).log_prob(pi)
-    best = int(cost.argmin())
-    return float(cost[best]), float(pi[best])
+    """The smallest KL(Bernoulli(theta) || Bernoulli(pi)) - log p(pi), by search over pi, and that pi."""
+    at = torch.tensor(theta, dtype=torch.float64)
+
+    def cost(log_odds: float) -> float:
+        odds = torch.tensor(log_odds, dtype=torch.float64)
+        expected = at * F.logsigmoid(odds) + (1.0 - at) * F.logsigmoid(-odds)
+        return float(-F.binary_cross_entropy(at, at) - expected - pressure.prior(at).log_prob(odds.sigmoid()))
+
+    found = optimize.minimize_scalar(cost, bounds=(-40.0, 40.0), method="bounded", options={"xatol": 1e-9})
+    return float(found.fun), float(1.0 / (1.0 + np.exp(-found.x)))
