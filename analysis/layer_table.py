@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,8 +57,8 @@ class LayerTable:
 def layer_table(fit: Fit, restart: int = 0, draws: int = 200) -> LayerTable:
     """Tabulates the tensors with a prior.
 
-    Keys of a row: ``tensor``; ``shape``; ``weights`` (how many); ``kind`` of the inclusion event;
-    ``included`` (sum of the inclusion probabilities); ``sparsity`` (fraction of zeros, by the rule of the
+    Keys of a row: ``tensor``; ``shape``; ``weights`` (how many, those of removed units too); ``kind`` of the
+    inclusion event; ``included`` (sum of the inclusion probabilities); ``sparsity`` (fraction of zeros, by the rule of the
     pruning trace: for gates the share of inclusion probabilities of at most 1/2, else the share of weights
     below a tenth of their layer's root mean square); ``effective`` with ``effective_lower`` and
     ``effective_upper`` (effective number of weights, 89 % interval); ``rms`` (root mean square of the weights
@@ -86,7 +87,7 @@ def layer_table(fit: Fit, restart: int = 0, draws: int = 200) -> LayerTable:
             {
                 "tensor": name,
                 "shape": tuple(prior.shape),
-                "weights": int(np.prod(prior.shape)),
+                "weights": one.model.declared_sizes[name],
                 "kind": event.kind if event is not None else None,
                 "included": included.get(name),
                 "sparsity": record["sparsity"][name],
@@ -102,6 +103,7 @@ def layer_table(fit: Fit, restart: int = 0, draws: int = 200) -> LayerTable:
             }
         )
     weights = sum(row["weights"] for row in rows)
+    left = [math.prod(prior.shape) for prior in one.model.priors.values()]
     one_kind = len({row["kind"] for row in rows}) == 1  # counts of unlike events do not add up
     rows.append(
         {
@@ -114,7 +116,7 @@ def layer_table(fit: Fit, restart: int = 0, draws: int = 200) -> LayerTable:
             "effective": _sum(row["effective"] for row in rows) if one_kind else None,
             "effective_lower": None,
             "effective_upper": None,
-            "rms": float(np.sqrt(sum(row["rms"] ** 2 * row["weights"] for row in rows) / weights)),
+            "rms": math.sqrt(sum(row["rms"] ** 2 * n for row, n in zip(rows, left, strict=True)) / sum(left)),
             "kl": _sum(row["kl"] for row in rows),
         }
     )

@@ -1,8 +1,8 @@
 """Is what unit gates find faster? Compact against dense, batch 1 and 128, PyTorch and onnxruntime, beside the MACs.
 
 LeNet-300-100 (15 epochs) and LeNet-5 (5 epochs) with unit gates on Fashion-MNIST, then the compact and the dense
-network by turns in one process, one thread. Run ``python -m benchmarks.unit_gate_speed``; it resumes, and prints a table and
-what it cost.
+network by turns in one process, one thread. Run ``python -m benchmarks.unit_gate_speed``; it resumes, and prints a
+table and what it cost.
 """
 
 from __future__ import annotations

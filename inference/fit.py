@@ -160,6 +160,8 @@ def fit(
         raise ValueError("path='fused' is not available with gates of units, whose network changes: use path='plain'")
     if model.plan is not None and restarts > 1:
         raise ValueError("units have been removed from this model: fit the model as it was declared")
+    if model.gates is not None and particles > 1:
+        raise ValueError("particles= is not for gates of units: draw them more often by their estimator, or take 1")
     unit_estimator = None if unit_gate_estimator is None else estimator_named(unit_gate_estimator)
     place, dtype = resolve_device(device), PRECISIONS[precision]
     autocast = torch.bfloat16 if precision == "bfloat16" else None

@@ -6,7 +6,6 @@ import warnings
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -44,12 +43,14 @@ class Gating:
     Attributes:
         travel: Share of the steps with gates that a unit of no use needs from its start to zero; it sets the size of
             the steps by the price of a unit. Default 0.25. Much less prunes prematurely.
-        step: The size itself, in place of `travel`; default None.
+        step: The size itself, in place of `travel`; default None. With `travel`, and the expected cost as the price,
+            each gate's is in inverse proportion to its own price at the start.
         patience: Steps in a row that theta is at 0 until the gate is absorbed, that is, stays closed; default 1.
         remove: When closed units leave network, guide and optimizer: ``"epoch"`` (default) at the end of each epoch, a
             number after so many steps, None never: their gates stay closed, but no time is saved.
-        rule: Which units leave: ``"absorbed"`` (default), or ``"attracted"``: those inside the attraction set of zero
-            as well (see `bayesprune.inference.attraction`), which are closed before theta has arrived there.
+        rule: Which units leave: ``"absorbed"`` (default), or ``"attracted"``: those with theta below 1/2 inside the
+            attraction set of zero as well (see `bayesprune.inference.attraction`), which are closed before theta has
+            arrived there.
         round_at: Share of the steps after which theta is rounded at 1/2 and trained no more; the rest of the fit trains
             the network that is left. Default 2/3; None: never.
 
@@ -113,6 +114,7 @@ class GateTraining:
                 "step: give Gating(step=...)"
             )
         self.rate = self.gating.step or gates.declaration.start / (price * self.gating.travel * gated)
+        self._rates = self._rates_of_gates()
         self._declared = {site: (one.owner, one.numbers, one.is_layer) for site, one in gates.sets.items()}
         self._homes = {layer: name for name, units in gates.groups.sets.items() for layer in units.layers}
         self._at_zero = torch.zeros_like(q.absorbed, dtype=torch.int64)
@@ -166,6 +168,7 @@ class GateTraining:
             if self.gating.rule == "attracted":
                 with torch.no_grad():
                     inside = torch.cat([self._attracted[site] for site in self._gates.sets]).to(self._q.theta.device)
+                    inside &= self._q.theta < 0.5  # gradients seen so far say little of a unit that is hardly trained
                     self._q.theta[inside] = 0.0
                     self._q.absorbed |= inside
         removed = self.gating.remove == "epoch" and self.remove()
@@ -193,6 +196,8 @@ class GateTraining:
         transfer(removed, (self._objective, self.state.optimizer), fresh)
         self.state.objective, self.state.optimizer = fresh
         self._at_zero = self._at_zero[removed.gates.to(self._at_zero.device)]
+        if len(removed.gates) == 0:
+            self._q.settled.fill_(True)
         for name in removed.emptied:
             warnings.warn(
                 f"all units of {name} are closed: one is kept, because a layer cannot be empty; a lower price keeps "
@@ -280,6 +285,18 @@ class GateTraining:
         open_, closed = (gates.cost(self._q.by_site(torch.full_like(like, value))) for value in (1.0, 0.0))
         return float(open_ - closed) / n / gates.data_size
 
+    def _rates_of_gates(self) -> Tensor:
+        """Step of each theta, by the number of its gate: where prices differ, in inverse proportion to its own.
+
+        A unit of no use then needs the same number of steps whatever it costs.
+        """
+        gates, theta = self._gates, self._q.theta.detach()
+        if not gates.is_pressed_by_cost or self.gating.step is not None:
+            return torch.full_like(theta, self.rate)
+        prices = torch.cat(list(gates.prices(self._q.probabilities()).values()))
+        mean = prices.mean()
+        return self.rate * mean / prices.clamp_min(1e-3 * float(mean))
+
     @torch.no_grad()
     def _project(self) -> None:
         q = self._q
@@ -287,7 +304,7 @@ class GateTraining:
         if gradient is None:
             return
         self._watch_noise(gradient)
-        q.theta.sub_(self.rate * torch.where(q.absorbed, 0.0, gradient))
+        q.theta.sub_(self._rates[q.origin] * torch.where(q.absorbed, 0.0, gradient))
         q.theta.clamp_(0.0, 1.0)
         q.theta.grad = None
         stays = (q.theta == 0) if q.touched is None else (q.theta == 0) & q.touched
@@ -361,7 +378,7 @@ class GateTraining:
         own = gates.declaration
         if own.probability is not None or own.beta is not None:
             return None  # the set is that of a straight price
-        if any(fnmatchcase(tensor, pattern) for tensor in gates.weights for pattern in model.patterns):
+        if not set(gates.weights) <= set(model.left_to_gates):
             return None
         return 1.0 / (own.weight_scale**2 * model.data_size)
 

@@ -97,6 +97,14 @@ class Guide(nn.Module):
         return all(family == "delta" for family in self.family_of.values())
 
     @property
+    def is_certain(self) -> bool:
+        """Whether all draws are the same: points everywhere, and gates that are open or closed for good."""
+        if self.gates is None:
+            return self.is_map
+        theta = self.gates.theta.detach()
+        return self.is_point_but_for_gates and bool(((theta == 0) | (theta == 1)).all())
+
+    @property
     def is_point_but_for_gates(self) -> bool:
         """Whether every site of a prior on a tensor is a point."""
         return all(self.family_of[name] == "delta" for name in self.model.sites)

@@ -7,6 +7,7 @@ reference that the tests hold it to.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -92,6 +93,7 @@ class Objective(nn.Module):
         self.sticking_the_landing = sticking_the_landing
         self.local_reparameterisation = local_reparameterisation
         self.unit_gate_estimator = unit_gate_estimator
+        self._removed = _cost_of_removed_weights(model, guide)
         if unit_gate_estimator is None and model.gates is not None:
             self.unit_gate_estimator = estimator_named(model.gates.declaration.estimator)
 
@@ -263,7 +265,7 @@ class Objective(nn.Module):
         theta = q.by_site(q.theta.detach() if bool(q.settled) else q.theta)
         if estimate.weight is not None:
             theta = {site: at.detach() + estimate.weight[site] * (at - at.detach()) for site, at in theta.items()}
-        return gates.cost(theta)
+        return gates.cost(theta) + self._removed
 
     def _run_prior(
         self,
@@ -287,6 +289,20 @@ class Objective(nn.Module):
         if prior.hierarchy.factor is not None:
             kl_of[f"{name}.factor"] = -prior.factor(values, weight)
         return weight
+
+
+def _cost_of_removed_weights(model: BayesianNetwork, guide: Guide) -> float:
+    """Minus the log prior, in nats, of weights that left with their units, where gates declare it and they are points.
+
+    They count as if they were there, at zero, where they were going: the objective does not jump when they leave.
+    """
+    if model.gates is None or not guide.is_point_but_for_gates:
+        return 0.0
+    gone = sum(
+        model.declared_sizes[name] - (math.prod(model.priors[name].shape) if name in model.priors else 0)
+        for name in model.left_to_gates
+    )
+    return gone * (0.5 * math.log(2.0 * math.pi) + math.log(model.gates.declaration.weight_scale))
 
 
 def objective(model: BayesianNetwork, guide: Guide | str | None = None) -> Objective:

@@ -170,7 +170,9 @@ def prune(
     if per not in ("network", "layer"):
         raise ValueError(f"per= takes 'network' or 'layer', not {per!r}")
     one = fit._restart(restart)
-    kinds = {p.hierarchy.included.kind for p in one.model.priors.values() if p.hierarchy.included is not None}
+    events = {name: prior.hierarchy.included for name, prior in one.model.priors.items()}
+    own = {n: event for n, event in events.items() if n not in one.model.left_to_gates} or events
+    kinds = {event.kind for event in own.values() if event is not None}
     weights = fit.included_weights(restart)
     units = one.guide.open_units(0.5 if min_inclusion is None else min_inclusion)
     units = {name: is_open.cpu() for name, is_open in units.items()}
@@ -180,8 +182,8 @@ def prune(
         if criterion not in (None, "inclusion"):
             raise ValueError("min_inclusion= is a rule on inclusion probabilities: leave criterion= out")
         _refuse_unlike(kinds)
-        own = fit.inclusion_probabilities(restart, units=False)
-        masks = {name: torch.as_tensor(own[name].values) > min_inclusion for name in weights}
+        probabilities = fit.inclusion_probabilities(restart, units=False)
+        masks = {name: torch.as_tensor(probabilities[name].values) > min_inclusion for name in weights}
         masks = {name: mask & units[name] if name in units else mask for name, mask in masks.items()}
         rule, name = f"inclusion probability > {min_inclusion:g}", "inclusion"
     else:

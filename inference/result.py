@@ -155,7 +155,7 @@ class Fit:
         x = x.to(reference.device, reference.dtype if x.is_floating_point() else x.dtype)
         predictions = []
         with torch.no_grad(), _seeded(one):
-            for _ in range(1 if one.guide.is_map else draws):
+            for _ in range(1 if one.guide.is_certain else draws):
                 weights = one.model.weights_at(one.guide.sample())
                 try:
                     parts = [functional_call(network, weights, (part,)) for part in x.split(batch_size)]
@@ -198,7 +198,7 @@ class Fit:
         y = y.to(reference.device, reference.dtype if y.is_floating_point() else y.dtype)
         densities = []
         with torch.no_grad(), _seeded(one):
-            for _ in range(1 if one.guide.is_map else draws):
+            for _ in range(1 if one.guide.is_certain else draws):
                 weights = one.model.weights_at(one.guide.sample())
                 outputs = torch.cat([functional_call(network, weights, (part,)) for part in x.split(1024)])
                 densities.append(one.model.likelihood.log_prob(outputs, y))

@@ -132,13 +132,15 @@ def trace_dataset(
         rows = [[[row["histogram"].get(t, gone) for t in gated] for row in h] for h in histories]
         data["inclusion_histogram"] = (("restart", "epoch", "gated_tensor", "bin"), _padded(rows, epochs))
     length = max(len(i) for i in iterates)
-    quantities = [k for k in iterates[0][0] if k not in ("negative_elbo", "step")]
+    quantities = [  # but for those of branches that were removed
+        k for k in iterates[0][0] if k not in ("negative_elbo", "step") and all(k in i[-1] for i in iterates)
+    ]
     for key in ("negative_elbo", "step"):
         data["iterate_step" if key == "step" else key] = (
             ("restart", "iterate"),
             _padded([[row[key] for row in i] for i in iterates], length),
         )
-    rows = [[[row.get(q, np.nan) for q in quantities] for row in i] for i in iterates]  # a removed branch has none
+    rows = [[[row[q] for q in quantities] for row in i] for i in iterates]
     data["scales"] = (("restart", "iterate", "quantity"), _padded(rows, length))
     coords: dict[str, Any] = {
         "restart": np.arange(len(histories)),

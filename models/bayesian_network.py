@@ -51,6 +51,7 @@ class BayesianNetwork(nn.Module):
         data_size: Number of data.
         progress: Share of a fit's steps that are done, where a prior asks for it; else None.
         gates: The gates of the network, or None.
+        left_to_gates: Names of the weights as they were declared whose prior is the one that the gates declare.
         declared_sizes: Number of weights of each tensor with a prior as it was declared, by name.
         plan: What of it is left, as `CompactResult.plan` has it; None where nothing was removed.
 
@@ -99,10 +100,11 @@ class BayesianNetwork(nn.Module):
                         "Gaussian() or Hierarchy(weight=dist.Normal(0.0, 1.0))"
                     )
                 chosen[name] = (pattern, self.patterns[pattern])
+        self.left_to_gates: tuple[str, ...] = ()
         if self.gates is not None:
             own = self.gates.declaration.weight_prior()
-            for name in self.gates.weights:
-                chosen.setdefault(name, (name, own))
+            self.left_to_gates = tuple(name for name in self.gates.weights if name not in chosen)
+            chosen |= {name: (name, own) for name in self.left_to_gates}
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         self.declared_sizes = {name: math.prod(shapes[name]) for name in tensors if name in chosen}
         self._bind(copied, {name: chosen[name] for name in tensors if name in chosen}, shapes)
@@ -121,7 +123,7 @@ class BayesianNetwork(nn.Module):
         self.progress = progress if any(one.hierarchy.is_annealed for one in self.priors.values()) else None
 
     def with_network(self, network: nn.Module, plan: dict[str, Any]) -> BayesianNetwork:
-        """The same model of the network with units removed; likelihood and progress are shared, all else is new.
+        """The same model of the network with units removed; the likelihood is shared, all else is new.
 
         Args:
             network: The network without them.
@@ -131,7 +133,7 @@ class BayesianNetwork(nn.Module):
         made: BayesianNetwork = BayesianNetwork.__new__(BayesianNetwork)
         nn.Module.__init__(made)
         made.likelihood, made.data_size, made.patterns = self.likelihood, self.data_size, self.patterns
-        made.declared_sizes = self.declared_sizes
+        made.declared_sizes, made.left_to_gates = self.declared_sizes, self.left_to_gates
         made.example_input, made.plan = self.example_input, plan
         made._declared = self._declared or (self.network,)
         made.gates = NetworkGates(
@@ -139,8 +141,7 @@ class BayesianNetwork(nn.Module):
             network,
             self.example_input,
             self.data_size,
-            self.gates.whole,
-            self.gates.declared_count,
+            self.gates,
         )
         left = dict(network.named_parameters())
         chosen = {name: (prior.pattern, prior.hierarchy) for name, prior in self.priors.items() if name in left}

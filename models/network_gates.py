@@ -103,10 +103,8 @@ class NetworkGates:
         network: The network.
         example_input: A tensor of inputs, `(n, ...)`, to trace it with.
         data_size: Number of data.
-        whole: Expected MACs and parameters that stand for a whole network in a `CostPressure`; default None: those of
-            this network.
-        declared_count: How many gates were declared, of which those that are gone cost what a closed gate does; default
-            None: those of this network.
+        before: The gates of the network before units were removed, whose units alone have a gate, and whose costs stand
+            for the whole network; default None: this is the network as it was declared.
 
     Attributes:
         groups: The units of the network.
@@ -130,17 +128,21 @@ class NetworkGates:
         network: nn.Module,
         example_input: Tensor,
         data_size: int,
-        whole: tuple[float, float] | None = None,
-        declared_count: int | None = None,
+        before: NetworkGates | None = None,
     ) -> None:
         self.declaration, self.data_size = declaration, data_size
         like = next(network.parameters())
         example_input = example_input.to(like.device, like.dtype if example_input.is_floating_point() else None)
+        self.whole: tuple[float, float]
+        self.declared_count: int
         self.groups = ChannelGroups(network, example_input)
         self.branches: dict[str, ResidualBranch] = (
             residual_branches(network, example_input) if declaration.layers else {}
         )
-        if declaration.layers and whole is None and not self.branches:
+        if before is not None:  # what a removal has made removable, or a branch, has no gate
+            outputs = {branch.output for branch in before.branches.values()}
+            self.branches = {name: branch for name, branch in self.branches.items() if branch.output in outputs}
+        if declaration.layers and before is None and not self.branches:
             raise ValueError(
                 "layers=True puts gates on residual branches, but the network has none: leave it out, or use a network "
                 "with residual sums"
@@ -148,10 +150,10 @@ class NetworkGates:
         self.sets: dict[str, GateSet] = {}
         for units in self.groups.sets.values():
             numbers = units.removable.nonzero().squeeze(1)
-            if len(numbers):
+            if len(numbers) and (before is None or before.has_gates(units)):
                 site = f"{units.name}.gate"
                 self.sets[site] = GateSet(units.name, site, f"{units.name}.gate_probability", numbers, False)
-        if not self.sets:
+        if not self.sets and before is None:
             reasons = "; ".join(f"{u.name}: {u.refused}" for u in self.groups.sets.values())
             raise ValueError(f"no unit of the network may be removed, so that there is nothing to gate ({reasons})")
         for name in self.branches:
@@ -166,9 +168,9 @@ class NetworkGates:
         self.costs = ExpectedCosts(
             network, example_input, self.groups, {name: branch.layers for name, branch in self.branches.items()}
         )
-        self.whole = self.costs.whole if whole is None else whole
+        self.whole = self.costs.whole if before is None else before.whole
         count = sum(gates.count for gates in self.sets.values())
-        self.declared_count = count if declared_count is None else declared_count
+        self.declared_count = count if before is None else before.declared_count
         parameters = dict(network.named_parameters())
         touched = dict.fromkeys(part.tensor for part in [*self._makers, *self._readers])
         self.weights = tuple(name for name in touched if parameters[name].ndim >= 2)
@@ -180,6 +182,10 @@ class NetworkGates:
             self._pressures = dict.fromkeys(self.sets, pressure)
         else:
             self.press({site: torch.full((gates.count,), declaration.start) for site, gates in self.sets.items()})
+
+    def has_gates(self, units: Units) -> bool:
+        """Whether units have gates here; those of a smaller network too, whose first layer may have been removed."""
+        return any(f"{self.groups[layer].name}.gate" in self.sets for layer in units.layers)
 
     def pressure(self, site: str) -> GatePressure:
         """What presses the gates of a site to zero."""
@@ -200,10 +206,12 @@ class NetworkGates:
         """What the gates cost in nats at posterior probabilities `theta`, by site; a constant less under a cost."""
         if self.declaration.cost is not None:
             return self.data_size * self.declaration.cost.penalty(self.costs, *self.by_owner(theta), self.whole)
-        costs = [self._pressures[site].cost(value).sum() for site, value in theta.items()]
+        pressure = self.declaration.pressure(self.data_size)
+        assert pressure is not None
         removed = self.declared_count - sum(gates.count for gates in self.sets.values())
-        like = next(iter(theta.values()))
-        return torch.stack(costs).sum() + removed * self._pressures[next(iter(theta))].cost(like.new_zeros(()))
+        like = next(iter(theta.values()), torch.zeros(1))
+        costs = [pressure.cost(value).sum() for value in theta.values()]
+        return torch.stack([*costs, removed * pressure.cost(like.new_zeros(()))]).sum()
 
     def by_owner(self, theta: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Probabilities by set of units, `(units,)` with ones for those without a gate, and by residual branch."""

@@ -74,7 +74,10 @@ def without_units(model: BayesianNetwork, closed: Mapping[str, Tensor]) -> Remov
 
 
 def composed_plan(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """The plan of what two removals one after the other leave, in the indices of before the first."""
+    """The plan of what two removals one after the other leave, in the indices of before the first.
+
+    It is for `cut` and `restored`: it does not say what is left of each set of units.
+    """
     tensors = copy.deepcopy(first["tensors"])
     for name, entry in second["tensors"].items():
         known = tensors.setdefault(name, {"shape": entry["shape"], "kept": {}})
@@ -82,7 +85,7 @@ def composed_plan(first: dict[str, Any], second: dict[str, Any]) -> dict[str, An
             before = known["kept"].get(dim)
             known["kept"][dim] = indices if before is None else [before[index] for index in indices]
     gone = [*first.get("branches_removed", ()), *second.get("branches_removed", ())]
-    return {**first, "tensors": tensors, "branches_removed": gone}
+    return {"tensors": tensors, "bias_added": [], "branches_removed": gone}
 
 
 def restored(network: nn.Module, tensors: Mapping[str, Tensor], plan: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -142,10 +145,11 @@ def _gates_left(now: NetworkGates, before: NetworkGates, kept: dict[str, dict[in
     for site, one in before.sets.items():
         starts[site] = total
         total += one.count
-    found = []
-    for site, one in now.sets.items():
-        if one.is_layer:
-            found.append(torch.tensor([starts[site]]))
+    branches = {branch.output: starts[f"{name}.layer_gate"] for name, branch in before.branches.items()}
+    found = [torch.zeros(0, dtype=torch.int64)]
+    for one in now.sets.values():
+        if one.is_layer:  # by what it scales: its name may change when another branch goes
+            found.append(torch.tensor([branches[now.branches[one.owner].output]]))
             continue
         units = before.groups[one.owner]
         earlier = before.sets[f"{units.name}.gate"]

@@ -22,15 +22,17 @@ def code_blocks(name, epochs=1):
     return [re.sub(r"epochs=\d+", f"epochs={epochs}", block) for block in blocks]
 
 
+@pytest.mark.filterwarnings("ignore:the noise of theta:UserWarning")  # a short fit
 def test_the_readme_runs_from_top_to_bottom():
-    blocks = code_blocks("README.md")
-    assert len(blocks) == 2
+    blocks = code_blocks("README.md", epochs=3)
+    assert len(blocks) == 3
     space = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), space)
     assert isinstance(space["result"].network, nn.Module)
     assert 0.0 <= space["result"].report.sparsity <= 1.0
     assert space["student"].latents["scale"].per == "output"
+    assert space["learned"].model.gates.declared_count == 800
 
 
 def test_the_readme_s_prior_is_the_one_in_the_examples():

@@ -261,7 +261,7 @@ def test_with_the_rule_attracted_units_leave_before_theta_is_zero():
         assert bool(absorbed[-1].any())
         return float(theta[:-1][absorbed[1:] & ~absorbed[:-1]].max())
 
-    assert highest("attracted") > 0.5 > highest("absorbed")
+    assert 0.5 > highest("attracted") > highest("absorbed")
     with pytest.raises(ValueError, match="rule='attracted' needs to know the weights' decay"):
         fitted(model(priors={"fc2.weight": bp.Gaussian()}), Gating(rule="attracted"))
 
