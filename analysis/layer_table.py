@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from bayesprune.inference.result import Fit, Restart
@@ -58,12 +57,12 @@ def layer_table(fit: Fit, restart: int = 0, draws: int = 200) -> LayerTable:
     """Tabulates the tensors with a prior.
 
     Keys of a row: ``tensor``; ``shape``; ``weights`` (how many, those of removed units too); ``kind`` of the
-    inclusion event; ``included`` (sum of the inclusion probabilities); ``sparsity`` (fraction of zeros, by the rule of the
-    pruning trace: for gates the share of inclusion probabilities of at most 1/2, else the share of weights
-    below a tenth of their layer's root mean square); ``effective`` with ``effective_lower`` and
-    ``effective_upper`` (effective number of weights, 89 % interval); ``rms`` (root mean square of the weights
-    at the guide's centre); ``kl`` (the tensor's share of the KL term in nats after the last epoch; of a MAP
-    minus its log prior). A MAP has no ``included`` and ``effective``.
+    inclusion event; ``included`` (sum of the inclusion probabilities); ``sparsity`` (fraction of zeros, by the rule
+    of the pruning trace: for gates the share of inclusion probabilities of at most 1/2, else the share of weights
+    below a tenth of their layer's root mean square); ``effective`` with ``effective_lower`` and ``effective_upper``
+    (effective number of weights, 89 % interval); ``rms`` (root mean square of the weights at the guide's centre);
+    ``kl`` (the tensor's share of the KL term in nats after the last epoch; of a MAP minus its log prior). A MAP has
+    no ``included`` and ``effective``.
 
     Args:
         fit: The fit.

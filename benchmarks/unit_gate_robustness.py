@@ -207,13 +207,15 @@ def robustness(ledger: Ledger, splits: Any, options: argparse.Namespace) -> None
     print("| prior of pi | start | widths | hidden units | test accuracy | undecided | dropped | before | after |")
     print("|---|---|---|---|---|---|---|---|---|")
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for pressure in PRESSURES:
-        for start in STARTS if pressure == "flattening" else WIDTHS:
+    for pressure in options.only or PRESSURES:
+        for start in options.starts or (STARTS if pressure == "flattening" else WIDTHS):
             numbers = seeds if pressure == "flattening" else rival_seeds
             runs = [_run(ledger, splits, epochs, seed, start, pressure, kappa) for seed in numbers]
             found.setdefault(pressure, {})[start] = runs
             print_start(pressure, start, runs)
     for pressure, by_start in found.items():
+        if not set(WIDTHS) <= set(by_start):
+            continue
         units, accuracies = (
             [statistics.mean(run[key] for run in by_start[start]) for start in WIDTHS] for key in ("units", "test")
         )
@@ -275,6 +277,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=15, help="in all (default 15); not of --cost")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rival-seeds", type=int, help="of fixed pi and Beta (default: as many)")
+    parser.add_argument("--only", action="append", choices=PRESSURES, help="a prior of pi; repeatable; default all")
+    parser.add_argument("--starts", nargs="+", choices=STARTS, help="default all, of fixed pi and Beta the widths")
     parser.add_argument("--kappa", type=float, help="nats per datum (default: chosen; of --cost 4e-4)")
     parser.add_argument("--cost", action="store_true", help="what physical removal saves")
     parser.add_argument("--rounds", type=int, default=2, help="of --cost (default 2)")
