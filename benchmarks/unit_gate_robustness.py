@@ -10,7 +10,8 @@ units, (max - min) / mean. The same is done with a fixed pi and with a Beta(1, b
 costs as much more than a closed one.
 
 Run ``python -m benchmarks.unit_gate_robustness``; it resumes, and prints tables and what they cost. ``--cost`` measures
-instead what removing units while training saves: fits with and without it by turns, wall seconds, one thread.
+instead what removing units while training saves: fits with and without it by turns, wall seconds, one thread;
+``--estimators`` the same fit by other estimators of the gates' gradient.
 """
 
 from __future__ import annotations
@@ -135,14 +136,18 @@ def dense(splits: Any, epochs: int, seed: int) -> dict[str, Any]:
     return {part: fit.score(*getattr(splits, part))["accuracy"] for part in ("validation", "test")}
 
 
-def gated(splits: Any, epochs: int, seed: int, start: str, pressure: str, kappa: float) -> dict[str, Any]:
+def gated(
+    splits: Any, epochs: int, seed: int, start: str, pressure: str, kappa: float, estimator: str | None = None
+) -> dict[str, Any]:
     """One fit with gates, and the network that it found."""
     x, _ = splits.train
     gates = PRESSURES[pressure](kappa * len(x))
     network = STARTS[start].network(seed)
     model = bp.BayesianNetwork(network, {}, gates=gates, data_size=len(x), example_input=x[:2])
     watcher = AroundRounding(splits.test)
-    fit = fitted(model, splits.train, epochs, seed, gating=bp.Gating(round_at=GATED), callbacks=[watcher])
+    gating = bp.Gating(round_at=GATED)
+    how = {"gating": gating, "callbacks": [watcher], "unit_gate_estimator": estimator}
+    fit = fitted(model, splits.train, epochs, seed, **how)
     report = fit.settings["gating"][0]
     small = bp.prune(fit, min_inclusion=0.5).compact().network
     widths = hidden_widths(small)
@@ -154,6 +159,7 @@ def gated(splits: Any, epochs: int, seed: int, start: str, pressure: str, kappa:
         "interior": report["interior"],
         "dropped": sum(report["open_before_rounding"].values()) - sum(report["open_after_rounding"].values()),
         "units": sum(widths),
+        "noise": report["noise"],
         "widths": "-".join(map(str, widths)),
     }
 
@@ -225,6 +231,26 @@ def robustness(ledger: Ledger, splits: Any, options: argparse.Namespace) -> None
         )
 
 
+ESTIMATORS = ("trapezoid", "straight-through", "disarm", "exact-toggle")
+
+
+def estimators(ledger: Ledger, splits: Any, options: argparse.Namespace) -> None:
+    """The same fit by several estimators of the gates' gradient, one seed."""
+    kappa = options.kappa or 4e-4
+    print("| estimator | widths | validation | test accuracy | noise over price | processor minutes |")
+    print("|---|---|---|---|---|---|")
+    for estimator in ESTIMATORS:
+        run = ledger.run(
+            f"{estimator}, kappa {kappa:g}, {options.epochs} epochs",
+            functools.partial(gated, splits, options.epochs, 0, "x1", "flattening", kappa, estimator),
+        )
+        print(
+            f"| {estimator} | {run['widths']} | {run['validation']:.4f} | {run['test']:.4f} | {run['noise']:.2f} "
+            f"| {run['minutes']:.1f} |",
+            flush=True,
+        )
+
+
 COST_CASES: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "lenet-300-100 x4": (lambda: STARTS["x4"].network(0), 15),
     "lenet-5": (bp.lenet_5, 5),
@@ -281,14 +307,16 @@ def main() -> None:
     parser.add_argument("--starts", nargs="+", choices=STARTS, help="default all, of fixed pi and Beta the widths")
     parser.add_argument("--kappa", type=float, help="nats per datum (default: chosen; of --cost 4e-4)")
     parser.add_argument("--cost", action="store_true", help="what physical removal saves")
+    parser.add_argument("--estimators", action="store_true", help="other estimators of the gates' gradient, one seed")
     parser.add_argument("--rounds", type=int, default=2, help="of --cost (default 2)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", default="runs/benchmarks")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     splits = bp.load_data("fashion-mnist")
-    ledger = Ledger(f"{options.out}/unit_gate_{'removal_cost' if options.cost else 'robustness'}.json")
-    (cost if options.cost else robustness)(ledger, splits, options)
+    name = "removal_cost" if options.cost else "estimators" if options.estimators else "robustness"
+    ledger = Ledger(f"{options.out}/unit_gate_{name}.json")
+    (cost if options.cost else estimators if options.estimators else robustness)(ledger, splits, options)
     print(f"cost: {ledger.cost()}")
 
 
