@@ -139,11 +139,8 @@ class Case:
 
 
 def gated(norm=False, **gating):
-    return {
-        "make": lambda: model(norm=norm, gates=bp.UnitGates(kappa=0.003)),
-        "guide": None,
-        "arguments": {"epochs": 14, "gating": bp.Gating(**gating)},
-    }
+    make = functools.partial(model, norm=norm, gates=bp.UnitGates(kappa=0.003))
+    return {"make": make, "guide": None, "arguments": {"epochs": 14, "gating": bp.Gating(**gating)}}
 
 
 CASES = {
@@ -169,6 +166,7 @@ CASES = {
     "gates of branches": Case(**{**gated(travel=0.5), "make": branches}, at=(0, 23)),
     "attracted": Case(**gated(norm=True, rule="attracted"), at=(0, 5)),
 }
+SLOW = ("own optimizer", "gates and normalisation", "gates by steps", "gates of branches")
 CASES["attracted"].arguments["batch_size"] = 50  # so that batches of the epoch before are looked at
 
 
@@ -203,7 +201,7 @@ def whole(name):
     return CASES[name].fit()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CASES])
 def test_a_fit_that_was_interrupted_ends_as_one_that_was_not(name, tmp_path):
     assert is_same(CASES[name].resumed(tmp_path / "fit"), whole(name))
 
@@ -495,6 +493,6 @@ def test_a_process_that_is_killed_goes_on_in_another_one(tmp_path):
     root = Path(__file__).parents[2]
     killed = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path / "fit")], cwd=root, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    case, counter = CASES["gates"], CountSteps()
-    assert is_same(case.fit(checkpoint=tmp_path / "fit", callbacks=[counter]), whole("gates"))
+    counter = CountSteps()
+    assert is_same(CASES["gates"].fit(checkpoint=tmp_path / "fit", callbacks=[counter]), whole("gates"))
     assert counter.steps == 56 - 20
