@@ -160,6 +160,8 @@ def fit(
         raise ValueError("path='fused' is not available with gates of units, whose network changes: use path='plain'")
     if model.plan is not None and restarts > 1:
         raise ValueError("units have been removed from this model: fit the model as it was declared")
+    if model.gates is not None and start is not None:
+        raise ValueError("start= is not for gates of units, which have left it closed: begin at the network's weights")
     if model.gates is not None and particles > 1:
         raise ValueError("particles= is not for gates of units: draw them more often by their estimator, or take 1")
     unit_estimator = None if unit_gate_estimator is None else estimator_named(unit_gate_estimator)
@@ -228,7 +230,7 @@ def fit(
             how: tuple[str, bool | None, float | None, str] = (path, compiled, clip, "it was asked for")
             if copied.gates is not None:
                 how = ("plain", None, clip, "gates of units change the network while it is trained")
-            training = GateTraining(gating or Gating(), state, rebuild) if copied.gates is not None else None
+            training = GateTraining(gating or Gating(), state, rebuild, kl_weight) if copied.gates is not None else None
             before: PathReport | None = None
             if point is not None and (before := point.restore(state, training, rebuild)) is not None:
                 how = (before.name, before.compiled, clip, before.reason)
@@ -316,6 +318,7 @@ def _run(
                 if training is not None and training.after_step(x, y):
                     objective, optimizer = state.objective, state.optimizer
                     stepper.go_on_with(objective, optimizer)
+                    base_rates = [group["lr"] for group in optimizer.param_groups]  # a group may have left
                 if state.step % record_every == 0:
                     mean = sum(chunk) / len(chunk)
                     state.iterates.append({"step": state.step, "negative_elbo": mean, **scale_record(objective.guide)})
@@ -328,6 +331,7 @@ def _run(
             if training is not None and training.after_epoch():
                 objective, optimizer = state.objective, state.optimizer
                 stepper.go_on_with(objective, optimizer)
+                base_rates = [group["lr"] for group in optimizer.param_groups]  # a group may have left
             row: dict[str, Any] = {name: value / taken for name, value in sums.items()}
             row |= {"kl_weight": state.kl_weight, "learning_rate": base_rates[0] * schedule(progress)}
             row |= {"kl_of": _by_tensor(objective.model, state.terms), "scores": []}
@@ -341,6 +345,8 @@ def _run(
                 watcher.on_epoch(state)
             if stop is not None and stop(state):
                 state.stop, state.stop_reason = True, getattr(stop, "reason", "")
+            if training is not None and state.stop:
+                training.record()
             if point is not None and not state.stop and state.step < state.steps:
                 point.write(state, stepper, training)
     finally:

@@ -46,6 +46,7 @@ class Gating:
         step: The size itself, in place of `travel`; default None. With `travel`, and the expected cost as the price,
             each gate's is in inverse proportion to its own price at the start.
         patience: Steps in a row that theta is at 0 until the gate is absorbed, that is, stays closed; default 1.
+            Steps in which an estimator does not look at the gate do not count.
         remove: When closed units leave network, guide and optimizer: ``"epoch"`` (default) at the end of each epoch, a
             number after so many steps, None never: their gates stay closed, but no time is saved.
         rule: Which units leave: ``"absorbed"`` (default), or ``"attracted"``: those with theta below 1/2 inside the
@@ -70,7 +71,8 @@ class Gating:
             raise ValueError(f"Gating(travel=, step=) must be positive, not {self.travel} and {self.step}")
         if self.patience < 1:
             raise ValueError(f"Gating(patience=...) must be at least 1, not {self.patience}")
-        if self.remove not in ("epoch", None) and (isinstance(self.remove, str) or self.remove < 1):
+        is_count = isinstance(self.remove, int) and not isinstance(self.remove, bool) and self.remove >= 1
+        if self.remove not in ("epoch", None) and not is_count:
             raise ValueError(f"Gating(remove=...) takes 'epoch', a number of steps or None, not {self.remove!r}")
         if self.rule not in ("absorbed", "attracted"):
             raise ValueError(f"Gating(rule=...) takes 'absorbed' or 'attracted', not {self.rule!r}")
@@ -86,6 +88,7 @@ class GateTraining:
         gating: How.
         state: The fit's state; its objective and optimizer are replaced where units are removed.
         rebuild: Makes a fresh objective and optimizer for a model.
+        kl_weight: Final factor on prices and priors; anything but 1 is a tempered objective.
 
     Attributes:
         records: What the pruning trace will hold: one dict a record.
@@ -95,6 +98,7 @@ class GateTraining:
     gating: Gating
     state: FitState
     rebuild: Callable[[BayesianNetwork], tuple[Objective, torch.optim.Optimizer]]
+    kl_weight: float = 1.0
     records: list[dict[str, Any]] = field(default_factory=list)
     report: dict[str, Any] = field(default_factory=dict)
 
@@ -283,7 +287,7 @@ class GateTraining:
         n = sum(one.count for one in gates.sets.values())
         like = self._q.theta.detach()
         open_, closed = (gates.cost(self._q.by_site(torch.full_like(like, value))) for value in (1.0, 0.0))
-        return float(open_ - closed) / n / gates.data_size
+        return self.kl_weight * float(open_ - closed) / n / gates.data_size
 
     def _rates_of_gates(self) -> Tensor:
         """Step of each theta, by the number of its gate: where prices differ, in inverse proportion to its own.
@@ -380,7 +384,7 @@ class GateTraining:
             return None  # the set is that of a straight price
         if not set(gates.weights) <= set(model.left_to_gates):
             return None
-        return 1.0 / (own.weight_scale**2 * model.data_size)
+        return self.kl_weight / (own.weight_scale**2 * model.data_size)
 
     def _find_attracted(self) -> dict[str, Tensor]:
         """Which gates lie inside the attraction set of zero, by site, on the last few batches."""
@@ -407,7 +411,7 @@ class GateTraining:
             if one.is_layer:
                 attracted[site] = torch.zeros(1, dtype=torch.bool, device=theta.device)
                 continue
-            mine, kappa = one.numbers.to(theta.device), prices[site] / model.data_size
+            mine, kappa = one.numbers.to(theta.device), self.kl_weight * prices[site] / model.data_size
             attracted[site] = is_attracted(
                 norms[one.owner][mine], theta, kappa, self._decay, lipschitz[one.owner][mine]
             )

@@ -135,7 +135,8 @@ def prune(
             least that), `value` and `min_accuracy`: see `SparsityPath.choose`.
         sparsity: Fraction of zeros to reach among the weights with a prior, exactly (rounded to whole weights).
         min_inclusion: Keep weights whose inclusion probability exceeds this; 0.5 is the median-probability model
-            (Barbieri & Berger 2004). Give this or `sparsity`.
+            (Barbieri & Berger 2004). With gates of units, those whose own probability and whose gates, one by one,
+            do. Give this or `sparsity`.
         per: Whether `sparsity` holds for the whole ``"network"`` (default) or for each ``"layer"``.
         criterion: A name in `CRITERIA` (``"inclusion"``, ``"magnitude"``, ``"signal-to-noise"``, ...) or a callable;
             what `sparsity` ranks by. Default None: inclusion where all priors have an atom, or all a reduction, else
@@ -199,7 +200,10 @@ def prune(
         scores = {key: value.detach().cpu() for key, value in function(fit, restart).items()}
         _check_scores(scores, weights)
         _refuse_less(fit, restart, sparsity)
-        masks = keep_highest(_with_removed(one.model, scores, units), sparsity, per)
+        scores = _with_removed(one.model, scores, units)
+        if per == "layer" and units:
+            _refuse_less_in_layers(scores, sparsity)
+        masks = keep_highest(scores, sparsity, per)
         rule = f"sparsity {sparsity:g} per {per}"
     network, masks = _as_declared(one, weights, masks, 0.5 if min_inclusion is None else min_inclusion)
     kind = next(iter(kinds)) if name == "inclusion" and len(kinds) == 1 else None
@@ -364,6 +368,18 @@ def _refuse_less(fit: Fit, restart: int, sparsity: float) -> None:
             f"the fit already has sparsity {already:.4f} ({total - zeros} of {total} weights are left), more than the "
             f"{sparsity:g} asked for: ask for at least that, or use min_inclusion="
         )
+
+
+def _refuse_less_in_layers(scores: dict[str, Tensor], sparsity: float) -> None:
+    """The same for each tensor, whose closed and removed weights have the lowest score of all."""
+    lowest = min(float(score.min()) for score in scores.values())
+    for name, score in scores.items():
+        closed = int((score == lowest).sum())
+        if closed > 1 and closed > round(sparsity * score.numel()):
+            raise ValueError(
+                f"units that the fit has closed hold {closed} of the {score.numel()} weights of {name}, more than the "
+                f"{sparsity:g} asked for in each layer: use per='network', or min_inclusion="
+            )
 
 
 def _report(rule: str, criterion: str, kind: str | None, network: nn.Module, masks: dict[str, Tensor]) -> PruneReport:

@@ -298,9 +298,11 @@ class Fit:
         rest = [prior for prior in one.model.priors.values() if prior not in mixtures]
         counts: dict[str, list[float]] = {name: [] for name in one.model.priors}
         if mixtures:
-            for _, factors in self._shrinkage_draws(one, mixtures, draws):
+            for values, factors in self._shrinkage_draws(one, mixtures, draws):
+                gates = one.model.gates
+                there = {} if gates is None else gates.open_probabilities(values, one.model.network)
                 for name, kappa in factors.items():
-                    counts[name].append(float((1.0 - kappa).sum()))
+                    counts[name].append(float(((1.0 - kappa) * there.get(name, 1.0)).sum()))
         if rest:
             for included in self._inclusion_draws(one, rest, draws):
                 for name, indicator in included.items():

@@ -40,7 +40,7 @@ def inclusion_record(guide: Guide) -> dict[str, Any]:
         centre |= {site: (theta > 0.5).to(theta.dtype) for site, theta in guide.gates.probabilities().items()}
     weights = model.weights_at(centre)
     sparsity, histogram = dict.fromkeys(model.declared_sizes, 1.0), {}
-    left = 0
+    units, left = guide.open_units(0.5), 0
     for name, prior in model.priors.items():
         event = prior.hierarchy.included
         gate = probabilities.get(prior.sites[event.gate].name) if event is not None and event.gate else None
@@ -53,6 +53,7 @@ def inclusion_record(guide: Guide) -> dict[str, Any]:
             kept = weight.abs() > (
                 RELATIVE * weight.square().mean().sqrt() if event is None or event.kind != "atom" else 0.0
             )
+        kept = kept & units[name] if name in units else kept
         sparsity[name] = 1.0 - int(kept.sum()) / model.declared_sizes[name]  # weights of removed units are zeros
         left += int(kept.sum())
     total = sum(model.declared_sizes.values())

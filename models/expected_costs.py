@@ -165,8 +165,10 @@ class CostPressure:
             raise ValueError(f"MACs and parameters of the whole network must be positive, not {whole}")
         if self.layers is None:
             expected = costs._expected(theta, layers)
-        else:
-            expected = (1.0 - self.layers) * costs._expected(theta, None) + self.layers * costs._expected({}, layers)
+        else:  # a closed gate counts as gone, so that nothing changes when its unit leaves
+            units, branches = ({n: (v > 0).to(v.dtype) for n, v in g.items()} for g in (theta, layers or {}))
+            expected = (1.0 - self.layers) * costs._expected(theta, branches)
+            expected = expected + self.layers * costs._expected(units, layers)
         share = self.macs * expected[0] / whole[0] + (1.0 - self.macs) * expected[1] / whole[1]
         given = [*theta.values(), *(layers or {}).values()]
         return self.strength * (share.to(given[0].dtype) if given else share)

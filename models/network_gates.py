@@ -12,6 +12,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from bayesprune.models.channel_groups import ChannelGroups, Units
 from bayesprune.models.evaluation_mode import evaluation_mode
@@ -22,6 +23,8 @@ from bayesprune.models.unit_gates import UnitGates
 
 __all__ = ["GateSet", "NetworkGates"]
 
+_PROBED = 3
+"""Examples on which masks for each of them are tried."""
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -174,7 +177,7 @@ class NetworkGates:
         parameters = dict(network.named_parameters())
         touched = dict.fromkeys(part.tensor for part in [*self._makers, *self._readers])
         self.weights = tuple(name for name in touched if parameters[name].ndim >= 2)
-        self.per_example = self._readers_are_modules(network, example_input)
+        self.per_example = self._readers_are_modules(network) and self._takes_masks(network, example_input)
         pressure = declaration.pressure(data_size)
         self.is_pressed_by_cost = pressure is None
         self._pressures: dict[str, GatePressure] = {}
@@ -293,7 +296,8 @@ class NetworkGates:
             open_ = [_along(part.mask(theta), part.dim, ndim) for part in parts]
             together = open_[0] if len(open_) == 1 else open_[0] * open_[1]
             if len(parts) == 2:  # a gate that a weight meets twice, as rows and columns of a residual sum, is still one
-                row, column = (_along(part.gate_number(self.sets), part.dim, ndim) for part in parts)
+                place = together.device
+                row, column = (_along(part.gate_number(self.sets).to(place), part.dim, ndim) for part in parts)
                 together = torch.where((row == column) & (row >= 0), open_[0].expand_as(together), together)
             found[name] = together.expand_as(network.get_parameter(name)).clone()
         for branch in self.branches.values():
@@ -323,22 +327,35 @@ class NetworkGates:
             for handle in handles:
                 handle.remove()
 
-    def _readers_are_modules(self, network: nn.Module, example_input: Tensor) -> bool:
-        """Whether every reader is a linear layer or convolution that is run as a module, on one tensor."""
-        run: set[str] = set()
-        layers = {reader.layer: network.get_submodule(reader.layer) for reader in self._readers}
-        if not all(isinstance(layer, (nn.Linear, *_CONVOLUTIONS)) for layer in layers.values()):
-            return False
-        handles = [
-            layer.register_forward_pre_hook(lambda _, args, name=name: run.add(name)) for name, layer in layers.items()
-        ]
+    def _readers_are_modules(self, network: nn.Module) -> bool:
+        """Whether every reader is a linear layer or convolution."""
+        layers = (network.get_submodule(reader.layer) for reader in self._readers)
+        return all(isinstance(layer, (nn.Linear, *_CONVOLUTIONS)) for layer in layers)
+
+    def _takes_masks(self, network: nn.Module, example_input: Tensor) -> bool:
+        """Whether masks for each example do what gates in weights do, example by example: layers may mix dimensions."""
+        generator = torch.Generator().manual_seed(0)
+        x = example_input[:1].repeat(_PROBED, *[1] * (example_input.ndim - 1))
+        if x.is_floating_point():
+            x = torch.randn(x.shape, generator=generator).to(x)
+        like = next(network.parameters())
+        masks = {
+            site: (torch.rand(_PROBED, one.count, generator=generator) < 0.5).to(like)
+            for site, one in self.sets.items()
+        }
         try:
             with evaluation_mode(network), torch.no_grad():
-                network(example_input)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return run == set(layers)
+                with self.gated(network, masks):
+                    together = network(x)
+                alone = [
+                    functional_call(network, self.multiply({}, {s: m[row] for s, m in masks.items()}, network), (part,))
+                    for row, part in enumerate(x.split(1))
+                ]
+        except (RuntimeError, ValueError, IndexError):
+            return False
+        expected = torch.cat(alone)
+        scale = 1e-3 * float(expected.abs().max())
+        return together.shape == expected.shape and torch.allclose(together, expected, rtol=1e-3, atol=scale)
 
 
 def _gather(roles: dict[str, dict[tuple[str, int], list[tuple[str, Tensor]]]], gates: GateSet, units: Units) -> None:

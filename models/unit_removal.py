@@ -14,6 +14,7 @@ from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.channel_groups import Units
 from bayesprune.models.cutting import cut, units_plan
 from bayesprune.models.network_gates import NetworkGates
+from bayesprune.models.residual_branches import residual_branches
 
 __all__ = ["Removed", "composed_plan", "restored", "restored_tensor", "without_units"]
 
@@ -65,12 +66,23 @@ def without_units(model: BayesianNetwork, closed: Mapping[str, Tensor]) -> Remov
         name: {int(dim): torch.tensor(indices, dtype=torch.int64) for dim, indices in entry["kept"].items()}
         for name, entry in plan["tensors"].items()
     }
-    whole = plan if model.plan is None else composed_plan(model.plan, plan)
+    whole = plan
+    if model.plan is not None and model.declared is not None:
+        names = _declared_names(model.declared, model.example_input, [gates.branches[name].output for name in branches])
+        whole = composed_plan(model.plan, {**plan, "branches_removed": names})
     left = network.state_dict()
     whole = {**whole, "tensors": {name: entry for name, entry in whole["tensors"].items() if name in left}}
     made = model.with_network(network, whole)
     assert made.gates is not None
     return Removed(made, kept, _gates_left(made.gates, gates, kept), tuple(emptied))
+
+
+def _declared_names(declared: nn.Module, example_input: Tensor, outputs: list[tuple[str, ...]]) -> list[str]:
+    """Names of branches in the network as it was declared, by what scales them: names change when others leave."""
+    if not outputs:
+        return []
+    known = {branch.output: name for name, branch in residual_branches(declared, example_input).items()}
+    return [known[output] for output in outputs]
 
 
 def composed_plan(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
