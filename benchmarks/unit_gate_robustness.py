@@ -253,7 +253,7 @@ def estimators(ledger: Ledger, splits: Any, options: argparse.Namespace) -> None
 
 COST_CASES: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "lenet-300-100 x4": (lambda: STARTS["x4"].network(0), 15),
-    "lenet-5": (bp.lenet_5, 5),
+    "lenet-5": (bp.lenet_5, 3),
 }
 """Networks of the measurement of cost, and epochs."""
 

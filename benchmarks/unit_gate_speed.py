@@ -1,6 +1,6 @@
 """Is what unit gates find faster? Compact against dense, batch 1 and 128, PyTorch and onnxruntime, beside the MACs.
 
-LeNet-300-100 (15 epochs) and LeNet-5 (5 epochs) with unit gates on Fashion-MNIST, then the compact and the dense
+LeNet-300-100 (15 epochs) and LeNet-5 (3 epochs) with unit gates on Fashion-MNIST, then the compact and the dense
 network by turns in one process, one thread. Run ``python -m benchmarks.unit_gate_speed``; it resumes, and prints a
 table and what it cost.
 """
@@ -40,7 +40,7 @@ class Case:
 
 CASES = {
     "lenet-300-100": Case(bp.lenet_300_100, 4e-4, 15),
-    "lenet-5": Case(bp.lenet_5, 4e-4, 5),
+    "lenet-5": Case(bp.lenet_5, 4e-4, 3),
 }
 
 

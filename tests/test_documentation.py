@@ -81,6 +81,19 @@ def test_the_page_on_unit_gates_runs():
     assert space["gates"].cost.layers == 0.3
 
 
+@pytest.mark.filterwarnings("ignore:the noise of theta:UserWarning")
+def test_the_page_on_gate_estimators_runs(declared):
+    x, _ = declared["data"]
+    network = declared["bnn"].network
+    gates = bp.UnitGates(kappa=1e-3)
+    declared["bnn"] = bp.BayesianNetwork(network, {}, gates=gates, data_size=40, example_input=x[:1])
+    reported = []
+    for block in code_blocks("docs/gate_estimators.md"):
+        exec(compile(block, "docs/gate_estimators.md", "exec"), declared)
+        reported.append(declared["fit"].settings["gating"][0]["estimator"])
+    assert reported[0] == "ExactToggle(units=32, chunk=4096)" and "straight" in reported[-1]
+
+
 def test_the_page_on_convergence_runs(declared):
     for block in code_blocks("docs/convergence.md"):
         exec(compile(block, "docs/convergence.md", "exec"), declared)
