@@ -185,11 +185,8 @@ class GateTraining:
         """Removes the units of absorbed gates; returns whether there were any that could go."""
         gates, q = self._gates, self._q
         closed = q.by_site(q.absorbed)
-        possible = {
-            site: one.is_layer or int(closed[site].sum()) > 0 and gates.groups[one.owner].count > 1
-            for site, one in gates.sets.items()
-        }
-        if not any(possible[site] and bool(closed[site].any()) for site in gates.sets):
+        may_go = [site for site, one in gates.sets.items() if one.is_layer or gates.groups[one.owner].count > 1]
+        if not any(bool(closed[site].any()) for site in may_go):
             return False
         before = sum(one.count for one in gates.sets.values())
         removed = without_units(self._objective.model, closed)
