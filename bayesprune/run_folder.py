@@ -46,15 +46,13 @@ restarts the top-level score is the mean of theirs, not the score of an ensemble
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from bayesprune.models.files.new_folder import new_folder
 
 if TYPE_CHECKING:  # `compare` reads summaries without waiting for PyTorch
     from bayesprune.data import DataSplits
@@ -65,11 +63,9 @@ __all__ = [
     "ARVIZ_FILE",
     "PLOTS_FOLDER",
     "SUMMARY_FILE",
-    "check_new_folder",
     "data_of",
     "guide_name",
     "load_run",
-    "new_folder",
     "read_summary",
     "run_data",
     "summarise_run",
@@ -92,60 +88,6 @@ _NEEDED = (
 # ------------------------------------------------------------------------------------------------ writing
 
 
-def check_new_folder(path: str | Path, what: str = "run folder") -> None:
-    """Refuses, before any work is done, a folder that exists or cannot be made.
-
-    Args:
-        path: The folder that is to be written; it may lie in folders that do not exist yet.
-        what: What to call it in the message.
-
-    Raises:
-        ValueError: If it exists, or a folder cannot be made there.
-    """
-    path = Path(path)
-    try:
-        if os.path.lexists(path):
-            raise ValueError(f"{path} exists already: choose another folder for --out, or remove it")
-        standing = next(folder for folder in path.absolute().parents if folder.exists())
-        os.rmdir(tempfile.mkdtemp(prefix=f".{path.name}-", dir=standing))
-    except OSError as problem:
-        raise ValueError(
-            f"the {what} {path} cannot be written ({problem.strerror}): choose a folder you may write to"
-        ) from problem
-
-
-@contextlib.contextmanager
-def new_folder(path: str | Path) -> Iterator[Path]:
-    """A folder to fill: it gets its name when the block ends well, and is gone when it does not.
-
-    Args:
-        path: The folder to be; those above it are made.
-
-    Yields:
-        A folder beside it that bears another name while it is being filled.
-
-    Raises:
-        ValueError: If `path` exists already.
-        OSError: If something cannot be written.
-    """
-    path = Path(path)
-    if os.path.lexists(path):
-        raise ValueError(f"{path} exists already: choose another folder, or remove it")
-    above = [folder for folder in path.absolute().parents if not folder.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    outer = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        inner = outer / path.name  # made by mkdir, so that it has the permissions that the user's folders have
-        inner.mkdir()
-        yield inner
-        os.rename(inner, path)
-    finally:
-        shutil.rmtree(outer, ignore_errors=True)
-        with contextlib.suppress(OSError):  # one that is not empty stays, with those above it
-            for folder in above:
-                folder.rmdir()
-
-
 def write_run(path: str | Path, fit: Fit, summary: dict[str, Any]) -> Path:
     """Writes a run folder, all of it or nothing.
 
@@ -162,8 +104,8 @@ def write_run(path: str | Path, fit: Fit, summary: dict[str, Any]) -> Path:
         OSError: If something cannot be written.
     """
     from bayesprune.analysis.to_arviz import to_arviz
-    from bayesprune.inference.json_file import write_json
     from bayesprune.inference.storage import write_fit
+    from bayesprune.models.files.json_file import write_json
 
     path = Path(path)
     with new_folder(path) as folder:

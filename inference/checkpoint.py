@@ -35,13 +35,13 @@ from torch.utils.data import DataLoader
 from bayesprune.inference.batches import Batches
 from bayesprune.inference.callbacks import FitState
 from bayesprune.inference.gating import GateTraining
-from bayesprune.inference.json_file import write_json
 from bayesprune.inference.objective import Objective
 from bayesprune.inference.path_folder import data_fingerprint, described, model_fingerprint
 from bayesprune.inference.paths import PathReport, Stepper
 from bayesprune.inference.result import Fit
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.cutting import cut
+from bayesprune.models.files.json_file import write_json
 
 __all__ = ["Checkpoint", "open_checkpoint"]
 

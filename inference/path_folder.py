@@ -28,9 +28,9 @@ from typing import Any
 import torch
 
 from bayesprune.inference.batches import Data
-from bayesprune.inference.json_file import write_json
 from bayesprune.inference.result import Fit
 from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.files.json_file import write_json
 
 __all__ = [
     "INDEX_FILE",

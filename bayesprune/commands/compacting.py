@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.commands.console import figure
-from bayesprune.commands.new_file import check_new_file, new_file
 from bayesprune.inference.prune import PruneResult
 from bayesprune.models.compact import CompactResult
 from bayesprune.models.costs import costs
 from bayesprune.models.export import export_network
+from bayesprune.models.files.new_file import check_new_file, new_file
 from bayesprune.models.latency import latency, ratio
 from bayesprune.models.onnx_export import export_onnx, require_extra
 

@@ -16,9 +16,10 @@ from bayesprune.inference.fit import fit
 from bayesprune.inference.gating import Gating
 from bayesprune.inference.laplace_around import laplace_around
 from bayesprune.inference.paths import PathReport
+from bayesprune.models.files.new_folder import check_new_folder
 from bayesprune.models.unit_gates import UnitGates
 from bayesprune.part_folder import writing_part
-from bayesprune.run_folder import check_new_folder, summarise_run, write_run
+from bayesprune.run_folder import summarise_run, write_run
 
 EPOCHS = 30
 """Passes over the training data unless said otherwise."""
@@ -95,7 +96,7 @@ def fit_run(
         NonFiniteLossError: If the loss becomes NaN or infinite.
         OSError: If the folder cannot be written after all.
     """
-    check_new_folder(out)
+    check_new_folder(out, "run folder")
     if epochs is None:
         epochs = 0 if prior == "reduction" and weights is not None else EPOCHS
     if epochs == 0:

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from bayesprune.commands.console import figure, stdout
 from bayesprune.commands.input_scaling import input_scaling, scaled_like_training
-from bayesprune.commands.new_file import check_new_file, new_file
 from bayesprune.commands.pruning import COMPACT_FILE, PLAN_FILE, WEIGHTS_FILE
 from bayesprune.declaration import make_network
 from bayesprune.models.compact import cut
 from bayesprune.models.export_trace import run_traced, trace
+from bayesprune.models.files.new_file import check_new_file, new_file
 from bayesprune.models.likelihoods import Likelihood
 from bayesprune.models.network_source import network_source
 from bayesprune.run_folder import SUMMARY_FILE, load_run, run_data

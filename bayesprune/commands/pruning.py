@@ -15,16 +15,15 @@ from bayesprune.commands.compacting import KEYS, check_request, compact_lines, c
 from bayesprune.commands.console import figure, percent, stdout, table
 from bayesprune.commands.following_path import load_path
 from bayesprune.commands.input_scaling import input_scaling
-from bayesprune.inference.json_file import write_json
 from bayesprune.inference.path_folder import INDEX_FILE
 from bayesprune.inference.plain_scores import plain_scores
 from bayesprune.inference.prune import prune
+from bayesprune.models.files.json_file import write_json
+from bayesprune.models.files.new_folder import check_new_folder, new_folder
 from bayesprune.run_folder import (
-    check_new_folder,
     data_of,
     guide_name,
     load_run,
-    new_folder,
     read_summary,
     run_data,
 )
@@ -89,7 +88,7 @@ def prune_run(
         _check_run_request(sparsity, min_inclusion, value is not None, min_accuracy is not None)
     out, onnx = Path(out), None if onnx is None else Path(onnx)
     check_request(out, compact, onnx, latency, round_to)
-    check_new_folder(out, "folder")
+    check_new_folder(out)
     if is_path:
         summary, path = load_path(run)
         splits = data_of(summary, run, data_root)

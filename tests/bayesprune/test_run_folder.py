@@ -15,13 +15,12 @@ import xarray as xr
 import bayesprune.run_folder
 from bayesprune.commands.fitting import fit_run
 from bayesprune.declaration import Declaration, declare, make_network
-from bayesprune.inference.json_file import write_json
 from bayesprune.inference.result import Fit
+from bayesprune.models.files.json_file import write_json
+from bayesprune.models.files.new_folder import check_new_folder, new_folder
 from bayesprune.run_folder import (
     SUMMARY_FILE,
-    check_new_folder,
     load_run,
-    new_folder,
     read_summary,
     run_data,
 )

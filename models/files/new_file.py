@@ -1,4 +1,4 @@
-"""A file that a command writes: it is there when it is complete, or not at all, and never in another one's place."""
+"""Files that are there when they are complete, or not at all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["check_new_file", "new_file"]
+from bayesprune.models.files.flushing import flush
+from bayesprune.models.files.places import expanded
+from bayesprune.models.files.staging import staging_folder
+
+__all__ = ["check_new_file", "new_file", "replaced_file"]
 
 
 def check_new_file(path: str | Path, option: str) -> None:
@@ -21,7 +25,7 @@ def check_new_file(path: str | Path, option: str) -> None:
     Raises:
         ValueError: If it exists, or a file cannot be made there.
     """
-    path = Path(path)
+    path = expanded(path)
     try:
         if os.path.lexists(path):
             raise ValueError(f"{path} exists already: choose another file for {option}, or remove it")
@@ -42,16 +46,45 @@ def new_file(path: str | Path) -> Iterator[Path]:
         path: The file to be.
 
     Yields:
-        A file of the same name, not there yet, in a folder of its own beside `path`.
+        A file of the same name, not there yet, in a folder of its own beside `path`; absolute.
 
     Raises:
         ValueError: If `path` exists already.
         OSError: If something cannot be written.
     """
-    path = Path(path)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
-        staged = Path(folder) / path.name
+    path = expanded(path).absolute()
+    with staging_folder(path) as staging:
+        staged = staging / path.name
         yield staged
+        flush(staged)
         if os.path.lexists(path):
             raise ValueError(f"{path} exists already: choose another file, or remove it")
         os.rename(staged, path)
+        flush(path.parent)
+
+
+@contextlib.contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """A file of a folder of ours to write: it takes the place of the earlier one in one go.
+
+    Cheaper than `new_file`, for files that are written again and again. A process that is killed leaves a file
+    ``.NAME-...`` in the folder, which whoever owns the folder removes.
+
+    Args:
+        path: The file; its folder exists.
+
+    Yields:
+        The file to write, beside it.
+
+    Raises:
+        OSError: If it cannot be written; nothing is left of it then.
+    """
+    staged = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        yield staged
+        flush(staged)
+        os.replace(staged, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            staged.unlink()
+        raise
