@@ -4,8 +4,8 @@ This module holds arguments, help and exit codes; each command's work is in `bay
 when the command runs, so that `bayesprune --help` does not wait for PyTorch.
 
 Exit codes: 0; 1 for a run that failed (a loss that is not finite, a disk that is full); 2 for wrong usage
-(bad input, unknown names, a folder that exists). Errors are one line on standard error, with a traceback only
-by `--debug`.
+(bad input, unknown names, a folder that exists); 130 after Ctrl-C and 143 after SIGTERM. Errors are one line on
+standard error, with a traceback only by `--debug`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,16 @@ from typing import Annotated, NoReturn
 import typer
 
 import bayesprune
+from bayesprune.exits import (
+    INTERRUPTED,
+    TERMINATED,
+    Terminated,
+    ended_by_hand,
+    exit_code,
+    listen_to_signals,
+    sentence,
+    what_is_left,
+)
 
 app = typer.Typer(
     add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=False,
@@ -60,16 +70,6 @@ Optimizer = Annotated[str, typer.Option(help="adam or sgd.")]
 Schedule = Annotated[str, typer.Option(help="Of the learning rate: hold-cosine, cosine or constant.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
 Precision = Annotated[str, typer.Option(help="float32, float64 or bfloat16 (autocast).")]
-
-
-INTERRUPTED = 130
-"""Exit code of what was ended by Ctrl-C, as shells have it."""
-
-
-class Interrupted(Exception):  # noqa: N818  # no error of anyone
-    """Ctrl-C in a command that says itself what is left of its work."""
-
-    exit_code = INTERRUPTED
 
 
 def example(*lines: str) -> str:
@@ -147,38 +147,47 @@ def fit(
     path: Annotated[
         str, typer.Option(help="plain, fused (one traced graph, compiled where that pays) or auto.")
     ] = "auto",
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin anew, and remove what an interrupted fit has left for RUN.")
+    ] = False,
     data_root: DataRoot = None,
     quiet: Quiet = False,
 ) -> None:
-    """Fit a prior to data and write a run folder."""
+    """Fit a prior to data and write a run folder.
+
+    While it runs, its state is kept in RUN.part: when it was interrupted, killed or out of room, the same command goes
+    on where it stopped, with the same numbers.
+    """
     from bayesprune.commands.fitting import fit_run, parse_settings, print_run
 
-    summary = fit_run(
-        out,
-        data=data,
-        network=network,
-        width=width,
-        prior=prior,
-        settings=parse_settings(settings or []),
-        gating=parse_settings(gating or [], "--gating"),
-        on=tuple(on) if on else None,
-        likelihood=likelihood,
-        weights=weights,
-        data_root=data_root,
-        guide=guide,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        optimizer=optimizer,
-        schedule=schedule,
-        kl_warmup=kl_warmup,
-        seed=seed,
-        restarts=restarts,
-        device=device,
-        precision=precision,
-        path=path,
-        progress=not quiet,
-    )
+    with ended_by_hand():
+        summary = fit_run(
+            out,
+            data=data,
+            network=network,
+            width=width,
+            prior=prior,
+            settings=parse_settings(settings or []),
+            gating=parse_settings(gating or [], "--gating"),
+            on=tuple(on) if on else None,
+            likelihood=likelihood,
+            weights=weights,
+            data_root=data_root,
+            guide=guide,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            optimizer=optimizer,
+            schedule=schedule,
+            kl_warmup=kl_warmup,
+            seed=seed,
+            restarts=restarts,
+            device=device,
+            precision=precision,
+            path=path,
+            fresh=fresh,
+            progress=not quiet,
+        )
     if not quiet:
         print_run(out, summary)
 
@@ -256,7 +265,7 @@ def path(
     from bayesprune.commands.fitting import parse_settings
     from bayesprune.commands.following_path import follow_path, parse_numbers, print_path
 
-    try:
+    with ended_by_hand():
         found = follow_path(
             out,
             data=data,
@@ -286,8 +295,6 @@ def path(
             precision=precision,
             progress=not quiet,
         )
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; the same command goes on with what is finished in {out}") from None
     if not quiet:
         print_path(out, found)
 
@@ -459,25 +466,12 @@ def run(arguments: list[str]) -> int:
         if code == INTERRUPTED:  # some versions of typer turn the exception into this code
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
-    except KeyboardInterrupt:
-        return _fail("interrupted; nothing was written", INTERRUPTED, debug)
+    except KeyboardInterrupt as stop:
+        return _fail(f"interrupted; {what_is_left(stop)}", INTERRUPTED, debug)
+    except Terminated as stop:
+        return _fail(f"terminated; {what_is_left(stop)}", TERMINATED, debug)
     except Exception as problem:
-        return _fail(_sentence(problem), _exit_code(problem), debug)
-
-
-def _exit_code(problem: Exception) -> int:
-    """2 for what the user can put right in the command, 1 for a run that failed."""
-    usage = isinstance(problem, ValueError) or hasattr(problem, "format_message")
-    return 2 if usage else int(getattr(problem, "exit_code", 1))
-
-
-def _sentence(problem: Exception) -> str:
-    if hasattr(problem, "format_message"):  # an error of the parser, whose class depends on typer's version
-        return f"{problem.format_message()} See: bayesprune --help"
-    text = " ".join(str(problem).split())
-    if isinstance(problem, (ValueError, OSError)) or type(problem).__module__.startswith("bayesprune"):
-        return text
-    return f"{type(problem).__name__}: {text} (--debug shows where)"
+        return _fail(sentence(problem), exit_code(problem), debug)
 
 
 def _fail(sentence: str, code: int, debug: bool) -> int:
@@ -489,4 +483,5 @@ def _fail(sentence: str, code: int, debug: bool) -> int:
 
 def main() -> NoReturn:
     """The entry point of `bayesprune` and `python -m bayesprune`."""
+    listen_to_signals()
     sys.exit(run(sys.argv[1:]))

@@ -18,6 +18,7 @@ Keys of summary.json (null where something does not apply; counts are of the wei
     epochs, steps, batch_size, learning_rate, optimizer, schedule,
     kl_warmup, kl_weight, particles, precision, device      how it was fitted
     clip, local_reparameterisation, sticking_the_landing    options of the gradient
+    resumed_at_epoch             the first epoch that the last call trained, if earlier ones were interrupted
     stopped_early                a sentence for each restart that was ended before its last step
     warm_start                   whether it began at an earlier fit
     gating_settings, gating      how gates of units were trained, as asked; what came of it, one object a restart
@@ -103,16 +104,31 @@ def write_run(path: str | Path, fit: Fit, summary: dict[str, Any]) -> Path:
         ValueError: If it exists.
         OSError: If something cannot be written.
     """
-    from bayesprune.analysis.to_arviz import to_arviz
     from bayesprune.inference.storage import write_fit
-    from bayesprune.models.files.json_file import write_json
 
     path = Path(path)
     with new_folder(path) as folder:
         write_fit(fit, folder)
-        to_arviz(fit, draws=ARVIZ_DRAWS).to_netcdf(folder / ARVIZ_FILE, engine="h5netcdf")
-        write_json(folder / SUMMARY_FILE, summary)
+        write_rest(folder, fit, summary)
     return path
+
+
+def write_rest(folder: Path, fit: Fit, summary: dict[str, Any]) -> None:
+    """Writes what a run folder has besides its fit; the summary last.
+
+    Args:
+        folder: The folder, which holds the fit, absolute.
+        fit: The fit.
+        summary: What `summarise_run` returned.
+
+    Raises:
+        OSError: If something cannot be written.
+    """
+    from bayesprune.analysis.to_arviz import to_arviz
+    from bayesprune.models.files.json_file import write_json
+
+    to_arviz(fit, draws=ARVIZ_DRAWS).to_netcdf(folder / ARVIZ_FILE, engine="h5netcdf")
+    write_json(folder / SUMMARY_FILE, summary)
 
 
 # ------------------------------------------------------------------------------------------------ summary
@@ -129,11 +145,13 @@ def summarise_run(fit: Fit, declaration: Declaration, splits: DataSplits, **aske
     """
     import bayesprune
     from bayesprune.analysis.convergence import convergence
+    from bayesprune.finite_scores import finite_scores, note_on
 
     found = fit.summary()
     per_restart = [_restart_scores(fit, number, splits) for number in range(len(fit.restarts))]
     names = [f"{part}_{score}" for part in ("test", "validation") for score in SCORES]
-    means = {name: _mean([row[name] for row in per_restart]) for name in names}
+    computed = {name: _mean([row[name] for row in per_restart]) for name in names}
+    means = finite_scores(computed)
     verdict = convergence(fit)
     families = {found["guide_families"][site] for site in fit.model.sites}  # gates of units have theirs besides
     return {
@@ -142,7 +160,9 @@ def summarise_run(fit: Fit, declaration: Declaration, splits: DataSplits, **aske
         "data": splits.name,
         **asked,
         "gating": None,
+        "resumed_at_epoch": None,
         **found,
+        "notes": [*found["notes"], *note_on(computed)],
         **declaration.as_dict(),
         "likelihood": found["likelihood"],
         "guide": guide_name(families, found["guide"]),
@@ -151,7 +171,7 @@ def summarise_run(fit: Fit, declaration: Declaration, splits: DataSplits, **aske
         "nll": means["test_nll"],
         "ece": means["test_ece"],
         **{name: value for name, value in means.items() if name.startswith("validation_")},
-        "per_restart": per_restart,
+        "per_restart": [finite_scores(row) for row in per_restart],
         **_inclusion(fit),
         **_units(fit),
         "converged": verdict.verdict,

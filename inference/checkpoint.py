@@ -1,5 +1,8 @@
 """Checkpoints: a fit that was interrupted goes on after its last finished epoch, with the numbers it would have had.
 
+A state is written after an epoch, unless that would take more than a hundredth of the time (`SHARE`), and after the
+last one. What is killed meanwhile goes on after the last state.
+
     FOLDER/checkpoint.json                  what was asked for; another model, data or argument is refused
     FOLDER/restart-0.json                   numbers of a restart after an epoch; replaced in one go, and with that valid
     FOLDER/restart-0-step-400.safetensors   its tensors, to which restart-0.json refers
@@ -17,11 +20,12 @@ Keys of restart-N.json:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -29,6 +33,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -41,16 +46,60 @@ from bayesprune.inference.paths import PathReport, Stepper
 from bayesprune.inference.result import Fit
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.cutting import cut
-from bayesprune.models.files.json_file import write_json
+from bayesprune.models.files.flushing import flush
+from bayesprune.models.files.json_file import damaged, need, read_json, read_regular, write_json
+from bayesprune.models.files.not_written import NotWrittenError
+from bayesprune.models.files.places import expanded
 
-__all__ = ["Checkpoint", "open_checkpoint"]
+__all__ = ["Checkpoint", "CheckpointError", "KeptState", "kept_state", "open_checkpoint"]
 
 FORMAT = 1
 ASKED_FILE = "checkpoint.json"
+SHARE, LEAST = 0.01, 1.0
+"""Largest share of the time that is spent on writing states; seconds that a restart takes before its first one."""
+_REMEDY = "begin the fit anew in another folder"
 _COUNTS = ("epoch", "step", "kl_weight", "stop", "stop_reason", "history", "iterates")
 """What is kept of a `FitState` as it is."""
 
+_KEPT = {
+    "finished": bool, "seconds": float, "counts": dict, "path": dict, "plan": (dict, type(None)), "tensors": list,
+    "optimizer": (dict, type(None)), "random": (list, type(None)), "gates": (dict, type(None)),
+}  # fmt: skip
+"""What a state is made of, and of which kind each part is."""
+
 Rebuild = Callable[[BayesianNetwork], tuple[Objective, torch.optim.Optimizer]]
+
+
+class CheckpointError(ValueError):
+    """What stands in a checkpoint's folder cannot be gone on with: it is of another fit, or damaged."""
+
+
+@dataclass(frozen=True)
+class KeptState:
+    """How far the fit had got whose states a folder holds.
+
+    Attributes:
+        restart: The last restart that has a state, from 0.
+        epoch: The last epoch of it that was kept.
+        finished: Whether that restart had ended.
+    """
+
+    restart: int
+    epoch: int
+    finished: bool
+
+
+def kept_state(folder: Path) -> KeptState | None:
+    """How far a fit had got; None where there is no state, or its file is damaged.
+
+    Args:
+        folder: The folder of `fit(checkpoint=)`.
+    """
+    for restart in reversed(range(len(list(folder.glob("restart-*.json"))))):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            kept = read_json(folder / f"restart-{restart}.json", _REMEDY)["kept"]
+            return KeptState(restart, int(kept["counts"]["epoch"]), bool(kept["finished"]))
+    return None
 
 
 def open_checkpoint(
@@ -92,7 +141,7 @@ def open_checkpoint(
         raise ValueError(
             "checkpoint= cannot keep the random state of a loader's own generator: make the loader without generator="
         )
-    folder = Path(folder)
+    folder = expanded(folder)
     earlier = None if start is None else [t for one in start.restarts for t in _tensors(one.guide, one.model)]
     asked = {
         "model": model_fingerprint(model),
@@ -110,13 +159,15 @@ def open_checkpoint(
             for stale in folder.glob(pattern):
                 stale.unlink()
         if any(folder.glob("restart-*.json")):
-            _compare(folder, _read_json(file)["asked"], asked)
-        elif file.exists() or not any(folder.iterdir()):
+            _compare(folder, _read_json(file, {"asked": dict})["asked"], asked)
+        elif not any(folder.iterdir()) or _is_ours(file):
             write_json(file, {"format": FORMAT, "asked": asked})  # no epoch of an earlier call was finished
         else:
             raise ValueError(f"{folder} exists and holds no checkpoint: choose another folder")
     except OSError as problem:
-        raise _unwritable(folder, problem) from problem
+        raise ValueError(
+            f"{folder} cannot be written ({problem.strerror}): choose a folder that you may write to"
+        ) from problem
     return folder
 
 
@@ -130,6 +181,7 @@ class Checkpoint:
 
     Attributes:
         finished: Whether the restart had been finished before.
+        resumed_at_epoch: The first epoch that was not kept before; None where the restart begins here.
         seconds: Seconds that it had taken before.
 
     Raises:
@@ -141,9 +193,11 @@ class Checkpoint:
         self.file = folder / f"restart-{restart}.json"
         self._kept = _read(self.file) if self.file.exists() else None
         self.finished: bool = self._kept is not None and self._kept["finished"]
+        self.resumed_at_epoch: int | None = None if self._kept is None else self._kept["counts"]["epoch"] + 1
         self.seconds: float = 0.0 if self._kept is None else self._kept["seconds"]
         self._reason = ""
         self._began = time.perf_counter()
+        self._due = self._began + LEAST
 
     def restore(self, state: FitState, training: GateTraining | None, rebuild: Rebuild) -> PathReport | None:
         """Puts a restart that has just been set up where it was after its last kept epoch, IN PLACE.
@@ -175,14 +229,14 @@ class Checkpoint:
                     own.copy_(value)
             if not self.finished:
                 _restore_optimizer(state.optimizer, kept["optimizer"])
-        except (RuntimeError, ValueError) as problem:
+            for name in _COUNTS:
+                setattr(state, name, kept["counts"][name])
+            if training is not None:
+                training.go_on_from(kept["gates"])
+            report = PathReport(**kept["path"])
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as problem:
             reason = " ".join(str(problem).split())[:200]
-            raise ValueError(f"{self.file} is not of this model ({reason}): choose another folder") from problem
-        for name, value in kept["counts"].items():
-            setattr(state, name, value)
-        if training is not None:
-            training.go_on_from(kept["gates"])
-        report = PathReport(**kept["path"])
+            raise CheckpointError(f"{self.file} is not of this model ({reason}): choose another folder") from problem
         self._reason = report.reason
         return report
 
@@ -202,7 +256,7 @@ class Checkpoint:
         return report
 
     def write(self, state: FitState, stepper: Stepper, training: GateTraining | None, finished: bool = False) -> None:
-        """Keeps the restart as it stands.
+        """Keeps the restart as it stands; an epoch is passed over where that would take too large a share of the time.
 
         Args:
             state: Its state.
@@ -211,8 +265,12 @@ class Checkpoint:
             finished: Whether it is finished, so that optimizer and random state are not needed again; default False.
 
         Raises:
-            ValueError: If it cannot be written, or the optimizer keeps what JSON and tensors cannot hold.
+            ValueError: If the optimizer keeps what JSON and tensors cannot hold.
+            OSError: If it cannot be written; the state before stays, and nothing else.
         """
+        began = time.perf_counter()
+        if began < self._due and not finished:
+            return
         path = self.report(stepper)  # tells the optimizer the number of its steps
         random = [torch.get_rng_state()]
         if self.device.type == "cuda":
@@ -231,16 +289,25 @@ class Checkpoint:
         tensors: dict[str, Tensor] = {}
         packed = _packed(kept, tensors)
         stored = safetensors.torch.save(tensors)
-        name = f"{self.file.stem}-step-{state.step}.safetensors"
+        written = self.file.with_name(f"{self.file.stem}-step-{state.step}.safetensors")
         try:
-            (self.file.parent / name).write_bytes(stored)
-            found = {"format": FORMAT, "tensors": name, "digest": _digest(stored, packed), "kept": packed}
-            write_json(self.file, found)
-            for stale in self.file.parent.glob(f"{self.file.stem}-step-*.safetensors"):
-                if stale.name != name:
-                    stale.unlink()
+            written.write_bytes(stored)
+            flush(written)
+            digest = _digest(stored, packed)
+            write_json(self.file, {"format": FORMAT, "tensors": written.name, "digest": digest, "kept": packed}, None)
         except OSError as problem:
-            raise _unwritable(self.file.parent, problem) from problem
+            with contextlib.suppress(OSError):
+                written.unlink()
+            before = kept_state(self.file.parent)
+            left = "no state was kept" if before is None else f"the state after epoch {before.epoch} is kept"
+            raise NotWrittenError(
+                written, problem, f"{left}; make room, and the same call goes on from there"
+            ) from problem
+        for stale in self.file.parent.glob(f"{self.file.stem}-step-*.safetensors"):
+            if stale.name != written.name:
+                stale.unlink(missing_ok=True)
+        now = time.perf_counter()
+        self._due = now + (now - began) * (1.0 / SHARE - 1.0)
 
 
 def _tensors(*modules: torch.nn.Module) -> list[Tensor]:
@@ -315,39 +382,46 @@ def _digest(stored: bytes, packed: Any) -> str:
 
 def _read(file: Path) -> dict[str, Any]:
     """What was kept of a restart."""
-    found = _read_json(file)
+    found = _read_json(file, {"tensors": str, "digest": str, "kept": dict})
+    beside = file.with_name(Path(found["tensors"]).name)
     try:
-        stored = (file.parent / found["tensors"]).read_bytes()
+        stored = read_regular(beside, _REMEDY)
         if _digest(stored, found["kept"]) != found["digest"]:
-            raise ValueError("its content is not what was written")
-    except (OSError, TypeError, KeyError, ValueError) as problem:
-        raise _damaged(file, problem) from problem
-    unpacked: dict[str, Any] = _unpacked(found["kept"], safetensors.torch.load(stored))
+            raise damaged(file, "its content is not what was written", _REMEDY)
+        unpacked: dict[str, Any] = _unpacked(found["kept"], safetensors.torch.load(stored))
+        need(file, unpacked, _KEPT, _REMEDY)
+        need(file, unpacked["counts"], dict.fromkeys(_COUNTS, object), _REMEDY)
+    except (SafetensorError, TypeError, KeyError) as problem:
+        raise CheckpointError(str(damaged(file, problem, _REMEDY))) from problem
+    except ValueError as problem:
+        raise CheckpointError(str(problem)) from problem
     return unpacked
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def _read_json(file: Path, needed: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file, _REMEDY, {"format": int})
         if found["format"] != FORMAT:
-            raise ValueError(f"it was written in format {found['format']}, but this version reads {FORMAT}")
-    except (OSError, TypeError, KeyError, ValueError) as problem:
-        raise _damaged(file, problem) from problem
-    return dict(found)
+            reason = f"it was written in format {found['format']}, but this version reads {FORMAT}"
+            raise damaged(file, reason, _REMEDY)
+        need(file, found, needed, _REMEDY)
+    except ValueError as problem:
+        raise CheckpointError(str(problem)) from problem
+    return found
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether it is what `open_checkpoint` writes, and not another program's checkpoint.json."""
+    try:
+        return bool(_read_json(file, {"asked": dict}))
+    except CheckpointError:
+        return False
 
 
 def _compare(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     for name in {**before, **now}:
         if before.get(name) != now.get(name):
-            raise ValueError(
+            raise CheckpointError(
                 f"{folder} holds a fit with {name} {before.get(name)}, but now it is {now.get(name)}: call it with the "
                 "arguments of then to go on, or choose another folder"
             )
-
-
-def _damaged(file: Path, problem: Exception) -> ValueError:
-    return ValueError(f"{file} is damaged ({problem}): begin the fit anew in another folder")
-
-
-def _unwritable(folder: Path, problem: OSError) -> ValueError:
-    return ValueError(f"{folder} cannot be written ({problem.strerror}): choose a folder that you may write to")

@@ -195,6 +195,7 @@ def fit(
     reports: list[PathReport] = []
     trainings: list[GateTraining | None] = []
     started, seconds = time.perf_counter(), 0.0
+    resumed_at: int | None = None
     for number in range(restarts):
         point = None if folder is None else Checkpoint(folder, number, place)
         with flushed_denormals(), torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
@@ -235,6 +236,7 @@ def fit(
             if point is not None and (before := point.restore(state, training, rebuild)) is not None:
                 how = (before.name, before.compiled, clip, before.reason)
                 seconds += point.seconds
+                resumed_at = point.resumed_at_epoch
             stepper = Stepper(state.objective, state.optimizer, total, *how)
             stepper.report = before or stepper.report
             watching = (held_out, watchers, stop)
@@ -252,6 +254,7 @@ def fit(
         "stopped_early": [_ending(state) for state in states if state.step < state.steps],
         "tempered": any(state.kl_weight != 1.0 for state in states),
         "seconds": seconds + time.perf_counter() - started,
+        "resumed_at_epoch": resumed_at,
         "path": reports[0].as_dict(),
     }
     trace = trace_dataset(

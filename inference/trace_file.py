@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import socket
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +13,10 @@ import xarray as xr
 
 from bayesprune.inference.callbacks import Callback, FitState
 from bayesprune.inference.trace import gate_variables, trace_dataset
+from bayesprune.models.files.json_file import need, read_json, write_json
+from bayesprune.models.files.new_file import replaced_file
+from bayesprune.models.files.places import expanded
+from bayesprune.models.files.processes import is_running, this_process
 
 TRACE_FILE, PROGRESS_FILE = "trace.nc", "progress.json"
 SHARE = 0.05
@@ -32,6 +32,7 @@ class RunningFit:
     Attributes:
         process: Number of the process.
         host: Name of the machine.
+        started: When the process was started, seconds since 1970; None where an earlier version wrote it.
         asked: What the fit was asked for, as it was given to `WriteTrace`.
         updated: When this was written, seconds since 1970.
         seconds: Time from the first step to `updated`.
@@ -58,6 +59,7 @@ class RunningFit:
     restarts: int = 1
     epoch_seconds: float = 0.0
     finished: bool = False
+    started: float | None = None
 
     @property
     def seconds_left(self) -> float:
@@ -74,9 +76,17 @@ class RunningFit:
     @property
     def alive(self) -> bool:
         """Whether the fit seems to be running: by its process on this machine, by its silence on another one."""
-        if self.host == socket.gethostname():
-            return _is_running(self.process)
+        running = is_running({"process": self.process, "started": self.started, "host": self.host})
+        if running is not None:
+            return running
         return self.age <= max(SILENT_SECONDS, SILENT_EPOCHS * self.epoch_seconds)
+
+
+_REMEDY = "is a fit writing its trace there?"
+_NEEDED = {
+    "process": int, "host": str, "asked": dict, "updated": float, "seconds": float, "epoch": int, "epochs": int,
+    "step": int, "steps": int, "restart": int, "restarts": int, "epoch_seconds": float, "finished": bool,
+}  # fmt: skip
 
 
 class WriteTrace(Callback):
@@ -99,7 +109,7 @@ class WriteTrace(Callback):
     is_resumable = True  # the state has the records of before an interruption
 
     def __init__(self, folder: str | Path, asked: Mapping[str, Any] | None = None) -> None:
-        self.folder = Path(folder)
+        self.folder = expanded(folder)
         self.asked = dict(asked or {})
         self._histories: list[list[dict[str, Any]]] = []
         self._iterates: list[list[dict[str, float]]] = []
@@ -108,7 +118,10 @@ class WriteTrace(Callback):
         self._warned = False
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._replace(PROGRESS_FILE, lambda file: _write_json(file, self._progress()))
+            for name in (TRACE_FILE, PROGRESS_FILE):  # what a fit that was killed was writing
+                for stale in self.folder.glob(f".{name}-*"):
+                    stale.unlink(missing_ok=True)
+            write_json(self.folder / PROGRESS_FILE, asdict(self._progress()))
         except OSError as problem:
             raise ValueError(
                 f"the trace cannot be written to {folder} ({problem.strerror}): choose a folder that you may write to"
@@ -151,8 +164,9 @@ class WriteTrace(Callback):
             trace.attrs["dense_macs"] = float(trace.attrs["dense_macs"])  # NetCDF 3 has no integers of 64 bits
         try:
             # NetCDF 3, by SciPy: about 10 ms, where NetCDF 4 takes 200.
-            self._replace(TRACE_FILE, lambda file: trace.to_netcdf(file, engine="scipy"))
-            self._replace(PROGRESS_FILE, lambda file: _write_json(file, progress))
+            with replaced_file(self.folder.absolute() / TRACE_FILE) as staged:
+                trace.to_netcdf(staged, engine="scipy")
+            write_json(self.folder / PROGRESS_FILE, asdict(progress))
         except OSError as problem:
             if not self._warned:
                 self._warned = True
@@ -164,17 +178,7 @@ class WriteTrace(Callback):
         self._due = now + (now - began) * (1.0 / SHARE - 1.0)
 
     def _progress(self, **known: Any) -> RunningFit:
-        return RunningFit(os.getpid(), socket.gethostname(), self.asked, time.time(), **known)
-
-    def _replace(self, name: str, write: Callable[[Path], Any]) -> None:
-        staged = self.folder / f".{name}-{os.getpid()}"
-        try:
-            write(staged)
-            os.replace(staged, self.folder / name)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                staged.unlink()
-            raise
+        return RunningFit(asked=self.asked, updated=time.time(), **this_process(), **known)
 
 
 def read_progress(folder: str | Path) -> RunningFit:
@@ -183,11 +187,10 @@ def read_progress(folder: str | Path) -> RunningFit:
     Raises:
         ValueError: If there is no such file, or it is damaged.
     """
-    file = Path(folder) / PROGRESS_FILE
-    try:
-        return RunningFit(**json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as problem:
-        raise ValueError(f"{file} is missing or damaged ({problem}): is a fit writing its trace there?") from problem
+    file = expanded(folder) / PROGRESS_FILE
+    found = read_json(file, _REMEDY, _NEEDED)
+    need(file, {"started": None, **found}, {"started": (float, type(None))}, _REMEDY)
+    return RunningFit(**{name: found[name] for name in RunningFit.__dataclass_fields__ if name in found})
 
 
 def read_trace(folder: str | Path) -> xr.Dataset:
@@ -205,20 +208,3 @@ def read_trace(folder: str | Path) -> xr.Dataset:
             return found.load()
     except (OSError, ValueError, TypeError, LookupError) as problem:  # what SciPy raises for half a file
         raise ValueError(f"{file} is missing or damaged ({problem}): is a fit writing its trace there?") from problem
-
-
-def _write_json(file: Path, progress: RunningFit) -> None:
-    file.write_text(json.dumps(asdict(progress), indent=2) + "\n", encoding="utf-8")
-
-
-def _is_running(process: int) -> bool:
-    """Whether there is a process of this number; taken for granted where only a signal that ends it could tell."""
-    if os.name != "posix":
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it is another user's
-        return True
-    return True

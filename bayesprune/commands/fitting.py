@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,17 @@ from bayesprune.commands.console import figure, percent, stdout
 from bayesprune.commands.showing_gates import what_is_left
 from bayesprune.data import DATASETS, load_data
 from bayesprune.declaration import declare, resolve_prior
+from bayesprune.inference.checkpoint import CheckpointError
 from bayesprune.inference.fit import fit
 from bayesprune.inference.gating import Gating
 from bayesprune.inference.laplace_around import laplace_around
 from bayesprune.inference.paths import PathReport
-from bayesprune.models.files.new_folder import check_new_folder
+from bayesprune.inference.storage import write_fit
+from bayesprune.models.files.flushing import flush_folder
+from bayesprune.models.files.places import expanded
 from bayesprune.models.unit_gates import UnitGates
 from bayesprune.part_folder import writing_part
-from bayesprune.run_folder import summarise_run, write_run
+from bayesprune.run_folder import summarise_run, write_rest
 
 EPOCHS = 30
 """Passes over the training data unless said otherwise."""
@@ -65,11 +69,15 @@ def fit_run(
     epochs: int | None = None,
     width: float = 1.0,
     gating: Mapping[str, Any] | None = None,
+    fresh: bool = False,
+    progress: bool = False,
     **how: Any,
 ) -> dict[str, Any]:
     """Fits what is named and writes a run folder, all of it or nothing.
 
-    While it runs, the trace so far stands beside the run folder's place, in a folder of its name and ``.part``.
+    While it runs, its state and the trace so far stand beside the run folder's place, in a folder of its name and
+    ``.part``: a call with the same arguments goes on with what an earlier one has left there. The fit is written
+    before anything is scored or drawn.
 
     Args:
         out: The run folder to make.
@@ -86,6 +94,8 @@ def fit_run(
             the prior ``"reduction"`` with `weights`.
         width: Multiplies the widths of the network's hidden layers; default 1.
         gating: Arguments of `Gating`, for the prior ``"unit-gates"``; default none.
+        fresh: Whether what an earlier call has left is removed, and the fit begins anew; default False.
+        progress: Whether to show a progress line; default False.
         how: Further arguments of `bayesprune.fit`: guide, restarts, ...
 
     Returns:
@@ -96,7 +106,6 @@ def fit_run(
         NonFiniteLossError: If the loss becomes NaN or infinite.
         OSError: If the folder cannot be written after all.
     """
-    check_new_folder(out, "run folder")
     if epochs is None:
         epochs = 0 if prior == "reduction" and weights is not None else EPOCHS
     if epochs == 0:
@@ -106,37 +115,54 @@ def fit_run(
         how["gating"] = _gating(gating or {})
     elif gating:
         raise ValueError(f"--gating is about the gates of --prior unit-gates, which {prior} has not: leave it out")
-    name = data if data in DATASETS else str(Path(data).expanduser().absolute())
+    name = data if data in DATASETS else str(expanded(data).absolute())
+    root = None if data_root is None else str(expanded(data_root).absolute())
+    begins_at = None if weights is None else expanded(weights)
     asked = {
         "data": name, "network": network, "width": width, "prior": prior, "prior_settings": dict(settings or {}),
-        "on": on, "guide": how.get("guide"), "seed": seed,
+        "on": on and list(on), "guide": how.get("guide"), "seed": seed, "likelihood": likelihood, "epochs": epochs,
+        "weights": None if begins_at is None else f"{begins_at.absolute()}, content {_content(begins_at)}",
+        **{key: value for key, value in how.items() if key != "callbacks"}, "gating": dict(gating or {}),
     }  # fmt: skip
-    with writing_part(out, asked) as watcher:
-        splits = load_data(name if Path(name).exists() else data, seed=seed, root=data_root)
+    with writing_part(out, asked, fresh) as part:
+        splits = load_data(name if Path(name).exists() else data, seed=seed, root=root)
         declaration = declare(splits, network, prior, settings, on, likelihood, width)
-        model = declaration.model(seed, weights)
+        model = declaration.model(seed, begins_at)
         if epochs == 0:
             fitted = laplace_around(model, splits.train)
         else:
-            fitted = fit(
-                model,
-                splits.train,
-                epochs=epochs,
-                validation=splits.validation if len(splits.validation[0]) else None,
-                seed=seed,
-                **{**how, "callbacks": [*how.get("callbacks", ()), watcher]},
+            try:
+                fitted = fit(
+                    model,
+                    splits.train,
+                    epochs=epochs,
+                    validation=splits.validation if len(splits.validation[0]) else None,
+                    seed=seed,
+                    progress=progress,
+                    checkpoint=part.state,
+                    **{**how, "callbacks": [*how.get("callbacks", ()), part.watcher]},
+                )
+            except CheckpointError as problem:
+                raise ValueError(f"{problem}; --fresh begins anew here") from problem
+        with part.filled() as folder:
+            write_fit(fitted, folder)
+            flush_folder(folder)
+            summary = summarise_run(
+                fitted,
+                declaration,
+                splits,
+                data_seed=seed,
+                data_root=root,
+                starting_weights=None if begins_at is None else str(begins_at.absolute()),
+                gating_settings=dict(gating or {}) if isinstance(declared, UnitGates) else None,
             )
-        summary = summarise_run(
-            fitted,
-            declaration,
-            splits,
-            data_seed=seed,
-            data_root=None if data_root is None else str(Path(data_root).expanduser().absolute()),
-            starting_weights=None if weights is None else str(Path(weights).expanduser().absolute()),
-            gating_settings=dict(gating or {}) if isinstance(declared, UnitGates) else None,
-        )
-        write_run(out, fitted, summary)
+            write_rest(folder, fitted, summary)
     return summary
+
+
+def _content(file: Path) -> str:
+    """Sixteen hexadecimal digits of a file's content; none where there is no such file, which is told later."""
+    return blake2b(file.read_bytes(), digest_size=8).hexdigest() if file.is_file() else "none"
 
 
 def _gating(settings: Mapping[str, Any]) -> Gating:
@@ -186,10 +212,10 @@ def scores_line(summary: Mapping[str, Any]) -> str:
     parts = [
         None if summary["test_accuracy"] is None else f"accuracy {percent(summary['test_accuracy'])}",
         None if summary["test_rmse"] is None else f"rmse {figure(summary['test_rmse'])}",
-        f"nll {figure(summary['nll'])} nats",
+        None if summary["nll"] is None else f"nll {figure(summary['nll'])} nats",
         None if summary["ece"] is None else f"ece {figure(summary['ece'])}",
     ]
-    return ", ".join(part for part in parts if part)
+    return ", ".join(part for part in parts if part) or "no score"
 
 
 def remarks(summary: Mapping[str, Any]) -> list[str]:

@@ -91,25 +91,31 @@ def follow_path(
     if not len(splits.validation[0]):
         raise ValueError(f"{data} has no validation data, on which the front is chosen: give more examples")
     declaration = declare(splits, network, prior, settings, on, likelihood, width)
-    path = sparsity_path(
-        lambda value: _with(declaration, knob, value).model(seed, weights),
-        splits.train,
-        values,
-        knob=knob,
-        validation=splits.validation,
-        test=splits.test,
-        seed=seed,
-        prunings=None if sparsities is None else [{"sparsity": sparsity} for sparsity in sparsities],
-        folder=out,
-        declaration={
-            **declaration.as_dict(),
-            "data": splits.name,
-            "data_seed": seed,
-            "data_root": None if data_root is None else str(Path(data_root).expanduser().absolute()),
-            "starting_weights": None if weights is None else str(Path(weights).expanduser().absolute()),
-        },
-        **how,
-    )
+    try:
+        path = sparsity_path(
+            lambda value: _with(declaration, knob, value).model(seed, weights),
+            splits.train,
+            values,
+            knob=knob,
+            validation=splits.validation,
+            test=splits.test,
+            seed=seed,
+            prunings=None if sparsities is None else [{"sparsity": sparsity} for sparsity in sparsities],
+            folder=out,
+            declaration={
+                **declaration.as_dict(),
+                "data": splits.name,
+                "data_seed": seed,
+                "data_root": None if data_root is None else str(Path(data_root).expanduser().absolute()),
+                "starting_weights": None if weights is None else str(Path(weights).expanduser().absolute()),
+            },
+            **how,
+        )
+    except ValueError:
+        raise
+    except BaseException as stop:
+        stop.add_note(f"the same command goes on with what is finished in {out}")
+        raise
     plot_front({f"{prior}, {knob}": path}, path=Path(out) / FRONT_FILE)
     return path
 

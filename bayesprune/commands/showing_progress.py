@@ -13,6 +13,7 @@ import xarray as xr
 from bayesprune.commands.console import figure, percent, stdout, table
 from bayesprune.commands.showing_gates import progress_gate_lines
 from bayesprune.inference.trace_file import TRACE_FILE, RunningFit, read_progress, read_trace
+from bayesprune.part_folder import what_is_kept
 from bayesprune.run_folder import PLOTS_FOLDER
 
 __all__ = ["show_progress"]
@@ -33,6 +34,8 @@ def show_progress(folder: Path, plots: bool = False) -> None:
     trace = read_trace(folder) if (folder / TRACE_FILE).exists() else None
     console = stdout()
     lines = [*_asked(progress.asked), ("state", _state(progress)), ("progress", _progress(progress))]
+    if not progress.alive:
+        lines += _kept(folder, progress.restarts)
     if trace is not None:
         lines += _latest(trace)
     for name, text in lines:
@@ -67,6 +70,17 @@ def _state(progress: RunningFit) -> str:
         ended = "the fit has ended" if progress.finished else "the fit seems to have died"
         return f"{ended} ({where}); {written}"
     return f"{'fitted; scoring and writing' if progress.finished else 'in progress'} ({where}); {written}"
+
+
+def _kept(folder: Path, restarts: int) -> list[tuple[str, str]]:
+    """Where the command that was interrupted goes on."""
+    kept = what_is_kept(folder)
+    if kept is None:
+        return [("kept", "no state of training: the same command begins anew")]
+    if kept.finished and kept.restart + 1 == restarts:
+        return [("kept", "the fit, which is done: the same command scores and writes it")]
+    of_restart = f" of restart {kept.restart + 1}" if restarts > 1 else ""
+    return [("kept", f"the state after epoch {kept.epoch}{of_restart}: the same command goes on there")]
 
 
 def _progress(progress: RunningFit) -> str:

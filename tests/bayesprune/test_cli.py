@@ -430,14 +430,23 @@ def test_a_loss_that_is_not_finite_ends_with_1_and_leaves_nothing(bayesprune, fi
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_fails_in_mid_run_ends_with_1_and_leaves_nothing(bayesprune, files, tmp_path, monkeypatch):
+def test_a_disk_that_fails_in_mid_run_ends_with_1_and_the_same_command_goes_on(
+    bayesprune, files, tmp_path, monkeypatch
+):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("bayesprune.inference.storage.write_fit", fail)
-    result = bayesprune(*fit_arguments(files, tmp_path / "run", prior="gaussian", epochs=1))
-    refused(result, "No space left on device", code=1)
-    assert list(tmp_path.iterdir()) == []
+    arguments = fit_arguments(files, tmp_path / "run", prior="gaussian", epochs=1)
+    with monkeypatch.context() as patched:
+        patched.setattr("bayesprune.commands.fitting.write_fit", fail)
+        result = bayesprune(*arguments)
+    refused(
+        result, f"{tmp_path / 'run.part' / 'run'} cannot be written (No space left on device)", "make room",
+        "keeps the state after epoch 1: the same command goes on there", code=1,
+    )  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["run.part"]
+    assert bayesprune(*arguments)[0] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_an_error_of_the_program_is_one_line_and_debug_shows_where(bayesprune, run, monkeypatch):

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from bayesprune.commands.showing_progress import _duration
 from bayesprune.inference import trace_file
 from bayesprune.inference.trace_file import read_progress, read_trace
+from bayesprune.models.files.json_file import write_json
 from bayesprune.part_folder import part_folder, writing_part
 from bayesprune.run_folder import load_run
 
@@ -65,7 +67,7 @@ def test_a_run_in_progress_is_shown_and_its_traces_are_gone_afterwards(watched, 
     arguments = fit_arguments(data, networks_file, run, "--set", "slab_sd=0.5", "--restarts", 2)
     (code, out, err), files = watched(arguments, 5, "show", run)
     assert (code, err) == (0, "")
-    assert files == {"trace.nc", "progress.json"}
+    assert files == {"trace.nc", "progress.json", "command.json", "lock", "state"}
     lines = dict(line.split(maxsplit=1) for line in out.splitlines() if " " in line)
     assert lines["data"] == str(data) and lines["prior"] == "spike-and-slab (slab_sd=0.5)"
     assert lines["state"].startswith(f"in progress (process {os.getpid()} on ") and "last written" in lines["state"]
@@ -93,7 +95,7 @@ def test_plots_of_a_run_in_progress_are_those_of_its_trace(watched, data, networ
     arguments = fit_arguments(data, networks_file, tmp_path / "run")
     (code, out, err), files = watched(arguments, 1, "show", tmp_path / "run", "--plots")
     assert (code, err) == (0, "")
-    assert files == {"trace.nc", "progress.json", "plots"}
+    assert files == {"trace.nc", "progress.json", "command.json", "lock", "state", "plots"}
     for name in ("pruning_trace.png", "trajectories.png"):
         assert f"written: {tmp_path / 'run.part' / 'plots' / name}" in out
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
@@ -135,7 +137,7 @@ def killed(data, networks_file, tmp_path):
     return run
 
 
-def test_a_fit_that_was_killed_is_shown_as_dead_and_replaced(killed, command, data, networks_file):
+def test_a_fit_killed_before_a_state_was_kept_is_shown_as_dead_and_replaced(killed, command, data, networks_file):
     code, out, err = command("show", killed)
     assert (code, err) == (0, "")
     assert "the fit seems to have died (process " in out and "epoch 1 of 3" in out and " left" not in out
@@ -177,9 +179,9 @@ def test_a_fit_that_has_not_done_an_epoch_is_shown(command, tmp_path):
 
 
 def test_a_fit_that_is_being_scored_is_shown_so(command, tmp_path):
-    with writing_part(tmp_path / "run", {}) as watcher:
-        progress = watcher._progress(finished=True, step=6, steps=6, epoch=3, epochs=3)
-        watcher._replace("progress.json", lambda file: trace_file._write_json(file, progress))
+    with writing_part(tmp_path / "run", {}) as part:
+        progress = part.watcher._progress(finished=True, step=6, steps=6, epoch=3, epochs=3)
+        write_json(part.folder / "progress.json", asdict(progress))
         out = command("show", tmp_path / "run")[1]
     assert "fitted; scoring and writing" in out and " left" not in out
 

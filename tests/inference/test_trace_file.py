@@ -176,13 +176,13 @@ def test_wrong_input_is_told(tmp_path):
         WriteTrace(tmp_path / "file")
     with pytest.raises(ValueError, match="asked= cannot be written as JSON"):
         WriteTrace(tmp_path / "folder", {"network": nn.Linear(1, 1)})
-    with pytest.raises(ValueError, match="progress.json is missing or damaged"):
+    with pytest.raises(ValueError, match="progress.json is missing: is a fit"):
         read_progress(tmp_path)
     with pytest.raises(ValueError, match="trace.nc is missing or damaged"):
         read_trace(tmp_path)
     for text in ("{", "[]", json.dumps({"process": 1})):
         (tmp_path / "progress.json").write_text(text)
-        with pytest.raises(ValueError, match="progress.json is missing or damaged"):
+        with pytest.raises(ValueError, match="progress.json is damaged"):
             read_progress(tmp_path)
     (tmp_path / "trace.nc").write_text("CDF")
     with pytest.raises(ValueError, match="trace.nc is missing or damaged"):

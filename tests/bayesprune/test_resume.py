@@ -1,0 +1,328 @@
+"""Interrupted fits of the command line: the same command goes on with the same numbers, another one is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bayesprune import cli
+from bayesprune.inference import checkpoint
+from bayesprune.inference.trace_file import WriteTrace
+from bayesprune.run_folder import load_run, read_summary
+
+TIMED = {"seconds", "created", "path", "resumed_at_epoch"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    generator = np.random.default_rng(0)
+    y = np.arange(120) % 3
+    file = tmp_path_factory.mktemp("data") / "labels.npz"
+    np.savez(file, x=generator.normal(size=(120, 64)) + np.eye(3, 64)[y], y=y)
+    return file
+
+
+@pytest.fixture(autouse=True)
+def every_epoch(monkeypatch):
+    """States are written after every epoch, whatever it costs."""
+    monkeypatch.setattr(checkpoint, "SHARE", 1.0)
+    monkeypatch.setattr(checkpoint, "LEAST", 0.0)
+    monkeypatch.setattr("bayesprune.run_folder.ARVIZ_DRAWS", 2)
+
+
+@pytest.fixture
+def arguments(data, networks_file):
+    def make(out, *more, prior="spike-and-slab", epochs=4):
+        fixed = ["--network", f"{networks_file}:small", "--epochs", epochs, "--batch-size", 30, "--path", "plain"]
+        return ["fit", "--data", data, "--prior", prior, "--out", out, *fixed, "--quiet", *more]
+
+    return make
+
+
+def numbers(run):
+    """All that a run holds but for the time that it took: summary, tensors, trace."""
+    summary = {key: value for key, value in read_summary(run).items() if key not in TIMED}
+    tensors = {file.name: load_file(file) for file in sorted(Path(run).glob("*.safetensors"))}
+    return summary, tensors, load_run(run).trace.drop_vars("seconds")
+
+
+def is_same(one, other):
+    (summary, tensors, trace), (others, theirs, their_trace) = numbers(one), numbers(other)
+    return (
+        summary == others
+        and tensors.keys() == theirs.keys()
+        and all(found.keys() == theirs[file].keys() for file, found in tensors.items())
+        and all(torch.equal(value, theirs[file][name]) for file in tensors for name, value in tensors[file].items())
+        and trace.identical(their_trace)
+    )
+
+
+class Broken(Exception):
+    """What ends a fit in these tests."""
+
+
+@pytest.fixture
+def broken(command, monkeypatch):
+    """Runs a fit that an exception ends in the given epoch of all restarts: (exit code, out, err)."""
+
+    def call(given, epoch, problem=Broken):
+        def on_step(watcher, state):
+            if state.restart * state.epochs + state.epoch == epoch:
+                raise problem
+
+        with monkeypatch.context() as patched:
+            patched.setattr(WriteTrace, "on_step", on_step)
+            return command(*given)
+
+    return call
+
+
+# -- going on ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prior", "more"),
+    [
+        ("spike-and-slab", ()),
+        ("halo", ()),
+        ("horseshoe", ("--restarts", 2, "--epochs", 3)),
+        ("unit-gates", ("--set", "kappa=0.002", "--gating", "travel=0.5", "--epochs", 8)),
+    ],
+)
+def test_the_same_command_goes_on_with_the_same_numbers(prior, more, arguments, broken, command, tmp_path):
+    given = [arguments(tmp_path / name, *more, prior=prior) for name in ("whole", "run", "other")]
+    assert command(*given[0])[0] == 0
+    code, _, err = broken(given[1], 3)
+    assert code == 1 and not (tmp_path / "run").exists()
+    assert f"{tmp_path / 'run.part'} keeps the state after epoch 3" in err and "--fresh begins anew" in err
+    assert command(*given[1]) == (0, "", "")
+    assert is_same(tmp_path / "whole", tmp_path / "run")
+    assert read_summary(tmp_path / "run")["resumed_at_epoch"] == 4
+    assert read_summary(tmp_path / "whole")["resumed_at_epoch"] is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "whole"]
+    assert command(*given[2], "--seed", 1)[0] == 0
+    assert not is_same(tmp_path / "whole", tmp_path / "other")  # control
+
+
+def test_no_epoch_is_trained_twice_that_was_kept(arguments, broken, command, tmp_path, monkeypatch):
+    broken(arguments(tmp_path / "run"), 3)
+    steps, write = [], WriteTrace.on_epoch
+    monkeypatch.setattr(
+        WriteTrace, "on_epoch", lambda watcher, state: (steps.append(state.epoch), write(watcher, state))
+    )
+    assert command(*arguments(tmp_path / "run"))[0] == 0
+    assert steps == [4]
+
+
+def test_a_fit_that_is_done_is_scored_and_written_without_training(arguments, command, tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise Broken("no score")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("bayesprune.commands.fitting.summarise_run", fails)
+        code, _, err = command(*arguments(tmp_path / "run"))
+    part = tmp_path / "run.part"
+    assert code == 1 and f"the fit itself is in {part / 'run'}; the same command makes the run folder of it" in err
+    assert {"fit.json", "restart-0.safetensors", "trace.nc"} <= {path.name for path in (part / "run").iterdir()}
+    monkeypatch.setattr("torch.optim.Adam.step", fails)  # nothing is trained any more
+    assert command(*arguments(tmp_path / "run"))[0] == 0
+    assert read_summary(tmp_path / "run")["resumed_at_epoch"] == 5
+    assert not part.exists()
+
+
+def test_fresh_begins_anew(arguments, broken, command, tmp_path):
+    broken(arguments(tmp_path / "run"), 3)
+    assert command(*arguments(tmp_path / "run"), "--fresh")[0] == 0
+    assert read_summary(tmp_path / "run")["resumed_at_epoch"] is None
+
+
+def test_fresh_may_have_other_options(arguments, broken, command, tmp_path):
+    broken(arguments(tmp_path / "run"), 3)
+    assert command(*arguments(tmp_path / "run", "--seed", 1), "--fresh")[0] == 0
+    assert read_summary(tmp_path / "run")["seeds"] == [1]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--seed", 1), "--seed 0, but now it is 1"),
+        (("--epochs", 5), "--epochs 4, but now it is 5"),
+        (("--learning-rate", 0.01), "--learning-rate 0.001, but now it is 0.01"),
+        (("--set", "slab_sd=0.5"), "--set {}, but now it is {'slab_sd': 0.5}"),
+        (("--restarts", 2), "--restarts 1, but now it is 2"),
+        (("--guide", "meanfield"), "--guide not given, but now it is meanfield"),
+        (("--likelihood", "categorical"), "--likelihood not given, but now it is categorical"),
+    ],
+)
+def test_other_options_are_refused_with_what_differs(more, said, arguments, broken, refused, command, tmp_path):
+    broken(arguments(tmp_path / "run"), 2)
+    refused([*arguments(tmp_path / "run"), *more], said, "--fresh")
+    assert command(*arguments(tmp_path / "run"))[0] == 0  # control: what was kept is as it was
+    assert read_summary(tmp_path / "run")["resumed_at_epoch"] == 3
+
+
+def test_data_and_priors_that_have_changed_are_refused(arguments, broken, refused, data, tmp_path, networks_file):
+    mine, prior = tmp_path / "data.npz", tmp_path / "prior.py"
+    mine.write_bytes(data.read_bytes())
+    text = "import bayesprune as bp, pyro.distributions as dist\nmine = bp.Hierarchy(weight=dist.Normal(0.0, {}))\n"
+    prior.write_text(text.format(1.0))
+    given = [*arguments(tmp_path / "run", prior=f"{prior}:mine"), "--data", mine]
+    broken(given, 2)
+    prior.write_text(text.format(2.0))
+    refused(given, "a fit with model", "--fresh begins anew")
+    prior.write_text(text.format(1.0))
+    with np.load(data) as found:
+        np.savez(mine, x=found["x"] + 1e-3 * np.arange(120)[:, None], y=found["y"])
+    refused(given, "a fit with data", "--fresh begins anew")
+
+
+def test_a_damaged_state_is_refused_and_fresh_is_named(arguments, broken, refused, command, tmp_path):
+    broken(arguments(tmp_path / "run"), 2)
+    (file,) = (tmp_path / "run.part" / "state").glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-1])
+    refused(arguments(tmp_path / "run"), "is damaged", "--fresh begins anew")
+    assert command(*arguments(tmp_path / "run"), "--fresh")[0] == 0
+
+
+# -- dead and living -----------------------------------------------------------------------------------------
+
+
+def test_a_process_number_that_was_given_away_again_does_not_block(arguments, broken, refused, command, tmp_path):
+    broken(arguments(tmp_path / "run"), 2)
+    file = tmp_path / "run.part" / "progress.json"
+    living = {**json.loads(file.read_text()), "process": os.getppid()}
+    started = psutil.Process(os.getppid()).create_time()
+    file.write_text(json.dumps({**living, "started": started}))
+    refused(arguments(tmp_path / "run"), "another fit is being written to", f"process {os.getppid()}")
+    refused([*arguments(tmp_path / "run"), "--fresh"], "another fit is being written to")
+    file.write_text(json.dumps({**living, "started": started - 1000.0}))  # another process had that number
+    assert "seems to have died" in command("show", tmp_path / "run")[1]
+    assert command(*arguments(tmp_path / "run"))[0] == 0
+
+
+def test_what_was_killed_between_the_move_and_the_end_is_tidied_up(arguments, command, refused, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr("bayesprune.part_folder.shutil.rmtree", lambda *_, **__: None)
+        assert command(*arguments(tmp_path / "run"))[0] == 0
+    assert (tmp_path / "run.part" / "complete").is_file()
+    refused(arguments(tmp_path / "run"), "run exists already")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_state_is_not_removed_because_another_run_stands_there(arguments, broken, refused, tmp_path):
+    broken(arguments(tmp_path / "run"), 2)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "fit.json").write_text("{}")
+    refused(arguments(tmp_path / "run"), "run exists already")
+    assert (tmp_path / "run.part" / "state").is_dir()
+
+
+def test_a_dead_fit_says_where_the_same_command_goes_on(arguments, broken, command, tmp_path):
+    broken(arguments(tmp_path / "run", "--restarts", 2), 6)
+    file = tmp_path / "run.part" / "progress.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "process": 2**22 - 1}))
+    assert (
+        "the state after epoch 2 of restart 2: the same command goes on there" in command("show", tmp_path / "run")[1]
+    )
+
+
+# -- ended by hand -------------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_says_what_is_kept(arguments, broken, command, tmp_path):
+    code, _, err = broken(arguments(tmp_path / "run"), 2, KeyboardInterrupt)
+    assert code == cli.INTERRUPTED and err.count("\n") == 1
+    assert err.startswith(f"error: interrupted; {tmp_path / 'run.part'} keeps the state after epoch 2")
+    code, _, err = broken(arguments(tmp_path / "other"), 0, KeyboardInterrupt)
+    assert (code, err) == (cli.INTERRUPTED, "error: interrupted; nothing was written\n")
+    assert not (tmp_path / "other.part").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_fit_as_ctrl_c_does(number, arguments, command, tmp_path, monkeypatch):
+    given = arguments(tmp_path / "run", epochs=100_000)
+    fit = subprocess.Popen([sys.executable, "-m", "bayesprune", *map(str, given)], stderr=subprocess.PIPE, text=True)
+    state = tmp_path / "run.part" / "state"
+    deadline = time.monotonic() + 120
+    while not list(state.glob("restart-0.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    fit.send_signal(number)
+    _, err = fit.communicate(timeout=60)
+    assert fit.returncode == cli.TERMINATED
+    assert err.startswith(f"error: terminated; {tmp_path / 'run.part'} keeps the state after epoch ")
+    assert err.count("\n") == 1
+
+
+# -- scores --------------------------------------------------------------------------------------------------
+
+
+def test_a_score_that_is_not_finite_loses_nothing(command, networks_file, tmp_path):
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(90, 4))
+    y = x[:, 0] + 0.1 * generator.normal(size=90)
+    split = {"x_test": x[70:], "y_test": np.where(np.arange(20) == 3, 9.97e36, y[70:])}
+    np.savez(tmp_path / "fill.npz", x=x[:70], y=y[:70], **split)
+    fixed = ["--network", f"{networks_file}:regression", "--epochs", 2]
+    given = ["fit", "--data", tmp_path / "fill.npz", "--prior", "gaussian", "--out", tmp_path / "run", *fixed]
+    code, out, err = command(*given)
+    assert (code, err.count("error")) == (0, 0)
+    found = read_summary(tmp_path / "run")
+    assert found["nll"] is None and found["per_restart"][0]["test_nll"] is None and found["test_rmse"] > 1e36
+    (note,) = [note for note in found["notes"] if "not finite" in note]
+    assert note.startswith("test nll: not finite") and note in " ".join(out.split())
+    for other in ("show", "compare"):
+        assert command(other, tmp_path / "run")[0] == 0
+    assert command("prune", tmp_path / "run", "--sparsity", 0.5, "--out", tmp_path / "pruned")[0] == 0
+    pruned = json.loads((tmp_path / "pruned" / "summary.json").read_text())
+    assert pruned["test_nll_before"] is None and pruned["test_rmse_after"] > 1e36
+
+
+# -- how often -----------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """A clock by hand: an epoch takes ten seconds, writing a state one."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+def test_states_take_less_than_a_fiftieth_of_the_time(arguments, command, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SHARE", SHARE)
+    monkeypatch.setattr(checkpoint, "LEAST", LEAST)
+    clock, written, end, flush = Clock(), [], WriteTrace.on_epoch, checkpoint.flush
+
+    def on_epoch(watcher, state):
+        clock.now += 10.0
+        end(watcher, state)
+
+    def write(file):
+        clock.now += 1.0
+        written.append(clock.now)
+        flush(file)
+
+    monkeypatch.setattr(checkpoint, "time", clock)
+    monkeypatch.setattr(WriteTrace, "on_epoch", on_epoch)
+    monkeypatch.setattr(checkpoint, "flush", write)
+    assert command(*arguments(tmp_path / "run", epochs=40))[0] == 0
+    assert written[0] == 11.0  # after the first epoch
+    assert len(written) == 5 and min(np.diff(written)) >= 45.0  # after some 100 seconds each, and at the end
+    assert len(written) / clock.now < 0.02
+
+
+SHARE, LEAST = checkpoint.SHARE, checkpoint.LEAST
