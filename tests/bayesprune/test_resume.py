@@ -8,20 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from bayesprune import cli
 from bayesprune.inference import checkpoint
 from bayesprune.inference.trace_file import WriteTrace
-from bayesprune.run_folder import load_run, read_summary
-
-TIMED = {"seconds", "created", "path", "resumed_at_epoch"}
+from bayesprune.run_folder import read_summary
+from tests.oracles.same_runs import is_same
 
 
 @pytest.fixture(scope="module")
@@ -48,24 +44,6 @@ def arguments(data, networks_file):
         return ["fit", "--data", data, "--prior", prior, "--out", out, *fixed, "--quiet", *more]
 
     return make
-
-
-def numbers(run):
-    """All that a run holds but for the time that it took: summary, tensors, trace."""
-    summary = {key: value for key, value in read_summary(run).items() if key not in TIMED}
-    tensors = {file.name: load_file(file) for file in sorted(Path(run).glob("*.safetensors"))}
-    return summary, tensors, load_run(run).trace.drop_vars("seconds")
-
-
-def is_same(one, other):
-    (summary, tensors, trace), (others, theirs, their_trace) = numbers(one), numbers(other)
-    return (
-        summary == others
-        and tensors.keys() == theirs.keys()
-        and all(found.keys() == theirs[file].keys() for file, found in tensors.items())
-        and all(torch.equal(value, theirs[file][name]) for file in tensors for name, value in tensors[file].items())
-        and trace.identical(their_trace)
-    )
 
 
 class Broken(Exception):

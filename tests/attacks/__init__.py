@@ -1,0 +1,1 @@
+"""Attacks: kills, mutated files and options, code in data files, odd networks, disks that fill."""

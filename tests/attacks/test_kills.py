@@ -1,0 +1,204 @@
+"""Fits that are killed at any instant: the same command, run again, ends with the numbers of one that was not killed.
+
+Every fit is a process of its own, forked from this one so that PyTorch is imported once, and is ended by a real signal:
+at a random time, or at the moment at which a file appears. What was killed is run again, and may be killed again.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from bayesprune import cli
+from bayesprune.inference import checkpoint, trace_file
+from bayesprune.run_folder import read_summary
+from tests.oracles.same_runs import is_same
+
+NETWORK = (
+    "from torch import nn\n"
+    "def small(shape, outputs):\n"
+    "    return nn.Sequential(nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 12), nn.ReLU(), nn.Linear(12, outputs))\n"
+)
+FITS = {
+    "spike and slab": ("--prior", "spike-and-slab", "--epochs", 30, "--restarts", 2),
+    "HALO": ("--prior", "halo", "--epochs", 60),
+    "unit gates": ("--prior", "unit-gates", "--set", "kappa=0.004", "--gating", "travel=0.5", "--epochs", 60),
+}
+DEADLINE = 120.0
+
+
+@dataclass
+class Kill:
+    """A signal, and when it is sent: after a share of an undisturbed fit's time, or when the n-th file appears."""
+
+    number: int
+    share: float
+    file: int | None
+
+
+class Fits:
+    """Runs fits in processes of their own, and kills them."""
+
+    def __init__(self, folder):
+        generator = np.random.default_rng(0)
+        y = np.arange(150) % 3
+        np.savez(folder / "data.npz", x=generator.normal(size=(150, 64)) + np.eye(3, 64)[y], y=y)
+        (folder / "networks.py").write_text(NETWORK)
+        self.folder = folder
+        self.whole = {}
+
+    def arguments(self, name, run):
+        fixed = ["--data", self.folder / "data.npz", "--network", f"{self.folder / 'networks.py'}:small"]
+        more = ["--batch-size", 30, "--path", "plain", "--quiet", "--out", run]
+        return [str(one) for one in ("fit", *fixed, *FITS[name], *more)]
+
+    def begin(self, name, run):
+        """Starts the command, and returns the number of its process."""
+        process = os.fork()
+        if process:
+            return process
+        try:  # the child; it never comes back
+            errors = os.open(f"{run}.err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+            os.dup2(errors, 2)
+            sys.stderr = os.fdopen(2, "w", closefd=False)
+            sys.argv = ["bayesprune", *self.arguments(name, run)]
+            cli.main()
+        except SystemExit as end:
+            sys.stderr.flush()
+            os._exit(end.code)
+        except BaseException:
+            os._exit(99)
+
+    def end(self, process, run):
+        """Waits for a fit that is to end well, and returns its exit code and what it said."""
+        _, status = os.waitpid(process, 0)
+        with open(f"{run}.err") as errors:
+            return os.waitstatus_to_exitcode(status), errors.read()
+
+    def undisturbed(self, name):
+        """A run of the fit that nobody disturbs, its time, and how many files appear meanwhile."""
+        if name not in self.whole:
+            run = self.folder / f"whole {name}"
+            began, seen = time.perf_counter(), 0
+            process = self.begin(name, run)
+            for _ in appearing(run):
+                seen += 1
+                if has_ended(process):
+                    break
+            code, said = self.end(process, run)
+            assert (code, said) == (0, "")
+            self.whole[name] = (run, time.perf_counter() - began, seen)
+        return self.whole[name]
+
+    def killed(self, name, run, kill):
+        """Runs the fit and sends the signal; returns the exit code, and what it said."""
+        _, seconds, files = self.undisturbed(name)
+        process = self.begin(name, run)
+        due = time.perf_counter() + kill.share * seconds
+        if kill.file is None:
+            while time.perf_counter() < due and not has_ended(process):
+                time.sleep(1e-3)
+        else:
+            left = kill.file % files
+            for appeared in appearing(run):
+                left -= appeared
+                if left < 0 or has_ended(process):
+                    break
+        os.kill(process, kill.number)
+        return self.end(process, run)
+
+
+def has_ended(process):
+    """Whether a child has ended; it can still be waited for."""
+    return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def appearing(run):
+    """Yields, again and again, whether a file or folder has appeared in RUN.part or beside it."""
+    seen = set()
+    while True:
+        found = set()
+        for folder, folders, files in os.walk(f"{run}.part"):
+            found |= {f"{folder}/{name}" for name in (*folders, *files)}
+        found |= {name for name in os.listdir(run.parent) if run.name in name}
+        yield bool(found - seen)
+        seen |= found
+
+
+def kills(count, terminations, seed):
+    """Signals at random instants, every second one at a file; `terminations` of them SIGTERM."""
+    generator = random.Random(seed)
+    numbers = [signal.SIGTERM] * terminations + [signal.SIGKILL] * (count - terminations)
+    generator.shuffle(numbers)
+    return [
+        Kill(number, generator.random(), generator.randrange(10**6) if place % 2 else None)
+        for place, number in enumerate(numbers)
+    ]
+
+
+@pytest.fixture(scope="module")
+def fits(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(checkpoint, "SHARE", 0.5)  # a state after almost every epoch, so that there is much to hit
+        patched.setattr(checkpoint, "LEAST", 0.0)
+        patched.setattr(trace_file, "SHARE", 0.5)
+        patched.setattr("bayesprune.run_folder.ARVIZ_DRAWS", 2)
+        yield Fits(tmp_path_factory.mktemp("kills"))
+
+
+def check(fits, name, planned, tmp_path):
+    """Kills fits as planned, up to four times each, until the command ends by itself; returns how many hit a fit."""
+    generator, hits, whole = random.Random(len(planned)), 0, fits.undisturbed(name)[0]
+    planned = list(planned)
+    number = 0
+    while planned:
+        run = tmp_path / f"run {number}"
+        number += 1
+        for _ in range(generator.randint(1, 4)):
+            if not planned:
+                break
+            kill = planned.pop()
+            code, said = fits.killed(name, run, kill)
+            if code == 0 or "exists already" in said:
+                break  # it was faster than the signal, or was hit after the run was complete
+            hits += 1
+            if kill.number == signal.SIGKILL:
+                assert code == -signal.SIGKILL, said
+            elif code != -signal.SIGTERM:  # else it came before the command had begun to listen
+                assert code == cli.TERMINATED and said.startswith("error: terminated; ") and said.count("\n") == 1
+        code, said = fits.end(fits.begin(name, run), run)
+        assert code == 0 or (code == 2 and "exists already" in said), said
+        assert is_same(run, whole)
+        left = sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".err")
+        assert left == sorted(f"run {one}" for one in range(number))  # no RUN.part, nothing hidden
+    return hits
+
+
+def test_the_numbers_are_told_apart(fits):
+    one, other = fits.undisturbed("spike and slab")[0], fits.undisturbed("HALO")[0]
+    assert is_same(one, one) and not is_same(one, other)
+
+
+def test_units_leave_in_the_midst_of_the_fit_with_gates(fits):
+    (report,) = read_summary(fits.undisturbed("unit gates")[0])["gating"]
+    steps = [one["step"] for one in report["removals"]]
+    assert len(steps) > 3 and min(steps) < 100 < max(steps) < 300  # of 300
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_a_fit_that_is_killed_now_and_then_ends_with_the_same_numbers(name, fits, tmp_path):
+    assert check(fits, name, kills(3, 1, seed=0), tmp_path) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "count", "terminations"), [(name, 20, 4 if name == "HALO" else 3) for name in FITS])
+@pytest.mark.timeout(1800)
+def test_a_fit_that_is_killed_at_any_instant_ends_with_the_same_numbers(name, count, terminations, fits, tmp_path):
+    assert check(fits, name, kills(count, terminations, seed=1), tmp_path) > count // 2
