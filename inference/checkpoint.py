@@ -55,7 +55,7 @@ __all__ = ["Checkpoint", "CheckpointError", "KeptState", "kept_state", "open_che
 
 FORMAT = 1
 ASKED_FILE = "checkpoint.json"
-SHARE, LEAST = 0.01, 1.0
+SHARE, LEAST = 0.01, 5.0
 """Largest share of the time that is spent on writing states; seconds that a restart takes before its first one."""
 _REMEDY = "begin the fit anew in another folder"
 _COUNTS = ("epoch", "step", "kl_weight", "stop", "stop_reason", "history", "iterates")
