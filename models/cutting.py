@@ -39,8 +39,8 @@ def cut(
         The compact network.
 
     Raises:
-        ValueError: If the plan is damaged or of another network; or if the mode is to be kept and the network is in training mode,
-            its code has to be changed, and does something else in training mode than in evaluation mode.
+        ValueError: If the plan is damaged or of another network; or if the mode is to be kept and the network is in
+            training mode, its code has to be changed, and does something else in training mode than in evaluation mode.
     """
     check_plan(plan)
     made = remove_branches(
