@@ -156,6 +156,7 @@ def fit(
 @app.command(
     epilog=example(
         "bayesprune show runs/spike --plots",
+        "bayesprune show runs/own --prior own_prior.py:student",
         "watch -n 10 bayesprune show runs/spike     # while bayesprune fit --out runs/spike is running",
     )
 )
@@ -456,7 +457,7 @@ def _exit_code(problem: Exception) -> int:
 
 def _sentence(problem: Exception) -> str:
     if hasattr(problem, "format_message"):  # an error of the parser, whose class depends on typer's version
-        return f"{problem.format_message()} See: bayesprune --help"
+        return f"{' '.join(problem.format_message().split())} See: bayesprune --help"
     text = " ".join(str(problem).split())
     if isinstance(problem, (ValueError, OSError)) or type(problem).__module__.startswith("bayesprune"):
         return text

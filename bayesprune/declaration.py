@@ -150,8 +150,8 @@ def declare(
         width: Multiplies the widths of the network's hidden layers; default 1.
 
     Raises:
-        ValueError: If the likelihood is unknown or does not go with the targets, or patterns are given for gates of
-            units.
+        ValueError: If the likelihood is unknown or does not go with the targets, patterns are given for gates of
+            units, or a size or setting is out of the bounds of `bayesprune.models.size_bounds`.
     """
     if on is not None and prior == UNIT_GATES:
         raise ValueError(
@@ -172,12 +172,12 @@ def declare(
     return Declaration(
         network=absolute(network),
         prior=absolute(prior),
-        input_shape=splits.input_shape,
-        outputs=outputs,
+        input_shape=checked_input_shape(splits.input_shape),  # told now, as it would be refused on loading
+        outputs=checked_count(outputs, "outputs"),
         data_size=len(targets),
         likelihood=chosen,
         on=_patterns(prior, network, splits.input_shape, outputs) if on is None else tuple(on),
-        prior_settings=dict(settings or {}),
+        prior_settings=checked_settings(settings or {}, "settings"),
         width=width,
     )
 

@@ -312,3 +312,45 @@ def test_help_has_an_example_and_says_how_inputs_are_scaled(command):
     code, out, err = command("predict", "--help")
     assert (code, err) == (0, "")
     assert "Example:\n    bayesprune predict" in out and "standardised" in " ".join(out.split())
+
+
+# ---------------------------------------------------------------------------------------- predictions that are numbers
+
+
+@pytest.mark.parametrize("kind", ["run", "pruned", "compact"])
+def test_predictions_that_are_no_numbers_are_refused(request, command, refused, inputs, tmp_path, kind):
+    # Finite inputs whose products are beyond float32: the classes of NaN would all be 0.
+    folder = request.getfixturevalue(kind)
+    x = np.load(inputs).astype(np.float64)[:5]
+    np.save(tmp_path / "good.npy", x)
+    x[3] = 3e38 * np.sign(x[3] + 0.5)
+    np.save(tmp_path / "x.npy", x)
+    out = tmp_path / "o.npz"
+    file = {"run": "restart-0.safetensors", "pruned": "weights.safetensors", "compact": "compact.safetensors"}[kind]
+    given = ("predict", folder, "--input", tmp_path / "x.npy", "--out", out)
+    refused(given, str(folder / file), "NaN or infinity for 1 of 5 inputs, the first at index 3", "x.npy")
+    assert not out.exists()
+    assert command("predict", folder, "--input", tmp_path / "good.npy", "--out", out)[0] == 0  # control
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_damaged_weights_predict_nothing(pruned, refused, inputs, tmp_path, value):
+    copied = shutil.copytree(pruned, tmp_path / "p")
+    state = load_file(copied / "weights.safetensors")
+    next(iter(state.values())).view(-1)[0] = value
+    save_file(state, copied / "weights.safetensors")
+    refused(("predict", copied, "--input", inputs, "--out", tmp_path / "o.npz"), str(copied / "weights.safetensors"))
+    assert not (tmp_path / "o.npz").exists()
+
+
+@pytest.mark.parametrize(
+    "scaling", [None, {}, {"divisor": 0, "mean": [0.0], "sd": [1.0]}, {"divisor": 1, "mean": [0.0], "sd": [0.0]},
+                {"divisor": 1, "mean": ["x"], "sd": [1.0]}, {"divisor": 1, "mean": [0.0, 1.0], "sd": [1.0, 1.0]},
+                {"divisor": 10**400, "mean": [0.0], "sd": [1.0]}]
+)  # fmt: skip
+def test_a_damaged_scaling_of_inputs_is_told(pruned, refused, inputs, tmp_path, scaling):
+    copied = shutil.copytree(pruned, tmp_path / "p")
+    summary = json.loads((copied / SUMMARY_FILE).read_text())
+    (copied / SUMMARY_FILE).write_text(json.dumps({**summary, "input_scaling": scaling}))
+    given = ("predict", copied, "--raw", "--input", inputs, "--out", tmp_path / "o.npz")
+    refused(given, SUMMARY_FILE, "input_scaling", "make the folder again")
