@@ -28,48 +28,19 @@ from bayesprune.exits import (
     sentence,
     what_is_left,
 )
+from bayesprune.plain_text import neutral, plain_warnings
+
+# isort: off
+from bayesprune.options import (
+    BatchSize, Data, DataRoot, Device, Guide, LearningRate, Likelihood, Network, On, Optimizer, OwnNetwork, OwnPrior,
+    Precision, Prior, Quiet, Run, Schedule, Settings, TrustCode, Weights, Width,
+)  # fmt: skip
+# isort: on
 
 app = typer.Typer(
     add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )  # fmt: skip
-
-DataRoot = Annotated[
-    Path | None, typer.Option("--data-root", help="Folder where a named data set is looked for first.")
-]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, made by fit --out.", show_default=False)]
-
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
-# What `fit` and `path` have in common.
-Data = Annotated[
-    str, typer.Option(help="A name (see: bayesprune data), a folder of images or a FILE.npz.", show_default=False)
-]
-Prior = Annotated[str, typer.Option(help="A name (see: bayesprune priors) or FILE.py:NAME.", show_default=False)]
-Network = Annotated[
-    str,
-    typer.Option(help="lenet-300-100, lenet-5, vgg-16-bn, resnet-18, resnet-20, resnet-32, resnet-56 or MODULE:NAME."),
-]
-Width = Annotated[float, typer.Option(help="Multiplies the widths of the network's hidden layers.")]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the prior; repeatable.")
-]
-On = Annotated[
-    list[str] | None,
-    typer.Option(metavar="PATTERN", help="Parameters that get the prior; repeatable.  [default: all weights]"),
-]
-Guide = Annotated[str | None, typer.Option(help="map, meanfield or paired.  [default: the prior's own]")]
-Likelihood = Annotated[
-    str | None, typer.Option(help="categorical, normal, bernoulli or poisson.  [default: by the targets]")
-]
-Weights = Annotated[
-    Path | None, typer.Option(help="Start from this state dict of a trained network, FILE.safetensors.")
-]
-BatchSize = Annotated[int, typer.Option(help="Examples a step.")]
-LearningRate = Annotated[float, typer.Option(help="Of the optimizer.")]
-Optimizer = Annotated[str, typer.Option(help="adam or sgd.")]
-Schedule = Annotated[str, typer.Option(help="Of the learning rate: hold-cosine, cosine or constant.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
-Precision = Annotated[str, typer.Option(help="float32, float64 or bfloat16 (autocast).")]
 
 
 def example(*lines: str) -> str:
@@ -195,17 +166,21 @@ def fit(
 @app.command(
     epilog=example(
         "bayesprune show runs/spike --plots",
+        "bayesprune show runs/own --prior own_prior.py:student",
         "watch -n 10 bayesprune show runs/spike     # while bayesprune fit --out runs/spike is running",
     )
 )
 def show(
     run: Run,
     plots: Annotated[bool, typer.Option("--plots", help="Write plots to RUN/plots.")] = False,
+    network: OwnNetwork = None,
+    prior: OwnPrior = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Show what a run came to, layer by layer, or how far it is."""
     from bayesprune.commands.showing import show_run
 
-    show_run(run, plots)
+    show_run(run, plots, trust_code, network, prior)
 
 
 @app.command(
@@ -353,6 +328,9 @@ def prune(
         int | None,
         typer.Option(help="Keep widths of the compact network at multiples of this.", show_default=False),
     ] = None,
+    network: OwnNetwork = None,
+    prior: OwnPrior = None,
+    trust_code: TrustCode = False,
     data_root: DataRoot = None,
     quiet: Quiet = False,
 ) -> None:
@@ -367,6 +345,7 @@ def prune(
     summary = prune_run(
         run, out, sparsity, min_inclusion, per, criterion, restart, data_root,
         compact=compact, onnx=onnx, latency=latency, round_to=round_to, value=value, min_accuracy=min_accuracy,
+        trust_code=trust_code, network=network, prior=prior,
     )  # fmt: skip
     if not quiet:
         print_pruned(out, summary)
@@ -397,6 +376,9 @@ def predict(
     raw: Annotated[
         bool, typer.Option("--raw", help="The inputs are in the units of the data file: scale them first.")
     ] = False,
+    network: OwnNetwork = None,
+    prior: OwnPrior = None,
+    trust_code: TrustCode = False,
     data_root: DataRoot = None,
     quiet: Quiet = False,
 ) -> None:
@@ -413,7 +395,9 @@ def predict(
     """
     from bayesprune.commands.predicting import predict_file, print_predicted
 
-    predicted = predict_file(source, inputs, out, draws, batch_size, restart, raw, data_root)
+    predicted = predict_file(
+        source, inputs, out, draws, batch_size, restart, raw, data_root, trust_code, network, prior
+    )
     if not quiet:
         print_predicted(source, out, predicted)
 
@@ -462,7 +446,8 @@ def run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     given = [argument for argument in arguments if argument != "--debug"] or ["--help"]
     try:
-        code = app(args=given, prog_name="bayesprune", standalone_mode=False)
+        with plain_warnings():
+            code = app(args=given, prog_name="bayesprune", standalone_mode=False)
         if code == INTERRUPTED:  # some versions of typer turn the exception into this code
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
@@ -477,7 +462,7 @@ def run(arguments: list[str]) -> int:
 def _fail(sentence: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"error: {sentence}", file=sys.stderr)
+    print(f"error: {neutral(sentence)}", file=sys.stderr)
     return code
 
 

@@ -310,6 +310,9 @@ def _load_idx(name: str, root: str | Path | None) -> DataSource:
     folder = _find_idx(name, root)
     if folder is None:
         base = _bases(root)[0]
+        old = base / kind.__name__ / "processed"
+        if old.exists():  # torchvision would unpickle what is there
+            raise ValueError(f"{old} holds {name} in a form of earlier torchvisions, which is not read: remove it")
         debian = "install Debian's package dataset-fashion-mnist, or " if name == "fashion-mnist" else ""
         with _downloading(name, base, debian):
             kind(str(base), train=True, download=True)

@@ -19,6 +19,9 @@ from torch import Tensor
 __all__ = ["DataSource", "read_folder", "read_idx", "read_npz", "validate_arrays"]
 
 _IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm")
+# What a file is, its content says, not its name, and there are formats that Pillow gives to another program: PostScript
+# in a file x.png would be run by Ghostscript. These it decodes itself.
+_IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "PPM", "GIF", "WEBP", "TIFF")
 
 # TypeError and AttributeError: a .npy file under the name .npz opens as an array, which is no archive.
 _NPZ_ERRORS = (
@@ -252,8 +255,10 @@ def _list_images(path: Path) -> list[tuple[str, Path]]:
 
 def _read_image(file: Path) -> Image.Image:
     """An image in mode L or RGB; transparency is dropped."""
+    Image.init()
+    known = [name for name in _IMAGE_FORMATS if name in Image.OPEN]  # Pillow may be built without WEBP
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=known) as image:
             image.load()
             if image.mode in ("1", "L", "LA"):
                 return image.convert("L")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from bayesprune.code_trust import CodeTrust, absolute, allowed_code, is_code
 from bayesprune.data import DataSplits
 from bayesprune.inference.unit_gate_estimators import estimator_named
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.hierarchy import Hierarchy
 from bayesprune.models.likelihoods import LIKELIHOODS
-from bayesprune.models.networks import NETWORKS
+from bayesprune.models.networks import NETWORKS, make_ready
 from bayesprune.models.priors import PRIORS, make_prior
+from bayesprune.models.size_bounds import (
+    MOST_DATA,
+    checked_count,
+    checked_input_shape,
+    checked_settings,
+    checked_width,
+)
 from bayesprune.models.unit_gates import UnitGates
 from bayesprune.prior_files import import_object, load_prior
 
@@ -61,20 +69,41 @@ class Declaration:
         return {**asdict(self), "input_shape": list(self.input_shape), "on": list(self.on)}
 
     @staticmethod
-    def from_dict(found: Mapping[str, Any]) -> Declaration:
-        """Makes it again from a mapping that holds what `as_dict` returned, among other things.
+    def from_dict(
+        found: Mapping[str, Any], trust: CodeTrust | None = None, where: str | Path = "the declaration"
+    ) -> Declaration:
+        """Makes it again from a mapping that holds what `as_dict` returned, among other things, whoever wrote it.
+
+        Args:
+            found: The mapping, as JSON holds it.
+            trust: What code of the user's own may be run; default none.
+            where: The file that it comes from, for messages.
 
         Raises:
-            ValueError: If something is missing.
+            CodeNotTrusted: If it names code that `trust` does not allow.
+            ValueError: In one sentence, if something is missing, of another type or out of the bounds of
+                `bayesprune.models.size_bounds`.
         """
         names = Declaration.__dataclass_fields__
         missing = [name for name in names if name not in found and name != "width"]  # earlier versions had no width
         if missing:
-            raise ValueError(f"the declaration lacks {', '.join(missing)}")
-        given = {name: found[name] for name in names if name in found}
-        likelihood = given["likelihood"]
-        given["likelihood"] = likelihood["name"] if isinstance(likelihood, Mapping) else likelihood
-        return Declaration(**{**given, "input_shape": tuple(given["input_shape"]), "on": tuple(given["on"])})
+            raise ValueError(f"{where} is damaged: it lacks {', '.join(missing)}")
+        try:
+            made = Declaration(
+                network="",
+                prior="",
+                input_shape=checked_input_shape(found["input_shape"]),
+                outputs=checked_count(found["outputs"], "outputs"),
+                data_size=checked_count(found["data_size"], "data_size", MOST_DATA),
+                likelihood=_likelihood_name(found["likelihood"]),
+                on=_pattern_names(found["on"]),
+                prior_settings=checked_settings(found["prior_settings"], "prior_settings"),
+                width=checked_width(found.get("width", 1.0)),
+            )
+        except ValueError as problem:
+            raise ValueError(f"{where} is damaged ({problem}): make it again, or restore it") from problem
+        allowed = allowed_code(found, trust or CodeTrust(), where)
+        return replace(made, network=allowed["network"], prior=allowed["prior"])
 
     def model(self, seed: int = 0, weights: str | Path | None = None) -> BayesianNetwork:
         """Makes the model; the global random state is left as it was.
@@ -121,8 +150,8 @@ def declare(
         width: Multiplies the widths of the network's hidden layers; default 1.
 
     Raises:
-        ValueError: If the likelihood is unknown or does not go with the targets, or patterns are given for gates of
-            units.
+        ValueError: If the likelihood is unknown or does not go with the targets, patterns are given for gates of
+            units, or a size or setting is out of the bounds of `bayesprune.models.size_bounds`.
     """
     if on is not None and prior == UNIT_GATES:
         raise ValueError(
@@ -141,14 +170,14 @@ def declare(
     else:
         outputs = int(targets.shape[1]) if targets.ndim == 2 else 1
     return Declaration(
-        network=_absolute(network),
-        prior=_absolute(prior),
-        input_shape=splits.input_shape,
-        outputs=outputs,
+        network=absolute(network),
+        prior=absolute(prior),
+        input_shape=checked_input_shape(splits.input_shape),  # told now, as it would be refused on loading
+        outputs=checked_count(outputs, "outputs"),
         data_size=len(targets),
         likelihood=chosen,
         on=_patterns(prior, network, splits.input_shape, outputs) if on is None else tuple(on),
-        prior_settings=dict(settings or {}),
+        prior_settings=checked_settings(settings or {}, "settings"),
         width=width,
     )
 
@@ -171,7 +200,7 @@ def resolve_prior(prior: str, settings: Mapping[str, Any], data_size: int) -> Hi
     Raises:
         ValueError: If the prior or a setting is unknown, or one is out of range.
     """
-    if ":" in prior:
+    if is_code(prior):
         return load_prior(prior, settings)
     if prior.endswith(".py"):
         raise ValueError(f"{prior} names a file, but no prior in it: write {prior}:NAME")
@@ -198,8 +227,8 @@ def make_network(name: str, input_shape: tuple[int, ...], outputs: int, width: f
         ValueError: If the name is unknown, or is no network, or the width cannot be had.
     """
     if name in NETWORKS:
-        return NETWORKS[name](input_shape, outputs, width)
-    if ":" not in name:
+        return make_ready(name, input_shape, outputs, width)
+    if not is_code(name):
         raise ValueError(f"network {name!r} is unknown: expected one of {', '.join(NETWORKS)}, or MODULE:NAME")
     if width != 1:
         raise ValueError(f"--width is for networks that are known by name, not for {name}: set its widths there")
@@ -227,10 +256,18 @@ def _takes_two(function: Any) -> bool:
     return True
 
 
-def _absolute(reference: str) -> str:
-    """`FILE.py:NAME` with the file's absolute path, so that it is found from any folder; others unchanged."""
-    place, colon, name = reference.rpartition(":")
-    return f"{Path(place).expanduser().resolve()}:{name}" if colon and place.endswith(".py") else reference
+def _likelihood_name(found: Any) -> str:
+    """The name of a likelihood that a file holds, by itself or with its settings."""
+    name = found.get("name") if isinstance(found, Mapping) else found
+    if not isinstance(name, str) or name not in LIKELIHOODS:
+        raise ValueError(f"the likelihood is unknown, expected one of {', '.join(LIKELIHOODS)}")
+    return name
+
+
+def _pattern_names(found: Any) -> tuple[str, ...]:
+    if not isinstance(found, (list, tuple)) or not all(isinstance(pattern, str) for pattern in found):
+        raise ValueError("on is no list of patterns")
+    return tuple(found)
 
 
 def _load_weights(network: nn.Module, file: Path) -> None:

@@ -60,7 +60,7 @@ def exit_code(problem: Exception) -> int:
 def sentence(problem: Exception) -> str:
     """What went wrong, and what is left of what was begun, in one line."""
     if hasattr(problem, "format_message"):  # an error of the parser, whose class depends on typer's version
-        return f"{problem.format_message()} See: bayesprune --help"
+        return f"{' '.join(problem.format_message().split())} See: bayesprune --help"
     left = [note for note in getattr(problem, "__notes__", ()) if note != NOTHING]
     text = " ".join("; ".join([str(problem), *left]).split())
     if isinstance(problem, (ValueError, OSError)) or type(problem).__module__.startswith("bayesprune"):

@@ -13,6 +13,8 @@ A file `own_prior.py` with a prior of one's own::
 
 is used by `bayesprune fit --prior own_prior.py:student ...`. NAME may also be a function that returns a
 hierarchy; its arguments are then the settings that `--set` gives.
+
+Everything here runs code: references out of files come here only through `bayesprune.code_trust.allowed_code`.
 """
 
 from __future__ import annotations

@@ -263,29 +263,32 @@ def read_summary(path: str | Path) -> dict[str, Any]:
     return dict(found)
 
 
-def load_run(path: str | Path) -> Fit:
+def load_run(path: str | Path, trust_code: bool = False, network: str | None = None, prior: str | None = None) -> Fit:
     """Reads the fit of a run folder back onto the CPU, its network and priors by name.
+
+    A network or prior of one's own is code, which is not run because the folder names it: see
+    `bayesprune.code_trust`.
 
     Args:
         path: The run folder.
+        trust_code: Whether to run whatever code the folder names; default False.
+        network: Its network, `FILE.py:NAME` or `MODULE:NAME`, repeated to allow it; default None.
+        prior: Its prior, `FILE.py:NAME`, repeated to allow it; default None.
 
     Returns:
         The fit.
 
     Raises:
-        ValueError: If it is no run folder, a file is damaged, or the code of a prior or network of one's own
-            is gone or has changed since.
+        CodeNotTrusted: If the folder names code that is neither repeated nor trusted.
+        ValueError: If it is no run folder, a file is damaged, another reference is repeated, or the code of a prior
+            or network of one's own is gone or has changed since.
     """
+    from bayesprune.code_trust import CodeTrust
     from bayesprune.declaration import Declaration
     from bayesprune.inference.result import Fit
 
-    summary = read_summary(path)
-    try:
-        declaration = Declaration.from_dict(summary)
-    except (ValueError, TypeError, KeyError) as problem:
-        raise ValueError(
-            f"{Path(path) / SUMMARY_FILE} is damaged ({problem}): fit again, or restore the file"
-        ) from problem
+    trust = CodeTrust(trust_code, network, prior)
+    declaration = Declaration.from_dict(read_summary(path), trust, Path(path) / SUMMARY_FILE)
     return Fit.load(path, model=declaration.model())
 
 
@@ -315,7 +318,10 @@ def data_of(declared: Mapping[str, Any], path: str | Path, root: str | Path | No
     """
     from bayesprune.data import load_data
 
-    splits = load_data(declared["data"], seed=declared["data_seed"], root=root or declared["data_root"])
+    name, root, seed = declared["data"], root or declared["data_root"], declared["data_seed"]
+    if not isinstance(name, str) or not isinstance(root, (str, Path, type(None))) or type(seed) is not int:
+        raise ValueError(f"{path} does not say what its data are (data, data_root, data_seed): make it again")
+    splits = load_data(name, seed=seed, root=root)
     shape, size = list(splits.input_shape), len(splits.train[0])
     if shape != declared["input_shape"] or size != declared["data_size"]:
         raise ValueError(

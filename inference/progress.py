@@ -25,7 +25,7 @@ class Progress(Callback):
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
-            TextColumn("{task.fields[report]}"),
+            TextColumn("{task.fields[report]}", markup=False),  # names of scores may be a likelihood's own
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),

@@ -20,10 +20,7 @@ from bayesprune.inference.guides import Guide
 from bayesprune.inference.result import Fit, Restart
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.cutting import cut
-from bayesprune.models.likelihoods import Likelihood
-from bayesprune.models.networks import NETWORKS
-from bayesprune.models.priors import from_config
-from bayesprune.models.unit_gates import UnitGates
+from bayesprune.models.declared_model import code_of_ones_own, declared_model
 
 FORMAT = 1
 FIT_FILE, TRACE_FILE = "fit.json", "trace.nc"
@@ -156,26 +153,17 @@ def _fresh(model: BayesianNetwork, dtype: torch.dtype) -> BayesianNetwork:
 
 def _declared_model(declared: dict[str, Any], path: Path) -> BayesianNetwork:
     """The model from its declaration, where network and priors are ready ones."""
-    own = [pattern for pattern, saved in declared["priors"].items() if saved["config"] is None]
-    if declared["network"] is None or own:
-        what = f"the prior on {own[0]}" if own else "the network"
+    try:
+        own = code_of_ones_own(declared)
+        model = None if own else declared_model(declared)
+    except ValueError as problem:
+        raise ValueError(f"{path / FIT_FILE} is damaged ({problem}): fit again, or restore the file") from problem
+    if model is None:
         raise ValueError(
-            f"{path} was fitted with code of your own ({what}), which is not stored: "
+            f"{path} was fitted with code of your own ({own}), which is not stored: "
             "pass the model, Fit.load(path, model=bnn)"
         )
-    network = declared["network"]
-    built = NETWORKS[network["name"]](
-        tuple(network["input_shape"]), network["classes"], width=network.get("width", 1.0)
-    )
-    priors = {pattern: from_config(saved["config"]) for pattern, saved in declared["priors"].items()}
-    gates = declared.get("gates")
-    return BayesianNetwork(
-        built,
-        priors,
-        Likelihood.from_config(declared["likelihood"]),
-        declared["data_size"],
-        None if gates is None else UnitGates(**gates["arguments"]),
-    )
+    return model
 
 
 def _cut(model: BayesianNetwork, plan: dict[str, Any], path: Path) -> BayesianNetwork:

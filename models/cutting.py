@@ -14,6 +14,7 @@ from bayesprune.models.channel_groups import ChannelGroups, Units, unit_sets
 from bayesprune.models.channel_records import Count, Slice
 from bayesprune.models.channel_trace import graph_of, trace_channels
 from bayesprune.models.dead_units import LiveUnits, never_empty
+from bayesprune.models.plan_check import check_plan, layer_without_bias
 from bayesprune.models.residual_branches import remove_branches, with_code
 
 __all__ = ["add_bias", "cut", "cut_units", "fold", "removal_plan", "units_plan"]
@@ -38,9 +39,10 @@ def cut(
         The compact network.
 
     Raises:
-        ValueError: If the plan is of another network; or if the mode is to be kept and the network is in training mode,
-            its code has to be changed, and does something else in training mode than in evaluation mode.
+        ValueError: If the plan is damaged or of another network; or if the mode is to be kept and the network is in
+            training mode, its code has to be changed, and does something else in training mode than in evaluation mode.
     """
+    check_plan(plan)
     made = remove_branches(
         network if keep_mode else copy.deepcopy(network).eval(), example_input, plan.get("branches_removed", ())
     )
@@ -61,7 +63,7 @@ def cut(
             gone[torch.tensor(indices, dtype=torch.int64)] = False
             found.live[found.root_of(part.channel[gone])] = False
     for layer in plan["bias_added"]:
-        add_bias(made.get_submodule(layer))
+        add_bias(layer_without_bias(made, layer))
     return cut_units(made, found, plan["bias_added"])
 
 

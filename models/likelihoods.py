@@ -106,13 +106,15 @@ class Likelihood(nn.Module, ABC):
         Raises:
             ValueError: If the name or an argument is unknown.
         """
+        if not isinstance(config, Mapping):
+            raise ValueError(f"a likelihood is stored by its name and arguments, not as a {type(config).__name__}")
         arguments = dict(config)
         name = arguments.pop("name", None)
-        if name not in LIKELIHOODS:
+        if not isinstance(name, str) or name not in LIKELIHOODS:
             raise ValueError(f"unknown likelihood {name!r}: expected one of {', '.join(LIKELIHOODS)}")
         try:
             return LIKELIHOODS[name](**arguments)
-        except TypeError:
+        except (TypeError, OverflowError):
             raise ValueError(
                 f"the likelihood {name!r} does not take the arguments {sorted(arguments)}: "
                 "use what its config() returned"

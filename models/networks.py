@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bayesprune.models.size_bounds import checked_count, checked_input_shape, checked_width, require_holdable
+
 __all__ = [
-    "NETWORKS", "Builder", "lenet_300_100", "lenet_5", "resnet_18", "resnet_20", "resnet_32", "resnet_56", "vgg_16_bn"
+    "NETWORKS", "Builder", "lenet_300_100", "lenet_5", "make_ready", "network_from_config", "resnet_18", "resnet_20",
+    "resnet_32", "resnet_56", "vgg_16_bn",
 ]  # fmt: skip
 
 _KERNEL = 5
@@ -373,3 +376,41 @@ NETWORKS: dict[str, Builder] = {
     "resnet-56": _resnet_builder("resnet-56", resnet_56),
 }
 """Networks by the name the command line uses; each builder takes `(input_shape, classes, width=1.0)`."""
+
+
+def make_ready(name: str, input_shape: Sequence[int], classes: int, width: float = 1.0) -> nn.Module:
+    """Makes a network of `NETWORKS`, once it is known that it can be held.
+
+    Args:
+        name: Its name.
+        input_shape: Shape of one input.
+        classes: Number of outputs.
+        width: Multiplies the widths of the hidden layers; default 1.
+
+    Raises:
+        ValueError: If the name is unknown, the network does not take such inputs, or has more than
+            `bayesprune.models.size_bounds.MOST_PARAMETERS` parameters.
+    """
+    if not isinstance(name, str) or name not in NETWORKS:
+        raise ValueError(f"network {name!r} is unknown: expected one of {', '.join(NETWORKS)}")
+    require_holdable(lambda: NETWORKS[name](input_shape, classes, width), name)
+    return NETWORKS[name](input_shape, classes, width)
+
+
+def network_from_config(config: Any) -> nn.Module:
+    """Makes a ready network again from what a builder noted on it (`network.config`), as a file has it.
+
+    Args:
+        config: Has ``name``, ``input_shape``, ``classes`` and, since there are widths, ``width``.
+
+    Raises:
+        ValueError: In one sentence, if it is something else or out of the bounds of `bayesprune.models.size_bounds`.
+    """
+    if not isinstance(config, Mapping):
+        raise ValueError("network is not what a ready network's config was: expected name, input_shape and classes")
+    return make_ready(
+        config.get("name", ""),
+        checked_input_shape(config.get("input_shape")),
+        checked_count(config.get("classes"), "classes"),
+        checked_width(config.get("width", 1.0)),
+    )

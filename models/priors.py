@@ -20,6 +20,7 @@ from bayesprune.models.l0_hard_concrete import L0HardConcrete
 from bayesprune.models.laplace import Laplace
 from bayesprune.models.mcp import MCP
 from bayesprune.models.reduction_prior import Reduction
+from bayesprune.models.size_bounds import checked_settings
 from bayesprune.models.sparse_variational_dropout import SparseVariationalDropout
 from bayesprune.models.spike_and_slab import SpikeAndSlab
 from bayesprune.models.structured_bayesian_pruning import StructuredBayesianPruning
@@ -151,19 +152,20 @@ def make_prior(name: str, **settings: Any) -> Hierarchy | UnitGates:
             raise ValueError(f"the prior {name} needs the setting {key}: its settings are {', '.join(entry.settings)}")
     try:
         return entry.make(**settings)
-    except TypeError as problem:
+    except (TypeError, ArithmeticError, AttributeError) as problem:
         raise ValueError(f"a setting of the prior {name} is of the wrong type ({problem})") from problem
 
 
-def from_config(config: Mapping[str, Any]) -> Hierarchy:
-    """Makes a prior from a ready prior's `config`.
+def from_config(config: Any) -> Hierarchy:
+    """Makes a prior from a ready prior's `config`, as a file has it.
 
     Raises:
-        ValueError: If it names no ready prior.
+        ValueError: If it names no ready prior, or an argument is unknown, out of range or of the wrong type.
     """
-    if config.get("name") not in _CLASSES:
-        raise ValueError(f"{config.get('name')!r} is no ready prior: expected one of {', '.join(_CLASSES)}")
-    made = make_prior(_CLASSES[config["name"]], **config["arguments"])
+    name = config.get("name") if isinstance(config, Mapping) else None
+    if not isinstance(name, str) or name not in _CLASSES:
+        raise ValueError(f"{name!r} is no ready prior: expected one of {', '.join(_CLASSES)}")
+    made = make_prior(_CLASSES[name], **checked_settings(config.get("arguments"), f"the arguments of {name}"))
     assert isinstance(made, Hierarchy)  # gates are stored apart from priors
     return made
 

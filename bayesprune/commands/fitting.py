@@ -9,6 +9,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from bayesprune.code_trust import repeating
 from bayesprune.commands.console import figure, percent, stdout
 from bayesprune.commands.showing_gates import what_is_left
 from bayesprune.data import DATASETS, load_data
@@ -202,7 +203,10 @@ def print_run(run: Path, summary: Mapping[str, Any]) -> None:
     if "path" in summary:  # where something was trained
         lines.append(str(PathReport(**summary["path"])))
     lines.append(f"{summary['seconds']:.1f} s, written to {run}")
-    lines.append(f"next: bayesprune show {run} --plots; bayesprune prune {run} {prune} --out {run}-pruned")
+    again = repeating(summary)
+    lines.append(
+        f"next: bayesprune show {run} --plots{again}; bayesprune prune {run} {prune}{again} --out {run}-pruned"
+    )
     for line in lines:
         stdout().print(line, soft_wrap=True)
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from bayesprune.analysis.plot_front import plot_front
-from bayesprune.commands.console import stdout
+from bayesprune.code_trust import CodeTrust, repeating
+from bayesprune.commands.console import print_lines, stdout
 from bayesprune.data import DATASETS, load_data
 from bayesprune.declaration import UNIT_GATES, Declaration, declare, resolve_prior
 from bayesprune.inference.continuation import sparsity_path
-from bayesprune.inference.path_folder import read_index
+from bayesprune.inference.path_folder import INDEX_FILE, read_index
 from bayesprune.inference.sparsity_path import SparsityPath
 
 __all__ = ["follow_path", "load_path", "parse_numbers", "print_path"]
@@ -120,16 +121,22 @@ def follow_path(
     return path
 
 
-def load_path(folder: str | Path) -> tuple[dict[str, Any], SparsityPath]:
+def load_path(
+    folder: str | Path, trust_code: bool = False, network: str | None = None, prior: str | None = None
+) -> tuple[dict[str, Any], SparsityPath]:
     """Reads a path back that `bayesprune path` made, its network and priors by name.
 
     Args:
         folder: Its folder.
+        trust_code: Whether to run whatever code the folder names; default False.
+        network: Its network, `FILE.py:NAME` or `MODULE:NAME`, repeated to allow it; default None.
+        prior: Its prior, `FILE.py:NAME`, repeated to allow it; default None.
 
     Returns:
         What its models were made of (key ``declaration`` of path.json), and the path.
 
     Raises:
+        CodeNotTrusted: If the folder names code that is neither repeated nor trusted.
         ValueError: If it is no path, is damaged, was made from Python, or code of one's own has changed since.
     """
     index = read_index(Path(folder))
@@ -137,17 +144,20 @@ def load_path(folder: str | Path) -> tuple[dict[str, Any], SparsityPath]:
         raise ValueError(
             f"{folder} was made from Python, by a function that is not stored: use SparsityPath.load there"
         )
-    declared = dict(index["declaration"])
-    declaration = Declaration.from_dict(declared)
+    if not isinstance(index["declaration"], Mapping) or not isinstance(index.get("knob"), str):
+        raise ValueError(f"{Path(folder) / INDEX_FILE} is damaged: it does not say how its models are made")
+    declared, trust = dict(index["declaration"]), CodeTrust(trust_code, network, prior)
+    declaration = Declaration.from_dict(declared, trust, Path(folder) / INDEX_FILE)
     return declared, SparsityPath.load(folder, lambda value: _with(declaration, index["knob"], value).model())
 
 
 def print_path(out: Path, path: SparsityPath) -> None:
     """Prints the table of a path, and what may be done next."""
     console = stdout()
-    console.print(str(path), soft_wrap=True)
+    print_lines(console, str(path))
     console.print(f"written to {out}: path.json, {FRONT_FILE}, a folder for each fit")
-    console.print(f"next: bayesprune prune {out} --sparsity 0.95 --out {out}-pruned", soft_wrap=True)
+    again = repeating(read_index(out)["declaration"])
+    console.print(f"next: bayesprune prune {out} --sparsity 0.95{again} --out {out}-pruned", soft_wrap=True)
 
 
 def _with(declaration: Declaration, knob: str, value: float) -> Declaration:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from bayesprune.code_trust import CodeTrust, allowed_code
 from bayesprune.commands.console import figure, stdout
 from bayesprune.commands.input_scaling import input_scaling, scaled_like_training
 from bayesprune.commands.pruning import COMPACT_FILE, PLAN_FILE, WEIGHTS_FILE
@@ -26,6 +27,7 @@ from bayesprune.models.export_trace import run_traced, trace
 from bayesprune.models.files.new_file import check_new_file, new_file
 from bayesprune.models.likelihoods import Likelihood
 from bayesprune.models.network_source import network_source
+from bayesprune.models.size_bounds import checked_count, checked_input_shape, checked_width
 from bayesprune.run_folder import SUMMARY_FILE, load_run, run_data
 
 __all__ = ["Predicted", "load_pruned", "predict_file", "print_predicted"]
@@ -67,6 +69,9 @@ def predict_file(
     restart: int | None = None,
     raw: bool = False,
     data_root: str | Path | None = None,
+    trust_code: bool = False,
+    network: str | None = None,
+    prior: str | None = None,
 ) -> Predicted:
     """Predicts for the inputs in a file and writes a file of predictions, all of it or nothing.
 
@@ -84,12 +89,16 @@ def predict_file(
         restart: Which restart of a run; default the first.
         raw: Whether numbers are in the units of the data file, to be scaled as the training data were.
         data_root: Folder where a run's data, which tell the scaling, are looked for.
+        trust_code: Whether to run whatever code the folder names; default False.
+        network: Its network, repeated to allow it; default None.
+        prior: Its prior, repeated to allow it; default None.
 
     Returns:
         What was predicted.
 
     Raises:
-        ValueError: For bad input, before anything is predicted.
+        CodeNotTrusted: If the folder names code that is neither repeated nor trusted.
+        ValueError: For bad input, before anything is predicted; if a prediction is NaN or infinite.
         OSError: If the file cannot be written.
     """
     out = Path(out)
@@ -99,12 +108,12 @@ def predict_file(
     if batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, not {batch_size}")
     summary = _read_summary(Path(source))
-    x = _read_inputs(Path(inputs), tuple(summary["input_shape"]))
+    x = _read_inputs(Path(inputs), summary["input_shape"])
     pruned = "rule" in summary
     if pruned and (draws is not None or restart is not None):
         raise ValueError(f"{source} holds one pruned network: leave --draws and --restart out, or name the run")
     if raw or x.dtype == np.uint8:
-        scaling = summary["input_scaling"] if pruned else input_scaling(run_data(source, data_root))
+        scaling = _scaling(summary, Path(source)) if pruned else input_scaling(run_data(source, data_root))
         if not raw and scaling["divisor"] == 1:
             raise ValueError(
                 f"{inputs} holds bytes, but the training data were no images of bytes: give numbers, standardised as "
@@ -115,15 +124,20 @@ def predict_file(
         done = "taken as standardised like the training data"
     tensor = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float64))
     if pruned:
-        network, likelihood = load_pruned(source)
-        mean, sd = _by_network(network, likelihood, tensor, batch_size), None
-        by = f"the {'compact' if summary['compact_parameters'] is not None else 'pruned'} network"
+        made, likelihood = load_pruned(source, trust_code, network, prior)
+        mean, sd = _by_network(made, likelihood, tensor, batch_size), None
+        is_compact = summary["compact_parameters"] is not None
+        by = f"the {'compact' if is_compact else 'pruned'} network"
+        weights = COMPACT_FILE if is_compact else WEIGHTS_FILE
     else:
-        fit = load_run(source)
+        fit = load_run(source, trust_code, network, prior)
         found = fit.predict(tensor, draws if draws is not None else DRAWS, restart or 0, batch_size)
         mean, sd = found.mean, found.sd if len(found.draws) > 1 else None
         likelihood = fit.restarts[restart or 0].model.likelihood
         by = f"{len(found.draws)} draws of the weights" if sd is not None else "one network"
+        weights = f"restart-{restart or 0}.safetensors"
+    for predictions in (mean, sd):
+        _require_finite(predictions, Path(source) / weights, inputs)
     predicted = Predicted(
         mean.numpy(), None if sd is None else sd.numpy(), _classes(likelihood, mean), by, done, _notes(x)
     )
@@ -143,7 +157,19 @@ def print_predicted(source: Path, out: Path, predicted: Predicted) -> None:
         stdout().print(f"note: {note}", soft_wrap=True)
 
 
-def load_pruned(folder: str | Path) -> tuple[nn.Module, Likelihood]:
+def _require_finite(predictions: Tensor | None, weights: Path, inputs: str | Path) -> None:
+    """Refuses predictions that are no numbers: NaN would come out as class 0, and infinity as a certainty."""
+    wrong = None if predictions is None else ~predictions.isfinite().reshape(len(predictions), -1).all(dim=1)
+    if wrong is not None and bool(wrong.any()):
+        raise ValueError(
+            f"the weights of {weights} give NaN or infinity for {int(wrong.sum()):,} of {len(wrong):,} inputs, the "
+            f"first at index {int(wrong.nonzero()[0])} of {inputs}: the weights are damaged, or the inputs too large"
+        )
+
+
+def load_pruned(
+    folder: str | Path, trust_code: bool = False, network: str | None = None, prior: str | None = None
+) -> tuple[nn.Module, Likelihood]:
     """Reads the network of a folder that `bayesprune prune` made, and what its outputs mean, onto the CPU.
 
     The network is built by its name and given the folder's weights; a compact one is cut by the folder's plan.
@@ -151,37 +177,42 @@ def load_pruned(folder: str | Path) -> tuple[nn.Module, Likelihood]:
 
     Args:
         folder: The folder.
+        trust_code: Whether to run the code of a network of one's own that the folder names; default False.
+        network: That network, `FILE.py:NAME` or `MODULE:NAME`, repeated to allow it; default None.
+        prior: The prior of its run; it is not made, but has to be the one that the folder names. Default None.
 
     Returns:
         The network, in evaluation mode, and its likelihood.
 
     Raises:
-        ValueError: If it is no such folder, a file is damaged, or the network's code is gone or lies in it.
+        CodeNotTrusted: If the network is code that is neither repeated nor trusted.
+        ValueError: If it is no such folder, a file is damaged, or the network's code is gone.
     """
     folder = Path(folder)
-    summary = _read_summary(folder)
-    place = Path(str(summary["network"]).rpartition(":")[0] or ".").resolve()
-    if place.suffix == ".py" and folder.resolve() in place.parents:
-        raise ValueError(f"{folder} names a network in a file of its own ({place.name}), which is not run")
+    summary, trust, where = _read_summary(folder), CodeTrust(trust_code, network, prior), folder / SUMMARY_FILE
+    if "rule" not in summary:
+        raise ValueError(f"{folder} is a run folder: read it with load_run, or prune it first")
+    if prior is not None and "prior" in summary:
+        allowed_code({"prior": summary["prior"]}, trust, where)
+    reference = allowed_code({"network": summary["network"]}, trust, where)["network"]
     compact = summary["compact_parameters"] is not None
     state = _tensors(folder / (COMPACT_FILE if compact else WEIGHTS_FILE))
     dtype = next((value.dtype for value in state.values() if value.is_floating_point()), torch.float32)
-    shape = tuple(summary["input_shape"])
+    shape = summary["input_shape"]
     with torch.random.fork_rng(devices=[]):
-        network = make_network(summary["network"], shape, summary["outputs"], summary.get("width", 1.0))
-        network = network.to(dtype).eval()
+        made = make_network(reference, shape, summary["outputs"], summary["width"]).to(dtype).eval()
     try:
         if compact:
             example = torch.zeros(2, *shape, dtype=dtype)
-            network = cut(network, example, _json(folder / PLAN_FILE))
-            _load_exported(network, state, example)
+            made = cut(made, example, _json(folder / PLAN_FILE))
+            _load_exported(made, state, example)
         else:
-            network.load_state_dict(state)
+            made.load_state_dict(state)
         likelihood = Likelihood.from_config(summary["likelihood"])
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as problem:
         reason = " ".join(str(problem).split())[:200]
         raise ValueError(f"the files of {folder} do not fit each other ({reason}): prune the run again") from problem
-    return network.eval(), likelihood
+    return made.eval(), likelihood
 
 
 @torch.no_grad()
@@ -236,7 +267,31 @@ def _read_summary(folder: Path) -> dict[str, Any]:
             f"{folder / SUMMARY_FILE} lacks {', '.join(missing[:3])}: it is damaged or of an older version, so make "
             "the folder again"
         )
+    try:
+        found["input_shape"] = checked_input_shape(found["input_shape"])
+        if "rule" in found:
+            found["outputs"] = checked_count(found["outputs"], "outputs")
+            found["width"] = checked_width(found.get("width", 1.0))
+    except ValueError as problem:
+        raise ValueError(f"{folder / SUMMARY_FILE} is damaged ({problem}): make the folder again") from problem
     return found
+
+
+def _scaling(summary: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """How inputs were scaled, as the summary of a pruned network says it."""
+    found, shape = summary["input_scaling"], summary["input_shape"]
+    try:
+        divisor, mean, sd = (np.asarray(found[key], dtype=np.float64) for key in ("divisor", "mean", "sd"))
+        known = [shape] if len(shape) != 3 else [shape, shape[:1]]
+        fits = divisor.shape == () and mean.shape == sd.shape and sd.shape in known
+        finite = fits and all(np.isfinite(part).all() for part in (divisor, mean, sd))
+        if not finite or divisor <= 0 or (sd <= 0).any():
+            raise ValueError("a divisor, a mean and a positive sd are expected")
+    except (TypeError, KeyError, ValueError, OverflowError) as problem:
+        raise ValueError(
+            f"input_scaling in {folder / SUMMARY_FILE} is damaged ({problem}): make the folder again"
+        ) from problem
+    return {"divisor": found["divisor"], "mean": mean, "sd": sd}
 
 
 def _json(file: Path) -> dict[str, Any]:

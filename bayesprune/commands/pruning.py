@@ -50,6 +50,9 @@ def prune_run(
     round_to: int | None = None,
     value: float | None = None,
     min_accuracy: float | None = None,
+    trust_code: bool = False,
+    network: str | None = None,
+    prior: str | None = None,
 ) -> dict[str, Any]:
     """Prunes a run or a path and writes a folder with weights, masks and a summary; nothing is fine-tuned.
 
@@ -74,11 +77,15 @@ def prune_run(
         round_to: What the compact network's widths are kept at multiples of; default 1.
         value: Of a path: the value of its knob.
         min_accuracy: Of a path: the least accuracy on the validation data.
+        trust_code: Whether to run whatever code the folder names; default False.
+        network: Its network, repeated to allow it; default None.
+        prior: Its prior, repeated to allow it; default None.
 
     Returns:
         The summary, as written to DIR/summary.json.
 
     Raises:
+        CodeNotTrusted: If the folder names code that is neither repeated nor trusted.
         ValueError: For bad input.
         OSError: If the folder cannot be written.
     """
@@ -91,7 +98,7 @@ def prune_run(
     check_request(out, compact, onnx, latency, round_to)
     check_new_folder(out)
     if is_path:
-        summary, path = load_path(run)
+        summary, path = load_path(run, trust_code, network, prior)
         splits = data_of(summary, run, data_root)
         choice = path.choose(sparsity, value, min_accuracy, restart)
         fit, restart = path.fit(choice.value), choice.restart
@@ -99,7 +106,7 @@ def prune_run(
         per = choice.pruning.get("per", "network")
         summary["guide"] = guide_name(set(fit.guide.family_of.values()), fit.settings["guide"] or "default")
     else:
-        summary, fit, restart = read_summary(run), load_run(run), restart or 0
+        summary, fit, restart = read_summary(run), load_run(run, trust_code, network, prior), restart or 0
         splits = run_data(run, data_root)
         result = prune(
             fit, sparsity=sparsity, min_inclusion=min_inclusion, per=per, criterion=criterion, restart=restart,

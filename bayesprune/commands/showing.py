@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from bayesprune.analysis.layer_table import layer_table
-from bayesprune.commands.console import percent, stdout
+from bayesprune.code_trust import CodeNotTrusted
+from bayesprune.commands.console import percent, print_lines, stdout
 from bayesprune.commands.fitting import remarks, scores_line
-from bayesprune.commands.showing_gates import gate_lines
+from bayesprune.commands.showing_gates import gate_lines, what_is_left
 from bayesprune.commands.showing_progress import show_progress
 from bayesprune.inference.paths import PathReport
 from bayesprune.inference.result import Fit
@@ -31,16 +32,27 @@ PRIOR_DRAWS = 100
 """Draws behind the plot of prior and posterior: each takes as long as a few steps."""
 
 
-def show_run(run: str | Path, plots: bool = False) -> None:
+def show_run(
+    run: str | Path,
+    plots: bool = False,
+    trust_code: bool = False,
+    network: str | None = None,
+    prior: str | None = None,
+) -> None:
     """Prints a run's summary, its layers and whether it converged; writes its plots where asked.
 
-    Of a run that is still being fitted it prints how far it is: see `show_progress`.
+    Of a run that is still being fitted it prints how far it is: see `show_progress`. Where the run names code that is
+    neither repeated nor trusted, the summary is printed, and in place of the layers what would be run for them.
 
     Args:
         run: The run folder, the place where one will stand, or a folder that `WriteTrace` writes.
         plots: Whether to write RUN/plots.
+        trust_code: Whether to run whatever code the folder names; default False.
+        network: Its network, repeated to allow it; default None.
+        prior: Its prior, repeated to allow it; default None.
 
     Raises:
+        CodeNotTrusted: If plots are asked for, which need code that is neither repeated nor trusted.
         ValueError: If it is no run folder, or a file is damaged.
         OSError: If the plots cannot be written.
     """
@@ -51,13 +63,22 @@ def show_run(run: str | Path, plots: bool = False) -> None:
         except (ValueError, FileNotFoundError):
             if not (Path(run) / SUMMARY_FILE).is_file():
                 raise  # else the fit has ended in this moment, and its run is shown
-    found = read_summary(run)
-    fit = load_run(run)
-    console = stdout()
+    found, console = read_summary(run), stdout()
+    try:
+        fit = load_run(run, trust_code, network, prior)
+    except CodeNotTrusted as problem:
+        left = [] if found.get("units") is None else [("gates", what_is_left(found))]
+        for name, text in [*_lines(found), *left]:
+            console.print(f"{name:<12} {text}", soft_wrap=True)
+        if plots:
+            raise
+        console.print()
+        console.print(f"no layers: {problem}", soft_wrap=True)
+        return
     for name, text in [*_lines(found), *gate_lines(fit, found)]:
         console.print(f"{name:<12} {text}", soft_wrap=True)
     console.print()
-    console.print(str(layer_table(fit)), soft_wrap=True)
+    print_lines(console, str(layer_table(fit)))
     if plots:
         try:
             data = run_data(run).test

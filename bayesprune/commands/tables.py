@@ -113,7 +113,7 @@ def _typed(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _short(reference: str) -> str:
+def _short(reference: Any) -> str:
     """`FILE.py:NAME` without the folders; others unchanged."""
-    place, colon, name = reference.rpartition(":")
-    return f"{Path(place).name}:{name}" if colon else reference
+    place, colon, name = str(reference).rpartition(":")
+    return f"{Path(place).name}:{name}" if colon else name

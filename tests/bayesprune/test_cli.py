@@ -42,11 +42,12 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def bayesprune(capsys, monkeypatch):
-    """Runs the command line in this process: (exit code, standard output, standard error)."""
+    """Runs the command line in this process, trusting the runs' code: (exit code, standard output, standard error)."""
     monkeypatch.setattr("bayesprune.run_folder.ARVIZ_DRAWS", 10)  # most tests look at something else
 
     def call(*arguments):
-        code = cli.run([str(argument) for argument in arguments])
+        trust = ["--trust-code"] if arguments and arguments[0] in ("show", "prune", "predict") else []
+        code = cli.run([*(str(argument) for argument in arguments), *trust])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -196,7 +197,7 @@ def test_the_prior_of_ones_own_is_fitted_shown_loaded_and_pruned(bayesprune, fil
     code, text, err = bayesprune("show", out)
     assert (code, err) == (0, "")
     assert "own_prior.py:student" in text
-    fit = load_run(out)
+    fit = load_run(out, trust_code=True)
     assert fit.inclusion_probabilities()["fc1.weight"].shape == (8, 6)
     assert bayesprune("prune", out, "--sparsity", 0.8, "--out", tmp_path / "pruned")[0] == 0
     assert json.loads((tmp_path / "pruned" / SUMMARY_FILE).read_text())["nonzero"] == 14  # 72 - round(57.6)
@@ -223,7 +224,7 @@ def test_a_map_counts_exact_zeros_only(bayesprune, files, tmp_path):
 def test_the_constants_of_halos_paper_get_the_size_of_the_data(bayesprune, files, tmp_path):
     settings = ("--set", "xi=1e-5", "--set", "psi=1e-4", "--set", "weight_decay=1e-4", "--optimizer", "sgd")
     assert bayesprune(*fit_arguments(files, tmp_path / "run", *settings, prior="halo-paper"))[0] == 0
-    fit = load_run(tmp_path / "run")
+    fit = load_run(tmp_path / "run", trust_code=True)
     assert fit.model.patterns["*.weight"].config["arguments"]["data_size"] == fit.model.data_size == 108
 
 
@@ -246,7 +247,7 @@ def test_a_trained_network_is_where_the_fit_starts(bayesprune, files, tmp_path):
     save_file(network.state_dict(), tmp_path / "trained.safetensors")
     more = ("--weights", tmp_path / "trained.safetensors", "--learning-rate", 1e-12)
     assert bayesprune(*fit_arguments(files, tmp_path / "run", *more, prior="gaussian", epochs=1))[0] == 0
-    kept = load_run(tmp_path / "run").included_weights()
+    kept = load_run(tmp_path / "run", trust_code=True).included_weights()
     for name in ("fc1.weight", "fc2.weight"):
         assert torch.allclose(kept[name], network.get_parameter(name), atol=1e-6)
 

@@ -77,7 +77,7 @@ SLOW_GATES = ("--gating", "step=0.001", "--gating", "round_at=null")
 
 
 def test_the_summary_counts_units_and_weights_of_the_network_as_it_was_declared(run):
-    found, fit = read_summary(run), load_run(run)
+    found, fit = read_summary(run), load_run(run, trust_code=True)
     assert found["width"] == WIDTH and found["on"] == [] and found["guide"] == "map" and found["branches"] == {}
     assert found["gating_settings"] == {"step": 1.2, "patience": 2, "round_at": 0.9} and len(found["gating"]) == 2
     assert {name: row["of"] for name, row in found["units"].items()} == {"fc1": 30, "fc2": 10}
@@ -101,7 +101,7 @@ def test_every_key_of_its_summary_is_documented(run):
 
 
 def test_a_run_is_read_back_as_the_same_fit(run):
-    fit, found, (x, y) = load_run(run), read_summary(run), run_data(run).test
+    fit, found, (x, y) = load_run(run, trust_code=True), read_summary(run), run_data(run).test
     for number, row in enumerate(found["per_restart"]):
         assert fit.score(x, y, restart=number)["nll"] == pytest.approx(row["test_nll"], rel=1e-6)
     assert found["per_restart"][0]["test_nll"] != found["per_restart"][1]["test_nll"]  # control
@@ -128,7 +128,7 @@ def test_every_price_of_a_unit_can_be_given(data, command, tmp_path, settings):
     assert command(*fit_arguments(data, tmp_path / "run", *SLOW_GATES, settings=settings)) == (0, "", "")
     key, _, value = settings[0].partition("=")
     assert read_summary(tmp_path / "run")["prior_settings"][key] == json.loads(value)
-    assert load_run(tmp_path / "run").model.gates is not None
+    assert load_run(tmp_path / "run", trust_code=True).model.gates is not None
 
 
 def test_another_guide_of_the_weights_is_named(data, command, tmp_path):
@@ -165,7 +165,7 @@ def test_show_says_what_is_left_and_draws_it(run, command, tmp_path):
     code, out, err = command("show", copied, "--plots")
     assert (code, err) == (0, "")
     lines = dict(line.split(maxsplit=1) for line in out.splitlines() if " " in line)
-    found, fit = read_summary(run), load_run(run)
+    found, fit = read_summary(run), load_run(run, trust_code=True)
     one, two = (row["left"] for row in found["units"].values())
     assert lines["gates"] == f"units left: fc1 {one} of 30, fc2 {two} of 10"
     assert lines["architecture"] == f"6-30-10-3 -> 6-{one}-{two}-3"
@@ -225,7 +225,7 @@ def test_a_run_in_progress_shows_its_gates(data, command, tmp_path, monkeypatch)
 
     monkeypatch.setattr(trace_file.WriteTrace, "on_epoch", on_epoch)
     assert command(*fit_arguments(data, tmp_path / "run", "--restarts", 2, *SLOW_GATES, epochs=3))[0] == 0
-    (((code, out, err), plots), trace), final = seen[0], load_run(tmp_path / "run").trace
+    (((code, out, err), plots), trace), final = seen[0], load_run(tmp_path / "run", trust_code=True).trace
     assert (code, err) == (0, "") and {"gates.png", "units.png"} <= plots
     left = trace["units_left"][1].dropna("gate_record", how="all")
     known = left.sizes["gate_record"]

@@ -76,7 +76,7 @@ def test_the_summary_has_the_keys_that_were_promised(run):
 
 
 def test_a_run_is_read_back_as_the_same_fit(run):
-    fit, found = load_run(run), read_summary(run)
+    fit, found = load_run(run, trust_code=True), read_summary(run)
     splits = run_data(run)
     for number, row in enumerate(found["per_restart"]):
         scores = fit.score(*splits.test, restart=number)
@@ -92,7 +92,7 @@ def test_loading_leaves_the_random_state_alone(run):
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    load_run(run)
+    load_run(run, trust_code=True)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -111,7 +111,7 @@ def test_paths_are_found_from_any_folder(run, files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = read_summary(run)
     assert Path(found["data"]).is_absolute() and Path(found["network"].rpartition(":")[0]).is_absolute()
-    load_run(run)
+    load_run(run, trust_code=True)
     run_data(run)
 
 
@@ -119,10 +119,10 @@ def test_a_network_that_changed_is_told(run, files, tmp_path):
     copied = shutil.copytree(run, tmp_path / "run")
     (tmp_path / "network.py").write_text(NETWORK)
     write_json(copied / SUMMARY_FILE, {**read_summary(run), "network": f"{tmp_path / 'network.py'}:small"})
-    load_run(copied)  # control: the same network from another file
+    load_run(copied, trust_code=True)  # control: the same network from another file
     (tmp_path / "network.py").write_text(NETWORK.replace("outputs))", "outputs, bias=False))"))
     with pytest.raises(ValueError, match="network of other parameters"):
-        load_run(copied)
+        load_run(copied, trust_code=True)
 
 
 # ------------------------------------------------------------------------------------------- whole or not at all
@@ -183,9 +183,9 @@ def test_a_damaged_summary_is_told(tmp_path, content):
 def test_a_pruned_folder_is_not_taken_for_a_run(run, tmp_path):
     from bayesprune.commands.pruning import prune_run
 
-    prune_run(run, tmp_path / "pruned", sparsity=0.5)
+    prune_run(run, tmp_path / "pruned", sparsity=0.5, trust_code=True)
     with pytest.raises(ValueError, match="no summary of a run"):
-        load_run(tmp_path / "pruned")
+        load_run(tmp_path / "pruned", trust_code=True)
 
 
 @pytest.mark.parametrize("name", ["fit.json", "restart-1.safetensors", "trace.nc"])
@@ -193,7 +193,7 @@ def test_a_file_that_is_gone_is_told(run, tmp_path, name):
     copied = shutil.copytree(run, tmp_path / "run")
     (copied / name).unlink()
     with pytest.raises(ValueError, match=name) as problem:
-        load_run(copied)
+        load_run(copied, trust_code=True)
     assert "\n" not in str(problem.value)
 
 

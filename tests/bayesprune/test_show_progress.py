@@ -72,7 +72,7 @@ def test_a_run_in_progress_is_shown_and_its_traces_are_gone_afterwards(watched, 
     assert lines["data"] == str(data) and lines["prior"] == "spike-and-slab (slab_sd=0.5)"
     assert lines["state"].startswith(f"in progress (process {os.getpid()} on ") and "last written" in lines["state"]
     assert lines["progress"].startswith("epoch 2 of 3, restart 2 of 2; ") and lines["progress"].endswith(" left")
-    trace = load_run(run).trace
+    trace = load_run(run, trust_code=True).trace
     likelihood, kl = (float(trace[name][1, 1]) for name in ("expected_log_likelihood", "kl"))
     weight = float(trace.kl_weight[1, 1])
     expected = f"ELBO {likelihood - kl:,.0f} nats: E[log-likelihood] {likelihood:,.0f}, KL {kl:,.0f}"

@@ -1,0 +1,58 @@
+"""Options and arguments that several commands of the command line have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DataRoot = Annotated[
+    Path | None, typer.Option("--data-root", help="Folder where a named data set is looked for first.")
+]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, made by fit --out.", show_default=False)]
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+# What `fit` and `path` have in common.
+Data = Annotated[
+    str, typer.Option(help="A name (see: bayesprune data), a folder of images or a FILE.npz.", show_default=False)
+]
+Prior = Annotated[str, typer.Option(help="A name (see: bayesprune priors) or FILE.py:NAME.", show_default=False)]
+Network = Annotated[
+    str,
+    typer.Option(help="lenet-300-100, lenet-5, vgg-16-bn, resnet-18, resnet-20, resnet-32, resnet-56 or MODULE:NAME."),
+]
+Width = Annotated[float, typer.Option(help="Multiplies the widths of the network's hidden layers.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the prior; repeatable.")
+]
+On = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="Parameters that get the prior; repeatable.  [default: all weights]"),
+]
+Guide = Annotated[str | None, typer.Option(help="map, meanfield or paired.  [default: the prior's own]")]
+Likelihood = Annotated[
+    str | None, typer.Option(help="categorical, normal, bernoulli or poisson.  [default: by the targets]")
+]
+Weights = Annotated[
+    Path | None, typer.Option(help="Start from this state dict of a trained network, FILE.safetensors.")
+]
+BatchSize = Annotated[int, typer.Option(help="Examples a step.")]
+LearningRate = Annotated[float, typer.Option(help="Of the optimizer.")]
+Optimizer = Annotated[str, typer.Option(help="adam or sgd.")]
+Schedule = Annotated[str, typer.Option(help="Of the learning rate: hold-cosine, cosine or constant.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
+Precision = Annotated[str, typer.Option(help="float32, float64 or bfloat16 (autocast).")]
+
+# Code of the user's own in a folder that is read back: see bayesprune.code_trust.
+OwnNetwork = Annotated[
+    str | None,
+    typer.Option(
+        "--network", metavar="MODULE:NAME", help="The run's network of your own, repeated to let its code run."
+    ),
+]
+OwnPrior = Annotated[
+    str | None,
+    typer.Option("--prior", metavar="FILE.py:NAME", help="The run's prior of your own, repeated to let its code run."),
+]
+TrustCode = Annotated[bool, typer.Option("--trust-code", help="Run whatever code of its own the folder names.")]

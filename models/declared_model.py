@@ -1,0 +1,70 @@
+"""The model that fit.json declares by the names of ready networks, priors and likelihoods, checked as it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.likelihoods import Likelihood
+from bayesprune.models.networks import network_from_config
+from bayesprune.models.priors import from_config
+from bayesprune.models.size_bounds import MOST_DATA, checked_count, checked_settings
+from bayesprune.models.unit_gates import UnitGates
+
+__all__ = ["code_of_ones_own", "declared_model"]
+
+
+def code_of_ones_own(declared: Mapping[str, Any]) -> str | None:
+    """What of a declaration is code of the user's own, in words; None where everything has a name of ours.
+
+    Args:
+        declared: The content of fit.json.
+
+    Raises:
+        ValueError: If it does not say what the priors are.
+    """
+    own = [pattern for pattern, saved in _priors(declared).items() if saved.get("config") is None]
+    if own:
+        return f"the prior on {own[0]}"
+    return "the network" if declared.get("network") is None else None
+
+
+def declared_model(declared: Mapping[str, Any]) -> BayesianNetwork:
+    """Makes the model of a declaration none of which is code of the user's own; it is named, never imported.
+
+    Args:
+        declared: The content of fit.json, whoever wrote it: ``network``, ``priors``, ``likelihood``, ``data_size`` and,
+            where units have gates, ``gates``.
+
+    Returns:
+        The model, its network with random weights.
+
+    Raises:
+        ValueError: In one sentence, if something is missing, of another type, out of bounds or unknown.
+    """
+    network = network_from_config(declared.get("network"))
+    priors = {pattern: from_config(saved.get("config")) for pattern, saved in _priors(declared).items()}
+    likelihood = Likelihood.from_config(declared.get("likelihood", {}))
+    data_size = checked_count(declared.get("data_size"), "data_size", MOST_DATA)
+    gates = declared.get("gates")
+    try:
+        return BayesianNetwork(network, priors, likelihood, data_size, None if gates is None else _gates(gates))
+    except (TypeError, ArithmeticError) as problem:
+        raise ValueError(f"the declaration cannot be made again ({problem})") from problem
+
+
+def _priors(declared: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    priors = declared.get("priors")
+    if not isinstance(priors, Mapping) or not all(isinstance(saved, Mapping) for saved in priors.values()):
+        raise ValueError("priors is no mapping of patterns to priors")
+    return priors
+
+
+def _gates(config: Any) -> UnitGates:
+    if not isinstance(config, Mapping) or config.get("name") != "UnitGates":
+        raise ValueError("gates is not what the config of UnitGates returned")
+    try:
+        return UnitGates(**checked_settings(config.get("arguments"), "gates"))
+    except (TypeError, ArithmeticError) as problem:
+        raise ValueError(f"an argument of UnitGates is of the wrong type ({problem})") from problem
