@@ -18,6 +18,7 @@ Keys of summary.json (null where something does not apply; counts are of the wei
     epochs, steps, batch_size, learning_rate, optimizer, schedule,
     kl_warmup, kl_weight, particles, precision, device      how it was fitted
     clip, local_reparameterisation, sticking_the_landing    options of the gradient
+    data_fingerprint             of the training data, but for rounding errors
     stopped_early                a sentence for each restart that was ended before its last step
     warm_start                   whether it began at an earlier fit
     gating_settings, gating      how gates of units were trained, as asked; what came of it, one object a restart
@@ -352,6 +353,7 @@ def data_of(declared: Mapping[str, Any], path: str | Path, root: str | Path | No
         ValueError: As `run_data`.
     """
     from bayesprune.data import load_data
+    from bayesprune.same_data import check_same_data
 
     splits = load_data(declared["data"], seed=declared["data_seed"], root=root or declared["data_root"])
     shape, size = list(splits.input_shape), len(splits.train[0])
@@ -360,4 +362,5 @@ def data_of(declared: Mapping[str, Any], path: str | Path, root: str | Path | No
             f"the data {declared['data']} have changed since {path} was fitted: {size} training examples of "
             f"shape {shape}, not {declared['data_size']} of {declared['input_shape']}"
         )
+    check_same_data(declared, splits, path)
     return splits

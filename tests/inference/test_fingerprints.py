@@ -1,4 +1,4 @@
-"""Fingerprints: another network, other data and other settings are told apart; rounding and starting weights are not."""
+"""Fingerprints tell another network, data and settings apart; rounding and starting weights do not count."""
 
 from __future__ import annotations
 
