@@ -196,7 +196,7 @@ def _count_classes(labels: _Array, path: Path) -> int:
     classes = int(values[-1]) + 1
     if classes > max(_MOST_CLASSES_UNSEEN, 10 * len(values)):
         raise ValueError(
-            f"{path}: the largest label in y is {classes - 1}, but there are only {len(values)} different ones, so that "
+            f"{path}: the largest label in y is {classes - 1}, but there are {len(values)} different ones, so that "
             f"nearly all of {classes} classes would have no example: number the classes from 0 up without gaps"
         )
     return classes

@@ -18,7 +18,7 @@ Keys of summary.json (null where something does not apply; counts are of the wei
     epochs, steps, batch_size, learning_rate, optimizer, schedule,
     kl_warmup, kl_weight, particles, precision, device      how it was fitted
     clip, local_reparameterisation, sticking_the_landing    options of the gradient
-    data_fingerprint             of the training data, but for rounding errors
+    data_fingerprint, scaling_fingerprint    of the training data, and of what they were standardised by
     stopped_early                a sentence for each restart that was ended before its last step
     warm_start                   whether it began at an earlier fit
     gating_settings, gating      how gates of units were trained, as asked; what came of it, one object a restart
@@ -188,6 +188,7 @@ def summarise_run(fit: Fit, declaration: Declaration, splits: DataSplits, **aske
     """
     import bayesprune
     from bayesprune.analysis.convergence import convergence
+    from bayesprune.same_data import scaling_fingerprint
 
     found = fit.summary()
     per_restart = [_restart_scores(fit, number, splits) for number in range(len(fit.restarts))]
@@ -199,6 +200,7 @@ def summarise_run(fit: Fit, declaration: Declaration, splits: DataSplits, **aske
         "version": bayesprune.__version__,
         "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         "data": splits.name,
+        "scaling_fingerprint": scaling_fingerprint(splits),
         **asked,
         "gating": None,
         **found,

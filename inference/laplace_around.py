@@ -115,7 +115,8 @@ def laplace_around(
         "guide": "meanfield", "method": "diagonal Laplace approximation, nothing trained", "steps": 0, "epochs": 0,
         "seed": 0, "precision": str(first.dtype).removeprefix("torch."), "device": str(first.device),
         "weight_decay": weight_decay, "examples": examples, "kl_weight": 1.0, "tempered": False,
-        "seconds": seconds, "data_fingerprint": rounded_fingerprint(data), "input_shape": list(batches.first()[0].shape[1:]),
+        "seconds": seconds, "data_fingerprint": rounded_fingerprint(data),
+        "input_shape": list(batches.first()[0].shape[1:]),
     }  # fmt: skip
     return Fit([Restart(model, guide, 0)], trace, settings)
 

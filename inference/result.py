@@ -125,9 +125,8 @@ class Fit:
             for number in range(n):
                 values = one.guide.sample()
                 draw = {**values, **one.model.weights_at(values)}
-                with seeded(
-                    one.guide, one.seed, seed, 1 + number
-                ):  # the next draw is the same whatever random numbers the function takes
+                # The next draw is the same, whatever random numbers the function takes.
+                with seeded(one.guide, one.seed, seed, 1 + number):
                     results.append(function(draw))
         return results
 
