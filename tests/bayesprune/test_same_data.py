@@ -36,9 +36,9 @@ def run(tmp_path, made, networks_file):
 def test_changed_data_are_refused_by_what_reads_them(run, tmp_path, command, refused):
     kept = json.loads((run / SUMMARY_FILE).read_text())["data_fingerprint"]
     assert kept == rounded_fingerprint(run_data(run).train)
-    np.savez(tmp_path / "new.npz", x=np.zeros((2, 64), np.float32))
+    np.save(tmp_path / "new.npy", np.zeros((2, 64), np.float32))
     prune = ["prune", run, "--sparsity", 0.5, "--quiet", "--out", tmp_path / "pruned"]
-    predict = ["predict", run, "--input", tmp_path / "new.npz", "--raw", "--quiet", "--out", tmp_path / "out.npz"]
+    predict = ["predict", run, "--input", tmp_path / "new.npy", "--raw", "--quiet", "--out", tmp_path / "out.npz"]
     for changed in ({"shift": 1.0}, {"scale": 2.54}):  # the second: once standardised the same, but in other units
         write(tmp_path / "data.npz", **changed)
         for arguments in (prune, predict):
