@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.evaluation_mode import evaluation_mode
+from bayesprune.models.likelihoods import Likelihood
 
 Data = tuple[Tensor, Tensor] | Dataset[Any] | Iterable[Any]
 
@@ -81,7 +82,7 @@ class Batches:
             )
         if self.length == 0:
             raise ValueError("the loader has no batches: give it examples, at least a batch of them with drop_last")
-        self._expected: tuple[int, Callable[[Tensor], None]] | None = None
+        self._expected: tuple[int | None, Callable[[Tensor], None]] | None = None
         self._counted = False
 
     @property
@@ -129,11 +130,11 @@ class Batches:
             [self.loader.batch_size, *([len(self.loader.sampler)] if isinstance(self.loader.sampler, Sized) else [])]
         )
 
-    def expect(self, data_size: int, check: Callable[[Tensor], None]) -> None:
+    def expect(self, data_size: int | None, check: Callable[[Tensor], None]) -> None:
         """Has the batches of a loader looked at as they come, before anything is trained on them.
 
         Args:
-            data_size: How many examples the first whole pass is to have, unless it is one of `sizes`.
+            data_size: How many examples the first whole pass is to have, unless it is one of `sizes`; None: any.
             check: Raises a ValueError for targets that do not fit.
         """
         self._expected = (data_size, check)
@@ -191,7 +192,7 @@ class Batches:
             return
         self._counted = True
         size, told = self._expected[0], self.sizes()
-        if size != seen and size not in told:
+        if size is not None and size != seen and size not in told:
             raise ValueError(
                 f"the model was made for data_size={size}, but a pass over the data has {seen} examples: make it with "
                 "the number of training examples"
@@ -256,17 +257,25 @@ def check_data(model: BayesianNetwork, batches: Batches) -> None:
         ValueError: For inputs that are not finite, that the network does not take, or targets that do not fit.
     """
     x, y = batches.tensors if batches.tensors is not None else batches.first()
-    outputs = check_examples(model, x, y).cpu()
-    likelihood = model.likelihood if batches.device.type == "cpu" else copy.deepcopy(model.likelihood).cpu()
-    batches.expect(
-        model.data_size, lambda y: likelihood.check(outputs.to(y.device).expand(len(y), *outputs.shape[1:]), y)
-    )
+    batches.expect(model.data_size, targets_check(model.likelihood, check_examples(model, x, y)))
     sizes = batches.sizes()
     if sizes and model.data_size not in sizes:
         raise ValueError(
             f"the model was made for data_size={model.data_size}, but the data have {sizes[0]} examples: "
             "make it with the number of training examples"
         )
+
+
+def targets_check(likelihood: Likelihood, outputs: Tensor) -> Callable[[Tensor], None]:
+    """Returns what refuses targets that do not fit, on whatever device they lie.
+
+    Args:
+        likelihood: What the outputs mean.
+        outputs: Those for one example, `(1, ...)`.
+    """
+    if outputs.device.type != "cpu":  # a loader's batches are looked at before they are moved
+        likelihood, outputs = copy.deepcopy(likelihood).cpu(), outputs.cpu()
+    return lambda y: likelihood.check(outputs.to(y.device).expand(len(y), *outputs.shape[1:]), y)
 
 
 def check_examples(model: BayesianNetwork, x: Tensor, y: Tensor) -> Tensor:

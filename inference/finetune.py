@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from bayesprune.inference.batches import Batches, Data, check_examples
+from bayesprune.inference.batches import Batches, Data, check_examples, targets_check
 from bayesprune.inference.fit import NonFiniteLossError, OptimizerChoice
 from bayesprune.inference.fit_arguments import resolve_device
 from bayesprune.inference.given_numbers import checked_seed, whole_number
@@ -57,7 +57,8 @@ def finetune(
         data: Training data: `(x, y)` tensors, a `Dataset` or a `DataLoader`. All of it is permuted each epoch.
         epochs: Passes over the data.
         learning_rate: Of the two named optimizers; default 1e-3.
-        batch_size: Examples a step; default 128.
+        batch_size: Examples a step; default 128. A batch of one example is left out where batch normalisation cannot be
+            trained on it.
         optimizer: ``"adam"`` (default), ``"sgd"`` (momentum 0.9), or a callable from parameter groups to a torch
             optimizer.
         schedule: Factor on the learning rate: ``"cosine"`` (default: from 1 to 0), ``"hold-cosine"``,
@@ -181,7 +182,8 @@ def _reference(network: nn.Module) -> Tensor:
 def _check_data(network: nn.Module, likelihood: Likelihood, batches: Batches) -> None:
     x, y = batches.tensors if batches.tensors is not None else batches.first()
     with evaluation_mode(network):
-        check_examples(cast(Any, SimpleNamespace(network=network, likelihood=likelihood)), x, y)
+        outputs = check_examples(cast(Any, SimpleNamespace(network=network, likelihood=likelihood)), x, y)
+    batches.expect(None, targets_check(likelihood, outputs))
 
 
 def _placed(

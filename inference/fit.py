@@ -93,16 +93,22 @@ def fit(
 ) -> Fit:
     """Fits a Bayesian network by maximising the ELBO; the model handed in is copied, never changed.
 
+    It works inside of `torch.no_grad()` and `torch.inference_mode()` too.
+
     Args:
-        model: The model.
-        data: Training data: `(x, y)` tensors, a `Dataset` or a `DataLoader`. All of it is permuted each epoch.
+        model: The model. Modules that its network holds in evaluation mode while it is in training mode itself, such as
+            frozen batch normalisation, stay in it; frozen parameters without a prior stay as they are.
+        data: Training data: `(x, y)` tensors, a `Dataset` or a `DataLoader`. All of it is permuted each epoch. An
+            `IterableDataset` without a length takes `steps`. What a loader yields is checked batch by batch before it
+            is trained on, and the first pass has to have the model's `data_size` of examples.
         guide: ``"map"``, ``"meanfield"``, ``"paired"``, or families by latent; default None: each prior's own.
         start: An earlier fit of the same structure, for a warm start (Friedman, Hastie & Tibshirani 2010, section
             2.5): each restart begins at the guide, the point estimates and the buffers of its restart of the same
             number; the optimizer begins anew. Default None: at the network's weights.
         epochs: Passes over the data. Give this or `steps`.
         steps: Optimizer steps in all, in place of `epochs`.
-        batch_size: Examples a step; default 128.
+        batch_size: Examples a step; default 128. A batch of one example that batch normalisation cannot be trained on
+            is left out, and counts as a step.
         optimizer: ``"adam"`` (default; log scales of weights and log odds learn ten times as fast), ``"sgd"``
             (momentum 0.9), or a callable from parameter groups to a torch optimizer. It sees the loss divided by
             `data_size`, so that learning rates are those of a mean loss.
@@ -113,7 +119,8 @@ def fit(
             0 for a MAP.
         kl_weight: Final weight of the KL term; anything but 1 is a tempered objective, and the summary says so.
         validation: `(x, y)` tensors scored after each epoch at the guide's centre; default None.
-        seed: Of the first restart; the r-th takes `seed` + r. The global random state is left as it was.
+        seed: Of the first restart, below 2^62 in size; the r-th takes `seed` + r. The global random state is left as it
+            was.
         device: ``"auto"`` (default: the GPU where there is one), ``"cpu"``, ``"cuda"``, ...
         precision: ``"float32"`` (default), ``"float64"`` or ``"bfloat16"`` (autocast of the network only).
         restarts: Independent fits; default 1. All but the first start from re-initialised layers where the
@@ -139,7 +146,7 @@ def fit(
         workers: Processes that load a `Dataset` in the background; default 0: none. A `DataLoader` has its own.
         callbacks: `Callback`s, called in order.
         stop: A rule, `stop(state) -> bool`, asked after each epoch; True ends the restart, and `settings` say so under
-            ``"stopped_early"``, with its `reason` where it has one. Ready: `until_converged()`.
+            ``"stopped_early"``, a list of objects with restart, step, steps and reason. Ready: `until_converged()`.
         progress: Whether to show a progress line on standard error; default False.
         checkpoint: A folder in which the whole state of training is kept after each epoch: the same call then goes on
             after the last one, with the numbers of a fit that was not interrupted (docs/checkpoints.md). Default None.
@@ -148,7 +155,7 @@ def fit(
         The fit.
 
     Raises:
-        ValueError: For bad input, before training starts.
+        ValueError: For bad input, before training starts; for a bad batch of a loader before the step on it.
         NonFiniteLossError: If the loss becomes NaN or infinite; names the site and the step.
     """
     epochs, steps = checked_length(epochs, steps)

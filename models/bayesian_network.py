@@ -39,7 +39,7 @@ class BayesianNetwork(nn.Module):
     Args:
         network: Any `nn.Module` whose forward takes one tensor of inputs.
         priors: Hierarchies by pattern of parameter names, e.g. ``{"fc*.weight": Horseshoe()}``; patterns as in
-            a shell. May be empty where there are gates.
+            a shell. May be empty where there are gates. Frozen parameters have none.
         likelihood: What the network's outputs mean; default `Categorical()`.
         data_size: Number of data of the whole training set; required.
         gates: `UnitGates`, a Bernoulli gate on every unit; default None. Weights of the gated layers that have no prior

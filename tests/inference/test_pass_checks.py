@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 import bayesprune as bp
 
@@ -136,3 +144,20 @@ def test_the_checks_change_no_number():
         one, other = (fitted(data, seed=seed)[0].trace["loss"].values for seed in (0, 1))
         again = fitted(data, seed=0)[0].trace["loss"].values
         assert (one == again).all() and (one != other).any()
+
+
+def test_fine_tuning_looks_at_labels_too_and_counts_nothing():
+    pruned = bp.prune(fitted(batches())[0], sparsity=0.5)
+    with pytest.raises(ValueError, match="batch 3 of a pass over the data: labels run from -100"):
+        bp.finetune(pruned, Loader(batches(spoilt(-100))), 1, device="cpu")
+    bp.finetune(pruned, Loader(batches()[:2]), 1, device="cpu")
+
+
+def test_a_loader_of_streams_is_no_data_for_fine_tuning_by_epochs():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(zip(X, Y, strict=True))
+
+    pruned = bp.prune(fitted(batches())[0], sparsity=0.5)
+    with pytest.raises(ValueError, match="epochs= has no meaning"):
+        bp.finetune(pruned, Stream(), 1, device="cpu")
