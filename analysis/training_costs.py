@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from bayesprune.analysis.gate_records import gate_records
+from bayesprune.inference.endings import endings_of
 from bayesprune.inference.result import Fit
 
 EARLY = 0.25
@@ -88,7 +89,7 @@ def training_costs(fit: Fit, restart: int = 0) -> TrainingCosts:
     """
     records = gate_records(fit, restart)
     step, settings = records["gate_step"].values, fit.settings
-    stopped = any(ending.startswith(f"restart {restart} at") for ending in settings.get("stopped_early", []))
+    stopped = any(ending["restart"] == restart for ending in endings_of(settings))
     steps = int(step[-1]) if stopped else int(settings["steps"])
     edges = np.append(step, steps).astype(np.int64)
     rounding = int(records.attrs["gate_rounding_step"])

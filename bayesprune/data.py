@@ -23,6 +23,7 @@ from torch import Tensor
 from torchvision import datasets as torchvision_datasets
 
 from bayesprune.data_files import DataSource, read_folder, read_idx, read_npz, validate_arrays
+from bayesprune.inference.given_numbers import checked_seed
 
 __all__ = ["DATASETS", "DataSplits", "available", "load_data", "validate_arrays"]
 
@@ -123,8 +124,7 @@ def load_data(
     """
     if not 0 <= validation_fraction < 1:
         raise ValueError(f"validation_fraction is {validation_fraction}, but a number in [0, 1) is expected")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}, but an integer from 0 up is expected")
+    seed = checked_seed(seed, least=0)
     path = Path(name_or_path).expanduser()
     what = str(name_or_path)
     if isinstance(name_or_path, str) and name_or_path in DATASETS:

@@ -36,6 +36,9 @@ _NPZ_ERRORS = (
 )
 _IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 
+_MOST_CLASSES_UNSEEN = 100
+"""With so many classes or fewer, any of them may be absent from a file."""
+
 _Array = NDArray[Any]
 
 
@@ -129,7 +132,8 @@ def read_npz(path: Path) -> DataSource:
 
     Args:
         path: The file. Bytes `(N, height, width)` become images of one channel, `(N,)` one feature, and
-            targets `(N, 1)` become `(N,)`.
+            targets `(N, 1)` become `(N,)`. There are as many classes as the largest label and one; classes without
+            an example are allowed, unless there are more than 100 classes and nine tenths of them have none.
 
     Raises:
         ValueError: In one sentence, if the file is missing, damaged, lacks an array or does not pass
@@ -155,7 +159,7 @@ def read_npz(path: Path) -> DataSource:
     x, y = arrays["x"], arrays["y"]
     validate_arrays(x, y, what=str(path))
     regression = y.dtype.kind == "f"
-    classes = None if regression else int(y.max()) + 1
+    classes = None if regression else _count_classes(y, path)
     images = x.ndim == 4 or (x.ndim == 3 and x.dtype == np.uint8)
     has_test = "x_test" in arrays
     if has_test:
@@ -183,6 +187,22 @@ def read_npz(path: Path) -> DataSource:
         images=images,
         peak=255 if images and x.dtype == np.uint8 else None,
     )
+
+
+def _count_classes(labels: _Array, path: Path) -> int:
+    """The largest label plus one; refuses labels that are plainly no numbers of classes, such as 0, 1 and 3000.
+
+    A few classes may be absent, even most: only where more than `_MOST_CLASSES_UNSEEN` classes would be made and not
+    a tenth of them has an example is a label taken for an error, or for a mark of its own such as 255.
+    """
+    values = np.unique(labels)
+    classes = int(values[-1]) + 1
+    if classes > max(_MOST_CLASSES_UNSEEN, 10 * len(values)):
+        raise ValueError(
+            f"{path}: the largest label in y is {classes - 1}, but there are {len(values)} different ones, so that "
+            f"nearly all of {classes} classes would have no example: number the classes from 0 up without gaps"
+        )
+    return classes
 
 
 def _with_channels(x: _Array) -> _Array:

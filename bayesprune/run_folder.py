@@ -19,6 +19,7 @@ Keys of summary.json (null where something does not apply; counts are of the wei
     kl_warmup, kl_weight, particles, precision, device      how it was fitted
     clip, local_reparameterisation, sticking_the_landing    options of the gradient
     resumed_at_epoch             the first epoch that the last call trained, if earlier ones were interrupted
+    data_fingerprint, scaling_fingerprint    of the training data, and of what they were standardised by
     stopped_early                a sentence for each restart that was ended before its last step
     warm_start                   whether it began at an earlier fit
     gating_settings, gating      how gates of units were trained, as asked; what came of it, one object a restart
@@ -146,6 +147,7 @@ def summarise_run(fit: Fit, declaration: Declaration, splits: DataSplits, **aske
     import bayesprune
     from bayesprune.analysis.convergence import convergence
     from bayesprune.finite_scores import finite_scores, note_on
+    from bayesprune.same_data import scaling_fingerprint
 
     found = fit.summary()
     per_restart = [_restart_scores(fit, number, splits) for number in range(len(fit.restarts))]
@@ -158,6 +160,7 @@ def summarise_run(fit: Fit, declaration: Declaration, splits: DataSplits, **aske
         "version": bayesprune.__version__,
         "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         "data": splits.name,
+        "scaling_fingerprint": scaling_fingerprint(splits),
         **asked,
         "gating": None,
         "resumed_at_epoch": None,
@@ -317,6 +320,7 @@ def data_of(declared: Mapping[str, Any], path: str | Path, root: str | Path | No
         ValueError: As `run_data`.
     """
     from bayesprune.data import load_data
+    from bayesprune.same_data import check_same_data
 
     name, root, seed = declared["data"], root or declared["data_root"], declared["data_seed"]
     if not isinstance(name, str) or not isinstance(root, (str, Path, type(None))) or type(seed) is not int:
@@ -328,4 +332,5 @@ def data_of(declared: Mapping[str, Any], path: str | Path, root: str | Path | No
             f"the data {declared['data']} have changed since {path} was fitted: {size} training examples of "
             f"shape {shape}, not {declared['data_size']} of {declared['input_shape']}"
         )
+    check_same_data(declared, splits, path)
     return splits

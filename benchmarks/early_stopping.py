@@ -91,7 +91,7 @@ def judged(fit: bp.Fit) -> dict[str, Any]:
         "verdict": f"{found.verdict}: {found.reason}",
         "iterates": found.elbo,
         "iterates_error": found.elbo_error,
-        "stopped": fit.settings["stopped_early"],
+        "stopped": fit.summary()["stopped_early"],
     }
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bayesprune.inference.batches import Batches, Data
+from bayesprune.inference.trainable_batch import trainable_batch
 from bayesprune.models.evaluation_mode import evaluation_mode
 
 __all__ = ["reestimate_statistics"]
@@ -29,8 +30,8 @@ def reestimate_statistics(network: nn.Module, data: Data, batch_size: int = 256)
     They become the mean and the unbiased variance of all values that a layer sees while it and the layers before it
     normalise by batch, as in training. Only batch normalisation is in training mode meanwhile (dropout is off).
     Modes, momentum and the global random state are left as they were. Layers without running statistics, and
-    those that the network does not use, are skipped; batches of a single example are left out, as they have no
-    variance.
+    those that the network does not use, are skipped; batches of a single example, of which a layer would get one value
+    of each channel, are left out, as they have no variance.
 
     Args:
         network: The network; its buffers are changed.
@@ -57,7 +58,7 @@ def reestimate_statistics(network: nn.Module, data: Data, batch_size: int = 256)
         with torch.no_grad(), torch.random.fork_rng(devices), _watched(network, layers) as seen:
             torch.manual_seed(_SEED)
             for x, _ in batches:
-                if len(x) > 1:
+                if trainable_batch(network, x):
                     _forward(network, x)
         found = _checked(seen)
     finally:
@@ -115,6 +116,8 @@ def _watched(network: nn.Module, layers: list[_BatchNorm]) -> Iterator[dict[_Bat
 
     def watch(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(layer, _BatchNorm)
+        if not layer.training:
+            return  # `trainable_batch` tries a batch
         more = _Moments.of(inputs[0])
         seen[layer] = seen[layer] + more if layer in seen else more
 

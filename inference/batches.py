@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.evaluation_mode import evaluation_mode
+from bayesprune.models.likelihoods import Likelihood
 
 Data = tuple[Tensor, Tensor] | Dataset[Any] | Iterable[Any]
 
@@ -18,7 +21,8 @@ class Batches:
     """One pass over the data an iteration, in an order that the random state of torch decides.
 
     Args:
-        data: `(x, y)` tensors, a `Dataset` or a `DataLoader` (any iterable of `(x, y)` batches).
+        data: `(x, y)` tensors, a `Dataset` or a `DataLoader` (any sized iterable of `(x, y)` batches). A pass over an
+            `IterableDataset` may have no known length, or no end.
         batch_size: Size of a batch; the last one of a pass may be smaller. Ignored for a loader.
         device: Where the batches go; tensors in memory are moved there once.
         dtype: dtype of floating-point inputs and targets.
@@ -59,10 +63,13 @@ class Batches:
                 )
             self.tensors = (self._place(x), self._place(y))
         elif isinstance(data, Dataset):
+            is_stream = isinstance(data, IterableDataset)
+            if not is_stream and (not isinstance(data, Sized) or len(data) == 0):
+                raise ValueError("the data set is empty, or has no length: give a Dataset with at least one example")
             self.loader = DataLoader(
                 data,
                 batch_size,
-                shuffle=True,
+                shuffle=None if is_stream else True,
                 num_workers=workers,
                 persistent_workers=workers > 0,
                 pin_memory=device.type == "cuda",
@@ -73,29 +80,130 @@ class Batches:
             raise ValueError(
                 f"data must be a tuple (x, y) of tensors, a Dataset or a DataLoader, not {type(data).__name__}"
             )
+        if self.length == 0:
+            raise ValueError("the loader has no batches: give it examples, at least a batch of them with drop_last")
+        self._expected: tuple[int | None, Callable[[Tensor], None]] | None = None
+        self._counted = False
 
-    def __len__(self) -> int:
-        """Number of batches in a pass."""
+    @property
+    def length(self) -> int | None:
+        """Number of batches in a pass; None for a stream of data that does not tell."""
         if self.tensors is not None:
             return -(-len(self.tensors[0]) // self.batch_size)
-        return len(self.loader)
+        try:
+            return len(self.loader)
+        except TypeError:
+            return None
+
+    def __len__(self) -> int:
+        """Number of batches in a pass.
+
+        Raises:
+            TypeError: If the data do not tell.
+        """
+        if self.length is None:
+            raise TypeError("the data do not tell how many batches a pass over them has")
+        return self.length
+
+    def steps_in(self, epochs: int) -> int:
+        """Number of batches in so many passes.
+
+        Raises:
+            ValueError: If the data do not tell.
+        """
+        if self.length is None:
+            raise ValueError(
+                "the data do not tell how many batches a pass over them has, so that epochs= has no meaning: give "
+                "steps=, or data with a length"
+            )
+        return epochs * self.length
+
+    def largest(self) -> int | None:
+        """Number of examples of the largest batch, where it is known without reading data."""
+        if self.tensors is not None:
+            return min(self.batch_size, len(self.tensors[0]))
+        if isinstance(self.loader, (list, tuple)):
+            return max(len(batch[0]) for batch in self.loader)
+        if not isinstance(self.loader, DataLoader) or self.loader.batch_size is None:
+            return None
+        return min(
+            [self.loader.batch_size, *([len(self.loader.sampler)] if isinstance(self.loader.sampler, Sized) else [])]
+        )
+
+    def expect(self, data_size: int | None, check: Callable[[Tensor], None]) -> None:
+        """Has the batches of a loader looked at as they come, before anything is trained on them.
+
+        Args:
+            data_size: How many examples the first whole pass is to have, unless it is one of `sizes`; None: any.
+            check: Raises a ValueError for targets that do not fit.
+        """
+        self._expected = (data_size, check)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields `(x, y)` batches of one pass."""
+        """Yields `(x, y)` batches of one pass.
+
+        Raises:
+            ValueError: If a batch is not what `expect` said, or the pass has another number of examples.
+        """
         if self.tensors is not None:
             x, y = self.tensors
             for rows in torch.randperm(len(x)).to(self.device).split(self.batch_size):
                 yield x[rows], y[rows]
             return
-        for batch in self.loader:
-            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-                raise ValueError("the loader must yield pairs (x, y) of inputs and targets")
-            yield self._place(batch[0]), self._place(batch[1])
+        number, seen, length = 0, 0, None if self._counted else self.length
+        batches = iter(self.loader)
+        for batch in batches:
+            number += 1
+            x, y = self._checked(batch, number)
+            seen += len(x)
+            if number != length:  # what comes next is not looked at: a loader may draw random numbers for it
+                yield self._place(x), self._place(y)
+                continue
+            following = next(batches, None)  # the examples have been counted before the last step of the first pass
+            if following is None:
+                self._count(seen)
+            yield self._place(x), self._place(y)
+            if following is not None:
+                x, y = self._checked(following, number + 1)
+                number, seen = number + 1, seen + len(x)
+                yield self._place(x), self._place(y)
+        self._count(seen)
+
+    def _checked(self, batch: Any, number: int) -> tuple[Any, Any]:
+        """Inputs and targets of a loader's batch."""
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise ValueError("the loader must yield pairs (x, y) of inputs and targets")
+        try:
+            x, y = (torch.as_tensor(part) for part in batch)
+            if x.ndim == 0 or y.ndim == 0 or len(x) != len(y) or len(x) == 0:
+                raise ValueError(
+                    f"it has inputs of shape {tuple(x.shape)} and targets of shape {tuple(y.shape)}: they must be as "
+                    "many, and not none"
+                )
+            if self._expected is not None:
+                self._expected[1](y.to(self.dtype) if y.is_floating_point() else y)
+        except (ValueError, TypeError) as problem:
+            raise ValueError(f"batch {number} of a pass over the data: {problem}") from problem
+        return x, y
+
+    def _count(self, seen: int) -> None:
+        """Compares the examples of the first whole pass with what was expected."""
+        if self._expected is None or self._counted:
+            return
+        self._counted = True
+        size, told = self._expected[0], self.sizes()
+        if size is not None and size != seen and size not in told:
+            raise ValueError(
+                f"the model was made for data_size={size}, but a pass over the data has {seen} examples: make it with "
+                "the number of training examples"
+            )
 
     def sizes(self) -> tuple[int, ...]:
         """Numbers of examples that a pass may be said to have; empty where a loader does not tell."""
         if self.tensors is not None:
             return (len(self.tensors[0]),)
+        if isinstance(self.loader, (list, tuple)):
+            return (sum(len(self._checked(batch, number)[0]) for number, batch in enumerate(self.loader, start=1)),)
         if not isinstance(self.loader, DataLoader):
             return ()
         told = (self.loader.dataset, self.loader.sampler)  # a sampler may leave examples out, or repeat them
@@ -106,23 +214,50 @@ class Batches:
         if self.tensors is not None:
             return self.tensors[0][: self.batch_size], self.tensors[1][: self.batch_size]
         with torch.random.fork_rng(devices=[]):
-            return next(iter(self))
+            for batch in self:
+                return batch
+        raise ValueError("the data have no batches: give at least one example")
 
     def _place(self, part: Any) -> Tensor:
-        part = torch.as_tensor(part)
-        dtype = self.dtype if part.is_floating_point() else part.dtype
-        part = part.to(self.device, dtype, non_blocking=part.is_pinned() if self.device.type == "cuda" else False)
-        return part.contiguous(memory_format=torch.channels_last) if self.channels_last and part.ndim == 4 else part
+        return placed(part, self.device, self.dtype, self.channels_last)
+
+
+def placed(part: Any, device: torch.device, dtype: torch.dtype, channels_last: bool = False) -> Tensor:
+    """Inputs or targets where a fit wants them; floating-point numbers in its dtype.
+
+    Args:
+        part: The tensor, or what makes one.
+        device: Where it goes.
+        dtype: dtype of floating-point numbers.
+        channels_last: Whether `(batch, channels, height, width)` are laid out channels last; default False.
+
+    Raises:
+        ValueError: If finite numbers are too large for the dtype.
+    """
+    part = torch.as_tensor(part)
+    if part.is_inference():  # a tensor of torch.inference_mode() cannot be used where there are gradients
+        part = part.clone()
+    if not part.is_floating_point():
+        dtype = part.dtype
+    elif part.dtype == torch.float64 and dtype != torch.float64:
+        too_large = torch.isfinite(part) & (part.abs() > torch.finfo(dtype).max)
+        if bool(too_large.any()):
+            raise ValueError(
+                f"the data hold numbers up to {float(part[too_large].abs().max()):.3g}, too large for "
+                f"{str(dtype).removeprefix('torch.')}: rescale them"
+            )
+    part = part.to(device, dtype, non_blocking=part.is_pinned() if device.type == "cuda" else False)
+    return part.contiguous(memory_format=torch.channels_last) if channels_last and part.ndim == 4 else part
 
 
 def check_data(model: BayesianNetwork, batches: Batches) -> None:
-    """Refuses, before training starts, data that the model cannot take.
+    """Refuses, before training starts, data that the model cannot take; later batches of a loader as they come.
 
     Raises:
         ValueError: For inputs that are not finite, that the network does not take, or targets that do not fit.
     """
     x, y = batches.tensors if batches.tensors is not None else batches.first()
-    check_examples(model, x, y)
+    batches.expect(model.data_size, targets_check(model.likelihood, check_examples(model, x, y)))
     sizes = batches.sizes()
     if sizes and model.data_size not in sizes:
         raise ValueError(
@@ -131,8 +266,20 @@ def check_data(model: BayesianNetwork, batches: Batches) -> None:
         )
 
 
-def check_examples(model: BayesianNetwork, x: Tensor, y: Tensor) -> None:
-    """Refuses inputs and targets that the model cannot take.
+def targets_check(likelihood: Likelihood, outputs: Tensor) -> Callable[[Tensor], None]:
+    """Returns what refuses targets that do not fit, on whatever device they lie.
+
+    Args:
+        likelihood: What the outputs mean.
+        outputs: Those for one example, `(1, ...)`.
+    """
+    if outputs.device.type != "cpu":  # a loader's batches are looked at before they are moved
+        likelihood, outputs = copy.deepcopy(likelihood).cpu(), outputs.cpu()
+    return lambda y: likelihood.check(outputs.to(y.device).expand(len(y), *outputs.shape[1:]), y)
+
+
+def check_examples(model: BayesianNetwork, x: Tensor, y: Tensor) -> Tensor:
+    """Refuses inputs and targets that the model cannot take; returns the outputs for one example, `(1, ...)`.
 
     Args:
         model: The model.
@@ -150,11 +297,11 @@ def check_examples(model: BayesianNetwork, x: Tensor, y: Tensor) -> None:
             f"the inputs hold NaN or infinity in {int(bad.sum())} examples, first in example {int(bad.nonzero()[0])}: "
             "remove or fill them"
         )
-    model.network.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), evaluation_mode(model.network):
             outputs = model.network(x[: min(2, len(x))])
     except (RuntimeError, ValueError, IndexError) as problem:
         reason = str(problem).splitlines()[0]
         raise ValueError(f"the network does not take inputs of shape {tuple(x.shape[1:])} ({reason})") from problem
     model.likelihood.check(outputs[:1].expand(len(y), *outputs.shape[1:]), y)
+    return outputs[:1]

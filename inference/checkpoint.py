@@ -39,9 +39,9 @@ from torch.utils.data import DataLoader
 
 from bayesprune.inference.batches import Batches
 from bayesprune.inference.callbacks import FitState
+from bayesprune.inference.fingerprints import as_then, data_fingerprint, described, model_fingerprint
 from bayesprune.inference.gating import GateTraining
 from bayesprune.inference.objective import Objective
-from bayesprune.inference.path_folder import data_fingerprint, described, model_fingerprint
 from bayesprune.inference.paths import PathReport, Stepper
 from bayesprune.inference.result import Fit
 from bayesprune.models.bayesian_network import BayesianNetwork
@@ -159,7 +159,8 @@ def open_checkpoint(
             for stale in folder.glob(pattern):
                 stale.unlink()
         if any(folder.glob("restart-*.json")):
-            _compare(folder, _read_json(file, {"asked": dict})["asked"], asked)
+            before = _read_json(file, {"asked": dict})["asked"]
+            _compare(folder, before, asked | {"model": as_then(asked["model"], before.get("model"))})
         elif not any(folder.iterdir()) or _is_ours(file):
             write_json(file, {"format": FORMAT, "asked": asked})  # no epoch of an earlier call was finished
         else:

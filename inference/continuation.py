@@ -10,15 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from bayesprune.inference.batches import Data
+from bayesprune.inference.fingerprints import data_fingerprint, described, model_fingerprint
 from bayesprune.inference.fit import fit
-from bayesprune.inference.path_folder import (
-    add_point,
-    data_fingerprint,
-    described,
-    model_fingerprint,
-    open_index,
-    point_folder,
-)
+from bayesprune.inference.path_folder import add_point, open_index, point_folder
 from bayesprune.inference.path_point import Pruning, check_prunings, default_prunings, measure
 from bayesprune.inference.result import Fit
 from bayesprune.inference.sparsity_path import ModelAt, SparsityPath

@@ -10,14 +10,16 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from bayesprune.inference.batches import Batches, Data, check_examples
-from bayesprune.inference.fit import NonFiniteLossError, OptimizerChoice, resolve_device
+from bayesprune.inference.batches import Batches, Data, check_examples, targets_check
+from bayesprune.inference.fit import NonFiniteLossError, OptimizerChoice
+from bayesprune.inference.fit_arguments import resolve_device
+from bayesprune.inference.given_numbers import checked_seed, whole_number
 from bayesprune.inference.prune import PruneResult, _report
 from bayesprune.inference.schedules import Schedule, schedule_named
+from bayesprune.inference.trainable_batch import check_trainable, trainable_batch
 from bayesprune.models.compact import CompactResult
-from bayesprune.models.evaluation_mode import evaluation_mode
+from bayesprune.models.evaluation_mode import begin_training, evaluation_mode
 from bayesprune.models.likelihoods import Likelihood
 
 __all__ = ["finetune"]
@@ -25,6 +27,8 @@ __all__ = ["finetune"]
 Result = TypeVar("Result", PruneResult, CompactResult)
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def finetune(
     result: Result,
     data: Data,
@@ -53,7 +57,8 @@ def finetune(
         data: Training data: `(x, y)` tensors, a `Dataset` or a `DataLoader`. All of it is permuted each epoch.
         epochs: Passes over the data.
         learning_rate: Of the two named optimizers; default 1e-3.
-        batch_size: Examples a step; default 128.
+        batch_size: Examples a step; default 128. A batch of one example is left out where batch normalisation cannot be
+            trained on it.
         optimizer: ``"adam"`` (default), ``"sgd"`` (momentum 0.9), or a callable from parameter groups to a torch
             optimizer.
         schedule: Factor on the learning rate: ``"cosine"`` (default: from 1 to 0), ``"hold-cosine"``,
@@ -72,7 +77,12 @@ def finetune(
         ValueError: For bad input, before training starts.
         NonFiniteLossError: If the loss becomes NaN or infinite.
     """
-    likelihood = _checked(result, epochs, likelihood)
+    epochs, batch_size, seed = (
+        whole_number("epochs", epochs),
+        whole_number("batch_size", batch_size),
+        checked_seed(seed),
+    )
+    likelihood = _checked(result, likelihood)
     place = resolve_device(device)
     network, likelihood = copy.deepcopy(result.network), copy.deepcopy(likelihood)
     home, dtype = _reference(network).device, _reference(network).dtype
@@ -104,14 +114,14 @@ def _train(
 ) -> list[float]:
     """Trains in place; returns the mean loss of each epoch, in nats per example."""
     rates = [group["lr"] for group in optimizer.param_groups]
-    normalised = any(isinstance(module, _BatchNorm) for module in network.modules())
-    steps, step, losses = epochs * len(batches), 0, []
-    network.train()
+    steps, step, losses = batches.steps_in(epochs), 0, []
+    begin_training(network)
+    check_trainable(network, batches)
     for _ in range(epochs):
         total, examples = 0.0, 0
         for x, y in batches:
-            if normalised and len(x) == 1:
-                continue  # one example has no variance to normalise by
+            if not trainable_batch(network, x):
+                continue
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * schedule(step / steps)
             optimizer.zero_grad(set_to_none=True)
@@ -147,15 +157,13 @@ def _held(network: nn.Module, result: PruneResult | CompactResult) -> list[tuple
     return held
 
 
-def _checked(result: PruneResult | CompactResult, epochs: int, likelihood: Likelihood | None) -> Likelihood:
+def _checked(result: PruneResult | CompactResult, likelihood: Likelihood | None) -> Likelihood:
     """Refuses what is no result; returns the likelihood that is asked for."""
     if not isinstance(result, (PruneResult, CompactResult)):
         raise ValueError(
             f"finetune takes what prune or compact returned, not a {type(result).__name__}: without the masks it "
             "would not know which zeros to hold"
         )
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, not {epochs}")
     chosen = likelihood if likelihood is not None else result.likelihood
     if chosen is None:
         raise ValueError("this result has no likelihood: pass one, e.g. likelihood=Categorical()")
@@ -174,9 +182,8 @@ def _reference(network: nn.Module) -> Tensor:
 def _check_data(network: nn.Module, likelihood: Likelihood, batches: Batches) -> None:
     x, y = batches.tensors if batches.tensors is not None else batches.first()
     with evaluation_mode(network):
-        check_examples(cast(Any, SimpleNamespace(network=network, likelihood=likelihood)), x, y)
-    if batches.tensors is not None and len(x) < 2 and any(isinstance(m, _BatchNorm) for m in network.modules()):
-        raise ValueError("there is one example, but batch normalisation needs two or more to train: give more data")
+        outputs = check_examples(cast(Any, SimpleNamespace(network=network, likelihood=likelihood)), x, y)
+    batches.expect(None, targets_check(likelihood, outputs))
 
 
 def _placed(

@@ -15,26 +15,38 @@ from bayesprune.inference.batches import Batches, Data, check_data, check_exampl
 from bayesprune.inference.callbacks import Callback, FitState
 from bayesprune.inference.checkpoint import Checkpoint, open_checkpoint
 from bayesprune.inference.denormals import flushed_denormals
+from bayesprune.inference.endings import ending_of
+from bayesprune.inference.fingerprints import rounded_fingerprint
+from bayesprune.inference.fit_arguments import (
+    PRECISIONS,
+    check_arguments,
+    checked_callbacks,
+    checked_length,
+    checked_pair,
+    resolve_device,
+)
 from bayesprune.inference.gate_estimators import GateEstimator
 from bayesprune.inference.gating import GateTraining, Gating
+from bayesprune.inference.given_numbers import checked_seed, whole_number
 from bayesprune.inference.guides import Guide, GuideChoice
 from bayesprune.inference.map_probe import check_map_exists
 from bayesprune.inference.objective import Objective, Terms
-from bayesprune.inference.paths import PATHS, PathReport, Stepper
+from bayesprune.inference.paths import PathReport, Stepper
 from bayesprune.inference.progress import Progress
 from bayesprune.inference.result import Fit, Restart
 from bayesprune.inference.schedules import Schedule, scaled, schedule_named, warmup
 from bayesprune.inference.shrinkage import diagonal_fisher
 from bayesprune.inference.trace import gate_variables, inclusion_record, scale_record, trace_dataset
+from bayesprune.inference.trainable_batch import NothingTrainableError, check_trainable, trainable_batch
 from bayesprune.inference.unit_gate_estimators import UnitGateEstimator, estimator_named
 from bayesprune.inference.warm_start import begin_at
 from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.evaluation_mode import begin_training, evaluation_mode, held_in_evaluation
 
 ITERATES = 1000
 """About how many iterates of the ELBO and the scales a fit records."""
 SPREAD_RATE = 10.0
 """Log scales of weights and log odds move over several units, weights over hundredths: their rate by Adam."""
-PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 OptimizerChoice = str | Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
 
@@ -42,6 +54,8 @@ class NonFiniteLossError(RuntimeError):
     """The loss became NaN or infinite; the message names the step and the site."""
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def fit(
     model: BayesianNetwork,
     data: Data,
@@ -79,16 +93,22 @@ def fit(
 ) -> Fit:
     """Fits a Bayesian network by maximising the ELBO; the model handed in is copied, never changed.
 
+    It works inside of `torch.no_grad()` and `torch.inference_mode()` too.
+
     Args:
-        model: The model.
-        data: Training data: `(x, y)` tensors, a `Dataset` or a `DataLoader`. All of it is permuted each epoch.
+        model: The model. Modules that its network holds in evaluation mode while it is in training mode itself, such as
+            frozen batch normalisation, stay in it; frozen parameters without a prior stay as they are.
+        data: Training data: `(x, y)` tensors, a `Dataset` or a `DataLoader`. All of it is permuted each epoch. An
+            `IterableDataset` without a length takes `steps`. What a loader yields is checked batch by batch before it
+            is trained on, and the first pass has to have the model's `data_size` of examples.
         guide: ``"map"``, ``"meanfield"``, ``"paired"``, or families by latent; default None: each prior's own.
         start: An earlier fit of the same structure, for a warm start (Friedman, Hastie & Tibshirani 2010, section
             2.5): each restart begins at the guide, the point estimates and the buffers of its restart of the same
             number; the optimizer begins anew. Default None: at the network's weights.
         epochs: Passes over the data. Give this or `steps`.
         steps: Optimizer steps in all, in place of `epochs`.
-        batch_size: Examples a step; default 128.
+        batch_size: Examples a step; default 128. A batch of one example that batch normalisation cannot be trained on
+            is left out, and counts as a step.
         optimizer: ``"adam"`` (default; log scales of weights and log odds learn ten times as fast), ``"sgd"``
             (momentum 0.9), or a callable from parameter groups to a torch optimizer. It sees the loss divided by
             `data_size`, so that learning rates are those of a mean loss.
@@ -99,7 +119,8 @@ def fit(
             0 for a MAP.
         kl_weight: Final weight of the KL term; anything but 1 is a tempered objective, and the summary says so.
         validation: `(x, y)` tensors scored after each epoch at the guide's centre; default None.
-        seed: Of the first restart; the r-th takes `seed` + r. The global random state is left as it was.
+        seed: Of the first restart, below 2^62 in size; the r-th takes `seed` + r. The global random state is left as it
+            was.
         device: ``"auto"`` (default: the GPU where there is one), ``"cpu"``, ``"cuda"``, ...
         precision: ``"float32"`` (default), ``"float64"`` or ``"bfloat16"`` (autocast of the network only).
         restarts: Independent fits; default 1. All but the first start from re-initialised layers where the
@@ -125,7 +146,7 @@ def fit(
         workers: Processes that load a `Dataset` in the background; default 0: none. A `DataLoader` has its own.
         callbacks: `Callback`s, called in order.
         stop: A rule, `stop(state) -> bool`, asked after each epoch; True ends the restart, and `settings` say so under
-            ``"stopped_early"``, with its `reason` where it has one. Ready: `until_converged()`.
+            ``"stopped_early"``, a list of objects with restart, step, steps and reason. Ready: `until_converged()`.
         progress: Whether to show a progress line on standard error; default False.
         checkpoint: A folder in which the whole state of training is kept after each epoch: the same call then goes on
             after the last one, with the numbers of a fit that was not interrupted (docs/checkpoints.md). Default None.
@@ -134,43 +155,22 @@ def fit(
         The fit.
 
     Raises:
-        ValueError: For bad input, before training starts.
+        ValueError: For bad input, before training starts; for a bad batch of a loader before the step on it.
         NonFiniteLossError: If the loss becomes NaN or infinite; names the site and the step.
     """
-    if (epochs is None) == (steps is None):
-        raise ValueError("give either epochs= or steps=, the length of the fit")
-    if (epochs or steps or 0) < 1 or restarts < 1:
-        raise ValueError(f"epochs, steps and restarts must be at least 1, not {epochs or steps} and {restarts}")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r} is unknown: expected one of {', '.join(PRECISIONS)}")
-    if kl_warmup is not None and not 0.0 <= kl_warmup < 1.0:
-        raise ValueError(f"kl_warmup is a share of the steps in [0, 1), not {kl_warmup}")
-    if path not in PATHS:
-        raise ValueError(f"path {path!r} is unknown: expected one of {', '.join(PATHS)}")
-    if clip is not None and not clip > 0:
-        raise ValueError(f"clip is the largest norm of the gradient, a positive number, not {clip}")
-    if start is not None and len(start.restarts) < restarts:
-        raise ValueError(
-            f"start= has {len(start.restarts)} restarts, but {restarts} are asked for, each of which begins at one: "
-            "ask for as many at most"
-        )
-    if model.gates is None and (gating is not None or unit_gate_estimator is not None):
-        raise ValueError("gating= is for gates of units, but the model has none: declare gates=UnitGates(...)")
-    if model.gates is not None and path == "fused":
-        raise ValueError("path='fused' is not available with gates of units, whose network changes: use path='plain'")
-    if model.plan is not None and restarts > 1:
-        raise ValueError("units have been removed from this model: fit the model as it was declared")
-    if model.gates is not None and start is not None:
-        raise ValueError("start= is not for gates of units, which have left it closed: begin at the network's weights")
-    if model.gates is not None and particles > 1:
-        raise ValueError("particles= is not for gates of units: draw them more often by their estimator, or take 1")
+    epochs, steps = checked_length(epochs, steps)
+    batch_size, restarts = whole_number("batch_size", batch_size), whole_number("restarts", restarts)
+    particles, workers = whole_number("particles", particles), whole_number("workers", workers, least=0)
+    seed = checked_seed(seed)
+    watchers = [*checked_callbacks(callbacks), *([Progress()] if progress else [])]
+    check_arguments(model, locals())  # all that stands in the signature, by name
     unit_estimator = None if unit_gate_estimator is None else estimator_named(unit_gate_estimator)
     place, dtype = resolve_device(device), PRECISIONS[precision]
     autocast = torch.bfloat16 if precision == "bfloat16" else None
     batches = Batches(data, batch_size, place, dtype, workers, channels_last)
-    total = steps if steps is not None else int(epochs or 0) * len(batches)
-    watchers = [*callbacks, *([Progress()] if progress else [])]
-    held_out = None if validation is None else tuple(_placed(part, place, dtype) for part in validation)
+    total = steps if steps is not None else batches.steps_in(epochs or 0)
+    passes = -(-total // (batches.length or -(-model.data_size // batch_size)))
+    held_out = checked_pair(validation, place, dtype)
     settings: dict[str, Any] = {
         "guide": guide if isinstance(guide, str) or guide is None else dict(guide),
         "steps": total, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
@@ -203,7 +203,9 @@ def fit(
             copied = copy.deepcopy(model).to(place, dtype)
             if number > 0 and start is None:
                 _reinitialise(copied)
+            begin_training(copied.network)
             check_data(copied, batches)
+            check_trainable(copied.network, batches)
             if held_out is not None:
                 _check_validation(copied, held_out)
             q = Guide(copied, guide)
@@ -224,10 +226,9 @@ def fit(
                 )
                 return made, make_optimizer(optimizer, made, learning_rate)
 
-            state = FitState(*rebuild(copied, q), number, restarts, -(-total // len(batches)), total)
-            share = kl_warmup if kl_warmup is not None else (0.0 if q.is_point_but_for_gates else 0.2)
-            state.kl_warmup = share
-            kl_schedule = scaled(warmup(share), kl_weight)
+            state = FitState(*rebuild(copied, q), number, restarts, passes, total)
+            state.kl_warmup = kl_warmup if kl_warmup is not None else (0.0 if q.is_point_but_for_gates else 0.2)
+            kl_schedule = scaled(warmup(state.kl_warmup), kl_weight)
             how: tuple[str, bool | None, float | None, str] = (path, compiled, clip, "it was asked for")
             if copied.gates is not None:
                 how = ("plain", None, clip, "gates of units change the network while it is trained")
@@ -250,8 +251,9 @@ def fit(
     settings |= {
         "input_shape": list(batches.first()[0].shape[1:]),
         "epochs": states[0].epoch,
-        "kl_warmup": share,
-        "stopped_early": [_ending(state) for state in states if state.step < state.steps],
+        "kl_warmup": states[0].kl_warmup,  # one rule for all restarts
+        "stopped_early": [ending_of(state) for state in states if state.step < state.steps],
+        "data_fingerprint": rounded_fingerprint(data),
         "tempered": any(state.kl_weight != 1.0 for state in states),
         "seconds": seconds + time.perf_counter() - started,
         "resumed_at_epoch": resumed_at,
@@ -289,7 +291,7 @@ def _run(
     objective, optimizer = state.objective, state.optimizer
     base_rates = [group["lr"] for group in optimizer.param_groups]
     record_every = max(1, state.steps // ITERATES)
-    objective.train()
+    begin_training(objective.model.network, objective)
     for watcher in watchers:
         watcher.on_fit_start(state)
     if point is not None:
@@ -301,6 +303,11 @@ def _run(
             chunk: list[float] = []
             taken = 0
             for x, y in batches:
+                if not trainable_batch(objective.model.network, x):
+                    state.step += 1  # it counts, so that a pass has as many steps for every loader
+                    if state.step >= state.steps:
+                        break
+                    continue
                 progress = state.step / state.steps
                 for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                     group["lr"] = rate * schedule(progress)
@@ -330,6 +337,10 @@ def _run(
                     watcher.on_step(state)
                 if state.stop or state.step >= state.steps:
                     break
+            if not taken:
+                if state.step >= state.steps and state.history:
+                    break  # the last step fell on a batch that was left out
+                raise NothingTrainableError
             state.epoch += 1
             if training is not None and training.after_epoch():
                 objective, optimizer = state.objective, state.optimizer
@@ -380,27 +391,10 @@ def validation_scores(objective: Objective, x: Tensor, y: Tensor, batch: int = 2
     model = objective.model
     network, likelihood = model.network, model.likelihood
     weights = model.weights_at(objective.guide.means())
-    network.eval()
-    outputs = torch.cat([torch.func.functional_call(network, weights, (part,)) for part in x.split(batch)])
-    network.train()
+    with evaluation_mode(network):
+        outputs = torch.cat([torch.func.functional_call(network, weights, (part,)) for part in x.split(batch)])
     scores = likelihood.scores(likelihood.predict(outputs), y)
     return {**scores, "nll": -float(likelihood.log_prob(outputs, y).mean())}
-
-
-def resolve_device(device: str) -> torch.device:
-    """Returns the device of that name; ``"auto"`` is the GPU where there is one.
-
-    Raises:
-        ValueError: If there is no such device here.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as problem:
-        raise ValueError(f"device {device!r} is not available here: use 'cpu' or 'auto'") from problem
-    return place
 
 
 def make_optimizer(choice: OptimizerChoice, objective: Objective, learning_rate: float) -> torch.optim.Optimizer:
@@ -422,13 +416,6 @@ def make_optimizer(choice: OptimizerChoice, objective: Objective, learning_rate:
     if choice == "sgd":
         return torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, fused=True)
     raise ValueError(f"optimizer {choice!r} is unknown: expected 'adam', 'sgd' or a callable of parameter groups")
-
-
-def _ending(state: FitState) -> str:
-    """Says where a restart was stopped before its last step, and why."""
-    return f"restart {state.restart} at step {state.step} of {state.steps}" + (
-        f": {state.stop_reason}" if state.stop_reason else ""
-    )
 
 
 def _blame(state: FitState, terms: Terms) -> str:
@@ -459,21 +446,21 @@ def _needs_fisher(model: BayesianNetwork) -> bool:
 
 
 def _reinitialise(model: BayesianNetwork) -> None:
-    """Draws new starting weights for a further restart, where layers know how."""
+    """Draws new starting weights for a further restart, where layers know how; what is held stays as it is."""
+    named = model.network.named_parameters()
+    held: list[Tensor] = [p for name, p in named if not p.requires_grad and name not in model.priors]
+    held += [buffer for module in held_in_evaluation(model.network) for buffer in module.buffers(recurse=False)]
+    before = [tensor.clone() for tensor in held]
     for module in model.network.modules():
         reset = getattr(module, "reset_parameters", None)
         if callable(reset):
             reset()
+    for tensor, value in zip(held, before, strict=True):
+        tensor.copy_(value)
 
 
-def _check_validation(model: BayesianNetwork, held_out: tuple[Tensor, ...]) -> None:
-    if len(held_out) != 2:
-        raise ValueError("validation must be a tuple (x, y) of tensors")
+def _check_validation(model: BayesianNetwork, held_out: tuple[Tensor, Tensor]) -> None:
     try:
         check_examples(model, *held_out)
     except ValueError as problem:
         raise ValueError(f"validation data: {problem}") from problem
-
-
-def _placed(part: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    return part.to(device, dtype if part.is_floating_point() else part.dtype)

@@ -205,6 +205,11 @@ def assign_families(model: BayesianNetwork, choice: GuideChoice = None) -> dict[
     Raises:
         ValueError: As `Guide`.
     """
+    if choice is not None and not isinstance(choice, (str, Mapping)):
+        raise ValueError(
+            f"a guide is chosen by a name ({', '.join(MODES)}) or a mapping by latent, not by an object of type "
+            f"{type(choice).__name__}: fit a guide of your own by pyro.infer.SVI(model, guide, ...)"
+        )
     if isinstance(choice, str) and choice not in MODES:
         raise ValueError(f"guide {choice!r} is unknown: expected one of {', '.join(MODES)}, or a mapping by latent")
     mapping = dict(choice) if isinstance(choice, Mapping) else {}

@@ -7,7 +7,7 @@ Keys of path.json:
 
     format               number of this format
     knob, values         name of the prior's knob; its values, in the order in which they are fitted
-    declarations         fingerprint of the model at each value: priors, shapes of parameters, likelihood, data_size
+    declarations         fingerprint of the model at each value: priors, shapes, likelihood, data_size; types of modules
     data                 fingerprints of the training data and of the splits to score on
     arguments            everything else that was asked for: epochs, first_epochs, restarts, kl_warmup, latency,
                          prunings (null: the default), fit (further arguments of `fit`; callables by their names)
@@ -18,25 +18,19 @@ Keys of path.json:
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from bayesprune.inference.batches import Data
+from bayesprune.inference.fingerprints import as_then
 from bayesprune.inference.result import Fit
-from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.files.json_file import write_json
 
 __all__ = [
     "INDEX_FILE",
     "add_point",
-    "data_fingerprint",
-    "model_fingerprint",
     "open_index",
     "point_folder",
     "read_index",
@@ -44,25 +38,6 @@ __all__ = [
 
 FORMAT = 1
 INDEX_FILE = "path.json"
-
-
-def model_fingerprint(model: BayesianNetwork) -> str:
-    """Sixteen hexadecimal digits that change when what is declared changes; starting weights do not count."""
-    declared = {
-        "priors": {pattern: hierarchy.fingerprint() for pattern, hierarchy in model.patterns.items()},
-        "shapes": {name: list(value.shape) for name, value in model.network.state_dict().items()},
-        "likelihood": model.likelihood.config(),
-        "data_size": model.data_size,
-    }
-    return _digest(json.dumps(declared).encode())
-
-
-def data_fingerprint(data: Data) -> str:
-    """Sixteen hexadecimal digits of tensors; of a `Dataset` or a loader, whose content is not read, type and size."""
-    if isinstance(data, (tuple, list)) and all(torch.is_tensor(part) for part in data):
-        heads = [f"{part.dtype} {tuple(part.shape)}".encode() for part in data]
-        return _digest(*heads, *(part.detach().cpu().contiguous().view(torch.uint8).numpy() for part in data))
-    return f"{type(data).__name__} of {len(data) if isinstance(data, Sized) else 'unknown'} elements"
 
 
 def point_folder(folder: Path, number: int) -> Path:
@@ -142,10 +117,12 @@ def read_index(folder: Path) -> dict[str, Any]:
 def _compare(folder: Path, index: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """Refuses to go on with other arguments; further values are welcome."""
     done = len(index["points"])
+    models = index.get("declarations", [])[:done]
+    now_models = [as_then(*each) for each in zip(asked["declarations"], models, strict=False)]
     pairs: list[tuple[str, Any, Any]] = [
         ("knob", index.get("knob"), asked["knob"]),
         ("values", index["values"][:done], asked["values"][:done]),
-        ("the model's fingerprints", index.get("declarations", [])[:done], asked["declarations"][:done]),
+        ("the model's fingerprints", models, now_models),
     ]
     for group in ("declaration", "arguments", "data"):
         before, now = index.get(group) or {}, asked[group] or {}
@@ -156,22 +133,3 @@ def _compare(folder: Path, index: Mapping[str, Any], asked: Mapping[str, Any]) -
                 f"{folder} holds a path with {name} {before}, but now it is {now}: call it with the arguments of "
                 "then to go on, or choose another folder"
             )
-
-
-def _digest(*parts: Any) -> str:
-    found = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        found.update(part)
-    return found.hexdigest()
-
-
-def described(value: Any) -> Any:
-    """A value as JSON holds it; callables and other objects by the names of their code."""
-    if isinstance(value, Mapping):
-        return {str(key): described(one) for key, one in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [described(one) for one in value]
-    if value is None or isinstance(value, (str, int, float)):
-        return value
-    named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{named.__module__}.{named.__qualname__}"

@@ -15,7 +15,7 @@ from bayesprune.inference.batch_normalisation import reestimate_statistics
 from bayesprune.inference.batches import Data
 from bayesprune.inference.criteria import CRITERIA, Criterion
 from bayesprune.inference.result import Fit, Restart
-from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.bayesian_network import UNDER_PRIOR, BayesianNetwork
 from bayesprune.models.compact import CompactResult, compact
 from bayesprune.models.inclusion import Kind
 from bayesprune.models.likelihoods import Likelihood
@@ -301,12 +301,17 @@ def keep_highest(scores: dict[str, Tensor], sparsity: float, per: str) -> dict[s
 
 
 def masked_network(network: nn.Module, weights: dict[str, Tensor], masks: dict[str, Tensor]) -> nn.Module:
-    """Returns a plain copy of the network with these weights where the masks are true and zeros elsewhere."""
+    """Returns a plain copy of the network with these weights where the masks are true and zeros elsewhere.
+
+    Parameters without a prior that are frozen stay so.
+    """
     plain = copy.deepcopy(network).cpu().eval()
+    for module in plain.modules():
+        module.__dict__.pop(UNDER_PRIOR, None)
     with torch.no_grad():
         for name, parameter in plain.named_parameters():
-            parameter.requires_grad_(True)
             if name in weights:
+                parameter.requires_grad_(True)
                 parameter.copy_(torch.where(masks[name], weights[name].cpu(), 0.0))
     return plain
 

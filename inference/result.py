@@ -15,6 +15,7 @@ from torch.func import functional_call
 
 from bayesprune.inference.guides import Guide
 from bayesprune.inference.metrics import expected_calibration_error
+from bayesprune.inference.seeded import seeded
 from bayesprune.inference.shrinkage import shrinkage_factor
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.hierarchy import WEIGHT
@@ -77,14 +78,18 @@ class Fit:
         """The fitted guide of the first restart."""
         return self.restarts[0].guide
 
-    def draws(self, n: int = 100, restart: int = 0, sites: Callable[[str], bool] | None = None) -> dict[str, Tensor]:
-        """Draws from the posterior approximation.
+    def draws(
+        self, n: int = 100, restart: int = 0, sites: Callable[[str], bool] | None = None, seed: int | None = None
+    ) -> dict[str, Tensor]:
+        """Draws from the posterior approximation, the same at every call with the same seed.
 
         Args:
             n: Number of draws; default 100.
             restart: Which restart; default the first.
             sites: Says by name which sites to keep; default all. The weights themselves are drawn too, under the
                 name of their tensor, where they are a function of the latents.
+            seed: Of the draws, from 0 up; default None: the restart's own, with which ``draws(1)`` is the first of
+                ``draws(100)`` and all that a fit says is the same each time. Give others for independent draws.
 
         Returns:
             Values by name, `(n, ...)`, on the CPU.
@@ -96,16 +101,19 @@ class Fit:
                 if sites is None or sites(name):
                     kept.setdefault(name, []).append(value.cpu())
 
-        self.map_draws(keep, n, restart)
+        self.map_draws(keep, n, restart, seed)
         return {name: torch.stack(values) for name, values in kept.items()}
 
-    def map_draws(self, function: Callable[[dict[str, Tensor]], Any], n: int = 100, restart: int = 0) -> list[Any]:
+    def map_draws(
+        self, function: Callable[[dict[str, Tensor]], Any], n: int = 100, restart: int = 0, seed: int | None = None
+    ) -> list[Any]:
         """Calls a function on the draws of `draws`, one at a time: for summaries of what would not fit in memory.
 
         Args:
             function: Gets values of every site, and the weights, by name, on the fit's device.
             n: Number of draws; default 100.
             restart: Which restart; default the first.
+            seed: As for `draws`.
 
         Returns:
             What the function returned, draw by draw.
@@ -113,11 +121,12 @@ class Fit:
         _positive("n", n)
         one = self._restart(restart)
         results = []
-        with torch.no_grad(), _seeded(one):
+        with torch.no_grad(), seeded(one.guide, one.seed, seed):
             for number in range(n):
                 values = one.guide.sample()
                 draw = {**values, **one.model.weights_at(values)}
-                with _seeded(one, 1 + number):  # the next draw is the same whatever random numbers the function takes
+                # The next draw is the same, whatever random numbers the function takes.
+                with seeded(one.guide, one.seed, seed, 1 + number):
                     results.append(function(draw))
         return results
 
@@ -136,7 +145,9 @@ class Fit:
         with torch.no_grad():
             return {name: self._included(one, prior, draw, draw[name]) for name, prior in one.model.priors.items()}
 
-    def predict(self, x: Tensor, draws: int = 32, restart: int = 0, batch_size: int = 1024) -> Prediction:
+    def predict(
+        self, x: Tensor, draws: int = 32, restart: int = 0, batch_size: int = 1024, seed: int | None = None
+    ) -> Prediction:
         """Predicts with the network averaged over draws of its weights (one for a MAP).
 
         Args:
@@ -144,6 +155,7 @@ class Fit:
             draws: Draws of the weights; default 32.
             restart: Which restart; default the first.
             batch_size: Examples a forward pass; default 1024.
+            seed: As for `draws`: by default the draws are the same at every call.
 
         Raises:
             ValueError: If the network does not take the inputs.
@@ -154,7 +166,7 @@ class Fit:
         reference = next(network.parameters())
         x = x.to(reference.device, reference.dtype if x.is_floating_point() else x.dtype)
         predictions = []
-        with torch.no_grad(), _seeded(one):
+        with torch.no_grad(), seeded(one.guide, one.seed, seed):
             for _ in range(1 if one.guide.is_certain else draws):
                 weights = one.model.weights_at(one.guide.sample())
                 try:
@@ -168,7 +180,9 @@ class Fit:
         stacked = torch.stack(predictions)
         return Prediction(stacked.mean(dim=0), stacked.std(dim=0, correction=0), stacked)
 
-    def score(self, x: Tensor, y: Tensor, draws: int = 32, restart: int = 0) -> dict[str, float]:
+    def score(
+        self, x: Tensor, y: Tensor, draws: int = 32, restart: int = 0, seed: int | None = None
+    ) -> dict[str, float]:
         """Scores of the averaged prediction on held-out data.
 
         Args:
@@ -176,20 +190,23 @@ class Fit:
             y: Targets.
             draws: Draws of the weights; default 32.
             restart: Which restart; default the first.
+            seed: As for `draws`.
 
         Returns:
             The likelihood's scores (accuracy, or rmse), ``nll`` (minus the log of the mean predictive density, nats
             per example) and, for classes, ``ece`` (15 bins).
         """
-        prediction = self.predict(x, draws, restart)
+        prediction = self.predict(x, draws, restart, seed=seed)
         likelihood = self._restart(restart).model.likelihood
         scores = dict(likelihood.scores(prediction.mean, y.cpu()))
-        scores["nll"] = self.negative_log_likelihood(x, y, draws, restart)
+        scores["nll"] = self.negative_log_likelihood(x, y, draws, restart, seed)
         if prediction.mean.ndim == 2 and likelihood.name == "categorical":
             scores["ece"] = expected_calibration_error(prediction.mean, y.cpu())
         return scores
 
-    def negative_log_likelihood(self, x: Tensor, y: Tensor, draws: int = 32, restart: int = 0) -> float:
+    def negative_log_likelihood(
+        self, x: Tensor, y: Tensor, draws: int = 32, restart: int = 0, seed: int | None = None
+    ) -> float:
         """Minus the mean log posterior predictive density, log of the mean density over draws, in nats per example."""
         one = self._restart(restart)
         network = one.model.network.eval()
@@ -197,7 +214,7 @@ class Fit:
         x = x.to(reference.device, reference.dtype if x.is_floating_point() else x.dtype)
         y = y.to(reference.device, reference.dtype if y.is_floating_point() else y.dtype)
         densities = []
-        with torch.no_grad(), _seeded(one):
+        with torch.no_grad(), seeded(one.guide, one.seed, seed):
             for _ in range(1 if one.guide.is_certain else draws):
                 weights = one.model.weights_at(one.guide.sample())
                 outputs = torch.cat([functional_call(network, weights, (part,)) for part in x.split(1024)])
@@ -398,7 +415,7 @@ class Fit:
                 "this fit holds no Fisher information, which shrinkage factors need: declare "
                 "included=shrinkage_below(...) on the prior before fitting"
             )
-        with torch.no_grad(), _seeded(one):
+        with torch.no_grad(), seeded(one.guide, one.seed):
             for _ in range(draws):
                 values = one.guide.sample()
                 yield values, {prior.name: self._kappa(one, prior, values) for prior in priors}
@@ -410,7 +427,7 @@ class Fit:
 
     def _inclusion_draws(self, one: Restart, priors: list[TensorPrior], draws: int, units: bool = True) -> Any:
         """Yields, a draw at a time, which weights are included; `units`: whether gates of units count."""
-        with torch.no_grad(), _seeded(one):
+        with torch.no_grad(), seeded(one.guide, one.seed):
             for _ in range(draws):
                 values = one.guide.sample()
                 weights = one.model.weights_at(values) if units else one.model.ungated_weights_at(values)
@@ -468,22 +485,6 @@ def dimensions(name: str, prior: TensorPrior) -> tuple[str, ...]:
 def _positive(name: str, value: int) -> None:
     if value < 1:
         raise ValueError(f"{name} must be at least 1, not {value}")
-
-
-class _seeded:
-    """Draws of a fit are the same each time they are asked for, and leave the global random state as it was."""
-
-    def __init__(self, one: Restart, stream: int = 0) -> None:
-        device = next(one.guide.parameters()).device
-        self._fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-        self._seed = one.seed + (1 + stream) * 1_000_003
-
-    def __enter__(self) -> None:
-        self._fork.__enter__()
-        torch.manual_seed(self._seed)
-
-    def __exit__(self, *problem: Any) -> None:
-        self._fork.__exit__(*problem)
 
 
 __all__ = ["Fit", "Prediction", "Restart"]

@@ -11,7 +11,8 @@ import numpy as np
 import xarray as xr
 
 from bayesprune.inference.batches import Data
-from bayesprune.inference.path_folder import model_fingerprint, point_folder, read_index
+from bayesprune.inference.fingerprints import as_then, model_fingerprint
+from bayesprune.inference.path_folder import point_folder, read_index
 from bayesprune.inference.path_point import Pruning, label, prune_as
 from bayesprune.inference.prune import PruneResult
 from bayesprune.inference.result import Fit
@@ -237,7 +238,7 @@ class SparsityPath:
             raise ValueError(f"no point of the path {folder} is finished yet: call sparsity_path to go on with it")
         values = index["values"][: len(index["points"])]
         for value, fingerprint in zip(values, index["declarations"], strict=False):
-            if model_fingerprint(model_at(value)) != fingerprint:
+            if as_then(model_fingerprint(model_at(value)), fingerprint) != fingerprint:
                 raise ValueError(
                     f"the model at {index['knob']} = {value:g} has changed since {folder} was made: pass the function "
                     "of then"

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from bayesprune.inference.fingerprints import compare_structure, network_structure
 from bayesprune.inference.guides import Guide
 from bayesprune.inference.result import Fit, Restart
 from bayesprune.models.bayesian_network import BayesianNetwork
@@ -89,6 +90,7 @@ def write_fit(fit: Fit, folder: Path) -> None:
         "gates": None if model.gates is None else model.gates.declaration.config,
         "plans": [one.model.plan for one in fit.restarts],
         "shapes": {name: list(parameter.shape) for name, parameter in network.named_parameters()},
+        "modules": network_structure(network),
     }
     text = json.dumps(declaration, indent=2, allow_nan=False)
     for number, one in enumerate(fit.restarts):
@@ -201,6 +203,7 @@ def _compare(model: BayesianNetwork, declared: dict[str, Any], path: Path) -> No
     shapes = {name: list(parameter.shape) for name, parameter in model.network.named_parameters()}
     if shapes != declared["shapes"]:
         raise ValueError(f"{path} was fitted with a network of other parameters: pass a model of the same network")
+    compare_structure(declared.get("modules"), model.network, path)
 
 
 def _read_json(file: Path) -> dict[str, Any]:

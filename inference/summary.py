@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bayesprune.inference.endings import ending_in_words, endings_of
 from bayesprune.inference.guides import WITHOUT_DENSITY
 from bayesprune.inference.trace import inclusion_record
 
@@ -15,12 +16,13 @@ def summarise(fit: Fit) -> dict[str, Any]:
     """Returns what a fit was and came to.
 
     Keys: those of `Fit.settings` (guide, epochs, steps, batch_size, learning_rate, optimizer, schedule, kl_warmup,
-    seed, precision, device, seconds, tempered, path); ``restarts``, ``seeds``, ``data_size``, ``likelihood``;
-    ``priors`` (printed, by tensor), ``guide_families`` (by site), ``point_estimates``, ``notes``; ``kinds`` of
-    inclusion events; ``weights`` and ``nonzero`` (of tensors with a prior; exact zeros of E[weight | included], or
-    weights out of the median-probability model, do not count), ``sparsity`` (1 - nonzero / weights), ``collapsed``
-    (tensors whose inclusion probabilities all fell below 1/2); ``elbo``, ``expected_log_likelihood`` and ``kl``, means
-    of the last epoch in full-data nats, the first None for a fit with points or an improper prior.
+    seed, precision, device, seconds, tempered, path, of stopped_early a sentence each); ``restarts``, ``seeds``,
+    ``data_size``, ``likelihood``; ``priors`` (printed, by tensor), ``guide_families`` (by site), ``point_estimates``,
+    ``notes``; ``kinds`` of inclusion events; ``weights`` and ``nonzero`` (of tensors with a prior; exact zeros of
+    E[weight | included], or weights out of the median-probability model, do not count), ``sparsity`` (1 - nonzero /
+    weights), ``collapsed`` (tensors whose inclusion probabilities all fell below 1/2); ``elbo``,
+    ``expected_log_likelihood`` and ``kl``, means of the last epoch in full-data nats, the first None for a fit with
+    points or an improper prior.
     """
     one = fit.restarts[0]
     model, guide = one.model, one.guide
@@ -30,8 +32,14 @@ def summarise(fit: Fit) -> dict[str, Any]:
     has_points = any(family in WITHOUT_DENSITY for family in guide.family_of.values())
     improper = any(prior.hierarchy.improper for prior in model.priors.values())
     kl, likelihood = float(last["kl"]), float(last["expected_log_likelihood"])
+    stopped = (
+        {"stopped_early": [ending_in_words(one) for one in endings_of(fit.settings)]}
+        if "stopped_early" in fit.settings
+        else {}
+    )
     return {
         **fit.settings,
+        **stopped,
         "guide": fit.settings.get("guide") or "default",
         "restarts": len(fit.restarts),
         "seeds": [restart.seed for restart in fit.restarts],

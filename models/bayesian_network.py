@@ -23,6 +23,8 @@ from bayesprune.models.tensor_prior import Site, TensorPrior
 from bayesprune.models.unit_gates import UnitGates
 
 OBSERVED = "obs"
+UNDER_PRIOR = "_parameters_under_a_prior"
+"""Attribute of a layer with the names of its parameters that a prior has frozen, rather than the user."""
 
 
 class BayesianNetwork(nn.Module):
@@ -37,7 +39,7 @@ class BayesianNetwork(nn.Module):
     Args:
         network: Any `nn.Module` whose forward takes one tensor of inputs.
         priors: Hierarchies by pattern of parameter names, e.g. ``{"fc*.weight": Horseshoe()}``; patterns as in
-            a shell. May be empty where there are gates.
+            a shell. May be empty where there are gates. Frozen parameters have none.
         likelihood: What the network's outputs mean; default `Categorical()`.
         data_size: Number of data of the whole training set; required.
         gates: `UnitGates`, a Bernoulli gate on every unit; default None. Weights of the gated layers that have no prior
@@ -56,8 +58,8 @@ class BayesianNetwork(nn.Module):
         plan: What of it is left, as `CompactResult.plan` has it; None where nothing was removed.
 
     Raises:
-        ValueError: If a pattern matches no parameter, two match the same, `data_size` is not positive, or the network's
-            units cannot be found where they get gates.
+        ValueError: If a pattern matches no parameter, two match the same, a parameter with a prior is frozen,
+            `data_size` is not positive, or the network's units cannot be found where they get gates.
     """
 
     network: nn.Module
@@ -106,6 +108,8 @@ class BayesianNetwork(nn.Module):
             self.left_to_gates = tuple(name for name in self.gates.weights if name not in chosen)
             chosen |= {name: (name, own) for name in self.left_to_gates}
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        for name in chosen:
+            _check_not_frozen(copied, name)
         self.declared_sizes = {name: math.prod(shapes[name]) for name in tensors if name in chosen}
         self._bind(copied, {name: chosen[name] for name in tensors if name in chosen}, shapes)
 
@@ -120,6 +124,8 @@ class BayesianNetwork(nn.Module):
             shape = tuple(tensors[name].shape)
             self.priors[name] = TensorPrior(name, hierarchy, shape, self.data_size, pattern, progress, declared[name])
             tensors[name].requires_grad_(False)
+            layer, key = _owner(network, name)
+            layer.__dict__[UNDER_PRIOR] = {*layer.__dict__.get(UNDER_PRIOR, ()), key}
         self.progress = progress if any(one.hierarchy.is_annealed for one in self.priors.values()) else None
 
     def with_network(self, network: nn.Module, plan: dict[str, Any]) -> BayesianNetwork:
@@ -147,7 +153,7 @@ class BayesianNetwork(nn.Module):
         chosen = {name: (prior.pattern, prior.hierarchy) for name, prior in self.priors.items() if name in left}
         shapes = {name: tuple(tensor.shape) for name, tensor in made._declared[0].named_parameters()}
         made._bind(network, chosen, shapes)
-        made.train(self.training)
+        made.training = self.training  # layers keep the modes of the network that is handed in
         return made
 
     @property
@@ -239,6 +245,22 @@ class BayesianNetwork(nn.Module):
             parts.append(f"gates: {self.gates.declaration!r} on {counts}")
         parts.append(f"point estimates: {', '.join(self.point_estimates) or 'none'}")
         return "\n".join(parts)
+
+
+def _owner(network: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module that holds a parameter, and its name there."""
+    path, _, key = name.rpartition(".")
+    return network.get_submodule(path), key
+
+
+def _check_not_frozen(network: nn.Module, name: str) -> None:
+    """Refuses a prior on a parameter that the user has frozen: the posterior of a weight is learned."""
+    layer, key = _owner(network, name)
+    if not network.get_parameter(name).requires_grad and key not in layer.__dict__.get(UNDER_PRIOR, ()):
+        raise ValueError(
+            f"{name} is frozen (requires_grad is False), but a prior would have it trained: call requires_grad_(True) "
+            "on it, or leave it out of the patterns of priors="
+        )
 
 
 def _example(network: nn.Module, given: Tensor | None) -> Tensor:

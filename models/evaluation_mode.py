@@ -1,4 +1,4 @@
-"""Evaluation mode for a while: every module of a network gets its own mode back afterwards."""
+"""Evaluation mode for a while, or for as long as the user wants: modules keep the modes that they were given."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-__all__ = ["evaluation_mode"]
+__all__ = ["begin_training", "evaluation_mode", "held_in_evaluation"]
 
 
 @contextmanager
@@ -27,3 +27,25 @@ def evaluation_mode(*networks: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def held_in_evaluation(network: nn.Module) -> list[nn.Module]:
+    """Modules that are in evaluation mode though the network is in training mode, such as frozen batch normalisation.
+
+    A network that is in evaluation mode as a whole holds none.
+    """
+    return [module for module in network.modules() if not module.training] if network.training else []
+
+
+def begin_training(network: nn.Module, *others: nn.Module) -> None:
+    """Puts a network in training mode, IN PLACE, but for the modules that it holds in evaluation mode.
+
+    Args:
+        network: The network.
+        others: Modules that are put in training mode with it; the network may be inside of them.
+    """
+    held = held_in_evaluation(network)
+    for module in (network, *others):
+        module.train()
+    for module in held:
+        module.training = False

@@ -28,6 +28,7 @@ from bayesprune.run_folder import (
     read_summary,
     run_data,
 )
+from bayesprune.same_data import check_same_data
 
 __all__ = ["print_pruned", "prune_run"]
 
@@ -102,6 +103,7 @@ def prune_run(
         splits = data_of(summary, run, data_root)
         choice = path.choose(sparsity, value, min_accuracy, restart)
         fit, restart = path.fit(choice.value), choice.restart
+        check_same_data(fit.settings, splits, run)
         result = path.prune_choice(choice, splits.train)
         per = choice.pruning.get("per", "network")
         summary["guide"] = guide_name(set(fit.guide.family_of.values()), fit.settings["guide"] or "default")

@@ -185,11 +185,15 @@ def test_a_fit_that_was_stopped_says_where_and_why():
     stopped = fitted(3000, stop=bp.until_converged())
     taken = int(stopped.trace.iterate_step.max())
     assert 100 <= taken < 3000
-    (sentence,) = stopped.settings["stopped_early"]
-    assert sentence.startswith(f"restart 0 at step {taken} of 3000: converged: the ELBO and the scales are stationary")
-    assert stopped.summary()["stopped_early"] == [sentence]
+    (ending,) = stopped.settings["stopped_early"]
+    assert (ending["restart"], ending["step"], ending["steps"]) == (0, taken, 3000)
+    (sentence,) = stopped.summary()["stopped_early"]
+    assert sentence == f"restart 0 at step {taken} of 3000: {ending['reason']}"
+    assert ending["reason"].startswith("converged: the ELBO and the scales are stationary")
     assert fitted(3).settings["stopped_early"] == []
-    assert fitted(3, stop=lambda state: state.epoch == 2).settings["stopped_early"] == ["restart 0 at step 2 of 3"]
+    early = fitted(3, stop=lambda state: state.epoch == 2)
+    assert early.settings["stopped_early"] == [{"restart": 0, "step": 2, "steps": 3, "reason": ""}]
+    assert early.summary()["stopped_early"] == ["restart 0 at step 2 of 3"]
 
 
 @pytest.mark.slow

@@ -47,6 +47,19 @@ def test_macs_are_those_of_a_walk_over_the_steps():
     assert bp.training_costs(gated_fit(gate_rounding_step=-1)).estimator_macs == 2 * (100 * 28 + 60 * 40)
 
 
+def test_endings_are_read_from_objects_as_from_the_sentences_of_earlier_versions():
+    fit = gated_fit()  # its settings hold a sentence
+    expected = bp.training_costs(fit, 1)
+    assert expected.steps == 8
+    fit.settings["stopped_early"] = [{"restart": 1, "step": 8, "steps": 20, "reason": "restart 0 at rest"}]
+    assert bp.training_costs(fit, 1) == expected and bp.training_costs(fit, 0).steps == 20
+    fit.settings["stopped_early"] = ["restart 11 at step 8 of 20"]
+    assert bp.training_costs(fit, 1).steps == 20
+    fit.settings["stopped_early"] = ["stopped somewhere"]
+    with pytest.raises(ValueError, match="stopped_early holds 'stopped somewhere'"):
+        bp.training_costs(fit, 1)
+
+
 def test_a_restart_that_goes_to_its_end_is_not_cut_at_its_last_record():
     fit = gated_fit()
     fit.settings["stopped_early"] = []

@@ -240,3 +240,26 @@ def test_arrays_that_would_spoil_a_fit_are_refused(x, y, classes, message):
 def test_fit_arrays_pass(y, classes):
     validate_arrays(X, np.array(y), classes=classes)
     validate_arrays(torch.tensor(X), torch.tensor(y), classes=classes)
+
+
+@pytest.mark.parametrize("wrong", [3000, 10**6, 255])
+def test_a_label_far_above_the_number_of_classes_is_refused(tmp_path, wrong):
+    y = np.arange(200) % 2
+    y[7] = wrong
+    np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).normal(size=(200, 3)), y=y)
+    refuses(lambda: load_data(tmp_path / "d.npz"), f"the largest label in y is {wrong}, but there are 3 different ones")
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        ([0, 1, 99], 100),  # up to a hundred classes any may be absent
+        ([5], 6),
+        (range(9, 1000, 10), 1000),  # a hundred of the thousand of ImageNet
+        ([0, *range(50, 62)], 62),
+    ],
+)
+def test_absent_classes_are_allowed(tmp_path, labels, classes):
+    y = np.resize(list(labels), 300)
+    np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).normal(size=(300, 3)), y=y)
+    assert load_data(tmp_path / "d.npz").classes == classes

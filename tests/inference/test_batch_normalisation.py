@@ -58,10 +58,11 @@ def test_one_batch_gives_the_mean_and_the_unbiased_variance_of_every_layer(netwo
 @pytest.mark.parametrize("batch_size", [100, 40, 7])
 def test_statistics_are_those_of_all_data_whatever_the_batches(network, data, batch_size):
     seen = []
-    handle = network[0].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    look = lambda module, inputs, output: seen.append(output) if network[1].training else None  # noqa: E731
+    handle = network[0].register_forward_hook(look)
     reestimate_statistics(network, data, batch_size)
     handle.remove()
-    assert sum(len(part) for part in seen) == (100 if batch_size == 100 else SIZE)  # a batch of one is left out
+    assert sum(len(part) for part in seen) == SIZE  # one image alone has a variance, that of its pixels
     mean, variance = statistics(torch.cat(seen))
     close(network[1].running_mean, mean)
     close(network[1].running_var, variance)
@@ -155,6 +156,18 @@ def test_without_running_statistics_there_is_nothing_to_do_and_no_pass(data):
         assert reestimate_statistics(network, Untouchable()) == 0
 
 
+def test_a_batch_of_one_vector_is_left_out_and_nothing_but_such_batches_is_told():
+    torch.manual_seed(0)
+    network, x = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), torch.randn(5, 3)
+    assert reestimate_statistics(network, [(x[:4], x[:4]), (x[4:], x[4:])]) == 1
+    torch.testing.assert_close(network[1].running_mean, network[0](x[:4]).mean(0).detach())
+    assert network[1].num_batches_tracked == 1
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(ValueError, match="no batch of two examples or more"):
+        reestimate_statistics(network, (x, x), batch_size=1)
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
 def test_layers_without_statistics_and_layers_that_are_not_used_are_skipped(data):
     network = nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm2d(2, track_running_stats=False)).double()
     network[0].unused = nn.BatchNorm1d(5).double()
@@ -166,7 +179,6 @@ def test_layers_without_statistics_and_layers_that_are_not_used_are_skipped(data
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda x: x[:1], "no batch of two examples or more"),
         (lambda x: x[:, :1], "does not take inputs of shape"),
         (lambda x: x / 0.0, "NaN or infinite"),
     ],

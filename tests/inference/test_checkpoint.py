@@ -288,7 +288,7 @@ def test_a_rule_that_stops_is_kept(tmp_path):
     at_epoch_four.is_resumable = True
     case, counter = Case(arguments={"stop": at_epoch_four}), CountSteps()
     stopped = case.fit()
-    assert stopped.settings["stopped_early"] == ["restart 0 at step 16 of 24"]
+    assert stopped.settings["stopped_early"] == [{"restart": 0, "step": 16, "steps": 24, "reason": ""}]
     assert is_same(case.resumed(tmp_path / "fit"), stopped)
     assert is_same(case.fit(checkpoint=tmp_path / "fit", callbacks=[counter]), stopped) and counter.steps == 0
 

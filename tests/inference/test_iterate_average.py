@@ -84,7 +84,10 @@ def test_a_rule_says_when_it_begins_and_steps_when_it_ends():
     fit, seen, end = run(average)  # 4 steps an epoch
     assert len(seen) == 8 + 7 and average.count == 7
     assert distance(end, mean(seen[8:])) < 1e-12
-    assert fit.settings["stopped_early"] == ["restart 0 at step 15 of 30: 7 iterates were averaged"]
+    assert fit.settings["stopped_early"] == [
+        {"restart": 0, "step": 15, "steps": 30, "reason": "7 iterates were averaged"}
+    ]
+    assert fit.summary()["stopped_early"] == ["restart 0 at step 15 of 30: 7 iterates were averaged"]
 
 
 def test_the_rule_is_not_asked_again_once_it_has_said_yes():

@@ -258,6 +258,16 @@ class Broken(nn.Linear):
         return super().forward(x).abs().sqrt()  # no derivative at zero
 
 
+class Unlabelled:
+    """A loader that tells how many batches it has, but not of how many examples."""
+
+    def __len__(self):
+        return 1
+
+    def __iter__(self):
+        return iter([(torch.randn(5, 4), torch.randn(5))])
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -271,7 +281,7 @@ class Broken(nn.Linear):
         ({"data_size": 7}, "data_size=7"),
         ({"network": nn.Linear(9, 1)}, "does not take inputs"),
         ({"network": nn.BatchNorm1d(4)}, "no parameter with two dimensions"),
-        ({"data": [(torch.randn(5, 4), torch.randn(5))]}, "data_size="),
+        ({"data": Unlabelled()}, "data_size="),
     ],
 )
 def test_what_it_cannot_do_is_refused_in_one_sentence(more, said):

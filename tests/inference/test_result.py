@@ -53,6 +53,43 @@ def paired():
 # -- predictions and draws -----------------------------------------------------------------------------------
 
 
+def test_draws_are_the_same_at_every_call_unless_a_seed_asks_for_others(paired):
+    plain, again = paired.draws(3), paired.draws(3)
+    one, same, other = (paired.draws(3, seed=seed) for seed in (0, 0, 1))
+    for name, value in plain.items():
+        assert torch.equal(value, again[name]) and torch.equal(value[:1], paired.draws(1)[name])
+        assert torch.equal(one[name], same[name]) and torch.equal(one[name][:1], paired.draws(1, seed=0)[name])
+    weights = [found["0.weight"] for found in (plain, one, other)]
+    assert not any(torch.equal(a, b) for k, a in enumerate(weights) for b in weights[:k])
+    own, seeded, twin = (paired.predict(X, draws=4, seed=seed).mean for seed in (None, 5, 5))
+    assert torch.equal(seeded, twin) and not torch.equal(own, seeded)
+    assert torch.equal(own, paired.predict(X, draws=4).mean)
+    assert paired.score(X, Y, draws=4, seed=5) == paired.score(X, Y, draws=4, seed=5)
+    assert paired.score(X, Y, draws=4, seed=5)["nll"] != paired.score(X, Y, draws=4)["nll"]
+    assert paired.score(X, Y, draws=4, seed=5)["nll"] == paired.negative_log_likelihood(X, Y, draws=4, seed=5)
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, 2**63, True])
+def test_a_seed_of_draws_is_an_integer_from_zero_up(paired, seed):
+    with pytest.raises(ValueError, match="seed is .* from 0 up"):
+        paired.draws(1, seed=seed)
+
+
+def test_draws_leave_the_global_random_state_alone(paired):
+    before = torch.get_rng_state()
+    paired.draws(2, seed=3)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_default_draws_are_those_of_the_seed_of_the_restart(paired):
+    """The stream that fits have always had, so that numbers of earlier versions are kept."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(paired.restarts[0].seed + 1_000_003)
+        expected = paired.guide.sample()
+    found = paired.draws(1)
+    assert all(torch.equal(found[name][0], value) for name, value in expected.items())
+
+
 def test_a_prediction_is_the_mean_over_draws_of_the_probabilities(paired):
     found = paired.predict(X[:7], draws=5)
     assert found.draws.shape == (5, 7, 2) and found.mean.shape == found.sd.shape == (7, 2)

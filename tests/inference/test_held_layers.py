@@ -1,0 +1,159 @@
+"""What the user holds stays as it is during a fit: layers in evaluation mode, and frozen parameters without a prior."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import bayesprune as bp
+from bayesprune.inference.finetune import finetune
+from bayesprune.inference.iterate_average import IterateAverage
+
+SIZE = 40
+torch.manual_seed(4)
+X = 3.0 + torch.randn(SIZE, 4)
+Y = (X[:, 0] > 3).long()
+HOW = {"epochs": 3, "batch_size": 10, "device": "cpu", "learning_rate": 0.05}
+
+
+class Modes(bp.Callback):
+    is_resumable = True
+
+    def __init__(self):
+        self.seen = set()
+
+    def on_step(self, state):
+        network = state.objective.model.network
+        self.seen.add((network.training, network[1].training, network[3].training))
+
+    on_epoch = on_step
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.BatchNorm1d(6), nn.Linear(6, 2))
+
+
+def model(net=None, **more):
+    return bp.BayesianNetwork(net or network(), {"0.weight": bp.Gaussian()}, data_size=SIZE, **more)
+
+
+def gated(net):
+    gates = bp.UnitGates(kappa=0.1)
+    return bp.BayesianNetwork(net, {}, data_size=SIZE, gates=gates, example_input=X[:1])
+
+
+@pytest.mark.parametrize("path", ["plain", "fused"])
+def test_a_layer_held_in_evaluation_mode_stays_in_it_and_its_neighbour_is_trained(path):
+    modes, bnn = Modes(), model()
+    bnn.network[1].eval()
+    how = HOW | {"path": path, "compiled": False if path == "fused" else None, "validation": (X, Y), "restarts": 2}
+    fit = bp.fit(bnn, (X, Y), callbacks=[modes], **how)
+    assert modes.seen == {(True, False, True)}
+    for one in fit.restarts:
+        held, trained = one.model.network[1], one.model.network[3]
+        assert held.num_batches_tracked == 0 and bool((held.running_mean == 0).all())
+        assert trained.num_batches_tracked == 12 and bool((trained.running_mean != 0).any())
+    assert bnn.network.training and not bnn.network[1].training
+    free = bp.fit(model(), (X, Y), **how)  # control
+    assert free.model.network[1].num_batches_tracked == 12
+
+
+def test_held_statistics_are_used_and_survive_restarts_and_averages():
+    net = network()
+    net[1].running_mean.fill_(2.0)
+    net[1].eval()
+    fit = bp.fit(model(net), (X, Y), restarts=2, callbacks=[IterateAverage(0.5)], **HOW)
+    for one in fit.restarts:
+        assert bool((one.model.network[1].running_mean == 2.0).all())
+    other = copy.deepcopy(net)
+    other[1].running_mean.fill_(0.0)
+    assert not torch.equal(
+        fit.guide.families[0].location, bp.fit(model(other), (X, Y), restarts=2, **HOW).guide.families[0].location
+    )
+
+
+def test_a_network_in_evaluation_mode_as_a_whole_is_trained_as_a_whole():
+    fit = bp.fit(model(network().eval()), (X, Y), **HOW)
+    same = bp.fit(model(), (X, Y), **HOW)
+    assert torch.equal(fit.guide.families[0].location, same.guide.families[0].location)
+    assert fit.model.network[1].num_batches_tracked == 12
+
+
+@pytest.mark.filterwarnings("ignore:all units of:UserWarning")
+def test_a_layer_stays_in_evaluation_mode_when_units_are_removed(tmp_path):
+    def layers():
+        torch.manual_seed(1)
+        return nn.Sequential(nn.Linear(4, 30), nn.BatchNorm1d(30), nn.ReLU(), nn.BatchNorm1d(30), nn.Linear(30, 2))
+
+    net, modes = layers(), Modes()
+    net[1].eval()
+    how = HOW | {"epochs": 60}
+    fit = bp.fit(gated(net), (X, Y), callbacks=[modes], checkpoint=tmp_path / "state", **how)
+    assert fit.model.plan is not None and fit.model.network[0].out_features < 30
+    assert modes.seen == {(True, False, True)}
+    assert fit.model.network[1].num_batches_tracked == 0 and fit.model.network[3].num_batches_tracked > 0
+
+
+def test_fine_tuning_holds_them_too():
+    pruned = bp.prune(bp.fit(model(), (X, Y), **HOW), sparsity=0.5)
+    before = pruned.network[1].running_mean.clone()
+    free = finetune(pruned, (X, Y), 1, device="cpu")
+    assert not torch.equal(free.network[1].running_mean, before)
+    pruned.network.train()
+    pruned.network[1].eval()
+    held = finetune(pruned, (X, Y), 1, device="cpu")
+    assert torch.equal(held.network[1].running_mean, before)
+    assert not torch.equal(held.network[3].running_mean, pruned.network[3].running_mean)
+
+
+# -- frozen parameters ---------------------------------------------------------------------------------------
+
+
+def test_a_frozen_weight_under_a_prior_is_refused_when_it_is_declared():
+    net = network()
+    net[0].weight.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"0.weight is frozen .*call requires_grad_\(True\) on it, or leave it out"):
+        model(net)
+    with pytest.raises(ValueError, match="0.weight is frozen"):
+        gated(net)
+    net[0].weight.requires_grad_(True)
+    net[4].weight.requires_grad_(False)
+    model(net)
+
+
+def test_what_a_prior_has_frozen_itself_is_declared_again():
+    first = bp.fit(model(), (X, Y), **HOW)
+    again = model(first.model.network)
+    bp.fit(again, (X, Y), start=first, **HOW)
+    model(copy.deepcopy(model(again.network).network))
+    pruned = bp.prune(first, sparsity=0.5)
+    model(pruned.network)
+    compact = pruned.compact(X[:2])
+    model(compact.network)
+    pruned.network[0].weight.requires_grad_(False)  # by the user, though a prior had it once
+    with pytest.raises(ValueError, match="0.weight is frozen"):
+        model(pruned.network)
+
+
+def test_a_loaded_fit_may_be_declared_again(tmp_path):
+    bp.fit(model(), (X, Y), **HOW).save(tmp_path / "fit")
+    model(bp.Fit.load(tmp_path / "fit", model()).model.network)
+
+
+def test_a_frozen_parameter_without_a_prior_comes_back_frozen_and_unchanged():
+    net = network()
+    net[4].weight.requires_grad_(False)
+    frozen = net[4].weight.clone()
+    fit = bp.fit(model(net), (X, Y), restarts=2, **HOW)
+    for number, one in enumerate(fit.restarts):
+        weight = one.model.network[4].weight
+        assert torch.equal(weight, frozen) and not weight.requires_grad
+        pruned = bp.prune(fit, sparsity=0.5, restart=number).network
+        assert torch.equal(pruned[4].weight, frozen) and not pruned[4].weight.requires_grad
+        assert pruned[0].weight.requires_grad and pruned[4].bias.requires_grad
+        assert not torch.equal(one.model.network[4].bias, net[4].bias)
+    assert not net[4].weight.requires_grad

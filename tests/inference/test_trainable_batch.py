@@ -1,0 +1,139 @@
+"""One rule for a batch of one example where batch normalisation is trained: it is left out, and not a mistake."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+import bayesprune as bp
+from bayesprune.inference.batch_normalisation import reestimate_statistics
+from bayesprune.inference.finetune import finetune
+from bayesprune.inference.trainable_batch import trainable_batch
+
+SIZE = 21  # two batches of ten, and one example
+torch.manual_seed(4)
+X = torch.randn(SIZE, 4)
+Y = (X[:, 0] > 0).long()
+
+
+class Pairs(Dataset):
+    def __len__(self):
+        return SIZE
+
+    def __getitem__(self, index):
+        return X[index], Y[index]
+
+
+class Loader:
+    def __init__(self, sizes):
+        self.sizes = sizes
+
+    def __len__(self):
+        return len(self.sizes)
+
+    def __iter__(self):
+        return zip(X.split(self.sizes), Y.split(self.sizes), strict=True)
+
+
+class Watch(bp.Callback):
+    def __init__(self):
+        self.steps, self.epochs = [], []
+
+    def on_step(self, state):
+        self.steps.append(state.step)
+
+    def on_epoch(self, state):
+        self.epochs.append((state.step, state.history[-1]["loss"], state.terms))
+
+
+def vectors(size=4):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(size, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 2))
+
+
+def images():
+    torch.manual_seed(0)
+    layers = [nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 2)]
+    return nn.Sequential(*layers)
+
+
+def model(network=None, size=SIZE):
+    priors = {"0.weight" if network is None else "4.weight": bp.Gaussian()}
+    return bp.BayesianNetwork(network or vectors(), priors, data_size=size)
+
+
+def fitted(data=(X, Y), bnn=None, watch=None, **more):
+    length = {} if "steps" in more else {"epochs": 2}
+    return bp.fit(bnn or model(), data, batch_size=10, device="cpu", callbacks=[watch or Watch()], **length, **more)
+
+
+@pytest.mark.parametrize("path", ["plain", "fused"])
+@pytest.mark.parametrize("data", [(X, Y), Pairs(), Loader([10, 10, 1])])
+def test_a_last_batch_of_one_example_is_left_out_and_counts_as_a_step(data, path):
+    watch = Watch()
+    result = fitted(data, watch=watch, path=path, compiled=False if path == "fused" else None)
+    assert watch.steps == [1, 2, 4, 5] and [step for step, *_ in watch.epochs] == [3, 6]
+    assert result.settings["steps"] == 6 and result.settings["epochs"] == 2 and result.settings["stopped_early"] == []
+    assert result.trace["negative_elbo"].shape == (1, 4)
+    # The mean of an epoch is that of the two batches that were trained on.
+    means = result.trace["negative_elbo"].values.reshape(2, 2).mean(axis=1)
+    whole = result.trace["kl"].values[0] - result.trace["expected_log_likelihood"].values[0]
+    assert means == pytest.approx(whole, rel=1e-5)
+
+
+def test_a_batch_of_one_in_the_middle_is_left_out_wherever_the_fit_ends():
+    for steps, trained in ((2, [1]), (3, [1, 3]), (4, [1, 3, 4]), (5, [1, 3, 4])):
+        watch = Watch()
+        fitted(Loader([10, 1, 10]), watch=watch, steps=steps)
+        assert watch.steps == trained
+    watch = Watch()
+    fitted(Loader([1, 10, 10]), watch=watch, steps=4)  # the second pass has nothing but its first batch
+    assert watch.steps == [2, 3] and len(watch.epochs) == 1
+
+
+def test_a_fit_that_would_leave_out_every_batch_is_refused_before_training():
+    for data, batch_size, size in (((X, Y), 1, SIZE), ((X[:1], Y[:1]), 9, 1), (Pairs(), 1, SIZE)):
+        watch = Watch()
+        with pytest.raises(ValueError, match="every batch has one example"):
+            bp.fit(model(size=size), data, epochs=1, batch_size=batch_size, device="cpu", callbacks=[watch])
+        assert watch.steps == []
+    with pytest.raises(ValueError, match="every batch has one example"):
+        fitted(Loader([1] * SIZE))
+    held = model()
+    held.network[1].eval()
+    assert fitted(bnn=held, steps=2, seed=1).settings["steps"] == 2
+    bp.fit(held, (X, Y), steps=2, batch_size=1, device="cpu")  # held in evaluation mode it takes one example
+
+
+def test_images_have_a_variance_alone_and_are_trained_on():
+    watch = Watch()
+    fitted(bnn=model(images()), watch=watch)
+    assert watch.steps == [1, 2, 3, 4, 5, 6]
+    network = images()
+    assert (
+        trainable_batch(network, X[:1]) and not trainable_batch(vectors(), X[:1]) and trainable_batch(vectors(), X[:2])
+    )
+    assert trainable_batch(vectors().eval(), X[:1]) and trainable_batch(nn.Linear(4, 2), X[:1])
+    assert not trainable_batch(nn.Sequential(nn.BatchNorm1d(4, track_running_stats=False)), X[:1])
+
+
+def test_looking_at_a_batch_leaves_network_and_random_state_alone():
+    network = vectors()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    state = torch.get_rng_state()
+    assert not trainable_batch(network, X[:1])
+    assert torch.equal(state, torch.get_rng_state()) and all(module.training for module in network.modules())
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert not any(module._forward_pre_hooks for module in network.modules())
+
+
+def test_fine_tuning_and_statistics_follow_the_same_rule():
+    pruned = bp.prune(fitted(), sparsity=0.5, data=(X, Y))
+    tuned = finetune(pruned, (X, Y), 2, batch_size=10, device="cpu")
+    assert tuned.network[1].num_batches_tracked - pruned.network[1].num_batches_tracked == 4
+    network = vectors()
+    assert reestimate_statistics(network, Loader([10, 10, 1])) == 1 and network[1].num_batches_tracked == 2
+    with pytest.raises(ValueError, match="every batch has one example"):
+        finetune(pruned, (X, Y), 1, batch_size=1, device="cpu")
