@@ -11,11 +11,13 @@ import numpy as np
 import xarray as xr
 
 from bayesprune.inference.batches import Data
-from bayesprune.inference.path_folder import model_fingerprint, point_folder, read_index
+from bayesprune.inference.path_folder import INDEX_FILE, REMEDY, model_fingerprint, point_folder, read_index
 from bayesprune.inference.path_point import Pruning, label, prune_as
 from bayesprune.inference.prune import PruneResult
 from bayesprune.inference.result import Fit
 from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.files.json_file import damaged
+from bayesprune.models.files.places import expanded
 
 __all__ = ["COSTS", "Choice", "ModelAt", "SparsityPath"]
 
@@ -231,7 +233,7 @@ class SparsityPath:
         Raises:
             ValueError: If it is no path or damaged, no point is finished, or a model has changed since.
         """
-        folder = Path(folder)
+        folder = expanded(folder)
         index = read_index(folder)
         if not index["points"]:
             raise ValueError(f"no point of the path {folder} is finished yet: call sparsity_path to go on with it")
@@ -246,7 +248,10 @@ class SparsityPath:
         def fit_of(value: float) -> Fit:
             return Fit.load(point_folder(folder, values.index(value)), model_at(value))
 
-        return SparsityPath.of(index["knob"], values, index["prunings"], index["points"], fit_of)
+        try:
+            return SparsityPath.of(index["knob"], values, index["prunings"], index["points"], fit_of)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as problem:
+            raise damaged(folder / INDEX_FILE, f"{type(problem).__name__}: {problem}", REMEDY) from problem
 
     @staticmethod
     def of(

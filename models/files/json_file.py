@@ -24,7 +24,7 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
 
     Raises:
         ValueError: If a number is not finite.
-        OSError: If it cannot be written.
+        Unwritable: If it cannot be written.
     """
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     with replaced_file(file) as staged:
