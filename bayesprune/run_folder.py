@@ -46,13 +46,14 @@ restarts the top-level score is the mean of theirs, not the score of an ensemble
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bayesprune.models.files.json_file import damaged, need, read_json
 from bayesprune.models.files.new_folder import new_folder
+from bayesprune.models.files.places import expanded
 
 if TYPE_CHECKING:  # `compare` reads summaries without waiting for PyTorch
     from bayesprune.data import DataSplits
@@ -77,12 +78,22 @@ SCORES = ("accuracy", "rmse", "nll", "ece")
 ARVIZ_DRAWS = 200
 """Draws of the first restart that arviz.nc holds."""
 _UNDECIDED = (0.05, 0.95)
-_NEEDED = (
-    "version", "data", "data_root", "data_seed", "data_size", "input_shape", "outputs", "network", "prior",
-    "prior_settings", "on", "likelihood", "guide", "epochs", "seconds", "seeds", "restarts", "test_accuracy",
-    "test_rmse", "nll", "ece", "weights", "nonzero", "sparsity", "median_probability_sparsity", "undecided",
-    "kinds", "tempered", "elbo", "converged", "convergence", "point_estimates", "notes", "collapsed",
-)  # fmt: skip
+_REMEDY = "fit again, or restore the file"
+_TEXT, _NUMBER, _OBJECT = (str, type(None)), (float, type(None)), (dict, type(None))
+_NEEDED: dict[str, Any] = {
+    "version": str, "data": str, "data_root": _TEXT, "data_seed": int, "data_size": int, "input_shape": list,
+    "outputs": int, "network": str, "prior": str, "prior_settings": dict, "on": list, "likelihood": dict,
+    "guide": object, "epochs": int, "seconds": float, "seeds": list, "restarts": int, "test_accuracy": _NUMBER,
+    "test_rmse": _NUMBER, "nll": _NUMBER, "ece": _NUMBER, "weights": int, "nonzero": int, "sparsity": float,
+    "median_probability_sparsity": _NUMBER, "undecided": _NUMBER, "kinds": list, "tempered": bool, "elbo": _NUMBER,
+    "converged": str, "convergence": str, "point_estimates": list, "notes": list, "collapsed": list,
+}  # fmt: skip
+_LATER: dict[str, Any] = {"width": float, "path": dict, "units": _OBJECT, "branches": _OBJECT}
+"""Keys that runs of earlier versions do not have."""
+_LISTS: dict[str, Any] = {
+    "input_shape": int, "on": str, "seeds": int, "kinds": str, "point_estimates": str, "notes": str, "collapsed": str,
+}  # fmt: skip
+"""What the lists are of."""
 
 
 # ------------------------------------------------------------------------------------------------ writing
@@ -228,19 +239,27 @@ def read_summary(path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: If it is no run folder, or the file is damaged.
     """
-    file = Path(path) / SUMMARY_FILE
-    if not Path(path).is_dir():
+    path = expanded(path)
+    file = path / SUMMARY_FILE
+    if not path.is_dir():
         raise ValueError(f"there is no run folder {path}: make one with bayesprune fit --out {path}")
     if not file.is_file():
         raise ValueError(f"{path} is no run folder: it has no {SUMMARY_FILE}")
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:  # JSON and Unicode errors are ValueErrors
-        raise ValueError(f"{file} is damaged ({problem}): fit again, or restore the file") from problem
-    missing = [key for key in _NEEDED if key not in found] if isinstance(found, dict) else _NEEDED
+    found = read_json(file, _REMEDY)
+    missing = [key for key in _NEEDED if key not in found]
     if missing:
         raise ValueError(f"{file} is no summary of a run: it lacks {', '.join(missing[:3])}")
-    return dict(found)
+    need(file, found, {**_NEEDED, **{key: kinds for key, kinds in _LATER.items() if key in found}}, _REMEDY)
+    for key, kind in _LISTS.items():
+        for one in found[key]:
+            need(file, {f"an entry of {key}": one}, {f"an entry of {key}": kind}, _REMEDY)
+    need(file, found["likelihood"], {"name": str}, _REMEDY)
+    for key in ("units", "branches"):
+        for row in (found.get(key) or {}).values():
+            if not isinstance(row, dict):
+                raise damaged(file, f"{key} holds what is no object", _REMEDY)
+            need(file, row, {"of": int, "left": int}, _REMEDY)
+    return found
 
 
 def load_run(path: str | Path) -> Fit:
@@ -259,13 +278,12 @@ def load_run(path: str | Path) -> Fit:
     from bayesprune.declaration import Declaration
     from bayesprune.inference.result import Fit
 
+    path = expanded(path)
     summary = read_summary(path)
     try:
         declaration = Declaration.from_dict(summary)
     except (ValueError, TypeError, KeyError) as problem:
-        raise ValueError(
-            f"{Path(path) / SUMMARY_FILE} is damaged ({problem}): fit again, or restore the file"
-        ) from problem
+        raise ValueError(f"{path / SUMMARY_FILE} is damaged ({problem}): fit again, or restore the file") from problem
     return Fit.load(path, model=declaration.model())
 
 

@@ -42,6 +42,7 @@ from bayesprune.inference.result import Fit
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.cutting import cut
 from bayesprune.models.files.json_file import write_json
+from bayesprune.models.files.places import expanded
 
 __all__ = ["Checkpoint", "open_checkpoint"]
 
@@ -92,7 +93,7 @@ def open_checkpoint(
         raise ValueError(
             "checkpoint= cannot keep the random state of a loader's own generator: make the loader without generator="
         )
-    folder = Path(folder)
+    folder = expanded(folder)
     earlier = None if start is None else [t for one in start.restarts for t in _tensors(one.guide, one.model)]
     asked = {
         "model": model_fingerprint(model),

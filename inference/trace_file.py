@@ -17,6 +17,7 @@ import xarray as xr
 
 from bayesprune.inference.callbacks import Callback, FitState
 from bayesprune.inference.trace import gate_variables, trace_dataset
+from bayesprune.models.files.places import expanded
 
 TRACE_FILE, PROGRESS_FILE = "trace.nc", "progress.json"
 SHARE = 0.05
@@ -99,7 +100,7 @@ class WriteTrace(Callback):
     is_resumable = True  # the state has the records of before an interruption
 
     def __init__(self, folder: str | Path, asked: Mapping[str, Any] | None = None) -> None:
-        self.folder = Path(folder)
+        self.folder = expanded(folder).absolute()
         self.asked = dict(asked or {})
         self._histories: list[list[dict[str, Any]]] = []
         self._iterates: list[list[dict[str, float]]] = []

@@ -14,6 +14,7 @@ from bayesprune.declaration import UNIT_GATES, Declaration, declare, resolve_pri
 from bayesprune.inference.continuation import sparsity_path
 from bayesprune.inference.path_folder import read_index
 from bayesprune.inference.sparsity_path import SparsityPath
+from bayesprune.models.files.places import expanded
 
 __all__ = ["follow_path", "load_path", "parse_numbers", "print_path"]
 
@@ -86,7 +87,7 @@ def follow_path(
         raise ValueError(f"--set gives {knob}, which --values go along: leave it out")
     for value in values:  # a misspelt name or a value out of range is told before data are fetched
         resolve_prior(prior, {**settings, knob: value}, data_size=1)
-    name = data if data in DATASETS else str(Path(data).expanduser().absolute())
+    name = data if data in DATASETS else str(expanded(data).absolute())
     splits = load_data(name if Path(name).exists() else data, seed=seed, root=data_root)
     if not len(splits.validation[0]):
         raise ValueError(f"{data} has no validation data, on which the front is chosen: give more examples")
@@ -105,8 +106,8 @@ def follow_path(
             **declaration.as_dict(),
             "data": splits.name,
             "data_seed": seed,
-            "data_root": None if data_root is None else str(Path(data_root).expanduser().absolute()),
-            "starting_weights": None if weights is None else str(Path(weights).expanduser().absolute()),
+            "data_root": None if data_root is None else str(expanded(data_root).absolute()),
+            "starting_weights": None if weights is None else str(expanded(weights).absolute()),
         },
         **how,
     )
@@ -126,7 +127,8 @@ def load_path(folder: str | Path) -> tuple[dict[str, Any], SparsityPath]:
     Raises:
         ValueError: If it is no path, is damaged, was made from Python, or code of one's own has changed since.
     """
-    index = read_index(Path(folder))
+    folder = expanded(folder)
+    index = read_index(folder)
     if index.get("declaration") is None:
         raise ValueError(
             f"{folder} was made from Python, by a function that is not stored: use SparsityPath.load there"

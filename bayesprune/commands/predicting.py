@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,8 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bayesprune.commands.console import figure, stdout
@@ -23,7 +20,10 @@ from bayesprune.commands.pruning import COMPACT_FILE, PLAN_FILE, WEIGHTS_FILE
 from bayesprune.declaration import make_network
 from bayesprune.models.compact import cut
 from bayesprune.models.export_trace import run_traced, trace
+from bayesprune.models.files.json_file import need, read_json
 from bayesprune.models.files.new_file import check_new_file, new_file
+from bayesprune.models.files.places import expanded
+from bayesprune.models.files.tensor_file import infinite_buffers, not_finite, read_tensors
 from bayesprune.models.likelihoods import Likelihood
 from bayesprune.models.network_source import network_source
 from bayesprune.run_folder import SUMMARY_FILE, load_run, run_data
@@ -34,7 +34,13 @@ DRAWS, BATCH_SIZE = 32, 1024
 SUFFIXES = (".npz", ".csv")
 UNSCALED = 5.0
 """Root mean square above which inputs do not look standardised: that of standardised ones is near 1."""
-_PRUNED = ("rule", "network", "input_shape", "outputs", "likelihood", "input_scaling", "compact_parameters")
+_REMEDY = "make the folder again"
+_PRUNED: dict[str, Any] = {
+    "rule": str, "network": str, "input_shape": list, "outputs": int, "likelihood": dict, "input_scaling": dict,
+    "compact_parameters": (int, type(None)),
+}  # fmt: skip
+_LATER: dict[str, Any] = {"width": float, "digests": dict}
+"""Keys that earlier versions did not write."""
 
 
 @dataclass(frozen=True)
@@ -92,14 +98,14 @@ def predict_file(
         ValueError: For bad input, before anything is predicted.
         OSError: If the file cannot be written.
     """
-    out = Path(out)
+    source, inputs, out = expanded(source), expanded(inputs), expanded(out)
     if out.suffix not in SUFFIXES:
         raise ValueError(f"--out takes a file {' or '.join(SUFFIXES)}, not {out.name}")
     check_new_file(out, "--out")
     if batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, not {batch_size}")
-    summary = _read_summary(Path(source))
-    x = _read_inputs(Path(inputs), tuple(summary["input_shape"]))
+    summary = _read_summary(source)
+    x = _read_inputs(inputs, tuple(summary["input_shape"]))
     pruned = "rule" in summary
     if pruned and (draws is not None or restart is not None):
         raise ValueError(f"{source} holds one pruned network: leave --draws and --restart out, or name the run")
@@ -124,6 +130,11 @@ def predict_file(
         mean, sd = found.mean, found.sd if len(found.draws) > 1 else None
         likelihood = fit.restarts[restart or 0].model.likelihood
         by = f"{len(found.draws)} draws of the weights" if sd is not None else "one network"
+    if not bool(torch.isfinite(mean).all()):
+        raise ValueError(
+            f"{source} predicts NaN or infinity for {int((~torch.isfinite(mean.flatten(1))).any(1).sum())} of "
+            f"{len(mean)} inputs of {inputs}: look for very large numbers among them"
+        )
     predicted = Predicted(
         mean.numpy(), None if sd is None else sd.numpy(), _classes(likelihood, mean), by, done, _notes(x)
     )
@@ -158,13 +169,16 @@ def load_pruned(folder: str | Path) -> tuple[nn.Module, Likelihood]:
     Raises:
         ValueError: If it is no such folder, a file is damaged, or the network's code is gone or lies in it.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     summary = _read_summary(folder)
     place = Path(str(summary["network"]).rpartition(":")[0] or ".").resolve()
     if place.suffix == ".py" and folder.resolve() in place.parents:
         raise ValueError(f"{folder} names a network in a file of its own ({place.name}), which is not run")
     compact = summary["compact_parameters"] is not None
-    state = _tensors(folder / (COMPACT_FILE if compact else WEIGHTS_FILE))
+    name = COMPACT_FILE if compact else WEIGHTS_FILE
+    file = folder / name
+    # Infinity may stand in buffers that are no statistics; which they are is known when there is a network.
+    state = read_tensors(file, _REMEDY, summary.get("digests", {}).get(name), may_be_infinite=None)
     dtype = next((value.dtype for value in state.values() if value.is_floating_point()), torch.float32)
     shape = tuple(summary["input_shape"])
     with torch.random.fork_rng(devices=[]):
@@ -173,7 +187,7 @@ def load_pruned(folder: str | Path) -> tuple[nn.Module, Likelihood]:
     try:
         if compact:
             example = torch.zeros(2, *shape, dtype=dtype)
-            network = cut(network, example, _json(folder / PLAN_FILE))
+            network = cut(network, example, read_json(folder / PLAN_FILE, _REMEDY))
             _load_exported(network, state, example)
         else:
             network.load_state_dict(state)
@@ -181,6 +195,9 @@ def load_pruned(folder: str | Path) -> tuple[nn.Module, Likelihood]:
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as problem:
         reason = " ".join(str(problem).split())[:200]
         raise ValueError(f"the files of {folder} do not fit each other ({reason}): prune the run again") from problem
+    wrong = not_finite(network.state_dict(), infinite_buffers(network))
+    if wrong is not None:
+        raise ValueError(f"{file} holds NaN or infinity in {wrong}: {_REMEDY}")
     return network.eval(), likelihood
 
 
@@ -229,31 +246,21 @@ def _read_summary(folder: Path) -> dict[str, Any]:
         raise ValueError(f"there is no folder {folder}: name one that bayesprune fit or prune made")
     if not (folder / SUMMARY_FILE).is_file():
         raise ValueError(f"{folder} is neither a run folder nor one of a pruned network: it has no {SUMMARY_FILE}")
-    found = _json(folder / SUMMARY_FILE)
-    missing = [key for key in (_PRUNED if "rule" in found else ("input_shape",)) if key not in found]
+    file = folder / SUMMARY_FILE
+    found = read_json(file, _REMEDY)
+    needed: dict[str, Any] = _PRUNED if "rule" in found else {"input_shape": list}
+    missing = [key for key in needed if key not in found]
     if missing:
         raise ValueError(
-            f"{folder / SUMMARY_FILE} lacks {', '.join(missing[:3])}: it is damaged or of an older version, so make "
-            "the folder again"
+            f"{file} lacks {', '.join(missing[:3])}: it is damaged or of an older version, so make the folder again"
         )
+    need(file, found, {**needed, **{key: kind for key, kind in _LATER.items() if key in found}}, _REMEDY)
+    for size in found["input_shape"]:
+        need(file, {"a size of input_shape": size}, {"a size of input_shape": int}, _REMEDY)
+    if "rule" in found:
+        scaling = found["input_scaling"]
+        need(file, scaling, {"divisor": float, "mean": (list, float), "sd": (list, float)}, _REMEDY)
     return found
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
-        raise ValueError(f"{file} is damaged or missing ({problem}): make the folder again") from problem
-    if not isinstance(found, dict):
-        raise ValueError(f"{file} is damaged (not a JSON object): make the folder again")
-    return found
-
-
-def _tensors(file: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError) as problem:
-        raise ValueError(f"{file} is damaged or missing ({problem}): make the folder again") from problem
 
 
 def _read_inputs(file: Path, input_shape: tuple[int, ...]) -> NDArray[Any]:

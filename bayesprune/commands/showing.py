@@ -17,6 +17,7 @@ from bayesprune.commands.showing_gates import gate_lines
 from bayesprune.commands.showing_progress import show_progress
 from bayesprune.inference.paths import PathReport
 from bayesprune.inference.result import Fit
+from bayesprune.models.files.places import expanded
 from bayesprune.part_folder import find_part
 from bayesprune.run_folder import PLOTS_FOLDER, SUMMARY_FILE, load_run, read_summary, run_data
 
@@ -44,12 +45,13 @@ def show_run(run: str | Path, plots: bool = False) -> None:
         ValueError: If it is no run folder, or a file is damaged.
         OSError: If the plots cannot be written.
     """
+    run = expanded(run)
     part = find_part(run)
     if part is not None:
         try:
             return show_progress(part, plots)
         except (ValueError, FileNotFoundError):
-            if not (Path(run) / SUMMARY_FILE).is_file():
+            if not (run / SUMMARY_FILE).is_file():
                 raise  # else the fit has ended in this moment, and its run is shown
     found = read_summary(run)
     fit = load_run(run)
@@ -64,7 +66,7 @@ def show_run(run: str | Path, plots: bool = False) -> None:
         except (ValueError, OSError) as problem:  # the other plots do not need the data
             console.print(f"no plot of calibration: {problem}", soft_wrap=True)
             data = None
-        for file in write_plots(fit, Path(run) / PLOTS_FOLDER, found["input_shape"], data):
+        for file in write_plots(fit, run / PLOTS_FOLDER, found["input_shape"], data):
             console.print(f"written: {file}", soft_wrap=True)
 
 

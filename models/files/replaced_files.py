@@ -66,11 +66,11 @@ def _put_together(staging: Path, path: Path) -> None:
     if not new.is_dir():
         return
     coming = sorted((file.name for file in new.iterdir()), key=lambda name: name == path.name)
-    going = sorted({*coming, *(file.name for file in (staging / _REMOVED).iterdir())}, key=lambda name: name != path.name)
+    going = {*coming, *(file.name for file in (staging / _REMOVED).iterdir())}
     done: list[tuple[Path, Path]] = []
     try:
         old.mkdir(exist_ok=True)
-        for name in going:
+        for name in sorted(going, key=lambda name: name != path.name):
             if os.path.lexists(folder / name):
                 if os.path.lexists(old / name):
                     raise FileExistsError(17, "it was made while a replacement was broken off", str(folder / name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,8 +47,9 @@ def naming(path: Path, staging: Path | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as problem:
-        named = None if problem.filename is None else Path(str(problem.filename))
-        if named is None or named == path or (staging is not None and (named == staging or staging in named.parents)):
+        ours = [Path(os.path.realpath(one)) for one in (path, staging) if one is not None]
+        named = None if problem.filename is None else Path(os.path.realpath(str(problem.filename)))
+        if named is None or named in ours or (staging is not None and ours[-1] in named.parents):
             raise Unwritable(path, problem) from problem
         raise
 
