@@ -12,8 +12,8 @@ def expanded(path: str | Path) -> Path:
     """The path with a leading `~` or `~name` expanded; relative paths stay relative.
 
     As in shells, `./~x` is a file of that name, and so is `~x` where there is no user x (a `Path` does not keep the
-    `./` that it was made of). A path that is passed on to a library is made absolute as well: some libraries expand
-    `~` where it stands at the front of a relative path, and others do not.
+    `./` that it was made of); it comes back as an absolute path, so that nothing expands it again. A path that is
+    passed on to a library has to be made absolute as well: some expand `~` at the front of it, and others do not.
 
     Raises:
         ValueError: If the text is no path.
@@ -21,7 +21,7 @@ def expanded(path: str | Path) -> Path:
     found = Path(os.path.expanduser(path))
     if "\0" in str(found):
         raise ValueError(f"{str(found)!r} is no path, it holds a zero byte: write another one")
-    return found
+    return found.absolute() if str(found).startswith("~") else found
 
 
 def refuse_here(path: str | Path) -> None:

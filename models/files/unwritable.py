@@ -47,9 +47,10 @@ def naming(path: Path, staging: Path | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as problem:
-        ours = [Path(os.path.realpath(one)) for one in (path, staging) if one is not None]
-        named = None if problem.filename is None else Path(os.path.realpath(str(problem.filename)))
-        if named is None or named in ours or (staging is not None and ours[-1] in named.parents):
+        ours = {os.path.realpath(one) for one in (path, staging) if one is not None}
+        given = [one for one in (problem.filename, problem.filename2) if isinstance(one, (str, bytes, os.PathLike))]
+        named = [Path(os.path.realpath(os.fsdecode(one))) for one in given]  # copying names two of them
+        if not named or any(str(one) in ours for file in named for one in (file, *file.parents)):
             raise Unwritable(path, problem) from problem
         raise
 
