@@ -83,9 +83,10 @@ def export_network(
         raise ValueError(f"the network has weights of {', '.join(unknown)}: convert it to float32 or float64 first")
     text = network_file(type(network).__name__, source, inputs, weights_name, PLAN_FILE if plan is not None else None)
     _compare(text, state, inputs, outputs)
+    folder = expanded(folder)
     with permitted():
-        _write(expanded(folder), text, state, weights_name, written_plan)
-    return Path(folder)
+        _write(folder, text, state, weights_name, written_plan)
+    return folder
 
 
 def _compare(text: str, state: dict[str, Tensor], inputs: tuple[Any, ...], expected: Any) -> None:

@@ -71,14 +71,14 @@ def export_onnx(network: nn.Module, example_input: Any, file: str | Path) -> Pat
         raise ValueError(f"the network does not take the example input ({_first_line(problem)})") from problem
     outputs = len(expected[0][1])
     names = ["output"] if outputs == 1 else [f"output_{k}" for k in range(outputs)]
-    with tempfile.TemporaryDirectory() as temporary:
-        made = Path(temporary) / "network.onnx"
-        _export(copied, two, str(made), names)
-        for batch, wanted in expected:
-            _compare(str(made), batch, wanted)
-        with permitted(), folders_above(place), written_over(place, _is_onnx, "an ONNX file") as staged:
+    with permitted(), folders_above(place), written_over(place, _is_onnx, "an ONNX file") as staged:
+        with tempfile.TemporaryDirectory() as temporary:
+            made = Path(temporary) / "network.onnx"
+            _export(copied, two, str(made), names)
+            for batch, wanted in expected:
+                _compare(str(made), batch, wanted)
             shutil.copyfile(made, staged)
-    return Path(file)
+    return expanded(file)
 
 
 def _is_onnx(file: Path) -> bool:

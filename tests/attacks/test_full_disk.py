@@ -1,4 +1,4 @@
-"""A disk that fills: nothing half-written stays, the message names the place, and the same call ends once there is room.
+"""A disk that fills: nothing half-written stays, the place is named, and the same call ends once there is room.
 
 Twice: on a file system of 1 MB, where one may be mounted, and under a limit on the size of files, everywhere.
 """
