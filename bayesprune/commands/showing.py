@@ -17,6 +17,7 @@ from bayesprune.commands.showing_gates import gate_lines
 from bayesprune.commands.showing_progress import show_progress
 from bayesprune.inference.paths import PathReport
 from bayesprune.inference.result import Fit
+from bayesprune.models.files.json_file import damaged
 from bayesprune.models.files.places import expanded
 from bayesprune.part_folder import find_part
 from bayesprune.run_folder import PLOTS_FOLDER, SUMMARY_FILE, load_run, read_summary, run_data
@@ -55,8 +56,13 @@ def show_run(run: str | Path, plots: bool = False) -> None:
                 raise  # else the fit has ended in this moment, and its run is shown
     found = read_summary(run)
     fit = load_run(run)
+    try:
+        lines = [*_lines(found), *gate_lines(fit, found)]
+    except (ValueError, TypeError, LookupError, AttributeError) as problem:  # of what `read_summary` does not look into
+        reason = f"{type(problem).__name__}: {problem}"
+        raise damaged(run / SUMMARY_FILE, reason, "fit again, or restore the file") from problem
     console = stdout()
-    for name, text in [*_lines(found), *gate_lines(fit, found)]:
+    for name, text in lines:
         console.print(f"{name:<12} {text}", soft_wrap=True)
     console.print()
     console.print(str(layer_table(fit)), soft_wrap=True)

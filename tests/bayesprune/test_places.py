@@ -108,6 +108,12 @@ def test_wrongly_typed_values_of_a_summary_are_told(refused, home, key, value):
         refused(arguments, "summary.json is damaged", "fit again, or restore the file")
 
 
+def test_wrongly_typed_values_inside_a_key_are_told(refused, home):
+    file = home / "run" / "summary.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "path": {"name": 3, "other": []}}))
+    refused(("show", home / "run"), "summary.json is damaged", "fit again, or restore the file")
+
+
 def test_pruned_tensors_have_digests_and_the_users_permissions(command, home):
     assert command("prune", home / "run", "--sparsity", 0.5, "--compact", "--quiet", "--out", home / "p")[0] == 0
     found = json.loads((home / "p" / "summary.json").read_text())["digests"]
