@@ -64,6 +64,7 @@ __all__ = [
     "ARVIZ_FILE",
     "PLOTS_FOLDER",
     "SUMMARY_FILE",
+    "check_declared",
     "data_of",
     "guide_name",
     "load_run",
@@ -90,6 +91,9 @@ _NEEDED: dict[str, Any] = {
 }  # fmt: skip
 _LATER: dict[str, Any] = {"width": float, "path": dict, "units": _OBJECT, "branches": _OBJECT}
 """Keys that runs of earlier versions do not have."""
+_DECLARED = (
+    "data", "data_root", "data_seed", "data_size", "input_shape", "outputs", "network", "prior", "prior_settings", "on",
+)  # fmt: skip
 _LISTS: dict[str, Any] = {
     "input_shape": int, "on": str, "seeds": int, "kinds": str, "point_estimates": str, "notes": str, "collapsed": str,
 }  # fmt: skip
@@ -250,9 +254,7 @@ def read_summary(path: str | Path) -> dict[str, Any]:
     if missing:
         raise ValueError(f"{file} is no summary of a run: it lacks {', '.join(missing[:3])}")
     need(file, found, {**_NEEDED, **{key: kinds for key, kinds in _LATER.items() if key in found}}, _REMEDY)
-    for key, kind in _LISTS.items():
-        for one in found[key]:
-            need(file, {f"an entry of {key}": one}, {f"an entry of {key}": kind}, _REMEDY)
+    _need_lists(file, found, _REMEDY)
     need(file, found["likelihood"], {"name": str}, _REMEDY)
     for key in ("units", "branches"):
         for row in (found.get(key) or {}).values():
@@ -260,6 +262,28 @@ def read_summary(path: str | Path) -> dict[str, Any]:
                 raise damaged(file, f"{key} holds what is no object", _REMEDY)
             need(file, row, {"of": int, "left": int}, _REMEDY)
     return found
+
+
+def check_declared(file: Path, found: Mapping[str, Any], remedy: str) -> None:
+    """Refuses a declaration out of JSON that lacks a key or has a value of another type.
+
+    Args:
+        file: Where it came from.
+        found: The declaration of a model, with its data.
+        remedy: What to do, the end of the message.
+
+    Raises:
+        ValueError: For the first key.
+    """
+    width = {"width": float} if "width" in found else {}
+    need(file, found, {**{key: _NEEDED[key] for key in _DECLARED}, "likelihood": (str, dict), **width}, remedy)
+    _need_lists(file, found, remedy)
+
+
+def _need_lists(file: Path, found: Mapping[str, Any], remedy: str) -> None:
+    for key, kind in _LISTS.items():
+        for one in found.get(key, ()):
+            need(file, {f"an entry of {key}": one}, {f"an entry of {key}": kind}, remedy)
 
 
 def load_run(path: str | Path) -> Fit:

@@ -16,7 +16,7 @@ from bayesprune.inference.path_point import Pruning, label, prune_as
 from bayesprune.inference.prune import PruneResult
 from bayesprune.inference.result import Fit
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.files.json_file import damaged
+from bayesprune.models.files.json_file import damaged, need
 from bayesprune.models.files.places import expanded
 
 __all__ = ["COSTS", "Choice", "ModelAt", "SparsityPath"]
@@ -248,8 +248,13 @@ class SparsityPath:
         def fit_of(value: float) -> Fit:
             return Fit.load(point_folder(folder, values.index(value)), model_at(value))
 
+        kinds = {"sparsity": float, "min_inclusion": float, "per": str, "criterion": (str, type(None))}
         try:
-            return SparsityPath.of(index["knob"], values, index["prunings"], index["points"], fit_of)
+            for one in index["prunings"]:
+                need(folder / INDEX_FILE, one, {key: kinds[key] for key in one}, REMEDY)
+            path = SparsityPath.of(index["knob"], values, index["prunings"], index["points"], fit_of)
+            path.table[path.score]  # the first that any likelihood has
+            return path
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as problem:
             raise damaged(folder / INDEX_FILE, f"{type(problem).__name__}: {problem}", REMEDY) from problem
 

@@ -12,9 +12,10 @@ from bayesprune.commands.console import stdout
 from bayesprune.data import DATASETS, load_data
 from bayesprune.declaration import UNIT_GATES, Declaration, declare, resolve_prior
 from bayesprune.inference.continuation import sparsity_path
-from bayesprune.inference.path_folder import read_index
+from bayesprune.inference.path_folder import INDEX_FILE, REMEDY, read_index
 from bayesprune.inference.sparsity_path import SparsityPath
 from bayesprune.models.files.places import expanded
+from bayesprune.run_folder import check_declared
 
 __all__ = ["follow_path", "load_path", "parse_numbers", "print_path"]
 
@@ -134,6 +135,7 @@ def load_path(folder: str | Path) -> tuple[dict[str, Any], SparsityPath]:
             f"{folder} was made from Python, by a function that is not stored: use SparsityPath.load there"
         )
     declared = dict(index["declaration"])
+    check_declared(folder / INDEX_FILE, declared, REMEDY)
     declaration = Declaration.from_dict(declared)
     return declared, SparsityPath.load(folder, lambda value: _with(declaration, index["knob"], value).model())
 
