@@ -313,7 +313,7 @@ def test_weights_that_are_not_finite_are_refused_with_the_files_name(refused, co
 
 
 def test_predictions_that_are_not_finite_are_refused(refused, pruned, inputs, tmp_path):
-    x = np.load(inputs)
+    x = np.load(inputs).astype(np.float64)
     x[2] = 1e300  # finite, but not in the dtype of the network
     np.save(tmp_path / "x.npy", x)
     arguments = ("predict", pruned, "--input", tmp_path / "x.npy", "--out", tmp_path / "p.npz")
