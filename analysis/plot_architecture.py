@@ -45,7 +45,7 @@ def plot_architecture(result: PruneResult | CompactResult, path: str | Path | No
 
     Args:
         result: A pruned network, which is compacted for this, or a compact one.
-        path: File to write, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
+        path: File to write or replace, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
 
     Returns:
         The figure.

@@ -44,7 +44,7 @@ def plot_calibration(
         restart: Which restart; default the first.
         bins: Bins of confidence; default 15.
         probability: Of the consistency intervals; default 0.89.
-        path: File to write, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
+        path: File to write or replace, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
 
     Returns:
         The figure.

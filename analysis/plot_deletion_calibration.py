@@ -35,7 +35,7 @@ def plot_deletion_calibration(
 
     Args:
         calibration: What `deletion_calibration` returned, or such results by name.
-        path: File to write, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
+        path: File to write or replace, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
 
     Returns:
         The figure.

@@ -49,7 +49,7 @@ def plot_front(
         split: ``"validation"`` or ``"test"``, what is drawn; the front is always chosen on validation data. Default
             None: the test data where all paths have them.
         worst: Where the axis of the score ends, for networks that are of no use; default None: all are shown.
-        path: File to write, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
+        path: File to write or replace, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
 
     Returns:
         The figure.

@@ -47,7 +47,7 @@ def plot_inclusion(
         image_shape: Shape of an input image, `(height, width)` or `(channels, height, width)`; default None:
             a square where the number of inputs is one.
         maps: Without `tensor`, which layers get a map: ``"first"`` (default), ``"all"`` or ``"none"``.
-        path: File to write, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
+        path: File to write or replace, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
 
     Returns:
         The figure.

@@ -45,7 +45,7 @@ def plot_prior_posterior(
             are single numbers. The first 20 are drawn.
         draws: Draws from the prior, and from the posterior; default 200.
         restart: Which restart; default the first.
-        path: File to write, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
+        path: File to write or replace, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
 
     Returns:
         The figure.

@@ -28,7 +28,7 @@ def plot_pruning_trace(fit: Fit | xr.Dataset, path: str | Path | None = None) ->
 
     Args:
         fit: The fit, or the trace of one in progress, as `read_trace` reads it.
-        path: File to write, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
+        path: File to write or replace, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
 
     Returns:
         The figure.

@@ -29,7 +29,7 @@ def plot_r_hat(convergence: Convergence, path: str | Path | None = None) -> Figu
 
     Args:
         convergence: What `convergence` returned.
-        path: File to write, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
+        path: File to write or replace, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
 
     Returns:
         The figure.

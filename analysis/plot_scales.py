@@ -60,7 +60,7 @@ def plot_scales(fit: Fit, restart: int = 0, path: str | Path | None = None) -> F
     Args:
         fit: The fit.
         restart: Which restart; default the first.
-        path: File to write, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
+        path: File to write or replace, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
 
     Returns:
         The figure.

@@ -29,7 +29,7 @@ def plot_shrinkage(fit: Fit, restart: int = 0, draws: int = 200, path: str | Pat
         fit: The fit.
         restart: Which restart; default the first.
         draws: Draws of the scales; default 200 (one for a MAP).
-        path: File to write, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
+        path: File to write or replace, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
 
     Returns:
         The figure.

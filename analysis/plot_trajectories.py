@@ -71,7 +71,7 @@ def plot_trajectories(
         fit: The fit, or the trace of one in progress, as `read_trace` reads it.
         tensors: Tensors that get a panel of bands; default None: the first six with gates.
         restart: Whose bands; default the first.
-        path: File to write, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
+        path: File to write or replace, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
 
     Returns:
         The figure.

@@ -32,7 +32,7 @@ def plot_units(fit: Fit | xr.Dataset, restart: int = 0, path: str | Path | None 
     Args:
         fit: The fit, or the trace of one in progress, as `read_trace` reads it.
         restart: Which restart; default the first.
-        path: File to write, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
+        path: File to write or replace, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
 
     Returns:
         The figure.

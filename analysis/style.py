@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from bayesprune.models.files.new_file import written_over
+from bayesprune.models.files.places import expanded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,21 +77,31 @@ def check_path(path: str | Path | None) -> None:
     """Refuses a file name of an unknown format before any work is done.
 
     Raises:
-        ValueError: If the suffix is none of `SUFFIXES`, or the folder does not exist.
+        ValueError: If the suffix is none of `SUFFIXES`, or the folder does not exist, or the file is a folder.
     """
     if path is None:
         return
-    if Path(path).suffix.lower() not in SUFFIXES:
+    path = expanded(path)
+    if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path} has no format that a figure can be written in: end it in {', '.join(SUFFIXES)}")
-    if not Path(path).resolve().parent.is_dir():
+    if not path.absolute().parent.is_dir():
         raise ValueError(f"the folder of {path} does not exist: make it first")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name a file to write the figure to")
 
 
 def finished(figure: Figure, path: str | Path | None) -> Figure:
-    """Writes the figure if there is a path, its suffix saying the format, and returns it."""
+    """Writes the figure if there is a path, its suffix saying the format, and returns it.
+
+    A file that is there is replaced, once the new one is complete; a link stays, and what it leads to is replaced.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
     if path is not None:
         metadata = {"Date": None} if Path(path).suffix.lower() == ".svg" else None
-        figure.savefig(path, metadata=metadata)
+        with written_over(os.path.realpath(expanded(path)), lambda _: True, "a file") as staged:
+            figure.savefig(staged, format=Path(path).suffix[1:].lower(), metadata=metadata)
     return figure
 
 

@@ -24,6 +24,7 @@ from torchvision import datasets as torchvision_datasets
 
 from bayesprune.data_files import DataSource, read_folder, read_idx, read_npz, validate_arrays
 from bayesprune.inference.given_numbers import checked_seed
+from bayesprune.models.files.places import expanded
 
 __all__ = ["DATASETS", "DataSplits", "available", "load_data", "validate_arrays"]
 
@@ -125,7 +126,7 @@ def load_data(
     if not 0 <= validation_fraction < 1:
         raise ValueError(f"validation_fraction is {validation_fraction}, but a number in [0, 1) is expected")
     seed = checked_seed(seed, least=0)
-    path = Path(name_or_path).expanduser()
+    path = expanded(name_or_path)
     what = str(name_or_path)
     if isinstance(name_or_path, str) and name_or_path in DATASETS:
         source = _named(name_or_path, root)
@@ -153,7 +154,7 @@ def available(name: str, root: str | Path | None = None) -> bool:
         return _find_idx(name, root) is not None
     if name in _CIFAR_SETS:
         return _find_cifar(name, root) is not None
-    return Path(name).expanduser().exists()
+    return expanded(name).exists()
 
 
 # Splitting and standardising
@@ -265,7 +266,7 @@ def _standardise(x: _Array, mean: _Array, sd: _Array, images: bool) -> _Array:
 def _bases(root: str | Path | None) -> list[Path]:
     """Folders where named data sets are looked for; the first is where they are downloaded to."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bayesprune"
-    return [Path(base).expanduser() for base in (root, os.environ.get(DATA_VARIABLE), cache) if base]
+    return [expanded(base) for base in (root, os.environ.get(DATA_VARIABLE), cache) if base]
 
 
 def _named(name: str, root: str | Path | None) -> DataSource:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from bayesprune.code_trust import CodeTrust, absolute, allowed_code, is_code
 from bayesprune.data import DataSplits
 from bayesprune.inference.unit_gate_estimators import estimator_named
 from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.files.places import expanded
+from bayesprune.models.files.tensor_file import infinite_buffers, read_tensors
 from bayesprune.models.hierarchy import Hierarchy
 from bayesprune.models.likelihoods import LIKELIHOODS
 from bayesprune.models.networks import NETWORKS, make_ready
@@ -120,7 +119,7 @@ class Declaration:
             torch.manual_seed(seed)
             network = make_network(self.network, self.input_shape, self.outputs, self.width)
         if weights is not None:
-            _load_weights(network, Path(weights))
+            _load_weights(network, expanded(weights))
         likelihood = LIKELIHOODS[self.likelihood]()
         if isinstance(prior, UnitGates):
             example = torch.zeros(1, *self.input_shape)
@@ -274,12 +273,7 @@ def _load_weights(network: nn.Module, file: Path) -> None:
     """Loads a state dict into a network, in place."""
     if not file.is_file():
         raise ValueError(f"there is no file {file}: weights are read from a safetensors file")
-    try:
-        state = load_file(file)
-    except (SafetensorError, OSError) as problem:
-        raise ValueError(
-            f"{file} cannot be read as safetensors ({problem}): it is damaged or of another format"
-        ) from problem
+    state = read_tensors(file, "give trained weights that are finite, as safetensors", None, infinite_buffers(network))
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     wrong = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
@@ -288,7 +282,4 @@ def _load_weights(network: nn.Module, file: Path) -> None:
             f"{file} does not fit the network: {wrong[0]} has shape {found.get(wrong[0], 'none')} in the file "
             f"and {expected.get(wrong[0], 'none')} in the network ({len(wrong)} tensors differ)"
         )
-    for name, value in state.items():
-        if value.is_floating_point() and not math.isfinite(float(value.abs().sum(dtype=torch.float64))):
-            raise ValueError(f"{file} holds NaN or infinity in {name}: give trained weights that are finite")
     network.load_state_dict(state)

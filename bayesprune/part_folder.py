@@ -25,9 +25,9 @@ from bayesprune.inference.trace_file import PROGRESS_FILE, TRACE_FILE, RunningFi
 from bayesprune.models.files.flushing import flush, flush_folder
 from bayesprune.models.files.json_file import read_json, write_json
 from bayesprune.models.files.new_folder import check_new_folder
-from bayesprune.models.files.not_written import NotWrittenError
 from bayesprune.models.files.places import expanded
 from bayesprune.models.files.processes import this_process
+from bayesprune.models.files.unwritable import naming
 
 try:
     import fcntl
@@ -74,11 +74,11 @@ class Part:
             The folder, empty.
 
         Raises:
-            NotWrittenError: If something cannot be written.
+            Unwritable: If something cannot be written.
             ValueError: If something else stands in the place of RUN by now.
         """
         inner = self.folder / RUN_FOLDER
-        try:
+        with naming(inner, self.folder):
             inner.mkdir()
             yield inner
             flush_folder(inner)
@@ -86,10 +86,6 @@ class Part:
             check_new_folder(self.run, "run folder")
             os.rename(inner, self.run)
             flush(self.run.parent)
-        except NotWrittenError:
-            raise
-        except OSError as problem:
-            raise NotWrittenError(inner, problem, "make room there") from problem
 
 
 def part_folder(run: str | Path) -> Path:
@@ -152,7 +148,7 @@ def writing_part(run: str | Path, asked: Mapping[str, Any], fresh: bool = False)
             try:
                 yield part
             except BaseException as problem:
-                problem.add_note(_what_is_left(folder))
+                problem.__notes__ = [_what_is_left(folder)]  # in place of what the checkpoint says of itself
                 raise
             finally:
                 if (part.run / _FIRST).is_file() or not _can_be_gone_on_with(folder):

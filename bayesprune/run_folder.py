@@ -48,13 +48,14 @@ restarts the top-level score is the mean of theirs, not the score of an ensemble
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bayesprune.models.files.json_file import damaged, need, read_json, write_json
 from bayesprune.models.files.new_folder import new_folder
+from bayesprune.models.files.places import expanded
 
 if TYPE_CHECKING:  # `compare` reads summaries without waiting for PyTorch
     from bayesprune.data import DataSplits
@@ -65,6 +66,7 @@ __all__ = [
     "ARVIZ_FILE",
     "PLOTS_FOLDER",
     "SUMMARY_FILE",
+    "check_declared",
     "data_of",
     "guide_name",
     "load_run",
@@ -79,12 +81,25 @@ SCORES = ("accuracy", "rmse", "nll", "ece")
 ARVIZ_DRAWS = 200
 """Draws of the first restart that arviz.nc holds."""
 _UNDECIDED = (0.05, 0.95)
-_NEEDED = (
-    "version", "data", "data_root", "data_seed", "data_size", "input_shape", "outputs", "network", "prior",
-    "prior_settings", "on", "likelihood", "guide", "epochs", "seconds", "seeds", "restarts", "test_accuracy",
-    "test_rmse", "nll", "ece", "weights", "nonzero", "sparsity", "median_probability_sparsity", "undecided",
-    "kinds", "tempered", "elbo", "converged", "convergence", "point_estimates", "notes", "collapsed",
+_REMEDY = "fit again, or restore the file"
+_TEXT, _NUMBER, _OBJECT = (str, type(None)), (float, type(None)), (dict, type(None))
+_NEEDED: dict[str, Any] = {
+    "version": str, "data": str, "data_root": _TEXT, "data_seed": int, "data_size": int, "input_shape": list,
+    "outputs": int, "network": str, "prior": str, "prior_settings": dict, "on": list, "likelihood": dict,
+    "guide": object, "epochs": int, "seconds": float, "seeds": list, "restarts": int, "test_accuracy": _NUMBER,
+    "test_rmse": _NUMBER, "nll": _NUMBER, "ece": _NUMBER, "weights": int, "nonzero": int, "sparsity": float,
+    "median_probability_sparsity": _NUMBER, "undecided": _NUMBER, "kinds": list, "tempered": bool, "elbo": _NUMBER,
+    "converged": str, "convergence": str, "point_estimates": list, "notes": list, "collapsed": list,
+}  # fmt: skip
+_LATER: dict[str, Any] = {"width": float, "path": dict, "units": _OBJECT, "branches": _OBJECT}
+"""Keys that runs of earlier versions do not have."""
+_DECLARED = (
+    "data", "data_root", "data_seed", "data_size", "input_shape", "outputs", "network", "prior", "prior_settings", "on",
 )  # fmt: skip
+_LISTS: dict[str, Any] = {
+    "input_shape": int, "on": str, "seeds": int, "kinds": str, "point_estimates": str, "notes": str, "collapsed": str,
+}  # fmt: skip
+"""What the lists are of."""
 
 
 # ------------------------------------------------------------------------------------------------ writing
@@ -126,9 +141,9 @@ def write_rest(folder: Path, fit: Fit, summary: dict[str, Any]) -> None:
         OSError: If something cannot be written.
     """
     from bayesprune.analysis.to_arviz import to_arviz
-    from bayesprune.models.files.json_file import write_json
+    from bayesprune.models.files.netcdf_file import write_netcdf
 
-    to_arviz(fit, draws=ARVIZ_DRAWS).to_netcdf(folder / ARVIZ_FILE, engine="h5netcdf")
+    write_netcdf(to_arviz(fit, draws=ARVIZ_DRAWS), folder / ARVIZ_FILE)
     write_json(folder / SUMMARY_FILE, summary)
 
 
@@ -251,19 +266,47 @@ def read_summary(path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: If it is no run folder, or the file is damaged.
     """
-    file = Path(path) / SUMMARY_FILE
-    if not Path(path).is_dir():
+    path = expanded(path)
+    file = path / SUMMARY_FILE
+    if not path.is_dir():
         raise ValueError(f"there is no run folder {path}: make one with bayesprune fit --out {path}")
     if not file.is_file():
         raise ValueError(f"{path} is no run folder: it has no {SUMMARY_FILE}")
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:  # JSON and Unicode errors are ValueErrors
-        raise ValueError(f"{file} is damaged ({problem}): fit again, or restore the file") from problem
-    missing = [key for key in _NEEDED if key not in found] if isinstance(found, dict) else _NEEDED
+    found = read_json(file, _REMEDY)
+    missing = [key for key in _NEEDED if key not in found]
     if missing:
         raise ValueError(f"{file} is no summary of a run: it lacks {', '.join(missing[:3])}")
-    return dict(found)
+    need(file, found, {**_NEEDED, **{key: kinds for key, kinds in _LATER.items() if key in found}}, _REMEDY)
+    _need_lists(file, found, _REMEDY)
+    need(file, found["likelihood"], {"name": str}, _REMEDY)
+    for key in ("units", "branches"):
+        for row in (found.get(key) or {}).values():
+            if not isinstance(row, dict):
+                raise damaged(file, f"{key} holds what is no object", _REMEDY)
+            need(file, row, {"of": int, "left": int}, _REMEDY)
+    return found
+
+
+def check_declared(file: Path, found: Mapping[str, Any], remedy: str) -> None:
+    """Refuses a declaration out of JSON that lacks a key or has a value of another type.
+
+    Args:
+        file: Where it came from.
+        found: The declaration of a model, with its data.
+        remedy: What to do, the end of the message.
+
+    Raises:
+        ValueError: For the first key.
+    """
+    width = {"width": float} if "width" in found else {}
+    need(file, found, {**{key: _NEEDED[key] for key in _DECLARED}, "likelihood": (str, dict), **width}, remedy)
+    _need_lists(file, found, remedy)
+
+
+def _need_lists(file: Path, found: Mapping[str, Any], remedy: str) -> None:
+    for key, kind in _LISTS.items():
+        for one in found.get(key, ()):
+            need(file, {f"an entry of {key}": one}, {f"an entry of {key}": kind}, remedy)
 
 
 def load_run(path: str | Path, trust_code: bool = False, network: str | None = None, prior: str | None = None) -> Fit:
@@ -290,8 +333,8 @@ def load_run(path: str | Path, trust_code: bool = False, network: str | None = N
     from bayesprune.declaration import Declaration
     from bayesprune.inference.result import Fit
 
-    trust = CodeTrust(trust_code, network, prior)
-    declaration = Declaration.from_dict(read_summary(path), trust, Path(path) / SUMMARY_FILE)
+    trust, path = CodeTrust(trust_code, network, prior), expanded(path)
+    declaration = Declaration.from_dict(read_summary(path), trust, path / SUMMARY_FILE)
     return Fit.load(path, model=declaration.model())
 
 

@@ -48,8 +48,8 @@ from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.cutting import cut
 from bayesprune.models.files.flushing import flush
 from bayesprune.models.files.json_file import damaged, need, read_json, read_regular, write_json
-from bayesprune.models.files.not_written import NotWrittenError
 from bayesprune.models.files.places import expanded
+from bayesprune.models.files.unwritable import Unwritable
 
 __all__ = ["Checkpoint", "CheckpointError", "KeptState", "kept_state", "open_checkpoint"]
 
@@ -196,7 +196,7 @@ class Checkpoint:
         self.finished: bool = self._kept is not None and self._kept["finished"]
         self.resumed_at_epoch: int | None = None if self._kept is None else self._kept["counts"]["epoch"] + 1
         self.seconds: float = 0.0 if self._kept is None else self._kept["seconds"]
-        self._reason = ""
+        self._reason, self._writes = "", 0
         self._began = time.perf_counter()
         self._due = self._began + LEAST
 
@@ -299,14 +299,14 @@ class Checkpoint:
         except OSError as problem:
             with contextlib.suppress(OSError):
                 written.unlink()
-            before = kept_state(self.file.parent)
-            left = "no state was kept" if before is None else f"the state after epoch {before.epoch} is kept"
-            raise NotWrittenError(
-                written, problem, f"{left}; make room, and the same call goes on from there"
-            ) from problem
+            unwritable = problem if isinstance(problem, Unwritable) else Unwritable(written, problem)
+            if self._kept is not None or self._writes:
+                unwritable.add_note("the state before it is kept, and the same call goes on from there")
+            raise unwritable from problem
         for stale in self.file.parent.glob(f"{self.file.stem}-step-*.safetensors"):
             if stale.name != written.name:
                 stale.unlink(missing_ok=True)
+        self._writes += 1
         now = time.perf_counter()
         self._due = now + (now - began) * (1.0 / SHARE - 1.0)
 

@@ -17,6 +17,7 @@ from bayesprune.inference.path_point import Pruning, check_prunings, default_pru
 from bayesprune.inference.result import Fit
 from bayesprune.inference.sparsity_path import ModelAt, SparsityPath
 from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.files.places import expanded
 
 __all__ = ["sparsity_path"]
 
@@ -90,7 +91,7 @@ def sparsity_path(
         )
     given = None if prunings is None else check_prunings(prunings)
     splits = {"validation": validation} | ({} if test is None else {"test": test})
-    place = None if folder is None else Path(folder)
+    place = None if folder is None else expanded(folder)
     asked = {
         "knob": knob, "values": values, "declarations": _fingerprints(model_at, values, knob),
         "data": {name: data_fingerprint(part) for name, part in {"training": data, **splits}.items()},

@@ -26,7 +26,9 @@ from typing import Any
 
 from bayesprune.inference.fingerprints import as_then
 from bayesprune.inference.result import Fit
-from bayesprune.models.files.json_file import write_json
+from bayesprune.models.files.json_file import damaged, need, read_json, write_json
+from bayesprune.models.files.staging import OWNER_FILE, clear_leftovers
+from bayesprune.models.files.unwritable import Unwritable, permitted
 
 __all__ = [
     "INDEX_FILE",
@@ -38,6 +40,11 @@ __all__ = [
 
 FORMAT = 1
 INDEX_FILE = "path.json"
+REMEDY = "begin the path anew in another folder"
+_KEYS: dict[str, Any] = {
+    "format": int, "knob": str, "values": list, "declarations": list, "arguments": dict,
+    "prunings": (list, type(None)), "points": list,
+}  # fmt: skip
 
 
 def point_folder(folder: Path, number: int) -> Path:
@@ -58,7 +65,8 @@ def open_index(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         ValueError: If something else stands in the folder, other arguments were asked for then, or it cannot be
-            written.
+            written to.
+        OSError: If the disk is full.
     """
     try:
         asked = json.loads(json.dumps(asked, allow_nan=False))  # as it is read back: tuples are lists there
@@ -77,10 +85,15 @@ def open_index(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
             _compare(folder, index, asked)
             index |= asked
         for stale in folder.glob(".point-*"):  # what a run that was killed was writing
-            shutil.rmtree(stale)
+            clear_leftovers(folder.absolute() / stale.name[1:].rpartition("-")[0])
+            if stale.is_dir() and not (stale / OWNER_FILE).exists():  # of earlier versions
+                shutil.rmtree(stale)
         for stale in folder.glob(f".{INDEX_FILE}-*"):
             stale.unlink()
-        write_json(folder / INDEX_FILE, index)
+        with permitted():
+            write_json(folder / INDEX_FILE, index)
+    except Unwritable:
+        raise
     except OSError as problem:
         raise ValueError(
             f"{folder} cannot be written ({problem.strerror}): choose a folder that you may write to"
@@ -104,14 +117,19 @@ def read_index(folder: Path) -> dict[str, Any]:
     file = folder / INDEX_FILE
     if not file.is_file():
         raise ValueError(f"{folder} is no path: it has no {INDEX_FILE}")
-    try:
-        index = json.loads(file.read_text(encoding="utf-8"))
-        if index["format"] != FORMAT:
-            raise ValueError(f"it was written in format {index['format']}, but this version reads {FORMAT}")
-        index["values"], index["points"], index["prunings"], index["arguments"]  # noqa: B018
-    except (OSError, ValueError, TypeError, KeyError) as problem:
-        raise ValueError(f"{file} is damaged ({problem}): begin the path anew in another folder") from problem
-    return dict(index)
+    index = read_json(file, REMEDY)
+    need(file, index, {"format": int}, REMEDY)
+    if index["format"] != FORMAT:
+        raise damaged(file, f"it was written in format {index['format']}, but this version reads {FORMAT}", REMEDY)
+    need(file, index, _KEYS, REMEDY)
+    for group in ("declaration", "data"):
+        if not isinstance(index.get(group), (dict, type(None))):
+            raise damaged(file, f"{group} is no object", REMEDY)
+    if len(index["points"]) > min(len(index["values"]), len(index["declarations"])):
+        raise damaged(file, "it has more points than values", REMEDY)
+    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in index["values"]):
+        raise damaged(file, "its values are not all numbers", REMEDY)
+    return index
 
 
 def _compare(folder: Path, index: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

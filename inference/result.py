@@ -362,10 +362,12 @@ class Fit:
         return summarise(self)
 
     def save(self, path: str | Path, overwrite: bool = False) -> Path:
-        """Writes the fit to a folder: JSON, safetensors and netCDF, nothing pickled.
+        """Writes the fit to a folder, all of it or nothing: JSON, safetensors and netCDF, nothing pickled.
 
         Raises:
-            ValueError: If the folder exists (unless `overwrite`) or cannot be written.
+            ValueError: If the folder exists (unless `overwrite`, and it holds a saved fit and nothing else) or cannot
+                be written to; or the fit holds NaN or infinity.
+            OSError: If the disk is full; what was there stays.
         """
         from bayesprune.inference.storage import save_fit
 

@@ -12,11 +12,13 @@ import xarray as xr
 
 from bayesprune.inference.batches import Data
 from bayesprune.inference.fingerprints import as_then, model_fingerprint
-from bayesprune.inference.path_folder import point_folder, read_index
+from bayesprune.inference.path_folder import INDEX_FILE, REMEDY, point_folder, read_index
 from bayesprune.inference.path_point import Pruning, label, prune_as
 from bayesprune.inference.prune import PruneResult
 from bayesprune.inference.result import Fit
 from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.files.json_file import damaged, need
+from bayesprune.models.files.places import expanded
 
 __all__ = ["COSTS", "Choice", "ModelAt", "SparsityPath"]
 
@@ -232,7 +234,7 @@ class SparsityPath:
         Raises:
             ValueError: If it is no path or damaged, no point is finished, or a model has changed since.
         """
-        folder = Path(folder)
+        folder = expanded(folder)
         index = read_index(folder)
         if not index["points"]:
             raise ValueError(f"no point of the path {folder} is finished yet: call sparsity_path to go on with it")
@@ -247,7 +249,15 @@ class SparsityPath:
         def fit_of(value: float) -> Fit:
             return Fit.load(point_folder(folder, values.index(value)), model_at(value))
 
-        return SparsityPath.of(index["knob"], values, index["prunings"], index["points"], fit_of)
+        kinds = {"sparsity": float, "min_inclusion": float, "per": str, "criterion": (str, type(None))}
+        try:
+            for one in index["prunings"]:
+                need(folder / INDEX_FILE, one, {key: kinds[key] for key in one}, REMEDY)
+            path = SparsityPath.of(index["knob"], values, index["prunings"], index["points"], fit_of)
+            path.table[path.score]  # the first that any likelihood has
+            return path
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as problem:
+            raise damaged(folder / INDEX_FILE, f"{type(problem).__name__}: {problem}", REMEDY) from problem
 
     @staticmethod
     def of(

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
-import shutil
-import tempfile
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import xarray as xr
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bayesprune.inference.fingerprints import compare_structure, network_structure
@@ -22,9 +19,39 @@ from bayesprune.inference.result import Fit, Restart
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.cutting import cut
 from bayesprune.models.declared_model import code_of_ones_own, declared_model
+from bayesprune.models.files.json_file import damaged, need, read_json, read_regular, write_json
+from bayesprune.models.files.netcdf_file import write_netcdf
+from bayesprune.models.files.new_folder import new_folder, replaced_folder
+from bayesprune.models.files.places import expanded
+from bayesprune.models.files.staging import clear_leftovers
+from bayesprune.models.files.tensor_file import (
+    infinite_buffers,
+    not_finite,
+    read_tensors,
+    tensor_digest,
+    write_tensors,
+)
+from bayesprune.models.files.unwritable import permitted
 
 FORMAT = 1
 FIT_FILE, TRACE_FILE = "fit.json", "trace.nc"
+_REMEDY = "fit again, or restore the file"
+_DROPPINGS = (".DS_Store", "Thumbs.db", "desktop.ini")
+"""What file managers leave in folders that were looked at."""
+_KEYS: dict[str, Any] = {
+    "settings": dict, "seeds": list, "data_size": int, "likelihood": dict, "network": (dict, type(None)),
+    "priors": dict, "shapes": dict,
+}  # fmt: skip
+_LATER_KEYS: dict[str, Any] = {"gates": (dict, type(None)), "plans": list, "digests": dict}
+"""Keys that earlier versions did not write."""
+_SETTINGS: dict[str, Any] = {"precision": str, "guide": object, "seconds": float, "tempered": bool}
+_LATER_SETTINGS: dict[str, Any] = {
+    "input_shape": list, "stopped_early": list, "kl_warmup": (float, type(None)), "steps": int, "batch_size": int
+}  # fmt: skip
+_WRONG = (
+    ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, AssertionError, OverflowError
+)  # fmt: skip
+"""What the making of something from damaged names and numbers raises."""
 
 
 def save_fit(fit: Fit, path: str | Path, overwrite: bool = False) -> Path:
@@ -32,35 +59,47 @@ def save_fit(fit: Fit, path: str | Path, overwrite: bool = False) -> Path:
 
     Args:
         fit: The fit.
-        path: The folder; it must not exist unless `overwrite`.
-        overwrite: Whether an existing fit is replaced once the new one is complete.
+        path: The folder; it must not exist unless `overwrite`. A leading `~` is expanded.
+        overwrite: Whether an existing fit is replaced once the new one is complete. A folder that holds anything else
+            is not.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: If the folder exists or cannot be written.
+        ValueError: If the folder exists, or is no fit that could be replaced, or cannot be written to; or the fit holds
+            NaN.
+        OSError: If the disk is full; what was there stays.
     """
-    path = Path(path)
-    if path.exists() and not overwrite:
+    path = expanded(path)
+    clear_leftovers(path.absolute())
+    if os.path.lexists(path) and not overwrite:
         raise ValueError(f"{path} exists already: choose another folder, or pass overwrite=True")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    except OSError as problem:
-        raise ValueError(
-            f"{path} cannot be written ({problem.strerror}): choose a folder that you may write to"
-        ) from problem
-    try:
-        write_fit(fit, staging)
-        os.chmod(staging, 0o755)
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(staging, path)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+    made = replaced_folder(path, _is_fit, "a saved fit") if overwrite else new_folder(path)
+    with permitted(), made as staged:
+        write_fit(fit, staged)
     return path
+
+
+def _is_fit(folder: Path) -> bool:
+    """Whether a folder holds a saved fit and nothing else.
+
+    Raises:
+        ValueError: If it holds one and other files.
+    """
+    names = {file.name for file in folder.iterdir()} - set(_DROPPINGS)
+    if not {FIT_FILE, TRACE_FILE, "restart-0.safetensors"} <= names:
+        return False
+    others = [
+        name for name in sorted(names)
+        if name not in (FIT_FILE, TRACE_FILE) and not re.fullmatch(r"restart-\d+\.safetensors", name)
+    ]  # fmt: skip
+    if others:
+        raise ValueError(
+            f"{folder} holds {others[0]} besides a saved fit, so it is not replaced: move that away, or choose another "
+            "folder"
+        )
+    return True
 
 
 def write_fit(fit: Fit, folder: Path) -> None:
@@ -68,8 +107,20 @@ def write_fit(fit: Fit, folder: Path) -> None:
 
     ``fit.json`` holds settings, the declaration and its fingerprints, and what is left of a network whose units were
     removed (``plans``); ``restart-0.safetensors`` and on the guides, point estimates and buffers; ``trace.nc`` the
-    pruning trace.
+    pruning trace. ``digests`` in fit.json are those of the other files.
+
+    Raises:
+        ValueError: If the fit holds NaN or infinity.
+        OSError: If something cannot be written.
     """
+    states = [_state(one) for one in fit.restarts]
+    for number, (one, state) in enumerate(zip(fit.restarts, states, strict=True)):
+        wrong = not_finite(state, infinite_buffers(one.model.network, "network."))
+        if wrong is not None:
+            raise ValueError(
+                f"restart {number} of the fit holds NaN or infinity in {wrong}, so it is not saved: fit again with a "
+                "smaller learning rate, or clip="
+            )
     model = fit.model
     network = model.network if model.declared is None else model.declared
     declaration = {
@@ -89,37 +140,70 @@ def write_fit(fit: Fit, folder: Path) -> None:
         },
         "gates": None if model.gates is None else model.gates.declaration.config,
         "plans": [one.model.plan for one in fit.restarts],
-        "shapes": {name: list(parameter.shape) for name, parameter in network.named_parameters()},
+        "shapes": _shapes(network),
         "modules": network_structure(network),
     }
-    text = json.dumps(declaration, indent=2, allow_nan=False)
-    for number, one in enumerate(fit.restarts):
-        save_file(_state(one), folder / f"restart-{number}.safetensors")
-    fit.trace.to_netcdf(folder / TRACE_FILE, engine="h5netcdf")
-    (folder / FIT_FILE).write_text(text + "\n", encoding="utf-8")
+    digests = {}
+    for number, state in enumerate(states):
+        name = f"restart-{number}.safetensors"
+        digests[name] = write_tensors(state, folder / name)
+    digests[TRACE_FILE] = write_netcdf(fit.trace, folder / TRACE_FILE)
+    write_json(folder / FIT_FILE, {**declaration, "digests": digests})
 
 
 def load_fit(path: str | Path, model: BayesianNetwork | None = None) -> Fit:
-    """Reads a fit back onto the CPU; see `Fit.load`."""
-    path = Path(path)
-    declared = _read_json(path / FIT_FILE)
-    if declared.get("format") != FORMAT:
-        raise ValueError(f"{path} was written in format {declared.get('format')}, but this version reads {FORMAT}")
+    """Reads a fit back onto the CPU; see `Fit.load`. Where a process was killed while replacing it, that is ended."""
+    path = expanded(path)
+    clear_leftovers(Path(os.path.realpath(path)))
+    file = path / FIT_FILE
+    declared = _read_declared(path)
     model = _declared_model(declared, path) if model is None else model
     _compare(model, declared, path)
     dtype = torch.float64 if declared["settings"]["precision"] == "float64" else torch.float32
     restarts = []
     plans = declared.get("plans") or [None] * len(declared["seeds"])
+    digests = declared.get("digests", {})  # earlier versions wrote none
     for number, (seed, plan) in enumerate(zip(declared["seeds"], plans, strict=True)):
-        file = path / f"restart-{number}.safetensors"
+        name = f"restart-{number}.safetensors"
         copied = _fresh(model, dtype)
         if plan is not None:
             copied = _cut(copied, plan, path)
-        with torch.random.fork_rng(devices=[]):  # a guide draws some of the starting values that are replaced next
-            one = Restart(copied, Guide(copied, declared["settings"]["guide"]), seed)
-        _restore(one, _read_tensors(file), file)
+        state = read_tensors(path / name, _REMEDY, digests.get(name), infinite_buffers(copied.network, "network."))
+        try:
+            with torch.random.fork_rng(devices=[]):  # a guide draws some of the starting values that are replaced next
+                one = Restart(copied, Guide(copied, declared["settings"]["guide"]), seed)
+        except _WRONG as problem:
+            raise damaged(file, problem, _REMEDY) from problem
+        _restore(one, state, path / name)
         restarts.append(one)
-    return Fit(restarts, _read_trace(path / TRACE_FILE), declared["settings"])
+    trace = path / TRACE_FILE
+    if TRACE_FILE in digests and tensor_digest(read_regular(trace, _REMEDY)) != digests[TRACE_FILE]:
+        raise damaged(trace, "its content is not what was written", _REMEDY)
+    return Fit(restarts, _read_trace(trace), declared["settings"])
+
+
+def _read_declared(path: Path) -> dict[str, Any]:
+    """What fit.json says, with the keys and types that it has to have."""
+    file = path / FIT_FILE
+    if not os.path.lexists(file):
+        raise ValueError(f"{path} is no saved fit: it has no {FIT_FILE}")
+    declared = read_json(file, _REMEDY)
+    if declared.get("format") != FORMAT:
+        raise ValueError(f"{path} was written in format {declared.get('format')}, but this version reads {FORMAT}")
+    _need(file, declared, _KEYS, _LATER_KEYS)
+    _need(file, declared["settings"], _SETTINGS, _LATER_SETTINGS)
+    for pattern, saved in declared["priors"].items():
+        if not isinstance(saved, dict):
+            raise damaged(file, f"the prior on {pattern} is no object", _REMEDY)
+        need(file, saved, {"config": (dict, type(None)), "fingerprint": object, "printed": str}, _REMEDY)
+    seeds, plans = declared["seeds"], declared.get("plans") or declared["seeds"]
+    if not seeds or len(plans) != len(seeds) or any(not isinstance(seed, int) for seed in seeds):
+        raise damaged(file, "seeds and plans are not one for each restart", _REMEDY)
+    return declared
+
+
+def _need(file: Path, found: Mapping[str, Any], always: Mapping[str, Any], later: Mapping[str, Any]) -> None:
+    need(file, found, {**always, **{key: kind for key, kind in later.items() if key in found}}, _REMEDY)
 
 
 def _state(one: Restart) -> dict[str, Tensor]:
@@ -127,7 +211,7 @@ def _state(one: Restart) -> dict[str, Tensor]:
     state |= {f"network.{k}": v for k, v in one.model.network.state_dict().items()}
     state |= {f"likelihood.{k}": v for k, v in one.model.likelihood.state_dict().items()}
     state |= {f"fisher.{k}": v for k, v in (one.fisher or {}).items()}
-    return {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
+    return state
 
 
 def _restore(one: Restart, state: dict[str, Tensor], file: Path) -> None:
@@ -159,7 +243,7 @@ def _declared_model(declared: dict[str, Any], path: Path) -> BayesianNetwork:
         own = code_of_ones_own(declared)
         model = None if own else declared_model(declared)
     except ValueError as problem:
-        raise ValueError(f"{path / FIT_FILE} is damaged ({problem}): fit again, or restore the file") from problem
+        raise damaged(path / FIT_FILE, problem, _REMEDY) from problem
     if model is None:
         raise ValueError(
             f"{path} was fitted with code of your own ({own}), which is not stored: "
@@ -172,7 +256,7 @@ def _cut(model: BayesianNetwork, plan: dict[str, Any], path: Path) -> BayesianNe
     """The model without the units that a fit has removed."""
     try:
         return model.with_network(cut(model.network, model.example_input, plan, keep_mode=True), plan)
-    except (ValueError, KeyError, AssertionError) as problem:
+    except _WRONG as problem:
         raise ValueError(
             f"{path / FIT_FILE} does not fit the model: its plan of removed units is {problem}"
         ) from problem
@@ -200,29 +284,13 @@ def _compare(model: BayesianNetwork, declared: dict[str, Any], path: Path) -> No
             f"{path} was fitted with other gates of units ({declared.get('gates')}) than the model has ({gates}): "
             "declare the same"
         )
-    shapes = {name: list(parameter.shape) for name, parameter in model.network.named_parameters()}
-    if shapes != declared["shapes"]:
+    if _shapes(model.network) != declared["shapes"]:
         raise ValueError(f"{path} was fitted with a network of other parameters: pass a model of the same network")
     compare_structure(declared.get("modules"), model.network, path)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise ValueError(f"{file.parent} is no saved fit: it has no {file.name}")
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as problem:
-        raise ValueError(f"{file} is damaged ({problem}): fit again, or restore the file") from problem
-    if not isinstance(found, dict):
-        raise ValueError(f"{file} is damaged (not a JSON object): fit again, or restore the file")
-    return found
-
-
-def _read_tensors(file: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError) as problem:
-        raise ValueError(f"{file} is damaged or missing ({problem}): fit again, or restore the file") from problem
+def _shapes(network: nn.Module) -> dict[str, list[int]]:
+    return {name: list(parameter.shape) for name, parameter in network.named_parameters()}
 
 
 def _read_trace(file: Path) -> xr.Dataset:

@@ -32,7 +32,7 @@ class RunningFit:
     Attributes:
         process: Number of the process.
         host: Name of the machine.
-        started: When the process was started, seconds since 1970; None where an earlier version wrote it.
+        started: When the process was started (`this_process`); None where an earlier version wrote it.
         asked: What the fit was asked for, as it was given to `WriteTrace`.
         updated: When this was written, seconds since 1970.
         seconds: Time from the first step to `updated`.
@@ -109,7 +109,7 @@ class WriteTrace(Callback):
     is_resumable = True  # the state has the records of before an interruption
 
     def __init__(self, folder: str | Path, asked: Mapping[str, Any] | None = None) -> None:
-        self.folder = expanded(folder)
+        self.folder = expanded(folder).absolute()
         self.asked = dict(asked or {})
         self._histories: list[list[dict[str, Any]]] = []
         self._iterates: list[list[dict[str, float]]] = []
@@ -164,7 +164,7 @@ class WriteTrace(Callback):
             trace.attrs["dense_macs"] = float(trace.attrs["dense_macs"])  # NetCDF 3 has no integers of 64 bits
         try:
             # NetCDF 3, by SciPy: about 10 ms, where NetCDF 4 takes 200.
-            with replaced_file(self.folder.absolute() / TRACE_FILE) as staged:
+            with replaced_file(self.folder / TRACE_FILE) as staged:
                 trace.to_netcdf(staged, engine="scipy")
             write_json(self.folder / PROGRESS_FILE, asdict(progress))
         except OSError as problem:
@@ -202,7 +202,7 @@ def read_trace(folder: str | Path) -> xr.Dataset:
     Raises:
         ValueError: If there is no such file, or it is damaged.
     """
-    file = Path(folder) / TRACE_FILE
+    file = expanded(folder).absolute() / TRACE_FILE
     try:
         with xr.open_dataset(file, engine="scipy") as found:
             return found.load()

@@ -10,19 +10,21 @@ import copy
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils import _pytree
 
 from bayesprune.models.export_trace import agree, cloned, placed, run_traced, trace
-from bayesprune.models.network_file import SAVED_DTYPES, network_file
+from bayesprune.models.files.new_folder import new_folder
+from bayesprune.models.files.places import expanded
+from bayesprune.models.files.replaced_files import replaced_files
+from bayesprune.models.files.tensor_file import write_tensors
+from bayesprune.models.files.unwritable import permitted
+from bayesprune.models.network_file import SAVED_DTYPES, generated_files, network_file
 from bayesprune.models.network_source import network_source
 
 __all__ = ["export_network"]
@@ -42,7 +44,8 @@ def export_network(
     ``network.py`` holds a class ``Network`` and a function ``load()``; names of layers are flat there, e.g.
     ``layer1_0_conv1`` for ``layer1.0.conv1``. What the output does not depend on is left out, and a parameter that
     two layers share is written for each. The result is run on the example before anything is left on disk, and has
-    to give what the network gives. An earlier export in the folder is replaced.
+    to give what the network gives. An earlier export in the folder is replaced, all of it or nothing; files that are
+    not of one are not: its ``network.py`` is known by its first line, its weights and plan by what it says of them.
 
     Args:
         network: The network; it is left as it was and exported in evaluation mode, with the dtypes it has. Its layers
@@ -58,7 +61,9 @@ def export_network(
 
     Raises:
         ValueError: If the network cannot be written (control flow that depends on data, a layer or function that is
-            not torch's, hooks, random numbers), or the folder cannot. Nothing is left behind then.
+            not torch's, hooks, random numbers), or the folder cannot; or a file of that name is there and is of no
+            earlier export. Nothing is left behind then.
+        OSError: If the disk is full; nothing is left behind, and an earlier export stays.
     """
     if not re.fullmatch(r"[\w.-]+\.safetensors", weights_name):
         raise ValueError(f"weights_name is {weights_name!r}, but a file name that ends in .safetensors is expected")
@@ -78,24 +83,9 @@ def export_network(
         raise ValueError(f"the network has weights of {', '.join(unknown)}: convert it to float32 or float64 first")
     text = network_file(type(network).__name__, source, inputs, weights_name, PLAN_FILE if plan is not None else None)
     _compare(text, state, inputs, outputs)
-    folder = Path(folder)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as problem:
-        raise ValueError(
-            f"{folder} cannot be written ({problem.strerror}): choose a folder that you may write to"
-        ) from problem
-    try:
-        (staging / NETWORK_FILE).write_text(text, encoding="utf-8")
-        save_file(state, staging / weights_name)
-        if written_plan is not None:
-            (staging / PLAN_FILE).write_text(written_plan, encoding="utf-8")
-        _move(staging, folder)
-    except OSError as problem:
-        raise ValueError(f"{folder} cannot be written ({problem.strerror}): choose another folder") from problem
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    folder = expanded(folder)
+    with permitted():
+        _write(folder, text, state, weights_name, written_plan)
     return folder
 
 
@@ -116,14 +106,41 @@ def _compare(text: str, state: dict[str, Tensor], inputs: tuple[Any, ...], expec
         )
 
 
-def _move(staging: Path, folder: Path) -> None:
-    """Puts the complete files in their place; a new folder appears all at once."""
-    if not folder.exists():
-        os.chmod(staging, 0o755)
-        os.replace(staging, folder)
+def _write(folder: Path, text: str, state: Mapping[str, Tensor], weights_name: str, plan: str | None) -> None:
+    """Puts the files in their place together; a new folder appears all at once."""
+    files = [NETWORK_FILE, weights_name, *([] if plan is None else [PLAN_FILE])]
+
+    def fill(staged: Path) -> None:
+        (staged / NETWORK_FILE).write_text(text, encoding="utf-8")
+        write_tensors(state, staged / weights_name)
+        if plan is not None:
+            (staged / PLAN_FILE).write_text(plan, encoding="utf-8")
+
+    if not os.path.lexists(folder):
+        with new_folder(folder) as staged:
+            fill(staged)
         return
-    files = sorted(staging.iterdir())
-    for file in files:
-        os.replace(file, folder / file.name)
-    if PLAN_FILE not in [file.name for file in files]:
-        (folder / PLAN_FILE).unlink(missing_ok=True)  # of an earlier export: it would say what is not so
+    with replaced_files(folder, NETWORK_FILE) as (staged, removed):
+        earlier = _earlier_export(folder, files)
+        if PLAN_FILE in earlier and plan is None:
+            removed.append(PLAN_FILE)  # it would say what is not so
+        fill(staged)
+
+
+def _earlier_export(folder: Path, files: list[str]) -> frozenset[str]:
+    """The files of an earlier export in a folder.
+
+    Raises:
+        ValueError: If a file that is to be written is there, and is of no earlier export.
+    """
+    network = folder / NETWORK_FILE
+    is_text = network.is_file() and not network.is_symlink()
+    earlier = generated_files(network.read_bytes(), NETWORK_FILE, PLAN_FILE) if is_text else frozenset()
+    for name in files:
+        file = folder / name
+        if os.path.lexists(file) and (name not in earlier or file.is_symlink() or not file.is_file()):
+            raise ValueError(
+                f"{file} exists already and is of no earlier export, so it is not replaced: choose another folder"
+                f"{', or another weights_name' if name not in (NETWORK_FILE, PLAN_FILE) else ''}"
+            )
+    return earlier

@@ -11,7 +11,6 @@ import importlib
 import inspect
 import io
 import logging
-import os
 import shutil
 import tempfile
 import warnings
@@ -25,6 +24,10 @@ from torch import nn
 from torch.utils import _pytree
 
 from bayesprune.models.export_trace import agree, cloned, placed
+from bayesprune.models.files.new_file import written_over
+from bayesprune.models.files.new_folder import folders_above
+from bayesprune.models.files.places import expanded
+from bayesprune.models.files.unwritable import Unwritable, permitted
 
 __all__ = ["export_onnx", "require_extra"]
 
@@ -42,17 +45,19 @@ def export_onnx(network: nn.Module, example_input: Any, file: str | Path) -> Pat
         network: The network; it is left as it was and exported in evaluation mode. float32 is what onnxruntime runs;
             of float64 it lacks many layers.
         example_input: An input as the network takes it, `(n, ...)`, n of 1 is enough; a tuple for several inputs.
-        file: Where the network goes; an existing file is replaced. It is one file, at most 2 GB.
+        file: Where the network goes; an ONNX file that is there, whoever wrote it, is replaced, another one is not. It
+            is one file, at most 2 GB.
 
     Returns:
         The file. Inputs are called as the network's forward calls them, outputs ``output`` or ``output_0`` and so on.
 
     Raises:
         ValueError: If the extra is missing, or the network cannot be exported, or the file is not what the network
-            is, or cannot be written. Nothing is left behind then.
+            is, or cannot be written, or something else stands in its place. Nothing is left behind then.
+        OSError: If the disk is full; nothing is left behind, and what was there stays.
     """
     require_extra()
-    file = Path(file)
+    place = expanded(file).absolute()
     copied = copy.deepcopy(network).cpu().eval()
     given = example_input if isinstance(example_input, (tuple, list)) else (example_input,)
     inputs = tuple(placed(part, copied) for part in given)
@@ -66,21 +71,23 @@ def export_onnx(network: nn.Module, example_input: Any, file: str | Path) -> Pat
         raise ValueError(f"the network does not take the example input ({_first_line(problem)})") from problem
     outputs = len(expected[0][1])
     names = ["output"] if outputs == 1 else [f"output_{k}" for k in range(outputs)]
-    with tempfile.TemporaryDirectory() as staging:
-        made = Path(staging) / "network.onnx"
-        _export(copied, two, str(made), names)
-        for batch, wanted in expected:
-            _compare(str(made), batch, wanted)
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            beside = file.with_name(f".{file.name}.part")
-            shutil.copyfile(made, beside)
-            os.replace(beside, file)
-        except OSError as problem:
-            raise ValueError(
-                f"{file} cannot be written ({problem.strerror}): choose a place that you may write to"
-            ) from problem
-    return file
+    with permitted(), folders_above(place), written_over(place, _is_onnx, "an ONNX file") as staged:
+        with tempfile.TemporaryDirectory() as temporary:
+            made = Path(temporary) / "network.onnx"
+            _export(copied, two, str(made), names)
+            for batch, wanted in expected:
+                _compare(str(made), batch, wanted)
+            shutil.copyfile(made, staged)
+    return expanded(file)
+
+
+def _is_onnx(file: Path) -> bool:
+    onnx = importlib.import_module("onnx")
+    try:
+        found = onnx.load_model(str(file), load_external_data=False)
+    except Exception:  # protobuf has classes of its own
+        return False
+    return bool(found.ir_version) and found.HasField("graph")
 
 
 def _export(network: nn.Module, inputs: tuple[Any, ...], file: str, outputs: list[str]) -> None:
@@ -101,6 +108,8 @@ def _export(network: nn.Module, inputs: tuple[Any, ...], file: str, outputs: lis
             )
     except Exception as problem:  # the exporter raises its own classes, and what the network's layers raise
         cause = problem.__cause__ or problem
+        if isinstance(cause, OSError) and Unwritable(file, cause).is_full:  # not the network's fault
+            raise Unwritable(file, cause) from problem
         raise ValueError(
             f"the network cannot be exported to ONNX ({type(cause).__name__}: {_first_line(cause)}): it needs a fixed "
             "sequence of layers that ONNX knows, whose control flow does not depend on data or batch size"

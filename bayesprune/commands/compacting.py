@@ -17,6 +17,7 @@ from bayesprune.models.compact import CompactResult
 from bayesprune.models.costs import costs
 from bayesprune.models.export import export_network
 from bayesprune.models.files.new_file import check_new_file, new_file
+from bayesprune.models.files.places import expanded
 from bayesprune.models.latency import latency, ratio
 from bayesprune.models.onnx_export import export_onnx, require_extra
 
@@ -134,7 +135,7 @@ def write_compact(small: CompactResult, example: Tensor, folder: Path, out: Path
 
 def _place_within(file: Path, folder: Path) -> Path | None:
     """Where a file lies in a folder, neither of which needs to be there; None where it does not."""
-    file, folder = (Path(path).expanduser().absolute() for path in (file, folder))
+    file, folder = (expanded(path).absolute() for path in (file, folder))
     return file.relative_to(folder) if folder in file.parents else None
 
 

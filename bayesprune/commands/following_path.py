@@ -13,8 +13,10 @@ from bayesprune.commands.console import print_lines, stdout
 from bayesprune.data import DATASETS, load_data
 from bayesprune.declaration import UNIT_GATES, Declaration, declare, resolve_prior
 from bayesprune.inference.continuation import sparsity_path
-from bayesprune.inference.path_folder import INDEX_FILE, read_index
+from bayesprune.inference.path_folder import INDEX_FILE, REMEDY, read_index
 from bayesprune.inference.sparsity_path import SparsityPath
+from bayesprune.models.files.places import expanded
+from bayesprune.run_folder import check_declared
 
 __all__ = ["follow_path", "load_path", "parse_numbers", "print_path"]
 
@@ -87,7 +89,7 @@ def follow_path(
         raise ValueError(f"--set gives {knob}, which --values go along: leave it out")
     for value in values:  # a misspelt name or a value out of range is told before data are fetched
         resolve_prior(prior, {**settings, knob: value}, data_size=1)
-    name = data if data in DATASETS else str(Path(data).expanduser().absolute())
+    name = data if data in DATASETS else str(expanded(data).absolute())
     splits = load_data(name if Path(name).exists() else data, seed=seed, root=data_root)
     if not len(splits.validation[0]):
         raise ValueError(f"{data} has no validation data, on which the front is chosen: give more examples")
@@ -107,8 +109,8 @@ def follow_path(
                 **declaration.as_dict(),
                 "data": splits.name,
                 "data_seed": seed,
-                "data_root": None if data_root is None else str(Path(data_root).expanduser().absolute()),
-                "starting_weights": None if weights is None else str(Path(weights).expanduser().absolute()),
+                "data_root": None if data_root is None else str(expanded(data_root).absolute()),
+                "starting_weights": None if weights is None else str(expanded(weights).absolute()),
             },
             **how,
         )
@@ -139,15 +141,17 @@ def load_path(
         CodeNotTrusted: If the folder names code that is neither repeated nor trusted.
         ValueError: If it is no path, is damaged, was made from Python, or code of one's own has changed since.
     """
-    index = read_index(Path(folder))
+    folder = expanded(folder)
+    index = read_index(folder)
     if index.get("declaration") is None:
         raise ValueError(
             f"{folder} was made from Python, by a function that is not stored: use SparsityPath.load there"
         )
-    if not isinstance(index["declaration"], Mapping) or not isinstance(index.get("knob"), str):
-        raise ValueError(f"{Path(folder) / INDEX_FILE} is damaged: it does not say how its models are made")
+    if not isinstance(index["declaration"], Mapping):
+        raise ValueError(f"{folder / INDEX_FILE} is damaged: it does not say how its models are made")
     declared, trust = dict(index["declaration"]), CodeTrust(trust_code, network, prior)
-    declaration = Declaration.from_dict(declared, trust, Path(folder) / INDEX_FILE)
+    check_declared(folder / INDEX_FILE, declared, REMEDY)
+    declaration = Declaration.from_dict(declared, trust, folder / INDEX_FILE)
     return declared, SparsityPath.load(folder, lambda value: _with(declaration, index["knob"], value).model())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from bayesprune.data import DATASETS, DataSplits
 from bayesprune.data_files import read_npz
+from bayesprune.models.files.places import expanded
 
 __all__ = ["input_scaling", "scaled_like_training"]
 
@@ -30,10 +30,10 @@ def input_scaling(splits: DataSplits) -> dict[str, Any]:
     """
     if splits.name == "digits":
         divisor = _DIGITS
-    elif splits.name in DATASETS or Path(splits.name).expanduser().is_dir():
+    elif splits.name in DATASETS or expanded(splits.name).is_dir():
         divisor = _BYTE
     else:
-        divisor = read_npz(Path(splits.name).expanduser()).peak or 1
+        divisor = read_npz(expanded(splits.name)).peak or 1
     return {"divisor": divisor, "mean": splits.mean.tolist(), "sd": splits.sd.tolist()}
 
 

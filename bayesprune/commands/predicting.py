@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,8 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bayesprune.code_trust import CodeTrust, allowed_code
@@ -24,7 +21,10 @@ from bayesprune.commands.pruning import COMPACT_FILE, PLAN_FILE, WEIGHTS_FILE
 from bayesprune.declaration import make_network
 from bayesprune.models.compact import cut
 from bayesprune.models.export_trace import run_traced, trace
+from bayesprune.models.files.json_file import damaged, need, read_json
 from bayesprune.models.files.new_file import check_new_file, new_file
+from bayesprune.models.files.places import expanded
+from bayesprune.models.files.tensor_file import infinite_buffers, not_finite, read_tensors
 from bayesprune.models.likelihoods import Likelihood
 from bayesprune.models.network_source import network_source
 from bayesprune.models.size_bounds import checked_count, checked_input_shape, checked_width
@@ -36,7 +36,13 @@ DRAWS, BATCH_SIZE = 32, 1024
 SUFFIXES = (".npz", ".csv")
 UNSCALED = 5.0
 """Root mean square above which inputs do not look standardised: that of standardised ones is near 1."""
-_PRUNED = ("rule", "network", "input_shape", "outputs", "likelihood", "input_scaling", "compact_parameters")
+_REMEDY = "make the folder again"
+_PRUNED: dict[str, Any] = {
+    "rule": str, "network": str, "input_shape": list, "outputs": int, "likelihood": dict, "input_scaling": dict,
+    "compact_parameters": (int, type(None)),
+}  # fmt: skip
+_LATER: dict[str, Any] = {"width": float, "digests": dict}
+"""Keys that earlier versions did not write."""
 
 
 @dataclass(frozen=True)
@@ -101,14 +107,14 @@ def predict_file(
         ValueError: For bad input, before anything is predicted; if a prediction is NaN or infinite.
         OSError: If the file cannot be written.
     """
-    out = Path(out)
+    source, inputs, out = expanded(source), expanded(inputs), expanded(out)
     if out.suffix not in SUFFIXES:
         raise ValueError(f"--out takes a file {' or '.join(SUFFIXES)}, not {out.name}")
     check_new_file(out, "--out")
     if batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, not {batch_size}")
-    summary = _read_summary(Path(source))
-    x = _read_inputs(Path(inputs), summary["input_shape"])
+    summary = _read_summary(source)
+    x = _read_inputs(inputs, summary["input_shape"])
     pruned = "rule" in summary
     if pruned and (draws is not None or restart is not None):
         raise ValueError(f"{source} holds one pruned network: leave --draws and --restart out, or name the run")
@@ -137,7 +143,7 @@ def predict_file(
         by = f"{len(found.draws)} draws of the weights" if sd is not None else "one network"
         weights = f"restart-{restart or 0}.safetensors"
     for predictions in (mean, sd):
-        _require_finite(predictions, Path(source) / weights, inputs)
+        _require_finite(predictions, source / weights, inputs)
     predicted = Predicted(
         mean.numpy(), None if sd is None else sd.numpy(), _classes(likelihood, mean), by, done, _notes(x)
     )
@@ -188,7 +194,7 @@ def load_pruned(
         CodeNotTrusted: If the network is code that is neither repeated nor trusted.
         ValueError: If it is no such folder, a file is damaged, or the network's code is gone.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     summary, trust, where = _read_summary(folder), CodeTrust(trust_code, network, prior), folder / SUMMARY_FILE
     if "rule" not in summary:
         raise ValueError(f"{folder} is a run folder: read it with load_run, or prune it first")
@@ -196,7 +202,10 @@ def load_pruned(
         allowed_code({"prior": summary["prior"]}, trust, where)
     reference = allowed_code({"network": summary["network"]}, trust, where)["network"]
     compact = summary["compact_parameters"] is not None
-    state = _tensors(folder / (COMPACT_FILE if compact else WEIGHTS_FILE))
+    name = COMPACT_FILE if compact else WEIGHTS_FILE
+    file = folder / name
+    # Infinity may stand in buffers that are no statistics; which they are is known when there is a network.
+    state = read_tensors(file, _REMEDY, summary.get("digests", {}).get(name), may_be_infinite=None)
     dtype = next((value.dtype for value in state.values() if value.is_floating_point()), torch.float32)
     shape = summary["input_shape"]
     with torch.random.fork_rng(devices=[]):
@@ -204,7 +213,7 @@ def load_pruned(
     try:
         if compact:
             example = torch.zeros(2, *shape, dtype=dtype)
-            made = cut(made, example, _json(folder / PLAN_FILE))
+            made = cut(made, example, read_json(folder / PLAN_FILE, _REMEDY))
             _load_exported(made, state, example)
         else:
             made.load_state_dict(state)
@@ -212,6 +221,9 @@ def load_pruned(
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as problem:
         reason = " ".join(str(problem).split())[:200]
         raise ValueError(f"the files of {folder} do not fit each other ({reason}): prune the run again") from problem
+    wrong = not_finite(made.state_dict(), infinite_buffers(made))
+    if wrong is not None:
+        raise ValueError(f"{file} holds NaN or infinity in {wrong}: {_REMEDY}")
     return made.eval(), likelihood
 
 
@@ -260,20 +272,22 @@ def _read_summary(folder: Path) -> dict[str, Any]:
         raise ValueError(f"there is no folder {folder}: name one that bayesprune fit or prune made")
     if not (folder / SUMMARY_FILE).is_file():
         raise ValueError(f"{folder} is neither a run folder nor one of a pruned network: it has no {SUMMARY_FILE}")
-    found = _json(folder / SUMMARY_FILE)
-    missing = [key for key in (_PRUNED if "rule" in found else ("input_shape",)) if key not in found]
+    file = folder / SUMMARY_FILE
+    found = read_json(file, _REMEDY)
+    needed: dict[str, Any] = _PRUNED if "rule" in found else {"input_shape": list}
+    missing = [key for key in needed if key not in found]
     if missing:
         raise ValueError(
-            f"{folder / SUMMARY_FILE} lacks {', '.join(missing[:3])}: it is damaged or of an older version, so make "
-            "the folder again"
+            f"{file} lacks {', '.join(missing[:3])}: it is damaged or of an older version, so make the folder again"
         )
+    need(file, found, {**needed, **{key: kind for key, kind in _LATER.items() if key in found}}, _REMEDY)
     try:
         found["input_shape"] = checked_input_shape(found["input_shape"])
         if "rule" in found:
             found["outputs"] = checked_count(found["outputs"], "outputs")
             found["width"] = checked_width(found.get("width", 1.0))
     except ValueError as problem:
-        raise ValueError(f"{folder / SUMMARY_FILE} is damaged ({problem}): make the folder again") from problem
+        raise damaged(file, problem, _REMEDY) from problem
     return found
 
 
@@ -288,27 +302,8 @@ def _scaling(summary: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
         if not finite or divisor <= 0 or (sd <= 0).any():
             raise ValueError("a divisor, a mean and a positive sd are expected")
     except (TypeError, KeyError, ValueError, OverflowError) as problem:
-        raise ValueError(
-            f"input_scaling in {folder / SUMMARY_FILE} is damaged ({problem}): make the folder again"
-        ) from problem
+        raise damaged(folder / SUMMARY_FILE, f"input_scaling: {problem}", _REMEDY) from problem
     return {"divisor": found["divisor"], "mean": mean, "sd": sd}
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
-        raise ValueError(f"{file} is damaged or missing ({problem}): make the folder again") from problem
-    if not isinstance(found, dict):
-        raise ValueError(f"{file} is damaged (not a JSON object): make the folder again")
-    return found
-
-
-def _tensors(file: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError) as problem:
-        raise ValueError(f"{file} is damaged or missing ({problem}): make the folder again") from problem
 
 
 def _read_inputs(file: Path, input_shape: tuple[int, ...]) -> NDArray[Any]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 import bayesprune
 from bayesprune.commands.compacting import KEYS, check_request, compact_lines, compacted, write_compact
@@ -21,6 +20,8 @@ from bayesprune.inference.plain_scores import plain_scores
 from bayesprune.inference.prune import prune
 from bayesprune.models.files.json_file import write_json
 from bayesprune.models.files.new_folder import check_new_folder, new_folder
+from bayesprune.models.files.places import expanded
+from bayesprune.models.files.tensor_file import tensor_digest, write_tensors
 from bayesprune.run_folder import (
     data_of,
     guide_name,
@@ -90,12 +91,12 @@ def prune_run(
         ValueError: For bad input.
         OSError: If the folder cannot be written.
     """
-    is_path = (Path(run) / INDEX_FILE).is_file()
+    run, out, onnx = expanded(run), expanded(out), None if onnx is None else expanded(onnx)
+    is_path = (run / INDEX_FILE).is_file()
     if is_path:
         _check_path_request(sparsity, value, min_accuracy, min_inclusion is not None, per != "network", criterion)
     else:
         _check_run_request(sparsity, min_inclusion, value is not None, min_accuracy is not None)
-    out, onnx = Path(out), None if onnx is None else Path(onnx)
     check_request(out, compact, onnx, latency, round_to)
     check_new_folder(out)
     if is_path:
@@ -120,7 +121,7 @@ def prune_run(
     report = result.report
     found = {
         "version": bayesprune.__version__,
-        "run": str(Path(run).absolute()),
+        "run": str(run.absolute()),
         "restart": restart,
         "rule": report.rule,
         "criterion": report.criterion,
@@ -143,14 +144,15 @@ def prune_run(
     }
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(new_folder(out))
-        save_file(
-            {k: v.detach().clone().contiguous() for k, v in result.network.state_dict().items()},
-            folder / WEIGHTS_FILE,
-        )
-        save_file({k: v.to(torch.uint8).contiguous() for k, v in result.masks.items()}, folder / MASKS_FILE)
-        write_json(folder / "summary.json", found)
+        masks = {name: mask.to(torch.uint8) for name, mask in result.masks.items()}
+        found["digests"] = {
+            WEIGHTS_FILE: write_tensors(result.network.state_dict(), folder / WEIGHTS_FILE),
+            MASKS_FILE: write_tensors(masks, folder / MASKS_FILE),
+        }
         if small is not None:
             stack.enter_context(write_compact(small, splits.train[0][:2], folder, out, onnx))
+            found["digests"][COMPACT_FILE] = tensor_digest((folder / COMPACT_FILE).read_bytes())
+        write_json(folder / "summary.json", found)
     return found
 
 

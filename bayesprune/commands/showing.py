@@ -18,6 +18,8 @@ from bayesprune.commands.showing_gates import gate_lines, what_is_left
 from bayesprune.commands.showing_progress import show_progress
 from bayesprune.inference.paths import PathReport
 from bayesprune.inference.result import Fit
+from bayesprune.models.files.json_file import damaged
+from bayesprune.models.files.places import expanded
 from bayesprune.part_folder import find_part
 from bayesprune.run_folder import PLOTS_FOLDER, SUMMARY_FILE, load_run, read_summary, run_data
 
@@ -56,26 +58,27 @@ def show_run(
         ValueError: If it is no run folder, or a file is damaged.
         OSError: If the plots cannot be written.
     """
+    run = expanded(run)
     part = find_part(run)
     if part is not None:
         try:
             return show_progress(part, plots)
         except (ValueError, FileNotFoundError):
-            if not (Path(run) / SUMMARY_FILE).is_file():
+            if not (run / SUMMARY_FILE).is_file():
                 raise  # else the fit has ended in this moment, and its run is shown
     found, console = read_summary(run), stdout()
     try:
         fit = load_run(run, trust_code, network, prior)
     except CodeNotTrusted as problem:
         left = [] if found.get("units") is None else [("gates", what_is_left(found))]
-        for name, text in [*_lines(found), *left]:
+        for name, text in [*_checked(run, lambda: _lines(found)), *left]:
             console.print(f"{name:<12} {text}", soft_wrap=True)
         if plots:
             raise
         console.print()
         console.print(f"no layers: {problem}", soft_wrap=True)
         return
-    for name, text in [*_lines(found), *gate_lines(fit, found)]:
+    for name, text in _checked(run, lambda: [*_lines(found), *gate_lines(fit, found)]):
         console.print(f"{name:<12} {text}", soft_wrap=True)
     console.print()
     print_lines(console, str(layer_table(fit)))
@@ -85,8 +88,16 @@ def show_run(
         except (ValueError, OSError) as problem:  # the other plots do not need the data
             console.print(f"no plot of calibration: {problem}", soft_wrap=True)
             data = None
-        for file in write_plots(fit, Path(run) / PLOTS_FOLDER, found["input_shape"], data):
+        for file in write_plots(fit, run / PLOTS_FOLDER, found["input_shape"], data):
             console.print(f"written: {file}", soft_wrap=True)
+
+
+def _checked(run: Path, make: Callable[[], list[tuple[str, str]]]) -> list[tuple[str, str]]:
+    """Lines of a summary, or one sentence where something in it is wrong that `read_summary` does not look into."""
+    try:
+        return make()
+    except (ValueError, TypeError, LookupError, AttributeError) as problem:
+        raise damaged(run / SUMMARY_FILE, problem, "fit again, or restore the file") from problem
 
 
 def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:

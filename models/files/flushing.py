@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
 __all__ = ["flush", "flush_folder"]
 
 
+_NO_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
+"""What file systems that cannot flush the entries of a folder answer, or folders that cannot be read."""
+
+
 def flush(path: Path) -> None:
-    """Flushes a file, or the entries of a folder, to disk.
+    """Flushes a file, or the entries of a folder where the file system can do that, to disk.
 
     Raises:
         OSError: If the disk is full or broken.
     """
-    if path.is_dir() and os.name != "posix":
+    is_folder = path.is_dir()
+    if is_folder and os.name != "posix":
         return  # folders cannot be opened there
-    handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as problem:
+        if not is_folder or problem.errno not in _NO_FOLDERS:
+            raise
 
 
 def flush_folder(folder: Path) -> None:

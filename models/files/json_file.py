@@ -29,7 +29,7 @@ def write_json(file: Path, content: Mapping[str, Any], indent: int | None = 2) -
 
     Raises:
         ValueError: If a number is not finite.
-        OSError: If it cannot be written.
+        Unwritable: If it cannot be written.
     """
     text = json.dumps(content, indent=indent, allow_nan=False) + "\n"
     with replaced_file(file) as staged:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bayesprune.models.files.flushing import flush
 from bayesprune.models.files.places import expanded
-from bayesprune.models.files.staging import staging_folder
+from bayesprune.models.files.staging import clear_leftovers, staging_folder
+from bayesprune.models.files.unwritable import naming
 
-__all__ = ["check_new_file", "new_file", "replaced_file"]
+__all__ = ["check_new_file", "new_file", "replaced_file", "written_over"]
 
 
 def check_new_file(path: str | Path, option: str) -> None:
@@ -27,6 +28,7 @@ def check_new_file(path: str | Path, option: str) -> None:
     """
     path = expanded(path)
     try:
+        clear_leftovers(path.absolute())
         if os.path.lexists(path):
             raise ValueError(f"{path} exists already: choose another file for {option}, or remove it")
         if not path.parent.is_dir():
@@ -50,7 +52,7 @@ def new_file(path: str | Path) -> Iterator[Path]:
 
     Raises:
         ValueError: If `path` exists already.
-        OSError: If something cannot be written.
+        Unwritable: If something cannot be written; it names the file.
     """
     path = expanded(path).absolute()
     with staging_folder(path) as staging:
@@ -61,6 +63,43 @@ def new_file(path: str | Path) -> Iterator[Path]:
             raise ValueError(f"{path} exists already: choose another file, or remove it")
         os.rename(staged, path)
         flush(path.parent)
+
+
+@contextlib.contextmanager
+def written_over(path: str | Path, is_ours: Callable[[Path], bool], what: str) -> Iterator[Path]:
+    """A file to write that takes the place of an earlier one of its kind in one go.
+
+    Args:
+        path: The file; its folder exists.
+        is_ours: Whether a file is of the kind that may be replaced; one that is empty always is.
+        what: What the kind is called, for the message: ``"an ONNX file"``.
+
+    Yields:
+        As `new_file`.
+
+    Raises:
+        ValueError: If something else stands in the place.
+        Unwritable: If something cannot be written; it names the file.
+    """
+    path = expanded(path).absolute()
+    _refuse_other(path, is_ours, what)
+    with staging_folder(path) as staging:
+        staged = staging / path.name
+        yield staged
+        flush(staged)
+        _refuse_other(path, is_ours, what)
+        os.replace(staged, path)
+        flush(path.parent)
+
+
+def _refuse_other(path: Path, is_ours: Callable[[Path], bool], what: str) -> None:
+    if not os.path.lexists(path):
+        return
+    if path.is_symlink():
+        leads = f"to {os.readlink(path)}" if path.exists() else "that leads nowhere"
+        raise ValueError(f"{path} is a link {leads}, so it is not replaced: name the file itself, or choose another")
+    if not path.is_file() or (path.stat().st_size and not is_ours(path)):
+        raise ValueError(f"{path} exists already and is not {what}, so it is not replaced: choose another file")
 
 
 @contextlib.contextmanager
@@ -77,13 +116,14 @@ def replaced_file(path: Path) -> Iterator[Path]:
         The file to write, beside it.
 
     Raises:
-        OSError: If it cannot be written; nothing is left of it then.
+        Unwritable: If it cannot be written; nothing is left of it then.
     """
     staged = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        yield staged
-        flush(staged)
-        os.replace(staged, path)
+        with naming(path, staged):
+            yield staged
+            flush(staged)
+            os.replace(staged, path)
     except BaseException:
         with contextlib.suppress(OSError):
             staged.unlink()

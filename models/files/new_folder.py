@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bayesprune.models.files.flushing import flush, flush_folder
-from bayesprune.models.files.places import expanded
+from bayesprune.models.files.places import expanded, refuse_here
 from bayesprune.models.files.staging import PREVIOUS, clear_leftovers, staging_folder
+from bayesprune.models.files.unwritable import Unwritable
 
-__all__ = ["check_new_folder", "new_folder", "replaced_folder"]
+__all__ = ["check_new_folder", "folders_above", "new_folder", "replaced_folder"]
 
 
 def check_new_folder(path: str | Path, what: str = "folder", option: str = "--out") -> None:
@@ -51,10 +52,10 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 
     Raises:
         ValueError: If `path` exists already.
-        OSError: If something cannot be written.
+        Unwritable: If something cannot be written; it names the folder.
     """
     path = expanded(path).absolute()
-    with _folders_above(path):
+    with folders_above(path):
         clear_leftovers(path)
         _refuse_standing(path)
         with staging_folder(path) as staging:
@@ -76,18 +77,19 @@ def replaced_folder(path: str | Path, is_ours: Callable[[Path], bool], what: str
 
     Args:
         path: The folder; it may not exist yet.
-        is_ours: Whether a folder is of the kind that may be replaced.
+        is_ours: Whether a folder is of the kind that may be replaced; one that is empty always is.
         what: What the kind is called, for the message: ``"a saved fit"``.
 
     Yields:
         As `new_folder`.
 
     Raises:
-        ValueError: If something else stands in the place.
-        OSError: If something cannot be written.
+        ValueError: If something else stands in the place, or it is the current folder or one above it.
+        Unwritable: If something cannot be written; it names the folder.
     """
+    refuse_here(path)
     path = expanded(path).absolute()
-    with _folders_above(path):
+    with folders_above(path):
         clear_leftovers(path)
         _refuse_other(path, is_ours, what)
         with staging_folder(path) as staging:
@@ -97,9 +99,9 @@ def replaced_folder(path: str | Path, is_ours: Callable[[Path], bool], what: str
             flush_folder(inner)
             _refuse_other(path, is_ours, what)
             previous = staging / PREVIOUS
-            if os.path.lexists(path):
-                os.rename(path, previous)
             try:
+                if os.path.lexists(path):
+                    os.rename(path, previous)
                 os.rename(inner, path)
             except BaseException:
                 if previous.exists() and not os.path.lexists(path):
@@ -109,11 +111,21 @@ def replaced_folder(path: str | Path, is_ours: Callable[[Path], bool], what: str
 
 
 @contextlib.contextmanager
-def _folders_above(path: Path) -> Iterator[None]:
-    """Makes the folders above a place; those that were made and are empty in the end are removed again."""
+def folders_above(path: Path) -> Iterator[None]:
+    """Makes the folders above a place; those that were made and are empty in the end are removed again.
+
+    Args:
+        path: The place, absolute.
+
+    Raises:
+        Unwritable: If they cannot be made.
+    """
     made = [folder for folder in path.parents if not os.path.lexists(folder)]
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise Unwritable(path, problem) from problem
         yield
     finally:
         with contextlib.suppress(OSError):  # one that is not empty stays, with those above it
@@ -127,7 +139,9 @@ def _refuse_standing(path: Path) -> None:
 
 
 def _refuse_other(path: Path, is_ours: Callable[[Path], bool], what: str) -> None:
-    if os.path.lexists(path) and (path.is_symlink() or not path.is_dir() or not is_ours(path)):
+    if not os.path.lexists(path):
+        return
+    if path.is_symlink() or not path.is_dir() or (any(path.iterdir()) and not is_ours(path)):
         raise ValueError(f"{path} {_standing(path)} and is not {what}, so it is not replaced: choose another folder")
 
 

@@ -114,6 +114,19 @@ def test_wrong_usage_of_prune_with_a_path_is_told(refused, finished, tmp_path):
     assert not (tmp_path / "pruned").exists()
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("network", None), ("prior", []), ("input_shape", "x"), ("input_shape", [None]), ("outputs", "3"), ("on", [1]),
+     ("data", None), ("data_seed", []), ("width", None), ("prior_settings", "x"), ("likelihood", None)],
+)  # fmt: skip
+def test_wrongly_typed_declarations_are_told(refused, finished, tmp_path, key, value):
+    folder = shutil.copytree(finished, tmp_path / "path")
+    index = json.loads((folder / "path.json").read_text())
+    index["declaration"][key] = value
+    (folder / "path.json").write_text(json.dumps(index))
+    refused(("prune", folder, "--sparsity", 0.5, "--out", tmp_path / "p"), "path.json is damaged", key)
+
+
 def test_a_path_made_from_python_is_told_so(refused, finished, tmp_path):
     copied = shutil.copytree(finished, tmp_path / "path")
     index = read_index(copied)

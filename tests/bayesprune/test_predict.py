@@ -282,8 +282,64 @@ def test_a_damaged_folder_is_told(refused, compact, inputs, tmp_path, name):
     refused(("predict", copied, "--input", inputs, "--out", tmp_path / "p.npz"), name)
 
 
-def test_files_that_do_not_fit_each_other_are_told(refused, compact, pruned, inputs, tmp_path):
+def without_digests(folder):
+    """As a folder of an earlier version."""
+    found = json.loads((folder / "summary.json").read_text())
+    del found["digests"]
+    (folder / "summary.json").write_text(json.dumps(found))
+    return folder
+
+
+def test_a_file_that_was_written_over_is_told(command, refused, compact, inputs, tmp_path):
     other = shutil.copytree(compact, tmp_path / "p")
+    state = load_file(other / "compact.safetensors")
+    save_file({key: value + 1 for key, value in state.items()}, other / "compact.safetensors")
+    arguments = ("predict", other, "--input", inputs, "--out", tmp_path / "p.npz")
+    refused(arguments, "compact.safetensors", "not what was written")
+    assert command(*map(str, ("predict", without_digests(other), *arguments[2:])))[0] == 0  # as in earlier versions
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_weights_that_are_not_finite_are_refused_with_the_files_name(refused, compact, inputs, tmp_path, compacted):
+    other = without_digests(shutil.copytree(compact, tmp_path / "p"))
+    if not compacted:
+        found = json.loads((other / "summary.json").read_text())
+        (other / "summary.json").write_text(json.dumps(found | {"compact_parameters": None}))
+    file = other / ("compact.safetensors" if compacted else "weights.safetensors")
+    for wrong in (float("nan"), float("inf")):
+        state = load_file(file)
+        next(iter(state.values())).view(-1)[0] = wrong
+        save_file(state, file)
+        refused(("predict", other, "--input", inputs, "--out", tmp_path / "p.npz"), str(file), "holds NaN or infinity")
+    assert not (tmp_path / "p.npz").exists()
+
+
+def test_predictions_that_are_not_finite_are_refused(refused, pruned, inputs, tmp_path):
+    x = np.load(inputs).astype(np.float64)
+    x[2] = 1e300  # finite, but not in the dtype of the network
+    np.save(tmp_path / "x.npy", x)
+    arguments = ("predict", pruned, "--input", tmp_path / "x.npy", "--out", tmp_path / "p.npz")
+    refused(arguments, "NaN or infinity for 1 of", "x.npy")
+    assert not (tmp_path / "p.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("rule", 3), ("network", None), ("input_shape", 64), ("input_shape", ["a"]), ("outputs", "10"),
+        ("likelihood", []), ("input_scaling", 1), ("compact_parameters", "x"), ("width", []), ("digests", 3),
+    ],
+)  # fmt: skip
+def test_wrongly_typed_values_are_told(refused, compact, inputs, tmp_path, key, value):
+    other = shutil.copytree(compact, tmp_path / "p")
+    found = json.loads((other / "summary.json").read_text())
+    (other / "summary.json").write_text(json.dumps(found | {key: value}))
+    arguments = ("predict", other, "--input", inputs, "--raw", "--out", tmp_path / "p.npz")
+    refused(arguments, "summary.json is damaged", key)
+
+
+def test_files_that_do_not_fit_each_other_are_told(refused, compact, pruned, inputs, tmp_path):
+    other = without_digests(shutil.copytree(compact, tmp_path / "p"))
     state = load_file(other / "compact.safetensors")
     name = next(key for key in state if state[key].ndim == 2)
     save_file({**state, name: state[name][:, :-1].contiguous()}, other / "compact.safetensors")
@@ -294,7 +350,7 @@ def test_files_that_do_not_fit_each_other_are_told(refused, compact, pruned, inp
     plan["tensors"]["1.weight"]["shape"] = [21, 64]
     (other / "plan.json").write_text(json.dumps(plan))
     refused(("predict", other, "--input", inputs, "--out", tmp_path / "p.npz"), "plan is of another network")
-    half = shutil.copytree(pruned, tmp_path / "q")
+    half = without_digests(shutil.copytree(pruned, tmp_path / "q"))
     save_file({"1.weight": torch.zeros(3)}, half / "weights.safetensors")
     refused(("predict", half, "--input", inputs, "--out", tmp_path / "p.npz"), "do not fit each other")
 

@@ -120,6 +120,10 @@ def test_without_compact_the_keys_are_null_and_the_weights_the_same(command, fol
         "output_sd", "latency_ratio", "compact_units", "kept_dead_units", "idle_layers", "round_to",
     }  # fmt: skip
     assert plain.keys() == compact.keys() and all(plain[key] is None for key in keys | {"onnx"})
+    assert compact["digests"].items() - plain["digests"].items() == {
+        ("compact.safetensors", compact["digests"]["compact.safetensors"])
+    }
+    keys |= {"digests"}
     assert {key: plain[key] for key in plain.keys() - keys} == {key: compact[key] for key in compact.keys() - keys}
     for name in ("weights", "masks"):
         one, other = (load_file(place / f"{name}.safetensors") for place in (out, folder))

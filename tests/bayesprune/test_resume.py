@@ -10,12 +10,12 @@ import sys
 import time
 
 import numpy as np
-import psutil
 import pytest
 
 from bayesprune import cli
 from bayesprune.inference import checkpoint
 from bayesprune.inference.trace_file import WriteTrace
+from bayesprune.models.files.processes import _started
 from bayesprune.run_folder import read_summary
 from tests.oracles.same_runs import is_same
 
@@ -180,7 +180,7 @@ def test_a_process_number_that_was_given_away_again_does_not_block(arguments, br
     broken(arguments(tmp_path / "run"), 2)
     file = tmp_path / "run.part" / "progress.json"
     living = {**json.loads(file.read_text()), "process": os.getppid()}
-    started = psutil.Process(os.getppid()).create_time()
+    started = _started(os.getppid())
     file.write_text(json.dumps({**living, "started": started}))
     refused(arguments(tmp_path / "run"), "another fit is being written to", f"process {os.getppid()}")
     refused([*arguments(tmp_path / "run"), "--fresh"], "another fit is being written to")

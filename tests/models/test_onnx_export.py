@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import importlib
 import logging
+import pathlib
 import warnings
 
 import pytest
@@ -120,7 +121,7 @@ def test_onnxruntime_gives_what_a_recurrent_network_gives(tmp_path):
 def test_an_export_is_quiet_replaces_the_file_and_leaves_the_network(tmp_path, capfd, caplog):
     network, file = Two().train(), tmp_path / "network.onnx"
     before = copy.deepcopy(network.state_dict())
-    file.write_text("before")
+    file.touch()  # what holds nothing may go
     filters, disabled = list(warnings.filters), logging.root.manager.disable
     with caplog.at_level(logging.DEBUG):
         export_onnx(network, (torch.randn(3, 4), torch.randn(3, 3)), file)
@@ -130,6 +131,42 @@ def test_an_export_is_quiet_replaces_the_file_and_leaves_the_network(tmp_path, c
     torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
     names, outputs = run(file, torch.randn(2, 4), torch.randn(2, 3))
     assert names == ["left", "right"] and len(outputs) == 2
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_an_onnx_file_is_replaced_and_another_one_is_not(tmp_path, monkeypatch):
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.helper.make_graph([], "earlier", [], [])
+    earlier = onnx.helper.make_model(graph, producer_name="someone").SerializeToString()
+    monkeypatch.setattr(
+        "bayesprune.models.onnx_export._export", lambda *given: pathlib.Path(given[2]).write_bytes(earlier)
+    )
+    monkeypatch.setattr("bayesprune.models.onnx_export._compare", lambda *_: None)
+    file = tmp_path / "network.onnx"
+    for _ in range(2):
+        assert export_onnx(nn.Linear(4, 2), torch.randn(2, 4), file).read_bytes() == earlier
+    for content in (b"\\documentclass{book}", b"\x00" * 40, earlier[: len(earlier) // 2] + b"\xff" * 9):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match="is not an ONNX file, so it is not replaced"):
+            export_onnx(nn.Linear(4, 2), torch.randn(2, 4), file)
+        assert file.read_bytes() == content and list(tmp_path.iterdir()) == [file]
+    (tmp_path / "link.onnx").symlink_to(file)
+    with pytest.raises(ValueError, match="is a link to"):
+        export_onnx(nn.Linear(4, 2), torch.randn(2, 4), tmp_path / "link.onnx")
+
+
+def test_an_onnx_export_that_fails_at_its_end_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("bayesprune.models.onnx_export._export", lambda *given: pathlib.Path(given[2]).touch())
+    monkeypatch.setattr("bayesprune.models.onnx_export._compare", lambda *_: None)
+
+    def fail(source, target):
+        pathlib.Path(target).write_bytes(b"half")
+        raise OSError(28, "No space left on device", str(source), None, str(target))
+
+    monkeypatch.setattr("shutil.copyfile", fail)
+    with pytest.raises(OSError, match="network.onnx cannot be written .No space left on device.: make room there"):
+        export_onnx(nn.Linear(4, 2), torch.randn(2, 4), tmp_path / "network.onnx")
+    assert list(tmp_path.iterdir()) == []
 
 
 class Branch(nn.Module):
