@@ -27,7 +27,7 @@ from bayesprune.models.files.json_file import read_json, write_json
 from bayesprune.models.files.new_folder import check_new_folder
 from bayesprune.models.files.places import expanded
 from bayesprune.models.files.processes import this_process
-from bayesprune.models.files.unwritable import naming
+from bayesprune.models.files.unwritable import Unwritable, naming, permitted
 
 try:
     import fcntl
@@ -123,7 +123,8 @@ def writing_part(run: str | Path, asked: Mapping[str, Any], fresh: bool = False)
 
     Raises:
         ValueError: If a fit is running there, an earlier one was asked for something else, something else stands in the
-            place of RUN or RUN.part, or they cannot be made.
+            place of RUN or RUN.part, or they may not be made.
+        Unwritable: If the disk is full.
     """
     place = expanded(run)
     if not place.name:
@@ -142,9 +143,10 @@ def writing_part(run: str | Path, asked: Mapping[str, Any], fresh: bool = False)
                 write_json(folder / COMMAND_FILE, {"asked": asked})
                 part = Part(place.absolute(), folder.absolute(), WriteTrace(folder, asked))
             except OSError as problem:
-                raise ValueError(
-                    f"the folder {folder} cannot be made ({problem.strerror}): choose another folder for --out"
-                ) from problem
+                if not _can_be_gone_on_with(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
+                with permitted():
+                    raise Unwritable(folder, problem) from problem
             try:
                 yield part
             except BaseException as problem:

@@ -17,6 +17,7 @@ from bayesprune.models.files.json_file import need, read_json, write_json
 from bayesprune.models.files.new_file import replaced_file
 from bayesprune.models.files.places import expanded
 from bayesprune.models.files.processes import is_running, this_process
+from bayesprune.models.files.unwritable import Unwritable
 
 TRACE_FILE, PROGRESS_FILE = "trace.nc", "progress.json"
 SHARE = 0.05
@@ -103,7 +104,8 @@ class WriteTrace(Callback):
         asked: What to store beside the trace, such as the names of data and prior; JSON must hold it. Default None.
 
     Raises:
-        ValueError: If the folder cannot be written to, or JSON cannot hold `asked`.
+        ValueError: If the folder may not be written to, or JSON cannot hold `asked`.
+        OSError: If the disk is full.
     """
 
     is_resumable = True  # the state has the records of before an interruption
@@ -123,6 +125,8 @@ class WriteTrace(Callback):
                     stale.unlink(missing_ok=True)
             write_json(self.folder / PROGRESS_FILE, asdict(self._progress()))
         except OSError as problem:
+            if Unwritable(self.folder, problem).is_full:
+                raise Unwritable(self.folder, problem) from problem
             raise ValueError(
                 f"the trace cannot be written to {folder} ({problem.strerror}): choose a folder that you may write to"
             ) from problem

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
 
 from tests.attacks.armed_folders import OWN, Attack, commands
+from tests.attacks.small_disks import SmallDisk, SmallFiles
 
 
 @pytest.fixture(scope="session")
@@ -52,3 +54,17 @@ def own(small_folders, tmp_path, capsys):
     (small_folders / "ran").unlink(missing_ok=True)
     capsys.readouterr()
     return tmp_path
+
+
+@pytest.fixture(params=["disk", "files"])
+def disk(request, tmp_path):
+    if request.param == "files":
+        yield SmallFiles(tmp_path)
+        return
+    place = tmp_path / "disk"
+    place.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(place)], capture_output=True)
+    if done.returncode:
+        pytest.skip("no file system may be mounted here, which takes root: the limit on files stands in for it")
+    yield SmallDisk(place)
+    subprocess.run(["umount", "-l", str(place)], check=True)

@@ -6,9 +6,6 @@ Twice: on a file system of 1 MB, where one may be mounted, and under a limit on 
 from __future__ import annotations
 
 import contextlib
-import os
-import resource
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +16,7 @@ import bayesprune as bp
 from bayesprune import cli
 from bayesprune.models.files.new_folder import new_folder
 from bayesprune.run_folder import load_run
-
-FREE = (0, 4, 40, 140, 300)  # KB; what is written takes 350 to 800
+from tests.attacks.small_disks import SmallDisk, SmallFiles, command, fails_until_there_is_room, listed
 
 
 @pytest.fixture(scope="module")
@@ -29,83 +25,6 @@ def run(tmp_path_factory):
     arguments = ["fit", "--data", "digits", "--prior", "gaussian", "--epochs", "1", "--quiet", "--out", str(folder)]
     assert cli.run(arguments) == 0
     return folder
-
-
-class SmallDisk:
-    """A file system of 1 MB, and a file on it that takes the room."""
-
-    told = "No space left on device"
-
-    def __init__(self, place):
-        self.place = place
-
-    @contextlib.contextmanager
-    def filled(self, free):
-        filler = self.place / "filler"
-        room = os.statvfs(self.place)
-        filler.write_bytes(b"x" * max(0, room.f_bavail * room.f_bsize - free * 1024))
-        yield
-        filler.unlink()
-
-
-class SmallFiles:
-    """A limit on the size of files, which any process may set itself."""
-
-    told = "File too large"
-
-    def __init__(self, place):
-        self.place = place
-
-    @contextlib.contextmanager
-    def filled(self, free):
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (free * 1024, before[1]))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@pytest.fixture(params=["disk", "files"])
-def disk(request, tmp_path):
-    if request.param == "files":
-        yield SmallFiles(tmp_path)
-        return
-    place = tmp_path / "disk"
-    place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(place)], capture_output=True)
-    if done.returncode:
-        pytest.skip("no file system may be mounted here, which takes root: the limit on files stands in for it")
-    yield SmallDisk(place)
-    subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-def listed(place):
-    return sorted(str(path.relative_to(place)) for path in place.rglob("*") if path.name != "filler")
-
-
-def fails_until_there_is_room(disk, call, named, before=()):
-    """Calls on disks of less and more room; returns how many were too small."""
-    failures = 0
-    for free in FREE:
-        with disk.filled(free):
-            problem = call()
-            if problem is None:
-                return failures
-            failures += 1
-            assert str(named) in problem and disk.told in problem and "make room there" in problem, problem
-            assert "\n" not in problem and ".fit-" not in problem
-            assert listed(disk.place) == list(before)
-    assert call() is None  # the same call, with room
-    return failures
-
-
-def command(capsys, *arguments):
-    """What a command says on standard error where it fails; None where it does not."""
-    code = cli.run([str(argument) for argument in arguments])
-    said = capsys.readouterr().err
-    assert (code, said == "") in ((0, True), (1, False)), said
-    return said.rstrip("\n") if code else None
 
 
 def raised(action):
