@@ -33,7 +33,7 @@ from bayesprune.plain_text import neutral, plain_warnings
 # isort: off
 from bayesprune.options import (
     BatchSize, Data, DataRoot, Device, Guide, LearningRate, Likelihood, Network, On, Optimizer, OwnNetwork, OwnPrior,
-    Precision, Prior, Quiet, Run, Schedule, Settings, TrustCode, Weights, Width,
+    Precision, Prior, Quiet, Run, Schedule, Settings, TrustCode, Weights, Width, place_argument, place_option,
 )  # fmt: skip
 # isort: on
 
@@ -84,7 +84,7 @@ def bayesprune_command(
 def fit(
     data: Data,
     prior: Prior,
-    out: Annotated[Path, typer.Option(help="The run folder to make.", show_default=False)],
+    out: Annotated[Path, place_option("The run folder to make.")],
     network: Network = "lenet-300-100",
     width: Width = 1.0,
     settings: Settings = None,
@@ -197,7 +197,10 @@ def path(
     values: Annotated[
         str, typer.Option(metavar="A,B,...", help="Its values, from dense to sparse.", show_default=False)
     ],
-    out: Annotated[Path, typer.Option(help="The folder to make, or to go on with.", show_default=False)],
+    out: Annotated[
+        Path,
+        place_option("The folder to make, or to go on with."),
+    ],
     network: Network = "lenet-300-100",
     width: Width = 1.0,
     settings: Settings = None,
@@ -285,11 +288,9 @@ def path(
 def prune(
     run: Annotated[
         Path,
-        typer.Argument(
-            metavar="RUN|PATH", help="A run folder, or a folder made by bayesprune path.", show_default=False
-        ),
+        place_argument("A run folder, or a folder made by bayesprune path.", "RUN|PATH"),
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to make.", show_default=False)],
+    out: Annotated[Path, place_option("The folder to make.", metavar="DIR")],
     sparsity: Annotated[
         float | None, typer.Option(help="Fraction of zeros to reach; of a path the least.", show_default=False)
     ] = None,
@@ -319,7 +320,7 @@ def prune(
     ] = False,
     onnx: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write the compact network as ONNX too (needs bayesprune[export])."),
+        place_option("Write the compact network as ONNX too (needs bayesprune[export]).", metavar="FILE"),
     ] = None,
     latency: Annotated[
         bool, typer.Option("--latency", help="Time the compact network beside the one with zeros; takes a while.")
@@ -360,14 +361,13 @@ def prune(
 def predict(
     source: Annotated[
         Path,
-        typer.Argument(
-            metavar="RUN|DIR", help="A run folder, or a folder made by bayesprune prune.", show_default=False
-        ),
+        place_argument("A run folder, or a folder made by bayesprune prune.", "RUN|DIR"),
     ],
     inputs: Annotated[
-        Path, typer.Option("--input", metavar="FILE.npy", help="An array of inputs (n, ...).", show_default=False)
+        Path,
+        place_option("An array of inputs (n, ...).", "--input", metavar="FILE.npy"),
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write, .npz or .csv.", show_default=False)],
+    out: Annotated[Path, place_option("The file to write, .npz or .csv.", metavar="FILE")],
     draws: Annotated[
         int | None, typer.Option(help="Draws of a run's weights to average over.  [default: 32; map: 1]")
     ] = None,
@@ -408,7 +408,7 @@ def predict(
     )
 )
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.", show_default=False)],
+    runs: Annotated[list[Path], place_argument("Run folders.", "RUN...")],
 ) -> None:
     """Compare runs in a table."""
     from bayesprune.commands.tables import compare_runs

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-DataRoot = Annotated[
-    Path | None, typer.Option("--data-root", help="Folder where a named data set is looked for first.")
-]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, made by fit --out.", show_default=False)]
+from bayesprune.models.files.places import expanded
+
+
+def place_option(text: str, *names: str, metavar: str = "PATH") -> Any:
+    """An option that takes a path; its parser sees `./~x`, a file called ~x, before pathlib shortens it to `~x`."""
+    return typer.Option(*names, metavar=metavar, parser=expanded, help=text, show_default=False)
+
+
+def place_argument(text: str, metavar: str) -> Any:
+    """An argument that is a path."""
+    return typer.Argument(metavar=metavar, parser=expanded, help=text, show_default=False)
+
+
+DataRoot = Annotated[Path | None, place_option("Folder where a named data set is looked for first.", "--data-root")]
+Run = Annotated[Path, place_argument("A run folder, made by fit --out.", "RUN")]
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 # What `fit` and `path` have in common.
@@ -34,9 +45,7 @@ Guide = Annotated[str | None, typer.Option(help="map, meanfield or paired.  [def
 Likelihood = Annotated[
     str | None, typer.Option(help="categorical, normal, bernoulli or poisson.  [default: by the targets]")
 ]
-Weights = Annotated[
-    Path | None, typer.Option(help="Start from this state dict of a trained network, FILE.safetensors.")
-]
+Weights = Annotated[Path | None, place_option("Start from this state dict of a trained network, FILE.safetensors.")]
 BatchSize = Annotated[int, typer.Option(help="Examples a step.")]
 LearningRate = Annotated[float, typer.Option(help="Of the optimizer.")]
 Optimizer = Annotated[str, typer.Option(help="adam or sgd.")]

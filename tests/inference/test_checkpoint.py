@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-import signal
-import subprocess
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -482,25 +478,3 @@ def test_a_loader_with_a_random_state_of_its_own_is_refused(tmp_path):
     loader = DataLoader(Pairs(), 16, shuffle=True, generator=torch.Generator())
     with pytest.raises(ValueError, match="a loader's own generator"):
         Case(data=loader).fit(checkpoint=tmp_path / "fit")
-
-
-# -- a process that is killed --------------------------------------------------------------------------------
-
-SCRIPT = """
-import os, signal, sys, torch
-from tests.inference.test_checkpoint import CASES, Interrupt
-
-torch.set_num_threads(1)
-Interrupt.end = lambda self: os.kill(os.getpid(), signal.SIGKILL)
-CASES["gates"].interrupted(sys.argv[1])
-"""
-
-
-@pytest.mark.slow
-def test_a_process_that_is_killed_goes_on_in_another_one(tmp_path):
-    root = Path(__file__).parents[2]
-    killed = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path / "fit")], cwd=root, capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    counter = CountSteps()
-    assert is_same(CASES["gates"].fit(checkpoint=tmp_path / "fit", callbacks=[counter]), whole("gates"))
-    assert counter.steps == 56 - 20
