@@ -84,9 +84,10 @@ class RunningFit:
 
 
 _REMEDY = "is a fit writing its trace there?"
-_NEEDED = {
-    "process": int, "host": str, "asked": dict, "updated": float, "seconds": float, "epoch": int, "epochs": int,
-    "step": int, "steps": int, "restart": int, "restarts": int, "epoch_seconds": float, "finished": bool,
+_NEEDED = {"process": int, "host": str, "asked": dict, "updated": float}
+_MORE = {
+    "seconds": float, "epoch": int, "epochs": int, "step": int, "steps": int, "restart": int, "restarts": int,
+    "epoch_seconds": float, "finished": bool, "started": (float, type(None)),
 }  # fmt: skip
 
 
@@ -193,7 +194,7 @@ def read_progress(folder: str | Path) -> RunningFit:
     """
     file = expanded(folder) / PROGRESS_FILE
     found = read_json(file, _REMEDY, _NEEDED)
-    need(file, {"started": None, **found}, {"started": (float, type(None))}, _REMEDY)
+    need(file, found, {name: kind for name, kind in _MORE.items() if name in found}, _REMEDY)
     return RunningFit(**{name: found[name] for name in RunningFit.__dataclass_fields__ if name in found})
 
 
