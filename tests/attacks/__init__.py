@@ -1,0 +1,1 @@
+"""Attacks: what a hostile file, an unlucky moment or an odd network does to the package."""
