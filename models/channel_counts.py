@@ -46,9 +46,9 @@ class ChannelCounts:
             for line in (self._numbers.get(each), *self._sizes.get(each, ()))
             if line is not None
         ]
-        if not counted:
+        channels = torch.cat(counted) if counted else torch.zeros(0)
+        if not channels.numel():
             return
-        channels = torch.cat(counted)
         if node.op != "output" and not activations(result) and result is not None:
             self._numbers[node] = channels
         elif not self._only_shapes(trace, node, channels, result):
@@ -67,20 +67,24 @@ class ChannelCounts:
         if handler in (indexed, new_constant, padded, split) and node.name in trace.sizes:
             left: list[fx.Node] = []
             fx.map_arg(trace.sizes[node.name][2:], left.append)
-            return not any(each in self._numbers or each in self._sizes for each in left)
+            return not any(self._counts(each) for each in left)
         of = trace.env.get(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else None
         if handler is not sized or not isinstance(of, Activation) or not isinstance(result, Activation):
             return False
         if _name(node) == "expand":
             written = node.args[1] if isinstance(node.args[1], (tuple, list)) else node.args[1:]
             if isinstance(node.args[1], fx.Node) and node.args[1] in self._sizes:
-                written = tuple(self._sizes[node.args[1]])
+                written = tuple(self._sizes[node.args[1]])  # the channels in place of the nodes
             before = (1,) * (len(result.shape) - len(of.shape)) + tuple(of.shape)
             for size, one, other in zip(written, before, result.shape, strict=True):
-                if one != other and (size in self._numbers if isinstance(size, fx.Node) else torch.is_tensor(size)):
+                if one != other and (self._counts(size) if isinstance(size, fx.Node) else torch.is_tensor(size)):
                     return False
         self._shapes.append((channels, torch.unique(collapsed(of.channel)), node.name))
         return True
+
+    def _counts(self, node: fx.Node) -> bool:
+        """Whether a number tells of any channels."""
+        return any(line.numel() for line in (*self._sizes.get(node, ()), self._numbers.get(node, torch.zeros(0))))
 
     def _asks(self, trace: ChannelTrace, node: fx.Node) -> bool:
         """Notes the answer of a node that asks for sizes, or for one of several."""
