@@ -137,11 +137,17 @@ class _Wider:
             for given in wider_inputs(self._example, counts, scale, self._dtype, self._seed):
                 if given.count in gone:
                     continue
+                name = given.name
                 before, reason = self._original(given)
+                if reason and given.grad:  # some code changes in place what gradients need
+                    self._left[name] = reason
+                    given = given.without_gradients()
+                    before, reason = self._original(given)
                 if not reason:
                     compared.append((given, before, self._compact(given)))
                 elif scale == SCALES[0]:  # it takes no batch of this size, whatever the numbers are
                     gone.add(given.count)
+                    self._left.pop(name, None)
                     self._left[f"batch of {given.count}"] = reason
                 else:
                     self._left[given.name] = reason

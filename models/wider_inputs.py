@@ -8,7 +8,7 @@ mode goes by turns, so that each batch size and each scale occurs with gradients
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,12 +29,18 @@ class WiderInput:
         arguments: Of the network's forward, on the CPU.
         grad: Whether gradients are recorded.
         count: How many examples there are.
+        scale: Standard deviation of numbers with a fraction.
     """
 
     name: str
     arguments: tuple[Any, ...]
     grad: bool
     count: int
+    scale: float
+
+    def without_gradients(self) -> WiderInput:
+        """The same, run without gradients."""
+        return replace(self, name=_name(self.count, self.scale, False), grad=False)
 
     def run(self, network: nn.Module, seed: int) -> Any:
         """What a network gives."""
@@ -82,10 +88,13 @@ def wider_inputs(
             return part.detach().cpu().flatten()[chosen]
 
         grad = (place + SCALES.index(scale)) % 2 == 1
-        words = "with gradients" if grad else "without gradients"
-        name = f"batch of {count}, sd {scale:g}, {words}"
-        made.append(WiderInput(name, tuple(another(part) for part in example), grad, count))
+        arguments = tuple(another(part) for part in example)
+        made.append(WiderInput(_name(count, scale, grad), arguments, grad, count, scale))
     return made
+
+
+def _name(count: int, scale: float, grad: bool) -> str:
+    return f"batch of {count}, sd {scale:g}, {'with' if grad else 'without'} gradients"
 
 
 def scales_of(example: Sequence[Any]) -> tuple[float, ...]:
