@@ -44,10 +44,7 @@ class _Record(TorchDispatchMode):
         self.written: set[str] = set()
         self._numbers = WeakTensorKeyDictionary()  # of results that depend on the inputs
         self._count = 0
-        self._names = WeakTensorKeyDictionary()
         self._owners = {tensor.untyped_storage().data_ptr(): name for name, tensor in state.items() if tensor.numel()}
-        for name, tensor in state.items():
-            self._names[tensor] = name
         for tensor in tensors_of(inputs):
             self._number(tensor)
 
@@ -65,7 +62,7 @@ class _Record(TorchDispatchMode):
         if numbered:
             line = (str(func), *(self._described(leaf, written) for leaf in leaves))
         found = func(*args, **kwargs)
-        if numbered and func.overloadpacket.__name__ in _ALIASES:
+        if numbered and _is_alias(func, numbered[0], found):
             self._numbers[found] = self._numbers[numbered[0]]
         elif numbered:
             self.lines.append(line)
@@ -91,28 +88,61 @@ class _Record(TorchDispatchMode):
             return repr(leaf) if plain else type(leaf).__name__
         if leaf in self._numbers:
             return ("result", self._numbers[leaf], tuple(leaf.shape))
-        if leaf in self._names:
-            return ("tensor", self._names[leaf])
-        own = any(leaf is other for other in written)  # what stands there before may be anything
-        return ("constant", tuple(leaf.shape), str(leaf.dtype), None if own else _Sum(leaf))
+        if any(leaf is other for other in written):  # what stands there before may be anything
+            return ("written", tuple(leaf.shape))
+        owner = self._owners.get(leaf.untyped_storage().data_ptr()) if leaf.layout is torch.strided else None
+        view = None if owner is None else (owner, leaf.storage_offset(), leaf.stride())
+        return ("constant", tuple(leaf.shape), leaf.is_floating_point(), _Constant(leaf, view))
 
 
-class _Sum:
-    """What a tensor adds up to, compared up to rounding: it may be computed twice, in another layout."""
+class _Constant:
+    """A tensor that does not depend on the inputs; compared up to rounding, as it may be computed in another layout.
 
-    def __init__(self, tensor: Tensor) -> None:
+    Args:
+        tensor: The tensor.
+        view: Which part it is of which parameter or buffer; it is then still there when it is compared. Else None.
+    """
+
+    def __init__(self, tensor: Tensor, view: Any) -> None:
+        self.view = view
         plain = (tensor.to_dense() if tensor.layout is not torch.strided else tensor).detach()
-        real = (torch.view_as_real(plain) if plain.is_complex() else plain).double()
+        self._real = torch.view_as_real(plain) if plain.is_complex() else plain
+        self._sums: list[float] = []
+        self.digit = torch.finfo(self._real.dtype).eps if self._real.is_floating_point() else 0.0
+        if view is None:
+            self._sums, self._real = self.sums(), self._real.new_zeros(0)
+
+    def sums(self) -> list[float]:
+        """What it adds up to, as it is and with weights that tell its entries apart."""
+        if self._sums:
+            return self._sums
+        real = self._real.double()
         weights = torch.linspace(1.0, 2.0, real.numel(), dtype=torch.float64, device=real.device)
-        self.sums = [float(real.sum()), float(real.abs().sum()), float(real.flatten() @ weights)]
+        return [float(real.abs().sum()), float(real.sum()), float(real.flatten() @ weights)]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Sum) and all(
-            one == two or (math.isnan(one) and math.isnan(two)) or abs(one - two) <= 1e-6 * max(self.sums[1], 1e-300)
-            for one, two in zip(self.sums, other.sums, strict=True)
+        if not isinstance(other, _Constant):
+            return False
+        if self.view is not None and self.view == other.view:
+            return True
+        ones, twos = self.sums(), other.sums()
+        allowed = max(1e-6, 2 * self.digit, 2 * other.digit) * max(ones[0], 1e-300)
+        return all(
+            a == b or (math.isnan(a) and math.isnan(b)) or abs(a - b) <= allowed
+            for a, b in zip(ones, twos, strict=True)
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def _is_alias(func: Any, tensor: Tensor, found: Any) -> bool:
+    """Whether an operation only gives a tensor another name, or another number format for numbers with a fraction.
+
+    Autocasting, of which a graph knows nothing, is such a change; what it rounds is left to the comparison of outputs.
+    """
+    name = func.overloadpacket.__name__
+    cast = name == "_to_copy" and tensor.is_floating_point() and found.is_floating_point()
+    return cast or name in _ALIASES
 
 
 def refuse_another_graph(networks: Mapping[bool, nn.Module], graph: nn.Module, inputs: Sequence[Any]) -> set[str]:

@@ -90,6 +90,18 @@ def rounds_to_half_precision_inside():
 
 
 @innocent({"a": 4, "b": 3})
+def is_autocast_to_half_precision():
+    """Autocasting, as PyTorch's own examples have it inside forward; a graph knows nothing of it."""
+
+    def forward(s, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            h = s.a(x.float()).relu()
+        return s.b(h.float())
+
+    return two(forward).float()
+
+
+@innocent({"a": 4, "b": 3})
 def overflows_with_large_inputs():
     return two(lambda s, x: s.b(s.a(x).relu()).exp())
 
