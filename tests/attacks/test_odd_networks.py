@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import warnings
 
 import pytest
@@ -19,6 +18,7 @@ from bayesprune.models.compact import compact
 from bayesprune.models.unit_removal import without_units
 from tests.oracles.innocent_networks import INNOCENT
 from tests.oracles.odd_networks import ODD, combinations
+from tests.oracles.units_reference import Net
 
 EXACT = 1e-9  # of the largest output, and of 1
 EVERY = pytest.mark.parametrize("name", list(ODD))
@@ -225,11 +225,19 @@ def test_the_report_says_what_was_not_compared():
     assert all("sd 1," in name for name in report.compared) and report.not_compared == {}
 
 
-def test_pieces_of_a_kind_are_not_compared_at_sizes_where_the_network_mixes_examples():
-    """What is no batch for the network is none for the comparison; such an example stays usable."""
-    network = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3), torch.nn.Flatten(0))
+def test_the_report_says_what_was_compared_without_gradients_only():
+    report = compacted(ODD["subtracts_from_a_chunk"])[1].report
+    assert len(report.compared) == 9 and all(name.endswith("without gradients") for name in report.compared)
+    assert len(report.not_compared) == 4 and all(name.endswith(", with gradients") for name in report.not_compared)
+    assert all("modified inplace" in reason for reason in report.not_compared.values())
+
+
+def test_a_size_at_which_a_network_mixes_examples_is_not_compared():
+    """Outputs that are not as many as the inputs belong to no batch; with the example they do."""
+    network = Net(lambda s, x: s.b(s.a(x).relu()).view(-1, 6), a=torch.nn.Linear(4, 6), b=torch.nn.Linear(6, 3))
     with torch.no_grad():
-        network[2].weight[:, [1, 2]] = 0.0
-    report = compact(network, torch.zeros(1, 4)).report
-    assert report.units_after["0"] == 4
-    assert list(itertools.chain(report.compared, report.not_compared))
+        network.b.weight[:, [1, 2]] = 0.0
+    report = compact(network.eval(), torch.zeros(2, 4)).report
+    assert report.units_after["a"] == 4
+    assert "batch of 1" in report.not_compared and "batch of 5" in report.not_compared
+    assert len(report.compared) == 3
