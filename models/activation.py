@@ -41,6 +41,8 @@ def activations(arguments: Any) -> list[Activation]:
         return [arguments]
     if isinstance(arguments, dict):
         arguments = list(arguments.values())
+    if isinstance(arguments, slice):
+        arguments = (arguments.start, arguments.stop, arguments.step)
     if isinstance(arguments, (tuple, list)):
         return [found for part in arguments for found in activations(part)]
     return []

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from bayesprune.models.channel_trace import graph_of
+from bayesprune.models.traced_graph import graph_of
 
 __all__ = ["architecture", "layer_sizes", "notation"]
 

@@ -9,16 +9,12 @@ understood is refused, or, if asked for, keeps every channel that it touches.
 from __future__ import annotations
 
 import copy
-import inspect
-import operator
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_flatten
 
 from bayesprune.models.activation import (
     NO_CHANNEL,
@@ -29,10 +25,14 @@ from bayesprune.models.activation import (
     spread,
     unknown,
 )
+from bayesprune.models.channel_counts import ChannelCounts
 from bayesprune.models.channel_records import Slice, Use
 from bayesprune.models.channel_ties import Ties
+from bayesprune.models.example_run import ExampleRun, placed
+from bayesprune.models.faithful_graph import refuse_another_graph
 from bayesprune.models.function_traces import FUNCTIONS
 from bayesprune.models.layer_traces import LAYERS, changed_by_hand
+from bayesprune.models.traced_graph import OUT_OF_PLACE, graph_of, refuse_reserved_names
 
 
 class ChannelTrace(fx.Interpreter):
@@ -48,11 +48,14 @@ class ChannelTrace(fx.Interpreter):
         zeros: Nodes that give nothing but zeros, whatever the input is.
         examples: What each node really gives, on the meta device.
         changed: Nodes whose tensors a node changes in place, and whether its result is that tensor as a whole.
+        written: Names of parameters and buffers that the network's forward changes.
+        counts: Numbers that tell how many channels there are.
         features: Channels of normalisation layers, which note how many there are.
         sizes: Nodes whose arguments hold sizes: operation, target, arguments and keyword arguments, with `Count` there.
     """
 
     def __init__(self, network: nn.Module, graph: fx.Graph, keep_unknown: bool) -> None:
+        refuse_reserved_names(graph)
         super().__init__(fx.GraphModule(network, graph))
         self.tensors = {name for name, _ in (*network.named_parameters(), *network.named_buffers())}
         self.extra_traceback = False  # errors are sentences for users
@@ -64,6 +67,8 @@ class ChannelTrace(fx.Interpreter):
         self.zeros: set[str] = set()
         self.examples: dict[str, Any] = {}
         self.changed: dict[str, list[tuple[fx.Node, bool]]] = {}
+        self.written: set[str] = set()
+        self.counts = ChannelCounts()
         self.features: dict[str, Tensor] = {}
         self.sizes: dict[str, tuple[str, Any, tuple[Any, ...], dict[str, Any]]] = {}
         self.node: fx.Node
@@ -104,7 +109,7 @@ class ChannelTrace(fx.Interpreter):
 
     def ended(self, arguments: Any, reason: str) -> Any:
         """Keeps all channels that go into a node; what it gives has channels that stay, of the real shapes."""
-        for activation in activations(arguments):
+        for activation in activations((arguments, self._read())):
             self.ties.pin(activation.channel, reason)
         channel = self.ties.new(1)
         self.ties.pin(channel, reason)
@@ -118,6 +123,10 @@ class ChannelTrace(fx.Interpreter):
 
         return pinned(self.example)
 
+    def _read(self) -> Any:
+        """All that the node that is being run reads."""
+        return self.fetch_args_kwargs_from_env(self.node)
+
     # -- the interpreter -----------------------------------------------------------------------------------
 
     def run_node(self, n: fx.Node) -> Any:
@@ -128,6 +137,7 @@ class ChannelTrace(fx.Interpreter):
             self._change(n, result)
         else:
             result = self._settled(super().run_node(n))
+        self.counts.follow(self, n, result)
         self.nodes[n.name] = [activation.channel for activation in activations(result)]
         if isinstance(result, Activation) and bool((collapsed(result.value) == 0).all()):
             self.zeros.add(n.name)
@@ -196,6 +206,8 @@ class ChannelTrace(fx.Interpreter):
         if not torch.is_tensor(found):
             return found
         name, value = str(target), found.detach().to("cpu", torch.float64)
+        if self._is_written(found):
+            return self._kept_whole(name, unknown(found.shape), f"the network's forward changes {name} in place")
         long = [dim for dim in range(found.ndim) if found.shape[dim] > 1]
         if not long:
             return Activation(torch.full(found.shape, NO_CHANNEL), value)
@@ -213,10 +225,19 @@ class ChannelTrace(fx.Interpreter):
         for part in self.slices.values():
             if part.tensor == name:
                 self.ties.pin(part.channel, reason)
+        if not value.ndim:
+            return Activation(torch.tensor(NO_CHANNEL), value)
         dim = max(range(value.ndim), key=lambda each: value.shape[each])
         line = self.ties.new(value.shape[dim])
         self.ties.pin(line, reason)
         return Activation(along_dimension(line, dim, value.shape), value)
+
+    def _is_written(self, tensor: Tensor) -> bool:
+        """Whether the network's forward changes a tensor, or what it shares memory with."""
+        if not self.written or tensor.layout is not torch.strided:
+            return False
+        written = [tensor for name, tensor in _state(self.module) if name in self.written]
+        return tensor.untyped_storage().data_ptr() in {part.untyped_storage().data_ptr() for part in written}
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A layer."""
@@ -225,7 +246,12 @@ class ChannelTrace(fx.Interpreter):
         changed = changed_by_hand(module)
         if handler is None or changed:
             return self.refuse(f"{type(module).__name__} {target!r}{changed}", (args, kwargs))
-        return handler(self, str(target), module, *args, **kwargs)
+        result = handler(self, str(target), module, *args, **kwargs)
+        for name, _ in _state(module):
+            own = isinstance(module, nn.modules.instancenorm._InstanceNorm) and name.startswith("running")
+            if f"{target}.{name}" in self.written and not own:  # torch itself writes to those, and nothing reads them
+                raise ValueError(f"the network's forward changes {target}.{name} in place")
+        return result
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A function of torch or Python."""
@@ -294,90 +320,30 @@ def trace_channels(network: nn.Module, example_input: Any, unknown: str = "refus
             "(torch.nn.utils.prune.remove, remove_weight_norm)"
         ) from problem
     inputs = example_input if isinstance(example_input, (tuple, list)) else (example_input,)
+    untouched = {grad: copy.deepcopy(copied) for grad in (False, True)}  # a forward may leave something behind
     traced = ChannelTrace(copied, graph_of(copied, len(inputs)), unknown == "keep")
     taken = sum(node.op == "placeholder" for node in traced.graph.nodes)
     if taken != len(inputs):
         raise ValueError(f"the network takes {taken} inputs, but the example has {len(inputs)}: pass a tuple with all")
+    here = [placed(part, copied) for part in inputs]
     with torch.no_grad():
+        run = ExampleRun(traced.module)
         try:
-            _Examples(traced).run(*(_placed(part, copied) for part in inputs))
+            run.run(*(part.clone() if torch.is_tensor(part) else part for part in here))
         except Exception as problem:  # whatever the user's layers raise
             shapes = ", ".join(str(tuple(part.shape)) if torch.is_tensor(part) else str(part) for part in inputs)
             reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
             raise ValueError(f"the network does not take an example input of shape {shapes} ({reason})") from problem
+        traced.examples, traced.changed = run.examples, run.changed
+    traced.written = refuse_another_graph(untouched, traced.module, here)
+    with torch.no_grad():
         traced.run(*inputs)
+    traced.counts.settle(traced)
     return traced
 
 
-class _Examples(fx.Interpreter):
-    """Notes what each node really gives (shapes are what is wanted), and which tensors it changes in place."""
-
-    def __init__(self, trace: ChannelTrace) -> None:
-        super().__init__(trace.module)
-        self.extra_traceback = False
-        self.trace = trace
-
-    def run_node(self, n: fx.Node) -> Any:
-        before = {other: _versions(found) for other, found in self.env.items()}
-        found = super().run_node(n)
-        self.trace.examples[n.name] = _meta(found)
-        changed = [
-            (other, self.env[other] is found)
-            for other, versions in before.items()
-            if _versions(self.env.get(other)) != versions
-        ]
-        if changed:
-            self.trace.changed[n.name] = changed
-        return found
-
-
-def _versions(found: Any) -> list[int]:
-    """How often tensors have been changed in place; parts of one tensor count together."""
-    return [part._version for part in tree_flatten(found)[0] if torch.is_tensor(part)]
-
-
-def _meta(found: Any) -> Any:
-    if isinstance(found, (tuple, list)):
-        return tuple(_meta(part) for part in found)
-    return torch.empty_like(found, device="meta") if torch.is_tensor(found) else found
-
-
-def _placed(part: Any, network: nn.Module) -> Any:
-    """An example input on the network's device and, for numbers with a fraction, in its dtype."""
-    like = next(network.parameters(), None)
-    if not torch.is_tensor(part) or like is None:
-        return part
-    return part.to(like.device, like.dtype if part.is_floating_point() else part.dtype)
-
-
-def graph_of(network: nn.Module, inputs: int) -> fx.Graph:
-    """The torch.fx graph of a network for so many inputs; further arguments of its forward have their defaults."""
-    arguments = list(inspect.signature(network.forward).parameters.values())[inputs:]
-    held = {each.name: each.default for each in arguments if each.default is not inspect.Parameter.empty}
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Was not able to add assertion", category=UserWarning)
-            graph = fx.Tracer().trace(network, concrete_args=held or None)
-    except fx.proxy.TraceError as problem:
-        raise ValueError(
-            f"the network cannot be traced, because its forward depends on its data ({problem}): "
-            "units can only be followed through a fixed sequence of layers; replace the branch"
-        ) from problem
-    except Exception as problem:  # forward is the user's code, and a proxy in place of a tensor may break it anyhow
-        reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-        raise ValueError(f"the network cannot be traced by torch.fx ({type(problem).__name__}: {reason})") from problem
-    if held:
-        for node in [node for node in graph.nodes if node.op == "placeholder"][inputs:]:
-            _take_out(graph, node)
-        graph.set_codegen(fx.graph.CodeGen())
-    return graph
-
-
-def _take_out(graph: fx.Graph, node: fx.Node) -> None:
-    """Takes out an argument that has its default, and the checks that it has."""
-    for check in list(node.users):
-        _take_out(graph, check)
-    graph.erase_node(node)
+def _state(module: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*module.named_parameters(), *module.named_buffers()]
 
 
 def _refuse_tied(network: nn.Module) -> None:
@@ -398,10 +364,7 @@ def _label(n: fx.Node) -> str:
 
 
 _OUT_OF_PLACE: dict[Any, Any] = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-    operator.itruediv: operator.truediv,
+    **OUT_OF_PLACE,
     **{
         getattr(home, f"{name}_"): getattr(home, name)
         for home in (torch, F)

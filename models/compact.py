@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -46,6 +46,9 @@ class CompactReport:
             where what they read was cut.
         finetuned: How the network was fine-tuned since, or None.
         branches_removed: Names of residual branches that put out nothing but zeros and are gone.
+        compared: Inputs at which the two networks were compared too, beside those above, by name: batches of 1, 2 and 5
+            of sd 1, 50 and 255, with gradients and without, computed in float64 where the network can be.
+        not_compared: Those that the network itself does not take or gives nothing finite for, and why.
     """
 
     parameters_before: int
@@ -58,6 +61,8 @@ class CompactReport:
     idle: tuple[str, ...] = ()
     finetuned: str | None = None
     branches_removed: tuple[str, ...] = ()
+    compared: tuple[str, ...] = ()
+    not_compared: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         share = self.parameters_after / max(self.parameters_before, 1)
@@ -73,6 +78,9 @@ class CompactReport:
             lines.append(f"  residual branches removed whole: {', '.join(self.branches_removed)}")
         if self.idle:
             lines.append(f"  not run in evaluation mode, left as they are: {', '.join(self.idle)}")
+        if self.not_compared:
+            reasons = "; ".join(f"{name} ({reason})" for name, reason in self.not_compared.items())
+            lines.append(f"  not compared, as the network itself does not take it: {reasons}")
         if self.finetuned is not None:
             lines.append(f"  fine-tuned: {self.finetuned}")
         return "\n".join(lines)
@@ -105,8 +113,8 @@ def compact(
     """Removes the dead units of a network; the network itself is left as it is.
 
     The result gives the same outputs in evaluation mode, up to rounding, and this is checked: both networks are run
-    in float64 on random inputs and on the example, and a difference is an error. In training mode batch normalisation
-    may tell the two apart.
+    in float64 on random inputs of several batch sizes and scales and on the example, and a difference is an error; the
+    report says what was compared. In training mode batch normalisation may tell the two apart.
 
     Args:
         network: A network with zeros in place, e.g. that of `bayesprune.prune`. Batch normalisation statistics must
@@ -148,17 +156,19 @@ def compact(
     made = cut_units(folded, found, added)
     if branches:  # copies of a GraphModule are called just that
         type(made).__name__ = type(network).__name__
-    difference, sd = check(network, made, found, example_input, seed, whole)
+    comparison = check(network, made, found, example_input, seed, whole)
     report = CompactReport(
         sum(p.numel() for p in network.parameters()),
         sum(p.numel() for p in made.parameters()),
         {name: units.count for name, units in sets.items()},
         {name: len(entry["kept"]) for name, entry in plan["units"].items()},
-        difference,
-        sd,
+        comparison.difference,
+        comparison.sd,
         kept,
         _idle(network, original),
         branches_removed=tuple(plan["branches_removed"]),
+        compared=comparison.compared,
+        not_compared=comparison.not_compared,
     )
     return CompactResult(made, plan, report)
 

@@ -6,7 +6,10 @@ import contextlib
 import copy
 import io
 import math
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,16 +18,45 @@ from torch.utils._pytree import tree_flatten
 
 from bayesprune.models.cutting import cut_units, fold
 from bayesprune.models.dead_units import LiveUnits
+from bayesprune.models.rounding_noise import rounding_noise
+from bayesprune.models.wider_inputs import (
+    BATCH_SIZES,
+    SCALES,
+    WiderInput,
+    batch_size,
+    keeps_batch,
+    scales_of,
+    wider_inputs,
+)
 
-__all__ = ["check"]
+__all__ = ["Comparison", "check"]
 
 _BATCHES = 4
 _ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-3}
 """Largest difference of outputs, relative to their standard deviation, that rounding can explain; 0.1 below float32."""
 _OF_LARGEST = 1e-4
 """Where outputs hardly vary, this share of the largest one stands in for their standard deviation."""
+_OF_NOISE = 32
+"""A difference of so many times what rounding does to the network itself is rounding too."""
 
 Runner = Callable[[nn.Module], list[list[Tensor]]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was compared, and how far apart it was.
+
+    Attributes:
+        difference: Largest difference of outputs, on random inputs of sd 1 of the example's shape and on the example.
+        sd: Standard deviation of outputs over these inputs, the mean over outputs.
+        compared: Inputs of other sizes and scales at which the networks were compared too, by name.
+        not_compared: Those at which they were not, and why.
+    """
+
+    difference: float
+    sd: float
+    compared: tuple[str, ...]
+    not_compared: dict[str, str]
 
 
 def check(
@@ -34,11 +66,12 @@ def check(
     example_input: Any,
     seed: int = 0,
     whole: nn.Module | None = None,
-) -> tuple[float, float]:
-    """Compares a compact network with the one it was made of, on random inputs and on the example.
+) -> Comparison:
+    """Compares a compact network with the one it was made of: the modules themselves, not their graphs.
 
-    Both are run in float64 if they can be. Constants in biases are rounded to the network's own number format; so that
-    nothing else hides behind that rounding, a network in float64 is cut the same way and compared too.
+    First on random inputs of the example's shape and on the example. Both are run in float64 if they can be. Constants
+    in biases are rounded to the network's own number format; so that nothing else hides behind that rounding, a network
+    in float64 is cut the same way and compared too. Then on `wider_inputs`, as far as the original takes them.
 
     Args:
         network: The original network.
@@ -49,7 +82,7 @@ def check(
         whole: The network whose units were cut, where that is not the original: one without its dead branches.
 
     Returns:
-        Largest difference of outputs, and their standard deviation over random inputs (the mean over outputs).
+        What was compared.
 
     Raises:
         ValueError: If they differ by more than rounding, or cannot be compared.
@@ -57,10 +90,104 @@ def check(
     run, exact, before = _runner(network, example_input, seed)
     sd = _sd(before)
     own = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float64)
+
+    def noise() -> float:
+        return rounding_noise(run, copy.deepcopy(network).double() if exact else network)
+
+    other = made
     if exact and own is not torch.float64:
         double = copy.deepcopy(whole or network).double().eval()
-        _compare(before, _outputs(run, cut_units(double, found, fold(double, found))), sd, torch.float64)
-    return _compare(before, _outputs(run, made), sd, own), sd
+        other = cut_units(double, found, fold(double, found))
+        _compare(before, _outputs(run, other), sd, torch.float64, noise)
+    difference = _compare(before, _outputs(run, made), sd, own, noise)
+    example = example_input if isinstance(example_input, (tuple, list)) else (example_input,)
+    return Comparison(difference, sd, *_Wider(network, other, exact, example, before[-1], seed).compared())
+
+
+class _Wider:
+    """The comparison of two networks on wider inputs.
+
+    It runs on the CPU: an index that a large input makes too large must not take a device down.
+    """
+
+    def __init__(
+        self, network: nn.Module, made: nn.Module, double: bool, example: Any, given: list[Tensor], seed: int
+    ) -> None:
+        self._fresh = [copy.deepcopy(each).cpu().eval() for each in (network, made)]
+        if double:
+            self._fresh = [each.double() for each in self._fresh]
+        self._running = copy.deepcopy(self._fresh)
+        self._dtype = next((p.dtype for p in self._fresh[0].parameters() if p.is_floating_point()), torch.float64)
+        self._example, self._given, self._seed = example, given, seed
+        self._done: list[str] = []
+        self._left: dict[str, str] = {}
+
+    def compared(self) -> tuple[tuple[str, ...], dict[str, str]]:
+        """Names of the inputs that were compared, and why others were not."""
+        self._at(BATCH_SIZES)
+        batch = batch_size(self._example)
+        if not self._done and batch and batch not in BATCH_SIZES:
+            self._at((batch,))
+        return tuple(self._done), self._left
+
+    def _at(self, counts: tuple[int, ...]) -> None:
+        gone: set[int] = set()
+        for scale in scales_of(self._example):
+            compared: list[tuple[WiderInput, list[Tensor], list[Tensor]]] = []
+            for given in wider_inputs(self._example, counts, scale, self._dtype, self._seed):
+                if given.count in gone:
+                    continue
+                name = given.name
+                before, reason = self._original(given)
+                if reason and given.grad:  # some code changes in place what gradients need
+                    self._left[name] = reason
+                    given = given.without_gradients()
+                    before, reason = self._original(given)
+                if not reason:
+                    compared.append((given, before, self._compact(given)))
+                elif scale == SCALES[0]:  # it takes no batch of this size, whatever the numbers are
+                    gone.add(given.count)
+                    self._left.pop(name, None)
+                    self._left[f"batch of {given.count}"] = reason
+                else:
+                    self._left[given.name] = reason
+            sd = _spread([before for _, before, _ in compared])
+            for given, before, after in compared:
+                _compare([before], [after], sd, self._dtype, partial(self._noise, given), given.name)
+                self._done.append(given.name)
+
+    def _compact(self, given: WiderInput) -> list[Tensor]:
+        """What the compact network gives."""
+        (found,) = _outputs(lambda each: [self._run(each, given)], self._running[1])
+        return found
+
+    def _noise(self, given: WiderInput) -> float:
+        """What rounding does to the outputs of the original."""
+        return rounding_noise(lambda each: [self._run(copy.deepcopy(each), given)], self._fresh[0])
+
+    def _original(self, given: WiderInput) -> tuple[list[Tensor], str]:
+        """What the original gives, or why that is not compared."""
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):
+                found = self._run(self._running[0], given)
+        except Exception as problem:  # it does not take this input, which is no fault of the removal
+            found, reason = [], str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+        else:
+            reason = ""
+            if not keeps_batch(self._given, batch_size(self._example), found, given.count):
+                reason = "its outputs are not as many"
+            elif not any(bool(part.isfinite().any()) for part in found):
+                reason = "its outputs are not finite"
+        if reason:
+            self._running = copy.deepcopy(
+                self._fresh
+            )  # a forward may leave something behind, and the other has not run
+        return found, reason
+
+    def _run(self, network: nn.Module, given: WiderInput) -> list[Tensor]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of inputs that the user has not given
+            return _tensors(given.run(network, self._seed))
 
 
 def _runner(network: nn.Module, example_input: Any, seed: int) -> tuple[Runner, bool, list[list[Tensor]]]:
@@ -103,8 +230,24 @@ def _outputs(run: Runner, made: nn.Module) -> list[list[Tensor]]:
         ) from problem
 
 
-def _compare(before: list[list[Tensor]], after: list[list[Tensor]], sd: float, dtype: torch.dtype) -> float:
-    """Largest difference of outputs; `dtype` is the number format whose rounding is allowed for."""
+def _compare(
+    before: list[list[Tensor]],
+    after: list[list[Tensor]],
+    sd: float,
+    dtype: torch.dtype,
+    noise: Callable[[], float],
+    where: str = "",
+) -> float:
+    """Largest difference of outputs.
+
+    Args:
+        before: Outputs of the original, by batch.
+        after: Those of the compact network.
+        sd: Their standard deviation.
+        dtype: The number format whose rounding is allowed for.
+        noise: Gives what rounding does to the outputs of the original; it takes a while, and is asked in case of need.
+        where: What the inputs are, in words.
+    """
     difference, largest, comparable = 0.0, 0.0, False
     for ones, others in zip(before, after, strict=True):
         for one, other in zip(ones, others, strict=True):
@@ -127,10 +270,12 @@ def _compare(before: list[list[Tensor]], after: list[list[Tensor]], sd: float, d
             "the network's outputs are not finite on random inputs of mean 0 and sd 1 nor on the example, so that "
             "nothing can be compared: pass a real input as the example"
         )
-    if difference > _ROUNDING.get(dtype, 0.1) * max(sd, _OF_LARGEST * largest):
+    allowed = _ROUNDING.get(dtype, 0.1) * max(sd, _OF_LARGEST * largest)
+    if difference > allowed and not difference <= _OF_NOISE * noise():
+        at = f", {where}" if where else ""
         raise ValueError(
-            f"the compact network's outputs would differ by {difference:.2g} (their sd is {sd:.2g}), so nothing was "
-            "removed: the forward uses numbers of channels or random numbers in a way that tracing cannot follow"
+            f"the compact network's outputs would differ by {difference:.2g} (their sd is {sd:.2g}{at}), so nothing "
+            "was removed: the forward uses numbers of channels or random numbers in a way that tracing cannot follow"
         )
     return difference
 
@@ -145,6 +290,17 @@ def _sd(outputs: list[list[Tensor]]) -> float:
         spread = rows.std(dim=0, correction=0)
         sds.append(float(spread[spread.isfinite()].mean()) if bool(spread.isfinite().any()) else 0.0)
     return sum(sds) / len(sds)
+
+
+def _spread(outputs: list[list[Tensor]]) -> float:
+    """Standard deviation over the rows of batches of all sizes, the mean over outputs."""
+    sds = []
+    for parts in zip(*outputs, strict=True):
+        rows = [part.unsqueeze(0) if not part.ndim else part for part in parts]
+        shape = rows[-1].shape[1:]
+        spread = torch.cat([part.double() for part in rows if part.shape[1:] == shape]).std(dim=0, correction=0)
+        sds.append(float(spread[spread.isfinite()].mean()) if bool(spread.isfinite().any()) else 0.0)
+    return sum(sds) / max(len(sds), 1)
 
 
 def _inputs(example_input: Any, network: nn.Module, random: bool, seed: int) -> list[list[Any]]:

@@ -12,10 +12,11 @@ from torch.utils._pytree import tree_flatten
 
 from bayesprune.models.channel_groups import ChannelGroups, Units, unit_sets
 from bayesprune.models.channel_records import Count, Slice
-from bayesprune.models.channel_trace import graph_of, trace_channels
+from bayesprune.models.channel_trace import trace_channels
 from bayesprune.models.dead_units import LiveUnits, never_empty
 from bayesprune.models.plan_check import check_plan, layer_without_bias
 from bayesprune.models.residual_branches import remove_branches, with_code
+from bayesprune.models.traced_graph import graph_of
 
 __all__ = ["add_bias", "cut", "cut_units", "fold", "removal_plan", "units_plan"]
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.utils import _pytree
 
-from bayesprune.models.expression_source import IN_PLACE
 from bayesprune.models.module_source import refuse_hooks
+from bayesprune.models.traced_graph import InPlaceTracer, refuse_reserved_names, take_out
 
 __all__ = ["agree", "cloned", "placed", "run_traced", "trace"]
 
@@ -23,7 +22,7 @@ def trace(network: nn.Module, inputs: tuple[Any, ...]) -> fx.Graph:
     """Traces a network by torch.fx; arguments of its forward beyond the inputs are held at their defaults.
 
     Raises:
-        ValueError: If it cannot be traced, with the layer and the reason.
+        ValueError: If it cannot be traced, with the layer and the reason, or its code cannot be written.
     """
     parameters = list(inspect.signature(network.forward).parameters.values())
     held = {p.name: p.default for p in parameters[len(inputs) :] if p.default is not inspect.Parameter.empty}
@@ -42,20 +41,14 @@ def trace(network: nn.Module, inputs: tuple[Any, ...]) -> fx.Graph:
             f"{where} cannot be traced by torch.fx ({because}), but an export needs a fixed sequence of layers and "
             "functions of torch: replace the branch or loop"
         ) from problem
+    refuse_reserved_names(graph)
     for node in [node for node in graph.nodes if node.op == "placeholder"][len(inputs) :]:
-        _take_out(graph, node)
+        take_out(graph, node)
     for node in graph.nodes:
         if _is_idle(node):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
     return graph
-
-
-def _take_out(graph: fx.Graph, node: fx.Node) -> None:
-    """Takes out an argument that is held at its default, and the checks that it is."""
-    for check in list(node.users):
-        _take_out(graph, check)
-    graph.erase_node(node)
 
 
 def _is_idle(node: fx.Node) -> bool:
@@ -69,31 +62,12 @@ def _is_idle(node: fx.Node) -> bool:
     return "dropout" in name and node.kwargs.get("training") is False
 
 
-class _Proxy(fx.Proxy):
-    """A value that is traced; unlike torch.fx's, it keeps ``y += x`` apart from ``y = y + x``."""
-
-
-def _in_place(function: Callable[..., Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
-    def method(self: fx.Proxy, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", function, (self, other), {})
-
-    return method
-
-
-for _function in IN_PLACE:
-    setattr(_Proxy, f"__{_function.__name__}__", _in_place(_function))
-
-
-class _Tracer(fx.Tracer):
+class _Tracer(InPlaceTracer):
     """Remembers which layer it is in, also when tracing fails there."""
 
     def __init__(self) -> None:
         super().__init__()
         self.inside = ""
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        """A value of the trace."""
-        return _Proxy(node, self)
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Traces a layer's call."""

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 
 from bayesprune.models.activation import (
     Activation,
+    activations,
     along_dimension,
     collapsed,
     constant_along,
@@ -100,6 +101,8 @@ def embedding(trace: ChannelTrace, name: str, layer: nn.Embedding, x: Any) -> An
     """An embedding makes a channel of each column."""
     if layer.max_norm is not None:
         return trace.refuse(f"Embedding {name!r} that rescales its rows, max_norm", x)
+    for index in activations(x):
+        trace.ties.pin(index.channel, f"they choose rows of Embedding {name!r}")
     line = trace.slice(f"{name}.weight", 1, "output", trace.new_channels(f"{name}.weight", 1, layer.embedding_dim))
     zero = (_plain(layer.weight) == 0).all(dim=0)
     value = torch.where(zero, 0.0, torch.tensor(math.nan, dtype=torch.float64))

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from bayesprune.models.channel_trace import ChannelTrace, graph_of, trace_channels
+from bayesprune.models.channel_trace import ChannelTrace, trace_channels
+from bayesprune.models.traced_graph import graph_of
 
 __all__ = ["ResidualBranch", "branches_of", "remove_branches", "residual_branches", "with_code"]
 

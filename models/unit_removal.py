@@ -46,6 +46,20 @@ def without_units(model: BayesianNetwork, closed: Mapping[str, Tensor]) -> Remov
     Returns:
         The model of what is left, at the same values, and what of the old one is in it.
     """
+    whole: set[str] = set()
+    while True:
+        removed, lost = _without(model, closed, whole)
+        if not lost:
+            return removed
+        whole |= lost
+
+
+def _without(model: BayesianNetwork, closed: Mapping[str, Tensor], whole: set[str]) -> tuple[Removed, set[str]]:
+    """As `without_units`, but some sets stay as they are; also the sets of which a unit that stays lost its gate.
+
+    That happens where the last unit of a part is tied to something that must stay, for example because it is no longer
+    told from a number that was added to several units. Without its gate it would be open again.
+    """
     gates = model.gates
     assert gates is not None
     units: dict[str, Tensor] = {}
@@ -56,6 +70,8 @@ def without_units(model: BayesianNetwork, closed: Mapping[str, Tensor]) -> Remov
             continue
         gone = torch.zeros(gates.groups[gates_of.owner].count, dtype=torch.bool)
         gone[gates_of.numbers[closed[site].cpu()]] = True
+        if gates_of.owner in whole:
+            gone[:] = False
         if len(gone) > 1 and bool(gone.all()):
             emptied.append(gates_of.owner)
         _keep_groups(model.network, gates.groups[gates_of.owner], gone)
@@ -66,15 +82,23 @@ def without_units(model: BayesianNetwork, closed: Mapping[str, Tensor]) -> Remov
         name: {int(dim): torch.tensor(indices, dtype=torch.int64) for dim, indices in entry["kept"].items()}
         for name, entry in plan["tensors"].items()
     }
-    whole = plan
+    from_declared = plan
     if model.plan is not None and model.declared is not None:
         names = _declared_names(model.declared, model.example_input, [gates.branches[name].output for name in branches])
-        whole = composed_plan(model.plan, {**plan, "branches_removed": names})
+        from_declared = composed_plan(model.plan, {**plan, "branches_removed": names})
     left = network.state_dict()
-    whole = {**whole, "tensors": {name: entry for name, entry in whole["tensors"].items() if name in left}}
-    made = model.with_network(network, whole)
+    from_declared["tensors"] = {name: entry for name, entry in from_declared["tensors"].items() if name in left}
+    made = model.with_network(network, from_declared)
     assert made.gates is not None
-    return Removed(made, kept, _gates_left(made.gates, gates, kept), tuple(emptied))
+    found = _gates_left(made.gates, gates, kept)
+    lost, start = set(), 0
+    for gates_of in gates.sets.values():
+        if not gates_of.is_layer:
+            stay = torch.isin(gates_of.numbers, torch.tensor(plan["units"][gates_of.owner]["kept"], dtype=torch.int64))
+            if not bool(torch.isin(start + stay.nonzero().squeeze(1), found).all()):
+                lost.add(gates_of.owner)
+        start += gates_of.count
+    return Removed(made, kept, found, tuple(emptied)), lost - whole
 
 
 def _declared_names(declared: nn.Module, example_input: Tensor, outputs: list[tuple[str, ...]]) -> list[str]:

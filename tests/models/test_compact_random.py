@@ -15,8 +15,9 @@ from torch import fx, nn
 
 from bayesprune.models.activation import Activation
 from bayesprune.models.channel_groups import ChannelGroups
-from bayesprune.models.channel_trace import ChannelTrace, graph_of, trace_channels
+from bayesprune.models.channel_trace import ChannelTrace, trace_channels
 from bayesprune.models.compact import compact, cut
+from bayesprune.models.traced_graph import graph_of
 from tests.oracles.random_network import CHANNELS, SIDE, random_network
 
 EXACT = 1e-10  # of the largest output

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
+from bayesprune.models.channel_groups import ChannelGroups
 from bayesprune.models.compact import compact
+from bayesprune.models.network_gates import NetworkGates
+from bayesprune.models.residual_branches import residual_branches
+from bayesprune.models.unit_gates import UnitGates
 from tests.oracles.units_reference import Net
 
 V = torch.zeros(2, 4)
@@ -212,3 +218,21 @@ def test_outputs_that_are_not_finite_here_and_there_are_compared_all_the_same():
     assert result.report.units_after["a"] == 4
     with torch.no_grad():
         assert torch.allclose(result.network(x), outputs, rtol=0, atol=1e-12, equal_nan=True)
+
+
+def gated(network, example):
+    return NetworkGates(UnitGates(kappa=2e-4), network, example, 10)
+
+
+@pytest.mark.parametrize("word", ["class", "None", "lambda"])
+def test_a_module_named_by_a_word_of_python_is_refused_by_its_name(word):
+    """torch.fx writes `self.class(x)`, and Python's own SyntaxError would be all that is said."""
+    network = nn.Sequential()
+    network.add_module(word, nn.Linear(4, 6))
+    network.add_module("match", nn.Linear(6, 3))  # a word of Python in some places only
+    sentence = f"'{word}' is used by the network, but '{word}' is a word of Python.*give it another name"
+    for removal in (compact, ChannelGroups, residual_branches, gated):
+        with pytest.raises(ValueError, match=sentence):
+            removal(network, V)
+    named = nn.Sequential(OrderedDict(classes=network[0], match=network[1]))
+    assert compact(named, V).report.units_after == {"classes": 6, "match": 3}
