@@ -19,7 +19,7 @@ Keys of summary.json (null where something does not apply; counts are of the wei
     kl_warmup, kl_weight, particles, precision, device      how it was fitted
     clip, local_reparameterisation, sticking_the_landing    options of the gradient
     resumed_at_epoch             the first epoch that the last call trained, if earlier ones were interrupted
-    data_fingerprint, scaling_fingerprint    of the training data, and of what they were standardised by
+    data_sketch, scaling_sketch    of the training data, and of what they were standardised by
     stopped_early                a sentence for each restart that was ended before its last step
     warm_start                   whether it began at an earlier fit
     gating_settings, gating      how gates of units were trained, as asked; what came of it, one object a restart
@@ -162,7 +162,7 @@ def summarise_run(fit: Fit, declaration: Declaration, splits: DataSplits, **aske
     import bayesprune
     from bayesprune.analysis.convergence import convergence
     from bayesprune.finite_scores import finite_scores, note_on
-    from bayesprune.same_data import scaling_fingerprint
+    from bayesprune.same_data import scaling_sketch
 
     found = fit.summary()
     per_restart = [_restart_scores(fit, number, splits) for number in range(len(fit.restarts))]
@@ -175,7 +175,7 @@ def summarise_run(fit: Fit, declaration: Declaration, splits: DataSplits, **aske
         "version": bayesprune.__version__,
         "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         "data": splits.name,
-        "scaling_fingerprint": scaling_fingerprint(splits),
+        "scaling_sketch": scaling_sketch(splits),
         **asked,
         "gating": None,
         "resumed_at_epoch": None,

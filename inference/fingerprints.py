@@ -10,14 +10,12 @@ import contextlib
 import copy
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch import nn
 
 from bayesprune.inference.batches import Data
 from bayesprune.models.bayesian_network import BayesianNetwork
@@ -29,13 +27,7 @@ __all__ = [
     "described",
     "model_fingerprint",
     "network_structure",
-    "rounded_fingerprint",
 ]
-
-_GRID = 2.0**-15
-"""Cells of `rounded_fingerprint`, as a share of the power of two above the largest number."""
-_CHUNK = 2**22
-"""Numbers that it rounds at once."""
 
 
 def network_structure(network: nn.Module) -> dict[str, str]:
@@ -120,33 +112,6 @@ def data_fingerprint(data: Data) -> str:
     except TypeError:  # a stream of data has no length, nor has a loader of one
         size = "unknown"
     return f"{type(data).__name__} of {size} elements"
-
-
-def rounded_fingerprint(data: Data) -> str | None:
-    """Sixteen hexadecimal digits of tensors in memory that rounding errors do not change; None for all other data.
-
-    Numbers are rounded to a grid of 2^-15 of the largest one: where data are standardised by another version of NumPy
-    or on another machine, their last digits may differ, and they are the same data none the less.
-
-    Args:
-        data: As `fit` takes them.
-    """
-    if isinstance(data, TensorDataset):
-        data = data.tensors
-    if not isinstance(data, (tuple, list)) or not all(torch.is_tensor(part) for part in data):
-        return None
-    found: list[Any] = []
-    for part in data:
-        found.append(f"{'numbers' if part.is_floating_point() else 'labels'} {tuple(part.shape)}".encode())
-        largest = float(part.detach().abs().max()) if part.is_floating_point() and part.numel() else 0.0
-        unit = math.ldexp(_GRID, math.frexp(largest)[1]) if 0.0 < largest < math.inf else 1.0
-        found += [_rounded(chunk, unit) for chunk in part.detach().reshape(-1).split(_CHUNK)]
-    return _digest(*found)
-
-
-def _rounded(chunk: Tensor, unit: float) -> Any:
-    chunk = chunk.cpu()
-    return ((chunk.double() / unit).round() + 0.0 if chunk.is_floating_point() else chunk).long().numpy()
 
 
 def described(value: Any) -> Any:

@@ -14,9 +14,9 @@ from torch import Tensor
 from bayesprune.inference.batches import Batches, Data, check_data, check_examples
 from bayesprune.inference.callbacks import Callback, FitState
 from bayesprune.inference.checkpoint import Checkpoint, open_checkpoint
+from bayesprune.inference.data_sketch import data_sketch
 from bayesprune.inference.denormals import flushed_denormals
 from bayesprune.inference.endings import ending_of
-from bayesprune.inference.fingerprints import rounded_fingerprint
 from bayesprune.inference.fit_arguments import (
     PRECISIONS,
     check_arguments,
@@ -253,7 +253,7 @@ def fit(
         "epochs": states[0].epoch,
         "kl_warmup": states[0].kl_warmup,  # one rule for all restarts
         "stopped_early": [ending_of(state) for state in states if state.step < state.steps],
-        "data_fingerprint": rounded_fingerprint(data),
+        "data_sketch": data_sketch(data),
         "tempered": any(state.kl_weight != 1.0 for state in states),
         "seconds": seconds + time.perf_counter() - started,
         "resumed_at_epoch": resumed_at,

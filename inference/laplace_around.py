@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vjp, vmap
 
 from bayesprune.inference.batches import Batches, Data, check_data
+from bayesprune.inference.data_sketch import data_sketch
 from bayesprune.inference.families import NormalFamily
-from bayesprune.inference.fingerprints import rounded_fingerprint
 from bayesprune.inference.guides import Guide
 from bayesprune.inference.reduction import fixed_prior_sd
 from bayesprune.inference.result import Fit, Restart
@@ -115,7 +115,7 @@ def laplace_around(
         "guide": "meanfield", "method": "diagonal Laplace approximation, nothing trained", "steps": 0, "epochs": 0,
         "seed": 0, "precision": str(first.dtype).removeprefix("torch."), "device": str(first.device),
         "weight_decay": weight_decay, "examples": examples, "kl_weight": 1.0, "tempered": False,
-        "seconds": seconds, "data_fingerprint": rounded_fingerprint(data),
+        "seconds": seconds, "data_sketch": data_sketch(data),
         "input_shape": list(batches.first()[0].shape[1:]),
     }  # fmt: skip
     return Fit([Restart(model, guide, 0)], trace, settings)

@@ -27,7 +27,7 @@ BATCH_SIZES = (1, 128)
 """Examples in the batches that latency is measured with."""
 KEYS = (
     "parameters", "compact_parameters", "dense_macs", "sparse_macs", "compact_macs", "max_output_difference",
-    "output_sd", "latency_ratio", "compact_units", "kept_dead_units", "idle_layers", "round_to", "onnx",
+    "output_sd", "latency_ratio", "compact_units", "kept_dead_units", "idle_layers", "not_compared", "round_to", "onnx",
 )  # fmt: skip
 """Keys of summary.json that say what compaction came to; null without it."""
 
@@ -95,6 +95,7 @@ def compacted(
         },
         "kept_dead_units": dict(report.kept),
         "idle_layers": list(report.idle),
+        "not_compared": dict(report.not_compared),
         "round_to": round_to or 1,
     }
     return small, found
@@ -151,6 +152,9 @@ def compact_lines(summary: Mapping[str, Any]) -> list[str]:
         f"units left of {', '.join(smaller)}" if smaller else "no unit is dead, so that none was removed",
         f"outputs differ by at most {summary['max_output_difference']:.1e}, their sd is {figure(summary['output_sd'])}",
     ]
+    if summary["not_compared"]:
+        reasons = "; ".join(f"{name} ({reason})" for name, reason in summary["not_compared"].items())
+        lines.append(f"not compared, as the network itself does not take it: {reasons}")
     if summary["latency_ratio"] is not None:
         ratios = " and ".join(f"{value:.2f} at batch {size}" for size, value in summary["latency_ratio"].items())
         lines.append(f"times as fast as the network with zeros, on one thread: {ratios}")

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from bayesprune.data import DataSplits, load_data
-from bayesprune.inference.fingerprints import rounded_fingerprint
+from bayesprune.inference.data_sketch import data_sketch
 from bayesprune.run_folder import SUMMARY_FILE, run_data
-from bayesprune.same_data import check_same_data
+from bayesprune.same_data import check_same_data, scaling_sketch
 
 
 def write(file, shift=0.0, scale=1.0):
@@ -34,8 +34,8 @@ def run(tmp_path, made, networks_file):
 
 
 def test_changed_data_are_refused_by_what_reads_them(run, tmp_path, command, refused):
-    kept = json.loads((run / SUMMARY_FILE).read_text())["data_fingerprint"]
-    assert kept == rounded_fingerprint(run_data(run).train)
+    kept = json.loads((run / SUMMARY_FILE).read_text())["data_sketch"]
+    assert kept == data_sketch(run_data(run).train)
     np.save(tmp_path / "new.npy", np.zeros((2, 64), np.float32))
     prune = ["prune", run, "--sparsity", 0.5, "--quiet", "--out", tmp_path / "pruned"]
     predict = ["predict", run, "--input", tmp_path / "new.npy", "--raw", "--quiet", "--out", tmp_path / "out.npz"]
@@ -52,7 +52,7 @@ def test_changed_data_are_refused_by_what_reads_them(run, tmp_path, command, ref
 def test_runs_of_earlier_versions_are_not_compared(run, tmp_path):
     file = run / SUMMARY_FILE
     found = json.loads(file.read_text())
-    del found["data_fingerprint"], found["scaling_fingerprint"]
+    del found["data_sketch"], found["scaling_sketch"]
     file.write_text(json.dumps(found))
     write(tmp_path / "data.npz", shift=1.0)
     run_data(run)
@@ -60,12 +60,12 @@ def test_runs_of_earlier_versions_are_not_compared(run, tmp_path):
 
 def test_it_is_the_training_data_that_are_compared():
     splits = load_data("digits")
-    check_same_data({"data_fingerprint": rounded_fingerprint(splits.train)}, splits, "RUN")
-    check_same_data({"data_fingerprint": None}, splits, "RUN")
+    check_same_data({"data_sketch": data_sketch(splits.train)}, splits, "RUN")
+    check_same_data({"data_sketch": None}, splits, "RUN")
     x, y = splits.train
     other = DataSplits(**{**vars(splits), "train": (x, torch.roll(y, 1))})
     with pytest.raises(ValueError, match="the data digits have changed since RUN was fitted"):
-        check_same_data({"data_fingerprint": rounded_fingerprint(splits.train)}, other, "RUN")
+        check_same_data({"data_sketch": data_sketch(splits.train)}, other, "RUN")
 
 
 def test_a_path_refuses_changed_data_too(tmp_path, made, refused, networks_file):
@@ -90,3 +90,12 @@ def test_a_seed_or_a_device_of_no_use_is_refused_in_a_sentence(option, value, me
     arguments = ["fit", "--data", "digits", "--network", "lenet-300-100", "--prior", "gaussian", option, value]
     refused([*arguments, "--quiet", "--out", tmp_path / "run"], message)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_means_that_are_rounding_errors_are_no_change():
+    splits = load_data("digits")
+    sketch = {"scaling_sketch": scaling_sketch(DataSplits(**{**vars(splits), "mean": 0 * splits.mean + 1e-17}))}
+    other = DataSplits(**{**vars(splits), "mean": 0 * splits.mean - 3e-17})
+    check_same_data(sketch, other, "RUN")
+    with pytest.raises(ValueError, match="have changed"):
+        check_same_data(sketch, splits, "RUN")
