@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import h5py
 import torch
 import xarray as xr
 from safetensors import SafetensorError
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from bayesprune.inference.guides import Guide
 from bayesprune.inference.result import Fit, Restart
+from bayesprune.inference.trace_file import UNREADABLE
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.cutting import cut
 from bayesprune.models.likelihoods import Likelihood
@@ -235,8 +237,14 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def _read_trace(file: Path) -> xr.Dataset:
+    if not file.is_file():  # a pipe would be waited for
+        raise ValueError(f"{file} is missing, or is no file: fit again, or restore it")
     try:
+        with h5py.File(file) as stored:
+            # What h5netcdf asks first; where it is refused there, its destructor prints a traceback.
+            stored.attrs.get("_nc3_strict")
         with xr.open_dataset(file, engine="h5netcdf") as found:
             return found.load()
-    except (OSError, ValueError, KeyError) as problem:
-        raise ValueError(f"{file} is damaged or missing ({problem}): fit again, or restore the file") from problem
+    except UNREADABLE as problem:
+        reason = " ".join(str(problem).split())[:200]
+        raise ValueError(f"{file} is damaged ({reason}): fit again, or restore the file") from problem

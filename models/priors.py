@@ -20,6 +20,7 @@ from bayesprune.models.l0_hard_concrete import L0HardConcrete
 from bayesprune.models.laplace import Laplace
 from bayesprune.models.mcp import MCP
 from bayesprune.models.reduction_prior import Reduction
+from bayesprune.models.setting_types import checked_types
 from bayesprune.models.sparse_variational_dropout import SparseVariationalDropout
 from bayesprune.models.spike_and_slab import SpikeAndSlab
 from bayesprune.models.structured_bayesian_pruning import StructuredBayesianPruning
@@ -135,7 +136,7 @@ def make_prior(name: str, **settings: Any) -> Hierarchy | UnitGates:
         settings: Arguments of the prior.
 
     Raises:
-        ValueError: If the name or a setting is unknown (close ones are suggested), or one is out of range.
+        ValueError: If the name or a setting is unknown (close ones are suggested), or one is out of range or of another type.
     """
     if name not in PRIORS:
         raise ValueError(f"prior {name!r} is unknown{_did_you_mean(name, PRIORS)}: expected one of {', '.join(PRIORS)}")
@@ -146,6 +147,7 @@ def make_prior(name: str, **settings: Any) -> Hierarchy | UnitGates:
                 f"the prior {name} has no setting {key!r}{_did_you_mean(key, entry.settings)}: "
                 f"its settings are {', '.join(entry.settings)}"
             )
+    settings = checked_types(f"the prior {name}", entry.make, settings)
     for key, default in entry.settings.items():
         if default is inspect.Parameter.empty and key not in settings:
             raise ValueError(f"the prior {name} needs the setting {key}: its settings are {', '.join(entry.settings)}")

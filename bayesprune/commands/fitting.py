@@ -34,7 +34,7 @@ def parse_settings(pairs: Sequence[str], option: str = "--set") -> dict[str, Any
         option: What gave them, for messages.
 
     Raises:
-        ValueError: For a pair without an equals sign, or a key that comes twice.
+        ValueError: For a pair without an equals sign, a key that comes twice, or a value that is nested too deeply.
     """
     settings: dict[str, Any] = {}
     for pair in pairs:
@@ -45,7 +45,9 @@ def parse_settings(pairs: Sequence[str], option: str = "--set") -> dict[str, Any
             raise ValueError(f"{option} gives {key} twice: give it once")
         try:
             settings[key] = json.loads(value)
-        except json.JSONDecodeError:
+        except RecursionError as problem:
+            raise ValueError(f"{option} gives {key} lists in lists that are too deep: give a number or a name") from problem
+        except ValueError:  # no JSON, or a number of thousands of digits
             settings[key] = value
     return settings
 

@@ -6,14 +6,14 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bayesprune import cli
 from tests.attacks import binary_mutations, json_mutations, option_mutations
 from tests.attacks.targets import FIT, go_on
-from tests.attacks.verdict import LIMIT, Outcome, complaints, run_under_alarm
+from tests.attacks.verdict import LIMIT, SENTINEL, Outcome, complaints, run_under_alarm
 
 __all__ = ["Attack", "all_attacks", "attack"]
 
@@ -28,7 +28,7 @@ _LABELS = (*FIT, "--prior", "spike-and-slab", "--epochs", "1", "--out", "out")
 READ: dict[str, list[Command]] = {
     "spike": [
         ("show", "spike"), ("prune", "spike", *_PRUNE), ("predict", "spike", *_INPUT), ("compare", "spike"),
-        ("predict", "spike", "--raw", *_INPUT), ("show", "spike", "--plots"), ("python", "load_fit"),
+        ("predict", "spike", "--raw", *_INPUT), ("python", "load_fit"),
     ],
     "gates": [
         ("show", "gates"), ("prune", "gates", "--min-inclusion", "0.5", "--quiet", "--out", "out"),
@@ -56,7 +56,7 @@ READ: dict[str, list[Command]] = {
 
 QUOTAS = {
     "spike/summary.json": 220, "spike/fit.json": 120, "gates/summary.json": 110, "gates/fit.json": 110,
-    "halo/summary.json": 50, "numbers/summary.json": 50, "horseshoe/fit.json": 30, "pruned/summary.json": 70,
+    "halo/summary.json": 40, "numbers/summary.json": 40, "horseshoe/fit.json": 30, "pruned/summary.json": 70,
     "compact/summary.json": 80, "compact/plan.json": 70, "path/path.json": 120, "path/point-000/fit.json": 40,
     "killed.part/progress.json": 60,
 }  # fmt: skip
@@ -64,6 +64,10 @@ QUOTAS = {
 QUOTA = 30
 NOT_READ = {"arviz.nc", "front.png", "network.py", "masks.safetensors"}
 """Written for others; no command reads them."""
+ALIKE = ("halo/", "horseshoe/", "numbers/", "path/point-001")
+"""Where these begin a file's name, it is of the same form as another: it gets a third of the kinds."""
+OWN_CODE = ("evil:f", "evil.py:f", "subprocess:call")
+"""Code that is run where the command line itself names it."""
 BESIDE = ("labels.npz", "numbers.npz", "inputs.npy", "evil.py", "a.txt")
 """What every sandbox has."""
 
@@ -105,13 +109,16 @@ class Attack:
             found = run_under_alarm(lambda: _as_a_command(function), sandbox, limit)
         else:
             found = run_under_alarm(lambda: cli.run(list(self.command)), sandbox, limit)
-        own_code = any(".py:" in part for part in self.command)
-        return found, complaints(found, own_code, self._may_stay(), self.refuse)
+        if any(part.split("=")[-1] in OWN_CODE for part in self.command):  # the user names code to run: it may, and fail
+            found = replace(found, executed=False, left=tuple(name for name in found.left if name != SENTINEL))
+            return found, complaints(found, own_code=True, may_stay=self._may_stay())
+        return found, complaints(found, may_stay=self._may_stay(), refuse=self.refuse)
 
     def _may_stay(self) -> tuple[str, ...]:
         """What is gone on with later, and plots that were drawn before another could not be."""
         may = {part.rstrip("/") for part in self.command if part in ("killed", "path")}
-        may |= {"out"} if self.command[:1] == ("path",) else set()
+        if self.command[:1] == ("path",):
+            may |= {"out", *(part.removeprefix("--out=").split("/")[0] for part in self.command)}
         return (*may, *(f"{name}.part" for name in (*may, "out")), "checkpoint", "spike")
 
 
@@ -149,10 +156,9 @@ def all_attacks(targets: Path) -> list[Attack]:
 def _wrong_options() -> Iterator[Attack]:
     rng = random.Random(SEED)
     lines = list(option_mutations.LINES) + list(option_mutations.TOGETHER)
-    # A third of the options with each value, and a fourth of the settings: in both each option and each value comes.
-    lines += _share(list(option_mutations.option_lines()), 3, rng) + _share(
-        list(option_mutations.setting_lines()), 5, rng
-    )
+    # A share of the options with each value, and of the settings: each option and each value comes.
+    lines += _share(list(option_mutations.option_lines()), 5, rng)
+    lines += _share(list(option_mutations.setting_lines()), 7, rng)
     for line in lines:
         name = " ".join(part if len(part) < 60 else f"{part[:25]}...({len(part)})" for part in line)
         yield Attack(f"options: {name!r}", line, _named_in(line))
@@ -227,6 +233,11 @@ def _files(targets: Path) -> list[str]:
     ]
 
 
+def _kinds(file: str, kinds: Iterable[str]) -> list[tuple[int, str]]:
+    """The kinds of harm that a file gets, numbered."""
+    return list(enumerate(kinds))[sum(file.encode()) % 3 :: 3] if file.startswith(ALIKE) else list(enumerate(kinds))
+
+
 def _needs(file: str, command: Command) -> tuple[str, ...]:
     return (file.split("/")[0], *(name for name in ("spike",) if name in command))
 
@@ -249,7 +260,7 @@ def _wrong_documents(targets: Path) -> Iterator[Attack]:
                 f"{file}: {'.'.join(map(str, where))}: {kind}", command, _needs(file, command),
                 lambda sandbox, f=file, w=where, k=kind: json_mutations.replace(sandbox / f, w, k),
             )  # fmt: skip
-        for number, kind in enumerate(json_mutations.TEXTS):
+        for number, kind in _kinds(file, json_mutations.TEXTS):
             command = commands[number % len(commands)]
             yield Attack(f"{file}: {kind}", command, _needs(file, command), _respelt(file, kind))
     # Code that a document names, with arguments: the form with which a command was run.
@@ -285,10 +296,11 @@ def _wrong_binaries(targets: Path) -> Iterator[Attack]:
             continue
         tensors = binary_mutations.TENSORS if file.endswith(".safetensors") else {}
         commands = READ[file.split("/")[0]]
-        for number, (kind, harm) in enumerate({**tensors, **binary_mutations.BYTES}.items()):
+        harms = {**tensors, **binary_mutations.BYTES}
+        for number, kind in _kinds(file, harms):
             command = _reading(file, commands, number)
             refuse = kind in binary_mutations.REFUSED_TENSORS
-            yield Attack(f"{file}: {kind}", command, _needs(file, command), _harming(file, harm, kind), refuse)
+            yield Attack(f"{file}: {kind}", command, _needs(file, command), _harming(file, harms[kind], kind), refuse)
 
 
 def _reading(file: str, commands: list[Command], number: int) -> Command:
@@ -301,6 +313,7 @@ def _wrong_places(targets: Path) -> Iterator[Attack]:
     """Files and folders that are something else, or not there."""
     places = [*_files(targets), *READ]
     for file in places:
-        for number, (kind, harm) in enumerate(binary_mutations.PLACES.items()):
+        for number, kind in _kinds(file, binary_mutations.PLACES):
             command = _reading(file, READ[file.split("/")[0]], number)
-            yield Attack(f"{file}: {kind}", command, _needs(file, command), _harming(file, harm, kind))
+            harm = _harming(file, binary_mutations.PLACES[kind], kind)
+            yield Attack(f"{file}: {kind}", command, _needs(file, command), harm)
