@@ -22,7 +22,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision import datasets as torchvision_datasets
 
-from bayesprune.data_files import DataSource, read_folder, read_idx, read_npz, validate_arrays
+from bayesprune.data_files import DataSource, read_folder, read_idx, read_npz, reason_of, validate_arrays
 
 __all__ = ["DATASETS", "DataSplits", "available", "load_data", "validate_arrays"]
 
@@ -125,7 +125,7 @@ def load_data(
         raise ValueError(f"validation_fraction is {validation_fraction}, but a number in [0, 1) is expected")
     if seed < 0:
         raise ValueError(f"seed is {seed}, but an integer from 0 up is expected")
-    path = Path(name_or_path).expanduser()
+    path = Path(os.path.expanduser(name_or_path))
     what = str(name_or_path)
     if isinstance(name_or_path, str) and name_or_path in DATASETS:
         source = _named(name_or_path, root)
@@ -153,7 +153,7 @@ def available(name: str, root: str | Path | None = None) -> bool:
         return _find_idx(name, root) is not None
     if name in _CIFAR_SETS:
         return _find_cifar(name, root) is not None
-    return Path(name).expanduser().exists()
+    return Path(os.path.expanduser(name)).exists()
 
 
 # Splitting and standardising
@@ -265,7 +265,7 @@ def _standardise(x: _Array, mean: _Array, sd: _Array, images: bool) -> _Array:
 def _bases(root: str | Path | None) -> list[Path]:
     """Folders where named data sets are looked for; the first is where they are downloaded to."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bayesprune"
-    return [Path(base).expanduser() for base in (root, os.environ.get(DATA_VARIABLE), cache) if base]
+    return [Path(os.path.expanduser(base)) for base in (root, os.environ.get(DATA_VARIABLE), cache) if base]
 
 
 def _named(name: str, root: str | Path | None) -> DataSource:
@@ -311,7 +311,7 @@ def _load_idx(name: str, root: str | Path | None) -> DataSource:
     if folder is None:
         base = _bases(root)[0]
         debian = "install Debian's package dataset-fashion-mnist, or " if name == "fashion-mnist" else ""
-        with _downloading(name, base, debian):
+        with _downloading(name, base / kind.__name__ / "raw", debian):
             kind(str(base), train=True, download=True)
         folder = base / kind.__name__ / "raw"
     arrays = {}
@@ -336,7 +336,7 @@ def _load_cifar(name: str, root: str | Path | None) -> DataSource:
     base = _find_cifar(name, root)
     if base is None:
         base = _bases(root)[0]
-        with _downloading(name, base):
+        with _downloading(name, base / kind.base_folder):
             kind(str(base), download=True)
     with warnings.catch_warnings():
         # The published pickles spell the alignment of a dtype in a way that NumPy 2.4 warns of.
@@ -363,8 +363,15 @@ def _load_cifar(name: str, root: str | Path | None) -> DataSource:
 
 
 @contextlib.contextmanager
-def _downloading(name: str, base: Path, remedy: str = "") -> Iterator[None]:
-    """Turns whatever goes wrong in a download into one sentence, and does not wait for ever."""
+def _downloading(name: str, folder: Path, remedy: str = "") -> Iterator[None]:
+    """Turns whatever goes wrong in a download into one sentence, does not wait for ever, and leaves no empty folders.
+
+    Args:
+        name: The data set.
+        folder: Where its files come to.
+        remedy: What else helps.
+    """
+    made = [above for above in (folder, *folder.absolute().parents) if not above.exists()]
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_DOWNLOAD_PATIENCE)
     try:
@@ -372,8 +379,11 @@ def _downloading(name: str, base: Path, remedy: str = "") -> Iterator[None]:
             yield
     except _DOWNLOAD_ERRORS as error:
         raise ValueError(
-            f"{name} is not on this machine and could not be downloaded to {base} ({type(error).__name__}): "
+            f"{name} is not on this machine and could not be downloaded to {folder} ({reason_of(error)}): "
             f"{remedy}give the folder that holds its files as root or in ${DATA_VARIABLE}"
         ) from error
     finally:
         socket.setdefaulttimeout(patience)
+        with contextlib.suppress(OSError):  # a folder that is not empty stays, with those above it
+            for empty in made:
+                empty.rmdir()

@@ -238,7 +238,7 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
 
 def _read_trace(file: Path) -> xr.Dataset:
     if not file.is_file():  # a pipe would be waited for
-        raise ValueError(f"{file} is missing, or is no file: fit again, or restore it")
+        raise ValueError(f"{file} is damaged or missing (it is no file): fit again, or restore the file")
     try:
         with h5py.File(file) as stored:
             # What h5netcdf asks first; where it is refused there, its destructor prints a traceback.
@@ -247,4 +247,4 @@ def _read_trace(file: Path) -> xr.Dataset:
             return found.load()
     except UNREADABLE as problem:
         reason = " ".join(str(problem).split())[:200]
-        raise ValueError(f"{file} is damaged ({reason}): fit again, or restore the file") from problem
+        raise ValueError(f"{file} is damaged or missing ({reason}): fit again, or restore the file") from problem

@@ -25,7 +25,8 @@ SILENT_SECONDS, SILENT_EPOCHS = 600.0, 10.0
 """A fit on another machine that has written nothing for longer than both, the second in epochs, seems to have died."""
 
 UNREADABLE = (
-    OSError, ValueError, TypeError, LookupError, RuntimeError, AttributeError, ArithmeticError, AssertionError, MemoryError
+    OSError, ValueError, TypeError, LookupError, RuntimeError, AttributeError, ArithmeticError, AssertionError,
+    MemoryError,
 )  # fmt: skip
 """What xarray, h5netcdf, h5py and SciPy raise for a damaged file."""
 
@@ -206,14 +207,14 @@ def read_trace(folder: str | Path) -> xr.Dataset:
     """
     file = Path(folder) / TRACE_FILE
     if not file.is_file():  # a pipe would be waited for
-        raise ValueError(f"{file} is missing, or is no file: is a fit writing its trace there?")
+        raise ValueError(f"{file} is missing or damaged (it is no file): is a fit writing its trace there?")
     try:
         with warnings.catch_warnings(), xr.open_dataset(file, engine="scipy") as found:
             warnings.simplefilter("ignore", RuntimeWarning)  # of numbers that cannot be sizes
             return found.load()
     except UNREADABLE as problem:
         reason = " ".join(str(problem).split())[:200]
-        raise ValueError(f"{file} is damaged ({reason}): is a fit writing its trace there?") from problem
+        raise ValueError(f"{file} is missing or damaged ({reason}): is a fit writing its trace there?") from problem
 
 
 def _write_json(file: Path, progress: RunningFit) -> None:

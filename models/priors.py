@@ -136,7 +136,8 @@ def make_prior(name: str, **settings: Any) -> Hierarchy | UnitGates:
         settings: Arguments of the prior.
 
     Raises:
-        ValueError: If the name or a setting is unknown (close ones are suggested), or one is out of range or of another type.
+        ValueError: If the name or a setting is unknown (close ones are suggested), or one is out of range or of another
+            type.
     """
     if name not in PRIORS:
         raise ValueError(f"prior {name!r} is unknown{_did_you_mean(name, PRIORS)}: expected one of {', '.join(PRIORS)}")

@@ -46,7 +46,9 @@ def parse_settings(pairs: Sequence[str], option: str = "--set") -> dict[str, Any
         try:
             settings[key] = json.loads(value)
         except RecursionError as problem:
-            raise ValueError(f"{option} gives {key} lists in lists that are too deep: give a number or a name") from problem
+            raise ValueError(
+                f"{option} gives {key} lists in lists that are too deep: give a number or a name"
+            ) from problem
         except ValueError:  # no JSON, or a number of thousands of digits
             settings[key] = value
     return settings

@@ -34,8 +34,10 @@ def main(numbers: list[int], kept: str | None) -> int:
                 print(attacks[number], found, sep="\n")
             for one in wrong:
                 bad[one.split(":")[0]] += 1
-                print(f"{number}\t{attacks[number].name}\t{' '.join(attacks[number].command)[:200]!r}\t{one}", flush=True)
-        print(f"{len(numbers) or len(attacks)} attacks, {time.perf_counter() - began:.0f} s: {dict(bad) or 'nothing wrong'}")
+                command = " ".join(attacks[number].command)[:200]
+                print(f"{number}\t{attacks[number].name}\t{command!r}\t{one}", flush=True)
+        seconds = time.perf_counter() - began
+        print(f"{len(numbers) or len(attacks)} attacks, {seconds:.0f} s: {dict(bad) or 'nothing wrong'}")
     return sum(bad.values())
 
 

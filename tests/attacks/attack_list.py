@@ -109,7 +109,7 @@ class Attack:
             found = run_under_alarm(lambda: _as_a_command(function), sandbox, limit)
         else:
             found = run_under_alarm(lambda: cli.run(list(self.command)), sandbox, limit)
-        if any(part.split("=")[-1] in OWN_CODE for part in self.command):  # the user names code to run: it may, and fail
+        if any(part.split("=")[-1] in OWN_CODE for part in self.command):  # it may run, and fail
             found = replace(found, executed=False, left=tuple(name for name in found.left if name != SENTINEL))
             return found, complaints(found, own_code=True, may_stay=self._may_stay())
         return found, complaints(found, may_stay=self._may_stay(), refuse=self.refuse)
@@ -201,13 +201,13 @@ def _wrong_data(targets: Path) -> Iterator[Attack]:
             refuse = own is binary_mutations.TENSORS and kind in binary_mutations.REFUSED_TENSORS
             yield Attack(f"data: {file}: {kind}", command, needs, _harming(file, harms[kind], kind), refuse)
     for kind, harm in {**binary_mutations.NPZ, **binary_mutations.PLACES}.items():  # what a run was fitted to
-        yield Attack(f"data of a run: {kind}", ("prune", "away", *_PRUNE), ("spike",), _moved(_harming("x.npz", harm, kind)))
+        moved = _moved(_harming("x.npz", harm, kind))
+        yield Attack(f"data of a run: {kind}", ("prune", "away", *_PRUNE), ("spike",), moved)
     for kind, harm in binary_mutations.PLACES.items():
-        for need, place in (("pictures", "pictures/b"), ("pictures", "pictures"), ("named", "named/MNIST/raw")):
-            command = (*(("--data", "pictures") if need == "pictures" else ("--data", "mnist")), "--data-root", "named")
-            yield Attack(
-                f"data: {place}: {kind}", ("fit", *command, *_LABELS), ("pictures", "named"), _harming(place, harm, kind)
-            )
+        for data, place in (("pictures", "pictures/b"), ("pictures", "pictures"), ("mnist", "named/MNIST/raw")):
+            command = ("fit", "--data", data, "--data-root", "named", *_LABELS)
+            harmed = _harming(place, harm, kind)
+            yield Attack(f"data: {place}: {kind}", command, ("pictures", "named"), harmed)
 
 
 def _moved(harm: Harm) -> Harm:

@@ -59,15 +59,19 @@ LINES: tuple[tuple[str, ...], ...] = (
     ("priors", "--set", "x=1"), ("show",), ("show", "--", "--plots"), ("compare", "spike", "pruned"), ("--debugger",),
     ("compare", *["spike"] * 200), ("show", "a" * 300), ("prune", "pruned", "--sparsity", "0.5", "--out", "out"),
     ("predict", "path", "--input", "inputs.npy", "--out", "out.npz"), ("show", "path"), ("show", "compact"),
-    ("show", "killed.part"), ("show", "spike", "--plots"), ("show", "killed", "--plots"), ("compare", "killed"), ("compare", "path"),
+    ("show", "killed.part"), ("show", "spike", "--plots"), ("show", "killed", "--plots"), ("compare", "killed"),
+    ("compare", "path"),
 )  # fmt: skip
 """Command lines of a wrong form."""
 
 TOGETHER: tuple[tuple[str, ...], ...] = (
     (*BASES["fit"][0], "--epochs", "1000000000000", "--seed", "-1"),
     (*BASES["fit"][0], "--epochs", HUGE, "--data", "nowhere"),
-    (*BASES["fit"][0], "--seed", HUGE), (*BASES["fit"][0], "--seed", "9223372036854775807", "--restarts", "2"),
-    (*BASES["fit"][0], "--seed", "-1"), (*BASES["path"][0], "--seed", HUGE), (*BASES["fit"][0], "--device", "cpu:7"),
+    (*BASES["fit"][0], "--seed", HUGE),
+    (*BASES["fit"][0], "--seed", "9223372036854775807", "--restarts", "2"),
+    (*BASES["fit"][0], "--seed", "-1"),
+    (*BASES["path"][0], "--seed", HUGE),
+    (*BASES["fit"][0], "--device", "cpu:7"),
     (*BASES["fit"][0], "--epochs", "0"),
     (*BASES["fit"][0], "--epochs", "0", "--weights", "weights.safetensors"),
     (*BASES["fit"][0], "--epochs", "0", "--weights", "weights.safetensors", "--prior", "reduction", "--guide", "map"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import os
 import re
 import resource
 import signal
 import socket
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,6 +28,11 @@ EXIT_CODES = (0, 1, 2, 130)
 _CLASS = re.compile(r"\b[A-Z]\w*(?:Error|Exception|Warning|Interrupt)\b")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _RAW = "(--debug shows where)"
+_LIBRARY = re.compile(
+    r"error: ('\S+' codec|invalid literal|could not convert|cannot convert|embedded null|too many values|not enough"
+    r"|Out of range float|unhashable|list index|expected str|operands could not|cannot reshape|math domain|zero-size)"
+)
+"""How the text of a library begins, where it is all of the message."""
 
 
 class Hang(BaseException):
@@ -74,8 +81,8 @@ def run_under_alarm(command: Callable[[], int], sandbox: Path, limit: float = LI
     try:
         os.chdir(sandbox)
         with (
-            contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _no_network(), _bounded_memory(),
-            warnings.catch_warnings(record=True) as warned, _alarm(limit),
+            contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _destructors_heard(),
+            _no_network(), _bounded_memory(), warnings.catch_warnings(record=True) as warned, _alarm(limit),
         ):  # fmt: skip
             warnings.simplefilter("always")
             code = command()
@@ -99,7 +106,9 @@ def run_under_alarm(command: Callable[[], int], sandbox: Path, limit: float = LI
     )  # fmt: skip
 
 
-def complaints(found: Outcome, own_code: bool = False, may_stay: tuple[str, ...] = (), refuse: bool = False) -> list[str]:
+def complaints(
+    found: Outcome, own_code: bool = False, may_stay: tuple[str, ...] = (), refuse: bool = False
+) -> list[str]:
     """What is wrong with an outcome, a sentence each; an empty list where nothing is.
 
     Args:
@@ -130,6 +139,8 @@ def complaints(found: Outcome, own_code: bool = False, may_stay: tuple[str, ...]
         wrong.append(f"no single sentence: {found.err!r:.500}")
     if _RAW in found.err or (not own_code and _CLASS.search(found.err)):
         wrong.append(f"raw exception class: {found.err.strip():.500}")
+    if _LIBRARY.match(found.err):
+        wrong.append(f"text of a library: {found.err.strip():.300}")
     stays = [name for name in found.left if name.split("/")[0] not in may_stay]
     if stays:
         wrong.append(f"left behind: {', '.join(stays[:5])}")
@@ -144,17 +155,32 @@ def _listing(folder: Path) -> set[str]:
 
 
 @contextlib.contextmanager
+def _destructors_heard() -> Iterator[None]:
+    """What a destructor raises is printed on standard error, as outside of tests."""
+    before = sys.unraisablehook
+    sys.unraisablehook = sys.__unraisablehook__
+    try:
+        yield
+        gc.collect(0)
+    finally:
+        sys.unraisablehook = before
+
+
+@contextlib.contextmanager
 def _alarm(limit: float) -> Iterator[None]:
     def ring(number: int, frame: object) -> None:
         raise Hang
 
+    began = time.monotonic()
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, limit, 1.0)  # and again, should something swallow the first
+    left, _ = signal.setitimer(signal.ITIMER_REAL, limit, 1.0)  # and again, should something swallow the first
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)
+        if left:  # the alarm of whoever runs the tests
+            signal.setitimer(signal.ITIMER_REAL, max(0.1, left - (time.monotonic() - began)))
 
 
 @contextlib.contextmanager
