@@ -22,7 +22,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision import datasets as torchvision_datasets
 
-from bayesprune.data_files import DataSource, read_folder, read_idx, read_npz, reason_of, validate_arrays
+from bayesprune.data_files import DataSource, read_folder, read_idx, read_npz, validate_arrays
 
 __all__ = ["DATASETS", "DataSplits", "available", "load_data", "validate_arrays"]
 
@@ -125,7 +125,7 @@ def load_data(
         raise ValueError(f"validation_fraction is {validation_fraction}, but a number in [0, 1) is expected")
     if seed < 0:
         raise ValueError(f"seed is {seed}, but an integer from 0 up is expected")
-    path = Path(os.path.expanduser(name_or_path))
+    path = Path(name_or_path).expanduser()
     what = str(name_or_path)
     if isinstance(name_or_path, str) and name_or_path in DATASETS:
         source = _named(name_or_path, root)
@@ -153,7 +153,7 @@ def available(name: str, root: str | Path | None = None) -> bool:
         return _find_idx(name, root) is not None
     if name in _CIFAR_SETS:
         return _find_cifar(name, root) is not None
-    return Path(os.path.expanduser(name)).exists()
+    return Path(name).expanduser().exists()
 
 
 # Splitting and standardising
@@ -265,7 +265,7 @@ def _standardise(x: _Array, mean: _Array, sd: _Array, images: bool) -> _Array:
 def _bases(root: str | Path | None) -> list[Path]:
     """Folders where named data sets are looked for; the first is where they are downloaded to."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bayesprune"
-    return [Path(os.path.expanduser(base)) for base in (root, os.environ.get(DATA_VARIABLE), cache) if base]
+    return [Path(base).expanduser() for base in (root, os.environ.get(DATA_VARIABLE), cache) if base]
 
 
 def _named(name: str, root: str | Path | None) -> DataSource:
@@ -378,8 +378,9 @@ def _downloading(name: str, folder: Path, remedy: str = "") -> Iterator[None]:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     except _DOWNLOAD_ERRORS as error:
+        reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"{name} is not on this machine and could not be downloaded to {folder} ({reason_of(error)}): "
+            f"{name} is not on this machine and could not be downloaded to {folder} ({reason}): "
             f"{remedy}give the folder that holds its files as root or in ${DATA_VARIABLE}"
         ) from error
     finally:

@@ -54,20 +54,17 @@ def _is_of(value: Any, kind: Any) -> bool:
             and len(value) == len(parts)
             and all(_is_of(one, part) for one, part in zip(value, parts, strict=True))
         )
-    if isinstance(value, bool) or kind not in (int, float):
-        return isinstance(value, kind)
-    return isinstance(value, int) and (kind is int or _fits(value)) or (kind is float and _is_finite(value))
+    if isinstance(value, bool):  # which is an integer in Python
+        return kind is bool
+    if kind is float:
+        return isinstance(value, (int, float)) and _is_finite(value)
+    return isinstance(value, kind)
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, float) and math.isfinite(value)
-
-
-def _fits(value: int) -> bool:
-    """Whether a float can hold it, if not exactly."""
+def _is_finite(value: float) -> bool:
     try:
-        return math.isfinite(float(value))
-    except OverflowError:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond the floats
         return False
 
 

@@ -31,9 +31,7 @@ def parse_numbers(text: str, option: str) -> list[float]:
     """
     parts = text.split(",")
     if len(parts) > MOST_VALUES:
-        raise ValueError(
-            f"{option} has {len(parts):,} numbers, but at most {MOST_VALUES:,} are expected: leave some out"
-        )
+        raise ValueError(f"{option} has {len(parts):,} numbers, but at most {MOST_VALUES:,} are taken: leave some out")
     try:
         numbers = [float(part) for part in parts]
     except ValueError as problem:

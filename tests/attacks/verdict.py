@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import gc
 import io
 import os
@@ -30,7 +31,8 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _RAW = "(--debug shows where)"
 _LIBRARY = re.compile(
     r"error: ('\S+' codec|invalid literal|could not convert|cannot convert|embedded null|too many values|not enough"
-    r"|Out of range float|unhashable|list index|expected str|operands could not|cannot reshape|math domain|zero-size)"
+    r"|Out of range float|Overflow when|unhashable|list index|expected str|operands could not|cannot reshape"
+    r"|math domain|zero-size)"
 )
 """How the text of a library begins, where it is all of the message."""
 
@@ -172,11 +174,15 @@ def _alarm(limit: float) -> Iterator[None]:
         raise Hang
 
     began = time.monotonic()
+    faulthandler.dump_traceback_later(
+        4 * limit, exit=True, file=sys.__stderr__
+    )  # what hangs in C does not hear the alarm
     before = signal.signal(signal.SIGALRM, ring)
     left, _ = signal.setitimer(signal.ITIMER_REAL, limit, 1.0)  # and again, should something swallow the first
     try:
         yield
     finally:
+        faulthandler.cancel_dump_traceback_later()
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)
         if left:  # the alarm of whoever runs the tests
