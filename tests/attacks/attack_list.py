@@ -62,8 +62,8 @@ QUOTAS = {
 }  # fmt: skip
 """How many values are replaced in a JSON file; 30 in one that is not named."""
 QUOTA = 30
-NOT_READ = {"arviz.nc", "front.png", "network.py", "masks.safetensors"}
-"""Written for others; no command reads them."""
+NOT_READ = ("arviz.nc", "front.png", "network.py", "masks.safetensors", "compact/weights.safetensors")
+"""Ends of names of files that are written for others; no command reads them."""
 ALIKE = ("halo/", "horseshoe/", "numbers/", "path/point-001")
 """Where these begin a file's name, it is of the same form as another: it gets a third of the kinds."""
 OWN_CODE = ("evil:f", "evil.py:f", "subprocess:call")
@@ -229,7 +229,7 @@ def _files(targets: Path) -> list[str]:
         str(file.relative_to(targets))
         for folder in READ
         for file in sorted((targets / folder).rglob("*"))
-        if file.is_file() and file.name not in NOT_READ
+        if file.is_file() and not str(file).endswith(NOT_READ)
     ]
 
 
@@ -299,7 +299,9 @@ def _wrong_binaries(targets: Path) -> Iterator[Attack]:
         harms = {**tensors, **binary_mutations.BYTES}
         for number, kind in _kinds(file, harms):
             command = _reading(file, commands, number)
-            refuse = kind in binary_mutations.REFUSED_TENSORS
+            refuse = kind in binary_mutations.REFUSED_TENSORS and not file.startswith(
+                "path/"
+            )  # one of its fits is read
             yield Attack(f"{file}: {kind}", command, _needs(file, command), _harming(file, harms[kind], kind), refuse)
 
 
