@@ -43,7 +43,7 @@ READ: dict[str, list[Command]] = {
     "path": [
         ("prune", "path", "--sparsity", "0.1", "--quiet", "--out", "out"),
         ("prune", "path", "--value", "0.1", "--quiet", "--out", "out"),
-        ("path", "--data", "labels.npz", *FIT, "--epochs", "2", "--prior", "spike-and-slab", "--knob",
+        ("path", "--data", "{targets}/labels.npz", *FIT, "--epochs", "2", "--prior", "spike-and-slab", "--knob",
          "expected_density", "--values", "0.3,0.1", "--restarts", "1", "--sparsities", "0.3,0.8", "--out", "path"),
     ],
     "checkpoint": [("python", "go_on")],
@@ -108,7 +108,8 @@ class Attack:
             function = FROM_PYTHON[self.command[1]]
             found = run_under_alarm(lambda: _as_a_command(function), sandbox, limit)
         else:
-            found = run_under_alarm(lambda: cli.run(list(self.command)), sandbox, limit)
+            line = [part.replace("{targets}", str(targets)) for part in self.command]  # what a folder was made of
+            found = run_under_alarm(lambda: cli.run(line), sandbox, limit)
         if any(part.split("=")[-1] in OWN_CODE for part in self.command):  # it may run, and fail
             found = replace(found, executed=False, left=tuple(name for name in found.left if name != SENTINEL))
             return found, complaints(found, own_code=True, may_stay=self._may_stay())
@@ -157,6 +158,7 @@ def _wrong_options() -> Iterator[Attack]:
     rng = random.Random(SEED)
     lines = list(option_mutations.LINES) + list(option_mutations.TOGETHER)
     # A share of the options with each value, and of the settings: each option and each value comes.
+    lines += option_mutations.flag_lines()
     lines += _share(list(option_mutations.option_lines()), 5, rng)
     lines += _share(list(option_mutations.setting_lines()), 7, rng)
     for line in lines:

@@ -171,14 +171,25 @@ def option_lines() -> Iterator[tuple[str, ...]]:
                     continue
                 base = bases[(number + place) % len(bases)]
                 if getattr(option, "is_flag", False):
-                    if place < 3:  # what a flag does with a value, and twice
-                        yield (*base, f"{option.opts[0]}={value}") if value else (*base, option.opts[0], option.opts[0])
-                elif option.opts[0].startswith("-"):
+                    continue
+                if option.opts[0].startswith("-"):
                     yield (*base, f"{option.opts[0]}={value}")
                 elif option.nargs == 1:
                     yield (base[0], *base[2:], "--", value)
                 else:
                     yield (*base, "--", value)
+
+
+def flag_lines() -> Iterator[tuple[str, ...]]:
+    """Each flag of each command: given, given twice, and with a value."""
+    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    for name, bases in BASES.items():
+        for option in commands[name].params:
+            if getattr(option, "is_flag", False) and "latency" not in option.name:  # which measures for seconds
+                flag = option.opts[0]
+                yield from ((*bases[0], flag), (*bases[0], flag, flag), (*bases[0], f"{flag}=1"))
+            elif getattr(option, "is_flag", False):
+                yield (*bases[0], f"{option.opts[0]}=1")
 
 
 def setting_lines() -> Iterator[tuple[str, ...]]:
