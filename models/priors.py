@@ -61,8 +61,6 @@ def _unit_gates(
     start: float = 0.9,
 ) -> UnitGates:
     """`UnitGates` by plain settings: the strength of a `CostPressure` is `cost`, its shares have names of their own."""
-    if not isinstance(layers, bool):
-        raise ValueError(f"the setting layers of the prior unit-gates is true or false, not {layers!r}")
     if cost is None and (cost_macs != 1.0 or cost_layers is not None):
         raise ValueError("cost_macs and cost_layers divide a pressure on the cost: give its strength too, cost=0.1")
     if all(price is None for price in (kappa, log_gamma, cost, probability, beta)):

@@ -148,10 +148,7 @@ def _gating(settings: Mapping[str, Any]) -> Gating:
     unknown = [key for key in settings if key not in known]
     if unknown:
         raise ValueError(f"--gating knows no {unknown[0]!r}: its settings are {', '.join(known)}")
-    try:
-        return Gating(**settings)
-    except TypeError as problem:
-        raise ValueError(f"a setting of --gating is of the wrong type ({problem})") from problem
+    return Gating(**settings)
 
 
 def _check_nothing_trained(weights: str | Path | None, how: Mapping[str, Any]) -> None:
