@@ -315,7 +315,7 @@ def _load_idx(name: str, root: str | Path | None) -> DataSource:
         if old.exists():  # torchvision would unpickle what is there
             raise ValueError(f"{old} holds {name} in a form of earlier torchvisions, which is not read: remove it")
         debian = "install Debian's package dataset-fashion-mnist, or " if name == "fashion-mnist" else ""
-        with _downloading(name, base, debian):
+        with _downloading(name, base / kind.__name__ / "raw", debian):
             kind(str(base), train=True, download=True)
         folder = base / kind.__name__ / "raw"
     arrays = {}
@@ -340,7 +340,7 @@ def _load_cifar(name: str, root: str | Path | None) -> DataSource:
     base = _find_cifar(name, root)
     if base is None:
         base = _bases(root)[0]
-        with _downloading(name, base):
+        with _downloading(name, base / kind.base_folder):
             kind(str(base), download=True)
     with warnings.catch_warnings():
         # The published pickles spell the alignment of a dtype in a way that NumPy 2.4 warns of.
@@ -367,17 +367,28 @@ def _load_cifar(name: str, root: str | Path | None) -> DataSource:
 
 
 @contextlib.contextmanager
-def _downloading(name: str, base: Path, remedy: str = "") -> Iterator[None]:
-    """Turns whatever goes wrong in a download into one sentence, and does not wait for ever."""
+def _downloading(name: str, folder: Path, remedy: str = "") -> Iterator[None]:
+    """Turns whatever goes wrong in a download into one sentence, does not wait for ever, and leaves no empty folders.
+
+    Args:
+        name: The data set.
+        folder: Where its files come to.
+        remedy: What else helps.
+    """
+    made = [above for above in (folder, *folder.absolute().parents) if not above.exists()]
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_DOWNLOAD_PATIENCE)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     except _DOWNLOAD_ERRORS as error:
+        reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"{name} is not on this machine and could not be downloaded to {base} ({type(error).__name__}): "
+            f"{name} is not on this machine and could not be downloaded to {folder} ({reason}): "
             f"{remedy}give the folder that holds its files as root or in ${DATA_VARIABLE}"
         ) from error
     finally:
         socket.setdefaulttimeout(patience)
+        with contextlib.suppress(OSError):  # a folder that is not empty stays, with those above it
+            for empty in made:
+                empty.rmdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -16,25 +17,23 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["DataSource", "read_folder", "read_idx", "read_npz", "validate_arrays"]
+__all__ = ["ARRAY_ERRORS", "DataSource", "read_folder", "read_idx", "read_npz", "reason_of", "validate_arrays"]
 
 _IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm")
 # What a file is, its content says, not its name, and there are formats that Pillow gives to another program: PostScript
 # in a file x.png would be run by Ghostscript. These it decodes itself.
 _IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "PPM", "GIF", "WEBP", "TIFF")
 
-# TypeError and AttributeError: a .npy file under the name .npz opens as an array, which is no archive.
-_NPZ_ERRORS = (
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-_IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+ARRAY_ERRORS = (
+    OSError, EOFError, ValueError, TypeError, SyntaxError, tokenize.TokenError, RuntimeError, MemoryError, OverflowError
+)  # fmt: skip
+"""What NumPy raises for a damaged `.npy` file: its header is parsed as Python, and may ask for any size."""
+# AttributeError: a .npy file under the name .npz opens as an array, which is no archive.
+_NPZ_ERRORS = (*ARRAY_ERRORS, AttributeError, LookupError, struct.error, zipfile.BadZipFile, zlib.error)
+_IMAGE_ERRORS = (
+    OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, MemoryError, OverflowError,
+    Image.DecompressionBombError, Image.DecompressionBombWarning,
+)  # fmt: skip
 
 _MOST_CLASSES_UNSEEN = 100
 """With so many classes or fewer, any of them may be absent from a file."""
@@ -146,9 +145,8 @@ def read_npz(path: Path) -> DataSource:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in ("x", "y", "x_test", "y_test") if key in archive}
     except _NPZ_ERRORS as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"{path} cannot be read as a .npz file of number arrays ({reason}): it is damaged or of another "
+            f"{path} cannot be read as a .npz file of number arrays ({reason_of(error)}): it is damaged or of another "
             "format, so write it again with numpy.savez"
         ) from error
     for key in ("x", "y"):
@@ -203,6 +201,14 @@ def _count_classes(labels: _Array, path: Path) -> int:
             f"nearly all of {classes} classes would have no example: number the classes from 0 up without gaps"
         )
     return classes
+
+
+def reason_of(problem: Exception) -> str:
+    """What a library says of a damaged file, in one short line."""
+    if isinstance(problem, MemoryError):
+        return "it asks for more memory than there is"
+    text = str(problem.args[0]) if isinstance(problem, tokenize.TokenError) else str(problem)
+    return text.strip().splitlines()[0][:200] if text.strip() else "it ends too early"
 
 
 def _with_channels(x: _Array) -> _Array:
@@ -275,6 +281,8 @@ def _list_images(path: Path) -> list[tuple[str, Path]]:
 
 def _read_image(file: Path) -> Image.Image:
     """An image in mode L or RGB; transparency is dropped."""
+    if not file.is_file():  # a pipe would be waited for
+        raise ValueError(f"{file} is no file, but an image is expected: remove it")
     Image.init()
     known = [name for name in _IMAGE_FORMATS if name in Image.OPEN]  # Pillow may be built without WEBP
     try:
@@ -286,7 +294,9 @@ def _read_image(file: Path) -> Image.Image:
                 return image.convert("RGB")
             mode = image.mode
     except _IMAGE_ERRORS as error:
-        raise ValueError(f"{file} cannot be read as an image ({error}): it is damaged or of another format") from error
+        raise ValueError(
+            f"{file} cannot be read as an image ({reason_of(error)}): it is damaged or of another format"
+        ) from error
     raise ValueError(f"{file} has pixels of mode {mode}, but 8 bits per channel are expected: convert it")
 
 
@@ -300,15 +310,20 @@ def read_idx(file: Path, dimensions: int) -> _Array:
     Raises:
         ValueError: In one sentence, if the file is damaged or of another form.
     """
-    try:
-        raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{file} cannot be read ({error}): it is truncated or damaged, so fetch it again") from error
     start = 4 + 4 * dimensions
-    shape = struct.unpack(f">{dimensions}I", raw[4:start]) if len(raw) >= start else ()
-    if raw[:4] != bytes([0, 0, 8, dimensions]) or len(raw) != start + math.prod(shape):
+    try:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+            head = stream.read(start)
+            shape = struct.unpack(f">{dimensions}I", head[4:]) if len(head) == start else ()
+            whole = head[:4] == bytes([0, 0, 8, dimensions])
+            raw = stream.read(math.prod(shape) + 1) if whole else b""  # a byte more, should there be one
+    except (OSError, EOFError, zlib.error, MemoryError, OverflowError) as error:
+        raise ValueError(
+            f"{file} cannot be read ({reason_of(error)}): it is truncated or damaged, so fetch it again"
+        ) from error
+    if not shape or not whole or len(raw) != math.prod(shape):
         raise ValueError(
             f"{file} is no IDX file of bytes in {dimensions} dimensions, as long as it states: it is "
             "truncated or damaged, so fetch it again"
         )
-    return np.frombuffer(raw, dtype=np.uint8, offset=start).reshape(shape)
+    return np.frombuffer(raw, dtype=np.uint8).reshape(shape)

@@ -23,6 +23,7 @@ import hashlib
 import importlib
 import inspect
 import linecache
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -61,7 +62,7 @@ def import_file(path: str | Path) -> ModuleType:
     Raises:
         ValueError: If there is no such file, or it fails; the sentence names error, file and line.
     """
-    path = Path(path).expanduser().resolve()
+    path = Path(os.path.realpath(os.path.expanduser(path)))
     if not path.is_file():
         raise ValueError(f"there is no file {path}: check the path before the colon")
     name = f"bayesprune_file_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
@@ -157,7 +158,7 @@ def _called(function: Callable[..., Any], reference: str, settings: dict[str, An
     try:
         return function(**settings)
     except Exception as problem:
-        line = _line_of(problem, Path(place).expanduser().resolve())
+        line = _line_of(problem, Path(os.path.realpath(os.path.expanduser(place))))
         raise ValueError(f"{reference} failed{line} ({_one_line(problem)}): correct it there") from problem
 
 

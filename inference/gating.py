@@ -19,6 +19,7 @@ from bayesprune.inference.unit_transfer import check_removable, transfer
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.macs import count_macs
 from bayesprune.models.network_gates import NetworkGates
+from bayesprune.models.setting_types import checked_types
 from bayesprune.models.unit_removal import without_units
 
 __all__ = ["GateTraining", "Gating"]
@@ -56,7 +57,7 @@ class Gating:
             the network that is left. Default 2/3; None: never.
 
     Raises:
-        ValueError: If a value is out of range.
+        ValueError: If a value is out of range or of another type.
     """
 
     travel: float = 0.25
@@ -67,6 +68,7 @@ class Gating:
     round_at: float | None = 2.0 / 3.0
 
     def __post_init__(self) -> None:
+        checked_types("Gating", Gating, vars(self))
         if not self.travel > 0 or (self.step is not None and not self.step > 0):
             raise ValueError(f"Gating(travel=, step=) must be positive, not {self.travel} and {self.step}")
         if self.patience < 1:

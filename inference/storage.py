@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import torch
 import xarray as xr
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from bayesprune.inference.fingerprints import compare_structure, network_structure
 from bayesprune.inference.guides import Guide
 from bayesprune.inference.result import Fit, Restart
+from bayesprune.inference.trace_file import UNREADABLE
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.cutting import cut
 from bayesprune.models.declared_model import code_of_ones_own, declared_model
@@ -294,8 +296,14 @@ def _shapes(network: nn.Module) -> dict[str, list[int]]:
 
 
 def _read_trace(file: Path) -> xr.Dataset:
+    if not file.is_file():  # a pipe would be waited for
+        raise ValueError(f"{file} is damaged or missing (it is no file): fit again, or restore the file")
     try:
+        with h5py.File(file) as stored:
+            # What h5netcdf asks first; where it is refused there, its destructor prints a traceback.
+            stored.attrs.get("_nc3_strict")
         with xr.open_dataset(file, engine="h5netcdf") as found:
             return found.load()
-    except (OSError, ValueError, KeyError) as problem:
-        raise ValueError(f"{file} is damaged or missing ({problem}): fit again, or restore the file") from problem
+    except UNREADABLE as problem:
+        reason = " ".join(str(problem).split())[:200]
+        raise ValueError(f"{file} is damaged or missing ({reason}): fit again, or restore the file") from problem

@@ -25,6 +25,12 @@ SHARE = 0.05
 SILENT_SECONDS, SILENT_EPOCHS = 600.0, 10.0
 """A fit on another machine that has written nothing for longer than both, the second in epochs, seems to have died."""
 
+UNREADABLE = (
+    OSError, ValueError, TypeError, LookupError, RuntimeError, AttributeError, ArithmeticError, AssertionError,
+    MemoryError,
+)  # fmt: skip
+"""What xarray, h5netcdf, h5py and SciPy raise for a damaged file."""
+
 
 @dataclass
 class RunningFit:
@@ -208,8 +214,13 @@ def read_trace(folder: str | Path) -> xr.Dataset:
         ValueError: If there is no such file, or it is damaged.
     """
     file = expanded(folder).absolute() / TRACE_FILE
+    if not file.is_file():  # a pipe would be waited for
+        raise ValueError(f"{file} is missing or damaged (it is no file): {_REMEDY}")
     try:
-        with xr.open_dataset(file, engine="scipy") as found:
+        with warnings.catch_warnings(), xr.open_dataset(file, engine="scipy") as found:
+            warnings.simplefilter("ignore", RuntimeWarning)  # of numbers that cannot be sizes
             return found.load()
-    except (OSError, ValueError, TypeError, LookupError) as problem:  # what SciPy raises for half a file
-        raise ValueError(f"{file} is missing or damaged ({problem}): is a fit writing its trace there?") from problem
+    except UNREADABLE as problem:
+        raise ValueError(
+            f"{file} is missing or damaged ({' '.join(str(problem).split())[:200]}): {_REMEDY}"
+        ) from problem

@@ -20,6 +20,7 @@ from bayesprune.models.l0_hard_concrete import L0HardConcrete
 from bayesprune.models.laplace import Laplace
 from bayesprune.models.mcp import MCP
 from bayesprune.models.reduction_prior import Reduction
+from bayesprune.models.setting_types import checked_types
 from bayesprune.models.size_bounds import checked_settings
 from bayesprune.models.sparse_variational_dropout import SparseVariationalDropout
 from bayesprune.models.spike_and_slab import SpikeAndSlab
@@ -61,8 +62,6 @@ def _unit_gates(
     start: float = 0.9,
 ) -> UnitGates:
     """`UnitGates` by plain settings: the strength of a `CostPressure` is `cost`, its shares have names of their own."""
-    if not isinstance(layers, bool):
-        raise ValueError(f"the setting layers of the prior unit-gates is true or false, not {layers!r}")
     if cost is None and (cost_macs != 1.0 or cost_layers is not None):
         raise ValueError("cost_macs and cost_layers divide a pressure on the cost: give its strength too, cost=0.1")
     if all(price is None for price in (kappa, log_gamma, cost, probability, beta)):
@@ -136,7 +135,8 @@ def make_prior(name: str, **settings: Any) -> Hierarchy | UnitGates:
         settings: Arguments of the prior.
 
     Raises:
-        ValueError: If the name or a setting is unknown (close ones are suggested), or one is out of range.
+        ValueError: If the name or a setting is unknown (close ones are suggested), or one is out of range or of another
+            type.
     """
     if name not in PRIORS:
         raise ValueError(f"prior {name!r} is unknown{_did_you_mean(name, PRIORS)}: expected one of {', '.join(PRIORS)}")
@@ -147,6 +147,7 @@ def make_prior(name: str, **settings: Any) -> Hierarchy | UnitGates:
                 f"the prior {name} has no setting {key!r}{_did_you_mean(key, entry.settings)}: "
                 f"its settings are {', '.join(entry.settings)}"
             )
+    settings = checked_types(f"the prior {name}", entry.make, settings)
     for key, default in entry.settings.items():
         if default is inspect.Parameter.empty and key not in settings:
             raise ValueError(f"the prior {name} needs the setting {key}: its settings are {', '.join(entry.settings)}")

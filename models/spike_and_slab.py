@@ -47,6 +47,8 @@ class SpikeAndSlab(Hierarchy):
             raise ValueError(f"SpikeAndSlab(slab_sd=...) must be positive, not {slab_sd}")
         if level not in SPIKE_LEVELS:
             raise ValueError(f"SpikeAndSlab(level=...) takes one of {', '.join(SPIKE_LEVELS)}, not {level!r}")
+        if len(block) != 2 or min(block) < 1:
+            raise ValueError(f"SpikeAndSlab(block=...) takes rows and columns, both at least 1, not {block}")
         block = (int(block[0]), int(block[1]))
 
         def slab(fan_in: int) -> dist.Normal:

@@ -40,7 +40,7 @@ def parse_settings(pairs: Sequence[str], option: str = "--set") -> dict[str, Any
         option: What gave them, for messages.
 
     Raises:
-        ValueError: For a pair without an equals sign, or a key that comes twice.
+        ValueError: For a pair without an equals sign, a key that comes twice, or a value that is nested too deeply.
     """
     settings: dict[str, Any] = {}
     for pair in pairs:
@@ -51,7 +51,11 @@ def parse_settings(pairs: Sequence[str], option: str = "--set") -> dict[str, Any
             raise ValueError(f"{option} gives {key} twice: give it once")
         try:
             settings[key] = json.loads(value)
-        except json.JSONDecodeError:
+        except RecursionError as problem:
+            raise ValueError(
+                f"{option} gives {key} lists in lists that are too deep: give a number or a name"
+            ) from problem
+        except ValueError:  # no JSON, or a number of thousands of digits
             settings[key] = value
     return settings
 
@@ -172,10 +176,7 @@ def _gating(settings: Mapping[str, Any]) -> Gating:
     unknown = [key for key in settings if key not in known]
     if unknown:
         raise ValueError(f"--gating knows no {unknown[0]!r}: its settings are {', '.join(known)}")
-    try:
-        return Gating(**settings)
-    except TypeError as problem:
-        raise ValueError(f"a setting of --gating is of the wrong type ({problem})") from problem
+    return Gating(**settings)
 
 
 def _check_nothing_trained(weights: str | Path | None, how: Mapping[str, Any]) -> None:

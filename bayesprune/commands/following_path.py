@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,18 +22,27 @@ from bayesprune.run_folder import check_declared
 __all__ = ["follow_path", "load_path", "parse_numbers", "print_path"]
 
 FRONT_FILE = "front.png"
+MOST_VALUES = 1000
+"""Numbers that an option takes: each value is a fit, each sparsity a network of each fit."""
 
 
 def parse_numbers(text: str, option: str) -> list[float]:
     """Reads numbers with commas between them.
 
     Raises:
-        ValueError: If one is no number.
+        ValueError: If one is no number, or not finite, or there are more than `MOST_VALUES`.
     """
+    parts = text.split(",")
+    if len(parts) > MOST_VALUES:
+        raise ValueError(f"{option} has {len(parts):,} numbers, but at most {MOST_VALUES:,} are taken: leave some out")
     try:
-        return [float(part) for part in text.split(",")]
+        numbers = [float(part) for part in parts]
     except ValueError as problem:
-        raise ValueError(f"{option} takes numbers with commas between them, such as 0.3,0.1, not {text!r}") from problem
+        shown = repr(text) if len(text) <= 80 else f"{text[:80]!r}..."
+        raise ValueError(f"{option} takes numbers with commas between them, such as 0.3,0.1, not {shown}") from problem
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"{option} takes finite numbers, not {parts[[*map(math.isfinite, numbers)].index(False)]}")
+    return numbers
 
 
 def follow_path(

@@ -18,6 +18,7 @@ from bayesprune.code_trust import CodeTrust, allowed_code
 from bayesprune.commands.console import figure, stdout
 from bayesprune.commands.input_scaling import input_scaling, scaled_like_training
 from bayesprune.commands.pruning import COMPACT_FILE, PLAN_FILE, WEIGHTS_FILE
+from bayesprune.data_files import ARRAY_ERRORS, reason_of
 from bayesprune.declaration import make_network
 from bayesprune.models.compact import cut
 from bayesprune.models.export_trace import run_traced, trace
@@ -313,10 +314,9 @@ def _read_inputs(file: Path, input_shape: tuple[int, ...]) -> NDArray[Any]:
     try:
         with file.open("rb") as stream:
             x: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError) as problem:
-        reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+    except ARRAY_ERRORS as problem:
         raise ValueError(
-            f"{file} cannot be read as a .npy file of numbers ({reason}): write the inputs with numpy.save"
+            f"{file} cannot be read as a .npy file of numbers ({reason_of(problem)}): write the inputs with numpy.save"
         ) from problem
     if x.dtype.kind not in "fiu":
         raise ValueError(f"{file} has dtype {x.dtype}, but real numbers are expected")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from rich.table import Table
 
 from bayesprune.commands.console import figure, percent, stdout, table
 from bayesprune.commands.showing_gates import progress_gate_lines
-from bayesprune.inference.trace_file import TRACE_FILE, RunningFit, read_progress, read_trace
+from bayesprune.inference.trace_file import TRACE_FILE, UNREADABLE, RunningFit, read_progress, read_trace
 from bayesprune.part_folder import what_is_kept
 from bayesprune.run_folder import PLOTS_FOLDER
 
@@ -33,27 +35,50 @@ def show_progress(folder: Path, plots: bool = False) -> None:
     progress = read_progress(folder)
     trace = read_trace(folder) if (folder / TRACE_FILE).exists() else None
     console = stdout()
-    lines = [*_asked(progress.asked), ("state", _state(progress)), ("progress", _progress(progress))]
-    if not progress.alive:
-        lines += _kept(folder, progress.restarts)
-    if trace is not None:
-        lines += _latest(trace)
+    with _sound(folder):
+        lines = [*_asked(progress.asked), ("state", _state(progress)), ("progress", _progress(progress))]
+        if not progress.alive:
+            lines += _kept(folder, progress.restarts)
+        if trace is not None:
+            lines += _latest(trace)
+            shown = _by_tensor(trace)
     for name, text in lines:
         console.print(f"{name:<12} {text}", soft_wrap=True)
     if trace is None:
         if plots:
             console.print("no plots yet: they are of epochs that are done", soft_wrap=True)
         return
+    console.print()
+    console.print(shown)
+    if plots:
+        with _sound(folder):
+            files = _write_plots(trace, folder / PLOTS_FOLDER)
+        for file in files:
+            console.print(f"written: {file}", soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _sound(folder: Path) -> Iterator[None]:
+    """Says in a sentence that what could be read is not what a fit writes: other variables, sizes or types."""
+    try:
+        yield
+    except OSError:  # a disk that is full
+        raise
+    except UNREADABLE as problem:
+        reason = " ".join(str(problem).split())[:200]
+        raise ValueError(
+            f"{folder} holds what no fit has written ({reason}): is a fit writing its trace there?"
+        ) from problem
+
+
+def _by_tensor(trace: xr.Dataset) -> Table:
+    """Sparsity and KL of each tensor after the last epoch."""
     last = _last_epoch(trace)
     shown = table("tensor", "sparsity", "KL [nats]", numbers=("sparsity", "KL [nats]"))
     for name in last.tensor.values:
         row = last.sel(tensor=name)
         shown.add_row(str(name), percent(float(row.sparsity), 2), f"{float(row.kl_of):,.0f}")
-    console.print()
-    console.print(shown)
-    if plots:
-        for file in _write_plots(trace, folder / PLOTS_FOLDER):
-            console.print(f"written: {file}", soft_wrap=True)
+    return shown
 
 
 def _asked(asked: Mapping[str, Any]) -> list[tuple[str, str]]:

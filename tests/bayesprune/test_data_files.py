@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import os
+import struct
+import zipfile
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from bayesprune.data import load_data
-from bayesprune.data_files import validate_arrays
+from bayesprune.data_files import read_idx, validate_arrays
 
 
 def refuses(call, message):
@@ -263,3 +267,51 @@ def test_absent_classes_are_allowed(tmp_path, labels, classes):
     y = np.resize(list(labels), 300)
     np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).normal(size=(300, 3)), y=y)
     assert load_data(tmp_path / "d.npz").classes == classes
+
+
+# ------------------------------------------------------------------------------------- what stands in a file's place
+
+
+def write_idx(file, shape, content):
+    file.write_bytes(bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape) + content)
+
+
+def test_an_idx_file_is_read_as_far_as_it_says_and_no_further(tmp_path):
+    file = tmp_path / "labels"
+    write_idx(file, (3,), bytes([7, 8, 9]))
+    assert read_idx(file, dimensions=1).tolist() == [7, 8, 9]
+    for content in (bytes([7, 8]), bytes([7, 8, 9, 10])):  # controls: a byte less, a byte more
+        write_idx(file, (3,), content)
+        refuses(lambda: read_idx(file, dimensions=1), "no IDX file")
+    os.truncate(file, 1 << 40)  # sparse: reading all of it would take a tebibyte
+    refuses(lambda: read_idx(file, dimensions=1), "no IDX file")
+    write_idx(file, (2**32 - 1, 2**32 - 1, 2**31), b"")
+    refuses(lambda: read_idx(file, dimensions=3), "cannot be read")
+
+
+def test_a_pipe_among_images_is_not_waited_for(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.zeros((4, 4), dtype=np.uint8)).save(tmp_path / name / "1.png")
+    os.mkfifo(tmp_path / "a" / "2.png")
+    refuses(lambda: load_data(tmp_path), "2.png is no file, but an image is expected")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': '<f8', 'fortran_order': False, 'shape': (1099511627776, 6), }",
+        b"{'descr': '<f8', 'fortran_order': False, 'shape': (1180591620717411303424, 6), }",
+        b"{'descr': '<f8', 'fortran",
+        b"(" * 5000 + b")" * 5000,
+    ],
+    ids=["a tebibyte of numbers", "beyond 64 bits", "cut", "nested"],
+)
+def test_a_header_that_cannot_be_meant_is_told_in_a_sentence(tmp_path, header):
+    file = tmp_path / "damaged.npz"
+    array = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(64)
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("x.npy", array)
+        archive.writestr("y.npy", array)
+    message = refuses(lambda: load_data(file), "damaged.npz cannot be read")
+    assert "Error" not in message

@@ -132,3 +132,29 @@ def test_a_path_made_from_python_is_told_so(refused, finished, tmp_path):
     index = read_index(copied)
     (copied / "path.json").write_text(json.dumps({**index, "declaration": None}))
     refused(["prune", copied, "--value", 3, "--out", tmp_path / "pruned"], "was made from Python", "SparsityPath.load")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (",".join(["3"] * 1001), "--values has 1,001 numbers, but at most 1,000 are taken"),
+        ("3,x," + "9" * 5000, "--values takes numbers with commas between them"),
+        ("3,nan", "--values takes finite numbers, not nan"),
+        ("1e400,3", "--values takes finite numbers, not 1e400"),
+        (",,", "--values takes numbers"),
+    ],
+    ids=["too many", "a text", "NaN", "too large", "nothing"],
+)
+def test_values_that_no_path_goes_along_are_told_at_once(values, said):
+    with pytest.raises(ValueError, match=said) as raised:
+        following_path.parse_numbers(values, "--values")
+    assert len(str(raised.value)) < 250
+    assert following_path.parse_numbers("0.3,1e-2", "--values") == [0.3, 0.01]  # control
+
+
+def test_settings_that_are_nested_too_deeply_are_told(refused):
+    start = ["path", "--data", "digits", "--prior", "halo", "--knob", "kappa", "--values", "3,9", "--out", "nowhere"]
+    refused([*start, "--set", "prior_sd=" + "[" * 100_000], "--set gives prior_sd lists in lists")
+    refused(
+        [*start, "--set", "prior_sd=abc"], "the setting prior_sd of the prior halo takes a number or null, not 'abc'"
+    )

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
-from bayesprune.commands.showing_progress import _duration
+from bayesprune.commands.showing_progress import _duration, show_progress
 from bayesprune.inference import trace_file
 from bayesprune.inference.trace_file import read_progress, read_trace
 from bayesprune.models.files.json_file import write_json
@@ -198,3 +199,28 @@ def test_without_a_run_or_a_trace_the_error_is_that_of_a_missing_run(refused, tm
 )
 def test_times_are_told_in_two_units(seconds, text):
     assert _duration(seconds) == text
+
+
+@pytest.mark.parametrize("change", ["a variable less", "another dimension", "another type", "no attribute"])
+def test_a_trace_that_no_fit_has_written_is_told_in_a_sentence(refused, tmp_path, change):
+    trace_file.WriteTrace(tmp_path / "run.part", {"data": "x"})
+    whole = xr.Dataset(
+        {
+            **{name: (("restart", "epoch"), [[1.0, 2.0]]) for name in ("loss", "kl", "kl_weight", "network_sparsity")},
+            "expected_log_likelihood": (("restart", "epoch"), [[1.0, 2.0]]),
+            **{name: (("restart", "epoch", "tensor"), [[[1.0], [2.0]]]) for name in ("sparsity", "kl_of")},
+        },
+        coords={"tensor": ["weight"], "epoch": [1, 2], "restart": [0]},
+        attrs={"is_map": 0, "data_size": 9},
+    )
+    broken = {
+        "a variable less": whole.drop_vars("kl"),
+        "another dimension": whole.rename(epoch="step"),
+        "another type": whole.assign(kl=(("restart", "epoch"), [["a", "b"]])),
+        "no attribute": whole.drop_attrs(),
+    }
+    for trace in (whole, broken[change]):
+        trace.to_netcdf(tmp_path / "run.part" / "trace.nc", engine="scipy")
+        if trace is whole:  # control
+            show_progress(tmp_path / "run.part")
+    refused(["show", tmp_path / "run"], "run.part holds what no fit has written")

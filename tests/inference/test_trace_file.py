@@ -184,6 +184,12 @@ def test_wrong_input_is_told(tmp_path):
         (tmp_path / "progress.json").write_text(text)
         with pytest.raises(ValueError, match="progress.json is damaged"):
             read_progress(tmp_path)
-    (tmp_path / "trace.nc").write_text("CDF")
-    with pytest.raises(ValueError, match="trace.nc is missing or damaged"):
+    for content in (b"CDF", b"", b"CDF\x01" + b"\xff" * 400, bytes(100)):
+        (tmp_path / "trace.nc").write_bytes(content)
+        with pytest.raises(ValueError, match="trace.nc is missing or damaged") as raised:
+            read_trace(tmp_path)
+        assert "\n" not in str(raised.value)
+    (tmp_path / "trace.nc").unlink()
+    os.mkfifo(tmp_path / "trace.nc")
+    with pytest.raises(ValueError, match="it is no file"):
         read_trace(tmp_path)

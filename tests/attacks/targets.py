@@ -1,0 +1,151 @@
+"""What is attacked: tiny data, runs, a path, pruned networks, a fit that was killed, checkpoints; made once."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from bayesprune import cli
+from bayesprune.inference.callbacks import Callback, FitState
+from bayesprune.inference.fit import fit
+from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.networks import lenet_300_100
+from bayesprune.models.spike_and_slab import SpikeAndSlab
+
+__all__ = ["EVIL", "FIT", "go_on", "make_targets"]
+
+EVIL = "open('PWNED', 'w').close()\n\ndef f(*given):\n    return None\n"
+"""A module that leaves the sentinel when it is imported."""
+FIT = ("--network", "lenet-300-100", "--width", "0.03", "--batch-size", "32", "--quiet")
+"""What all fits have in common."""
+PATIENCE = 120.0
+"""Seconds that the fit which is to be killed has for its first epoch."""
+
+
+def make_targets(folder: Path) -> None:
+    """Makes everything in a folder: about ten seconds, most of them for the process that is killed."""
+    _make_data(folder)
+    fit_labels = ("fit", "--data", "labels.npz", *FIT, "--epochs", "3")
+    killed = _start(folder, *fit_labels, "--prior", "unit-gates", "--set", "kappa=0.01", "--epochs", "5000",
+                    "--out", "killed")  # fmt: skip
+    here = os.getcwd()
+    os.chdir(folder)
+    try:
+        _call(*fit_labels, "--prior", "spike-and-slab", "--out", "spike")
+        _call(*fit_labels, "--prior", "halo", "--restarts", "2", "--out", "halo")
+        _call(*fit_labels, "--prior", "horseshoe", "--out", "horseshoe")
+        _call(*fit_labels, "--prior", "unit-gates", "--set", "kappa=0.01", "--set", "start=0.3", "--epochs", "6",
+              "--learning-rate", "0.02", "--out", "gates")  # fmt: skip
+        _call("fit", "--data", "numbers.npz", *FIT, "--epochs", "2", "--prior", "gaussian", "--out", "numbers")
+        _call("path", "--data", "labels.npz", *FIT, "--epochs", "2", "--prior", "spike-and-slab", "--knob",
+              "expected_density", "--values", "0.3,0.1", "--restarts", "1", "--sparsities", "0.3,0.8",
+              "--out", "path")  # fmt: skip
+        _call("prune", "spike", "--sparsity", "0.5", "--quiet", "--out", "pruned")
+        _call("prune", "spike", "--sparsity", "0.8", "--compact", "--quiet", "--out", "compact")
+        with (folder / "compact" / "network.py").open("a") as generated:
+            generated.write(EVIL)  # predict never runs it
+        _make_weights(folder)
+        with contextlib.suppress(KeyboardInterrupt):
+            go_on(Break())
+    finally:
+        os.chdir(here)
+    _kill(killed, folder / "killed.part" / "trace.nc")
+
+
+class Break(Callback):
+    """Ends a fit as Ctrl-C does, after its second epoch."""
+
+    is_resumable = True
+
+    def on_epoch(self, state: FitState) -> None:
+        """Raises."""
+        if state.epoch == 2:
+            raise KeyboardInterrupt
+
+
+def go_on(*callbacks: Callback) -> int:
+    """A fit from Python with its state in the folder ``checkpoint``: begins it, or goes on with it."""
+    with np.load("labels.npz") as found:
+        x, y = torch.tensor(found["x"], dtype=torch.float32), torch.tensor(found["y"])
+    torch.manual_seed(0)
+    model = BayesianNetwork(lenet_300_100(6, 3, hidden=(4,)), {"*.weight": SpikeAndSlab()}, data_size=len(x))
+    fit(model, (x, y), epochs=3, batch_size=32, path="plain", checkpoint="checkpoint", callbacks=callbacks)
+    return 0
+
+
+def _call(*arguments: str) -> None:
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        assert cli.run(list(arguments)) == 0, arguments
+
+
+def _start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "bayesprune", *arguments], cwd=folder, env=environment, stdout=subprocess.DEVNULL
+    )
+
+
+def _kill(process: subprocess.Popen[bytes], file: Path) -> None:
+    """Kills a fit once it has written a file."""
+    began = time.monotonic()
+    while not file.exists() and time.monotonic() - began < PATIENCE and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert file.exists(), "the fit that was to be killed had not written its trace"
+
+
+def _make_data(folder: Path) -> None:
+    generator = np.random.default_rng(0)
+    y = np.arange(60) % 3
+    x = generator.normal(size=(60, 6)) + 3.0 * np.eye(3, 6)[y]
+    np.savez(folder / "labels.npz", x=x, y=y)
+    np.savez(folder / "numbers.npz", x=x, y=x[:, 0] - x[:, 1])
+    np.save(folder / "inputs.npy", x[:5])
+    (folder / "a.txt").write_text("a text")
+    (folder / "evil.py").write_text(EVIL)
+    pictures = folder / "pictures"
+    for name in "abc":
+        (pictures / name).mkdir(parents=True)
+        for number in range(6):
+            pixels = generator.integers(0, 256, (4, 4), dtype=np.uint8)
+            Image.fromarray(pixels).save(pictures / name / f"{number}.png")
+    raw = folder / "named" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for stem, count in (("train", 40), ("t10k", 20)):
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        images = generator.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        _write_idx(raw / f"{stem}-labels-idx1-ubyte", labels)
+        with gzip.open(raw / f"{stem}-images-idx3-ubyte.gz", "wb") as stream:
+            stream.write(_idx(images))
+
+
+def _write_idx(file: Path, array: Any) -> None:
+    file.write_bytes(_idx(array))
+
+
+def _idx(array: Any) -> bytes:
+    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+def _make_weights(folder: Path) -> None:
+    """The state dict of a network as `FIT` names it."""
+    state = lenet_300_100(6, 3, hidden=(9, 3)).state_dict()
+    save_file({name: value.contiguous() for name, value in state.items()}, folder / "weights.safetensors")
