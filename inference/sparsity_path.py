@@ -257,7 +257,7 @@ class SparsityPath:
             path.table[path.score]  # the first that any likelihood has
             return path
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as problem:
-            raise damaged(folder / INDEX_FILE, f"{type(problem).__name__}: {problem}", REMEDY) from problem
+            raise damaged(folder / INDEX_FILE, problem, REMEDY) from problem
 
     @staticmethod
     def of(

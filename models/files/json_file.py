@@ -95,6 +95,8 @@ def read_regular(file: Path, remedy: str) -> bytes:
         if not stat.S_ISREG(mode):
             raise damaged(file, "it is a folder" if stat.S_ISDIR(mode) else "it is no regular file", remedy)
         return file.read_bytes()
+    except MemoryError as problem:
+        raise damaged(file, "it is larger than the memory", remedy) from problem
     except FileNotFoundError as problem:
         raise ValueError(f"{file} is missing: {remedy}") from problem
     except OSError as problem:
@@ -102,8 +104,19 @@ def read_regular(file: Path, remedy: str) -> bytes:
 
 
 def damaged(file: Path, reason: object, remedy: str) -> ValueError:
-    """The error of a file that is not what was written."""
-    return ValueError(f"{file} is damaged ({' '.join(str(reason).split())[:200]}): {remedy}")
+    """The error of a file that is not what was written.
+
+    Args:
+        file: The file.
+        reason: Why, in words or as an exception; one that is such an error already is told as it is.
+        remedy: What to do, the end of the message.
+    """
+    if isinstance(reason, KeyError):
+        reason = f"there is no {reason}"
+    text = " ".join(str(reason).split())
+    if text.startswith(f"{file} is "):
+        return ValueError(text)
+    return ValueError(f"{file} is damaged ({text[:200]}): {remedy}")
 
 
 def _refuse_constant(name: str) -> Any:
