@@ -201,6 +201,8 @@ def _split_and_standardise(what: str, source: DataSource, fraction: float, seed:
         mean, sd = _byte_moments(parts[0][0], source.peak)
     else:
         mean, sd = _moments(parts[0][0], axes=(0, 2, 3) if source.images else (0,))
+        if max(np.abs(mean).max(), sd.max()) > np.finfo(np.float32).max:  # what is not finite is larger, too
+            raise ValueError(f"{what}: x has values too large for float32: rescale them")
     pairs: list[_Pair] = []
     for inputs, targets in parts:
         if source.peak is not None:

@@ -156,6 +156,7 @@ def declare(
         raise ValueError(
             f"the prior {UNIT_GATES} is on all units, and on the weights that make or read them: leave out --on"
         )
+    width = checked_width(width)
     chosen = likelihood or ("categorical" if splits.classes is not None else "normal")
     if chosen not in LIKELIHOODS:
         raise ValueError(f"likelihood {chosen!r} is unknown: expected one of {', '.join(LIKELIHOODS)}")
@@ -282,4 +283,10 @@ def _load_weights(network: nn.Module, file: Path) -> None:
             f"{file} does not fit the network: {wrong[0]} has shape {found.get(wrong[0], 'none')} in the file "
             f"and {expected.get(wrong[0], 'none')} in the network ({len(wrong)} tensors differ)"
         )
+    for name, value in network.state_dict().items():
+        if state[name].is_floating_point() != value.is_floating_point():
+            raise ValueError(
+                f"{file} does not fit the network: {name} is of {state[name].dtype} in the file, but {value.dtype} is "
+                "expected"
+            )
     network.load_state_dict(state)

@@ -161,17 +161,16 @@ def summarise_run(fit: Fit, declaration: Declaration, splits: DataSplits, **aske
     """
     import bayesprune
     from bayesprune.analysis.convergence import convergence
-    from bayesprune.finite_scores import finite_scores, note_on
+    from bayesprune.finite_numbers import finite_numbers
     from bayesprune.same_data import scaling_sketch
 
     found = fit.summary()
     per_restart = [_restart_scores(fit, number, splits) for number in range(len(fit.restarts))]
     names = [f"{part}_{score}" for part in ("test", "validation") for score in SCORES]
-    computed = {name: _mean([row[name] for row in per_restart]) for name in names}
-    means = finite_scores(computed)
+    means = {name: _mean([row[name] for row in per_restart]) for name in names}
     verdict = convergence(fit)
     families = {found["guide_families"][site] for site in fit.model.sites}  # gates of units have theirs besides
-    return {
+    summary = {
         "version": bayesprune.__version__,
         "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         "data": splits.name,
@@ -180,7 +179,6 @@ def summarise_run(fit: Fit, declaration: Declaration, splits: DataSplits, **aske
         "gating": None,
         "resumed_at_epoch": None,
         **found,
-        "notes": [*found["notes"], *note_on(computed)],
         **declaration.as_dict(),
         "likelihood": found["likelihood"],
         "guide": guide_name(families, found["guide"]),
@@ -189,12 +187,13 @@ def summarise_run(fit: Fit, declaration: Declaration, splits: DataSplits, **aske
         "nll": means["test_nll"],
         "ece": means["test_ece"],
         **{name: value for name, value in means.items() if name.startswith("validation_")},
-        "per_restart": [finite_scores(row) for row in per_restart],
+        "per_restart": per_restart,
         **_inclusion(fit),
         **_units(fit),
         "converged": verdict.verdict,
         "convergence": verdict.reason,
     }
+    return finite_numbers(summary)
 
 
 def _restart_scores(fit: Fit, number: int, splits: DataSplits) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ from bayesprune.inference.laplace_around import laplace_around
 from bayesprune.inference.paths import PathReport
 from bayesprune.inference.storage import write_fit
 from bayesprune.models.files.flushing import flush_folder
+from bayesprune.models.files.json_file import read_regular
 from bayesprune.models.files.places import expanded
+from bayesprune.models.files.tensor_file import tensor_digest
 from bayesprune.models.unit_gates import UnitGates
 from bayesprune.part_folder import writing_part
 from bayesprune.run_folder import summarise_run, write_rest
@@ -129,6 +131,7 @@ def fit_run(
         "weights": None if begins_at is None else f"{begins_at.absolute()}, content {_content(begins_at)}",
         **{key: value for key, value in how.items() if key != "callbacks"}, "gating": dict(gating or {}),
     }  # fmt: skip
+    _refuse_infinity(asked)
     with writing_part(out, asked, fresh) as part:
         splits = load_data(name if Path(name).exists() else data, seed=seed, root=root)
         declaration = declare(splits, network, prior, settings, on, likelihood, width)
@@ -166,8 +169,14 @@ def fit_run(
 
 
 def _content(file: Path) -> str:
-    """Sixteen hexadecimal digits of a file's content; none where there is no such file, which is told later."""
-    return blake2b(file.read_bytes(), digest_size=8).hexdigest() if file.is_file() else "none"
+    """Hexadecimal digits of a file's content; none where there is no such file, which is told later."""
+    return tensor_digest(read_regular(file, "give trained weights, as safetensors")) if file.is_file() else "none"
+
+
+def _refuse_infinity(asked: Mapping[str, Any]) -> None:
+    for name, value in asked.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"--{name.replace('_', '-')} is {value}: give a finite number")
 
 
 def _gating(settings: Mapping[str, Any]) -> Gating:

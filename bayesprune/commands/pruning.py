@@ -14,7 +14,7 @@ from bayesprune.commands.compacting import KEYS, check_request, compact_lines, c
 from bayesprune.commands.console import figure, percent, stdout, table
 from bayesprune.commands.following_path import load_path
 from bayesprune.commands.input_scaling import input_scaling
-from bayesprune.finite_scores import finite_scores
+from bayesprune.finite_numbers import finite_numbers
 from bayesprune.inference.path_folder import INDEX_FILE
 from bayesprune.inference.plain_scores import plain_scores
 from bayesprune.inference.prune import prune
@@ -130,8 +130,8 @@ def prune_run(
         "weights": report.weights,
         "nonzero": report.nonzero,
         "sparsity": report.sparsity,
-        **finite_scores({f"test_{name}_before": value for name, value in before.items()}),
-        **finite_scores({f"test_{name}_after": value for name, value in after.items()}),
+        **{f"test_{name}_before": value for name, value in before.items()},
+        **{f"test_{name}_after": value for name, value in after.items()},
         "per_tensor": report.per_tensor,
         "batch_normalisation": report.batch_normalisation,
         **dict.fromkeys(KEYS),
@@ -142,6 +142,7 @@ def prune_run(
         "likelihood": result.likelihood.config(),
         "input_scaling": input_scaling(splits),
     }
+    found = finite_numbers(found)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(new_folder(out))
         masks = {name: mask.to(torch.uint8) for name, mask in result.masks.items()}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bayesprune import cli
+from bayesprune import cli, exits
 from tests.attacks import binary_mutations, json_mutations, option_mutations
 from tests.attacks.targets import FIT, go_on
 from tests.attacks.verdict import LIMIT, SENTINEL, Outcome, complaints, run_under_alarm
@@ -128,7 +128,7 @@ def _as_a_command(function: Callable[[], int]) -> int:
     try:
         return function()
     except Exception as problem:
-        return cli._fail(cli._sentence(problem), cli._exit_code(problem), False)
+        return cli._fail(exits.sentence(problem), exits.exit_code(problem), False)
 
 
 def _load_fit() -> int:

@@ -259,7 +259,7 @@ def test_a_score_that_is_not_finite_loses_nothing(command, networks_file, tmp_pa
     found = read_summary(tmp_path / "run")
     assert found["nll"] is None and found["per_restart"][0]["test_nll"] is None and found["test_rmse"] > 1e36
     (note,) = [note for note in found["notes"] if "not finite" in note]
-    assert note.startswith("test nll: not finite") and note in " ".join(out.split())
+    assert note.startswith("nll: not finite") and note in " ".join(out.split())
     for other in ("show", "compare"):
         assert command(other, tmp_path / "run")[0] == 0
     assert command("prune", tmp_path / "run", "--sparsity", 0.5, "--out", tmp_path / "pruned")[0] == 0
