@@ -112,7 +112,8 @@ def damaged(file: Path, reason: object, remedy: str) -> ValueError:
         remedy: What to do, the end of the message.
     """
     if isinstance(reason, KeyError):
-        reason = f"there is no {reason}"
+        missing = str(reason.args[0]) if reason.args else ""
+        reason = missing if " " in missing else f"there is no {missing!r}"  # some libraries write sentences
     text = " ".join(str(reason).split())
     if text.startswith(f"{file} is "):
         return ValueError(text)

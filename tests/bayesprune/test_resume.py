@@ -243,6 +243,27 @@ def test_a_signal_ends_a_fit_as_ctrl_c_does(number, arguments, command, tmp_path
     assert err.count("\n") == 1
 
 
+# -- permissions ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mask", [0o077, 0o002])
+def test_a_run_has_the_permissions_of_the_users_own_files(mask, arguments, broken, command, tmp_path):
+    before = os.umask(mask)
+    try:
+        broken(arguments(tmp_path / "run"), 2)
+        interrupted = modes(tmp_path / "run.part")
+        assert command(*arguments(tmp_path / "run"))[0] == 0
+        assert command("prune", tmp_path / "run", "--sparsity", 0.5, "--compact", "--out", tmp_path / "pruned")[0] == 0
+    finally:
+        os.umask(before)
+    for found in (interrupted, modes(tmp_path / "run"), modes(tmp_path / "pruned")):
+        assert len(found) > 4 and {oct(0o777 & ~mask), oct(0o666 & ~mask)} >= set(found.values()), found
+
+
+def modes(folder):
+    return {str(path): oct(path.stat().st_mode & 0o777) for path in (folder, *folder.rglob("*"))}
+
+
 # -- scores --------------------------------------------------------------------------------------------------
 
 

@@ -453,6 +453,14 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
+def test_a_checkpoint_json_of_another_program_is_left_alone(tmp_path):
+    for content in ('{"step": 3}', "[1]", "no JSON"):
+        (tmp_path / "checkpoint.json").write_text(content)
+        with pytest.raises(ValueError, match="exists and holds no checkpoint: choose another folder"):
+            Case().fit(checkpoint=tmp_path)
+        assert (tmp_path / "checkpoint.json").read_text() == content
+
+
 def test_a_call_that_finished_no_epoch_binds_nobody(tmp_path):
     with pytest.raises(ValueError, match="guide 'maps' is unknown"):
         Case(guide="maps").fit(checkpoint=tmp_path)
