@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from bayesprune import cli
@@ -38,6 +39,16 @@ def networks_file(tmp_path_factory):
     """A file with small networks: `small`, `normalised`, `regression`."""
     file = tmp_path_factory.mktemp("networks") / "small_networks.py"
     file.write_text(NETWORKS)
+    return file
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """A file of 120 examples of 64 features and three classes."""
+    generator = np.random.default_rng(0)
+    y = np.arange(120) % 3
+    file = tmp_path_factory.mktemp("data") / "labels.npz"
+    np.savez(file, x=generator.normal(size=(120, 64)) + np.eye(3, 64)[y], y=y)
     return file
 
 

@@ -20,15 +20,6 @@ from bayesprune.run_folder import read_summary
 from tests.oracles.same_runs import is_same
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    generator = np.random.default_rng(0)
-    y = np.arange(120) % 3
-    file = tmp_path_factory.mktemp("data") / "labels.npz"
-    np.savez(file, x=generator.normal(size=(120, 64)) + np.eye(3, 64)[y], y=y)
-    return file
-
-
 @pytest.fixture(autouse=True)
 def every_epoch(monkeypatch):
     """States are written after every epoch, whatever it costs."""

@@ -9,7 +9,6 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import pytest
 import xarray as xr
 
@@ -19,15 +18,6 @@ from bayesprune.inference.trace_file import read_progress, read_trace
 from bayesprune.models.files.json_file import write_json
 from bayesprune.part_folder import part_folder, writing_part
 from bayesprune.run_folder import load_run
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    generator = np.random.default_rng(0)
-    y = np.arange(120) % 3
-    file = tmp_path_factory.mktemp("data") / "labels.npz"
-    np.savez(file, x=generator.normal(size=(120, 64)) + np.eye(3, 64)[y], y=y)
-    return file
 
 
 @pytest.fixture(autouse=True)
