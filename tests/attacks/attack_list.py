@@ -302,15 +302,16 @@ def _wrong_binaries(targets: Path) -> Iterator[Attack]:
         harms = {**tensors, **binary_mutations.BYTES}
         for number, kind in _kinds(file, harms):
             command = _reading(file, commands, number)
-            refuse = kind in binary_mutations.REFUSED_TENSORS and not file.startswith(
-                "path/"
-            )  # one of its fits is read
+            read = not file.startswith("path/")  # of a path one fit is read
+            refuse = kind in binary_mutations.REFUSED_TENSORS and read
             yield Attack(f"{file}: {kind}", command, _needs(file, command), _harming(file, harms[kind], kind), refuse)
 
 
 def _reading(file: str, commands: list[Command], number: int) -> Command:
-    """A command that reads this file: `compare` reads summaries only."""
+    """A command that reads this file: `compare` reads summaries only, and a state of training the fit that goes on."""
     fitting = [command for command in commands if command[0] != "compare" or file.endswith("summary.json")]
+    if "/state/" in file:
+        fitting = [command for command in commands if command[0] == "fit"]
     return fitting[number % len(fitting)]
 
 
