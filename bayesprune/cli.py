@@ -10,6 +10,7 @@ standard error, with a traceback only by `--debug`.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import traceback
 from pathlib import Path
@@ -462,7 +463,8 @@ def run(arguments: list[str]) -> int:
 def _fail(sentence: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"error: {neutral(sentence)}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # the terminal may be closed
+        print(f"error: {neutral(sentence)}", file=sys.stderr, flush=True)
     return code
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 __all__ = ["finite_numbers"]
@@ -15,8 +16,9 @@ def finite_numbers(summary: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         summary: What is to be written. Where it has ``notes``, one is added that names the keys concerned.
     """
-    found = {key: _finite(value) for key, value in summary.items()}
-    wrong = [key for key, value in summary.items() if found[key] != value and key != "per_restart"]
+    wrong: list[str] = []
+    found = {key: _finite(value, key, wrong) for key, value in summary.items()}
+    wrong = [key for key in dict.fromkeys(wrong) if key != "per_restart"]
     if wrong and "notes" in found:
         found["notes"] = [
             *found["notes"],
@@ -26,9 +28,12 @@ def finite_numbers(summary: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: Any, name: str, wrong: list[str]) -> Any:
     if isinstance(value, Mapping):
-        return {key: _finite(each) for key, each in value.items()}
+        return {key: _finite(each, name, wrong) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [_finite(each, name, wrong) for each in value]
+    if isinstance(value, Real) and not math.isfinite(value):
+        wrong.append(name)
+        return None
+    return value

@@ -13,6 +13,7 @@ It is removed when RUN is complete, or when a fit ends before it has left anythi
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,14 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bayesprune.inference.checkpoint import KeptState, kept_state
+from bayesprune.inference.checkpoint import STATE_BEFORE, CheckpointError, KeptState, kept_state
+from bayesprune.inference.fit import NonFiniteLossError
 from bayesprune.inference.trace_file import PROGRESS_FILE, TRACE_FILE, RunningFit, WriteTrace, read_progress
 from bayesprune.models.files.flushing import flush, flush_folder
 from bayesprune.models.files.json_file import read_json, write_json
-from bayesprune.models.files.new_folder import check_new_folder
+from bayesprune.models.files.new_folder import check_new_folder, folders_above
 from bayesprune.models.files.places import expanded
 from bayesprune.models.files.processes import this_process
-from bayesprune.models.files.unwritable import Unwritable, naming, permitted
+from bayesprune.models.files.unwritable import naming, permitted
 
 try:
     import fcntl
@@ -37,17 +39,22 @@ except ImportError:  # not on Windows, where two fits that begin in the same mom
 __all__ = ["Part", "find_part", "part_folder", "what_is_kept", "writing_part"]
 
 COMMAND_FILE, STATE_FOLDER, RUN_FOLDER, COMPLETE_FILE, LOCK_FILE = "command.json", "state", "run", "complete", "lock"
-_OURS = {
-    COMMAND_FILE, STATE_FOLDER, RUN_FOLDER, COMPLETE_FILE, LOCK_FILE, PROGRESS_FILE, TRACE_FILE, "plots",
-}  # fmt: skip
+_OURS = (STATE_FOLDER, RUN_FOLDER, TRACE_FILE, PROGRESS_FILE, "plots", COMPLETE_FILE, COMMAND_FILE, LOCK_FILE)
+"""In the order in which they are removed: what tells a folder from others' goes last."""
+_MARKS = {COMMAND_FILE, PROGRESS_FILE}
 _FIRST = "fit.json"
 """What a run folder has as soon as its fit is written."""
 _REMEDY = "begin anew by --fresh, or choose another folder for --out"
-_OPTIONS = {"prior_settings": "--set"}
+_DROPPINGS = (".nfs", ".DS_Store")
+"""What network file systems and file managers leave in folders."""
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
+"""What file systems without locks answer."""
+_TRIES = 20
+_OPTIONS = {"prior_settings": "--set", "network_code": "the code of --network"}
 """Options whose names are not those of what they give."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Part:
     """RUN.part of a fit that this process runs.
 
@@ -55,11 +62,13 @@ class Part:
         run: The run folder to be, absolute.
         folder: RUN.part, absolute.
         watcher: The callback that writes the trace so far.
+        is_complete: Whether RUN stands in its place.
     """
 
     run: Path
     folder: Path
     watcher: WriteTrace
+    is_complete: bool = False
 
     @property
     def state(self) -> Path:
@@ -74,17 +83,20 @@ class Part:
             The folder, empty.
 
         Raises:
-            Unwritable: If something cannot be written.
+            Unwritable: If it cannot be made or moved.
             ValueError: If something else stands in the place of RUN by now.
         """
         inner = self.folder / RUN_FOLDER
         with naming(inner, self.folder):
             inner.mkdir()
-            yield inner
+        yield inner
+        with naming(inner, self.folder):
             flush_folder(inner)
             (self.folder / COMPLETE_FILE).touch()
             check_new_folder(self.run, "run folder")
             os.rename(inner, self.run)
+            self.is_complete = True
+        with contextlib.suppress(OSError):  # it is there
             flush(self.run.parent)
 
 
@@ -102,7 +114,11 @@ def find_part(run: str | Path) -> Path | None:
 
 
 def what_is_kept(folder: Path) -> KeptState | None:
-    """How far the fit had got whose RUN.part this is, if it can be gone on with; None if it cannot."""
+    """How far the fit had got whose RUN.part this is, if it can be gone on with; None if it cannot.
+
+    Raises:
+        CheckpointError: If its state cannot be read.
+    """
     return kept_state(folder / STATE_FOLDER)
 
 
@@ -132,73 +148,111 @@ def writing_part(run: str | Path, asked: Mapping[str, Any], fresh: bool = False)
     folder = part_folder(place)
     _remove_complete(place, folder)
     check_new_folder(place, "run folder")
-    made = [above for above in folder.absolute().parents if not above.exists()]
-    try:
-        with contextlib.ExitStack() as stack:
-            try:
-                _check_kind(folder)
-                folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(_claimed(folder, place))
-                _take_up(folder, place, asked, fresh)
+    with contextlib.ExitStack() as stack:
+        with permitted(), naming(folder):
+            stack.enter_context(folders_above(folder.absolute()))
+            _check_kind(folder)
+            stack.enter_context(_claimed(folder, place))
+        _refuse_living(folder, place, fresh)
+        try:
+            with permitted(), naming(folder):
+                _take_up(folder, asked, fresh)
                 write_json(folder / COMMAND_FILE, {"asked": asked})
                 part = Part(place.absolute(), folder.absolute(), WriteTrace(folder, asked))
-            except OSError as problem:
-                if not _can_be_gone_on_with(folder):
-                    shutil.rmtree(folder, ignore_errors=True)
-                with permitted():
-                    raise Unwritable(folder, problem) from problem
-            try:
-                yield part
-            except BaseException as problem:
-                problem.__notes__ = [_what_is_left(folder)]  # in place of what the checkpoint says of itself
-                raise
-            finally:
-                if (part.run / _FIRST).is_file() or not _can_be_gone_on_with(folder):
-                    shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        with contextlib.suppress(OSError):  # one that is not empty stays, with those above it
-            for above in made:
-                above.rmdir()
+        except BaseException:
+            if not _can_be_gone_on_with(folder):
+                _remove_part(folder)
+            raise
+        try:
+            yield part
+        except BaseException as problem:
+            if STATE_BEFORE in (notes := getattr(problem, "__notes__", [])):
+                notes.remove(STATE_BEFORE)  # said below with the number of the epoch
+            problem.add_note(f"{part.run} is complete" if part.is_complete else _what_is_left(folder, problem))
+            raise
+        finally:
+            if part.is_complete or not _can_be_gone_on_with(folder):
+                _remove_part(folder)
+            else:
+                part.watcher.end()
 
 
 def _check_kind(folder: Path) -> None:
-    """Refuses what is no RUN.part."""
+    """Refuses what is no RUN.part; files of others beside ours, such as those of file managers, do not matter."""
     if not os.path.lexists(folder):
         return
     names = set(os.listdir(folder)) if folder.is_dir() and not folder.is_symlink() else {""}
-    foreign = {name for name in names - _OURS if not name.startswith((f".{PROGRESS_FILE}-", f".{TRACE_FILE}-", ".c"))}
-    if foreign or (names - {LOCK_FILE} and not names & {COMMAND_FILE, PROGRESS_FILE}):
+    if names - {LOCK_FILE} and not names & _MARKS:
         raise ValueError(f"{folder} is in the way, and is not what a fit has left: remove it, or choose another --out")
 
 
 @contextlib.contextmanager
 def _claimed(folder: Path, run: Path) -> Iterator[None]:
-    """Holds RUN.part for this process: of two fits that begin in the same moment only one gets it."""
-    handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+    """RUN.part, made where it is not there, for this process: of two fits that begin at once only one gets it."""
+    for _ in range(_TRIES):  # another fit that ends may remove it under our hands
+        try:
+            folder.mkdir(exist_ok=True)
+            handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            continue
+        try:
+            _lock(handle, folder, run)
+            if _is_there(handle, folder / LOCK_FILE):
+                yield
+                return
+        finally:
+            os.close(handle)
+    raise _in_use(run, None)
+
+
+def _lock(handle: int, folder: Path, run: Path) -> None:
+    if fcntl is None:
+        return
     try:
-        if fcntl is not None:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as problem:
-                raise _in_use(run, _progress(folder)) from problem
-        yield
-    finally:
-        os.close(handle)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as problem:
+        raise _in_use(run, _progress(folder)) from problem
+    except OSError as problem:
+        if problem.errno not in _NO_LOCKS:
+            raise
 
 
-def _take_up(folder: Path, run: Path, asked: Mapping[str, Any], fresh: bool) -> None:
-    """Leaves what can be gone on with, and nothing else; refuses to go on with another fit's."""
-    progress = _progress(folder)
-    mine = this_process()
-    own = progress is not None and (progress.process, progress.host) == (mine["process"], mine["host"])
-    if progress is not None and progress.alive and not own:  # of this process the lock tells
+def _is_there(handle: int, file: Path) -> bool:
+    """Whether an open file is the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(handle), file.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _refuse_living(folder: Path, run: Path, fresh: bool) -> None:
+    """Refuses the place of a fit that is running; on another machine it only seems so, and `fresh` may end that."""
+    progress, mine = _progress(folder), this_process()
+    if progress is None or not progress.alive:
+        return
+    own = (progress.process, progress.host) == (mine["process"], mine["host"])  # of this process the lock tells
+    if not own and not (fresh and progress.host != mine["host"]):
         raise _in_use(run, progress)
-    for name in (RUN_FOLDER, COMPLETE_FILE):
-        _remove(folder / name)
-    if fresh or what_is_kept(folder) is None:
-        for name in _OURS - {LOCK_FILE}:
+
+
+def _take_up(folder: Path, asked: Mapping[str, Any], fresh: bool) -> None:
+    """Leaves what can be gone on with, and nothing else of ours; refuses to go on with another fit's."""
+    if not fresh and _can_be_gone_on_with(folder):
+        _compare(folder, asked)
+        try:
+            what_is_kept(folder)
+        except CheckpointError as problem:
+            raise ValueError(f"{problem}; --fresh begins anew here") from problem
+        for name in (RUN_FOLDER, COMPLETE_FILE):
             _remove(folder / name)
         return
+    for name in _OURS:
+        if name != LOCK_FILE:
+            _remove(folder / name)
+
+
+def _compare(folder: Path, asked: Mapping[str, Any]) -> None:
+    """Refuses to go on with a fit that was asked for something else."""
     before = read_json(folder / COMMAND_FILE, _REMEDY, {"asked": dict})["asked"]
     for name in {**before, **asked}:
         if before.get(name) != asked.get(name):
@@ -212,25 +266,29 @@ def _take_up(folder: Path, run: Path, asked: Mapping[str, Any], fresh: bool) -> 
 def _remove_complete(run: Path, folder: Path) -> None:
     """Removes what a process has left that was killed after it had moved the complete run to its place."""
     if (run / _FIRST).is_file() and (folder / COMPLETE_FILE).is_file() and not (folder / RUN_FOLDER).exists():
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove_part(folder)
 
 
 def _can_be_gone_on_with(folder: Path) -> bool:
-    return (folder / RUN_FOLDER / _FIRST).is_file() or what_is_kept(folder) is not None
+    return (folder / RUN_FOLDER / _FIRST).is_file() or any((folder / STATE_FOLDER).glob("restart-*.json"))
 
 
-def _what_is_left(folder: Path) -> str:
+def _what_is_left(folder: Path, problem: BaseException) -> str:
     """What an interrupted fit has left, and what to do with it."""
     if (folder / RUN_FOLDER / _FIRST).is_file():
         return f"the fit itself is in {folder / RUN_FOLDER}; the same command makes the run folder of it"
-    kept = what_is_kept(folder)
+    try:
+        kept = what_is_kept(folder)
+    except CheckpointError:
+        return "--fresh begins anew here"
     if kept is None:
         return "nothing was written"
-    of_restart = f" of restart {kept.restart + 1}" if kept.restart else ""
-    return (
-        f"{folder} keeps the state after epoch {kept.epoch}{of_restart}: the same command goes on there, and --fresh "
-        "begins anew"
+    where = f"{folder} keeps the state after epoch {kept.epoch}" + (
+        f" of restart {kept.restart + 1}" if kept.restart else ""
     )
+    if isinstance(problem, NonFiniteLossError):  # the same command would end there again
+        return f"{where}; begin anew by --fresh, with other options"
+    return f"{where}: the same command goes on there, and --fresh begins anew"
 
 
 def _progress(folder: Path) -> RunningFit | None:
@@ -241,8 +299,29 @@ def _progress(folder: Path) -> RunningFit | None:
 
 
 def _in_use(run: Path, progress: RunningFit | None) -> ValueError:
-    who = "" if progress is None else f" (process {progress.process} on {progress.host})"
-    return ValueError(f"another fit is being written to {run}{who}: choose another folder for --out, or stop that fit")
+    if progress is None:
+        return ValueError(f"another fit is being written to {run}: choose another folder for --out, or stop that fit")
+    who = f"process {progress.process} on {progress.host}"
+    if progress.host != this_process()["host"]:
+        return ValueError(
+            f"another fit is being written to {run} ({who}, last heard of {progress.age:.0f} s ago): choose another "
+            "folder for --out, or stop that fit; if it was killed, wait until it has been silent for ten minutes and "
+            "ten epochs, or begin anew by --fresh"
+        )
+    return ValueError(
+        f"another fit is being written to {run} ({who}): choose another folder for --out, or stop that fit"
+    )
+
+
+def _remove_part(folder: Path) -> None:
+    """Removes what is ours of RUN.part, and the folder, unless somebody else has put something there."""
+    with contextlib.suppress(OSError):
+        for name in _OURS:
+            _remove(folder / name)
+        for hidden in folder.glob(".*"):
+            if hidden.name.startswith((f".{TRACE_FILE}-", f".{PROGRESS_FILE}-", f".{COMMAND_FILE}-", *_DROPPINGS)):
+                hidden.unlink()
+        folder.rmdir()
 
 
 def _remove(path: Path) -> None:

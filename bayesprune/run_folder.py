@@ -54,7 +54,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayesprune.models.files.json_file import damaged, need, read_json, write_json
-from bayesprune.models.files.new_folder import new_folder
 from bayesprune.models.files.places import expanded
 
 if TYPE_CHECKING:  # `compare` reads summaries without waiting for PyTorch
@@ -73,7 +72,7 @@ __all__ = [
     "read_summary",
     "run_data",
     "summarise_run",
-    "write_run",
+    "write_rest",
 ]
 
 SUMMARY_FILE, ARVIZ_FILE, PLOTS_FOLDER = "summary.json", "arviz.nc", "plots"
@@ -103,30 +102,6 @@ _LISTS: dict[str, Any] = {
 
 
 # ------------------------------------------------------------------------------------------------ writing
-
-
-def write_run(path: str | Path, fit: Fit, summary: dict[str, Any]) -> Path:
-    """Writes a run folder, all of it or nothing.
-
-    Args:
-        path: The folder; it must not exist.
-        fit: The fit.
-        summary: What `summarise_run` returned.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ValueError: If it exists.
-        OSError: If something cannot be written.
-    """
-    from bayesprune.inference.storage import write_fit
-
-    path = Path(path)
-    with new_folder(path) as folder:
-        write_fit(fit, folder)
-        write_rest(folder, fit, summary)
-    return path
 
 
 def write_rest(folder: Path, fit: Fit, summary: dict[str, Any]) -> None:

@@ -51,12 +51,14 @@ from bayesprune.models.files.json_file import damaged, need, read_json, read_reg
 from bayesprune.models.files.places import expanded
 from bayesprune.models.files.unwritable import Unwritable
 
-__all__ = ["Checkpoint", "CheckpointError", "KeptState", "kept_state", "open_checkpoint"]
+__all__ = ["STATE_BEFORE", "Checkpoint", "CheckpointError", "KeptState", "kept_state", "open_checkpoint"]
 
 FORMAT = 1
 ASKED_FILE = "checkpoint.json"
 SHARE, LEAST = 0.01, 5.0
 """Largest share of the time that is spent on writing states; seconds that a restart takes before its first one."""
+STATE_BEFORE = "the state before it is kept, and the same call goes on from there"
+"""Note of an error of a state that could not be written."""
 _REMEDY = "begin the fit anew in another folder"
 _COUNTS = ("epoch", "step", "kl_weight", "stop", "stop_reason", "history", "iterates")
 """What is kept of a `FitState` as it is."""
@@ -90,16 +92,23 @@ class KeptState:
 
 
 def kept_state(folder: Path) -> KeptState | None:
-    """How far a fit had got; None where there is no state, or its file is damaged.
+    """How far a fit had got; None where there is no state.
 
     Args:
         folder: The folder of `fit(checkpoint=)`.
+
+    Raises:
+        CheckpointError: If the file of the last state cannot be read.
     """
-    for restart in reversed(range(len(list(folder.glob("restart-*.json"))))):
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            kept = read_json(folder / f"restart-{restart}.json", _REMEDY)["kept"]
-            return KeptState(restart, int(kept["counts"]["epoch"]), bool(kept["finished"]))
-    return None
+    restarts = len(list(folder.glob("restart-*.json")))
+    if not restarts:
+        return None
+    file = folder / f"restart-{restarts - 1}.json"
+    try:
+        kept = _read_json(file, {"kept": dict})["kept"]
+        return KeptState(restarts - 1, int(kept["counts"]["epoch"]), bool(kept["finished"]))
+    except (KeyError, TypeError) as problem:
+        raise CheckpointError(str(damaged(file, problem, _REMEDY))) from problem
 
 
 def open_checkpoint(
@@ -294,6 +303,7 @@ class Checkpoint:
         try:
             written.write_bytes(stored)
             flush(written)
+            flush(written.parent)
             digest = _digest(stored, packed)
             write_json(self.file, {"format": FORMAT, "tensors": written.name, "digest": digest, "kept": packed}, None)
         except OSError as problem:
@@ -301,8 +311,10 @@ class Checkpoint:
                 written.unlink()
             unwritable = problem if isinstance(problem, Unwritable) else Unwritable(written, problem)
             if self._kept is not None or self._writes:
-                unwritable.add_note("the state before it is kept, and the same call goes on from there")
+                unwritable.add_note(STATE_BEFORE)
             raise unwritable from problem
+        with contextlib.suppress(OSError):
+            flush(written.parent)  # before what the state before needs is gone
         for stale in self.file.parent.glob(f"{self.file.stem}-step-*.safetensors"):
             if stale.name != written.name:
                 stale.unlink(missing_ok=True)

@@ -196,6 +196,7 @@ def fit(
     trainings: list[GateTraining | None] = []
     started, seconds = time.perf_counter(), 0.0
     resumed_at: int | None = None
+    was_done = False
     for number in range(restarts):
         point = None if folder is None else Checkpoint(folder, number, place)
         with flushed_denormals(), torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
@@ -238,6 +239,9 @@ def fit(
                 how = (before.name, before.compiled, clip, before.reason)
                 seconds += point.seconds
                 resumed_at = point.resumed_at_epoch
+            elif resumed_at is not None and was_done:  # an earlier call had done the restarts before, and not this one
+                resumed_at = 1
+            was_done = point is not None and point.finished
             stepper = Stepper(state.objective, state.optimizer, total, *how)
             stepper.report = before or stepper.report
             watching = (held_out, watchers, stop)

@@ -19,6 +19,7 @@ Keys of path.json:
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,6 +86,8 @@ def open_index(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
             _compare(folder, index, asked)
             index |= asked
         for stale in folder.glob(".point-*"):  # what a run that was killed was writing
+            if not re.fullmatch(r"\.point-\d{3}-\w{8}", stale.name):
+                continue  # somebody's own
             clear_leftovers(folder.absolute() / stale.name[1:].rpartition("-")[0])
             if stale.is_dir() and not (stale / OWNER_FILE).exists():  # of earlier versions
                 shutil.rmtree(stale)

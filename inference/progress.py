@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from bayesprune.inference.callbacks import Callback, FitState
@@ -53,4 +54,5 @@ class Progress(Callback):
 
     def on_fit_end(self, state: FitState) -> None:
         """Closes the bar."""
-        self._bar.stop()
+        with contextlib.suppress(OSError):  # the terminal may be closed
+            self._bar.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
 from collections.abc import Mapping
@@ -39,6 +40,8 @@ class RunningFit:
     Attributes:
         process: Number of the process.
         host: Name of the machine.
+        ended: Whether the process said itself that it ended, finished or not.
+        steps_before: Steps of all restarts that an earlier call had done, from which this one goes on.
         started: When the process was started (`this_process`); None where an earlier version wrote it.
         asked: What the fit was asked for, as it was given to `WriteTrace`.
         updated: When this was written, seconds since 1970.
@@ -67,13 +70,16 @@ class RunningFit:
     epoch_seconds: float = 0.0
     finished: bool = False
     started: float | None = None
+    ended: bool = False
+    steps_before: int = 0
 
     @property
     def seconds_left(self) -> float:
         """Time that the steps to come take if they take as long as those so far; NaN before the first epoch."""
         done = self.restart * self.steps + self.step
         left = 0 if self.finished else self.restarts * self.steps - done
-        return self.seconds / done * left if done else float("nan")
+        here = done - self.steps_before
+        return self.seconds / here * left if here > 0 else float("nan")
 
     @property
     def age(self) -> float:
@@ -83,6 +89,8 @@ class RunningFit:
     @property
     def alive(self) -> bool:
         """Whether the fit seems to be running: by its process on this machine, by its silence on another one."""
+        if self.ended:
+            return False
         running = is_running({"process": self.process, "started": self.started, "host": self.host})
         if running is not None:
             return running
@@ -93,7 +101,7 @@ _REMEDY = "is a fit writing its trace there?"
 _NEEDED = {"process": int, "host": str, "asked": dict, "updated": float}
 _MORE = {
     "seconds": float, "epoch": int, "epochs": int, "step": int, "steps": int, "restart": int, "restarts": int,
-    "epoch_seconds": float, "finished": bool, "started": (float, type(None)),
+    "epoch_seconds": float, "finished": bool, "ended": bool, "steps_before": int, "started": (float, type(None)),
 }  # fmt: skip
 
 
@@ -124,6 +132,7 @@ class WriteTrace(Callback):
         self._iterates: list[list[dict[str, float]]] = []
         self._gates: list[Any] = []
         self._began = self._due = 0.0
+        self._before = 0
         self._warned = False
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -144,7 +153,8 @@ class WriteTrace(Callback):
         """Starts the clock with the first restart."""
         if state.restart == 0:
             self._histories, self._iterates, self._gates = [], [], []
-            self._began, self._due = time.perf_counter(), 0.0
+            self._began, self._due, self._before = time.perf_counter(), 0.0, 0
+        self._before += state.step  # what an earlier call had done
         self._histories.append(state.history)  # the fit goes on filling them
         self._iterates.append(state.iterates)
         self._gates += [] if state.gate_training is None else [state.gate_training]
@@ -189,7 +199,14 @@ class WriteTrace(Callback):
         self._due = now + (now - began) * (1.0 / SHARE - 1.0)
 
     def _progress(self, **known: Any) -> RunningFit:
-        return RunningFit(asked=self.asked, updated=time.time(), **this_process(), **known)
+        return RunningFit(
+            asked=self.asked, updated=time.time(), **this_process(), **{"steps_before": self._before, **known}
+        )
+
+    def end(self) -> None:
+        """Says in progress.json that this process has ended, where it can be said; the rest stays as it is."""
+        with contextlib.suppress(OSError, ValueError):
+            write_json(self.folder / PROGRESS_FILE, {**asdict(read_progress(self.folder)), "ended": True})
 
 
 def read_progress(folder: str | Path) -> RunningFit:

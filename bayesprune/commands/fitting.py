@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
-import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from bayesprune.code_trust import repeating
+from bayesprune.code_trust import absolute, repeating
 from bayesprune.commands.console import figure, percent, stdout
 from bayesprune.commands.showing_gates import what_is_left
 from bayesprune.data import DATASETS, load_data
 from bayesprune.declaration import declare, resolve_prior
-from bayesprune.inference.checkpoint import CheckpointError
 from bayesprune.inference.fit import fit
 from bayesprune.inference.gating import Gating
 from bayesprune.inference.laplace_around import laplace_around
@@ -24,6 +24,7 @@ from bayesprune.models.files.flushing import flush_folder
 from bayesprune.models.files.json_file import read_regular
 from bayesprune.models.files.places import expanded
 from bayesprune.models.files.tensor_file import tensor_digest
+from bayesprune.models.files.unwritable import naming
 from bayesprune.models.unit_gates import UnitGates
 from bayesprune.part_folder import writing_part
 from bayesprune.run_folder import summarise_run, write_rest
@@ -126,9 +127,10 @@ def fit_run(
     root = None if data_root is None else str(expanded(data_root).absolute())
     begins_at = None if weights is None else expanded(weights)
     asked = {
-        "data": name, "network": network, "width": width, "prior": prior, "prior_settings": dict(settings or {}),
+        "data": data if data in DATASETS else os.path.realpath(name), "network": absolute(network), "width": width,
+        "network_code": _code_of(network), "prior": absolute(prior), "prior_settings": dict(settings or {}),
         "on": on and list(on), "guide": how.get("guide"), "seed": seed, "likelihood": likelihood, "epochs": epochs,
-        "weights": None if begins_at is None else f"{begins_at.absolute()}, content {_content(begins_at)}",
+        "weights": None if begins_at is None else f"{os.path.realpath(begins_at)}, content {_content(begins_at)}",
         **{key: value for key, value in how.items() if key != "callbacks"}, "gating": dict(gating or {}),
     }  # fmt: skip
     _refuse_infinity(asked)
@@ -139,22 +141,20 @@ def fit_run(
         if epochs == 0:
             fitted = laplace_around(model, splits.train)
         else:
-            try:
-                fitted = fit(
-                    model,
-                    splits.train,
-                    epochs=epochs,
-                    validation=splits.validation if len(splits.validation[0]) else None,
-                    seed=seed,
-                    progress=progress,
-                    checkpoint=part.state,
-                    **{**how, "callbacks": [*how.get("callbacks", ()), part.watcher]},
-                )
-            except CheckpointError as problem:
-                raise ValueError(f"{problem}; --fresh begins anew here") from problem
+            fitted = fit(
+                model,
+                splits.train,
+                epochs=epochs,
+                validation=splits.validation if len(splits.validation[0]) else None,
+                seed=seed,
+                progress=progress,
+                checkpoint=part.state,
+                **{**how, "callbacks": [*how.get("callbacks", ()), part.watcher]},
+            )
         with part.filled() as folder:
-            write_fit(fitted, folder)
-            flush_folder(folder)
+            with naming(folder, part.folder):
+                write_fit(fitted, folder)
+                flush_folder(folder)
             summary = summarise_run(
                 fitted,
                 declaration,
@@ -164,19 +164,37 @@ def fit_run(
                 starting_weights=None if begins_at is None else str(begins_at.absolute()),
                 gating_settings=dict(gating or {}) if isinstance(declared, UnitGates) else None,
             )
-            write_rest(folder, fitted, summary)
+            with naming(folder, part.folder):
+                write_rest(folder, fitted, summary)
     return summary
 
 
 def _content(file: Path) -> str:
     """Hexadecimal digits of a file's content; none where there is no such file, which is told later."""
-    return tensor_digest(read_regular(file, "give trained weights, as safetensors")) if file.is_file() else "none"
+    return tensor_digest(read_regular(file, "give another one")) if file.is_file() else "none"
+
+
+def _code_of(network: str) -> str | None:
+    """Hexadecimal digits of the file that a network of one's own stands in, whose forward nothing else tells."""
+    place, colon, _ = network.rpartition(":")
+    if not colon:
+        return None
+    if not place.endswith(".py"):
+        try:
+            found = importlib.util.find_spec(place)
+        except (ImportError, ValueError):  # told when it is imported
+            return None
+        place = "" if found is None or found.origin is None else found.origin
+    file = expanded(place) if place else None
+    return _content(file) if file is not None and file.is_file() else None
 
 
 def _refuse_infinity(asked: Mapping[str, Any]) -> None:
     for name, value in asked.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"--{name.replace('_', '-')} is {value}: give a finite number")
+        try:
+            json.dumps(value, allow_nan=False)
+        except ValueError as problem:
+            raise ValueError(f"--{name.replace('_', '-')} is {value}: give finite numbers") from problem
 
 
 def _gating(settings: Mapping[str, Any]) -> Gating:

@@ -99,7 +99,10 @@ def _state(progress: RunningFit) -> str:
 
 def _kept(folder: Path, restarts: int) -> list[tuple[str, str]]:
     """Where the command that was interrupted goes on."""
-    kept = what_is_kept(folder)
+    try:
+        kept = what_is_kept(folder)
+    except ValueError as problem:
+        return [("kept", str(problem))]
     if kept is None:
         return [("kept", "no state of training: the same command begins anew")]
     if kept.finished and kept.restart + 1 == restarts:

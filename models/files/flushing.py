@@ -10,7 +10,9 @@ from pathlib import Path
 __all__ = ["flush", "flush_folder"]
 
 
-_NO_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
+_NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
+"""What file systems that flush nothing answer, some of those in user space among them."""
+_NO_FOLDERS = (*_NO_FLUSH, errno.EBADF, errno.EACCES)
 """What file systems that cannot flush the entries of a folder answer, or folders that cannot be read."""
 
 
@@ -30,7 +32,7 @@ def flush(path: Path) -> None:
         finally:
             os.close(handle)
     except OSError as problem:
-        if not is_folder or problem.errno not in _NO_FOLDERS:
+        if problem.errno not in (_NO_FOLDERS if is_folder else _NO_FLUSH):
             raise
 
 

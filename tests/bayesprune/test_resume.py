@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +14,11 @@ import time
 import numpy as np
 import pytest
 
+import bayesprune.commands.fitting
 from bayesprune import cli
 from bayesprune.inference import checkpoint
-from bayesprune.inference.trace_file import WriteTrace
+from bayesprune.inference.fit import NonFiniteLossError
+from bayesprune.inference.trace_file import WriteTrace, read_progress
 from bayesprune.models.files.processes import _started
 from bayesprune.run_folder import read_summary
 from tests.oracles.same_runs import is_same
@@ -77,7 +81,7 @@ def test_the_same_command_goes_on_with_the_same_numbers(prior, more, arguments, 
     assert f"{tmp_path / 'run.part'} keeps the state after epoch 3" in err and "--fresh begins anew" in err
     assert command(*given[1]) == (0, "", "")
     assert is_same(tmp_path / "whole", tmp_path / "run")
-    assert read_summary(tmp_path / "run")["resumed_at_epoch"] == 4
+    assert read_summary(tmp_path / "run")["resumed_at_epoch"] == (1 if prior == "horseshoe" else 4)  # of restart 2
     assert read_summary(tmp_path / "whole")["resumed_at_epoch"] is None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "whole"]
     assert command(*given[2], "--seed", 1)[0] == 0
@@ -164,13 +168,131 @@ def test_a_damaged_state_is_refused_and_fresh_is_named(arguments, broken, refuse
     assert command(*arguments(tmp_path / "run"), "--fresh")[0] == 0
 
 
+@pytest.mark.parametrize("fresh", [False, True])
+def test_another_machine_goes_on_at_once_after_a_tidy_end(fresh, arguments, broken, command, tmp_path):
+    broken(arguments(tmp_path / "run"), 2, KeyboardInterrupt)
+    file = tmp_path / "run.part" / "progress.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "host": "elsewhere"}))
+    assert "seems to have died" in command("show", tmp_path / "run")[1]
+    assert command(*arguments(tmp_path / "run"), *(["--fresh"] if fresh else []))[0] == 0
+    assert read_summary(tmp_path / "run")["resumed_at_epoch"] == (None if fresh else 3)
+
+
+def test_a_fit_that_was_killed_elsewhere_gives_way_to_fresh_alone(arguments, broken, refused, command, tmp_path):
+    broken(arguments(tmp_path / "run"), 2)
+    file = tmp_path / "run.part" / "progress.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "host": "elsewhere", "ended": False}))
+    refused(arguments(tmp_path / "run"), "on elsewhere, last heard of", "wait until it has been silent", "--fresh")
+    assert (tmp_path / "run.part" / "state" / "restart-0.json").is_file()
+    assert command(*arguments(tmp_path / "run"), "--fresh")[0] == 0
+
+
+def test_a_run_that_comes_to_the_place_meanwhile_costs_no_fit(arguments, command, refused, tmp_path, monkeypatch):
+    run, part = tmp_path / "run", tmp_path / "run.part"
+    summarise = bayesprune.commands.fitting.summarise_run
+
+    def summarised(*given, **more):
+        run.mkdir()
+        (run / "fit.json").write_text("{}")
+        return summarise(*given, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("bayesprune.commands.fitting.summarise_run", summarised)
+        err = refused(arguments(run), "run exists already", f"the fit itself is in {part / 'run'}")
+    assert "nothing was written" not in err and (part / "run" / "fit.json").is_file()
+    shutil.rmtree(run)
+    assert command(*arguments(run))[0] == 0 and read_summary(run)["resumed_at_epoch"] == 5
+
+
+def test_a_state_that_cannot_be_read_is_not_taken_for_none(arguments, broken, refused, command, tmp_path):
+    broken(arguments(tmp_path / "run"), 2)
+    file = tmp_path / "run.part" / "state" / "restart-0.json"
+    stored = file.read_bytes()
+    file.write_bytes(stored[:-20])
+    for more in ((), ("--seed", 5)):
+        refused([*arguments(tmp_path / "run"), *more], "--fresh")
+    assert "is damaged" in command("show", tmp_path / "run")[1]
+    file.write_bytes(stored)
+    assert command(*arguments(tmp_path / "run"))[0] == 0 and read_summary(tmp_path / "run")["resumed_at_epoch"] == 3
+
+
+def test_a_refused_command_leaves_a_fit_that_is_done(arguments, command, refused, tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise Broken("no score")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("bayesprune.commands.fitting.summarise_run", fails)
+        assert command(*arguments(tmp_path / "run"))[0] == 1
+    refused([*arguments(tmp_path / "run"), "--seed", 7], "--seed 0, but now it is 7")
+    assert (tmp_path / "run.part" / "run" / "fit.json").is_file()
+
+
+def test_files_of_others_in_the_part_folder_neither_block_nor_go(arguments, broken, command, tmp_path):
+    broken(arguments(tmp_path / "run"), 2)
+    for name in (".DS_Store", ".nfs0001", "notes.txt"):
+        (tmp_path / "run.part" / name).write_text("mine")
+    assert command(*arguments(tmp_path / "run"))[0] == 0
+    assert [path.name for path in (tmp_path / "run.part").iterdir()] == ["notes.txt"]
+
+
+def test_a_changed_forward_is_another_network(data, broken, refused, tmp_path, arguments):
+    file = tmp_path / "net.py"
+    text = (
+        "import torch\nfrom torch import nn\nclass Net(nn.Module):\n    def __init__(self, shape, outputs):\n"
+        "        super().__init__()\n        self.a, self.b = nn.Linear(64, 8), nn.Linear(8, outputs)\n"
+        "    def forward(self, x):\n        return self.b(torch.{}(self.a(x)))\n"
+    )
+    file.write_text(text.format("relu"))
+    given = [*arguments(tmp_path / "run"), "--network", f"{file}:Net"]
+    broken(given, 2)
+    file.write_text(text.format("tanh"))
+    refused(given, "with the code of --network")
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_will_do(number, arguments, command, tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("bayesprune.part_folder.fcntl.flock", flock)
+    assert command(*arguments(tmp_path / "run"))[0] == 0
+
+
+def test_the_same_data_in_another_spelling_are_the_same(arguments, broken, command, data, tmp_path, monkeypatch):
+    broken(arguments(tmp_path / "run"), 2)
+    monkeypatch.chdir(data.parent)
+    given = [f"../{data.parent.name}/{data.name}" if one == data else one for one in arguments(tmp_path / "run")]
+    assert command(*given)[0] == 0 and read_summary(tmp_path / "run")["resumed_at_epoch"] == 3
+
+
+def test_after_a_loss_that_is_not_finite_nobody_is_sent_there_again(arguments, broken, tmp_path):
+    problem = NonFiniteLossError("the loss became non-finite at step 11")
+    code, _, err = broken(arguments(tmp_path / "run"), 2, problem)
+    assert code == 1 and "begin anew by --fresh, with other options" in err and "goes on there" not in err
+
+
+def test_the_time_that_is_left_counts_the_steps_of_this_call(arguments, broken, command, tmp_path, monkeypatch):
+    broken(arguments(tmp_path / "run", epochs=10), 8)
+    seen, write = [], WriteTrace._write
+
+    def written(watcher, state, finished):
+        write(watcher, state, finished)
+        seen.append(read_progress(watcher.folder))
+
+    monkeypatch.setattr("bayesprune.inference.trace_file.SHARE", 1.0)
+    monkeypatch.setattr(WriteTrace, "_write", written)
+    assert command(*arguments(tmp_path / "run", epochs=10))[0] == 0
+    assert seen[0].epoch == 9 and seen[0].steps_before == 8 * seen[0].step // 9
+    assert seen[0].seconds_left == pytest.approx(seen[0].seconds)
+
+
 # -- dead and living -----------------------------------------------------------------------------------------
 
 
 def test_a_process_number_that_was_given_away_again_does_not_block(arguments, broken, refused, command, tmp_path):
     broken(arguments(tmp_path / "run"), 2)
     file = tmp_path / "run.part" / "progress.json"
-    living = {**json.loads(file.read_text()), "process": os.getppid()}
+    living = {**json.loads(file.read_text()), "process": os.getppid(), "ended": False}
     started = _started(os.getppid())
     file.write_text(json.dumps({**living, "started": started}))
     refused(arguments(tmp_path / "run"), "another fit is being written to", f"process {os.getppid()}")
@@ -182,7 +304,7 @@ def test_a_process_number_that_was_given_away_again_does_not_block(arguments, br
 
 def test_what_was_killed_between_the_move_and_the_end_is_tidied_up(arguments, command, refused, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr("bayesprune.part_folder.shutil.rmtree", lambda *_, **__: None)
+        patched.setattr("bayesprune.part_folder._remove_part", lambda folder: None)
         assert command(*arguments(tmp_path / "run"))[0] == 0
     assert (tmp_path / "run.part" / "complete").is_file()
     refused(arguments(tmp_path / "run"), "run exists already")
@@ -302,8 +424,9 @@ def test_states_take_less_than_a_fiftieth_of_the_time(arguments, command, tmp_pa
         end(watcher, state)
 
     def write(file):
-        clock.now += 1.0
-        written.append(clock.now)
+        if file.suffix == ".safetensors":
+            clock.now += 1.0
+            written.append(clock.now)
         flush(file)
 
     monkeypatch.setattr(checkpoint, "time", clock)

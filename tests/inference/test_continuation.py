@@ -148,7 +148,7 @@ def test_a_run_that_was_killed_while_writing_loses_that_point_only(uninterrupted
         patch.setattr(path_folder, "write_json", write)
         with pytest.raises(Interrupted):
             quick(folder=folder)
-    (folder / ".point-002-abc").mkdir()  # what a fit that was being written leaves behind
+    (folder / ".point-002-abc12345").mkdir()  # what a fit that was being written leaves behind
     (folder / f".{INDEX_FILE}-abc").touch()
     assert (folder / "point-001").is_dir()  # written, but the index does not name it
     again = quick(folder=folder)
