@@ -1,7 +1,8 @@
-"""What it costs a fit to keep its state so that it can go on: LeNet-300-100, with `checkpoint=` and without, in turns.
+"""What it costs a fit to keep its state so that it can go on: LeNet-300-100, with and without, in turns.
 
-Run ``python -m benchmarks.state_cost``; it prints seconds, their ratio, how many states were written, and the share of
-the wall time that writing took, for a fit of a second and for one of half a minute or so. About 3 processor minutes.
+Three fits by turns: alone, with `checkpoint=`, and with the trace of `WriteTrace` besides, which is what the command line
+does. Run ``python -m benchmarks.state_cost``; it prints seconds, their ratios, how many states were written, and the
+share of the wall time that writing them took. About 4 processor minutes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import bayesprune as bp
 from bayesprune.inference.checkpoint import Checkpoint
 
 
-def measure(data: Any, epochs: int, folder: str | None) -> dict[str, float]:
+def measure(data: Any, epochs: int, folder: str | None, traced: bool = False) -> dict[str, float]:
     """Seconds of one fit; of those, seconds that writing states took, and their number."""
     torch.manual_seed(0)
     x, y = data.train
@@ -32,10 +33,18 @@ def measure(data: Any, epochs: int, folder: str | None) -> dict[str, float]:
         found["writing"] += time.perf_counter() - began
         found["states"] += point._due != before
 
+    watchers = [bp.WriteTrace(f"{folder}/trace")] if traced else []
+    state = None if folder is None else f"{folder}/state"
     began = time.perf_counter()
     with patch.object(Checkpoint, "write", timed):
-        bp.fit(model, (x, y), epochs=epochs, batch_size=64, path="plain", checkpoint=folder)
+        bp.fit(model, (x, y), epochs=epochs, batch_size=64, path="plain", checkpoint=state, callbacks=watchers)
     return {"seconds": time.perf_counter() - began, **found}
+
+
+def ratio(found: list[dict[str, float]], alone: list[float]) -> str:
+    """Median and range of the ratios of seconds within rounds."""
+    ratios = [one["seconds"] / other for one, other in zip(found, alone, strict=True)]
+    return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
 
 
 def main() -> None:
@@ -47,21 +56,21 @@ def main() -> None:
     torch.set_num_threads(1)
     data, began = bp.load_data("digits"), time.process_time()
     for epochs in options.epochs:
-        with_state, without = [], []
+        alone, kept, traced = [], [], []
         for _ in range(options.rounds):
-            without.append(measure(data, epochs, None)["seconds"])
-            with tempfile.TemporaryDirectory() as folder:
-                with_state.append(measure(data, epochs, f"{folder}/state"))
-        ratios = [one["seconds"] / other for one, other in zip(with_state, without, strict=True)]
-        shares = [one["writing"] / one["seconds"] for one in with_state]
-        states = statistics.median(one["states"] for one in with_state)
+            alone.append(measure(data, epochs, None)["seconds"])
+            for found, with_trace in ((kept, False), (traced, True)):
+                with tempfile.TemporaryDirectory() as folder:
+                    found.append(measure(data, epochs, folder, with_trace))
+        shares = [one["writing"] / one["seconds"] for one in kept]
         print(
-            f"{epochs} epochs, {statistics.median(without):.1f} s without: {states:.0f} states, writing takes "
-            f"{100 * statistics.median(shares):.2f} % of the time (at most {100 * max(shares):.2f} %), "
-            f"ratio of seconds {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+            f"{epochs} epochs, {statistics.median(alone):.1f} s alone: "
+            f"{statistics.median(one['states'] for one in kept):.0f} states, writing them takes "
+            f"{100 * statistics.median(shares):.2f} % of the time (at most {100 * max(shares):.2f} %); "
+            f"ratio of seconds {ratio(kept, alone)}, with the trace {ratio(traced, alone)}"
         )
     minutes = (time.process_time() - began) / 60
-    print(f"{2 * options.rounds} x {len(options.epochs)} fits, {minutes:.1f} processor minutes")
+    print(f"{3 * options.rounds} x {len(options.epochs)} fits, {minutes:.1f} processor minutes")
 
 
 if __name__ == "__main__":
