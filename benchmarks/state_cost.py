@@ -1,7 +1,7 @@
 """What it costs a fit to keep its state so that it can go on: LeNet-300-100, with and without, in turns.
 
-Three fits by turns: alone, with `checkpoint=`, and with the trace of `WriteTrace` besides, which is what the command line
-does. Run ``python -m benchmarks.state_cost``; it prints seconds, their ratios, how many states were written, and the
+Three fits by turns: alone, with `checkpoint=`, and with the trace of `WriteTrace` besides, as the command line
+does it. Run ``python -m benchmarks.state_cost``; it prints seconds, their ratios, how many states were written, and the
 share of the wall time that writing them took. About 4 processor minutes.
 """
 
