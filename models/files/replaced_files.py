@@ -41,7 +41,7 @@ def replaced_files(folder: Path, key: str) -> Iterator[tuple[Path, list[str]]]:
         Unwritable: If something cannot be written or replaced; the earlier files are as they were then.
     """
     path = Path(os.path.realpath(folder)) / key
-    with staging_folder(path, _put_together) as staging:
+    with staging_folder(path, _put_rest) as staging:
         new, removed = staging / _NEW, staging / _REMOVED
         new.mkdir()
         names: list[str] = []
@@ -58,6 +58,19 @@ def replaced_files(folder: Path, key: str) -> Iterator[tuple[Path, list[str]]]:
             os.rename(staging / _TOGETHER, new)  # they do not come after all
             raise
         flush(path.parent)
+
+
+def _put_rest(staging: Path, path: Path) -> None:
+    """Ends the replacement of a dead process, unless somebody has made a file of one of the names since."""
+    new = staging / _TOGETHER
+    if not new.is_dir():
+        return
+    staged = max((file.stat().st_mtime_ns for file in new.iterdir()), default=0)
+    for name in {file.name for part in (_TOGETHER, _REMOVED) for file in (staging / part).iterdir()}:
+        standing = path.parent / name
+        if standing.exists() and standing.stat().st_mtime_ns > staged:
+            raise FileExistsError(17, "it was made after a replacement was broken off", str(standing))
+    _put_together(staging, path)
 
 
 def _put_together(staging: Path, path: Path) -> None:

@@ -244,6 +244,18 @@ def test_a_kill_amid_several_files_leaves_no_mixture_that_could_be_used(tmp_path
     assert content(folder) == (old if (step, when) == (1, "before") else new)
 
 
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_what_was_made_after_a_kill_is_not_taken_for_what_was_to_go(tmp_path, step):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    several(folder, "first")
+    killed_child(tmp_path, step, "after", "files")
+    (folder / "mark").write_text("mine")
+    with pytest.raises(Killed), replaced_files(folder, "mark"):
+        raise Killed
+    assert (folder / "mark").read_text() == "mine"
+
+
 # ------------------------------------------------------------------------------------------------ files
 
 
