@@ -170,6 +170,10 @@ class Batches:
         """
         self._expected = (data_size, check)
 
+    def expect_nothing(self) -> None:
+        """Ends what `expect` began: once the last step is done, no batch may lose what was trained."""
+        self._expected = None
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields `(x, y)` batches of one pass.
 

@@ -269,6 +269,7 @@ def fit(
         settings["gating"] = [training.report for training in gated]
         trace = gate_variables(trace, gated[0].units(), [training.records for training in gated], gated[0].report)
     result = Fit(finished, trace, settings)
+    batches.expect_nothing()
     if any(_needs_fisher(restart.model) for restart in finished):
         for restart in finished:
             restart.fisher = diagonal_fisher(restart.model, restart.guide, batches)

@@ -19,6 +19,7 @@ from torch.utils.data import (
 import bayesprune as bp
 from bayesprune.inference.batches import Batches, length_or_none
 from bayesprune.inference.fingerprints import data_fingerprint
+from bayesprune.inference.shrinkage import diagonal_fisher
 
 torch.manual_seed(4)
 X = torch.randn(40, 4)
@@ -161,12 +162,36 @@ def test_data_that_can_be_read_only_once_are_not_read_after_the_last_step():
         fitted(DataLoader(spent, 10), steps=3)
 
 
+class Kept(bp.Callback):
+    """The model and the guide of a fit, and the Fisher information of some batches under them."""
+
+    def on_fit_end(self, state):
+        self.objective = state.objective
+
+    def fisher(self, data):
+        batches = Batches(data, 10, torch.device("cpu"), torch.float32)
+        return diagonal_fisher(self.objective.model, self.objective.guide, batches)["weight"]
+
+
 def test_the_fisher_information_of_data_read_only_once_is_of_the_batch_that_was_read_first():
-    done = fitted(DataLoader(Once(), 10), steps=3, prior=bp.Horseshoe())
-    assert done.restarts[0].fisher["weight"].shape == (2, 4) and float(done.restarts[0].fisher["weight"].min()) > 0
-    anew, batches = (
-        fitted(DataLoader(Stream(), 10), steps=3, prior=bp.Horseshoe()),
-        Batches(DataLoader(Stream(), 10), 10, torch.device("cpu"), torch.float32),
-    )
-    assert batches.kept is None and torch.equal(batches.first()[0], batches.kept[0])
-    assert not torch.equal(anew.restarts[0].fisher["weight"], done.restarts[0].fisher["weight"])
+    kept = Kept()
+    done = fitted(DataLoader(Once(), 10), steps=3, prior=bp.Horseshoe(), callbacks=[kept])
+    found = done.restarts[0].fisher["weight"]
+    assert torch.equal(found, kept.fisher([(X[:10], Y[:10])])) and not torch.equal(found, kept.fisher((X, Y)))
+
+
+def test_the_fisher_information_of_data_that_can_be_read_again_is_of_them():
+    kept = Kept()
+    done = fitted(DataLoader(Stream(), 10), steps=3, prior=bp.Horseshoe(), callbacks=[kept])
+    found = done.restarts[0].fisher["weight"]
+    again = kept.fisher([(X[i : i + 10], Y[i : i + 10]) for i in range(0, 40, 10)])
+    assert torch.equal(found, again) and not torch.equal(found, kept.fisher([(X[:10], Y[:10])]))
+
+
+def test_a_batch_that_training_did_not_come_to_loses_no_finished_fit():
+    labels = Y.clone()
+    labels[35] = 7
+    batches = [(X[i : i + 10], labels[i : i + 10]) for i in range(0, 40, 10)]
+    assert fitted(Moving(batches), steps=2, prior=bp.Horseshoe()).restarts[0].fisher is not None
+    with pytest.raises(ValueError, match="batch 4 of a pass over the data: labels run from"):
+        fitted(Moving(batches), steps=4, prior=bp.Horseshoe())
