@@ -22,7 +22,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision import datasets as torchvision_datasets
 
-from bayesprune.data_files import DataSource, read_folder, read_idx, read_npz, validate_arrays
+from bayesprune.data_files import DataSource, are_no_classes, read_folder, read_idx, read_npz, validate_arrays
 from bayesprune.inference.given_numbers import checked_seed
 from bayesprune.models.files.places import expanded
 
@@ -188,7 +188,8 @@ def _hold_out(y: _Array, stratified: bool, fraction: float, seed: int, what: str
 
 
 def _split_and_standardise(what: str, source: DataSource, fraction: float, seed: int) -> DataSplits:
-    stratified = source.classes is not None
+    labels = source.classes is not None
+    stratified = source.classes is not None and not are_no_classes(source.y, source.classes)  # counts
     x, y = source.x, source.y
     if source.x_test is None or source.y_test is None:
         rest, held = _hold_out(y, stratified, _TEST_FRACTION, _TEST_SEED, what)
@@ -210,7 +211,7 @@ def _split_and_standardise(what: str, source: DataSource, fraction: float, seed:
         else:
             inputs = _standardise(inputs, mean, sd, source.images)
         with np.errstate(over="ignore"):
-            targets = targets.astype(np.int64 if stratified else np.float32)
+            targets = targets.astype(np.int64 if labels else np.float32)
         for key, array in (("x", inputs), ("y", targets)):
             if not np.isfinite(array).all():
                 raise ValueError(f"{what}: {key} has values too large for float32: rescale them")

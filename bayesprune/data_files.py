@@ -17,7 +17,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["ARRAY_ERRORS", "DataSource", "read_folder", "read_idx", "read_npz", "reason_of", "validate_arrays"]
+__all__ = [
+    "ARRAY_ERRORS",
+    "DataSource",
+    "are_no_classes",
+    "read_folder",
+    "read_idx",
+    "read_npz",
+    "reason_of",
+    "validate_arrays",
+]
 
 _IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm")
 # What a file is, its content says, not its name, and there are formats that Pillow gives to another program: PostScript
@@ -37,6 +46,7 @@ _IMAGE_ERRORS = (
 
 _MOST_CLASSES_UNSEEN = 100
 """With so many classes or fewer, any of them may be absent from a file."""
+_MOST_LABEL = 2**63 - 1
 
 _Array = NDArray[Any]
 
@@ -131,8 +141,8 @@ def read_npz(path: Path) -> DataSource:
 
     Args:
         path: The file. Bytes `(N, height, width)` become images of one channel, `(N,)` one feature, and
-            targets `(N, 1)` become `(N,)`. There are as many classes as the largest label and one; classes without
-            an example are allowed, unless there are more than 100 classes and nine tenths of them have none.
+            targets `(N, 1)` become `(N,)`. There are as many classes as the largest label and one; whether whole
+            numbers are labels at all (`are_no_classes`) is asked where the likelihood is known.
 
     Raises:
         ValueError: In one sentence, if the file is missing, damaged, lacks an array or does not pass
@@ -165,7 +175,8 @@ def read_npz(path: Path) -> DataSource:
         if regression and y_test.dtype.kind in "iu":
             y_test = y_test.astype(np.float64)
         test_name = f"{path} (x_test, y_test)"
-        validate_arrays(x_test, y_test, classes=classes, what=test_name)
+        most = _MOST_LABEL if classes is not None and are_no_classes(y, classes) else classes  # counts have no largest
+        validate_arrays(x_test, y_test, classes=most, what=test_name)
         for key, one, other in (("x", x, x_test), ("y", y, y_test)):
             if other.shape[1:] != one.shape[1:]:
                 raise ValueError(
@@ -188,19 +199,24 @@ def read_npz(path: Path) -> DataSource:
 
 
 def _count_classes(labels: _Array, path: Path) -> int:
-    """The largest label plus one; refuses labels that are plainly no numbers of classes, such as 0, 1 and 3000.
+    """The largest label plus one."""
+    largest = int(labels.max())
+    if largest > _MOST_LABEL:
+        raise ValueError(f"{path}: the largest number in y is {largest}, but numbers below 2**63 are expected")
+    return largest + 1
 
-    A few classes may be absent, even most: only where more than `_MOST_CLASSES_UNSEEN` classes would be made and not
-    a tenth of them has an example is a label taken for an error, or for a mark of its own such as 255.
+
+def are_no_classes(labels: _Array, classes: int) -> bool:
+    """Whether whole numbers are plainly no numbers of classes, such as 0, 1 and 3000; they may be counts.
+
+    A few classes may be absent, even most: only where there would be more than `_MOST_CLASSES_UNSEEN` classes and not a
+    tenth of them has an example is a label taken for an error, for a mark of its own such as 255, or for a count.
+
+    Args:
+        labels: Whole numbers from 0 up, `(N,)`.
+        classes: How many classes there would be.
     """
-    values = np.unique(labels)
-    classes = int(values[-1]) + 1
-    if classes > max(_MOST_CLASSES_UNSEEN, 10 * len(values)):
-        raise ValueError(
-            f"{path}: the largest label in y is {classes - 1}, but there are {len(values)} different ones, so that "
-            f"nearly all of {classes} classes would have no example: number the classes from 0 up without gaps"
-        )
-    return classes
+    return classes > max(_MOST_CLASSES_UNSEEN, 10 * len(np.unique(labels)))
 
 
 def reason_of(problem: Exception) -> str:

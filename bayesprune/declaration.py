@@ -13,6 +13,7 @@ from torch import nn
 
 from bayesprune.code_trust import CodeTrust, absolute, allowed_code, is_code
 from bayesprune.data import DataSplits
+from bayesprune.data_files import are_no_classes
 from bayesprune.inference.unit_gate_estimators import estimator_named
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.files.places import expanded
@@ -149,8 +150,9 @@ def declare(
         width: Multiplies the widths of the network's hidden layers; default 1.
 
     Raises:
-        ValueError: If the likelihood is unknown or does not go with the targets, patterns are given for gates of
-            units, or a size or setting is out of the bounds of `bayesprune.models.size_bounds`.
+        ValueError: If the likelihood is unknown or does not go with the targets, labels are plainly no classes,
+            patterns are given for gates of units, or a size or setting is out of the bounds of
+            `bayesprune.models.size_bounds`.
     """
     if on is not None and prior == UNIT_GATES:
         raise ValueError(
@@ -165,6 +167,12 @@ def declare(
         if splits.classes is None:
             raise ValueError(
                 f"the targets of {splits.name} are numbers, which have no classes: use likelihood 'normal'"
+            )
+        if are_no_classes(targets.numpy(), splits.classes):
+            raise ValueError(
+                f"the largest label in {splits.name} is {splits.classes - 1}, but there are {len(targets.unique())} "
+                f"different ones, so that nearly all of {splits.classes} classes would have no example: number the "
+                "classes from 0 up without gaps, or say likelihood 'poisson' for counts"
             )
         outputs = splits.classes
     else:

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bayesprune.inference.batches import Batches, Data
 from bayesprune.inference.trainable_batch import trainable_batch
 from bayesprune.models.evaluation_mode import evaluation_mode
+from bayesprune.models.first_line import first_line
 
 __all__ = ["reestimate_statistics"]
 
@@ -136,7 +137,7 @@ def _forward(network: nn.Module, x: Tensor) -> None:
     try:
         network(x)
     except (RuntimeError, ValueError, IndexError) as problem:
-        reason = str(problem).splitlines()[0]
+        reason = first_line(problem)
         raise ValueError(f"the network does not take inputs of shape {tuple(x.shape)} ({reason})") from problem
 
 

@@ -12,9 +12,28 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.evaluation_mode import evaluation_mode
+from bayesprune.models.first_line import first_line
 from bayesprune.models.likelihoods import Likelihood
 
 Data = tuple[Tensor, Tensor] | Dataset[Any] | Iterable[Any]
+
+_LARGEST_SIZE = 2**63 - 1
+_BEYOND_TORCH = (torch.uint16, torch.uint32, torch.uint64)
+"""dtypes that torch stores, but hardly computes with."""
+
+
+def length_or_none(part: Any) -> int | None:
+    """The length of data or of a part of a loader; None where it has none, or does not tell.
+
+    Having `__len__` says little: that of a `ChainDataset` raises for streams, and so does that of a loader of one.
+
+    Args:
+        part: Anything.
+    """
+    try:
+        return len(part)
+    except (TypeError, NotImplementedError):
+        return None
 
 
 class Batches:
@@ -48,6 +67,8 @@ class Batches:
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        if batch_size > _LARGEST_SIZE:
+            raise ValueError(f"batch_size must be below 2**63, not {batch_size}: the number of examples is enough")
         if workers < 0:
             raise ValueError(f"workers is the number of loading processes, at least 0, not {workers}")
         self.batch_size, self.device, self.dtype, self.channels_last = batch_size, device, dtype, channels_last
@@ -64,7 +85,7 @@ class Batches:
             self.tensors = (self._place(x), self._place(y))
         elif isinstance(data, Dataset):
             is_stream = isinstance(data, IterableDataset)
-            if not is_stream and (not isinstance(data, Sized) or len(data) == 0):
+            if not is_stream and not length_or_none(data):
                 raise ValueError("the data set is empty, or has no length: give a Dataset with at least one example")
             self.loader = DataLoader(
                 data,
@@ -84,16 +105,14 @@ class Batches:
             raise ValueError("the loader has no batches: give it examples, at least a batch of them with drop_last")
         self._expected: tuple[int | None, Callable[[Tensor], None]] | None = None
         self._counted = False
+        self._first: tuple[Tensor, Tensor] | None = None
 
     @property
     def length(self) -> int | None:
         """Number of batches in a pass; None for a stream of data that does not tell."""
         if self.tensors is not None:
             return -(-len(self.tensors[0]) // self.batch_size)
-        try:
-            return len(self.loader)
-        except TypeError:
-            return None
+        return length_or_none(self.loader)
 
     def __len__(self) -> int:
         """Number of batches in a pass.
@@ -118,6 +137,18 @@ class Batches:
             )
         return epochs * self.length
 
+    def passes_in(self, steps: int, data_size: int) -> int:
+        """Number of passes that so many steps are, the last one begun; of a stream as many as its size lets expect.
+
+        Args:
+            steps: Number of steps.
+            data_size: Number of examples.
+        """
+        size = self.batch_size  # a loader has its own
+        if isinstance(self.loader, DataLoader) and self.loader.batch_size is not None:
+            size = self.loader.batch_size
+        return -(-steps // (self.length or -(-data_size // size)))
+
     def largest(self) -> int | None:
         """Number of examples of the largest batch, where it is known without reading data."""
         if self.tensors is not None:
@@ -126,18 +157,22 @@ class Batches:
             return max(len(batch[0]) for batch in self.loader)
         if not isinstance(self.loader, DataLoader) or self.loader.batch_size is None:
             return None
-        return min(
-            [self.loader.batch_size, *([len(self.loader.sampler)] if isinstance(self.loader.sampler, Sized) else [])]
-        )
+        drawn = length_or_none(self.loader.sampler)
+        return self.loader.batch_size if drawn is None else min(self.loader.batch_size, drawn)
 
     def expect(self, data_size: int | None, check: Callable[[Tensor], None]) -> None:
         """Has the batches of a loader looked at as they come, before anything is trained on them.
 
         Args:
-            data_size: How many examples the first whole pass is to have, unless it is one of `sizes`; None: any.
+            data_size: How many examples the first whole pass is to have, but for those that a loader leaves out or
+                repeats; None: any.
             check: Raises a ValueError for targets that do not fit.
         """
         self._expected = (data_size, check)
+
+    def expect_nothing(self) -> None:
+        """Ends what `expect` began: once the last step is done, no batch may lose what was trained."""
+        self._expected = None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields `(x, y)` batches of one pass.
@@ -150,31 +185,31 @@ class Batches:
             for rows in torch.randperm(len(x)).to(self.device).split(self.batch_size):
                 yield x[rows], y[rows]
             return
-        number, seen, length = 0, 0, None if self._counted else self.length
+        number, seen, largest, length = 0, 0, 0, None if self._counted else self.length
         batches = iter(self.loader)
         for batch in batches:
             number += 1
             x, y = self._checked(batch, number)
-            seen += len(x)
+            seen, largest = seen + len(x), max(largest, len(x))
             if number != length:  # what comes next is not looked at: a loader may draw random numbers for it
                 yield self._place(x), self._place(y)
                 continue
             following = next(batches, None)  # the examples have been counted before the last step of the first pass
             if following is None:
-                self._count(seen)
+                self._count(seen, largest)
             yield self._place(x), self._place(y)
             if following is not None:
                 x, y = self._checked(following, number + 1)
-                number, seen = number + 1, seen + len(x)
+                number, seen, largest = number + 1, seen + len(x), max(largest, len(x))
                 yield self._place(x), self._place(y)
-        self._count(seen)
+        self._count(seen, largest)
 
     def _checked(self, batch: Any, number: int) -> tuple[Any, Any]:
         """Inputs and targets of a loader's batch."""
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise ValueError("the loader must yield pairs (x, y) of inputs and targets")
         try:
-            x, y = (torch.as_tensor(part) for part in batch)
+            x, y = (_signed(torch.as_tensor(part)) for part in batch)
             if x.ndim == 0 or y.ndim == 0 or len(x) != len(y) or len(x) == 0:
                 raise ValueError(
                     f"it has inputs of shape {tuple(x.shape)} and targets of shape {tuple(y.shape)}: they must be as "
@@ -186,17 +221,35 @@ class Batches:
             raise ValueError(f"batch {number} of a pass over the data: {problem}") from problem
         return x, y
 
-    def _count(self, seen: int) -> None:
-        """Compares the examples of the first whole pass with what was expected."""
+    def _count(self, seen: int, largest: int) -> None:
+        """Compares the examples of the first whole pass, and of its largest batch, with what was expected."""
         if self._expected is None or self._counted:
             return
         self._counted = True
-        size, told = self._expected[0], self.sizes()
-        if size is not None and size != seen and size not in told:
+        size = self._expected[0]
+        if size is not None and not self._may_be(size, seen, largest):
             raise ValueError(
                 f"the model was made for data_size={size}, but a pass over the data has {seen} examples: make it with "
                 "the number of training examples"
             )
+
+    def _may_be(self, size: int, seen: int, largest: int) -> bool:
+        """Whether data of so many examples may give a pass of `seen`: a last batch may be left out, some come twice."""
+        loader, after = self.loader, seen + largest
+        if size == seen:
+            return True
+        if not isinstance(loader, DataLoader):  # it may be one around a loader that drops its last batch
+            return seen <= size < after
+        after = seen + largest * max(1, loader.num_workers)  # of a stream each worker drops one
+        if (loader.drop_last or loader.batch_size is None) and seen <= size < after:
+            return True
+        if loader.batch_sampler is None:  # the data set is one of batches
+            return False
+        whole = length_or_none(loader.dataset)
+        if size == whole and whole < after:
+            return True
+        drawn = None if loader.batch_size is None else length_or_none(loader.sampler)
+        return drawn is not None and seen <= drawn < after and size in (whole, drawn)
 
     def sizes(self) -> tuple[int, ...]:
         """Numbers of examples that a pass may be said to have; empty where a loader does not tell."""
@@ -204,19 +257,30 @@ class Batches:
             return (len(self.tensors[0]),)
         if isinstance(self.loader, (list, tuple)):
             return (sum(len(self._checked(batch, number)[0]) for number, batch in enumerate(self.loader, start=1)),)
-        if not isinstance(self.loader, DataLoader):
-            return ()
+        if not isinstance(self.loader, DataLoader) or self.loader.batch_size is None:
+            return ()  # with batch_size=None the data set is one of batches; a batch sampler draws what it likes
         told = (self.loader.dataset, self.loader.sampler)  # a sampler may leave examples out, or repeat them
-        return tuple(len(part) for part in told if isinstance(part, Sized))
+        return tuple(length for part in told if (length := length_or_none(part)) is not None)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether what the data say of their number is only known to be true when a pass has been counted."""
+        return isinstance(self.loader, DataLoader) and isinstance(self.loader.dataset, IterableDataset)
 
     def first(self) -> tuple[Tensor, Tensor]:
-        """The first batch, without touching the random state for data in memory."""
+        """The first batch, without touching the random state; that of a loader is read anew, and kept for `kept`."""
         if self.tensors is not None:
             return self.tensors[0][: self.batch_size], self.tensors[1][: self.batch_size]
         with torch.random.fork_rng(devices=[]):
             for batch in self:
+                self._first = batch
                 return batch
         raise ValueError("the data have no batches: give at least one example")
+
+    @property
+    def kept(self) -> tuple[Tensor, Tensor] | None:
+        """The batch of a loader that `first` read last: there may be no other after a fit, of data read only once."""
+        return self._first
 
     def _place(self, part: Any) -> Tensor:
         return placed(part, self.device, self.dtype, self.channels_last)
@@ -234,7 +298,7 @@ def placed(part: Any, device: torch.device, dtype: torch.dtype, channels_last: b
     Raises:
         ValueError: If finite numbers are too large for the dtype.
     """
-    part = torch.as_tensor(part)
+    part = _signed(torch.as_tensor(part))
     if part.is_inference():  # a tensor of torch.inference_mode() cannot be used where there are gradients
         part = part.clone()
     if not part.is_floating_point():
@@ -250,20 +314,29 @@ def placed(part: Any, device: torch.device, dtype: torch.dtype, channels_last: b
     return part.contiguous(memory_format=torch.channels_last) if channels_last and part.ndim == 4 else part
 
 
-def check_data(model: BayesianNetwork, batches: Batches) -> None:
+def _signed(part: Tensor) -> Tensor:
+    """Whole numbers without a sign, of two bytes or more, as int64."""
+    return part.long() if part.dtype in _BEYOND_TORCH else part
+
+
+def check_data(model: BayesianNetwork, batches: Batches) -> tuple[int, ...]:
     """Refuses, before training starts, data that the model cannot take; later batches of a loader as they come.
+
+    Returns:
+        The shape of one input.
 
     Raises:
         ValueError: For inputs that are not finite, that the network does not take, or targets that do not fit.
     """
     x, y = batches.tensors if batches.tensors is not None else batches.first()
     batches.expect(model.data_size, targets_check(model.likelihood, check_examples(model, x, y)))
-    sizes = batches.sizes()
+    sizes = () if batches.is_stream else batches.sizes()
     if sizes and model.data_size not in sizes:
         raise ValueError(
             f"the model was made for data_size={model.data_size}, but the data have {sizes[0]} examples: "
             "make it with the number of training examples"
         )
+    return tuple(x.shape[1:])
 
 
 def targets_check(likelihood: Likelihood, outputs: Tensor) -> Callable[[Tensor], None]:
@@ -300,8 +373,13 @@ def check_examples(model: BayesianNetwork, x: Tensor, y: Tensor) -> Tensor:
     try:
         with torch.no_grad(), evaluation_mode(model.network):
             outputs = model.network(x[: min(2, len(x))])
-    except (RuntimeError, ValueError, IndexError) as problem:
-        reason = str(problem).splitlines()[0]
+    except Exception as problem:  # forward is the user's code
+        reason = first_line(problem)
         raise ValueError(f"the network does not take inputs of shape {tuple(x.shape[1:])} ({reason})") from problem
+    if not torch.is_tensor(outputs) or outputs.ndim == 0:
+        got = "a single number" if torch.is_tensor(outputs) else f"a {type(outputs).__name__}"
+        raise ValueError(
+            f"the network returns {got}, but one tensor of outputs (n, ...) is expected: return that alone"
+        )
     model.likelihood.check(outputs[:1].expand(len(y), *outputs.shape[1:]), y)
     return outputs[:1]

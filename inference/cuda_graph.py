@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bayesprune.models.first_line import first_line
+
 _WARM_UP = 3
 """Runs before the capture, in which libraries choose their algorithms and compilers compile."""
 
@@ -40,7 +42,7 @@ def capture(
                 result = _capture(graph, step, held)
             except RuntimeError as problem:
                 captured = False
-                reason = str(problem).strip().splitlines()[0]
+                reason = first_line(problem)
                 warnings.warn(
                     f"the step cannot be captured as a CUDA graph ({reason}): it runs uncaptured", stacklevel=2
                 )

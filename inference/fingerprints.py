@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bayesprune.inference.batches import Data
+from bayesprune.inference.batches import Data, length_or_none
 from bayesprune.models.bayesian_network import BayesianNetwork
 
 __all__ = [
@@ -107,11 +107,8 @@ def data_fingerprint(data: Data) -> str:
     if isinstance(data, (tuple, list)) and all(torch.is_tensor(part) for part in data):
         heads = [f"{part.dtype} {tuple(part.shape)}".encode() for part in data]
         return _digest(*heads, *(part.detach().cpu().contiguous().view(torch.uint8).numpy() for part in data))
-    try:
-        size = str(len(data))  # type: ignore[arg-type]
-    except TypeError:  # a stream of data has no length, nor has a loader of one
-        size = "unknown"
-    return f"{type(data).__name__} of {size} elements"
+    size = length_or_none(data)
+    return f"{type(data).__name__} of {'unknown' if size is None else size} elements"
 
 
 def described(value: Any) -> Any:

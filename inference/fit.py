@@ -169,7 +169,7 @@ def fit(
     autocast = torch.bfloat16 if precision == "bfloat16" else None
     batches = Batches(data, batch_size, place, dtype, workers, channels_last)
     total = steps if steps is not None else batches.steps_in(epochs or 0)
-    passes = -(-total // (batches.length or -(-model.data_size // batch_size)))
+    passes = batches.passes_in(total, model.data_size)
     held_out = checked_pair(validation, place, dtype)
     settings: dict[str, Any] = {
         "guide": guide if isinstance(guide, str) or guide is None else dict(guide),
@@ -205,7 +205,7 @@ def fit(
             if number > 0 and start is None:
                 _reinitialise(copied)
             begin_training(copied.network)
-            check_data(copied, batches)
+            input_shape = check_data(copied, batches)
             check_trainable(copied.network, batches)
             if held_out is not None:
                 _check_validation(copied, held_out)
@@ -253,7 +253,7 @@ def fit(
             states.append(state)
             reports.append(stepper.report if point is None else point.report(stepper))
     settings |= {
-        "input_shape": list(batches.first()[0].shape[1:]),
+        "input_shape": list(input_shape),  # data that can be read only once are not read after training
         "epochs": states[0].epoch,
         "kl_warmup": states[0].kl_warmup,  # one rule for all restarts
         "stopped_early": [ending_of(state) for state in states if state.step < state.steps],
@@ -273,6 +273,7 @@ def fit(
         settings["gating"] = [training.report for training in gated]
         trace = gate_variables(trace, gated[0].units(), [training.records for training in gated], gated[0].report)
     result = Fit(finished, trace, settings)
+    batches.expect_nothing()
     if any(_needs_fisher(restart.model) for restart in finished):
         for restart in finished:
             restart.fisher = diagonal_fisher(restart.model, restart.guide, batches)

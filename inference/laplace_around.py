@@ -99,7 +99,7 @@ def laplace_around(
             "fix it, e.g. Normal(0.1)"
         )
     model.to(first.device).eval()
-    check_data(model, batches)
+    input_shape = check_data(model, batches)
     with torch.random.fork_rng(devices=[first.device] if first.device.type == "cuda" else []):
         torch.manual_seed(0)  # a loader that shuffles, and starting values, take random numbers
         guide = Guide(model, "meanfield")
@@ -116,7 +116,7 @@ def laplace_around(
         "seed": 0, "precision": str(first.dtype).removeprefix("torch."), "device": str(first.device),
         "weight_decay": weight_decay, "examples": examples, "kl_weight": 1.0, "tempered": False,
         "seconds": seconds, "data_sketch": data_sketch(data),
-        "input_shape": list(batches.first()[0].shape[1:]),
+        "input_shape": list(input_shape),
     }  # fmt: skip
     return Fit([Restart(model, guide, 0)], trace, settings)
 

@@ -18,6 +18,7 @@ from bayesprune.inference.metrics import expected_calibration_error
 from bayesprune.inference.seeded import seeded
 from bayesprune.inference.shrinkage import shrinkage_factor
 from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.first_line import first_line
 from bayesprune.models.hierarchy import WEIGHT
 from bayesprune.models.tensor_prior import TensorPrior
 
@@ -172,7 +173,7 @@ class Fit:
                 try:
                     parts = [functional_call(network, weights, (part,)) for part in x.split(batch_size)]
                 except (RuntimeError, ValueError) as problem:
-                    reason = str(problem).splitlines()[0]
+                    reason = first_line(problem)
                     raise ValueError(
                         f"the network does not take inputs of shape {tuple(x.shape)} ({reason})"
                     ) from problem

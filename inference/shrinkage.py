@@ -62,7 +62,10 @@ def diagonal_fisher(
 
 
 def _inputs(batches: Batches, examples: int) -> Any:
-    """Batches of inputs, `examples` of them in all: evenly spaced rows of data in memory, else the first ones."""
+    """Batches of inputs, `examples` of them in all: evenly spaced rows of data in memory, else the first ones.
+
+    Of a loader that gives nothing any more, because it can be read only once, the batch that was read before training.
+    """
     if batches.tensors is not None:
         x = batches.tensors[0]
         rows = torch.linspace(0, len(x) - 1, min(examples, len(x))).round().long()
@@ -74,6 +77,8 @@ def _inputs(batches: Batches, examples: int) -> Any:
         left -= len(x)
         if left <= 0:
             return
+    if left == examples and batches.kept is not None:
+        yield batches.kept[0][:examples]
 
 
 def shrinkage_factor(fisher: Tensor, sd: Tensor, data_size: int) -> Tensor:

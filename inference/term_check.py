@@ -30,6 +30,7 @@ from bayesprune.inference.families import (
 )
 from bayesprune.inference.paired import Pair, SlabFactor
 from bayesprune.inference.terms import Term, registered_term
+from bayesprune.models.first_line import first_line
 from bayesprune.models.hierarchy import is_distribution
 from bayesprune.models.tensor_prior import Site
 
@@ -213,7 +214,7 @@ class _Pairing:
         except ValueError as problem:
             raise ValueError(
                 f"{type(prior).__name__} has no density at a value of {self.factor.__name__} "
-                f"({str(problem).splitlines()[0][:100]}): check a prior whose support holds all that the guide draws"
+                f"({first_line(problem)[:100]}): check a prior whose support holds all that the guide draws"
             ) from problem
         return log_prob
 
@@ -224,9 +225,7 @@ class _Pairing:
         try:
             value = term(prior, q)
         except (RuntimeError, TypeError, AttributeError, IndexError) as problem:
-            raise ValueError(
-                f"{self.name} cannot be evaluated with {case}: {str(problem).splitlines()[0]}"
-            ) from problem
+            raise ValueError(f"{self.name} cannot be evaluated with {case}: {first_line(problem)}") from problem
         if not isinstance(value, Tensor) or value.ndim:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"type {type(value).__name__}"
             raise ValueError(
@@ -370,7 +369,7 @@ def _prior_parameters(
         made = build(scales)
     except (TypeError, ValueError, RuntimeError, AttributeError) as problem:
         raise ValueError(
-            f"check_term cannot make the prior with {_shapes(scales)} ({str(problem).splitlines()[0]}): "
+            f"check_term cannot make the prior with {_shapes(scales)} ({first_line(problem)}): "
             "give it a function of positive scales that returns the distribution"
         ) from problem
     if not is_distribution(made):

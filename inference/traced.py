@@ -23,6 +23,7 @@ from bayesprune.inference.families import BernoulliFamily, Family
 from bayesprune.inference.functional import GivenNoise, RecordNoise, functional
 from bayesprune.inference.objective import Objective, Terms, frozen_statistics, tracks_statistics
 from bayesprune.inference.paired import PairedFamily
+from bayesprune.models.first_line import first_line
 
 
 class UntraceableError(ValueError):
@@ -109,12 +110,12 @@ def trace(objective: Objective, x: Tensor, y: Tensor) -> Traced:
     except Exception as problem:  # whatever users' code raises on a traced tensor
         alone = _untraceable(objective)
         if not alone:
-            raise UntraceableError(f"the objective cannot be traced ({_first_line(problem)})") from problem
+            raise UntraceableError(f"the objective cannot be traced ({first_line(problem)[:200]})") from problem
     _check_alone(objective, alone)
     try:
         return _trace(objective, x, y, alone)
     except Exception as problem:
-        raise UntraceableError(f"the objective cannot be traced ({_first_line(problem)})") from problem
+        raise UntraceableError(f"the objective cannot be traced ({first_line(problem)[:200]})") from problem
 
 
 def leaves_of(objective: Objective) -> tuple[Leaf, ...]:
@@ -300,7 +301,3 @@ def _check_alone(objective: Objective, alone: Sequence[str]) -> None:
 
 def _dtype(objective: Objective) -> torch.dtype:
     return next(objective.guide.parameters()).dtype
-
-
-def _first_line(problem: Exception) -> str:
-    return str(problem).strip().splitlines()[0][:200] if str(problem).strip() else type(problem).__name__

@@ -30,6 +30,7 @@ from bayesprune.models.channel_records import Slice, Use
 from bayesprune.models.channel_ties import Ties
 from bayesprune.models.example_run import ExampleRun, placed
 from bayesprune.models.faithful_graph import refuse_another_graph
+from bayesprune.models.first_line import first_line
 from bayesprune.models.function_traces import FUNCTIONS
 from bayesprune.models.layer_traces import LAYERS, changed_by_hand
 from bayesprune.models.traced_graph import OUT_OF_PLACE, graph_of, refuse_reserved_names
@@ -152,7 +153,7 @@ class ChannelTrace(fx.Interpreter):
         except NotFollowedError:
             raise
         except Exception as problem:  # a handler does not know these arguments
-            failure = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+            failure = first_line(problem)
         if not failure:
             return result
         self.sizes.pop(n.name, None)
@@ -332,7 +333,7 @@ def trace_channels(network: nn.Module, example_input: Any, unknown: str = "refus
             run.run(*(part.clone() if torch.is_tensor(part) else part for part in here))
         except Exception as problem:  # whatever the user's layers raise
             shapes = ", ".join(str(tuple(part.shape)) if torch.is_tensor(part) else str(part) for part in inputs)
-            reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+            reason = first_line(problem)
             raise ValueError(f"the network does not take an example input of shape {shapes} ({reason})") from problem
         traced.examples, traced.changed = run.examples, run.changed
     traced.written = refuse_another_graph(untouched, traced.module, here)

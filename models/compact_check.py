@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_flatten
 
 from bayesprune.models.cutting import cut_units, fold
 from bayesprune.models.dead_units import LiveUnits
+from bayesprune.models.first_line import first_line
 from bayesprune.models.rounding_noise import rounding_noise
 from bayesprune.models.wider_inputs import (
     BATCH_SIZES,
@@ -171,7 +172,7 @@ class _Wider:
             with contextlib.redirect_stderr(io.StringIO()):
                 found = self._run(self._running[0], given)
         except Exception as problem:  # it does not take this input, which is no fault of the removal
-            found, reason = [], str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+            found, reason = [], first_line(problem)
         else:
             reason = ""
             if not keeps_batch(self._given, batch_size(self._example), found, given.count):
@@ -223,7 +224,7 @@ def _outputs(run: Runner, made: nn.Module) -> list[list[Tensor]]:
         with contextlib.redirect_stderr(io.StringIO()):  # a GraphModule prints where it fails
             return run(made)
     except Exception as problem:  # sizes that do not fit show themselves anyhow
-        reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+        reason = first_line(problem)
         raise ValueError(
             f"the compact network would not run ({reason}), so nothing was removed: the forward uses numbers of "
             "channels in a way that tracing cannot follow"

@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree
 
+from bayesprune.models.first_line import first_line
 from bayesprune.models.module_source import refuse_hooks
 from bayesprune.models.traced_graph import InPlaceTracer, refuse_reserved_names, take_out
 
@@ -34,7 +35,7 @@ def trace(network: nn.Module, inputs: tuple[Any, ...]) -> fx.Graph:
             graph = tracer.trace(network, concrete_args=held)
     except Exception as problem:  # the forward is the user's code, and a proxy in place of a tensor breaks it anyhow
         where = f"layer {tracer.inside!r}" if tracer.inside else "the network's forward"
-        reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+        reason = first_line(problem)
         control = isinstance(problem, fx.proxy.TraceError)
         because = "its control flow depends on the data" if control else f"{type(problem).__name__}: {reason}"
         raise ValueError(
@@ -102,7 +103,7 @@ def run_traced(network: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...]) -> 
             Run(fx.GraphModule(network, graph)).run(*cloned(inputs))
         except Exception as problem:  # whatever the user's layers raise
             shapes = ", ".join(str(tuple(part.shape)) if torch.is_tensor(part) else repr(part) for part in inputs)
-            reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+            reason = first_line(problem)
             raise ValueError(f"the network does not take an example input of shape {shapes} ({reason})") from problem
     return tensors, outputs
 

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from bayesprune.models.evaluation_mode import evaluation_mode
+from bayesprune.models.first_line import first_line
 
 __all__ = ["Latency", "LatencyRatio", "latency", "ratio"]
 
@@ -174,7 +175,7 @@ def _calibrated(name: str, network: Callable[..., Any], clock: _Clock) -> int:
     try:
         clock.seconds(network, 1)
     except Exception as problem:  # the network is the user's code
-        reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+        reason = first_line(problem)
         raise ValueError(
             f"{name!r} does not take the example input ({reason}): pass one that it can be called with"
         ) from problem

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from bayesprune.models.evaluation_mode import evaluation_mode
+from bayesprune.models.first_line import first_line
 
 __all__ = ["Macs", "count_macs", "count_nonzero", "own_weights"]
 
@@ -62,7 +63,7 @@ def count_macs(network: nn.Module, example_input: Any) -> dict[str, Macs]:
             network(*inputs)
         except Exception as problem:  # forward is the user's code
             shapes = ", ".join(str(tuple(part.shape)) if torch.is_tensor(part) else str(part) for part in inputs)
-            reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+            reason = first_line(problem)
             raise ValueError(
                 f"the network does not take an example input of shape {shapes} ({reason}): pass one that it can be "
                 "called with"

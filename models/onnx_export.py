@@ -28,6 +28,7 @@ from bayesprune.models.files.new_file import written_over
 from bayesprune.models.files.new_folder import folders_above
 from bayesprune.models.files.places import expanded
 from bayesprune.models.files.unwritable import Unwritable, permitted
+from bayesprune.models.first_line import first_line
 
 __all__ = ["export_onnx", "require_extra"]
 
@@ -68,7 +69,7 @@ def export_onnx(network: nn.Module, example_input: Any, file: str | Path) -> Pat
         with torch.no_grad():
             expected = [(batch, _pytree.tree_leaves(copied(*cloned(batch)))) for batch in (inputs, two)]
     except Exception as problem:  # whatever the user's layers raise
-        raise ValueError(f"the network does not take the example input ({_first_line(problem)})") from problem
+        raise ValueError(f"the network does not take the example input ({first_line(problem)})") from problem
     outputs = len(expected[0][1])
     names = ["output"] if outputs == 1 else [f"output_{k}" for k in range(outputs)]
     with permitted(), folders_above(place), written_over(place, _is_onnx, "an ONNX file") as staged:
@@ -111,7 +112,7 @@ def _export(network: nn.Module, inputs: tuple[Any, ...], file: str, outputs: lis
         if isinstance(cause, OSError) and Unwritable(file, cause).is_full:  # not the network's fault
             raise Unwritable(file, cause) from problem
         raise ValueError(
-            f"the network cannot be exported to ONNX ({type(cause).__name__}: {_first_line(cause)}): it needs a fixed "
+            f"the network cannot be exported to ONNX ({type(cause).__name__}: {first_line(cause)}): it needs a fixed "
             "sequence of layers that ONNX knows, whose control flow does not depend on data or batch size"
         ) from problem
 
@@ -129,7 +130,7 @@ def _compare(file: str, inputs: tuple[Any, ...], expected: list[Any]) -> None:
     except Exception as problem:  # onnxruntime's classes share no base
         double = any(part.dtype == torch.float64 for part in inputs)
         advice = "convert it to float32 by network.float()" if double else "write it with other layers"
-        raise ValueError(f"onnxruntime does not run the network ({_first_line(problem)}): {advice}") from problem
+        raise ValueError(f"onnxruntime does not run the network ({first_line(problem)}): {advice}") from problem
     if len(found) != len(expected) or not all(map(agree, expected, found)):
         raise ValueError(
             f"the exported network does not give what the network gives for a batch of {len(inputs[0])}: it may draw "
@@ -164,8 +165,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-def _first_line(problem: BaseException) -> str:
-    lines = str(problem).strip().splitlines()
-    return lines[0] if lines else type(problem).__name__

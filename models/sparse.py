@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
+from bayesprune.models.first_line import first_line
 from bayesprune.models.latency import latency, ratio
 from bayesprune.models.levels import DEFAULT_BLOCK
 from bayesprune.models.sparse_linear import SparseLinear
@@ -199,7 +200,7 @@ def _try(
         with torch.inference_mode():
             difference = float((linear(seen) - sparse(seen)).abs().max()) if seen.numel() else 0.0
     except RuntimeError as problem:  # this build of PyTorch lacks the kernel
-        reason = f"PyTorch does not run it ({str(problem).splitlines()[0]})"
+        reason = f"PyTorch does not run it ({first_line(problem)})"
         return SparseLayer((out, into), density, stored, False, reason), None
     found = latency({"dense": linear, "sparse": sparse}, seen, repeats, threads, seconds)
     gain = ratio(found["dense"], found["sparse"])

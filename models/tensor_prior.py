@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Transform, biject_to, constraints
 
+from bayesprune.models.first_line import first_line
 from bayesprune.models.fit_progress import FitProgress
 from bayesprune.models.hierarchy import PROGRESS, WEIGHT, Hierarchy, Latent, is_distribution
 from bayesprune.models.iid import Iid
@@ -427,7 +428,7 @@ def _validation() -> Iterator[None]:
         try:
             yield
         except ValueError as problem:
-            text = str(problem).splitlines()[0]
+            text = first_line(problem)
             if "to satisfy the constraint" not in text:
                 raise
             text = text.replace("but found invalid values:", "").strip().rstrip(",")

@@ -13,6 +13,7 @@ import torch
 from torch import fx, nn
 
 from bayesprune.models.expression_source import IN_PLACE
+from bayesprune.models.first_line import first_line
 
 __all__ = ["OUT_OF_PLACE", "InPlaceTracer", "graph_of", "refuse_reserved_names", "take_out"]
 
@@ -61,7 +62,7 @@ def graph_of(network: nn.Module, inputs: int) -> fx.Graph:
             "units can only be followed through a fixed sequence of layers; replace the branch"
         ) from problem
     except Exception as problem:  # forward is the user's code, and a proxy in place of a tensor may break it anyhow
-        reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+        reason = first_line(problem)
         raise ValueError(f"the network cannot be traced by torch.fx ({type(problem).__name__}: {reason})") from problem
     if held:
         for node in [node for node in graph.nodes if node.op == "placeholder"][inputs:]:

@@ -26,6 +26,7 @@ from bayesprune.models.files.json_file import damaged, need, read_json
 from bayesprune.models.files.new_file import check_new_file, new_file
 from bayesprune.models.files.places import expanded
 from bayesprune.models.files.tensor_file import infinite_buffers, not_finite, read_tensors
+from bayesprune.models.first_line import first_line
 from bayesprune.models.likelihoods import Likelihood
 from bayesprune.models.network_source import network_source
 from bayesprune.models.size_bounds import checked_count, checked_input_shape, checked_width
@@ -248,7 +249,7 @@ def _by_network(network: nn.Module, likelihood: Likelihood, x: Tensor, batch_siz
     try:
         outputs = torch.cat([network(part) for part in x.split(batch_size)])
     except (RuntimeError, ValueError) as problem:
-        reason = str(problem).splitlines()[0]
+        reason = first_line(problem)
         raise ValueError(f"the network does not take inputs of shape {tuple(x.shape)} ({reason})") from problem
     return likelihood.predict(outputs)
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from bayesprune.data import load_data
 from bayesprune.data_files import read_idx, validate_arrays
+from bayesprune.declaration import declare
 
 
 def refuses(call, message):
@@ -247,11 +248,46 @@ def test_fit_arrays_pass(y, classes):
 
 
 @pytest.mark.parametrize("wrong", [3000, 10**6, 255])
-def test_a_label_far_above_the_number_of_classes_is_refused(tmp_path, wrong):
+def test_a_label_far_above_the_number_of_classes_is_refused_where_labels_are_declared_classes(tmp_path, wrong):
     y = np.arange(200) % 2
     y[7] = wrong
     np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).normal(size=(200, 3)), y=y)
-    refuses(lambda: load_data(tmp_path / "d.npz"), f"the largest label in y is {wrong}, but there are 3 different ones")
+    splits = load_data(tmp_path / "d.npz")
+    message = f"the largest label in .*d.npz is {wrong}, but there are [23] different ones"
+    refuses(lambda: declare(splits, "lenet-300-100", "gaussian"), message)
+    refuses(lambda: declare(splits, "lenet-300-100", "gaussian", likelihood="categorical"), message)
+
+
+def test_whole_numbers_are_counts_where_the_likelihood_says_so(tmp_path):
+    counts = np.random.default_rng(0).poisson(2000, 300)
+    x = np.random.default_rng(1).normal(size=(300, 3))
+    np.savez(tmp_path / "d.npz", x=x, y=counts, x_test=x[:9], y_test=counts[:9] + 1000)
+    splits = load_data(tmp_path / "d.npz")
+    assert int(splits.test[1].min()) > int(splits.train[1].max())
+    declared = declare(splits, "lenet-300-100", "gaussian", likelihood="poisson")
+    assert (declared.outputs, declared.likelihood) == (1, "poisson")
+    refuses(lambda: declare(splits, "lenet-300-100", "gaussian"), "or say likelihood 'poisson' for counts")
+
+
+def test_counts_that_all_differ_are_split_as_numbers(tmp_path):
+    y = np.arange(300) * 1000
+    np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).normal(size=(300, 3)), y=y)
+    splits = load_data(tmp_path / "d.npz")
+    parts = [part[1] for part in (splits.train, splits.validation, splits.test)]
+    assert min(len(part) for part in parts) > 0 and sorted(torch.cat(parts).tolist()) == y.tolist()
+    assert parts[0].dtype == torch.int64
+
+
+def test_a_number_beyond_64_bits_is_told(tmp_path):
+    x = np.random.default_rng(0).normal(size=(40, 3))
+    for largest in (2**63, 2**63 - 1):
+        y = (np.arange(40) % 2).astype(np.uint64)
+        y[7] = largest
+        np.savez(tmp_path / "d.npz", x=x, y=y)
+        if largest == 2**63:
+            refuses(lambda: load_data(tmp_path / "d.npz"), "largest number in y is 9223372036854775808")
+        else:
+            assert load_data(tmp_path / "d.npz").classes == 2**63
 
 
 @pytest.mark.parametrize(

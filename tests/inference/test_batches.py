@@ -160,3 +160,55 @@ def test_images_can_be_laid_out_channels_last():
 def test_a_negative_number_of_workers_is_refused():
     with pytest.raises(ValueError, match="workers is the number of loading processes"):
         Batches((torch.zeros(2, 1), torch.zeros(2)), 1, torch.device("cpu"), torch.float32, workers=-1)
+
+
+class Odd(nn.Module):
+    """A network whose forward does what it is told to."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.layer, self.do = nn.Linear(2, 3), forward
+
+    def forward(self, x):
+        return self.do(self.layer(x))
+
+
+def raising(problem):
+    def forward(outputs):
+        raise problem
+
+    return forward
+
+
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        (raising(ValueError()), r"does not take inputs of shape \(2,\) \(ValueError\)"),
+        (raising(TypeError("no\nway")), r"does not take inputs of shape \(2,\) \(no\)"),
+        (raising(AssertionError()), r"does not take inputs of shape \(2,\) \(AssertionError\)"),
+        (lambda outputs: (outputs, outputs), "the network returns a tuple, but one tensor of outputs"),
+        (lambda outputs: outputs.sum(), "the network returns a single number, but one tensor of outputs"),
+    ],
+)
+def test_what_a_network_does_with_the_first_batch_is_told_in_a_sentence(forward, message):
+    for data in ((X, Y), DataLoader(Pairs(), 4)):
+        with pytest.raises(ValueError, match=message):
+            check_data(BayesianNetwork(Odd(forward), {"layer.weight": Gaussian()}, data_size=10), made(data))
+        check_data(BayesianNetwork(Odd(lambda x: x), {"layer.weight": Gaussian()}, data_size=10), made(data))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.uint32, torch.uint64])
+def test_labels_without_a_sign_are_labels(dtype):
+    y = Y.to(dtype)
+    for data in ((X, y), [(X, y)]):
+        check_data(model(), made(data))
+        assert sorted(torch.cat([part for _, part in made(data)]).tolist()) == sorted(Y.tolist())
+        with pytest.raises(ValueError, match="labels run from 0 to 7"):
+            wrong = torch.where(Y == 2, 7, Y).to(dtype)
+            check_data(model(), made((X, wrong) if isinstance(data, tuple) else [(X, wrong)]))
+
+
+def test_a_batch_size_beyond_64_bits_is_told_in_a_sentence():
+    with pytest.raises(ValueError, match=r"batch_size must be below 2\*\*63"):
+        made(size=2**70)
+    assert len(list(made(size=2**63 - 1))) == 1

@@ -281,6 +281,7 @@ def test_a_check_repeats_itself_and_leaves_the_global_random_state_alone():
         ((NORMAL, Factor), "cannot draw from a Factor: derive it from one of SlabFactor"),
         ((3.0, NormalFactor), "takes a distribution or a function of scales that returns one, not 3.0"),
         ((lambda scale: scale, NormalFactor), "must return a distribution, but returned Tensor"),
+        ((lambda scale: exec("raise ValueError"), NormalFactor), r"cannot make the prior with .* \(ValueError\)"),
         ((lambda a, b: dist.Normal(a, torch.zeros(7)), NormalFactor), "cannot make the prior with the prior's a of"),
         (
             (dist.Gamma(3.0, 1.0), NormalFactor, lambda p, q: q.value.sum()),
