@@ -171,6 +171,7 @@ def fit(
     total = steps if steps is not None else batches.steps_in(epochs or 0)
     passes = -(-total // (batches.length or -(-model.data_size // batch_size)))
     held_out = checked_pair(validation, place, dtype)
+    sketch = data_sketch(data)  # before the training, which an error after it would lose
     settings: dict[str, Any] = {
         "guide": guide if isinstance(guide, str) or guide is None else dict(guide),
         "steps": total, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
@@ -253,7 +254,7 @@ def fit(
         "epochs": states[0].epoch,
         "kl_warmup": states[0].kl_warmup,  # one rule for all restarts
         "stopped_early": [ending_of(state) for state in states if state.step < state.steps],
-        "data_sketch": data_sketch(data),
+        "data_sketch": sketch,
         "tempered": any(state.kl_weight != 1.0 for state in states),
         "seconds": seconds + time.perf_counter() - started,
         "resumed_at_epoch": resumed_at,

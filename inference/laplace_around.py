@@ -100,6 +100,7 @@ def laplace_around(
         )
     model.to(first.device).eval()
     check_data(model, batches)
+    sketch = data_sketch(data)
     with torch.random.fork_rng(devices=[first.device] if first.device.type == "cuda" else []):
         torch.manual_seed(0)  # a loader that shuffles, and starting values, take random numbers
         guide = Guide(model, "meanfield")
@@ -115,7 +116,7 @@ def laplace_around(
         "guide": "meanfield", "method": "diagonal Laplace approximation, nothing trained", "steps": 0, "epochs": 0,
         "seed": 0, "precision": str(first.dtype).removeprefix("torch."), "device": str(first.device),
         "weight_decay": weight_decay, "examples": examples, "kl_weight": 1.0, "tempered": False,
-        "seconds": seconds, "data_sketch": data_sketch(data),
+        "seconds": seconds, "data_sketch": sketch,
         "input_shape": list(batches.first()[0].shape[1:]),
     }  # fmt: skip
     return Fit([Restart(model, guide, 0)], trace, settings)
