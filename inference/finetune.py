@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bayesprune.inference.batches import Batches, Data, check_examples, targets_check
 from bayesprune.inference.fit import NonFiniteLossError, OptimizerChoice
 from bayesprune.inference.fit_arguments import resolve_device
-from bayesprune.inference.given_numbers import checked_seed, whole_number
+from bayesprune.inference.given_numbers import checked_seed, real_number, whole_number
 from bayesprune.inference.prune import PruneResult, _report
 from bayesprune.inference.schedules import Schedule, schedule_named
 from bayesprune.inference.trainable_batch import check_trainable, trainable_batch
@@ -82,6 +82,7 @@ def finetune(
         whole_number("batch_size", batch_size),
         checked_seed(seed),
     )
+    learning_rate = real_number("learning_rate", learning_rate) if isinstance(optimizer, str) else learning_rate
     likelihood = _checked(result, likelihood)
     place = resolve_device(device)
     network, likelihood = copy.deepcopy(result.network), copy.deepcopy(likelihood)

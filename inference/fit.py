@@ -19,7 +19,7 @@ from bayesprune.inference.denormals import flushed_denormals
 from bayesprune.inference.endings import ending_of
 from bayesprune.inference.fit_arguments import (
     PRECISIONS,
-    check_arguments,
+    checked_arguments,
     checked_callbacks,
     checked_length,
     checked_pair,
@@ -163,7 +163,17 @@ def fit(
     particles, workers = whole_number("particles", particles), whole_number("workers", workers, least=0)
     seed = checked_seed(seed)
     watchers = [*checked_callbacks(callbacks), *([Progress()] if progress else [])]
-    check_arguments(model, locals())  # all that stands in the signature, by name
+    given = checked_arguments(model, {
+        "guide": guide, "start": start, "restarts": restarts, "particles": particles, "optimizer": optimizer,
+        "learning_rate": learning_rate, "schedule": schedule, "kl_warmup": kl_warmup, "kl_weight": kl_weight,
+        "precision": precision, "gate_estimator": gate_estimator, "gating": gating, "path": path, "compiled": compiled,
+        "unit_gate_estimator": unit_gate_estimator, "clip": clip, "sticking_the_landing": sticking_the_landing,
+        "local_reparameterisation": local_reparameterisation, "channels_last": channels_last, "stop": stop,
+        "progress": progress, "checkpoint": checkpoint,
+    })  # fmt: skip
+    learning_rate, kl_warmup, kl_weight, clip = (given[n] for n in ("learning_rate", "kl_warmup", "kl_weight", "clip"))
+    flags = ("compiled", "sticking_the_landing", "local_reparameterisation", "channels_last")
+    compiled, sticking_the_landing, local_reparameterisation, channels_last = (given[flag] for flag in flags)
     unit_estimator = None if unit_gate_estimator is None else estimator_named(unit_gate_estimator)
     place, dtype = resolve_device(device), PRECISIONS[precision]
     autocast = torch.bfloat16 if precision == "bfloat16" else None

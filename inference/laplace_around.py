@@ -22,6 +22,7 @@ from bayesprune.inference.trace import inclusion_record, scale_record, trace_dat
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.gaussian import Gaussian
 from bayesprune.models.likelihoods import Likelihood
+from bayesprune.models.plain_numbers import plain_number
 
 EXAMPLES = 1000
 """Training examples over which the curvature is averaged unless said otherwise."""
@@ -75,6 +76,7 @@ def laplace_around(
             cannot be known.
     """
     began = time.perf_counter()
+    weight_decay, examples = plain_number(weight_decay), plain_number(examples)  # settings are saved
     if weight_decay is not None and not 0.0 <= weight_decay < float("inf"):
         raise ValueError(f"weight_decay must be None, zero or a positive number, not {weight_decay}")
     if examples < 1:
