@@ -37,7 +37,7 @@ from bayesprune.inference.result import Fit, Restart
 from bayesprune.inference.schedules import Schedule, scaled, schedule_named, warmup
 from bayesprune.inference.shrinkage import diagonal_fisher
 from bayesprune.inference.trace import gate_variables, inclusion_record, scale_record, trace_dataset
-from bayesprune.inference.trainable_batch import NothingTrainableError, check_trainable, trainable_batch
+from bayesprune.inference.trainable_batch import NothingTrainableError, TrainableBatches, check_trainable
 from bayesprune.inference.unit_gate_estimators import UnitGateEstimator, estimator_named
 from bayesprune.inference.warm_start import begin_at
 from bayesprune.models.bayesian_network import BayesianNetwork
@@ -301,7 +301,7 @@ def _run(
     """The training loop of one restart; with gates of units, objective and optimizer are those of what is left."""
     objective, optimizer = state.objective, state.optimizer
     base_rates = [group["lr"] for group in optimizer.param_groups]
-    record_every = max(1, state.steps // ITERATES)
+    record_every, trainable = max(1, state.steps // ITERATES), TrainableBatches()
     begin_training(objective.model.network, objective)
     for watcher in watchers:
         watcher.on_fit_start(state)
@@ -314,7 +314,7 @@ def _run(
             chunk: list[float] = []
             taken = 0
             for x, y in batches:
-                if not trainable_batch(objective.model.network, x):
+                if not trainable(objective.model.network, x):
                     state.step += 1  # it counts, so that a pass has as many steps for every loader
                     if state.step >= state.steps:
                         break
@@ -340,7 +340,8 @@ def _run(
                     objective, optimizer = state.objective, state.optimizer
                     stepper.go_on_with(objective, optimizer)
                     base_rates = [group["lr"] for group in optimizer.param_groups]  # a group may have left
-                if state.step % record_every == 0:
+                last = state.iterates[-1]["step"] if state.iterates else 0
+                if state.step // record_every > last // record_every:  # the very step may have been left out
                     mean = sum(chunk) / len(chunk)
                     state.iterates.append({"step": state.step, "negative_elbo": mean, **scale_record(objective.guide)})
                     chunk = []

@@ -20,6 +20,7 @@ from bayesprune.inference.reduction import fixed_prior_sd
 from bayesprune.inference.result import Fit, Restart
 from bayesprune.inference.trace import inclusion_record, scale_record, trace_dataset
 from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.evaluation_mode import remember_held
 from bayesprune.models.gaussian import Gaussian
 from bayesprune.models.likelihoods import Likelihood
 from bayesprune.models.plain_numbers import plain_number
@@ -100,6 +101,7 @@ def laplace_around(
             f"the likelihood {model.likelihood.name} has a parameter to learn, but nothing is trained here: "
             "fix it, e.g. Normal(0.1)"
         )
+    remember_held(model.network)
     model.to(first.device).eval()
     check_data(model, batches)
     sketch = data_sketch(data)
