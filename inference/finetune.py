@@ -50,7 +50,8 @@ def finetune(
     inside its weight tensors (those of two or more dimensions). They are zero after every step, whatever momentum or
     weight decay the optimizer has. All else that requires gradients is trained: kept weights, biases,
     normalisation, and what the likelihood learns (the scale of a `Normal`); running statistics of batch
-    normalisation follow by their momentum.
+    normalisation follow by their momentum. Layers that were held in evaluation mode in the fit stay so;
+    `result.network.train()` lets them go.
 
     Args:
         result: What `prune` or `compact` returned; it is left as it was.
