@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bayesprune.inference.batches import Batches, Data
-from bayesprune.inference.trainable_batch import trainable_batch
-from bayesprune.models.evaluation_mode import evaluation_mode
+from bayesprune.inference.trainable_batch import TrainableBatches, seen_by
+from bayesprune.models.evaluation_mode import evaluation_mode, held_in_evaluation
 from bayesprune.models.first_line import first_line
 
 __all__ = ["reestimate_statistics"]
@@ -31,8 +31,9 @@ def reestimate_statistics(network: nn.Module, data: Data, batch_size: int = 256)
     They become the mean and the unbiased variance of all values that a layer sees while it and the layers before it
     normalise by batch, as in training. Only batch normalisation is in training mode meanwhile (dropout is off).
     Modes, momentum and the global random state are left as they were. Layers without running statistics, and
-    those that the network does not use, are skipped; batches of a single example, of which a layer would get one value
-    of each channel, are left out, as they have no variance.
+    those that the network does not use, are skipped, and so are layers that are held in evaluation mode: those that
+    are in it while the network is in training mode, or that were when it was fitted. Batches of a single example, of
+    which a layer would get one value of each channel, are left out, as they have no variance.
 
     Args:
         network: The network; its buffers are changed.
@@ -46,7 +47,10 @@ def reestimate_statistics(network: nn.Module, data: Data, batch_size: int = 256)
         ValueError: If the network does not take the data, or statistics would not be finite; the network is then
             as it was.
     """
-    layers = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    held = set(held_in_evaluation(network))
+    layers = [
+        m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None and m not in held
+    ]
     if not layers:
         return 0
     tensors = itertools.chain(network.parameters(), network.buffers())
@@ -58,8 +62,9 @@ def reestimate_statistics(network: nn.Module, data: Data, batch_size: int = 256)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices), _watched(network, layers) as seen:
             torch.manual_seed(_SEED)
+            trainable = TrainableBatches()
             for x, _ in batches:
-                if trainable_batch(network, x):
+                if trainable(network, x):
                     _forward(network, x)
         found = _checked(seen)
     finally:
@@ -115,14 +120,14 @@ def _watched(network: nn.Module, layers: list[_BatchNorm]) -> Iterator[dict[_Bat
     """
     seen: dict[_BatchNorm, _Moments] = {}
 
-    def watch(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def watch(layer: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
         assert isinstance(layer, _BatchNorm)
         if not layer.training:
-            return  # `trainable_batch` tries a batch
-        more = _Moments.of(inputs[0])
+            return  # `TrainableBatches` tries a batch
+        more = _Moments.of(seen_by(inputs, named))
         seen[layer] = seen[layer] + more if layer in seen else more
 
-    hooks = [layer.register_forward_pre_hook(watch) for layer in layers]
+    hooks = [layer.register_forward_pre_hook(watch, with_kwargs=True) for layer in layers]
     try:
         with evaluation_mode(network):
             for layer in layers:

@@ -69,11 +69,12 @@ def _is_same(one: Any, other: Any) -> bool:
 
 def _of_tensor(part: Tensor) -> dict[str, Any]:
     rows = part.reshape(len(part), -1) if part.ndim and part.numel() else part.reshape(-1, 1)
-    largest = float(rows.abs().max()) if rows.numel() else 0.0
-    unit = largest or 1.0  # so that no square is too large
     by_row, by_column = _signs(len(rows), 0), _signs(rows.shape[1], 1)
     square, sums = 0.0, torch.zeros(_SUMS, dtype=torch.float64)
     many = max(1, _CHUNK // rows.shape[1])
+    # Float64 first: booleans have no absolute value, and that of an int8 of -128 is -128 again.
+    largest = max((float(chunk.cpu().double().abs().max()) for chunk in rows.split(many) if chunk.numel()), default=0.0)
+    unit = largest or 1.0  # so that no square is too large
     for start in range(0, len(rows), many):
         numbers = rows[start : start + many].cpu().double() / unit
         square += float(numbers.square().sum())

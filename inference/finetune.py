@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from bayesprune.inference.batches import Batches, Data, check_examples, targets_check
 from bayesprune.inference.fit import NonFiniteLossError, OptimizerChoice
 from bayesprune.inference.fit_arguments import resolve_device
-from bayesprune.inference.given_numbers import checked_seed, whole_number
+from bayesprune.inference.given_numbers import checked_seed, real_number, whole_number
 from bayesprune.inference.prune import PruneResult, _report
 from bayesprune.inference.schedules import Schedule, schedule_named
-from bayesprune.inference.trainable_batch import check_trainable, trainable_batch
+from bayesprune.inference.trainable_batch import NothingTrainableError, TrainableBatches, check_trainable
 from bayesprune.models.compact import CompactResult
 from bayesprune.models.evaluation_mode import begin_training, evaluation_mode
 from bayesprune.models.likelihoods import Likelihood
@@ -50,15 +50,16 @@ def finetune(
     inside its weight tensors (those of two or more dimensions). They are zero after every step, whatever momentum or
     weight decay the optimizer has. All else that requires gradients is trained: kept weights, biases,
     normalisation, and what the likelihood learns (the scale of a `Normal`); running statistics of batch
-    normalisation follow by their momentum.
+    normalisation follow by their momentum. Layers that were held in evaluation mode in the fit stay so;
+    `result.network.train()` lets them go.
 
     Args:
         result: What `prune` or `compact` returned; it is left as it was.
         data: Training data: `(x, y)` tensors, a `Dataset` or a `DataLoader`. All of it is permuted each epoch.
         epochs: Passes over the data.
         learning_rate: Of the two named optimizers; default 1e-3.
-        batch_size: Examples a step; default 128. A batch of one example is left out where batch normalisation cannot be
-            trained on it.
+        batch_size: Examples a step; default 128. A batch of one example that batch normalisation cannot be trained on
+            is left out, and counts as a step.
         optimizer: ``"adam"`` (default), ``"sgd"`` (momentum 0.9), or a callable from parameter groups to a torch
             optimizer.
         schedule: Factor on the learning rate: ``"cosine"`` (default: from 1 to 0), ``"hold-cosine"``,
@@ -82,6 +83,7 @@ def finetune(
         whole_number("batch_size", batch_size),
         checked_seed(seed),
     )
+    learning_rate = real_number("learning_rate", learning_rate) if isinstance(optimizer, str) else learning_rate
     likelihood = _checked(result, likelihood)
     place = resolve_device(device)
     network, likelihood = copy.deepcopy(result.network), copy.deepcopy(likelihood)
@@ -117,10 +119,12 @@ def _train(
     steps, step, losses = batches.steps_in(epochs), 0, []
     begin_training(network)
     check_trainable(network, batches)
+    trainable = TrainableBatches()
     for _ in range(epochs):
         total, examples = 0.0, 0
         for x, y in batches:
-            if not trainable_batch(network, x):
+            if not trainable(network, x):
+                step += 1  # it counts, as in `fit`, so that the schedule comes to its end
                 continue
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * schedule(step / steps)
@@ -140,7 +144,9 @@ def _train(
                     f"the loss became non-finite at step {step} of fine-tuning: lower learning_rate"
                 )
             total, examples = total + value * len(x), examples + len(x)
-        losses.append(total / max(examples, 1))
+        if not examples:
+            raise NothingTrainableError
+        losses.append(total / examples)
     return losses
 
 

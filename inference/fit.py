@@ -19,7 +19,7 @@ from bayesprune.inference.denormals import flushed_denormals
 from bayesprune.inference.endings import ending_of
 from bayesprune.inference.fit_arguments import (
     PRECISIONS,
-    check_arguments,
+    checked_arguments,
     checked_callbacks,
     checked_length,
     checked_pair,
@@ -37,7 +37,7 @@ from bayesprune.inference.result import Fit, Restart
 from bayesprune.inference.schedules import Schedule, scaled, schedule_named, warmup
 from bayesprune.inference.shrinkage import diagonal_fisher
 from bayesprune.inference.trace import gate_variables, inclusion_record, scale_record, trace_dataset
-from bayesprune.inference.trainable_batch import NothingTrainableError, check_trainable, trainable_batch
+from bayesprune.inference.trainable_batch import NothingTrainableError, TrainableBatches, check_trainable
 from bayesprune.inference.unit_gate_estimators import UnitGateEstimator, estimator_named
 from bayesprune.inference.warm_start import begin_at
 from bayesprune.models.bayesian_network import BayesianNetwork
@@ -163,7 +163,17 @@ def fit(
     particles, workers = whole_number("particles", particles), whole_number("workers", workers, least=0)
     seed = checked_seed(seed)
     watchers = [*checked_callbacks(callbacks), *([Progress()] if progress else [])]
-    check_arguments(model, locals())  # all that stands in the signature, by name
+    given = checked_arguments(model, {
+        "guide": guide, "start": start, "restarts": restarts, "particles": particles, "optimizer": optimizer,
+        "learning_rate": learning_rate, "schedule": schedule, "kl_warmup": kl_warmup, "kl_weight": kl_weight,
+        "precision": precision, "gate_estimator": gate_estimator, "gating": gating, "path": path, "compiled": compiled,
+        "unit_gate_estimator": unit_gate_estimator, "clip": clip, "sticking_the_landing": sticking_the_landing,
+        "local_reparameterisation": local_reparameterisation, "channels_last": channels_last, "stop": stop,
+        "progress": progress, "checkpoint": checkpoint,
+    })  # fmt: skip
+    learning_rate, kl_warmup, kl_weight, clip = (given[n] for n in ("learning_rate", "kl_warmup", "kl_weight", "clip"))
+    flags = ("compiled", "sticking_the_landing", "local_reparameterisation", "channels_last")
+    compiled, sticking_the_landing, local_reparameterisation, channels_last = (given[flag] for flag in flags)
     unit_estimator = None if unit_gate_estimator is None else estimator_named(unit_gate_estimator)
     place, dtype = resolve_device(device), PRECISIONS[precision]
     autocast = torch.bfloat16 if precision == "bfloat16" else None
@@ -171,6 +181,7 @@ def fit(
     total = steps if steps is not None else batches.steps_in(epochs or 0)
     passes = batches.passes_in(total, model.data_size)
     held_out = checked_pair(validation, place, dtype)
+    sketch = data_sketch(data)  # before the training, which an error after it would lose
     settings: dict[str, Any] = {
         "guide": guide if isinstance(guide, str) or guide is None else dict(guide),
         "steps": total, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
@@ -257,7 +268,7 @@ def fit(
         "epochs": states[0].epoch,
         "kl_warmup": states[0].kl_warmup,  # one rule for all restarts
         "stopped_early": [ending_of(state) for state in states if state.step < state.steps],
-        "data_sketch": data_sketch(data),
+        "data_sketch": sketch,
         "tempered": any(state.kl_weight != 1.0 for state in states),
         "seconds": seconds + time.perf_counter() - started,
         "resumed_at_epoch": resumed_at,
@@ -295,7 +306,7 @@ def _run(
     """The training loop of one restart; with gates of units, objective and optimizer are those of what is left."""
     objective, optimizer = state.objective, state.optimizer
     base_rates = [group["lr"] for group in optimizer.param_groups]
-    record_every = max(1, state.steps // ITERATES)
+    record_every, trainable = max(1, state.steps // ITERATES), TrainableBatches()
     begin_training(objective.model.network, objective)
     for watcher in watchers:
         watcher.on_fit_start(state)
@@ -308,7 +319,7 @@ def _run(
             chunk: list[float] = []
             taken = 0
             for x, y in batches:
-                if not trainable_batch(objective.model.network, x):
+                if not trainable(objective.model.network, x):
                     state.step += 1  # it counts, so that a pass has as many steps for every loader
                     if state.step >= state.steps:
                         break
@@ -334,7 +345,8 @@ def _run(
                     objective, optimizer = state.objective, state.optimizer
                     stepper.go_on_with(objective, optimizer)
                     base_rates = [group["lr"] for group in optimizer.param_groups]  # a group may have left
-                if state.step % record_every == 0:
+                last = state.iterates[-1]["step"] if state.iterates else 0
+                if state.step // record_every > last // record_every:  # the very step may have been left out
                     mean = sum(chunk) / len(chunk)
                     state.iterates.append({"step": state.step, "negative_elbo": mean, **scale_record(objective.guide)})
                     chunk = []

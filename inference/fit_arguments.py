@@ -17,10 +17,11 @@ from bayesprune.inference.guides import assign_families
 from bayesprune.inference.paths import PATHS
 from bayesprune.inference.result import Fit
 from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.plain_numbers import plain_number
 
 __all__ = [
     "PRECISIONS",
-    "check_arguments",
+    "checked_arguments",
     "checked_callbacks",
     "checked_length",
     "checked_pair",
@@ -98,12 +99,15 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return place
 
 
-def check_arguments(model: Any, options: Mapping[str, Any]) -> None:
+def checked_arguments(model: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """Refuses arguments of `fit` that are of a wrong type or do not go together.
 
     Args:
         model: The model.
-        options: The other arguments by name; whole numbers have been checked already.
+        given: The other arguments by name; whole numbers have been checked already.
+
+    Returns:
+        The arguments, numbers and flags as Python's own, so that settings can be saved.
 
     Raises:
         ValueError: For the first wrong one.
@@ -112,20 +116,24 @@ def check_arguments(model: Any, options: Mapping[str, Any]) -> None:
         raise ValueError(
             f"fit takes a BayesianNetwork, not {type(model).__name__}: declare BayesianNetwork(network, priors, ...)"
         )
+    options = {name: plain_number(value) for name, value in given.items()}
     _check_types(options)
     assign_families(model, options["guide"])
     if options["precision"] not in PRECISIONS:
         raise ValueError(f"precision {options['precision']!r} is unknown: expected one of {', '.join(PRECISIONS)}")
     if options["path"] not in PATHS:
         raise ValueError(f"path {options['path']!r} is unknown: expected one of {', '.join(PATHS)}")
+    numbers = ["kl_weight", *(name for name in ("kl_warmup", "clip") if options[name] is not None)]
+    numbers += ["learning_rate"] if isinstance(options["optimizer"], str) else []
+    options |= {name: real_number(name, options[name]) for name in numbers}
     share, weight, clip = (options[name] for name in ("kl_warmup", "kl_weight", "clip"))
-    if share is not None and not 0.0 <= real_number("kl_warmup", share) < 1.0:
+    if share is not None and not 0.0 <= share < 1.0:
         raise ValueError(f"kl_warmup is a share of the steps in [0, 1), not {share}")
-    if real_number("kl_weight", weight) < 0.0:
+    if weight < 0.0:
         raise ValueError(f"kl_weight must not be negative, not {weight}: 1 is the ELBO, less is tempered")
-    if clip is not None and not real_number("clip", clip) > 0:
+    if clip is not None and not clip > 0:
         raise ValueError(f"clip is the largest norm of the gradient, a positive number, not {clip}")
-    if isinstance(options["optimizer"], str) and real_number("learning_rate", options["learning_rate"]) <= 0:
+    if isinstance(options["optimizer"], str) and options["learning_rate"] <= 0:
         raise ValueError(f"learning_rate must be positive, not {options['learning_rate']}")
     start, restarts = options["start"], options["restarts"]
     if start is not None and len(start.restarts) < restarts:
@@ -134,6 +142,7 @@ def check_arguments(model: Any, options: Mapping[str, Any]) -> None:
             "ask for as many at most"
         )
     _check_gates(model, options)
+    return options
 
 
 def _check_types(options: Mapping[str, Any]) -> None:

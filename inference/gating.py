@@ -68,7 +68,8 @@ class Gating:
     round_at: float | None = 2.0 / 3.0
 
     def __post_init__(self) -> None:
-        checked_types("Gating", Gating, vars(self))
+        for name, value in checked_types("Gating", Gating, vars(self)).items():
+            object.__setattr__(self, name, value)  # Python's own numbers, which a checkpoint writes down
         if not self.travel > 0 or (self.step is not None and not self.step > 0):
             raise ValueError(f"Gating(travel=, step=) must be positive, not {self.travel} and {self.step}")
         if self.patience < 1:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from numbers import Integral, Real
 from typing import Any
 
 import torch
+
+from bayesprune.models.plain_numbers import is_finite, plain_number
 
 __all__ = ["checked_seed", "real_number", "whole_number"]
 
@@ -19,31 +19,36 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
 
     Args:
         name: What to call it in the message.
-        value: The number; 3.0 is one, True is none.
+        value: The number; 3.0 is one, True is none. Arrays and tensors of no dimension are numbers.
         least: The smallest that is allowed; default 1.
 
     Raises:
         ValueError: If it is none, or too small.
     """
-    is_whole = isinstance(value, Integral) or (isinstance(value, Real) and value == value // 1)
-    if isinstance(value, bool) or not is_whole:
+    number = plain_number(value)
+    is_whole = isinstance(number, int) or (isinstance(number, float) and number.is_integer())
+    if isinstance(number, bool) or not is_whole:
         raise ValueError(f"{name} must be a whole number, not {value!r}: give an int")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, not {value}")
-    return int(value)
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, not {number}")
+    return int(number)
 
 
 def real_number(name: str, value: Any) -> float:
-    """Returns a finite number of any numeric type, as it is or as a float.
+    """Returns a finite number of any numeric type as an int or a float.
+
+    Args:
+        name: What to call it in the message.
+        value: The number; True is none. Arrays and tensors of no dimension, or of one element, are numbers.
 
     Raises:
         ValueError: If it is none, or not finite.
     """
-    if torch.is_tensor(value) and value.numel() == 1:
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+    is_one = torch.is_tensor(value) and value.numel() == 1
+    number = plain_number(value.reshape(()) if is_one else value)
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not is_finite(number):
         raise ValueError(f"{name} must be a finite number, not {value!r}")
-    return value if isinstance(value, (int, float)) else float(value)
+    return number
 
 
 def checked_seed(seed: Any, least: int = -_LARGEST_SEED) -> int:
@@ -56,7 +61,8 @@ def checked_seed(seed: Any, least: int = -_LARGEST_SEED) -> int:
     Raises:
         ValueError: If it is no integer, or out of range.
     """
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or not least <= int(seed) < _LARGEST_SEED:
+    number = plain_number(seed)
+    if isinstance(number, bool) or not isinstance(number, int) or not least <= number < _LARGEST_SEED:
         low = "-2**62" if least == -_LARGEST_SEED else str(least)
         raise ValueError(f"seed is {seed!r}, but an integer from {low} up and below 2**62 is expected")
-    return int(seed)
+    return number

@@ -20,8 +20,10 @@ from bayesprune.inference.reduction import fixed_prior_sd
 from bayesprune.inference.result import Fit, Restart
 from bayesprune.inference.trace import inclusion_record, scale_record, trace_dataset
 from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.evaluation_mode import remember_held
 from bayesprune.models.gaussian import Gaussian
 from bayesprune.models.likelihoods import Likelihood
+from bayesprune.models.plain_numbers import plain_number
 
 EXAMPLES = 1000
 """Training examples over which the curvature is averaged unless said otherwise."""
@@ -75,6 +77,7 @@ def laplace_around(
             cannot be known.
     """
     began = time.perf_counter()
+    weight_decay, examples = plain_number(weight_decay), plain_number(examples)  # settings are saved
     if weight_decay is not None and not 0.0 <= weight_decay < float("inf"):
         raise ValueError(f"weight_decay must be None, zero or a positive number, not {weight_decay}")
     if examples < 1:
@@ -98,8 +101,10 @@ def laplace_around(
             f"the likelihood {model.likelihood.name} has a parameter to learn, but nothing is trained here: "
             "fix it, e.g. Normal(0.1)"
         )
+    remember_held(model.network)
     model.to(first.device).eval()
     input_shape = check_data(model, batches)
+    sketch = data_sketch(data)
     with torch.random.fork_rng(devices=[first.device] if first.device.type == "cuda" else []):
         torch.manual_seed(0)  # a loader that shuffles, and starting values, take random numbers
         guide = Guide(model, "meanfield")
@@ -115,7 +120,7 @@ def laplace_around(
         "guide": "meanfield", "method": "diagonal Laplace approximation, nothing trained", "steps": 0, "epochs": 0,
         "seed": 0, "precision": str(first.dtype).removeprefix("torch."), "device": str(first.device),
         "weight_decay": weight_decay, "examples": examples, "kl_weight": 1.0, "tempered": False,
-        "seconds": seconds, "data_sketch": data_sketch(data),
+        "seconds": seconds, "data_sketch": sketch,
         "input_shape": list(input_shape),
     }  # fmt: skip
     return Fit([Restart(model, guide, 0)], trace, settings)

@@ -17,6 +17,7 @@ from bayesprune.inference.criteria import CRITERIA, Criterion
 from bayesprune.inference.result import Fit, Restart
 from bayesprune.models.bayesian_network import UNDER_PRIOR, BayesianNetwork
 from bayesprune.models.compact import CompactResult, compact
+from bayesprune.models.evaluation_mode import remember_held
 from bayesprune.models.inclusion import Kind
 from bayesprune.models.likelihoods import Likelihood
 from bayesprune.models.unit_removal import restored, restored_tensor
@@ -266,7 +267,10 @@ def _normalised(network: nn.Module, data: Data | None) -> str | None:
         return None
     if data is None:
         return "running statistics are those of the fit, before pruning"
-    return f"running statistics of {reestimate_statistics(network, data)} layers estimated again on training data"
+    count = reestimate_statistics(network, data)
+    if count == 0:
+        return "running statistics are those of the fit, whose layers are held in evaluation mode"
+    return f"running statistics of {count} layers estimated again on training data"
 
 
 def keep_highest(scores: dict[str, Tensor], sparsity: float, per: str) -> dict[str, Tensor]:
@@ -305,7 +309,9 @@ def masked_network(network: nn.Module, weights: dict[str, Tensor], masks: dict[s
 
     Parameters without a prior that are frozen stay so.
     """
-    plain = copy.deepcopy(network).cpu().eval()
+    plain = copy.deepcopy(network).cpu()
+    remember_held(plain)
+    plain.eval()
     for module in plain.modules():
         module.__dict__.pop(UNDER_PRIOR, None)
     with torch.no_grad():

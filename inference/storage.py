@@ -21,6 +21,7 @@ from bayesprune.inference.trace_file import UNREADABLE
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.cutting import cut
 from bayesprune.models.declared_model import code_of_ones_own, declared_model
+from bayesprune.models.evaluation_mode import remember_held
 from bayesprune.models.files.json_file import damaged, need, read_json, read_regular, write_json
 from bayesprune.models.files.netcdf_file import write_netcdf
 from bayesprune.models.files.new_folder import new_folder, replaced_folder
@@ -231,6 +232,7 @@ def _restore(one: Restart, state: dict[str, Tensor], file: Path) -> None:
         reason = " ".join(str(problem).split())[:200]
         raise ValueError(f"{file} does not fit the model it is loaded into ({reason})") from problem
     one.fisher = parts["fisher"] or None
+    remember_held(one.model.network)  # the declaration says which, and a fit that goes on keeps to it
     one.model.eval()
 
 

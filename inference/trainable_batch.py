@@ -6,6 +6,8 @@ out.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -13,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bayesprune.inference.batches import Batches
 from bayesprune.models.evaluation_mode import evaluation_mode
 
-__all__ = ["check_trainable", "trainable_batch"]
+__all__ = ["NothingTrainableError", "TrainableBatches", "check_trainable", "seen_by", "trainable_batch"]
 
 
 def trainable_batch(network: nn.Module, x: Tensor) -> bool:
@@ -27,15 +29,16 @@ def trainable_batch(network: nn.Module, x: Tensor) -> bool:
     """
     if len(x) > 1:
         return True
-    layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.training]
+    layers = _trained(network)
     if not layers:
         return True
     fewest: list[int] = []
 
-    def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        fewest.append(inputs[0].numel() // inputs[0].shape[1])
+    def look(layer: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        values = seen_by(inputs, named)
+        fewest.append(values.numel() // values.shape[1])
 
-    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
+    hooks = [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in layers]
     try:
         devices = [x.device] if x.device.type == "cuda" else []
         with torch.no_grad(), torch.random.fork_rng(devices), evaluation_mode(network):
@@ -47,6 +50,37 @@ def trainable_batch(network: nn.Module, x: Tensor) -> bool:
         for hook in hooks:
             hook.remove()
     return min(fewest, default=2) > 1
+
+
+def seen_by(inputs: tuple[Tensor, ...], named: Mapping[str, Tensor]) -> Tensor:
+    """What a layer of batch normalisation is called with, by place or as ``input=``."""
+    return inputs[0] if inputs else named["input"]
+
+
+class TrainableBatches:
+    """`trainable_batch` for every batch of a training: what it has found for a shape of inputs, it says again.
+
+    It asks anew where the network is another one, as after units were removed, or layers have changed their modes.
+    """
+
+    def __init__(self) -> None:
+        self._network: nn.Module | None = None
+        self._found: dict[tuple[torch.Size, tuple[nn.Module, ...]], bool] = {}
+
+    def __call__(self, network: nn.Module, x: Tensor) -> bool:
+        """Whether the network can be trained on inputs `(batch, ...)`."""
+        if len(x) > 1:
+            return True
+        if network is not self._network:
+            self._network, self._found = network, {}
+        key = (x.shape, tuple(_trained(network)))
+        if key not in self._found:
+            self._found[key] = trainable_batch(network, x)
+        return self._found[key]
+
+
+def _trained(network: nn.Module) -> list[nn.Module]:
+    return [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.training]
 
 
 def check_trainable(network: nn.Module, batches: Batches) -> None:
@@ -64,10 +98,13 @@ def check_trainable(network: nn.Module, batches: Batches) -> None:
 
 
 class NothingTrainableError(ValueError):
-    """Every batch has one example, of which batch normalisation can learn nothing."""
+    """Every batch that steps fell on has one example, of which batch normalisation can learn nothing.
+
+    So have all batches of the data, or the steps ended before a larger one came.
+    """
 
     def __init__(self) -> None:
         super().__init__(
-            "every batch has one example, but batch normalisation needs two or more to train: give more data, a larger "
-            "batch_size, or hold the layers in evaluation mode"
+            "every batch that steps fall on has one example, but batch normalisation needs two or more to train: give "
+            "more data, a larger batch_size or more steps, or hold the layers in evaluation mode"
         )

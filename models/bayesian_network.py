@@ -109,7 +109,7 @@ class BayesianNetwork(nn.Module):
             chosen |= {name: (name, own) for name in self.left_to_gates}
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         for name in chosen:
-            _check_not_frozen(copied, name)
+            _check_not_frozen(copied, name, name in self.left_to_gates)
         self.declared_sizes = {name: math.prod(shapes[name]) for name in tensors if name in chosen}
         self._bind(copied, {name: chosen[name] for name in tensors if name in chosen}, shapes)
 
@@ -253,13 +253,25 @@ def _owner(network: nn.Module, name: str) -> tuple[nn.Module, str]:
     return network.get_submodule(path), key
 
 
-def _check_not_frozen(network: nn.Module, name: str) -> None:
-    """Refuses a prior on a parameter that the user has frozen: the posterior of a weight is learned."""
+def _check_not_frozen(network: nn.Module, name: str, by_gates: bool) -> None:
+    """Refuses a prior on a parameter that the user has frozen: the posterior of a weight is learned.
+
+    Args:
+        network: The network.
+        name: Name of the parameter.
+        by_gates: Whether its prior is the one that gates of units declare.
+    """
     layer, key = _owner(network, name)
     if not network.get_parameter(name).requires_grad and key not in layer.__dict__.get(UNDER_PRIOR, ()):
+        who, else_ = "a prior", "leave it out of the patterns of priors="
+        if by_gates:
+            who, else_ = (
+                "gates of the units that it makes or reads",
+                "leave out gates= and give priors= on other weights",
+            )
         raise ValueError(
-            f"{name} is frozen (requires_grad is False), but a prior would have it trained: call requires_grad_(True) "
-            "on it, or leave it out of the patterns of priors="
+            f"{name} is frozen (requires_grad is False), but {who} would have it trained: call requires_grad_(True) "
+            f"on it, or {else_}"
         )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import math
 import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from bayesprune.models.plain_numbers import is_finite, plain_value
 
 __all__ = ["checked_types"]
 
@@ -25,10 +26,11 @@ def checked_types(what: str, make: Callable[..., Any], given: Mapping[str, Any])
         what: What has the settings, for the message: ``"the prior halo"``.
         make: What is called with them: a class or a function whose arguments are annotated with numbers, texts,
             booleans, None, pairs of numbers, or unions of these.
-        given: The settings, arguments of `make`. Where a number is expected, a whole one will do.
+        given: The settings, arguments of `make`. Where a number is expected, a whole one will do, and where a whole
+            one is, 3.0 will. Numbers may be those of NumPy and torch, and lists their arrays.
 
     Returns:
-        The settings, whole numbers beyond 2^53 as floats where a number is expected.
+        The settings in Python's own numbers and lists, whole numbers beyond 2^53 as floats where a number is expected.
 
     Raises:
         ValueError: If one is of another type, NaN or infinite; the sentence names it.
@@ -39,6 +41,9 @@ def checked_types(what: str, make: Callable[..., Any], given: Mapping[str, Any])
 
 def _checked(what: str, key: str, value: Any, kind: Any) -> Any:
     kinds = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+    value = plain_value(value)
+    if int in kinds and float not in kinds:
+        value = _whole(value)
     if not any(_is_of(value, one) for one in kinds):
         expected = " or ".join(_word(one) for one in kinds)
         raise ValueError(f"the setting {key} of {what} takes {expected}, not {_shown(value)}")
@@ -57,15 +62,12 @@ def _is_of(value: Any, kind: Any) -> bool:
     if isinstance(value, bool):  # which is an integer in Python
         return kind is bool
     if kind is float:
-        return isinstance(value, (int, float)) and _is_finite(value)
+        return isinstance(value, (int, float)) and is_finite(value)
     return isinstance(value, kind)
 
 
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number beyond the floats
-        return False
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _word(kind: Any) -> str:

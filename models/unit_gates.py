@@ -13,6 +13,7 @@ from bayesprune.models.expected_costs import CostPressure
 from bayesprune.models.gate_pressures import BetaHyperPrior, FixedProbability, Flattening, GatePressure
 from bayesprune.models.hierarchy import Hierarchy
 from bayesprune.models.inclusion import exact_zero
+from bayesprune.models.plain_numbers import plain_number, plain_value
 
 __all__ = ["UnitGates"]
 
@@ -60,6 +61,8 @@ class UnitGates:
         layers: bool = False,
         start: float = 0.9,
     ) -> None:
+        log_gamma, kappa, probability, beta = map(plain_value, (log_gamma, kappa, probability, beta))
+        weight_scale, layers, start = map(plain_number, (weight_scale, layers, start))  # JSON holds them in `config`
         prices = {"log_gamma": log_gamma, "kappa": kappa, "cost": cost, "probability": probability, "beta": beta}
         given = [name for name, value in prices.items() if value is not None]
         if len(given) != 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 
@@ -10,9 +11,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+import bayesprune as bp
 from bayesprune.inference import data_sketch as module
 from bayesprune.inference.data_sketch import data_sketch, is_same_sketch
 
+fit_module = importlib.import_module("bayesprune.inference.fit")  # by path: functions have their names
+laplace_module = importlib.import_module("bayesprune.inference.laplace_around")
 torch.manual_seed(0)
 X = torch.randn(3000, 40)
 Y = torch.randint(10, (3000,))
@@ -106,3 +110,71 @@ def test_other_kinds_of_data_have_none_and_what_is_no_sketch_is_not_the_same():
     assert data_sketch(TensorDataset(X, Y)) == data_sketch((X, Y))
     for nothing in (3, "x", [1], [{"shape": 1}], [{"shape": [], "norm": "x", "sums": []}]):
         assert not is_same_sketch(nothing, data_sketch((X,)))
+
+
+DTYPES = [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
+DTYPES += [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_numbers_of_every_type_have_the_sketch_of_their_values(dtype):
+    signed = dtype not in (torch.bool, torch.uint8)
+    x = torch.randint(-128 if signed else 0, 2, (40, 3)).to(dtype)
+    x[0, 0] = -128 if signed else 1
+    sketch, plain = data_sketch((x,)), data_sketch((x.double(),))
+    assert sketch == plain and plain[0]["norm"] == pytest.approx(float(x.double().norm()), rel=1e-12)
+    other = x.clone()
+    other[1, 2] = other[1, 2] == 0
+    assert not is_same_sketch(sketch, data_sketch((other,)))
+
+
+def test_a_sketch_makes_no_copy_of_all_the_data():
+    sizes = []
+    real = torch.Tensor.double
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "_CHUNK", 300)
+        patched.setattr(torch.Tensor, "double", lambda part: (sizes.append(part.numel()), real(part))[1])
+        patched.setattr(torch.Tensor, "abs", lambda part: (sizes.append(part.numel()), torch.abs(part))[1])
+        data_sketch((torch.ones(100, 30),))
+    assert max(size for size in sizes if size != 100 * 8) <= 300 and len(sizes) > 10
+
+
+class Floats(torch.nn.Linear):
+    """Takes inputs of every type, and has one number for each."""
+
+    def forward(self, x):
+        return super().forward(x.to(self.weight.dtype)).squeeze(-1)
+
+
+@pytest.mark.parametrize("bools", [(True, False), (False, True), (True, True)])
+def test_a_fit_of_booleans_is_that_of_their_numbers(bools):
+    torch.manual_seed(0)
+    bnn = bp.BayesianNetwork(Floats(6, 1), {"weight": bp.Gaussian()}, bp.Bernoulli(), data_size=50)
+    numbers = ((X[:50, :6] > 0).float(), (X[:50, 0] > 0).float())
+    data = tuple(part.bool() if is_bool else part for part, is_bool in zip(numbers, bools, strict=True))
+    found, plain = (bp.fit(bnn, pair, steps=2, device="cpu") for pair in (data, numbers))
+    assert found.settings["data_sketch"] == plain.settings["data_sketch"]
+    assert torch.equal(found.guide.families[0].location, plain.guide.families[0].location)
+    assert not torch.equal(found.guide.families[0].location, bnn.network.weight)
+
+
+@pytest.mark.parametrize("how", ["fit", "laplace_around"])
+def test_a_sketch_that_fails_does_so_before_the_training(how, monkeypatch):
+    def fail(data):
+        raise RuntimeError("no sketch")
+
+    class Never(bp.Callback):
+        def on_step(self, state):
+            raise AssertionError("a step was taken")
+
+    network = torch.nn.Linear(40, 10)
+    if how == "fit":
+        monkeypatch.setattr(fit_module, "data_sketch", fail)
+        bnn = bp.BayesianNetwork(network, {"weight": bp.Gaussian()}, data_size=3000)
+        with pytest.raises(RuntimeError, match="no sketch"):
+            bp.fit(bnn, (X, Y), steps=2, device="cpu", callbacks=[Never()])
+        return
+    monkeypatch.setattr(laplace_module, "data_sketch", fail)
+    monkeypatch.setattr(laplace_module, "diagonal_ggn", lambda *given: pytest.fail("the curvature was computed"))
+    with pytest.raises(RuntimeError, match="no sketch"):
+        bp.laplace_around(network, (X, Y), bp.Categorical())

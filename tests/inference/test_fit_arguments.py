@@ -145,8 +145,63 @@ def test_numbers_of_other_types_are_numbers(tmp_path):
     assert fitted(kl_weight=0.0).settings["kl_weight"] == 0.0
 
 
+NUMBERS = {
+    "epochs": (2, [np.array(2), torch.tensor(2), torch.tensor(2.0)]),
+    "seed": (3, [torch.tensor(3), np.array(3)]),
+    "batch_size": (10, [torch.tensor(10), np.uint8(10)]),
+    "learning_rate": (0.0078125, [np.float32(0.0078125), torch.tensor(0.0078125), np.array(0.0078125)]),
+    "kl_weight": (0.5, [np.float32(0.5), torch.tensor(0.5)]),
+    "kl_warmup": (0.25, [np.float16(0.25), torch.tensor([0.25])]),
+    "clip": (0.5, [np.float32(0.5), torch.tensor(0.5)]),
+    "sticking_the_landing": (True, [np.True_, torch.tensor(True)]),
+    "compiled": (False, [np.False_]),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_of_numpy_and_torch_are_used_and_saved_as_pythons(name, tmp_path):
+    plain, others = NUMBERS[name]
+    more = {"path": "fused"} if name == "compiled" else {}
+    right = fitted(**{"epochs": 2, name: plain}, **more)
+    for number, other in enumerate(others):
+        found = fitted(**{"epochs": 2, name: other}, **more, checkpoint=tmp_path / f"state{number}")
+        assert torch.equal(parameters(found), parameters(right))
+        found.save(tmp_path / f"fit{number}")
+        assert type(found.settings.get(name, plain)) is type(plain)
+        again = fitted(**{"epochs": 2, name: plain}, **more, checkpoint=tmp_path / f"state{number}")  # the same call
+        assert torch.equal(parameters(again), parameters(right))
+    if name not in ("epochs", "batch_size", "compiled"):
+        assert not torch.equal(parameters(right), parameters(fitted(epochs=2)))  # control: it is used
+
+
+def test_fine_tuning_and_an_approximation_take_them_too(tmp_path):
+    pruned = bp.prune(fitted(), sparsity=0.5)
+    tuned = [
+        bp.finetune(pruned, (X, Y), one, learning_rate=rate, device="cpu")
+        for one, rate in (
+            (1, 0.0078125),
+            (torch.tensor(1), np.float32(0.0078125)),
+            (np.array(1), torch.tensor(0.0078125)),
+        )
+    ]
+    assert all(torch.equal(tuned[0].network[0].weight, one.network[0].weight) for one in tuned)
+    assert len({one.report.finetuned for one in tuned}) == 1 and "rate 0.0078125," in tuned[0].report.finetuned
+    network = model().network.requires_grad_(True)
+    around = bp.laplace_around(
+        network, (X, Y), weight_decay=np.float32(0.5), examples=np.int64(9), data_size=np.int64(30)
+    )
+    around.save(tmp_path / "fit")
+    assert (around.settings["weight_decay"], around.settings["examples"]) == (0.5, 9)
+
+
 def test_what_is_checked_by_itself():
-    assert whole_number("n", np.uint8(3)) == whole_number("n", 3.0) == 3
+    assert whole_number("n", np.uint8(3)) == whole_number("n", 3.0) == whole_number("n", torch.tensor(3)) == 3
+    for wrong in (np.array([3]), torch.tensor(2.5), np.True_, torch.tensor(True), float("inf"), float("nan"), "3"):
+        with pytest.raises(ValueError, match="n must be a whole number"):
+            whole_number("n", wrong)
+    for wrong in (np.True_, np.float32("inf"), 10**400, "1", torch.ones(2), torch.tensor(1j)):
+        with pytest.raises(ValueError, match="r must be a finite number"):
+            real_number("r", wrong)
     assert real_number("r", torch.tensor(0.5)) == real_number("r", np.float32(0.5)) == 0.5
     assert checked_seed(2**62 - 1) == 2**62 - 1
     for wrong in (2**62, True, "1", -1):

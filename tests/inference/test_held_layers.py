@@ -110,6 +110,78 @@ def test_fine_tuning_holds_them_too():
     assert not torch.equal(held.network[3].running_mean, pruned.network[3].running_mean)
 
 
+def held_fit(**more):
+    net = network()
+    net[1].running_mean.fill_(2.0)
+    net[1].eval()
+    return bp.fit(model(net), (X, Y), **HOW, **more)
+
+
+def is_held(net):
+    """Whether the first layer's statistics are as they were, and whether the second one's have moved."""
+    return bool((net[1].running_mean == 2.0).all()) and bool((net[3].running_mean != 0).any())
+
+
+def test_a_layer_stays_held_in_what_comes_after_the_fit(tmp_path):
+    first = held_fit()
+    assert is_held(first.model.network)
+    again = bp.fit(bp.BayesianNetwork(first.model.network, {"0.weight": bp.Gaussian()}, data_size=SIZE), (X, Y), **HOW)
+    assert is_held(again.model.network)
+    assert is_held(bp.fit(first.model, (X, Y), restarts=2, **HOW).restarts[1].model.network)
+    pruned = bp.prune(again, sparsity=0.5, data=(X, Y))
+    assert is_held(pruned.network) and "of 1 layers estimated again" in pruned.report.batch_normalisation
+    tuned = finetune(finetune(pruned, (X, Y), 1, device="cpu"), (X, Y), 1, device="cpu")
+    assert is_held(tuned.network) and not torch.equal(tuned.network[3].running_mean, pruned.network[3].running_mean)
+    around = bp.laplace_around(first.model.network.requires_grad_(True), (X, Y), bp.Categorical())
+    assert is_held(bp.prune(around, sparsity=0.5, data=(X, Y)).network)
+
+
+def test_a_layer_stays_held_when_units_are_removed_and_in_a_smaller_network():
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(4, 30), nn.BatchNorm1d(30), nn.ReLU(), nn.BatchNorm1d(30), nn.Linear(30, 2))
+    net[1].running_mean.fill_(2.0)
+    net[1].eval()
+    bnn = bp.BayesianNetwork(net, {"0.weight": bp.Gaussian()}, data_size=SIZE)
+    pruned = bp.prune(bp.fit(bnn, (X, Y), **HOW), sparsity=0.9, data=(X, Y))
+    assert is_held(pruned.network)
+    small = pruned.compact(X[:2])
+    norms = [layer for layer in small.network.modules() if isinstance(layer, nn.BatchNorm1d)]
+    tuned = finetune(small, (X, Y), 1, device="cpu")
+    after = [layer for layer in tuned.network.modules() if isinstance(layer, nn.BatchNorm1d)]
+    assert len(norms) == len(after) == 2
+    assert torch.equal(norms[0].running_mean, after[0].running_mean)
+    assert not torch.equal(norms[1].running_mean, after[1].running_mean)
+
+
+def test_a_loaded_fit_holds_what_its_declaration_holds(tmp_path):
+    held_fit().save(tmp_path / "fit")
+    bnn = model()
+    bnn.network[1].eval()
+    loaded = bp.Fit.load(tmp_path / "fit", bnn)
+    assert is_held(bp.fit(loaded.model, (X, Y), **HOW).model.network)
+    free = bp.Fit.load(tmp_path / "fit", model())  # control
+    assert not is_held(bp.fit(free.model, (X, Y), **HOW).model.network)
+
+
+def test_training_mode_lets_a_held_layer_go():
+    first = held_fit()
+    first.model.network.train()
+    free = bp.fit(first.model, (X, Y), **HOW)
+    assert not is_held(free.model.network)
+    assert not is_held(bp.fit(free.model, (X, Y), **HOW).model.network)
+    tuned = held_fit()
+    assert not is_held(bp.prune(free, sparsity=0.5, data=(X, Y)).network)
+    assert is_held(bp.prune(tuned, sparsity=0.5, data=(X, Y)).network)
+
+
+def test_a_network_whose_layers_are_all_held_keeps_all_statistics():
+    net = network()
+    net[1].eval(), net[3].eval()
+    pruned = bp.prune(bp.fit(model(net), (X, Y), **HOW), sparsity=0.5, data=(X, Y))
+    assert "held in evaluation mode" in pruned.report.batch_normalisation
+    assert all(bool((pruned.network[k].running_mean == 0).all()) for k in (1, 3))
+
+
 # -- frozen parameters ---------------------------------------------------------------------------------------
 
 
@@ -118,8 +190,16 @@ def test_a_frozen_weight_under_a_prior_is_refused_when_it_is_declared():
     net[0].weight.requires_grad_(False)
     with pytest.raises(ValueError, match=r"0.weight is frozen .*call requires_grad_\(True\) on it, or leave it out"):
         model(net)
-    with pytest.raises(ValueError, match="0.weight is frozen"):
-        gated(net)
+    for name, other in ((0, 4), (4, 0)):
+        frozen = network()
+        frozen[name].weight.requires_grad_(False)
+        said = rf"{name}.weight is frozen .*but gates of .* requires_grad_\(True\) on it, or leave out gates="
+        with pytest.raises(ValueError, match=said):
+            gated(frozen)
+        frozen[name].weight.requires_grad_(True)
+        gated(frozen)
+        frozen[name].weight.requires_grad_(False)
+        bp.BayesianNetwork(frozen, {f"{other}.weight": bp.Gaussian()}, data_size=SIZE)  # the other remedy
     net[0].weight.requires_grad_(True)
     net[4].weight.requires_grad_(False)
     model(net)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 
+import numpy as np
 import pytest
+import torch
 
 import bayesprune as bp
 from bayesprune.models.priors import PRIORS, make_prior
@@ -24,7 +27,7 @@ WRONG = [
     ({"rate": float("inf")}, "a number, not inf"),
     ({"rate": 10**400}, "a number, not one of 1329 bits"),
     ({"rate": [1.0]}, "a number, not"),
-    ({"count": 2.0}, "count of the prior x takes a whole number, not 2.0"),
+    ({"count": 2.5}, "count of the prior x takes a whole number, not 2.5"),
     ({"count": True}, "a whole number, not True"),
     ({"name": 3}, "a name or null, not 3"),
     ({"pair": [1]}, "a list of 2 whole numbers, not"),
@@ -52,6 +55,71 @@ def test_a_whole_number_that_no_tensor_holds_becomes_a_float():
     assert (type(found), found) == (float, 2.0**70)
     (small,) = checked_types("the prior x", takes, {"rate": 3}).values()  # control: others stay, as they are stored
     assert type(small) is int
+
+
+PLAIN = [
+    ({"rate": np.float32(0.5)}, 0.5),
+    ({"rate": np.array(2)}, 2),
+    ({"rate": torch.tensor(1.0)}, 1.0),
+    ({"rate": 3.0}, 3.0),
+    ({"count": np.int64(3)}, 3),
+    ({"count": 3.0}, 3),
+    ({"count": np.float32(3)}, 3),
+    ({"count": torch.tensor(3)}, 3),
+    ({"pair": np.array([2, 2])}, [2, 2]),
+    ({"pair": (np.int64(2), torch.tensor(3))}, (2, 3)),
+    ({"pair": torch.tensor([2, 3])}, [2, 3]),
+    ({"on": np.True_}, True),
+    ({"name": np.str_("x")}, "x"),
+]
+
+
+@pytest.mark.parametrize(("given", "plain"), PLAIN, ids=[repr(given) for given, _ in PLAIN])
+def test_numbers_of_numpy_and_torch_come_back_as_pythons(given, plain):
+    (found,) = checked_types("the prior x", takes, given).values()
+    assert found == plain and (type(found) is type(plain) or isinstance(found, str))
+    if isinstance(plain, (list, tuple)):
+        assert all(type(one) is int for one in found)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"rate": np.float32("nan")},
+        {"rate": np.array([0.5])},
+        {"rate": np.True_},
+        {"rate": torch.tensor(True)},
+        {"rate": torch.tensor(1j)},
+        {"count": np.float32(2.5)},
+        {"count": np.True_},
+        {"pair": np.array([2.5, 2])},
+        {"pair": np.array([1, 2, 3])},
+        {"on": np.int64(1)},
+    ],
+    ids=repr,
+)
+def test_wrong_ones_of_numpy_and_torch_are_refused_too(given):
+    with pytest.raises(ValueError, match=r"^the setting \w+ of the prior x takes "):
+        checked_types("the prior x", takes, given)
+
+
+def test_what_is_made_of_them_is_what_is_made_of_pythons():
+    gating = bp.Gating(patience=np.int64(3), travel=np.float32(0.25), round_at=torch.tensor(0.5), remove=2.0)
+    assert (
+        gating
+        == bp.Gating(patience=3, travel=0.25, round_at=0.5, remove=2)
+        == bp.Gating(0.25, None, 3.0, 2, round_at=0.5)
+    )
+    assert type(gating.patience) is int and type(gating.travel) is float and type(gating.remove) is int
+    assert gating != bp.Gating(patience=2, travel=0.25, round_at=0.5, remove=2)
+    for name, plain, other in (
+        ("spike-and-slab", {"block": [2, 2], "level": "block"}, {"block": np.array([2, 2]), "level": "block"}),
+        ("gaussian", {"sd": 1.0}, {"sd": torch.tensor(1.0)}),
+        ("unit-gates", {"kappa": 0.5, "layers": True}, {"kappa": np.float32(0.5), "layers": np.True_}),
+    ):
+        assert json.dumps(make_prior(name, **other).config) == json.dumps(make_prior(name, **plain).config)
+    gates = bp.UnitGates(kappa=np.float32(0.5), layers=np.True_, start=torch.tensor(0.5))
+    assert json.loads(json.dumps(gates.config)) == bp.UnitGates(kappa=0.5, layers=True, start=0.5).config
 
 
 @pytest.mark.parametrize("name", PRIORS)
