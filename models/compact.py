@@ -85,7 +85,7 @@ class CompactReport:
             lines.append(f"  not run in evaluation mode, left as they are: {', '.join(self.idle)}")
         if self.not_compared:
             reasons = "; ".join(f"{name} ({reason})" for name, reason in self.not_compared.items())
-            lines.append(f"  not compared, as the network itself does not take it: {reasons}")
+            lines.append(f"  not compared: {reasons}")
         if self.finetuned is not None:
             lines.append(f"  fine-tuned: {self.finetuned}")
         return "\n".join(lines)
