@@ -20,7 +20,7 @@ from bayesprune.models.channel_groups import unit_sets
 from bayesprune.models.channel_trace import ChannelTrace, trace_channels
 from bayesprune.models.compact_check import check
 from bayesprune.models.cutting import cut, cut_units, fold, removal_plan
-from bayesprune.models.dead_units import LiveUnits, find_live
+from bayesprune.models.dead_units import find_live
 from bayesprune.models.likelihoods import Likelihood
 from bayesprune.models.residual_branches import ResidualBranch, branches_of, remove_branches
 
@@ -48,7 +48,10 @@ class CompactReport:
         branches_removed: Names of residual branches that put out nothing but zeros and are gone.
         compared: Inputs at which the two networks were compared too, beside those above, by name: batches of 1, 2 and 5
             of sd 1, 50 and 255, with gradients and without, computed in float64 where the network can be.
-        not_compared: Those that the network itself does not take or gives nothing finite for, and why.
+        not_compared: Those that the network itself does not take or gives nothing finite for, and outputs that rounding
+            alone moves as much as removal does, and why.
+        max_relative_difference: Largest difference over all inputs that were compared, `compared` included, each
+            relative to the standard deviation of its own output at that scale.
     """
 
     parameters_before: int
@@ -63,12 +66,14 @@ class CompactReport:
     branches_removed: tuple[str, ...] = ()
     compared: tuple[str, ...] = ()
     not_compared: dict[str, str] = field(default_factory=dict)
+    max_relative_difference: float = 0.0
 
     def __str__(self) -> str:
         share = self.parameters_after / max(self.parameters_before, 1)
         lines = [
             f"{self.parameters_after:,} of {self.parameters_before:,} parameters ({100 * share:.2f} %); outputs differ "
-            f"by at most {self.max_output_difference:.1e} where their sd is {self.output_sd:.2g}"
+            f"by at most {self.max_output_difference:.1e} where their sd is {self.output_sd:.2g}, and by "
+            f"{self.max_relative_difference:.1e} of their sd at any input compared"
         ]
         width = max((len(name) for name in self.units_before), default=0)
         for name, before in self.units_before.items():
@@ -80,7 +85,7 @@ class CompactReport:
             lines.append(f"  not run in evaluation mode, left as they are: {', '.join(self.idle)}")
         if self.not_compared:
             reasons = "; ".join(f"{name} ({reason})" for name, reason in self.not_compared.items())
-            lines.append(f"  not compared, as the network itself does not take it: {reasons}")
+            lines.append(f"  not compared: {reasons}")
         if self.finetuned is not None:
             lines.append(f"  fine-tuned: {self.finetuned}")
         return "\n".join(lines)
@@ -114,7 +119,8 @@ def compact(
 
     The result gives the same outputs in evaluation mode, up to rounding, and this is checked: both networks are run
     in float64 on random inputs of several batch sizes and scales and on the example, and a difference is an error; the
-    report says what was compared. In training mode batch normalisation may tell the two apart.
+    report says what was compared. In training mode batch normalisation may tell the two apart. Frozen parameters
+    (`requires_grad` is False) are cut like others, as that is no training, and what is left of them stays frozen.
 
     Args:
         network: A network with zeros in place, e.g. that of `bayesprune.prune`. Batch normalisation statistics must
@@ -129,8 +135,8 @@ def compact(
         The compact network, the plan and a report.
 
     Raises:
-        ValueError: If the network cannot be traced or understood, shares parameters, a parameter that would be cut
-            is frozen, or the outputs would change or cannot be compared.
+        ValueError: If the network cannot be traced or understood, shares parameters, or the outputs would change or
+            cannot be compared.
 
     Warns:
         UserWarning: If all units of a layer are dead: one is kept, because a layer cannot be empty.
@@ -141,11 +147,9 @@ def compact(
     sets, branches = unit_sets(original), _silent_branches(original)
     whole = copy.deepcopy(network).eval()
     if branches:
-        _refuse_frozen_branches(network, branches)
         whole = remove_branches(whole, example_input, [branch.name for branch in branches])
         trace = trace_channels(whole, example_input, unknown)
     found = find_live(trace, round_to)
-    _refuse_frozen(whole, found)
     home = {layer: name for name, units in sets.items() for layer in units.layers}
     kept = {home[name]: reason for name, reason in found.kept.items()}
     for name in found.emptied:
@@ -169,6 +173,7 @@ def compact(
         branches_removed=tuple(plan["branches_removed"]),
         compared=comparison.compared,
         not_compared=comparison.not_compared,
+        max_relative_difference=comparison.relative,
     )
     return CompactResult(made, plan, report)
 
@@ -177,27 +182,6 @@ def _silent_branches(trace: ChannelTrace) -> list[ResidualBranch]:
     """Residual branches that put out nothing but zeros, without those inside another of them."""
     silent = [branch for branch in branches_of(trace).values() if branch.end in trace.zeros]
     return [each for each in silent if not any(set(each.layers) < set(other.layers) for other in silent)]
-
-
-def _refuse_frozen_branches(network: nn.Module, branches: list[ResidualBranch]) -> None:
-    for layer in [layer for branch in branches for layer in branch.layers]:
-        for name, parameter in network.get_submodule(layer).named_parameters(layer):
-            if not parameter.requires_grad:
-                raise ValueError(
-                    f"{name} is frozen (requires_grad is False), but its residual branch puts out nothing but zeros "
-                    "and would be removed: call requires_grad_(True) on it if that is wanted"
-                )
-
-
-def _refuse_frozen(network: nn.Module, found: LiveUnits) -> None:
-    parameters = dict(network.named_parameters())
-    for part in found.trace.slices.values():
-        parameter = parameters.get(part.tensor)
-        if parameter is not None and not parameter.requires_grad and not bool(found.stays(part.channel).all()):
-            raise ValueError(
-                f"{part.tensor} is frozen (requires_grad is False), and removing dead units would cut it: call "
-                "requires_grad_(True) on it if that is wanted"
-            )
 
 
 def _idle(network: nn.Module, trace: ChannelTrace) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import copy
 import io
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -38,9 +38,30 @@ _ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-3}
 _OF_LARGEST = 1e-4
 """Where outputs hardly vary, this share of the largest one stands in for their standard deviation."""
 _OF_NOISE = 32
-"""A difference of so many times what rounding does to the network itself is rounding too."""
+"""A difference of so many times what rounding does to the network itself is rounding too, as long as it is small."""
+_SMALL = 0.05
+"""Largest difference, relative to the standard deviation, that may pass for such rounding."""
+_UNCLEAR = 4
+"""A larger one is no proof of anything up to so many times what rounding does: nothing can be said of that output."""
 
 Runner = Callable[[nn.Module], list[list[Tensor]]]
+
+
+@dataclass(frozen=True)
+class _Apart:
+    """How far outputs are apart.
+
+    Attributes:
+        difference: The largest difference.
+        relative: The largest one relative to the standard deviation of its output.
+        unclear: Why nothing can be said of an output, by its name.
+        nothing: Whether nothing can be said of any.
+    """
+
+    difference: float
+    relative: float
+    unclear: dict[str, str]
+    nothing: bool
 
 
 @dataclass(frozen=True)
@@ -50,12 +71,15 @@ class Comparison:
     Attributes:
         difference: Largest difference of outputs, on random inputs of sd 1 of the example's shape and on the example.
         sd: Standard deviation of outputs over these inputs, the mean over outputs.
+        relative: Largest difference over all inputs, those of other sizes and scales included, each relative to the
+            standard deviation of its own output there.
         compared: Inputs of other sizes and scales at which the networks were compared too, by name.
-        not_compared: Those at which they were not, and why.
+        not_compared: Those at which they were not, or outputs of them, and why.
     """
 
     difference: float
     sd: float
+    relative: float
     compared: tuple[str, ...]
     not_compared: dict[str, str]
 
@@ -89,26 +113,44 @@ def check(
         ValueError: If they differ by more than rounding, or cannot be compared.
     """
     run, exact, before = _runner(network, example_input, seed)
-    sd = _sd(before)
+    sds = _sds(before)
     own = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float64)
 
-    def noise() -> float:
+    def noise() -> list[float]:
         return rounding_noise(run, copy.deepcopy(network).double() if exact else network)
 
-    other = made
+    other, found_apart = made, []
     if exact and own is not torch.float64:
         double = copy.deepcopy(whole or network).double().eval()
         other = cut_units(double, found, fold(double, found))
-        _compare(before, _outputs(run, other), sd, torch.float64, noise)
-    difference = _compare(before, _outputs(run, made), sd, own, noise)
+        found_apart.append(_compare(before, _outputs(run, other), sds, torch.float64, noise))
+    found_apart.append(_compare(before, _outputs(run, made), sds, own, noise))
+    for apart in found_apart:
+        if apart.nothing:
+            raise ValueError(
+                f"the networks cannot be compared ({next(iter(apart.unclear.values()))}), so nothing was removed: pass "
+                "a real input as the example, or let the forward work in a longer number format"
+            )
     example = example_input if isinstance(example_input, (tuple, list)) else (example_input,)
-    return Comparison(difference, sd, *_Wider(network, other, exact, example, before[-1], seed).compared())
+    wider = _Wider(network, other, exact, example, before[-1], seed)
+    compared, left = wider.compared()
+    unclear = {f"sd 1 or the example{name}": reason for apart in found_apart for name, reason in apart.unclear.items()}
+    return Comparison(
+        found_apart[-1].difference,
+        sum(sds) / len(sds),
+        max(wider.relative, *(apart.relative for apart in found_apart)),
+        compared,
+        {**unclear, **left},
+    )
 
 
 class _Wider:
     """The comparison of two networks on wider inputs.
 
     It runs on the CPU: an index that a large input makes too large must not take a device down.
+
+    Attributes:
+        relative: Largest difference so far, relative to the standard deviation of its output at that scale.
     """
 
     def __init__(
@@ -122,6 +164,7 @@ class _Wider:
         self._example, self._given, self._seed = example, given, seed
         self._done: list[str] = []
         self._left: dict[str, str] = {}
+        self.relative = 0.0
 
     def compared(self) -> tuple[tuple[str, ...], dict[str, str]]:
         """Names of the inputs that were compared, and why others were not."""
@@ -152,17 +195,20 @@ class _Wider:
                     self._left[f"batch of {given.count}"] = reason
                 else:
                     self._left[given.name] = reason
-            sd = _spread([before for _, before, _ in compared])
+            sds = _spreads([before for _, before, _ in compared])
             for given, before, after in compared:
-                _compare([before], [after], sd, self._dtype, partial(self._noise, given), given.name)
-                self._done.append(given.name)
+                apart = _compare([before], [after], sds, self._dtype, partial(self._noise, given), given.name)
+                self._left.update({f"{given.name}{name}": reason for name, reason in apart.unclear.items()})
+                if not apart.nothing:
+                    self.relative = max(self.relative, apart.relative)
+                    self._done.append(given.name)
 
     def _compact(self, given: WiderInput) -> list[Tensor]:
         """What the compact network gives."""
         (found,) = _outputs(lambda each: [self._run(each, given)], self._running[1])
         return found
 
-    def _noise(self, given: WiderInput) -> float:
+    def _noise(self, given: WiderInput) -> list[float]:
         """What rounding does to the outputs of the original."""
         return rounding_noise(lambda each: [self._run(copy.deepcopy(each), given)], self._fresh[0])
 
@@ -234,74 +280,106 @@ def _outputs(run: Runner, made: nn.Module) -> list[list[Tensor]]:
 def _compare(
     before: list[list[Tensor]],
     after: list[list[Tensor]],
-    sd: float,
+    sds: list[float],
     dtype: torch.dtype,
-    noise: Callable[[], float],
+    noise: Callable[[], list[float]],
     where: str = "",
-) -> float:
-    """Largest difference of outputs.
+) -> _Apart:
+    """How far outputs are apart, each judged by its own number format and its own standard deviation.
 
     Args:
         before: Outputs of the original, by batch.
         after: Those of the compact network.
-        sd: Their standard deviation.
+        sds: Their standard deviations, by output.
         dtype: The number format whose rounding is allowed for.
-        noise: Gives what rounding does to the outputs of the original; it takes a while, and is asked in case of need.
+        noise: Gives what rounding does to each output of the original; it takes a while, and is asked in case of need.
         where: What the inputs are, in words.
     """
-    difference, largest, comparable = 0.0, 0.0, False
-    for ones, others in zip(before, after, strict=True):
-        for one, other in zip(ones, others, strict=True):
-            if one.shape != other.shape:
-                raise ValueError(
-                    f"the compact network's outputs would be of shape {tuple(other.shape)}, not {tuple(one.shape)}, so "
-                    "nothing was removed: the forward uses numbers of channels in a way that tracing cannot follow"
-                )
-            if one.is_floating_point() and one.dtype is not torch.float64:  # the forward casts to it
-                dtype = min(dtype, one.dtype, key=lambda each: torch.finfo(each).bits)
-            one, other = one.double(), other.double()
-            alike = (one == other) | (one.isnan() & other.isnan())
-            apart = torch.where(alike, 0.0, (one - other).abs())
-            finite = one[one.isfinite()].abs()
-            difference = max(difference, float(apart.nan_to_num(math.inf, math.inf).max()) if apart.numel() else 0.0)
-            largest = max(largest, float(finite.max()) if finite.numel() else 0.0)
-            comparable = comparable or bool(finite.numel())
+    difference, relative, comparable, said = 0.0, 0.0, False, False
+    unclear: dict[str, str] = {}
+    noises: list[float] = []
+    pairs = list(zip(zip(*before, strict=True), zip(*after, strict=True), strict=True))
+    for place, (ones, others) in enumerate(pairs):
+        name = f", output {place + 1}" if len(pairs) > 1 else ""
+        apart, beyond, largest, finite = _apart(ones, others)
+        difference, comparable = max(difference, apart), comparable or finite
+        scale = max(sds[place], _OF_LARGEST * largest)
+        format_ = min([dtype, *(one.dtype for one in ones if one.is_floating_point())], key=_bits)
+        if beyond > _ROUNDING.get(format_, 0.1) * scale:
+            noises = noises or noise()
+            if not beyond <= min(_OF_NOISE * noises[place], _SMALL * scale):
+                if not beyond <= _UNCLEAR * noises[place]:
+                    at = f"{name}, {where}" if where else name
+                    raise ValueError(
+                        f"the compact network's outputs would differ by {apart:.2g} (their sd is {sds[place]:.2g}{at}),"
+                        " so nothing was removed: the forward uses numbers of channels or random numbers in a way "
+                        "that tracing cannot follow"
+                    )
+                unclear[name] = f"rounding inside alone moves outputs by {noises[place]:.2g}, their sd is {scale:.2g}"
+                continue
+        said = said or finite
+        relative = max(relative, apart / scale if scale else 0.0)
     if not comparable:
         raise ValueError(
             "the network's outputs are not finite on random inputs of mean 0 and sd 1 nor on the example, so that "
             "nothing can be compared: pass a real input as the example"
         )
-    allowed = _ROUNDING.get(dtype, 0.1) * max(sd, _OF_LARGEST * largest)
-    if difference > allowed and not difference <= _OF_NOISE * noise():
-        at = f", {where}" if where else ""
-        raise ValueError(
-            f"the compact network's outputs would differ by {difference:.2g} (their sd is {sd:.2g}{at}), so nothing "
-            "was removed: the forward uses numbers of channels or random numbers in a way that tracing cannot follow"
-        )
-    return difference
+    return _Apart(difference, relative, unclear, not said)
 
 
-def _sd(outputs: list[list[Tensor]]) -> float:
-    """Standard deviation over inputs, the mean over outputs; the last batch is the example and does not count."""
+def _apart(ones: Sequence[Tensor], others: Sequence[Tensor]) -> tuple[float, float, float, bool]:
+    """Largest difference of one output over batches, that beyond its last digit, its largest number, any being finite.
+
+    The last digit is that of the number format that the output itself has: what is not written cannot be compared.
+    """
+    difference, beyond, largest, comparable = 0.0, 0.0, 0.0, False
+    for one, other in zip(ones, others, strict=True):
+        if one.shape != other.shape:
+            raise ValueError(
+                f"the compact network's outputs would be of shape {tuple(other.shape)}, not {tuple(one.shape)}, so "
+                "nothing was removed: the forward uses numbers of channels in a way that tracing cannot follow"
+            )
+        digit = torch.finfo(one.dtype).eps if one.is_floating_point() else 0.0
+        one, other = one.double(), other.double()
+        alike = (one == other) | (one.isnan() & other.isnan())
+        apart = torch.where(alike, 0.0, (one - other).abs()).nan_to_num(math.inf, math.inf)
+        finite = one[one.isfinite()].abs()
+        if apart.numel():
+            difference = max(difference, float(apart.max()))
+            beyond = max(beyond, float((apart - digit * one.abs().nan_to_num(0.0, 0.0)).max()))
+        if finite.numel():
+            largest, comparable = max(largest, float(finite.max())), True
+    return difference, beyond, largest, comparable
+
+
+def _bits(dtype: torch.dtype) -> int:
+    return torch.finfo(dtype).bits
+
+
+def _sds(outputs: list[list[Tensor]]) -> list[float]:
+    """Standard deviation of each output over inputs; the last batch is the example and does not count."""
     sds = []
     for place in range(len(outputs[0])):
         parts = [batch[place] for batch in outputs[:-1]] or [outputs[-1][place]]
         stacked = torch.stack(parts).double()
         rows = stacked.flatten(0, 1) if stacked.ndim > 1 else stacked
-        spread = rows.std(dim=0, correction=0)
-        sds.append(float(spread[spread.isfinite()].mean()) if bool(spread.isfinite().any()) else 0.0)
-    return sum(sds) / len(sds)
+        sds.append(_mean_spread(rows))
+    return sds
 
 
-def _spread(outputs: list[list[Tensor]]) -> float:
-    """Standard deviation over the rows of batches of all sizes, the mean over outputs."""
+def _spreads(outputs: list[list[Tensor]]) -> list[float]:
+    """Standard deviation of each output over the rows of batches of all sizes."""
     sds = []
     for parts in zip(*outputs, strict=True):
         rows = [part.unsqueeze(0) if not part.ndim else part for part in parts]
         shape = rows[-1].shape[1:]
-        spread = torch.cat([part.double() for part in rows if part.shape[1:] == shape]).std(dim=0, correction=0)
-        sds.append(float(spread[spread.isfinite()].mean()) if bool(spread.isfinite().any()) else 0.0)
-    return sum(sds) / max(len(sds), 1)
+        sds.append(_mean_spread(torch.cat([part.double() for part in rows if part.shape[1:] == shape])))
+    return sds
+
+
+def _mean_spread(rows: Tensor) -> float:
+    spread = rows.std(dim=0, correction=0)
+    return float(spread[spread.isfinite()].mean()) if bool(spread.isfinite().any()) else 0.0
 
 
 def _inputs(example_input: Any, network: nn.Module, random: bool, seed: int) -> list[list[Any]]:

@@ -69,17 +69,15 @@ def cut(
 
 
 def add_bias(layer: Any) -> None:
-    """Gives a linear layer or convolution a bias of zeros."""
-    layer.bias = nn.Parameter(layer.weight.new_zeros(getattr(layer, "out_features", None) or layer.out_channels))
+    """Gives a linear layer or convolution a bias of zeros; it is frozen where the weight is."""
+    zeros = layer.weight.new_zeros(getattr(layer, "out_features", None) or layer.out_channels)
+    layer.bias = nn.Parameter(zeros, requires_grad=layer.weight.requires_grad)
 
 
 def fold(network: nn.Module, found: LiveUnits) -> list[str]:
     """Moves what removed units emit into the biases of their readers, in place; returns layers that got a bias.
 
     Dead units that stay all the same go on emitting their constants: what they read was moved into their own biases.
-
-    Raises:
-        ValueError: If a parameter that would be changed is frozen.
     """
     added = []
     for use in found.uses:
@@ -97,18 +95,9 @@ def fold(network: nn.Module, found: LiveUnits) -> list[str]:
             add_bias(reader)
             added.append(layer)
         bias = network.get_parameter(use.bias)
-        _refuse_frozen(use.bias, bias)
         with torch.no_grad():
             bias.copy_((bias.double().cpu() + shift).to(bias))
     return added
-
-
-def _refuse_frozen(name: str, parameter: Tensor) -> None:
-    if not parameter.requires_grad:
-        raise ValueError(
-            f"{name} is frozen (requires_grad is False), but constants of removed units would have to be moved into "
-            "it: call requires_grad_(True) on it if that is wanted"
-        )
 
 
 def units_plan(

@@ -43,6 +43,7 @@ class _Record(TorchDispatchMode):
         self.lines: list[Any] = []
         self.written: set[str] = set()
         self._numbers = WeakTensorKeyDictionary()  # of results that depend on the inputs
+        self._places = WeakTensorKeyDictionary()  # where their numbers were when an operation last gave them
         self._count = 0
         self._owners = {tensor.untyped_storage().data_ptr(): name for name, tensor in state.items() if tensor.numel()}
         for tensor in tensors_of(inputs):
@@ -64,6 +65,7 @@ class _Record(TorchDispatchMode):
         found = func(*args, **kwargs)
         if numbered and _is_alias(func, numbered[0], found):
             self._numbers[found] = self._numbers[numbered[0]]
+            self._places[found] = _place(found)
         elif numbered:
             self.lines.append(line)
             for tensor in tensors_of(found):
@@ -81,18 +83,27 @@ class _Record(TorchDispatchMode):
         if tensor not in self._numbers:
             self._numbers[tensor] = self._count
             self._count += 1
+        self._places[tensor] = _place(tensor)
 
     def _described(self, leaf: Any, written: Sequence[Tensor]) -> Any:
         if not torch.is_tensor(leaf):
             plain = isinstance(leaf, (int, float, complex, str, bool, torch.dtype, torch.memory_format))
             return repr(leaf) if plain else type(leaf).__name__
         if leaf in self._numbers:
-            return ("result", self._numbers[leaf], tuple(leaf.shape))
+            moved = self._places[leaf] != _place(leaf)  # by no operation: its .data was set
+            return ("result", self._numbers[leaf], tuple(leaf.shape), moved)
         if any(leaf is other for other in written):  # what stands there before may be anything
             return ("written", tuple(leaf.shape))
         owner = self._owners.get(leaf.untyped_storage().data_ptr()) if leaf.layout is torch.strided else None
         view = None if owner is None else (owner, leaf.storage_offset(), leaf.stride())
         return ("constant", tuple(leaf.shape), leaf.is_floating_point(), _Constant(leaf, view))
+
+
+def _place(tensor: Tensor) -> Any:
+    """Where in memory a tensor has its numbers."""
+    if tensor.layout is not torch.strided or not tensor.numel():
+        return None
+    return tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.stride()
 
 
 class _Constant:

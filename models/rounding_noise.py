@@ -32,8 +32,8 @@ class _Formats(TorchDispatchMode):
         return found
 
 
-def rounding_noise(run: Callable[[nn.Module], list[list[Tensor]]], network: nn.Module) -> float:
-    """Largest change of outputs when every parameter and buffer moves by at most one unit in its last place.
+def rounding_noise(run: Callable[[nn.Module], list[list[Tensor]]], network: nn.Module) -> list[float]:
+    """Largest change of each output when every parameter and buffer moves by at most one unit in its last place.
 
     That is the place of the shortest number format that occurs inside: a forward in float64 may work in float32 for a
     while, and what is added up in another order there comes out as different as that.
@@ -44,7 +44,7 @@ def rounding_noise(run: Callable[[nn.Module], list[list[Tensor]]], network: nn.M
     """
     with _Formats() as formats:
         before = run(network)
-    largest = 0.0
+    largest = [0.0 for _ in before[0]]
     for seed in range(_DRAWS):
         moved = copy.deepcopy(network)
         generator = torch.Generator().manual_seed(seed)
@@ -55,10 +55,9 @@ def rounding_noise(run: Callable[[nn.Module], list[list[Tensor]]], network: nn.M
                     shortest = max(torch.finfo(formats.shortest).eps, torch.finfo(tensor.dtype).eps)
                     tensor.mul_((1 + shortest * noise).to(tensor))
         for ones, others in zip(before, run(moved), strict=True):
-            for one, other in zip(ones, others, strict=True):
+            for place, (one, other) in enumerate(zip(ones, others, strict=True)):
                 if one.shape == other.shape and one.numel():
                     apart = (one.double() - other.double()).abs()
-                    largest = max(
-                        largest, float(apart[apart.isfinite()].max()) if bool(apart.isfinite().any()) else 0.0
-                    )
+                    if bool(apart.isfinite().any()):
+                        largest[place] = max(largest[place], float(apart[apart.isfinite()].max()))
     return largest

@@ -18,15 +18,44 @@ from bayesprune.models.first_line import first_line
 __all__ = ["OUT_OF_PLACE", "InPlaceTracer", "graph_of", "refuse_reserved_names", "take_out"]
 
 
+_NUMBERS_OF = ("data", "real", "imag")
+"""Attributes of a tensor that are its numbers."""
+
+
+class _AttributeSetError(ValueError):
+    """A forward that sets what a graph cannot show."""
+
+
 class _Proxy(fx.Proxy):
     """A value that is traced; unlike torch.fx's, it keeps ``y += x`` apart from ``y = y + x``."""
 
     def __getattr__(self, name: str) -> fx.proxy.Attribute:
         return _Attribute(self, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets an attribute: torch.fx's own, or one that has nothing to do with a tensor's numbers.
+
+        ``y.data += x`` ends in one, too; the addition is in the graph, and there is nothing left to set.
+        """
+        if name not in _NUMBERS_OF:
+            super().__setattr__(name, value)
+        elif not _changed_in_place(self, name, value):
+            raise _AttributeSetError(
+                f"the network's forward sets .{name} of a tensor, which no torch.fx graph shows, so that its units "
+                "cannot be followed: give the new tensor a name, or write into it with copy_"
+            )
+
 
 class _Attribute(fx.proxy.Attribute, _Proxy):
     """An attribute of such a value, such as `.data`."""
+
+
+def _changed_in_place(proxy: fx.Proxy, name: str, value: Any) -> bool:
+    """Whether a value is what an operation in place, such as ``+=``, has made of that attribute of a traced value."""
+    if not isinstance(value, fx.Proxy) or value.node.target not in IN_PLACE:
+        return False
+    changed = value.node.args[0]
+    return isinstance(changed, fx.Node) and changed.target is getattr and changed.args[:2] == (proxy.node, name)
 
 
 def _in_place(function: Callable[..., Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
@@ -61,6 +90,8 @@ def graph_of(network: nn.Module, inputs: int) -> fx.Graph:
             f"the network cannot be traced, because its forward depends on its data ({problem}): "
             "units can only be followed through a fixed sequence of layers; replace the branch"
         ) from problem
+    except _AttributeSetError:
+        raise
     except Exception as problem:  # forward is the user's code, and a proxy in place of a tensor may break it anyhow
         reason = first_line(problem)
         raise ValueError(f"the network cannot be traced by torch.fx ({type(problem).__name__}: {reason})") from problem

@@ -154,7 +154,7 @@ def compact_lines(summary: Mapping[str, Any]) -> list[str]:
     ]
     if summary["not_compared"]:
         reasons = "; ".join(f"{name} ({reason})" for name, reason in summary["not_compared"].items())
-        lines.append(f"not compared, as the network itself does not take it: {reasons}")
+        lines.append(f"not compared: {reasons}")
     if summary["latency_ratio"] is not None:
         ratios = " and ".join(f"{value:.2f} at batch {size}" for size, value in summary["latency_ratio"].items())
         lines.append(f"times as fast as the network with zeros, on one thread: {ratios}")

@@ -237,3 +237,21 @@ def test_a_frozen_parameter_without_a_prior_comes_back_frozen_and_unchanged():
         assert pruned[0].weight.requires_grad and pruned[4].bias.requires_grad
         assert not torch.equal(one.model.network[4].bias, net[4].bias)
     assert not net[4].weight.requires_grad
+
+
+@pytest.mark.filterwarnings("ignore:.*all units:UserWarning")
+@pytest.mark.parametrize("by", ["prior", "gates"])
+def test_units_are_cut_out_of_frozen_normalisation_after_a_fit(by):
+    net = network()
+    net[1].requires_grad_(False)
+    if by == "prior":
+        rows = torch.arange(6.0)[:, None].expand(6, 4)
+        pruned = bp.prune(bp.fit(model(net), (X, Y), **HOW), sparsity=0.5, criterion=lambda fit, _: {"0.weight": rows})
+    else:
+        pruned = bp.prune(bp.fit(gated(net), (X, Y), **HOW | {"epochs": 30}), min_inclusion=0.5)
+    small = pruned.compact()
+    layer = small.network[1]
+    assert layer.weight.shape == layer.bias.shape and 0 < len(layer.weight) < 6
+    assert not layer.weight.requires_grad and not layer.bias.requires_grad
+    assert small.network[3].weight.requires_grad and small.network[0].weight.requires_grad  # control
+    assert torch.allclose(small.network(X), pruned.network(X), atol=1e-5)

@@ -185,15 +185,15 @@ def test_plans_of_older_files_and_of_other_networks():
         cut(lenet_5(), torch.zeros(2, 1, 28, 28), {**plan, "branches_removed": ["layer1.0"]})
 
 
-def test_frozen_branches_are_refused():
+def test_frozen_branches_are_removed_and_what_stays_is_frozen_still():
     network = silence(uneven(resnet_20), DEAD)
+    free = compact(network, X)
     network.layer1[0].conv1.weight.requires_grad_(False)  # not a part of a dead branch
-    compact(network, X)
     network.layer1[1].conv1.weight.requires_grad_(False)
-    with pytest.raises(
-        ValueError, match=r"layer1.1.conv1.weight is frozen .* its residual branch puts out nothing but"
-    ):
-        compact(network, X)
+    result = compact(network, X)
+    assert result.report.branches_removed == free.report.branches_removed != ()
+    frozen = [name for name, parameter in result.network.named_parameters() if not parameter.requires_grad]
+    assert frozen == ["layer1.0.conv1.weight"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -29,25 +29,28 @@ def mlp():
     return network
 
 
-def test_a_frozen_parameter_is_refused_only_if_it_would_be_cut():
+def test_frozen_parameters_are_cut_and_stay_frozen():
+    """Frozen means not trained; removal is no training."""
     network = mlp()
-    network[4].requires_grad_(False)
-    assert compact(network, V).report.units_after == {"0": 4, "2": 5, "4": 3}
     network[2].weight.requires_grad_(False)
-    with pytest.raises(
-        ValueError, match=r"2.weight is frozen \(requires_grad is False\), and removing dead units would cut"
-    ):
-        compact(network, V)
+    made = compact(network, V).network
+    assert made[2].weight.shape == (5, 4) and not made[2].weight.requires_grad
+    assert made[2].bias.requires_grad and made[0].weight.requires_grad  # control
 
 
-def test_a_frozen_bias_that_constants_would_move_into_is_refused():
+@pytest.mark.parametrize("bias", [True, False])
+def test_constants_are_moved_into_a_frozen_reader_which_stays_frozen(bias):
     network = mlp()
-    network[2].bias.requires_grad_(False)
-    assert compact(network, V).report.units_after["0"] == 4
+    if not bias:
+        network[2].bias = None
+    network[2].requires_grad_(False)
     with torch.no_grad():
         network[0].bias[1] = 0.5
-    with pytest.raises(ValueError, match=r"2.bias is frozen \(requires_grad is False\), but constants"):
-        compact(network, V)
+    made = compact(network, V).network
+    x = torch.randn(9, 4, dtype=torch.float64)
+    assert torch.allclose(made(x), network(x), rtol=0, atol=1e-12)
+    assert made[2].bias.abs().sum() > 0 and not made[2].bias.requires_grad
+    assert made[0].bias.requires_grad  # control
 
 
 def test_tied_weights_are_refused():
