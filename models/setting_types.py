@@ -15,6 +15,8 @@ __all__ = ["checked_types"]
 _WORDS = {float: "a number", int: "a whole number", str: "a name", bool: "true or false", type(None): "null"}
 _EXACT = 2**53
 """Up to here a float holds every whole number."""
+_LARGEST = 2**63 - 1
+"""The largest whole number that a tensor holds."""
 _LONGEST = 40
 """Characters of a value that a message repeats."""
 
@@ -63,11 +65,13 @@ def _is_of(value: Any, kind: Any) -> bool:
         return kind is bool
     if kind is float:
         return isinstance(value, (int, float)) and is_finite(value)
+    if kind is int:
+        return isinstance(value, int) and abs(value) <= _LARGEST
     return isinstance(value, kind)
 
 
 def _whole(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT else value
 
 
 def _word(kind: Any) -> str:

@@ -29,6 +29,8 @@ WRONG = [
     ({"rate": [1.0]}, "a number, not"),
     ({"count": 2.5}, "count of the prior x takes a whole number, not 2.5"),
     ({"count": True}, "a whole number, not True"),
+    ({"count": 1e30}, "a whole number, not 1e+30"),
+    ({"count": 10**30}, "a whole number, not one of 100 bits"),
     ({"name": 3}, "a name or null, not 3"),
     ({"pair": [1]}, "a list of 2 whole numbers, not"),
     ({"pair": [1, 2.5]}, "a list of 2 whole numbers, not"),
@@ -144,7 +146,8 @@ def test_a_tile_without_rows_is_refused(block):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("travel", "abc"), ("step", []), ("patience", 2.5), ("rule", 3), ("round_at", math.nan)]
+    ("key", "value"),
+    [("travel", "abc"), ("step", []), ("patience", 2.5), ("patience", 1e30), ("rule", 3), ("round_at", math.nan)],
 )
 def test_settings_of_gating_are_checked_too(key, value):
     with pytest.raises(ValueError, match=f"the setting {key} of Gating takes"):
