@@ -148,8 +148,9 @@ def fit(
         stop: A rule, `stop(state) -> bool`, asked after each epoch; True ends the restart, and `settings` say so under
             ``"stopped_early"``, a list of objects with restart, step, steps and reason. Ready: `until_converged()`.
         progress: Whether to show a progress line on standard error; default False.
-        checkpoint: A folder in which the whole state of training is kept after each epoch: the same call then goes on
-            after the last one, with the numbers of a fit that was not interrupted (docs/checkpoints.md). Default None.
+        checkpoint: A folder in which the whole state of training is kept between epochs, at most a hundredth of the
+            time: the same call then goes on after the last state, with the numbers of a fit that was not interrupted
+            (docs/checkpoints.md). Default None.
 
     Returns:
         The fit.
