@@ -184,6 +184,7 @@ def fit(
     autocast = torch.bfloat16 if precision == "bfloat16" else None
     batches = Batches(data, batch_size, place, dtype, workers, channels_last)
     total = steps if steps is not None else batches.steps_in(epochs or default_epochs(batches))
+    left_open = {"steps": epochs or steps, "kl_weight": kl_weight, "kl_warmup": kl_warmup}
     kl_weight = default_kl_weight(model) if kl_weight is None else kl_weight
     passes = batches.passes_in(total, model.data_size)
     held_out = checked_pair(validation, place, dtype)
@@ -274,6 +275,7 @@ def fit(
         "input_shape": list(input_shape),  # data that can be read only once are not read after training
         "epochs": states[0].epoch,
         "kl_warmup": states[0].kl_warmup,  # one rule for all restarts
+        "chosen": [name for name, value in left_open.items() if value is None],
         "stopped_early": [ending_of(state) for state in states if state.step < state.steps],
         "data_sketch": sketch,
         "tempered": any(state.kl_weight != 1.0 for state in states),

@@ -29,7 +29,7 @@ from bayesprune.models.unit_gates import UnitGates
 from bayesprune.part_folder import writing_part
 from bayesprune.run_folder import summarise_run, write_rest
 
-__all__ = ["fit_run", "parse_settings", "print_run", "remarks", "scores_line"]
+__all__ = ["fit_run", "objective_line", "parse_settings", "print_run", "remarks", "scores_line"]
 
 
 def parse_settings(pairs: Sequence[str], option: str = "--set") -> dict[str, Any]:
@@ -226,7 +226,7 @@ def print_run(run: Path, summary: Mapping[str, Any]) -> None:
         lines.append(f"median-probability sparsity {percent(median, 2)} ({', '.join(summary['kinds'])})")
     if summary["units"] is not None:
         lines.append(what_is_left(summary))
-    lines.append(f"{summary['converged']}: {summary['convergence']}")
+    lines += [objective_line(summary), f"{summary['converged']}: {summary['convergence']}"]
     lines += remarks(summary)
     prune = "--sparsity 0.95" if median is None else "--min-inclusion 0.5"
     if "path" in summary:  # where something was trained
@@ -249,6 +249,22 @@ def scores_line(summary: Mapping[str, Any]) -> str:
         None if summary["ece"] is None else f"ece {figure(summary['ece'])}",
     ]
     return ", ".join(part for part in parts if part) or "no score"
+
+
+def objective_line(summary: Mapping[str, Any]) -> str:
+    """What was maximised, and what the fit chose of it by itself."""
+    line = "not tempered, the ELBO"
+    if summary["tempered"]:
+        line = f"tempered, KL weight {figure(summary.get('kl_weight'))} (1 is the ELBO: --kl-weight 1)"
+    if summary["elbo"] is not None:
+        line += f", ELBO {summary['elbo']:,.0f} nats"
+    told = {
+        "steps": f"{summary.get('steps') or 0:,} steps",
+        "kl_weight": f"KL weight {figure(summary.get('kl_weight'))}",
+        "kl_warmup": f"fade-in over {figure(summary.get('kl_warmup'))} of the steps",
+    }
+    chosen = [told[name] for name in summary.get("chosen", ()) if name in told]
+    return f"objective: {line}{'; chosen by rule: ' if chosen else ''}{', '.join(chosen)}"
 
 
 def remarks(summary: Mapping[str, Any]) -> list[str]:
