@@ -30,9 +30,8 @@ class UnitGates:
     theta, so that those of a closed unit go to zero.
 
     Give one of `log_gamma`, `kappa`, `cost`, `probability` and `beta`, or none: the price is then log N nats for N data,
-    so that kappa is log(N) / N. A unit has weights by the dozen, of which the Bayesian information criterion would charge
-    log(N) / 2 each; log N is what it charges for two, a price that units which do anything can pay. It was tried from
-    350 to 60,000 data (docs/unit_gates.md).
+    kappa log(N) / N. A unit has weights by the dozen, of which the Bayesian information criterion would charge log(N) / 2
+    each; log N, what it charges for two, is a price that units which do anything can pay (docs/unit_gates.md).
 
     Args:
         log_gamma: Price of a unit in nats of all the data, positive; default log N.
@@ -70,7 +69,8 @@ class UnitGates:
         given = [name for name, value in prices.items() if value is not None]
         if len(given) > 1:
             raise ValueError(
-                f"UnitGates takes one of {', '.join(prices)}, not {' and '.join(given)}: write e.g. UnitGates(kappa=2e-4)"
+                f"UnitGates takes one of {', '.join(prices)}, not {' and '.join(given)}: write e.g. "
+                "UnitGates(kappa=2e-4)"
             )
         for name, value in (("log_gamma", log_gamma), ("kappa", kappa), ("weight_scale", weight_scale)):
             if value is not None and not (value > 0 and math.isfinite(value)):
