@@ -29,9 +29,10 @@ class UnitGates:
     likelihood of all the data falls by more than log_gamma nats. Weights are points, whose decay is not multiplied by
     theta, so that those of a closed unit go to zero.
 
-    Give one of `log_gamma`, `kappa`, `cost`, `probability` and `beta`, or none: the price is then log N nats for N data,
-    kappa log(N) / N. A unit has weights by the dozen, of which the Bayesian information criterion would charge log(N) / 2
-    each; log N, what it charges for two, is a price that units which do anything can pay (docs/unit_gates.md).
+    Give one of `log_gamma`, `kappa`, `cost`, `probability` and `beta`, or none: the price is then log N nats for N
+    data, kappa log(N) / N. A unit has weights by the dozen, of which the Bayesian information criterion would charge
+    log(N) / 2 each; log N, what it charges for two, is a price that units which do anything can pay
+    (docs/unit_gates.md).
 
     Args:
         log_gamma: Price of a unit in nats of all the data, positive; default log N.
