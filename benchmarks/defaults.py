@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import os
 import resource
 import statistics
 import time
@@ -27,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch._inductor import config as inductor
 
 import bayesprune as bp
 from bayesprune.data import DataSplits
@@ -103,7 +103,9 @@ def fit_once(data: str, prior: str, seed: int, length: dict[str, int]) -> Record
     fit = bp.fit(case.model(splits, prior, seed), splits.train, validation=splits.validation, seed=seed, **length)
     found = fit.summary()
     result: Record = {"test": fit.score(*splits.test), "constant": constant_figures(splits)}
-    result |= {name: found.get(name) for name in ("notes", "kl_weight", "tempered", "kl_warmup", "steps", "seconds")}
+    result |= {
+        name: found.get(name) for name in ("notes", "kl_weight", "tempered", "kl_warmup", "steps", "chosen", "seconds")
+    }
     result |= {"path": found["path"]["name"], "compile_seconds": found["path"]["compile_seconds"]}
     result |= {"fitted_sparsity": found["sparsity"], "undecided": _undecided(fit)}
     result["own"] = _pruned(fit, splits, min_inclusion=0.5)
@@ -130,8 +132,7 @@ def _pruned(fit: bp.Fit, splits: DataSplits, **how: Any) -> Record:
         except ValueError as reason:  # a MAP has no probabilities; some fits are sparser by themselves
             return {"refused": str(reason)}
     said = [str(one.message) for one in caught if one.category is UserWarning]
-    reported = getattr(result.report, "warnings", None) or ()
-    said += [reported] if isinstance(reported, str) else list(reported)
+    said += list(getattr(result.report, "warnings", ()))
     scores = plain_scores(result.network, result.likelihood, *splits.test)
     return {"sparsity": result.report.sparsity, "test": scores, "warnings": said}
 
@@ -208,7 +209,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="fit nothing, print the tables of what is there")
     options = parser.parse_args()
     torch.set_num_threads(1)  # matrices this small gain nothing from a second one
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # compilers are children whose time is counted
+    inductor.compile_threads = 1  # compilers are then children of this process, whose time is counted
     lines = Lines(options.out)
     length = {name: value for name in ("epochs", "steps") if (value := getattr(options, name)) is not None}
     if options.table:
