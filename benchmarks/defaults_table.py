@@ -71,9 +71,10 @@ def _of_data(name: str, records: Sequence[Record]) -> str:
     steps = sorted({record["steps"] for record in fits if "steps" in record})
     head = f"**{name}**: {', '.join(f'{count:,}' for count in steps) or 'no'} steps"
     head += f"; the constant predictor has {_figure(measure, statistics.mean(constants))}" if constants else ""
+    calibration = "ece" if measure == "accuracy" else "90 % intervals cover %"
     columns = [
-        "prior", measure, "nll", "plain", "difference", "own rule: zeros %", f"its {measure}", f"at 95 %: {measure}",
-        "undecided %", "KL weight", "notes", "marks",
+        "prior", measure, "nll", calibration, "plain", "difference", "own rule: zeros %", f"its {measure}",
+        f"at 95 %: {measure}", "undecided %", "KL weight", "notes", "marks",
     ]  # fmt: skip
     rows = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for prior in dict.fromkeys(record["prior"] for record in fits):
@@ -86,7 +87,7 @@ def _row(fits: Sequence[Record], plain: Sequence[Record], measure: str) -> list[
     marked = " ".join(f"({number})" for number in marks(fits, plain))
     done = [one for one in fits if "error" not in one]
     if not done:
-        return [fits[0]["error"], *[""] * 9, marked]
+        return [fits[0]["error"], *[""] * 10, marked]
     equal = _of_equal_steps(done, plain)
     difference = _mean(done)[measure] - _mean(equal)[measure] if equal else None
     own = [one["own"] for one in done if "test" in one["own"]]
@@ -101,6 +102,7 @@ def _row(fits: Sequence[Record], plain: Sequence[Record], measure: str) -> list[
     return [
         over(done, measure),
         over(done, "nll"),
+        over(done, "ece" if measure == "accuracy" else "coverage_90"),
         over(equal, measure),
         "" if difference is None else ("+" if difference >= 0 else "") + _figure(measure, difference),
         _spread([100 * one["sparsity"] for one in own], lambda v: f"{v:.1f}") if own else "none",
@@ -122,8 +124,8 @@ def _mean(records: Sequence[Record]) -> dict[str, float]:
 
 
 def _figure(score: str, value: float) -> str:
-    """A score as text: accuracy in %, others with three figures."""
-    return f"{100 * value:.1f}" if score == "accuracy" else f"{value:.3g}"
+    """A score as text: accuracy and coverage in %, others with three figures."""
+    return f"{100 * value:.1f}" if score in ("accuracy", "coverage_90") else f"{value:.3g}"
 
 
 def _spread(values: Sequence[float], shown: Callable[[float], str]) -> str:

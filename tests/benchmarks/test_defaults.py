@@ -128,3 +128,16 @@ def test_the_table_shows_means_over_seeds_and_the_difference_from_the_plain_netw
     row = next(line for line in shown.splitlines() if line.startswith("| halo"))
     assert "| 94.0 (1.4) |" in row and "| 96.0 (1.4) | -2.0 |" in row
     assert "(1)" not in row and "(1)" in shown.splitlines()[-1]
+
+
+def test_every_row_has_as_many_cells_as_the_table_has_columns() -> None:
+    regression = {"data": "diabetes-raw", "test": {"rmse": 57.0, "coverage_90": 0.914}, "constant": {"rmse": 77.0}}
+    fits = [
+        record(0.93, own=pruned(0.93, []), sparse=pruned(0.9, [])),
+        {**record(0.0, "mcp"), "error": "ValueError: no"},
+        record(0.0, **regression),
+        record(0.0, "plain", **regression),
+    ]
+    lines = [line for line in table([*PLAIN, *fits]).splitlines() if line.startswith("|")]
+    assert len(lines) == 7 and len({line.count("|") for line in lines}) == 1
+    assert "| 91.4 |" in lines[-1] and "| 91.4 |" not in lines[2]
