@@ -34,7 +34,7 @@ from bayesprune.plain_text import neutral, plain_warnings
 # isort: off
 from bayesprune.options import (
     BatchSize, Data, DataRoot, Device, Guide, LearningRate, Likelihood, Network, On, Optimizer, OwnNetwork, OwnPrior,
-    Precision, Prior, Quiet, Run, Schedule, Settings, TrustCode, Weights, Width, place_argument, place_option,
+    Precision, Prior, Quiet, Run, Schedule, Settings, TrustCode, Tune, Weights, Width, place_argument, place_option,
 )  # fmt: skip
 # isort: on
 
@@ -80,6 +80,7 @@ def bayesprune_command(
         "bayesprune fit --data digits --prior own_prior.py:student --epochs 100 --out runs/own",
         "bayesprune fit --data digits --weights trained.safetensors --prior reduction --out runs/reduced",
         "bayesprune fit --data digits --prior unit-gates --set kappa=0.002 --epochs 100 --out runs/units",
+        "bayesprune fit --data digits --prior halo --tune kl_weight,expected_density --out runs/tuned",
     )
 )
 def fit(
@@ -112,6 +113,7 @@ def fit(
         float | None,
         typer.Option(help="Share of the steps over which the KL term fades in.  [default: 0.2; map: 0]"),
     ] = None,
+    tune: Tune = None,
     seed: Annotated[int, typer.Option(help="Of the first restart and of the validation split.")] = 0,
     restarts: Annotated[int, typer.Option(help="Independent fits.")] = 1,
     device: Device = "auto",
@@ -152,6 +154,7 @@ def fit(
             optimizer=optimizer,
             schedule=schedule,
             kl_warmup=kl_warmup,
+            tune=tune,
             seed=seed,
             restarts=restarts,
             device=device,
