@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from bayesprune.inference.batches import Data
+from bayesprune.inference.checkpoint import CheckpointError
 from bayesprune.inference.continuation import fit_from
 from bayesprune.inference.fingerprints import data_fingerprint, described
 from bayesprune.inference.fit import NonFiniteLossError
@@ -33,7 +35,7 @@ _FOLDS = 10
 _ROW: dict[str, Any] = {
     "number": int, "knob": str, "values": dict, "warm_from": (int, type(None)), "steps": int,
     "nll": (float, type(None)), "standard_error": (float, type(None)), "score_name": str, "score": (float, type(None)),
-    "sparsity": (float, type(None)), "seconds": float,
+    "sparsity": (float, type(None)), "seconds": float, "problem": (str, type(None)),
 }  # fmt: skip
 
 Values = Mapping[str, float | None]
@@ -57,6 +59,7 @@ class Trial:
         score: That score, on validation data.
         sparsity: What the fit left out itself, a fraction of zeros.
         seconds: That it took.
+        problem: Why there is no fit: its loss was not finite, or its model cannot be had; None where there is one.
     """
 
     number: int
@@ -70,6 +73,7 @@ class Trial:
     score: float | None
     sparsity: float | None
     seconds: float
+    problem: str | None = None
 
     @property
     def is_finite(self) -> bool:
@@ -173,10 +177,12 @@ class Trials:
 
     def _scored(self, knob: str, values: Values, before: Trial | None) -> Trial:
         number, began = len(self.rows), time.perf_counter()
-        loss, name, score, error, sparsity = math.nan, "", math.nan, None, None
+        loss, name, score, error, sparsity, problem = math.nan, "", math.nan, None, None, None
         found = dict(values)
         try:
-            fit = self._fit(number, values, before)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # of values that are only tried
+                fit = self._fit(number, values, before)
             scores = fit.score(*self.validation)
             loss, name = scores["nll"], next(iter(scores))
             score, sparsity = scores[name], fit.summary()["sparsity"]
@@ -184,11 +190,15 @@ class Trials:
                 found[KL_WEIGHT] = float(fit.settings[KL_WEIGHT])
             if self.with_errors:
                 error = _finite(self._standard_error(fit))
-        except NonFiniteLossError:
-            pass  # told by the row
+        except NonFiniteLossError as reason:
+            problem = str(reason)
+        except ValueError as reason:
+            if number == 0 or isinstance(reason, CheckpointError):  # not of this value
+                raise
+            problem = str(reason)
         return Trial(
             number, knob, found, None if before is None else before.number, self.lengths[before is not None],
-            _finite(loss), error, name, _finite(score), sparsity, time.perf_counter() - began,
+            _finite(loss), error, name, _finite(score), sparsity, time.perf_counter() - began, problem,
         )  # fmt: skip
 
     def _standard_error(self, fit: Fit) -> float:

@@ -280,15 +280,19 @@ def _checked_values(make: ModelAt, knob: str, begin: Values, grid: list[float] |
         if wrong:
             raise ValueError(f"kl_weight must not be negative, not {wrong[0]}: 1 is the ELBO, less is tempered")
         return grid or around(knob, begin[knob] if begin[knob] is not None else 1.0)
-    kept = []
+    kept: list[float] = []
+    refusal: ValueError | None = None
     for value in around(knob, begin[knob]) if grid is None else grid:
         try:
             make(**{**_of_prior(begin), knob: value})
-        except ValueError:
+        except ValueError as problem:
             if grid is not None:
                 raise
+            refusal = problem
         else:
             kept.append(value)
+    if refusal is not None and not kept:
+        raise refusal
     return kept
 
 

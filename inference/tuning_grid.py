@@ -78,7 +78,9 @@ def around(knob: str, start: Any) -> list[float]:
         return list(dict.fromkeys((start, *_KL_WEIGHTS)))
     start = _USUAL.get(knob) if start is None else start
     remedy = f"give its values, as --tune {knob}=1,10,100 or knobs={{{knob!r}: (1, 10, 100)}}"
-    if isinstance(start, bool) or not isinstance(start, (int, float)) or not math.isfinite(start) or start == 0:
+    if isinstance(start, (bool, str)) or (start is not None and not isinstance(start, (int, float))):
+        raise ValueError(f"the knob {knob} is {start!r}, but only numbers are tuned: fit once for each value")
+    if start is None or not math.isfinite(start) or start == 0:
         what = "leaves it to the prior" if start is None else f"is {start!r}"
         raise ValueError(f"the knob {knob} {what}, which no grid of numbers is around: {remedy}")
     if knob not in _SHARES:

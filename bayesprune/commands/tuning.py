@@ -147,9 +147,10 @@ def print_tuned(summary: Mapping[str, Any]) -> None:
     )
     for row in rows:
         value = row["values"][row["knob"]]
+        missing = "not finite" if row["problem"] is None else "failed"
         shown.add_row(
             row["knob"], "default" if value is None else figure(value), "cold" if row["warm_from"] is None else "warm",
-            str(row["steps"]), "not finite" if row["nll"] is None else figure(row["nll"]),
+            str(row["steps"]), missing if row["nll"] is None else figure(row["nll"]),
             percent(row["score"]) if score == "accuracy" else figure(row["score"]), percent(row["sparsity"], 2),
             f"{row['seconds']:.1f}", "chosen" if row["chosen"] else "",
         )  # fmt: skip
