@@ -67,7 +67,7 @@ def asked_tuning(tune: Any, prior: str, settings: Mapping[str, Any], epochs: int
             close = difflib.get_close_matches(knob, [KL_WEIGHT, *known], n=1)
             meant = f" (did you mean {close[0]!r}?)" if close else ""
             listed = f"the settings of {prior}, {', '.join(known)}" if known else f"{prior} has no settings"
-            raise ValueError(f"--tune knows no {knob!r}{meant}: its knobs are {KL_WEIGHT}, and {listed}")
+            raise ValueError(f"--tune knows no {_shown(knob)}{meant}: its knobs are {KL_WEIGHT}, and {listed}")
         default = known[knob]
         start[knob] = settings.get(knob, None if default is inspect.Parameter.empty else default)
         for value in around(knob, start[knob])[:0] if grid is None else grid:
