@@ -20,7 +20,7 @@ from bayesprune.inference.tuning import Tuned, _search
 from bayesprune.inference.tuning_grid import around, from_dense_to_sparse, given_knobs
 
 SIZE, FEATURES, NOISE = 30, 12, 1.0
-HOW = {"guide": "map", "learning_rate": 0.1, "batch_size": SIZE, "device": "cpu", "precision": "float64",
+HOW = {"guide": "map", "kl_warmup": 0.0, "learning_rate": 0.1, "batch_size": SIZE, "device": "cpu", "precision": "float64",
        "path": "plain", "first_steps": 200, "steps": 100}  # fmt: skip
 SDS = (0.03, 0.1, 0.3, 1.0, 3.0)
 
