@@ -73,7 +73,7 @@ def test_the_command_prints_its_trials_and_what_was_chosen(arguments, command, t
     found = read_summary(tmp_path / "run")
     lines = printed.splitlines()
     assert code == 0 and lines[0].split()[:3] == ["knob", "value", "start"]
-    assert sum("chosen" in line for line in lines) == 1 == sum(row["chosen"] for row in found["tuned"])
+    assert sum(line.rstrip().endswith("chosen") for line in lines) == 1 == sum(row["chosen"] for row in found["tuned"])
     assert sum(line.startswith(("kl_weight ", "expected_density ")) for line in lines) == len(found["tuned"])
     assert any(line.startswith("note: tuned on validation data") for line in lines)
     values = next(row["values"] for row in found["tuned"] if row["chosen"])
