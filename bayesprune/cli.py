@@ -34,7 +34,7 @@ from bayesprune.plain_text import neutral, plain_warnings
 # isort: off
 from bayesprune.options import (
     BatchSize, Data, DataRoot, Device, Guide, KlWarmup, KlWeight, LearningRate, Likelihood, Network, On, Optimizer,
-    OwnNetwork, OwnPrior, Particles, Precision, Prior, Quiet, Run, Schedule, Settings, TrustCode, Weights, Width,
+    OwnNetwork, OwnPrior, Particles, Precision, Prior, Quiet, Run, Schedule, Settings, TrustCode, Tune, Weights, Width,
     place_argument, place_option,
 )  # fmt: skip
 # isort: on
@@ -81,6 +81,7 @@ def bayesprune_command(
         "bayesprune fit --data digits --prior own_prior.py:student --out runs/own",
         "bayesprune fit --data digits --weights trained.safetensors --prior reduction --out runs/reduced",
         "bayesprune fit --data digits --prior unit-gates --out runs/units",
+        "bayesprune fit --data digits --prior halo --tune kl_weight,expected_density --out runs/tuned",
     )
 )
 def fit(
@@ -113,6 +114,7 @@ def fit(
     kl_warmup: KlWarmup = None,
     kl_weight: KlWeight = None,
     particles: Particles = 1,
+    tune: Tune = None,
     seed: Annotated[int, typer.Option(help="Of the first restart and of the validation split.")] = 0,
     restarts: Annotated[int, typer.Option(help="Independent fits.")] = 1,
     device: Device = "auto",
@@ -156,6 +158,7 @@ def fit(
             kl_warmup=kl_warmup,
             kl_weight=kl_weight,
             particles=particles,
+            tune=tune,
             seed=seed,
             restarts=restarts,
             device=device,

@@ -46,6 +46,13 @@ Likelihood = Annotated[
     str | None, typer.Option(help="categorical, normal, bernoulli or poisson.  [default: by the targets]")
 ]
 Weights = Annotated[Path | None, place_option("Start from this state dict of a trained network, FILE.safetensors.")]
+Tune = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KNOB[=A,B,...],...",
+        help="Choose kl_weight and settings of the prior on validation data, by a few short fits; repeatable.",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(help="Examples a step.")]
 LearningRate = Annotated[float, typer.Option(help="Of the optimizer.")]
 Optimizer = Annotated[str, typer.Option(help="adam or sgd.")]

@@ -23,6 +23,7 @@ Keys of summary.json (null where something does not apply; counts are of the wei
     data_sketch, scaling_sketch    of the training data, and of what they were standardised by
     stopped_early                a sentence for each restart that was ended before its last step
     warm_start                   whether it began at an earlier fit
+    tuned                        the trials of --tune, one object each; whose values were chosen
     gating_settings, gating      how gates of units were trained, as asked; what came of it, one object a restart
     seconds, seeds, restarts     of the fit alone; one seed a restart
     path                         which path the first restart's steps took, why, and what compiling cost
@@ -91,7 +92,13 @@ _NEEDED: dict[str, Any] = {
     "median_probability_sparsity": _NUMBER, "undecided": _NUMBER, "kinds": list, "tempered": bool, "elbo": _NUMBER,
     "converged": str, "convergence": str, "point_estimates": list, "notes": list, "collapsed": list,
 }  # fmt: skip
-_LATER: dict[str, Any] = {"width": float, "path": dict, "units": _OBJECT, "branches": _OBJECT}
+_LATER: dict[str, Any] = {
+    "width": float,
+    "path": dict,
+    "units": _OBJECT,
+    "branches": _OBJECT,
+    "tuned": (list, type(None)),
+}
 """Keys that runs of earlier versions do not have."""
 _DECLARED = (
     "data", "data_root", "data_seed", "data_size", "input_shape", "outputs", "network", "prior", "prior_settings", "on",

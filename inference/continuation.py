@@ -1,4 +1,4 @@
-"""A path: fits along the values of a prior's knob, each warm-started from the one before."""
+"""A path: fits along the values of a knob, each warm-started from the one before."""
 
 from __future__ import annotations
 
@@ -21,10 +21,36 @@ from bayesprune.inference.sparsity_path import ModelAt, SparsityPath
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.files.places import expanded
 
-__all__ = ["sparsity_path"]
+__all__ = ["fit_from", "sparsity_path"]
 
 _OURS = ("start", "steps")
 _NO_MATTER = ("progress",)  # it changes nothing in the numbers
+
+
+def fit_from(
+    before: Fit | None,
+    model: BayesianNetwork,
+    data: Data,
+    *,
+    first: Mapping[str, Any],
+    later: Mapping[str, Any],
+    kl_warmup: float | None = None,
+    **how: Any,
+) -> Fit:
+    """The next fit of a path: from the one before, without a fade-in, which would forget the warm start.
+
+    Args:
+        before: The fit before; None: it begins cold.
+        model: The model.
+        data: Training data.
+        first: Arguments of a fit that begins cold, its length.
+        later: Those of one that does not.
+        kl_warmup: As in `fit`, of one that begins cold.
+        **how: Further arguments of `fit`.
+    """
+    if before is None:
+        return fit(model, data, kl_warmup=kl_warmup, **first, **how)
+    return fit(model, data, start=before, kl_warmup=0.0, **later, **how)
 
 
 def sparsity_path(
@@ -112,13 +138,14 @@ def sparsity_path(
     fits: dict[float, Fit] = {}
     done = len(index["points"])
     before = Fit.load(point_folder(place, done - 1), model_at(values[done - 1])) if place is not None and done else None
-    for number, value in enumerate(values[done:], start=done):
-        before = fit(
+    for value in values[done:]:
+        before = fit_from(
+            before,
             model_at(value),
             data,
-            start=before,
-            epochs=epochs if number else first_epochs,
-            kl_warmup=0.0 if number else kl_warmup,
+            first={"epochs": first_epochs},
+            later={"epochs": epochs},
+            kl_warmup=kl_warmup,
             restarts=restarts,
             validation=validation,
             **how,

@@ -136,6 +136,13 @@ def test_the_page_on_the_front_runs(tmp_path, monkeypatch):
     assert (tmp_path / "front.png").is_file() and (tmp_path / "runs" / "front" / "path.json").is_file()
 
 
+def test_the_page_on_tuning_runs():
+    space = {}
+    for block in code_blocks("docs/tuning.md"):
+        exec(compile(block, "docs/tuning.md", "exec"), space)
+    assert space["tuned"].trials and space["fit"].settings["kl_weight"] == space["tuned"].values["kl_weight"]
+
+
 def test_the_page_on_plots_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)

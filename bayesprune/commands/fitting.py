@@ -13,6 +13,7 @@ from typing import Any
 from bayesprune.code_trust import absolute, repeating
 from bayesprune.commands.console import figure, percent, stdout
 from bayesprune.commands.showing_gates import what_is_left
+from bayesprune.commands.tuning import asked_tuning, fit_tuned, print_tuned
 from bayesprune.data import DATASETS, load_data
 from bayesprune.declaration import declare, resolve_prior
 from bayesprune.inference.fit import fit
@@ -77,6 +78,7 @@ def fit_run(
     gating: Mapping[str, Any] | None = None,
     fresh: bool = False,
     progress: bool = False,
+    tune: Any = None,
     **how: Any,
 ) -> dict[str, Any]:
     """Fits what is named and writes a run folder, all of it or nothing.
@@ -103,6 +105,8 @@ def fit_run(
         gating: Arguments of `Gating`, for the prior ``"unit-gates"``; default none.
         fresh: Whether what an earlier call has left is removed, and the fit begins anew; default False.
         progress: Whether to show a progress line; default False.
+        tune: Knobs that are tuned on validation data before the fit: `kl_weight` and settings of the prior, as texts of
+            ``--tune`` or as `bayesprune.tune` takes them; default none.
         how: Further arguments of `bayesprune.fit`: guide, restarts, ...
 
     Returns:
@@ -122,6 +126,7 @@ def fit_run(
         how["gating"] = _gating(gating or {})
     elif gating:
         raise ValueError(f"--gating is about the gates of --prior unit-gates, which {prior} has not: leave it out")
+    tuning = None if tune is None else asked_tuning(tune, prior, settings or {}, epochs)
     name = data if data in DATASETS else str(expanded(data).absolute())
     root = None if data_root is None else str(expanded(data_root).absolute())
     begins_at = None if weights is None else expanded(weights)
@@ -132,26 +137,26 @@ def fit_run(
         "steps": steps,
         "weights": None if begins_at is None else f"{os.path.realpath(begins_at)}, content {_content(begins_at)}",
         **{key: value for key, value in how.items() if key != "callbacks"}, "gating": dict(gating or {}),
+        "tune": None if tuning is None else tuning.knobs,
     }  # fmt: skip
     _refuse_infinity(asked)
     with writing_part(out, asked, fresh) as part:
         splits = load_data(name if Path(name).exists() else data, seed=seed, root=root)
         declaration = declare(splits, network, prior, settings, on, likelihood, width)
         model = declaration.model(seed, begins_at)
+        tuned = None
         if epochs == 0:
             fitted = laplace_around(model, splits.train)
         else:
-            fitted = fit(
-                model,
-                splits.train,
-                epochs=epochs,
-                steps=steps,
-                validation=splits.validation if len(splits.validation[0]) else None,
-                seed=seed,
-                progress=progress,
-                checkpoint=part.state,
-                **{**how, "callbacks": [*how.get("callbacks", ()), part.watcher]},
-            )
+            validation = splits.validation if len(splits.validation[0]) else None
+            arguments = {
+                "epochs": epochs, "steps": steps, "validation": validation, "seed": seed, "progress": progress, **how,
+                "callbacks": [*how.get("callbacks", ()), part.watcher],
+            }  # fmt: skip
+            if tuning is None:
+                fitted = fit(model, splits.train, checkpoint=part.state, **arguments)
+            else:
+                fitted, declaration, tuned = fit_tuned(tuning, declaration, splits, begins_at, part, arguments)
         with part.filled() as folder:
             with naming(folder, part.folder):
                 write_fit(fitted, folder)
@@ -164,7 +169,9 @@ def fit_run(
                 data_root=root,
                 starting_weights=None if begins_at is None else str(begins_at.absolute()),
                 gating_settings=dict(gating or {}) if isinstance(declared, UnitGates) else None,
+                tuned=None if tuned is None else tuned.rows(),
             )
+            summary["notes"] += [] if tuned is None else tuned.notes
             with naming(folder, part.folder):
                 write_rest(folder, fitted, summary)
     return summary
@@ -236,6 +243,7 @@ def print_run(run: Path, summary: Mapping[str, Any]) -> None:
     lines.append(
         f"next: bayesprune show {run} --plots{again}; bayesprune prune {run} {prune}{again} --out {run}-pruned"
     )
+    print_tuned(summary)
     for line in lines:
         stdout().print(line, soft_wrap=True)
 
