@@ -2,27 +2,27 @@
 
 The diagonal Fisher information at the fit measures how sharply the data define a weight where the fit stands. In a
 network that fits its data it vanishes, because the loss is flat there, and yet the data have moved the weight: what is
-flat is the end of the way. The guide has seen the whole way. Its Normal of a weight balances the prior against the data,
+flat is the end of the way. The guide's Normal of a weight balances the prior against the data,
 
-    1 / v = E[1 / s^2] + P    and    m / v = a        (the gradients of the ELBO with respect to m and v are zero),
+    1 / v = E[1 / s^2] + P    and    m / v = a        (the gradients of the ELBO by v and m are zero),
 
 so that P, the data's precision averaged over q, and a, their pull, follow from m and v: the data count as the factor
-exp(a w - P w^2 / 2). Given a scale s the weight is then Normal with the variance s^2 k, k = 1 / (1 + P s^2) (the textbook's
-kappa), and the mean a s^2 k, against Normal(0, s^2) before the data, and what they have said of it is
+exp(a w - P w^2 / 2). Given a scale s the weight is then Normal with the variance s^2 k, k = 1 / (1 + P s^2) (the
+textbook's kappa), and the mean a s^2 k, against Normal(0, s^2) before the data. What they have said of it is
 
     I = KL = (k + a^2 s^2 k^2 - 1 - log k) / 2 nats.
 
-The shrinkage factor by the posterior is exp(-2 I). In a conjugate Normal model P is data_size F exactly, and the mean of I
-over data sets is -log(k) / 2: its geometric mean is k itself. Where the curvature vanishes (P = 0, k = 1) and the mean
-does not, k says "shrunk" of a weight that the data hold far from zero by their slope; I counts both. A tempered fit
-(KL weight w) has the posterior of the data counted 1 / w times, and so have P and a.
+The shrinkage factor by the posterior is exp(-2 I). In a conjugate Normal model P is data_size F exactly, and the mean
+of I over data sets is -log(k) / 2: its geometric mean is k itself. Where the curvature vanishes (P = 0, k = 1) and the
+mean does not, k says "shrunk" of a weight that the data hold far from zero by their slope; I counts both. A tempered
+fit (KL weight w) has the posterior of the data counted 1 / w times, and so have P and a.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
