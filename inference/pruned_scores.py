@@ -55,7 +55,7 @@ def gone_layers(masks: dict[str, Tensor]) -> list[str]:
     tensors = {name: mask for name, mask in masks.items() if mask.ndim > 1 or len(masks) == 1}
     return [
         f"a layer is gone: none of the {mask.numel():,} weights of {name} is left, so that its output is constant; "
-        "prune per layer, or less"
+        "prune less, or per layer"
         for name, mask in tensors.items()
         if not bool(mask.any())
     ]
@@ -70,6 +70,8 @@ def loss_by_pruning(
     alternatives: Iterable[Alternative],
 ) -> str | None:
     """Says what pruning has cost on training data, where it is more than 3 points of accuracy or 5 % of the rmse.
+
+    Compared with the averaged prediction; of a network with batch normalisation with the centre's, if that is better.
 
     Args:
         fit: The fit.
@@ -90,7 +92,7 @@ def loss_by_pruning(
     x, y = found
     likelihood = fit.restarts[restart].model.likelihood
     try:
-        reestimate_statistics(networks[0], (x, y))
+        is_normalised = reestimate_statistics(networks[0], (x, y)) > 0
         averaged = likelihood.scores(fit.predict(x, DRAWS, restart).mean, y)
         centre, pruned = (_scores(network, likelihood, x, y) for network in networks)
     except NOT_TAKEN:  # pruning takes data whose targets mean nothing, to estimate batch normalisation on
@@ -98,13 +100,15 @@ def loss_by_pruning(
     measure = next((name for name in ("accuracy", "rmse") if name in pruned), None)
     if measure is None:
         return None
-    best = (max if measure == "accuracy" else min)(averaged[measure], centre[measure])
-    if not _is_much_worse(measure, best, pruned[measure], len(x)):
+    before = averaged[measure]
+    if is_normalised:  # what the running statistics were estimated with may be far from the draws
+        before = (max if measure == "accuracy" else min)(before, centre[measure])
+    if not _is_much_worse(measure, before, pruned[measure], len(x)):
         return None
     shown = [_shown(measure, scores[measure]) for scores in (averaged, centre, pruned)]
     remedy = "finetune the result, or fit again with another setting of the prior"
     for words, value, score in _tried(alternatives, measure, likelihood, x, y):
-        if not _is_much_worse(measure, best, score, len(x)):
+        if not _is_much_worse(measure, before, score, len(x)):
             remedy = f"take {words.format(f'{value:g}')} ({_shown(measure, score)}), or finetune the result"
             break
     return (

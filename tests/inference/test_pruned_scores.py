@@ -75,6 +75,17 @@ def test_a_network_that_is_as_good_gets_no_note(classes):
     assert bp.prune(fit, sparsity=0.95).report.notes == ()  # nor one that nothing is known of
 
 
+def test_a_network_that_is_better_than_the_averaged_prediction_gets_no_note(classes):
+    """Wide draws predict badly; what pruning returns from their centre is not worse than what it was given."""
+    fit, data = copy.deepcopy(classes[0]), classes[1]
+    assert about_scores(bp.prune(fit, sparsity=0.95, data=data)) != []
+    with torch.no_grad():
+        for family in fit.guide.families:
+            family.log_scale.fill_(1.0)
+    assert fit.score(*data)["accuracy"] < 0.8
+    assert about_scores(bp.prune(fit, sparsity=0.95, data=data)) == []
+
+
 def test_a_smaller_inclusion_probability_is_named_where_one_would_do(classes):
     fit, data = copy.deepcopy(classes[0]), classes[1]
     for prior in fit.model.priors.values():  # a rule that asks for much: larger than twice the rms
