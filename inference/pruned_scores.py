@@ -51,14 +51,17 @@ class Alternative:
 
 
 def gone_layers(masks: dict[str, Tensor]) -> list[str]:
-    """A sentence for each weight tensor of which nothing is left; of biases none, which a layer can do without."""
+    """A sentence if nothing is left of weight tensors; biases are none, which a layer can do without."""
     tensors = {name: mask for name, mask in masks.items() if mask.ndim > 1 or len(masks) == 1}
-    return [
-        f"a layer is gone: none of the {mask.numel():,} weights of {name} is left, so that its output is constant; "
-        "prune less, or per layer"
-        for name, mask in tensors.items()
-        if not bool(mask.any())
-    ]
+    gone = [name for name, mask in tensors.items() if not bool(mask.any())]
+    if not gone:
+        return []
+    if len(gone) > 1:
+        what = f"{len(gone)} layers are gone: none of the weights of {', '.join(gone)} is left"
+    else:
+        what = f"a layer is gone: none of the {masks[gone[0]].numel():,} weights of {gone[0]} is left"
+    follows = "their outputs are" if len(gone) > 1 else "its output is"
+    return [f"{what}, so that {follows} constant; prune less, or per layer"]
 
 
 def loss_by_pruning(

@@ -8,7 +8,7 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from bayesprune.models.hierarchy import Hierarchy, Latent
-from bayesprune.models.inclusion import ShrinkageForm, shrinkage_below
+from bayesprune.models.inclusion import shrinkage_below
 
 
 class Horseshoe(Hierarchy):
@@ -33,7 +33,7 @@ class Horseshoe(Hierarchy):
         tau0: float | None = None,
         expected_density: float = 0.1,
         per: str = "weight",
-        by: ShrinkageForm | None = None,
+        by: str | None = None,
     ) -> None:
         _check(tau0, expected_density)
         super().__init__(
@@ -74,7 +74,7 @@ class RegularisedHorseshoe(Hierarchy):
         slab_sd: float | None = None,
         slab_df: float = 4.0,
         per: str = "weight",
-        by: ShrinkageForm | None = None,
+        by: str | None = None,
     ) -> None:
         _check(tau0, expected_density)
         if (slab_sd is not None and not slab_sd > 0) or not slab_df > 0:

@@ -12,7 +12,7 @@ Every event has a kind, and probabilities of unlike kinds are never compared:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 Kind = Literal["atom", "shrinkage", "relative", "membership", "reduction"]
 ShrinkageForm = Literal["fisher", "posterior"]
@@ -71,7 +71,7 @@ def exact_zero(gate: str | None = None, slab: str | None = None) -> InclusionEve
     return InclusionEvent("atom", gate=gate, slab=slab)
 
 
-def shrinkage_below(threshold: float = 0.5, by: ShrinkageForm | None = None) -> InclusionEvent:
+def shrinkage_below(threshold: float = 0.5, by: str | None = None) -> InclusionEvent:
     """The shrinkage factor is below `threshold`: the data decide the weight.
 
     There are two factors, of the same meaning in a conjugate Normal model:
@@ -96,7 +96,7 @@ def shrinkage_below(threshold: float = 0.5, by: ShrinkageForm | None = None) -> 
         raise ValueError(f"shrinkage_below needs a threshold strictly between 0 and 1, not {threshold}")
     if by not in _BY:
         raise ValueError(f"shrinkage_below(by=...) takes 'fisher', 'posterior' or None, not {by!r}")
-    return InclusionEvent("shrinkage", threshold=float(threshold), by=by)
+    return InclusionEvent("shrinkage", threshold=float(threshold), by=cast("ShrinkageForm | None", by))
 
 
 def relative_threshold(threshold: float = 0.1) -> InclusionEvent:

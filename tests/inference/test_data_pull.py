@@ -14,6 +14,7 @@ import bayesprune as bp
 from bayesprune.inference.data_pull import DataPull, data_pulls, factor_by_posterior, information
 from bayesprune.inference.families import NormalFamily
 from bayesprune.inference.shrinkage import shrinkage_factor, shrinkage_form, stated_event
+from bayesprune.models.priors import from_config, make_prior
 
 SIZE, NOISE = 40, 0.7
 TRUE = torch.tensor([1.5, -0.4, 0.0, 0.8], dtype=torch.float64)
@@ -173,6 +174,16 @@ def test_the_form_is_part_of_the_event_and_stays_with_a_saved_fit(tmp_path):
     events = [stated_event(loaded.restarts[0], prior).by for prior in loaded.model.priors.values()]
     assert events == ["fisher", "posterior"]
     assert loaded.inclusion_probabilities(draws=9).equals(fit.inclusion_probabilities(draws=9))
+
+
+def test_the_form_is_a_setting_of_the_horseshoes_that_earlier_fits_do_not_have():
+    for name in ("horseshoe", "regularised-horseshoe"):
+        made = make_prior(name, by="fisher")
+        assert from_config(made.config).included.by == "fisher" and make_prior(name).included.by is None
+        earlier = {**made.config, "arguments": {k: v for k, v in made.config["arguments"].items() if k != "by"}}
+        assert from_config(earlier).fingerprint() == make_prior(name).fingerprint() != made.fingerprint()
+        with pytest.raises(ValueError, match="takes 'fisher', 'posterior' or None, not 'hessian'"):
+            make_prior(name, by="hessian")
 
 
 def test_what_the_data_say_is_read_again_when_the_guide_has_changed():

@@ -163,6 +163,9 @@ def test_a_layer_of_which_nothing_is_left_is_told_without_data(classes):
     assert bp.prune(fit, sparsity=0.5).report.notes == ()
     masks = {"a.weight": torch.ones(2, 2), "a.bias": torch.zeros(2)}
     assert gone_layers({name: mask.bool() for name, mask in masks.items()}) == []  # a layer can do without its bias
+    masks = {name: torch.zeros(3, 2).bool() for name in ("a.weight", "b.weight")}
+    (both,) = gone_layers(masks)
+    assert both.startswith("2 layers are gone: none of the weights of a.weight, b.weight is left")
     tuned = bp.finetune(dataclasses.replace(result), (inputs(), torch.zeros(SIZE).long()), epochs=1)
     assert tuned.report.notes == (note,)
 
