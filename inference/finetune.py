@@ -16,6 +16,7 @@ from bayesprune.inference.fit import NonFiniteLossError, OptimizerChoice
 from bayesprune.inference.fit_arguments import resolve_device
 from bayesprune.inference.given_numbers import checked_seed, real_number, whole_number
 from bayesprune.inference.prune import PruneResult, _report
+from bayesprune.inference.pruned_scores import gone_layers
 from bayesprune.inference.schedules import Schedule, schedule_named
 from bayesprune.inference.trainable_batch import NothingTrainableError, TrainableBatches, check_trainable
 from bayesprune.models.compact import CompactResult
@@ -261,4 +262,5 @@ def _noted(result: PruneResult | CompactResult, network: nn.Module, how: str) ->
     old = result.report
     counted = _report(old.rule, old.criterion, old.kind, network, result.masks)  # kept zeros may have moved
     counts = {name: getattr(counted, name) for name in ("nonzero", "sparsity", "per_tensor")}
-    return dataclasses.replace(old, **counts, finetuned=text)
+    notes = tuple(gone_layers(result.masks))  # what pruning cost is no longer so
+    return dataclasses.replace(old, **counts, finetuned=text, notes=notes)

@@ -16,10 +16,15 @@ from torch.func import functional_call
 from bayesprune.inference.guides import Guide
 from bayesprune.inference.metrics import expected_calibration_error
 from bayesprune.inference.seeded import seeded
-from bayesprune.inference.shrinkage import shrinkage_factor
+from bayesprune.inference.shrinkage import (
+    is_counted_by_shrinkage,
+    is_scale_mixture,
+    shrinkage_at,
+    shrinkage_draws,
+    shrinkage_form,
+)
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.first_line import first_line
-from bayesprune.models.hierarchy import WEIGHT
 from bayesprune.models.tensor_prior import TensorPrior
 
 
@@ -265,22 +270,24 @@ class Fit:
     def shrinkage_factors(self, restart: int = 0, draws: int = 200) -> xr.Dataset:
         """Posterior mean of the shrinkage factor of every weight.
 
-        kappa_j = 1 / (1 + data_size F_j s_j^2), F_j the diagonal Fisher information of one datum, s_j the prior
-        standard deviation of the weight given its scales (Piironen & Vehtari 2017): the fraction by which the
-        estimate is pulled to zero; 1 is full shrinkage.
+        0 is a weight that the data decide, 1 one that the prior does. By the Fisher information it is the textbook's
+        kappa_j = 1 / (1 + data_size F_j s_j^2), the fraction by which the estimate is pulled to zero; by the posterior,
+        as for networks, exp(-2 I_j), I_j the nats that the data give about the weight given its scale: see
+        `shrinkage_below`, which says when it is which.
 
         Args:
             restart: Which restart; default the first.
             draws: Draws of the scales; default 200 (one for a MAP).
 
         Returns:
-            One variable a tensor whose prior is a scale mixture, `(out, in, ...)`.
+            One variable a tensor whose prior is a scale mixture, `(out, in, ...)`; its attribute ``by`` is ``"fisher"``
+            or ``"posterior"``.
 
         Raises:
-            ValueError: If no prior is a scale mixture with random scales.
+            ValueError: If no prior is a scale mixture with random scales, or what the factor needs is not there.
         """
         one = self._restart(restart)
-        mixtures = [prior for prior in one.model.priors.values() if _is_scale_mixture(prior)]
+        mixtures = [prior for prior in one.model.priors.values() if is_scale_mixture(prior)]
         if not mixtures:
             raise ValueError(
                 "no prior of this fit is a scale mixture with random scales, so there are no shrinkage factors: "
@@ -288,10 +295,11 @@ class Fit:
             )
         means = {prior.name: torch.zeros(prior.shape) for prior in mixtures}
         count = 1 if one.guide.is_map else draws
-        for _, factors in self._shrinkage_draws(one, mixtures, count):
+        for _, factors in shrinkage_draws(one, mixtures, count):
             for name, kappa in factors.items():
                 means[name] += kappa.cpu() / count
-        return xr.Dataset({p.name: (dimensions(p.name, p), means[p.name].numpy()) for p in mixtures})
+        attrs = {prior.name: {"by": shrinkage_form(one, prior)} for prior in mixtures}
+        return xr.Dataset({p.name: (dimensions(p.name, p), means[p.name].numpy(), attrs[p.name]) for p in mixtures})
 
     def effective_parameters(self, restart: int = 0, draws: int = 200, probability: float = 0.89) -> xr.Dataset:
         """Number of weights that are in the network, with its posterior interval.
@@ -312,11 +320,11 @@ class Fit:
         """
         one = self._restart(restart)
         self._refuse_map(one)
-        mixtures = [prior for prior in one.model.priors.values() if _is_counted_by_shrinkage(prior)]
+        mixtures = [prior for prior in one.model.priors.values() if is_counted_by_shrinkage(prior)]
         rest = [prior for prior in one.model.priors.values() if prior not in mixtures]
         counts: dict[str, list[float]] = {name: [] for name in one.model.priors}
         if mixtures:
-            for values, factors in self._shrinkage_draws(one, mixtures, draws):
+            for values, factors in shrinkage_draws(one, mixtures, draws):
                 gates = one.model.gates
                 there = {} if gates is None else gates.open_probabilities(values, one.model.network)
                 for name, kappa in factors.items():
@@ -412,22 +420,6 @@ class Fit:
                     "or prune by sparsity"
                 )
 
-    def _shrinkage_draws(self, one: Restart, priors: list[TensorPrior], draws: int) -> Any:
-        if one.fisher is None:
-            raise ValueError(
-                "this fit holds no Fisher information, which shrinkage factors need: declare "
-                "included=shrinkage_below(...) on the prior before fitting"
-            )
-        with torch.no_grad(), seeded(one.guide, one.seed):
-            for _ in range(draws):
-                values = one.guide.sample()
-                yield values, {prior.name: self._kappa(one, prior, values) for prior in priors}
-
-    def _kappa(self, one: Restart, prior: TensorPrior, values: dict[str, Tensor]) -> Tensor:
-        by_latent = {latent: values[site.name] for latent, site in prior.sites.items()}
-        assert one.fisher is not None
-        return shrinkage_factor(one.fisher[prior.name], prior.conditional_sd(by_latent), one.model.data_size)
-
     def _inclusion_draws(self, one: Restart, priors: list[TensorPrior], draws: int, units: bool = True) -> Any:
         """Yields, a draw at a time, which weights are included; `units`: whether gates of units count."""
         with torch.no_grad(), seeded(one.guide, one.seed):
@@ -441,9 +433,9 @@ class Fit:
         if event is None:
             raise ValueError(f"the prior on {prior.name} declares no inclusion event: add included=...")
         if event.kind == "shrinkage":
-            if one.fisher is None or not _is_scale_mixture(prior):
+            if not is_scale_mixture(prior):
                 raise ValueError(f"the prior on {prior.name} is no scale mixture: use another event")
-            return self._kappa(one, prior, values) < event.threshold
+            return shrinkage_at(one, prior, values) < event.threshold
         if event.kind == "reduction":  # under a mean-field guide the models' probabilities multiply
             from bayesprune.inference.reduction import drawn_event
 
@@ -463,20 +455,6 @@ class Fit:
             for name, indicator in included.items():
                 sums[name] = sums.get(name, torch.zeros_like(indicator, dtype=torch.float32)) + indicator
         return {name: total / draws for name, total in sums.items()}
-
-
-def _is_scale_mixture(prior: TensorPrior) -> bool:
-    """Whether the weight is, given random scales, a scaled Normal or Laplace."""
-    if prior.hierarchy.included is not None and prior.hierarchy.included.kind == "atom":
-        return False
-    if prior.weight_is_latent:  # its scale may be a real latent, such as HALO's signed lam
-        return any(parent in prior.sites for parent in prior.hierarchy.parents.get(WEIGHT, ()))
-    return bool(prior.scales) and prior.standard_normal is not None
-
-
-def _is_counted_by_shrinkage(prior: TensorPrior) -> bool:
-    event = prior.hierarchy.included
-    return _is_scale_mixture(prior) and (event is None or event.kind == "shrinkage")
 
 
 def dimensions(name: str, prior: TensorPrior) -> tuple[str, ...]:

@@ -134,6 +134,7 @@ def prune_run(
         **{f"test_{name}_after": value for name, value in after.items()},
         "per_tensor": report.per_tensor,
         "batch_normalisation": report.batch_normalisation,
+        "notes": list(report.notes),
         **dict.fromkeys(KEYS),
         **saved,
         "onnx": None if onnx is None else str(onnx.absolute()),
@@ -201,6 +202,8 @@ def print_pruned(out: Path, summary: Mapping[str, Any]) -> None:
             console.print(f"test {name} {before} before, {after} after")
     if summary["batch_normalisation"] is not None:
         console.print(f"batch normalisation: {summary['batch_normalisation']}")
+    for note in summary["notes"]:
+        console.print(f"note: {note}", soft_wrap=True)
     for line in compact_lines(summary):
         console.print(line, soft_wrap=True)
     files = [WEIGHTS_FILE, MASKS_FILE, "summary.json"]
