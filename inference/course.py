@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import xarray as xr
 
 if TYPE_CHECKING:
     from bayesprune.inference.result import Fit
@@ -30,10 +31,12 @@ class Quarters:
     Attributes:
         means: Of the four quarters, in order.
         noise: By how much two of them may differ by chance: 3 standard errors.
+        misfit: Minus the expected log-likelihood, likewise; None where only the loss is recorded.
     """
 
     means: Array
     noise: float
+    misfit: Array | None = None
 
     @property
     def rise(self) -> float:
@@ -44,6 +47,11 @@ class Quarters:
     def fall(self) -> float:
         """By how much it is lower than that of the quarter before."""
         return float(self.means[-2] - self.means[-1])
+
+    @property
+    def misfit_fall(self) -> float:
+        """The same of the misfit alone; the loss's where that is not known."""
+        return self.fall if self.misfit is None else float(self.misfit[-2] - self.misfit[-1])
 
 
 @dataclass(frozen=True)
@@ -106,26 +114,31 @@ def course_of(fit: Fit, restart: int = 0) -> Course:
     )
 
 
-def _quarters(fit: Fit, trace: object, n: float, steps_an_epoch: float) -> Quarters | None:
+def _quarters(fit: Fit, trace: xr.Dataset, n: float, steps_an_epoch: float) -> Quarters | None:
     if fit.model.progress is not None:
         return None  # a prior that changes while it is fitted changes the loss
-    weight = trace["kl_weight"].values  # type: ignore[index]
+    weight = trace["kl_weight"].values
     late = np.isclose(weight, weight[-1], rtol=1e-6)
     first = float(np.argmax(late)) * steps_an_epoch
     rounding = float(fit.trace.attrs.get("gate_rounding_step", -1))
     if rounding > 0:
         first = max(first, rounding)  # theta jumps there
-    loss = trace["loss"].values[np.arange(1, len(late) + 1) * steps_an_epoch > first + steps_an_epoch] / n  # type: ignore[index]
+    kept = np.arange(1, len(late) + 1) * steps_an_epoch > first + steps_an_epoch
+    loss = trace["loss"].values[kept] / n
+    misfit: Array | None = -trace["expected_log_likelihood"].values[kept] / n
     if len(loss) < FEWEST:
         if weight[-1] != 1.0:
             return None  # what is recorded step by step is the ELBO, not the tempered loss
-        iterates, at = trace["negative_elbo"].values, trace["iterate_step"].values  # type: ignore[index]
+        iterates, at = trace["negative_elbo"].values, trace["iterate_step"].values
         loss = iterates[np.isfinite(at) & (at > max(first, (fit.settings.get("kl_warmup") or 0.0) * np.nanmax(at)))] / n
+        misfit = None
         if len(loss) < FEWEST_ITERATES:
             return None
     if not np.isfinite(loss).all():
         return None
-    parts = np.array_split(loss, 4)
-    # Second differences know nothing of a trend, which would pass for noise.
-    sd = float(np.sqrt(np.square(np.diff(loss, 2)).mean() / 6.0))
-    return Quarters(np.array([part.mean() for part in parts]), ERRORS * sd * np.sqrt(2.0 / len(parts[-1])))
+    quarters = [np.array([part.mean() for part in np.array_split(one, 4)]) for one in (loss, misfit) if one is not None]
+    # Second differences know nothing of a trend, and their median of a jump: both would pass for noise.
+    sd = float(1.4826 * np.median(np.abs(np.diff(loss, 2))) / np.sqrt(6.0))
+    return Quarters(
+        quarters[0], ERRORS * sd * np.sqrt(2.0 / (len(loss) // 4)), quarters[1] if misfit is not None else None
+    )

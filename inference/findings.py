@@ -43,13 +43,15 @@ KEPT = 0.8
 """Share of the training likelihood's best gain below which what is lost on validation data was lost there too."""
 RISE, FALL = 0.02, 0.06
 """Nats per example between quarters of the end: the loss rose; it was still falling fast."""
+LEARNED = 0.9
+"""Share of the labels' entropy from which on a fit has not ended too early, however its loss moves."""
 HALF = 0.5
 """Share of what is to be looked at that is much."""
 UNDECIDED = (0.05, 0.95)
 NEAR = 0.2
 """Difference of log odds to the prior's within which an inclusion probability sits at it."""
-EARLY = 0.25
-"""Share of the gain in likelihood before which pruning is premature."""
+EARLY, MANY = 0.25, 0.1
+"""Share of the gain in likelihood before which pruning is premature; share of units or weights that has to go."""
 
 
 @dataclass(frozen=True)
@@ -81,20 +83,20 @@ def findings(fit: Fit) -> list[str]:
     facts = _Facts(fit, course_of(fit), Remedies(fit), constant)
     layers = emptied_layers(fit, collapsed_layers(fit))
     rose = _loss_rose(facts)
-    if (useless := _no_better_than_constant(facts, layers)) is not None:
-        return [note for note in (useless, rose) if note is not None]
-    lost = _worse_on_validation(facts)
+    if (useless := _no_better_than_constant(facts, layers, rose)) is not None:
+        return [useless]
+    lost = None if rose else _worse_on_validation(facts)
     found = [
-        f"{layers}: {facts.remedies.less_prior()}" if layers else _pruned_prematurely(facts),
-        lost,
+        f"{layers}: {facts.remedies.less_prior()}" if layers else _joined(_pruned_prematurely(facts)),
         rose,
+        lost,
         None if lost or rose or layers else _cut_short(facts),
         None if layers.excluded else _undecided(facts),
     ]
     return [note for note in found if note is not None][:MOST]
 
 
-def _no_better_than_constant(facts: _Facts, layers: EmptiedLayers) -> str | None:
+def _no_better_than_constant(facts: _Facts, layers: EmptiedLayers, rose: str | None) -> str | None:
     gain, constant = facts.gain, facts.constant
     if gain is None or constant is None:
         return None
@@ -111,11 +113,15 @@ def _no_better_than_constant(facts: _Facts, layers: EmptiedLayers) -> str | None
         f"the fit is {how} than a constant prediction: {facts.course.log_likelihood[-1]:.4g} nats per example in "
         f"training, the best constant has {constant:.4g}{reached}"
     )
+    if rose:
+        return f"{begins}; {rose}"
     if gain < -FAR_BELOW and learned and not labels:
         return (
             f"{begins}; the scale of the noise is still far from the size of the errors: standardise the targets, or "
             f"{facts.remedies.longer()} and learning_rate=0.01"
         )
+    if not layers and (early := _pruned_prematurely(facts, useless=True)) is not None:
+        return _joined((f"{begins}; {early[0]}", early[1]))
     emptied = f"; {layers}" if layers else ""
     return f"{begins}{emptied}: if the inputs say more of the targets than this, {facts.remedies.less_prior()}"
 
@@ -153,26 +159,27 @@ def _loss_rose(facts: _Facts) -> str | None:
 
 
 def _cut_short(facts: _Facts) -> str | None:
-    quarters = facts.course.quarters
-    if quarters is None or quarters.fall <= max(quarters.noise, FALL):
+    """Of labels alone, and where much of them was left to learn: a prior may be paid off for ever at no use."""
+    quarters, gain, constant = facts.course.quarters, facts.gain, facts.constant
+    if quarters is None or gain is None or constant is None or facts.fit.model.likelihood.name not in LABELS:
+        return None
+    fall = quarters.misfit_fall if facts.fit.guide.is_map else quarters.fall
+    if fall <= max(quarters.noise, FALL) or gain > LEARNED * -constant:
         return None
     # A fit that has learned less than half of what labels have to say needs more than time.
-    gain, constant = facts.gain, facts.constant
-    is_far = _several_labels(facts) and gain is not None and constant is not None and gain < HALF * -constant
+    is_far = _several_labels(facts) and gain < HALF * -constant
     return (
-        f"the fit ended while the loss still fell, by {quarters.fall:.2g} nats per example between the last two "
-        f"quarters of its steps: {facts.remedies.less_prior() if is_far else facts.remedies.longer()}"
+        f"the fit ended while the loss still fell, by {fall:.2g} nats per example between the last two quarters of its "
+        f"steps: {facts.remedies.less_prior() if is_far else facts.remedies.longer()}"
     )
 
 
-def _pruned_prematurely(facts: _Facts) -> str | None:
-    """Units, or weights with gates, most of which left before the network had learned anything."""
+def _pruned_prematurely(facts: _Facts, useless: bool = False) -> tuple[str, str] | None:
+    """Units, or weights with gates, most of which left before the network had learned anything: what, and a remedy."""
     course, report = facts.course, (facts.fit.settings.get("gating") or [{}])[0]
     if float(report.get("noise") or 0.0) > NOISY:
-        return (
-            f"units were pruned prematurely: the noise of their gates' gradient weighs {report['noise']:.1f} times "
-            f"their price: {facts.remedies.gentler_gates()}"
-        )
+        said = f"the noise of their gates' gradient weighs {report['noise']:.1f} times their price"
+        return f"units were pruned prematurely: {said}", facts.remedies.gentler_gates()
     if course.units_left is not None:
         at, left = course.units_left
         gone, what, remedy = left[0] - left, "units", facts.remedies.gentler_gates()
@@ -184,17 +191,21 @@ def _pruned_prematurely(facts: _Facts) -> str | None:
     else:
         return None
     gains = course.log_likelihood - (course.log_likelihood[0] if facts.constant is None else facts.constant)
-    if share < 0.1 or len(gains) < 4 or not gains.max() > 0:
+    if share < (HALF if useless else MANY) or len(gains) < 4:
         return None
     step = float(at[int(np.argmax(gone >= HALF * gone[-1]))])
+    begins = f"{what} were pruned prematurely: half of those that left had gone by step {step:.0f}"
+    if useless:
+        return (f"{begins}, before anything was learned", remedy) if course.units_left is not None else None
     epoch = min(len(gains) - 1, int(step / course.steps_an_epoch))
-    reached = float(gains[: epoch + 1].max() / gains.max())
+    reached = float(gains[: epoch + 1].max() / gains.max()) if gains.max() > 0 else 1.0
     if reached >= EARLY:
         return None
-    return (
-        f"{what} were pruned prematurely: half of those that left had gone by step {step:.0f}, when the likelihood had "
-        f"made {100 * max(reached, 0.0):.0f} % of what it gained: {remedy}"
-    )
+    return f"{begins}, when the likelihood had made {100 * max(reached, 0.0):.0f} % of what it gained", remedy
+
+
+def _joined(found: tuple[str, str] | None) -> str | None:
+    return None if found is None else ": ".join(found)
 
 
 @torch.no_grad()
