@@ -18,7 +18,7 @@ FEWEST = 8
 """Epochs at the final KL weight below which nothing is said of the loss: two a quarter."""
 FEWEST_ITERATES = 40
 """Recorded iterates that take their place where the epochs are fewer."""
-ERRORS = 3.0
+ERRORS = 4.0
 """Standard errors within which a difference of quarters is noise."""
 SMOOTHED = 20
 """Scores are averaged over a share of the epochs of one in so many before their best is taken."""
@@ -30,7 +30,7 @@ class Quarters:
 
     Attributes:
         means: Of the four quarters, in order.
-        noise: By how much two of them may differ by chance: 3 standard errors.
+        noise: By how much two of them may differ by chance: 4 standard errors.
         misfit: Minus the expected log-likelihood, likewise; None where only the loss is recorded.
     """
 

@@ -18,6 +18,10 @@ __all__ = ["Remedies"]
 
 STEPS = 2500
 """Steps below which more of them is part of every remedy."""
+FEW = 1000
+"""Steps below which time alone may decide on inclusion."""
+FAST, RATE = 0.01, 1e-3
+"""Rates of Adam above the first are too fast for most networks; the default."""
 FADE = 0.6
 """Share of the steps over which the prior is best faded in."""
 TEMPERED = 0.1
@@ -60,9 +64,9 @@ class Remedies:
 
     def sharper_prior(self) -> str:
         """What makes the prior decide where the data do not."""
-        knob, longer = self._knob(weaker=False), self._longer()
-        if longer:
-            return _sentence(longer, [])
+        knob = self._knob(weaker=False)
+        if 0 < (self.fit.settings.get("steps") or 0) < FEW:
+            return self.longer()
         return _sentence([f"kl_weight={0.1 * self._weight():g}"] if knob is None else [knob], [])
 
     def longer(self) -> str:
@@ -72,8 +76,8 @@ class Remedies:
     def slower(self) -> str:
         """A smaller learning rate."""
         rate = self.fit.settings.get("learning_rate")
-        rate = 1e-3 if not isinstance(rate, (int, float)) else rate
-        return f"give learning_rate={0.1 * rate:g}, or schedule='cosine'"
+        rate = rate if isinstance(rate, (int, float)) else RATE
+        return f"give learning_rate={RATE if rate > FAST else 0.1 * rate:g}, or schedule='cosine'"
 
     def gentler_gates(self) -> str:
         """What lets units leave later."""
@@ -89,10 +93,13 @@ class Remedies:
         return float(weight) if isinstance(weight, (int, float)) and weight > 0 else 1.0
 
     def _engine(self) -> list[str]:
-        """Fade-in and length, where they are short."""
-        warmup = self.fit.settings.get("kl_warmup")
+        """Fade-in and length, where they are short, and the learning rate where it is large."""
+        settings = self.fit.settings
+        warmup, rate = settings.get("kl_warmup"), settings.get("learning_rate")
         short = isinstance(warmup, (int, float)) and warmup < FADE
-        return ([f"kl_warmup={FADE:g}"] if short else []) + self._longer()
+        fast = settings.get("optimizer") == "adam" and isinstance(rate, (int, float)) and rate > FAST
+        faded = [f"kl_warmup={FADE:g}"] if short else []
+        return [*faded, *([f"learning_rate={RATE:g}"] if fast else []), *self._longer()]
 
     def _longer(self) -> list[str]:
         steps = self.fit.settings.get("steps") or 0
