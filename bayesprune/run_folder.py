@@ -28,6 +28,7 @@ Keys of summary.json (null where something does not apply; counts are of the wei
     seconds, seeds, restarts     of the fit alone; one seed a restart
     path                         which path the first restart's steps took, why, and what compiling cost
     tempered                     whether the final weight of the KL term was not 1
+    constant_log_likelihood      of the best constant prediction of the training targets, in nats per example
     test_accuracy, test_rmse, nll, ece       on the test data; nll in nats per example, ece with 15 bins
     validation_accuracy, validation_rmse, validation_nll, validation_ece     on the validation data
     per_restart                  one object a restart: its seed, and the scores as test_... and validation_...
@@ -42,7 +43,7 @@ Keys of summary.json (null where something does not apply; counts are of the wei
     elbo, expected_log_likelihood, kl        means of the last epoch, in nats of the full training data
     converged, convergence       ``"converged"``, ``"not converged"`` or ``"cannot tell"``; the reason
     point_estimates, priors      parameters without a prior; printed priors by tensor
-    notes, collapsed             remarks; tensors of which nothing is left
+    notes, collapsed             remarks, on what is wrong with the fit too; tensors without a PIP above 1/2
 
 Scores are those of single restarts, each averaged over draws of its weights (one for a MAP); with several
 restarts the top-level score is the mean of theirs, not the score of an ensemble.

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bayesprune.inference.against_constant import CONSTANT, constant_of_training
 from bayesprune.inference.batches import Batches, Data, check_data, check_examples
 from bayesprune.inference.callbacks import Callback, FitState
 from bayesprune.inference.checkpoint import Checkpoint, open_checkpoint
@@ -278,6 +279,7 @@ def fit(
         "chosen": [name for name, value in left_open.items() if value is None],
         "stopped_early": [ending_of(state) for state in states if state.step < state.steps],
         "data_sketch": sketch,
+        CONSTANT: constant_of_training(finished[0].model.likelihood, batches),
         "tempered": any(state.kl_weight != 1.0 for state in states),
         "seconds": seconds + time.perf_counter() - started,
         "resumed_at_epoch": resumed_at,

@@ -16,6 +16,7 @@ from bayesprune.commands.showing_gates import what_is_left
 from bayesprune.commands.tuning import asked_tuning, fit_tuned, print_tuned
 from bayesprune.data import DATASETS, load_data
 from bayesprune.declaration import declare, resolve_prior
+from bayesprune.inference.against_constant import CONSTANT
 from bayesprune.inference.fit import fit
 from bayesprune.inference.gating import Gating
 from bayesprune.inference.laplace_around import laplace_around
@@ -278,7 +279,7 @@ def objective_line(summary: Mapping[str, Any]) -> str:
 def remarks(summary: Mapping[str, Any]) -> list[str]:
     """What a user should know besides, a line each."""
     lines = [f"note: {note}" for note in summary["notes"]]
-    if summary["collapsed"]:
+    if summary["collapsed"] and CONSTANT not in summary:  # a run of an earlier version, whose notes do not say it
         empty = ", ".join(summary["collapsed"])
         lines.append(f"note: nothing is left of {empty}: fit longer, or declare a prior of more density")
     return lines
