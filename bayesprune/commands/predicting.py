@@ -20,6 +20,7 @@ from bayesprune.commands.input_scaling import input_scaling, scaled_like_trainin
 from bayesprune.commands.pruning import COMPACT_FILE, PLAN_FILE, WEIGHTS_FILE
 from bayesprune.data_files import ARRAY_ERRORS, reason_of
 from bayesprune.declaration import make_network
+from bayesprune.inference.outputs_at import outputs_at
 from bayesprune.models.compact import cut
 from bayesprune.models.export_trace import run_traced, trace
 from bayesprune.models.files.json_file import damaged, need, read_json
@@ -247,7 +248,7 @@ def _load_exported(network: nn.Module, state: Mapping[str, Tensor], example: Ten
 def _by_network(network: nn.Module, likelihood: Likelihood, x: Tensor, batch_size: int) -> Tensor:
     x = x.to(next(network.parameters()).dtype)
     try:
-        outputs = torch.cat([network(part) for part in x.split(batch_size)])
+        outputs = outputs_at(network, {}, x, batch_size)
     except (RuntimeError, ValueError) as problem:
         reason = first_line(problem)
         raise ValueError(f"the network does not take inputs of shape {tuple(x.shape)} ({reason})") from problem
