@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -10,7 +11,10 @@ from bayesprune.inference.batch_normalisation import statistics_at, tracked_laye
 from bayesprune.inference.guides import Guide
 from bayesprune.models.bayesian_network import BayesianNetwork
 
-__all__ = ["CENTRE", "EACH", "RUNNING", "DrawStatistics"]
+if TYPE_CHECKING:
+    from bayesprune.inference.result import Fit
+
+__all__ = ["CENTRE", "EACH", "RUNNING", "DrawStatistics", "statistics_in_words"]
 
 EACH, CENTRE, RUNNING = "each draw", "centre", "running"
 
@@ -59,3 +63,15 @@ class DrawStatistics:
             centre = self._model.weights_at(self._guide.means())
             self._of_centre = statistics_at(self._model.network, centre, self._inputs)
         return self._of_centre
+
+
+def statistics_in_words(fit: Fit) -> str | None:
+    """Whose statistics the predictions of a fit have by default; None where its network tracks none."""
+    if not tracked_layers(fit.model.network):
+        return None
+    if fit.inputs is None:
+        return (
+            "running statistics, which are not those of a draw: pass data=, or give the fit its training data by "
+            "keep_inputs"
+        )
+    return f"statistics of each draw, estimated on {len(fit.inputs):,} training inputs"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bayesprune.inference.draw_statistics import statistics_in_words
 from bayesprune.inference.endings import ending_in_words, endings_of
 from bayesprune.inference.guides import WITHOUT_DENSITY
 from bayesprune.inference.trace import inclusion_record
@@ -18,11 +19,11 @@ def summarise(fit: Fit) -> dict[str, Any]:
     Keys: those of `Fit.settings` (guide, epochs, steps, batch_size, learning_rate, optimizer, schedule, kl_warmup,
     seed, precision, device, seconds, tempered, path, of stopped_early a sentence each); ``restarts``, ``seeds``,
     ``data_size``, ``likelihood``; ``priors`` (printed, by tensor), ``guide_families`` (by site), ``point_estimates``,
-    ``notes``; ``kinds`` of inclusion events; ``weights`` and ``nonzero`` (of tensors with a prior; exact zeros of
-    E[weight | included], or weights out of the median-probability model, do not count), ``sparsity`` (1 - nonzero /
-    weights), ``collapsed`` (tensors whose inclusion probabilities all fell below 1/2); ``elbo``,
-    ``expected_log_likelihood`` and ``kl``, means of the last epoch in full-data nats, the first None for a fit with
-    points or an improper prior.
+    ``notes``; ``batch_normalisation`` (whose statistics predictions have, in a sentence, or None); ``kinds`` of
+    inclusion events; ``weights`` and ``nonzero`` (of tensors with a prior; exact zeros of E[weight | included], or
+    weights out of the median-probability model, do not count), ``sparsity`` (1 - nonzero / weights), ``collapsed``
+    (tensors whose inclusion probabilities all fell below 1/2); ``elbo``, ``expected_log_likelihood`` and ``kl``, means
+    of the last epoch in full-data nats, the first None for a fit with points or an improper prior.
     """
     one = fit.restarts[0]
     model, guide = one.model, one.guide
@@ -49,6 +50,7 @@ def summarise(fit: Fit) -> dict[str, Any]:
         "guide_families": dict(guide.family_of),
         "point_estimates": list(model.point_estimates),
         "notes": list(guide.notes),
+        "batch_normalisation": statistics_in_words(fit),
         "kinds": sorted({p.hierarchy.included.kind for p in model.priors.values() if p.hierarchy.included is not None}),
         "weights": weights,
         "nonzero": nonzero,
