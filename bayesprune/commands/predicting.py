@@ -133,7 +133,8 @@ def predict_file(
         x, done = scaled_like_training(x, scaling), "scaled as the training data were"
     else:
         done = "taken as standardised like the training data"
-    tensor, notes = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float64)), _notes(x)
+    tensor = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float64))
+    notes: tuple[str, ...] = ()
     if pruned:
         made, likelihood = load_pruned(source, trust_code, network, prior)
         mean, sd = _by_network(made, likelihood, tensor, batch_size), None
@@ -142,7 +143,7 @@ def predict_file(
         weights = COMPACT_FILE if is_compact else WEIGHTS_FILE
     else:
         fit = load_run(source, trust_code, network, prior)
-        notes += _with_inputs(fit, source, data_root)
+        notes = _with_inputs(fit, source, data_root)
         found = fit.predict(tensor, draws if draws is not None else DRAWS, restart or 0, batch_size)
         mean, sd = found.mean, found.sd if len(found.draws) > 1 else None
         likelihood = fit.restarts[restart or 0].model.likelihood
@@ -150,7 +151,9 @@ def predict_file(
         weights = f"restart-{restart or 0}.safetensors"
     for predictions in (mean, sd):
         _require_finite(predictions, source / weights, inputs)
-    predicted = Predicted(mean.numpy(), None if sd is None else sd.numpy(), _classes(likelihood, mean), by, done, notes)
+    predicted = Predicted(
+        mean.numpy(), None if sd is None else sd.numpy(), _classes(likelihood, mean), by, done, _notes(x) + notes
+    )
     with new_file(out) as staged:
         (_write_npz if out.suffix == ".npz" else _write_csv)(staged, predicted)
     return predicted
