@@ -168,7 +168,7 @@ def _seen(
 
 @dataclass
 class _Moments:
-    """Count, mean and sum of squared deviations of each channel, in float64: `(channels,)`."""
+    """Count, mean and sum of squared deviations of each channel, added up in float64: `(channels,)`."""
 
     count: int
     mean: Tensor
@@ -177,10 +177,11 @@ class _Moments:
 
     @staticmethod
     def of(values: Tensor) -> _Moments:
-        """Those of `(n, channels, ...)`."""
-        flat = values.detach().double().movedim(1, 0).flatten(1)
+        """Those of `(n, channels, ...)`, of one batch in its own dtype: in double they cost more than the layers do."""
+        flat = values.detach().movedim(1, 0).flatten(1)
+        flat = flat if flat.dtype == torch.float64 else flat.float()
         mean = flat.mean(dim=1)
-        return _Moments(flat.shape[1], mean, (flat - mean[:, None]).square().sum(dim=1))
+        return _Moments(flat.shape[1], mean.double(), (flat - mean[:, None]).square_().sum(dim=1).double())
 
     def __add__(self, other: _Moments) -> _Moments:
         """Those of both together (Chan, Golub & LeVeque 1983)."""

@@ -121,7 +121,7 @@ def fit(
             0 for a MAP.
         kl_weight: Final weight of the KL term; anything but 1 is a tempered objective, and the summary says so.
         validation: `(x, y)` tensors scored after each epoch at the guide's centre; default None. Statistics of batch
-            normalisation are estimated for it again, which costs a forward pass over at most 2,000 training inputs.
+            normalisation are estimated for it again, which costs a forward pass over at most 512 training inputs.
         seed: Of the first restart, below 2^62 in size; the r-th takes `seed` + r. The global random state is left as it
             was.
         device: ``"auto"`` (default: the GPU where there is one), ``"cpu"``, ``"cuda"``, ...
