@@ -50,6 +50,17 @@ BatchSize = Annotated[int, typer.Option(help="Examples a step.")]
 LearningRate = Annotated[float, typer.Option(help="Of the optimizer.")]
 Optimizer = Annotated[str, typer.Option(help="adam or sgd.")]
 Schedule = Annotated[str, typer.Option(help="Of the learning rate: hold-cosine, cosine or constant.")]
+KlWarmup = Annotated[
+    float | None,
+    typer.Option(help="Share of the steps (path: of the first value) over which the KL term fades in.  [default: 0.6]"),
+]
+KlWeight = Annotated[
+    float | None,
+    typer.Option(
+        help="Final weight of the KL term: 1 is the ELBO, less is tempered.  [default: 0.1 to 1, by weights and data]"
+    ),
+]
+Particles = Annotated[int, typer.Option(help="Draws of the weights a step.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
 Precision = Annotated[str, typer.Option(help="float32, float64 or bfloat16 (autocast).")]
 

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from bayesprune.inference.batches import Data
+from bayesprune.inference.batches import Batches, Data
+from bayesprune.inference.default_length import default_epochs
 from bayesprune.inference.fingerprints import data_fingerprint, described, model_fingerprint
 from bayesprune.inference.fit import fit
 from bayesprune.inference.path_folder import add_point, open_index, point_folder
@@ -33,7 +35,7 @@ def sparsity_path(
     knob: str,
     validation: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor] | None = None,
-    epochs: int,
+    epochs: int | None = None,
     first_epochs: int | None = None,
     restarts: int = 3,
     kl_warmup: float | None = None,
@@ -60,8 +62,8 @@ def sparsity_path(
         knob: What the knob is called, e.g. ``"kappa"`` or ``"expected_density"``.
         validation: `(x, y)` that choose: the front, and the network that `prune` takes.
         test: `(x, y)` that only report; default None.
-        epochs: Passes over the data at each point.
-        first_epochs: Those at the first point, which starts cold; default None: `epochs`.
+        epochs: Passes over the data at each point; default None: a third of the default length of `fit`.
+        first_epochs: Those at the first point, which starts cold; default None: three times `epochs`.
         restarts: Independent paths, from `seed`, `seed` + 1, ...; default 3.
         kl_warmup: As in `fit`, of the first point. Later ones have none: they would forget their warm start.
         prunings: How the fit of each point is pruned, mappings of arguments of `prune`; an empty one keeps what the
@@ -84,7 +86,11 @@ def sparsity_path(
     values = _checked_values(values, knob)
     if wrong := [name for name in _OURS if name in how]:
         raise ValueError(f"{wrong[0]}= is set by the path itself: leave it out, and give epochs=")
-    first_epochs = epochs if first_epochs is None else first_epochs
+    if epochs is None:
+        epochs = default_epochs(
+            Batches(data, int(how.get("batch_size", 128)), torch.device("cpu"), torch.float32), share=1 / 3
+        )
+    first_epochs = 3 * epochs if first_epochs is None else first_epochs
     if min(epochs, first_epochs, restarts) < 1:
         raise ValueError(
             f"epochs, first_epochs and restarts must be at least 1, not {epochs}, {first_epochs}, {restarts}"

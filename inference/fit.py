@@ -15,6 +15,8 @@ from bayesprune.inference.batches import Batches, Data, check_data, check_exampl
 from bayesprune.inference.callbacks import Callback, FitState
 from bayesprune.inference.checkpoint import Checkpoint, open_checkpoint
 from bayesprune.inference.data_sketch import data_sketch
+from bayesprune.inference.default_kl_weight import FADE_IN, default_kl_warmup, default_kl_weight
+from bayesprune.inference.default_length import default_epochs
 from bayesprune.inference.denormals import flushed_denormals
 from bayesprune.inference.endings import ending_of
 from bayesprune.inference.fit_arguments import (
@@ -71,7 +73,7 @@ def fit(
     learning_rate: float = 1e-3,
     schedule: str | Schedule = "hold-cosine",
     kl_warmup: float | None = None,
-    kl_weight: float = 1.0,
+    kl_weight: float | None = None,
     validation: tuple[Tensor, Tensor] | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -107,8 +109,8 @@ def fit(
         start: An earlier fit of the same structure, for a warm start (Friedman, Hastie & Tibshirani 2010, section
             2.5): each restart begins at the guide, the point estimates and the buffers of its restart of the same
             number; the optimizer begins anew. Default None: at the network's weights.
-        epochs: Passes over the data. Give this or `steps`.
-        steps: Optimizer steps in all, in place of `epochs`.
+        epochs: Passes over the data; default None: `steps`, or else 30, and so many more that there are 2,500 steps.
+        steps: Optimizer steps in all, in place of `epochs`; default None.
         batch_size: Examples a step; default 128. A batch of one example that batch normalisation cannot be trained on
             is left out, and counts as a step.
         optimizer: ``"adam"`` (default; log scales of weights and log odds learn ten times as fast), ``"sgd"``
@@ -117,9 +119,11 @@ def fit(
         learning_rate: Of the two named optimizers; default 1e-3.
         schedule: Factor on the learning rate: ``"hold-cosine"`` (default: 1 for half of the steps, then to 0),
             ``"constant"``, ``"cosine"``, or a callable of progress in [0, 1].
-        kl_warmup: Share of the steps over which the KL weight rises from 0 to `kl_weight`; default None: 0.2, or
-            0 for a MAP.
+        kl_warmup: Share of the steps over which the KL weight rises from 0 to `kl_weight`; default None: 0.6
+            (`default_kl_warmup`).
         kl_weight: Final weight of the KL term; anything but 1 is a tempered objective, and the summary says so.
+            Default None: by a rule (`default_kl_weight`): 1 for linear models, 0.1 for networks of more weights than
+            data. 1 is the ELBO.
         validation: `(x, y)` tensors scored after each epoch at the guide's centre; default None. Statistics of batch
             normalisation are estimated for it again, which costs a forward pass over at most 512 training inputs.
         seed: Of the first restart, below 2^62 in size; the r-th takes `seed` + r. The global random state is left as it
@@ -182,7 +186,9 @@ def fit(
     place, dtype = resolve_device(device), PRECISIONS[precision]
     autocast = torch.bfloat16 if precision == "bfloat16" else None
     batches = Batches(data, batch_size, place, dtype, workers, channels_last)
-    total = steps if steps is not None else batches.steps_in(epochs or 0)
+    total = steps if steps is not None else batches.steps_in(epochs or default_epochs(batches))
+    left_open = {"steps": epochs or steps, "kl_weight": kl_weight, "kl_warmup": kl_warmup}
+    kl_weight = default_kl_weight(model) if kl_weight is None else kl_weight
     passes = batches.passes_in(total, model.data_size)
     held_out = checked_pair(validation, place, dtype)
     sketch = data_sketch(data)  # before the training, which an error after it would lose
@@ -198,7 +204,8 @@ def fit(
     folder: Path | None = None
     if checkpoint is not None:
         arguments = settings | {
-            "optimizer": optimizer, "schedule": schedule, "kl_warmup": kl_warmup, "restarts": restarts, "path": path,
+            "optimizer": optimizer, "schedule": schedule, "restarts": restarts, "path": path,
+            "kl_warmup": f"default, {FADE_IN:g}" if kl_warmup is None else kl_warmup,
             "compiled": compiled, "gate_estimator": gate_estimator, "gating": gating,
             "unit_gate_estimator": unit_gate_estimator, "channels_last": channels_last, "workers": workers,
         }  # fmt: skip
@@ -244,7 +251,7 @@ def fit(
                 return made, make_optimizer(optimizer, made, learning_rate)
 
             state = FitState(*rebuild(copied, q), number, restarts, passes, total)
-            state.kl_warmup = kl_warmup if kl_warmup is not None else (0.0 if q.is_point_but_for_gates else 0.2)
+            state.kl_warmup = default_kl_warmup(copied, q) if kl_warmup is None else kl_warmup
             kl_schedule = scaled(warmup(state.kl_warmup), kl_weight)
             how: tuple[str, bool | None, float | None, str] = (path, compiled, clip, "it was asked for")
             if copied.gates is not None:
@@ -272,6 +279,7 @@ def fit(
         "input_shape": list(input_shape),  # data that can be read only once are not read after training
         "epochs": states[0].epoch,
         "kl_warmup": states[0].kl_warmup,  # one rule for all restarts
+        "chosen": [name for name, value in left_open.items() if value is None],
         "stopped_early": [ending_of(state) for state in states if state.step < state.steps],
         "data_sketch": sketch,
         "tempered": any(state.kl_weight != 1.0 for state in states),

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import bayesprune as bp
+from bayesprune.inference import default_length
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,7 +23,15 @@ def code_blocks(name, epochs=1):
     return [re.sub(r"epochs=\d+", f"epochs={epochs}", block) for block in blocks]
 
 
+@pytest.fixture(autouse=True)
+def short_by_default(monkeypatch):
+    """Fits that are told no length have a few steps."""
+    monkeypatch.setattr(default_length, "PASSES", 3)
+    monkeypatch.setattr(default_length, "LEAST_STEPS", 30)
+
+
 @pytest.mark.filterwarnings("ignore:the noise of theta:UserWarning")  # a short fit
+@pytest.mark.filterwarnings("ignore:(all units of|.*units are dead):UserWarning")
 def test_the_readme_runs_from_top_to_bottom():
     blocks = code_blocks("README.md", epochs=3)
     assert len(blocks) == 3
@@ -99,6 +108,14 @@ def test_the_page_on_convergence_runs(declared):
         exec(compile(block, "docs/convergence.md", "exec"), declared)
     assert len(declared["fit"].restarts) == 2
     assert "not averaged" in declared["fit"].summary()["notes"][-1]  # one epoch is too few
+
+
+def test_the_page_on_the_kl_weight_runs():
+    space = {}
+    for block in code_blocks("docs/kl_weight.md"):
+        exec(compile(block, "docs/kl_weight.md", "exec"), space)
+    assert space["fit"].settings["kl_weight"] == 0.1 and space["fit"].settings["tempered"] is True
+    assert space["elbo"].settings["kl_weight"] == 1.0 and space["elbo"].settings["tempered"] is False
 
 
 def test_the_page_on_speed_runs():

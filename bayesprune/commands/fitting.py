@@ -29,10 +29,7 @@ from bayesprune.models.unit_gates import UnitGates
 from bayesprune.part_folder import writing_part
 from bayesprune.run_folder import summarise_run, write_rest
 
-EPOCHS = 30
-"""Passes over the training data unless said otherwise."""
-
-__all__ = ["fit_run", "parse_settings", "print_run", "remarks", "scores_line"]
+__all__ = ["fit_run", "objective_line", "parse_settings", "print_run", "remarks", "scores_line"]
 
 
 def parse_settings(pairs: Sequence[str], option: str = "--set") -> dict[str, Any]:
@@ -75,6 +72,7 @@ def fit_run(
     data_root: str | Path | None = None,
     seed: int = 0,
     epochs: int | None = None,
+    steps: int | None = None,
     width: float = 1.0,
     gating: Mapping[str, Any] | None = None,
     fresh: bool = False,
@@ -98,8 +96,9 @@ def fit_run(
         weights: A safetensors file with the weights to start from; default random ones.
         data_root: Folder where a named data set is looked for first.
         seed: Of the first restart and of the validation split.
-        epochs: Passes over the training data; 0: none, `laplace_around` the network of `weights`. Default 30, or 0 for
-            the prior ``"reduction"`` with `weights`.
+        epochs: Passes over the training data; 0: none, `laplace_around` the network of `weights`. Default None: as
+            `bayesprune.fit`, or 0 for the prior ``"reduction"`` with `weights`.
+        steps: Steps of the optimizer, in place of `epochs`; default None.
         width: Multiplies the widths of the network's hidden layers; default 1.
         gating: Arguments of `Gating`, for the prior ``"unit-gates"``; default none.
         fresh: Whether what an earlier call has left is removed, and the fit begins anew; default False.
@@ -114,8 +113,8 @@ def fit_run(
         NonFiniteLossError: If the loss becomes NaN or infinite.
         OSError: If the folder cannot be written after all.
     """
-    if epochs is None:
-        epochs = 0 if prior == "reduction" and weights is not None else EPOCHS
+    if epochs is None and steps is None and prior == "reduction" and weights is not None:
+        epochs = 0
     if epochs == 0:
         _check_nothing_trained(weights, how)
     declared = resolve_prior(prior, settings or {}, data_size=1)  # a misspelt name is told before data are fetched
@@ -130,6 +129,7 @@ def fit_run(
         "data": data if data in DATASETS else os.path.realpath(name), "network": absolute(network), "width": width,
         "network_code": _code_of(network), "prior": absolute(prior), "prior_settings": dict(settings or {}),
         "on": on and list(on), "guide": how.get("guide"), "seed": seed, "likelihood": likelihood, "epochs": epochs,
+        "steps": steps,
         "weights": None if begins_at is None else f"{os.path.realpath(begins_at)}, content {_content(begins_at)}",
         **{key: value for key, value in how.items() if key != "callbacks"}, "gating": dict(gating or {}),
     }  # fmt: skip
@@ -145,6 +145,7 @@ def fit_run(
                 model,
                 splits.train,
                 epochs=epochs,
+                steps=steps,
                 validation=splits.validation if len(splits.validation[0]) else None,
                 seed=seed,
                 progress=progress,
@@ -225,7 +226,7 @@ def print_run(run: Path, summary: Mapping[str, Any]) -> None:
         lines.append(f"median-probability sparsity {percent(median, 2)} ({', '.join(summary['kinds'])})")
     if summary["units"] is not None:
         lines.append(what_is_left(summary))
-    lines.append(f"{summary['converged']}: {summary['convergence']}")
+    lines += [objective_line(summary), f"{summary['converged']}: {summary['convergence']}"]
     lines += remarks(summary)
     prune = "--sparsity 0.95" if median is None else "--min-inclusion 0.5"
     if "path" in summary:  # where something was trained
@@ -248,6 +249,22 @@ def scores_line(summary: Mapping[str, Any]) -> str:
         None if summary["ece"] is None else f"ece {figure(summary['ece'])}",
     ]
     return ", ".join(part for part in parts if part) or "no score"
+
+
+def objective_line(summary: Mapping[str, Any]) -> str:
+    """What was maximised, and what the fit chose of it by itself."""
+    line = "not tempered, the ELBO"
+    if summary["tempered"]:
+        line = f"tempered, KL weight {figure(summary.get('kl_weight'))} (1 is the ELBO: --kl-weight 1)"
+    if summary["elbo"] is not None:
+        line += f", ELBO {summary['elbo']:,.0f} nats"
+    told = {
+        "steps": f"{summary.get('steps') or 0:,} steps",
+        "kl_weight": f"KL weight {figure(summary.get('kl_weight'))}",
+        "kl_warmup": f"fade-in over {figure(summary.get('kl_warmup'))} of the steps",
+    }
+    chosen = [told[name] for name in summary.get("chosen", ()) if name in told]
+    return f"objective: {line}{'; chosen by rule: ' if chosen else ''}{', '.join(chosen)}"
 
 
 def remarks(summary: Mapping[str, Any]) -> list[str]:
