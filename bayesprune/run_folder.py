@@ -44,6 +44,7 @@ Keys of summary.json (null where something does not apply; counts are of the wei
     converged, convergence       ``"converged"``, ``"not converged"`` or ``"cannot tell"``; the reason
     point_estimates, priors      parameters without a prior; printed priors by tensor
     notes, collapsed             remarks, on what is wrong with the fit too; tensors without a PIP above 1/2
+    batch_normalisation          whose statistics the scores are with; null where the network tracks none
 
 Scores are those of single restarts, each averaged over draws of its weights (one for a MAP); with several
 restarts the top-level score is the mean of theirs, not the score of an ensemble.

@@ -32,6 +32,7 @@ from bayesprune.inference.gate_estimators import GateEstimator
 from bayesprune.inference.gating import GateTraining, Gating
 from bayesprune.inference.given_numbers import checked_seed, whole_number
 from bayesprune.inference.guides import Guide, GuideChoice
+from bayesprune.inference.kept_inputs import KeptInputs
 from bayesprune.inference.map_probe import check_map_exists
 from bayesprune.inference.objective import Objective, Terms
 from bayesprune.inference.paths import PathReport, Stepper
@@ -42,9 +43,10 @@ from bayesprune.inference.shrinkage import diagonal_fisher
 from bayesprune.inference.trace import gate_variables, inclusion_record, scale_record, trace_dataset
 from bayesprune.inference.trainable_batch import NothingTrainableError, TrainableBatches, check_trainable
 from bayesprune.inference.unit_gate_estimators import UnitGateEstimator, estimator_named
+from bayesprune.inference.validation_scores import validation_scores
 from bayesprune.inference.warm_start import begin_at
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.evaluation_mode import begin_training, evaluation_mode, held_in_evaluation
+from bayesprune.models.evaluation_mode import begin_training, held_in_evaluation
 
 ITERATES = 1000
 """About how many iterates of the ELBO and the scales a fit records."""
@@ -123,7 +125,8 @@ def fit(
         kl_weight: Final weight of the KL term; anything but 1 is a tempered objective, and the summary says so.
             Default None: by a rule (`default_kl_weight`): 1 for linear models, 0.1 for networks of more weights than
             data. 1 is the ELBO.
-        validation: `(x, y)` tensors scored after each epoch at the guide's centre; default None.
+        validation: `(x, y)` tensors scored after each epoch at the guide's centre; default None. Statistics of batch
+            normalisation are estimated for it again, which costs a forward pass over at most 512 training inputs.
         seed: Of the first restart, below 2^62 in size; the r-th takes `seed` + r. The global random state is left as it
             was.
         device: ``"auto"`` (default: the GPU where there is one), ``"cpu"``, ``"cuda"``, ...
@@ -210,6 +213,7 @@ def fit(
         followed = [*watchers, *([stop] if stop is not None else [])]
         folder = open_checkpoint(checkpoint, model, batches, held_out, start, followed, arguments)
 
+    kept = KeptInputs(batches, model.network)
     finished: list[Restart] = []
     states: list[FitState] = []
     reports: list[PathReport] = []
@@ -265,7 +269,7 @@ def fit(
             stepper = Stepper(state.objective, state.optimizer, total, *how)
             stepper.report = before or stepper.report
             watching = (held_out, watchers, stop)
-            _run(state, stepper, batches, schedule_named(schedule), kl_schedule, *watching, training, point)
+            _run(state, stepper, kept, schedule_named(schedule), kl_schedule, *watching, training, point)
             if point is not None and not point.finished:
                 point.write(state, stepper, training, finished=True)
             trainings.append(training)
@@ -294,18 +298,18 @@ def fit(
     if gated:
         settings["gating"] = [training.report for training in gated]
         trace = gate_variables(trace, gated[0].units(), [training.records for training in gated], gated[0].report)
-    result = Fit(finished, trace, settings)
     batches.expect_nothing()
+    result = Fit(finished, trace, settings, kept.inputs)
     if any(_needs_fisher(restart.model) for restart in finished):
         for restart in finished:
-            restart.fisher = diagonal_fisher(restart.model, restart.guide, batches)
+            restart.fisher = diagonal_fisher(restart.model, restart.guide, batches, inputs=result.inputs)
     return result
 
 
 def _run(
     state: FitState,
     stepper: Stepper,
-    batches: Batches,
+    data: KeptInputs,
     schedule: Schedule,
     kl_schedule: Schedule,
     validation: Any,
@@ -329,7 +333,7 @@ def _run(
             sums = {"loss": 0.0, "expected_log_likelihood": 0.0, "kl": 0.0}
             chunk: list[float] = []
             taken = 0
-            for x, y in batches:
+            for x, y in data.passing():
                 if not trainable(objective.model.network, x):
                     state.step += 1  # it counts, so that a pass has as many steps for every loader
                     if state.step >= state.steps:
@@ -379,7 +383,7 @@ def _run(
             row |= {"kl_of": _by_tensor(objective.model, state.terms), "scores": []}
             row |= inclusion_record(objective.guide)
             if validation is not None:
-                scores = validation_scores(objective, *validation)
+                scores = validation_scores(objective, validation[0], validation[1], data.inputs)
                 row |= {f"validation_{name}": value for name, value in scores.items()} | {"scores": list(scores)}
             row["seconds"] = time.perf_counter() - clock
             state.history.append(row)
@@ -404,25 +408,6 @@ def _run(
         state.iterates.append(
             {"step": state.step, "negative_elbo": sum(chunk) / len(chunk), **scale_record(objective.guide)}
         )
-
-
-@torch.no_grad()
-def validation_scores(objective: Objective, x: Tensor, y: Tensor, batch: int = 2048) -> dict[str, float]:
-    """Scores of the network at the guide's centre, with its nll in nats per example.
-
-    Args:
-        objective: The objective.
-        x: Inputs, `(n, ...)`.
-        y: Targets.
-        batch: Examples a forward pass.
-    """
-    model = objective.model
-    network, likelihood = model.network, model.likelihood
-    weights = model.weights_at(objective.guide.means())
-    with evaluation_mode(network):
-        outputs = torch.cat([torch.func.functional_call(network, weights, (part,)) for part in x.split(batch)])
-    scores = likelihood.scores(likelihood.predict(outputs), y)
-    return {**scores, "nll": -float(likelihood.log_prob(outputs, y).mean())}
 
 
 def make_optimizer(choice: OptimizerChoice, objective: Objective, learning_rate: float) -> torch.optim.Optimizer:

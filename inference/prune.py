@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bayesprune.inference.batch_normalisation import reestimate_statistics
+from bayesprune.inference.batch_normalisation import reestimate_statistics, take_statistics, tracked_layers
 from bayesprune.inference.batches import Data
 from bayesprune.inference.criteria import CRITERIA, Criterion
 from bayesprune.inference.pruned_scores import Alternative, gone_layers, loss_by_pruning
@@ -154,8 +154,9 @@ def prune(
             magnitude. Ties are broken by position.
         restart: Which restart; default None: the first, of a path the one of the best validation score.
         data: Training data, on which running statistics of batch normalisation are estimated again for the pruned
-            network; default None: they stay those of the fit, and the report says so. With the targets of at most 2,000
-            of them the report's notes say whether the network is much worse than the fit; nothing is learned from them.
+            network; default None: those inputs that the fit keeps; of a loaded fit they stay those of the fit. The
+            report says which. With the targets of at most 2,000 of them the report's notes say whether the network is
+            much worse than the fit; nothing is learned from them.
         value: Of a path: the value of the knob.
         min_accuracy: Of a path: the least accuracy on the validation data, a fraction.
 
@@ -244,7 +245,8 @@ def pruned(
         rule = f"sparsity {sparsity:g} per {per}"
     network, masks = _as_declared(one, weights, masks, 0.5 if min_inclusion is None else min_inclusion)
     kind = next(iter(kinds)) if name == "inclusion" and len(kinds) == 1 else None
-    report = replace(_report(rule, name, kind, network, masks), batch_normalisation=_normalised(network, data))
+    report = _report(rule, name, kind, network, masks)
+    report = replace(report, batch_normalisation=_normalised(network, data, fit.inputs))
     notes = gone_layers(masks)
     if compared and data is not None:
         everything = {name: torch.ones_like(mask) for name, mask in masks.items()}
@@ -314,16 +316,21 @@ def _as_declared(
     return masked_network(whole, {name: tensors[name] for name in shapes}, masks), masks
 
 
-def _normalised(network: nn.Module, data: Data | None) -> str | None:
+def _normalised(network: nn.Module, data: Data | None, inputs: Tensor | None) -> str | None:
     """Estimates running statistics again where there are data, and says what they are."""
     if not any(isinstance(layer, _BatchNorm) and layer.running_mean is not None for layer in network.modules()):
         return None
-    if data is None:
-        return "running statistics are those of the fit, before pruning"
-    count = reestimate_statistics(network, data)
-    if count == 0:
+    if not tracked_layers(network):
         return "running statistics are those of the fit, whose layers are held in evaluation mode"
-    return f"running statistics of {count} layers estimated again on training data"
+    if data is not None:
+        count, on = reestimate_statistics(network, data), "training data"
+    else:
+        count, on = (
+            (0, "") if inputs is None else (take_statistics(network, inputs), f"{len(inputs):,} training inputs")
+        )
+    if count == 0:
+        return "running statistics are those of the fit, before pruning"
+    return f"running statistics of {count} layers estimated again on {on}"
 
 
 def keep_highest(scores: dict[str, Tensor], sparsity: float, per: str) -> dict[str, Tensor]:

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
+from bayesprune.inference.batch_normalisation import statistics_at
 from bayesprune.inference.batches import Batches
 from bayesprune.inference.data_pull import DataPull, data_pulls, factor_by_posterior
 from bayesprune.inference.guides import Guide
+from bayesprune.inference.outputs_at import outputs_at
 from bayesprune.inference.seeded import seeded
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.hierarchy import WEIGHT
@@ -29,7 +31,7 @@ CHUNK = 50
 
 
 def diagonal_fisher(
-    model: BayesianNetwork, guide: Guide, batches: Batches, examples: int = EXAMPLES
+    model: BayesianNetwork, guide: Guide, batches: Batches, examples: int = EXAMPLES, inputs: Tensor | None = None
 ) -> dict[str, Tensor]:
     """Diagonal Fisher information of one datum for every tensor with a prior, at the guide's centre.
 
@@ -41,6 +43,8 @@ def diagonal_fisher(
         guide: Its guide.
         batches: The training data.
         examples: Number of inputs; default 1000.
+        inputs: Training inputs `(n, ...)` on which statistics of batch normalisation are estimated for the centre;
+            default None: they are the running ones.
 
     Returns:
         F by name of parameter tensor, `(out, in, ...)`, in 1 / weight^2 per datum.
@@ -50,7 +54,8 @@ def diagonal_fisher(
     with torch.no_grad():
         centre = model.weights_at(guide.means())
         frozen = {n: p.detach() for n, p in network.named_parameters() if n not in centre}
-        buffers = dict(network.named_buffers())
+        statistics = {} if inputs is None else statistics_at(network, centre, inputs)
+        buffers = {**dict(network.named_buffers()), **statistics}
 
     def log_prob(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         outputs = functional_call(network, {**frozen, **buffers, **weights}, (x.unsqueeze(0),))
@@ -63,7 +68,7 @@ def diagonal_fisher(
         torch.manual_seed(0)
         for x in _inputs(batches, examples):
             with torch.no_grad():
-                outputs = functional_call(network, centre, (x,))
+                outputs = outputs_at(network, centre, x, len(x), statistics)
                 y = model.likelihood.distribution(outputs).sample()
             for part_x, part_y in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
                 for name, gradient in per_example(centre, part_x, part_y).items():

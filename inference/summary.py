@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bayesprune.inference.draw_statistics import statistics_in_words
 from bayesprune.inference.emptied_layers import collapsed_layers
 from bayesprune.inference.endings import ending_in_words, endings_of
 from bayesprune.inference.findings import findings
@@ -19,7 +20,8 @@ def summarise(fit: Fit) -> dict[str, Any]:
     Keys: those of `Fit.settings` (guide, epochs, steps, batch_size, learning_rate, optimizer, schedule, kl_warmup,
     seed, precision, device, seconds, tempered, path, of stopped_early a sentence each); ``restarts``, ``seeds``,
     ``data_size``, ``likelihood``; ``priors`` (printed, by tensor), ``guide_families`` (by site), ``point_estimates``,
-    ``notes`` (sentences; on what is wrong with the fit those of `bayesprune.inference.findings`); ``kinds`` of
+    ``notes`` (sentences; on what is wrong with the fit those of `bayesprune.inference.findings`);
+    ``batch_normalisation`` (whose statistics predictions have, in a sentence, or None); ``kinds`` of
     inclusion events; ``weights`` and ``nonzero`` (of tensors with a prior; exact zeros of E[weight | included], or
     weights out of the median-probability model, do not count), ``sparsity`` (1 - nonzero / weights), ``collapsed``
     (tensors whose inclusion probabilities all fell below 1/2); ``elbo``, ``expected_log_likelihood`` and ``kl``, means
@@ -49,6 +51,7 @@ def summarise(fit: Fit) -> dict[str, Any]:
         "guide_families": dict(guide.family_of),
         "point_estimates": list(model.point_estimates),
         "notes": [*guide.notes, *findings(fit)],
+        "batch_normalisation": statistics_in_words(fit),
         "kinds": sorted({p.hierarchy.included.kind for p in model.priors.values() if p.hierarchy.included is not None}),
         "weights": weights,
         "nonzero": nonzero,

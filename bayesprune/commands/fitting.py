@@ -282,4 +282,6 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
     if summary["collapsed"] and CONSTANT not in summary:  # a run of an earlier version, whose notes do not say it
         empty = ", ".join(summary["collapsed"])
         lines.append(f"note: nothing is left of {empty}: fit longer, or declare a prior of more density")
+    if summary.get("batch_normalisation") is not None:  # runs of earlier versions do not say
+        lines.append(f"batch normalisation: {summary['batch_normalisation']}")
     return lines

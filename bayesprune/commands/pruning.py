@@ -115,6 +115,7 @@ def prune_run(
             fit, sparsity=sparsity, min_inclusion=min_inclusion, per=per, criterion=criterion, restart=restart,
             data=splits.train,
         )  # fmt: skip
+    fit.keep_inputs(splits.train)  # so that the scores before are with the statistics of each draw
     small, saved = compacted(result, splits.train[0], latency, round_to) if compact else (None, {})
     before = fit.score(*splits.test, restart=restart)
     after = plain_scores(result.network, result.likelihood, *splits.test)

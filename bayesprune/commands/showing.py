@@ -84,7 +84,9 @@ def show_run(
     print_lines(console, str(layer_table(fit)))
     if plots:
         try:
-            data = run_data(run).test
+            splits = run_data(run)
+            data = splits.test
+            fit.keep_inputs(splits.train)
         except (ValueError, OSError) as problem:  # the other plots do not need the data
             console.print(f"no plot of calibration: {problem}", soft_wrap=True)
             data = None
