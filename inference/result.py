@@ -15,6 +15,8 @@ from torch.func import functional_call
 
 from bayesprune.inference.guides import Guide
 from bayesprune.inference.metrics import expected_calibration_error
+from bayesprune.inference.predictive_intervals import coverage
+from bayesprune.inference.predictive_intervals import predictive_intervals as _intervals
 from bayesprune.inference.seeded import seeded
 from bayesprune.inference.shrinkage import shrinkage_factor
 from bayesprune.models.bayesian_network import BayesianNetwork
@@ -195,12 +197,13 @@ class Fit:
 
         Returns:
             The likelihood's scores (accuracy, or rmse), ``nll`` (minus the log of the mean predictive density, nats
-            per example) and, for classes, ``ece`` (15 bins).
+            per example), for classes ``ece`` (15 bins), for numbers ``coverage_50`` and ``coverage_90``.
         """
         prediction = self.predict(x, draws, restart, seed=seed)
         likelihood = self._restart(restart).model.likelihood
         scores = dict(likelihood.scores(prediction.mean, y.cpu()))
         scores["nll"] = self.negative_log_likelihood(x, y, draws, restart, seed)
+        scores |= coverage(self, x, y, draws, restart, seed)
         if prediction.mean.ndim == 2 and likelihood.name == "categorical":
             scores["ece"] = expected_calibration_error(prediction.mean, y.cpu())
         return scores
@@ -221,6 +224,8 @@ class Fit:
                 outputs = torch.cat([functional_call(network, weights, (part,)) for part in x.split(1024)])
                 densities.append(one.model.likelihood.log_prob(outputs, y))
         return -float((torch.logsumexp(torch.stack(densities), dim=0) - np.log(len(densities))).mean())
+
+    predictive_intervals = _intervals
 
     def inclusion_probabilities(self, restart: int = 0, draws: int = 200, units: bool = True) -> xr.Dataset:
         """Posterior inclusion probability of every weight of every tensor with a prior.

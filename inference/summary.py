@@ -48,7 +48,7 @@ def summarise(fit: Fit) -> dict[str, Any]:
         "priors": {name: repr(prior.hierarchy) for name, prior in model.priors.items()},
         "guide_families": dict(guide.family_of),
         "point_estimates": list(model.point_estimates),
-        "notes": list(guide.notes),
+        "notes": [*guide.notes, *_note(fit.settings)],
         "kinds": sorted({p.hierarchy.included.kind for p in model.priors.values() if p.hierarchy.included is not None}),
         "weights": weights,
         "nonzero": nonzero,
@@ -58,6 +58,12 @@ def summarise(fit: Fit) -> dict[str, Any]:
         "expected_log_likelihood": likelihood,
         "kl": kl,
     }
+
+
+def _note(settings: dict[str, Any]) -> list[str]:
+    """A sentence where a regression could not be standardised."""
+    found = settings.get("standardised", {}).get("note")
+    return [] if found is None else [str(found)]
 
 
 def _nonzero(fit: Fit) -> tuple[int, list[str]]:
