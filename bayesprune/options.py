@@ -46,6 +46,14 @@ Guide = Annotated[str | None, typer.Option(help="map, meanfield or paired.  [def
 Likelihood = Annotated[
     str | None, typer.Option(help=f"{likelihood_names()}.  [default: categorical for labels, normal for numbers]")
 ]
+Standardise = Annotated[
+    bool | None,
+    typer.Option(
+        "--standardise/--no-standardise",
+        help="Whether a regression standardises inside.  [default: where noise is learned and no --weights are given]",
+    ),
+]
+Interval = Annotated[float, typer.Option(help="Probability of the predictive intervals of a regression.")]
 Weights = Annotated[Path | None, place_option("Start from this state dict of a trained network, FILE.safetensors.")]
 BatchSize = Annotated[int, typer.Option(help="Examples a step.")]
 LearningRate = Annotated[float, typer.Option(help="Of the optimizer.")]

@@ -1,8 +1,8 @@
 """Predictive intervals: where an observation will lie, the noise and what the weights may be taken together.
 
 The predictive distribution of a fit is a mixture over draws of its weights, of one distribution of the likelihood each.
-Quantiles are those of the mixture: exact, by bisection on its distribution function, where the likelihood's distribution
-has one, else of random numbers from it.
+Quantiles are those of the mixture: exact, by bisection on its distribution function where the distribution
+of the likelihood has one, else of random numbers from it.
 """
 
 from __future__ import annotations

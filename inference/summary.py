@@ -16,8 +16,9 @@ def summarise(fit: Fit) -> dict[str, Any]:
     """Returns what a fit was and came to.
 
     Keys: those of `Fit.settings` (guide, epochs, steps, batch_size, learning_rate, optimizer, schedule, kl_warmup,
-    seed, precision, device, seconds, tempered, path, of stopped_early a sentence each); ``restarts``, ``seeds``,
-    ``data_size``, ``likelihood``; ``priors`` (printed, by tensor), ``guide_families`` (by site), ``point_estimates``,
+    seed, precision, device, seconds, tempered, path, standardised, of stopped_early a sentence each); ``restarts``,
+    ``seeds``, ``data_size``, ``likelihood``, ``learned_likelihood`` (with what it has learned); ``priors`` (printed,
+    by tensor), ``guide_families`` (by site), ``point_estimates``,
     ``notes``; ``kinds`` of inclusion events; ``weights`` and ``nonzero`` (of tensors with a prior; exact zeros of
     E[weight | included], or weights out of the median-probability model, do not count), ``sparsity`` (1 - nonzero /
     weights), ``collapsed`` (tensors whose inclusion probabilities all fell below 1/2); ``elbo``,
@@ -45,6 +46,7 @@ def summarise(fit: Fit) -> dict[str, Any]:
         "seeds": [restart.seed for restart in fit.restarts],
         "data_size": model.data_size,
         "likelihood": model.likelihood.config(),
+        "learned_likelihood": model.likelihood.learned_config(),
         "priors": {name: repr(prior.hierarchy) for name, prior in model.priors.items()},
         "guide_families": dict(guide.family_of),
         "point_estimates": list(model.point_estimates),
