@@ -26,6 +26,7 @@ from bayesprune.models.networks import lenet_300_100, make_ready
 from bayesprune.models.real_likelihoods import HeteroscedasticNormal, StudentT
 from bayesprune.models.spike_and_slab import SpikeAndSlab
 from bayesprune.models.standardisation import UNITS, units_of
+from bayesprune.models.unit_gates import UnitGates
 
 SIZE = 90
 
@@ -329,3 +330,23 @@ def test_diabetes_in_raw_units_is_predicted_with_honest_intervals():
         scores[standardise] = made.score(x[test], y[test])
     assert scores[None]["rmse"] < 58.0 and scores[None]["nll"] < 5.6 and 0.85 <= scores[None]["coverage_90"] <= 0.95
     assert scores[False]["nll"] > 10.0  # the control: what it was
+
+
+@pytest.mark.filterwarnings("ignore:the noise of theta:UserWarning")  # a short fit
+def test_units_stay_where_gates_remove_others(tmp_path):
+    x, y = raw()
+    torch.manual_seed(0)
+    network = lenet_300_100(4, 1, (30, 20))
+    gates = UnitGates(kappa=0.05)
+    bnn = BayesianNetwork(network, {}, Normal(), SIZE, gates=gates, example_input=x[:1])
+    found = fit(bnn, (x, y), epochs=150, learning_rate=0.01, batch_size=30, device="cpu")
+    assert found.settings["gating"][0]["removals"]
+    assert set(units_of(found.model.network)) == set(UNITS)
+    assert found.score(x, y)["rmse"] < 45.0
+    found.save(tmp_path / "fit")
+    again = Fit.load(tmp_path / "fit", model=bnn)
+    assert torch.equal(again.predict(x).draws, found.predict(x).draws)
+    result = prune(again, min_inclusion=0.5)
+    small = result.compact(x[:2])
+    assert small.report.parameters_after < small.report.parameters_before
+    torch.testing.assert_close(small.network(x), result.network(x), rtol=1e-4, atol=1e-3)
