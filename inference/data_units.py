@@ -219,7 +219,7 @@ def _standardised(
         put_in_units(model.network, chosen)
         done = _record(chosen, "it was asked for" if asked else "the noise is to be learned", _begin(model, sd))
         return model, done | ({"note": f"inputs are not standardised: {left}"} if left else {})
-    return _undone(model, asked, left)
+    return model, _undone(model, asked, left)[1] | {"noise": _begin(model, sd)}
 
 
 def _units(model: BayesianNetwork, inputs: Moments | None, targets: Moments, ndim: int) -> dict[str, Tensor]:
