@@ -97,6 +97,7 @@ if TYPE_CHECKING:
     from bayesprune.models.latency import latency as latency
     from bayesprune.models.likelihoods import Bernoulli as Bernoulli
     from bayesprune.models.likelihoods import Categorical as Categorical
+    from bayesprune.models.likelihoods import Likelihood as Likelihood
     from bayesprune.models.likelihoods import Normal as Normal
     from bayesprune.models.likelihoods import Poisson as Poisson
     from bayesprune.models.mcp import MCP as MCP
@@ -109,6 +110,8 @@ if TYPE_CHECKING:
     from bayesprune.models.networks import vgg_16_bn as vgg_16_bn
     from bayesprune.models.onnx_export import export_onnx as export_onnx
     from bayesprune.models.prior_sparsity import prior_sparsity as prior_sparsity
+    from bayesprune.models.real_likelihoods import HeteroscedasticNormal as HeteroscedasticNormal
+    from bayesprune.models.real_likelihoods import StudentT as StudentT
     from bayesprune.models.reduction_prior import Reduction as Reduction
     from bayesprune.models.sparse import to_sparse as to_sparse
     from bayesprune.models.sparse_variational_dropout import SparseVariationalDropout as SparseVariationalDropout
@@ -157,6 +160,9 @@ _HOMES: dict[str, str] = {
     "Normal": "bayesprune.models.likelihoods",
     "Bernoulli": "bayesprune.models.likelihoods",
     "Poisson": "bayesprune.models.likelihoods",
+    "StudentT": "bayesprune.models.real_likelihoods",
+    "HeteroscedasticNormal": "bayesprune.models.real_likelihoods",
+    "Likelihood": "bayesprune.models.likelihoods",
     # networks and data
     "lenet_300_100": "bayesprune.models.networks",
     "lenet_5": "bayesprune.models.networks",

@@ -33,9 +33,9 @@ from bayesprune.plain_text import neutral, plain_warnings
 
 # isort: off
 from bayesprune.options import (
-    BatchSize, Data, DataRoot, Device, Guide, KlWarmup, KlWeight, LearningRate, Likelihood, Network, On, Optimizer,
-    OwnNetwork, OwnPrior, Particles, Precision, Prior, Quiet, Run, Schedule, Settings, TrustCode, Tune, Weights, Width,
-    place_argument, place_option,
+    BatchSize, Data, DataRoot, Device, Guide, Interval, KlWarmup, KlWeight, LearningRate, Likelihood, Network, On,
+    Optimizer, OwnNetwork, OwnPrior, Particles, Precision, Prior, Quiet, Run, Schedule, Settings, Standardise,
+    TrustCode, Tune, Weights, Width, place_argument, place_option,
 )  # fmt: skip
 # isort: on
 
@@ -98,6 +98,7 @@ def fit(
     on: On = None,
     guide: Guide = None,
     likelihood: Likelihood = None,
+    standardise: Standardise = None,
     weights: Weights = None,
     epochs: Annotated[
         int | None,
@@ -146,6 +147,7 @@ def fit(
             gating=parse_settings(gating or [], "--gating"),
             on=tuple(on) if on else None,
             likelihood=likelihood,
+            standardise=standardise,
             weights=weights,
             data_root=data_root,
             guide=guide,
@@ -215,6 +217,7 @@ def path(
     on: On = None,
     guide: Guide = None,
     likelihood: Likelihood = None,
+    standardise: Standardise = None,
     weights: Weights = None,
     epochs: Annotated[
         int | None,
@@ -265,6 +268,7 @@ def path(
             settings=parse_settings(settings or []),
             on=tuple(on) if on else None,
             likelihood=likelihood,
+            standardise=standardise,
             weights=weights,
             data_root=data_root,
             seed=seed,
@@ -388,6 +392,7 @@ def predict(
     raw: Annotated[
         bool, typer.Option("--raw", help="The inputs are in the units of the data file: scale them first.")
     ] = False,
+    interval: Interval = 0.9,
     network: OwnNetwork = None,
     prior: OwnPrior = None,
     trust_code: TrustCode = False,
@@ -398,7 +403,7 @@ def predict(
 
     A run's predictions are averaged over draws of its weights; sd is the standard deviation over them. A pruned
     network is one network and has no sd. FILE gets mean (probabilities of the classes, or numbers), sd and, for
-    labels, class.
+    labels, class, for regressions the ends of predictive intervals, lower and upper.
 
     bayesprune fit standardises inputs: bytes of images are divided by 255 (digits: 16), then all inputs are shifted
     and divided by the mean and standard deviation of the training data, per channel of images, else per feature.
@@ -408,7 +413,7 @@ def predict(
     from bayesprune.commands.predicting import predict_file, print_predicted
 
     predicted = predict_file(
-        source, inputs, out, draws, batch_size, restart, raw, data_root, trust_code, network, prior
+        source, inputs, out, draws, batch_size, restart, raw, data_root, trust_code, network, prior, interval
     )
     if not quiet:
         print_predicted(source, out, predicted)

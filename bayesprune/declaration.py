@@ -19,7 +19,7 @@ from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.files.places import expanded
 from bayesprune.models.files.tensor_file import infinite_buffers, read_tensors
 from bayesprune.models.hierarchy import Hierarchy
-from bayesprune.models.likelihoods import LIKELIHOODS
+from bayesprune.models.likelihood_names import LIKELIHOODS, likelihood_class
 from bayesprune.models.networks import NETWORKS, make_ready
 from bayesprune.models.priors import PRIORS, make_prior
 from bayesprune.models.size_bounds import (
@@ -121,7 +121,7 @@ class Declaration:
             network = make_network(self.network, self.input_shape, self.outputs, self.width)
         if weights is not None:
             _load_weights(network, expanded(weights))
-        likelihood = LIKELIHOODS[self.likelihood]()
+        likelihood = likelihood_class(self.likelihood)()
         if isinstance(prior, UnitGates):
             example = torch.zeros(1, *self.input_shape)
             return BayesianNetwork(network, {}, likelihood, self.data_size, gates=prior, example_input=example)
@@ -176,7 +176,7 @@ def declare(
             )
         outputs = splits.classes
     else:
-        outputs = int(targets.shape[1]) if targets.ndim == 2 else 1
+        outputs = likelihood_class(chosen).outputs_for(int(targets.shape[1]) if targets.ndim == 2 else 1)
     return Declaration(
         network=absolute(network),
         prior=absolute(prior),

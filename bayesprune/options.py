@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from bayesprune.models.files.places import expanded
+from bayesprune.models.likelihood_names import likelihood_names
 
 
 def place_option(text: str, *names: str, metavar: str = "PATH") -> Any:
@@ -43,8 +44,16 @@ On = Annotated[
 ]
 Guide = Annotated[str | None, typer.Option(help="map, meanfield or paired.  [default: the prior's own]")]
 Likelihood = Annotated[
-    str | None, typer.Option(help="categorical, normal, bernoulli or poisson.  [default: by the targets]")
+    str | None, typer.Option(help=f"{likelihood_names()}.  [default: categorical for labels, normal for numbers]")
 ]
+Standardise = Annotated[
+    bool | None,
+    typer.Option(
+        "--standardise/--no-standardise",
+        help="Whether a regression standardises inside.  [default: where noise is learned and no --weights are given]",
+    ),
+]
+Interval = Annotated[float, typer.Option(help="Probability of the predictive intervals of a regression.")]
 Weights = Annotated[Path | None, place_option("Start from this state dict of a trained network, FILE.safetensors.")]
 Tune = Annotated[
     list[str] | None,

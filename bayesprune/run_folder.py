@@ -29,8 +29,13 @@ Keys of summary.json (null where something does not apply; counts are of the wei
     path                         which path the first restart's steps took, why, and what compiling cost
     tempered                     whether the final weight of the KL term was not 1
     constant_log_likelihood      of the best constant prediction of the training targets, in nats per example
+    standardised                 whether inputs and targets of a regression were standardised inside, where its noise
+                                 began, and why
+    learned_likelihood           the likelihood with what it has learned, such as the scale of the noise
     test_accuracy, test_rmse, nll, ece       on the test data; nll in nats per example, ece with 15 bins
-    validation_accuracy, validation_rmse, validation_nll, validation_ece     on the validation data
+    test_coverage_50, test_coverage_90       of a regression: shares of targets in their predictive intervals
+    validation_accuracy, validation_rmse, validation_nll, validation_ece,
+    validation_coverage_50, validation_coverage_90     on the validation data
     per_restart                  one object a restart: its seed, and the scores as test_... and validation_...
     weights, nonzero, sparsity   of the first restart: how many weights, how many are in the network (for
                                  gates those of the median-probability model, else those that are not
@@ -80,7 +85,7 @@ __all__ = [
 ]
 
 SUMMARY_FILE, ARVIZ_FILE, PLOTS_FOLDER = "summary.json", "arviz.nc", "plots"
-SCORES = ("accuracy", "rmse", "nll", "ece")
+SCORES = ("accuracy", "rmse", "nll", "ece", "coverage_50", "coverage_90")
 ARVIZ_DRAWS = 200
 """Draws of the first restart that arviz.nc holds."""
 _UNDECIDED = (0.05, 0.95)
@@ -95,12 +100,9 @@ _NEEDED: dict[str, Any] = {
     "converged": str, "convergence": str, "point_estimates": list, "notes": list, "collapsed": list,
 }  # fmt: skip
 _LATER: dict[str, Any] = {
-    "width": float,
-    "path": dict,
-    "units": _OBJECT,
-    "branches": _OBJECT,
-    "tuned": (list, type(None)),
-}
+    "width": float, "path": dict, "units": _OBJECT, "branches": _OBJECT, "tuned": (list, type(None)),
+    "test_coverage_50": _NUMBER, "test_coverage_90": _NUMBER, "standardised": _OBJECT, "learned_likelihood": dict,
+}  # fmt: skip
 """Keys that runs of earlier versions do not have."""
 _DECLARED = (
     "data", "data_root", "data_seed", "data_size", "input_shape", "outputs", "network", "prior", "prior_settings", "on",
@@ -163,6 +165,7 @@ def summarise_run(fit: Fit, declaration: Declaration, splits: DataSplits, **aske
         **asked,
         "gating": None,
         "resumed_at_epoch": None,
+        "standardised": None,
         **found,
         **declaration.as_dict(),
         "likelihood": found["likelihood"],
@@ -171,6 +174,7 @@ def summarise_run(fit: Fit, declaration: Declaration, splits: DataSplits, **aske
         "test_rmse": means["test_rmse"],
         "nll": means["test_nll"],
         "ece": means["test_ece"],
+        **{name: value for name, value in means.items() if name.startswith("test_coverage")},
         **{name: value for name, value in means.items() if name.startswith("validation_")},
         "per_restart": per_restart,
         **_inclusion(fit),

@@ -16,6 +16,7 @@ from bayesprune.inference.batches import Batches, Data, check_data, check_exampl
 from bayesprune.inference.callbacks import Callback, FitState
 from bayesprune.inference.checkpoint import Checkpoint, open_checkpoint
 from bayesprune.inference.data_sketch import data_sketch
+from bayesprune.inference.data_units import in_data_units
 from bayesprune.inference.default_kl_weight import FADE_IN, default_kl_warmup, default_kl_weight
 from bayesprune.inference.default_length import default_epochs
 from bayesprune.inference.denormals import flushed_denormals
@@ -51,7 +52,7 @@ from bayesprune.models.evaluation_mode import begin_training, held_in_evaluation
 ITERATES = 1000
 """About how many iterates of the ELBO and the scales a fit records."""
 SPREAD_RATE = 10.0
-"""Log scales of weights and log odds move over several units, weights over hundredths: their rate by Adam."""
+"""Log scales and log odds move over several units, weights over hundredths: their rate by Adam."""
 OptimizerChoice = str | Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
 
@@ -95,6 +96,7 @@ def fit(
     stop: Callable[[FitState], bool] | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
+    standardise: bool | None = None,
 ) -> Fit:
     """Fits a Bayesian network by maximising the ELBO; the model handed in is copied, never changed.
 
@@ -114,7 +116,7 @@ def fit(
         steps: Optimizer steps in all, in place of `epochs`; default None.
         batch_size: Examples a step; default 128. A batch of one example that batch normalisation cannot be trained on
             is left out, and counts as a step.
-        optimizer: ``"adam"`` (default; log scales of weights and log odds learn ten times as fast), ``"sgd"``
+        optimizer: ``"adam"`` (default; log scales, log odds and the likelihood's learn ten times as fast), ``"sgd"``
             (momentum 0.9), or a callable from parameter groups to a torch optimizer. It sees the loss divided by
             `data_size`, so that learning rates are those of a mean loss.
         learning_rate: Of the two named optimizers; default 1e-3.
@@ -159,6 +161,9 @@ def fit(
         checkpoint: A folder in which the whole state of training is kept between epochs, at most a hundredth of the
             time: the same call then goes on after the last state, with the numbers of a fit that was not interrupted
             (docs/checkpoints.md). Default None.
+        standardise: Whether the fitted network standardises inputs and targets inside, by the training data, and puts
+            its outputs back into the data's units (docs/regression.md); default None: where targets are real numbers
+            with a noise to learn, unless the network predicts them already. `settings["standardised"]` says so.
 
     Returns:
         The fit.
@@ -178,7 +183,7 @@ def fit(
         "precision": precision, "gate_estimator": gate_estimator, "gating": gating, "path": path, "compiled": compiled,
         "unit_gate_estimator": unit_gate_estimator, "clip": clip, "sticking_the_landing": sticking_the_landing,
         "local_reparameterisation": local_reparameterisation, "channels_last": channels_last, "stop": stop,
-        "progress": progress, "checkpoint": checkpoint,
+        "progress": progress, "checkpoint": checkpoint, "standardise": standardise,
     })  # fmt: skip
     learning_rate, kl_warmup, kl_weight, clip = (given[n] for n in ("learning_rate", "kl_warmup", "kl_weight", "clip"))
     flags = ("compiled", "sticking_the_landing", "local_reparameterisation", "channels_last")
@@ -209,10 +214,12 @@ def fit(
             "kl_warmup": f"default, {FADE_IN:g}" if kl_warmup is None else kl_warmup,
             "compiled": compiled, "gate_estimator": gate_estimator, "gating": gating,
             "unit_gate_estimator": unit_gate_estimator, "channels_last": channels_last, "workers": workers,
+            "standardise": standardise,
         }  # fmt: skip
         followed = [*watchers, *([stop] if stop is not None else [])]
         folder = open_checkpoint(checkpoint, model, batches, held_out, start, followed, arguments)
 
+    model, standardised = in_data_units(model, batches, given["standardise"], start)
     kept = KeptInputs(batches, model.network)
     finished: list[Restart] = []
     states: list[FitState] = []
@@ -288,6 +295,7 @@ def fit(
         "seconds": seconds + time.perf_counter() - started,
         "resumed_at_epoch": resumed_at,
         "path": reports[0].as_dict(),
+        "standardised": standardised,
     }
     trace = trace_dataset(
         [s.history for s in states],
@@ -415,16 +423,16 @@ def make_optimizer(choice: OptimizerChoice, objective: Objective, learning_rate:
     groups: list[dict[str, Any]] = [
         {"name": name, "params": parameters} for name, parameters in objective.guide.groups().items() if parameters
     ]
-    points = [p for p in objective.model.parameters() if p.requires_grad]
-    if points:
-        groups.append({"name": "point estimates", "params": points})
+    for name, module in (("point estimates", objective.model.network), ("likelihood", objective.model.likelihood)):
+        points = [p for p in module.parameters() if p.requires_grad]
+        groups += [{"name": name, "params": points}] if points else []
     if callable(choice):
         return choice(groups)
     if learning_rate <= 0:
         raise ValueError(f"learning_rate must be positive, not {learning_rate}")
     if choice == "adam":
         for group in groups:
-            group["lr"] = learning_rate * (SPREAD_RATE if group["name"] == "spread" else 1.0)
+            group["lr"] = learning_rate * (SPREAD_RATE if group["name"] in ("spread", "likelihood") else 1.0)
         return torch.optim.Adam(groups, lr=learning_rate, fused=True)
     if choice == "sgd":
         return torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, fused=True)

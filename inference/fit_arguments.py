@@ -162,7 +162,7 @@ def _check_types(options: Mapping[str, Any]) -> None:
     ]
     flags = ("sticking_the_landing", "local_reparameterisation", "channels_last", "progress")
     expected += [(name, "True or False", _is_flag) for name in flags]
-    expected.append(("compiled", "True, False or None", lambda v: v is None or _is_flag(v)))
+    expected += [(n, "True, False or None", lambda v: v is None or _is_flag(v)) for n in ("compiled", "standardise")]
     for name, what, fits in expected:
         value = options[name]
         if not fits(value):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from bayesprune.inference.metrics import expected_calibration_error
 from bayesprune.inference.outputs_at import outputs_at
+from bayesprune.inference.predictive_intervals import coverage_at
 from bayesprune.models.likelihoods import Likelihood
 
 __all__ = ["plain_scores"]
@@ -14,7 +15,7 @@ __all__ = ["plain_scores"]
 
 @torch.no_grad()
 def plain_scores(network: nn.Module, likelihood: Likelihood, x: Tensor, y: Tensor) -> dict[str, float]:
-    """Scores of one plain network: those of the likelihood, nll in nats per example and, for classes, ece.
+    """Scores of one plain network: those of the likelihood, nll in nats per example, for classes ece, else coverage.
 
     Args:
         network: The network, in evaluation mode, on the CPU.
@@ -29,4 +30,4 @@ def plain_scores(network: nn.Module, likelihood: Likelihood, x: Tensor, y: Tenso
     scores = {**likelihood.scores(prediction, y), "nll": -float(likelihood.log_prob(outputs, y).mean())}
     if likelihood.name == "categorical":
         scores["ece"] = expected_calibration_error(prediction, y)
-    return scores
+    return scores | (coverage_at(likelihood, [outputs], y) if likelihood.is_ordered else {})

@@ -16,13 +16,23 @@ from bayesprune.inference.draw_statistics import RUNNING, DrawStatistics
 from bayesprune.inference.kept_inputs import inputs_of
 from bayesprune.inference.metrics import expected_calibration_error
 from bayesprune.inference.outputs_at import BATCH, like, outputs_at
+from bayesprune.inference.predictive_intervals import coverage_at, intervals_at
 from bayesprune.inference.seeded import seeded
 from bayesprune.models.first_line import first_line
 
 if TYPE_CHECKING:
     from bayesprune.inference.result import Fit
 
-__all__ = ["Prediction", "draw_statistics", "negative_log_likelihood", "outputs_of_draws", "predict", "score"]
+__all__ = [
+    "Prediction",
+    "PredictiveIntervals",
+    "draw_statistics",
+    "negative_log_likelihood",
+    "outputs_of_draws",
+    "predict",
+    "predictive_intervals",
+    "score",
+]
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,21 @@ class Prediction:
     sd: Tensor
     draws: Tensor
     statistics: str | None = None
+
+
+@dataclass(frozen=True)
+class PredictiveIntervals:
+    """Equal-tailed intervals of observations; those of several numbers are of each alone.
+
+    Attributes:
+        lower: `(n,)` or `(n, d)`, as the targets.
+        upper: Of the same shape.
+        probability: That of an interval.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    probability: float
 
 
 def predict(
@@ -77,16 +102,63 @@ def score(
     likelihood, placed_y = model.likelihood, like(y, next(model.network.parameters()))
     chosen = draw_statistics(fit, restart, data, statistics)
 
-    def of(outputs: Tensor) -> tuple[Tensor, Tensor]:
-        return likelihood.predict(outputs).cpu(), likelihood.log_prob(outputs, placed_y)
+    def of(outputs: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        kept = outputs if likelihood.is_ordered else None  # all draws of them at once, where coverage asks for it
+        return likelihood.predict(outputs).cpu(), likelihood.log_prob(outputs, placed_y), kept
 
     drawn = outputs_of_draws(fit, of, x, draws, restart, BATCH, seed, chosen)
-    prediction = _averaged([predicted for predicted, _ in drawn], chosen)
+    prediction = _averaged([predicted for predicted, _, _ in drawn], chosen)
     scores = dict(likelihood.scores(prediction.mean, y.cpu()))
-    scores["nll"] = _nll([density for _, density in drawn])
+    scores["nll"] = _nll([density for _, density, _ in drawn])
+    if likelihood.is_ordered:
+        scores |= coverage_at(likelihood, [outputs for _, _, outputs in drawn if outputs is not None], placed_y)
     if prediction.mean.ndim == 2 and likelihood.name == "categorical":
         scores["ece"] = expected_calibration_error(prediction.mean, y.cpu())
     return scores
+
+
+def predictive_intervals(
+    fit: Fit,
+    x: Tensor,
+    probability: float = 0.9,
+    draws: int = 32,
+    restart: int = 0,
+    batch_size: int = 1024,
+    seed: int | None = None,
+    data: Data | None = None,
+    statistics: str | None = None,
+) -> PredictiveIntervals:
+    """Equal-tailed intervals of the observations at new inputs: noise and uncertainty of the weights together.
+
+    Args:
+        fit: The fit.
+        x: Inputs, `(n, ...)`.
+        probability: That of an interval, in (0, 1); default 0.9.
+        draws: Draws of the weights (one for a MAP); default 32.
+        restart: Which restart; default the first.
+        batch_size: Examples a forward pass; default 1024.
+        seed: As for `Fit.draws`: by default the draws are the same at every call.
+        data: As for `Fit.predict`.
+        statistics: As for `Fit.predict`.
+
+    Returns:
+        The intervals, on the CPU, in the units of the targets. For counts they hold at least that probability.
+
+    Raises:
+        ValueError: For labels, which have no intervals; for a probability outside of (0, 1) or no draws; if the network
+            does not take the inputs.
+    """
+    likelihood = fit._restart(restart).model.likelihood
+    if not likelihood.is_ordered:
+        raise ValueError(
+            f"the likelihood {likelihood.name} is of labels, which have no intervals: use predict() for probabilities"
+        )
+    if not 0.0 < probability < 1.0:
+        raise ValueError(f"probability is that of an interval, in (0, 1), not {probability}: 0.9 is usual")
+    chosen = draw_statistics(fit, restart, data, statistics)
+    outputs = outputs_of_draws(fit, lambda found: found, x, draws, restart, batch_size, seed, chosen)
+    lower, upper = intervals_at(likelihood, outputs, probability)
+    return PredictiveIntervals(lower.cpu(), upper.cpu(), probability)
 
 
 def negative_log_likelihood(

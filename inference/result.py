@@ -196,7 +196,7 @@ class Fit:
 
         Returns:
             The likelihood's scores (accuracy, or rmse), ``nll`` (minus the log of the mean predictive density, nats
-            per example) and, for classes, ``ece`` (15 bins).
+            per example), for classes ``ece`` (15 bins), for numbers ``coverage_50`` and ``coverage_90``.
 
         Raises:
             ValueError: As `predict`.
@@ -238,6 +238,8 @@ class Fit:
         if tracked_layers(network):
             self.inputs = inputs_of(data, next(network.parameters()))
         return self
+
+    predictive_intervals = predictive.predictive_intervals
 
     def inclusion_probabilities(self, restart: int = 0, draws: int = 200, units: bool = True) -> xr.Dataset:
         """Posterior inclusion probability of every weight of every tensor with a prior.

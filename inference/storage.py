@@ -35,6 +35,7 @@ from bayesprune.models.files.tensor_file import (
     write_tensors,
 )
 from bayesprune.models.files.unwritable import permitted
+from bayesprune.models.standardisation import UNITS, put_in_units, units_of
 
 FORMAT = 1
 FIT_FILE, TRACE_FILE = "fit.json", "trace.nc"
@@ -49,7 +50,8 @@ _LATER_KEYS: dict[str, Any] = {"gates": (dict, type(None)), "plans": list, "dige
 """Keys that earlier versions did not write."""
 _SETTINGS: dict[str, Any] = {"precision": str, "guide": object, "seconds": float, "tempered": bool}
 _LATER_SETTINGS: dict[str, Any] = {
-    "input_shape": list, "stopped_early": list, "kl_warmup": (float, type(None)), "steps": int, "batch_size": int
+    "input_shape": list, "stopped_early": list, "kl_warmup": (float, type(None)), "steps": int, "batch_size": int,
+    "standardised": dict,
 }  # fmt: skip
 _WRONG = (
     ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, AssertionError, OverflowError
@@ -169,9 +171,14 @@ def load_fit(path: str | Path, model: BayesianNetwork | None = None) -> Fit:
     for number, (seed, plan) in enumerate(zip(declared["seeds"], plans, strict=True)):
         name = f"restart-{number}.safetensors"
         copied = _fresh(model, dtype)
+        # What may be infinite is known when there is a network, and that has to have the units that the file holds.
+        state = read_tensors(path / name, _REMEDY, digests.get(name), may_be_infinite=None)
+        _put_in_units(copied, state, path / name)
         if plan is not None:
             copied = _cut(copied, plan, path)
-        state = read_tensors(path / name, _REMEDY, digests.get(name), infinite_buffers(copied.network, "network."))
+        wrong = not_finite(state, infinite_buffers(copied.network, "network.") - {f"network.{each}" for each in UNITS})
+        if wrong is not None:
+            raise ValueError(f"{path / name} holds NaN or infinity in {wrong}: {_REMEDY}")
         try:
             with torch.random.fork_rng(devices=[]):  # a guide draws some of the starting values that are replaced next
                 one = Restart(copied, Guide(copied, declared["settings"]["guide"]), seed)
@@ -234,6 +241,18 @@ def _restore(one: Restart, state: dict[str, Tensor], file: Path) -> None:
     one.fisher = parts["fisher"] or None
     remember_held(one.model.network)  # the declaration says which, and a fit that goes on keeps to it
     one.model.eval()
+
+
+def _put_in_units(model: BayesianNetwork, state: Mapping[str, Tensor], file: Path) -> None:
+    """Has the network standardise as the fitted one does, IN PLACE; its declaration does not say so."""
+    prefix = "network."
+    units = units_of({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
+    if not units or units_of(model.network):
+        return
+    try:
+        put_in_units(model.network, units)
+    except ValueError as problem:
+        raise ValueError(f"{file} does not fit the model it is loaded into ({problem})") from problem
 
 
 def _fresh(model: BayesianNetwork, dtype: torch.dtype) -> BayesianNetwork:

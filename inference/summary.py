@@ -18,8 +18,9 @@ def summarise(fit: Fit) -> dict[str, Any]:
     """Returns what a fit was and came to.
 
     Keys: those of `Fit.settings` (guide, epochs, steps, batch_size, learning_rate, optimizer, schedule, kl_warmup,
-    seed, precision, device, seconds, tempered, path, of stopped_early a sentence each); ``restarts``, ``seeds``,
-    ``data_size``, ``likelihood``; ``priors`` (printed, by tensor), ``guide_families`` (by site), ``point_estimates``,
+    seed, precision, device, seconds, tempered, path, standardised, of stopped_early a sentence each); ``restarts``,
+    ``seeds``, ``data_size``, ``likelihood``, ``learned_likelihood`` (with what it has learned); ``priors`` (printed,
+    by tensor), ``guide_families`` (by site), ``point_estimates``,
     ``notes`` (sentences; on what is wrong with the fit those of `bayesprune.inference.findings`);
     ``batch_normalisation`` (whose statistics predictions have, in a sentence, or None); ``kinds`` of
     inclusion events; ``weights`` and ``nonzero`` (of tensors with a prior; exact zeros of E[weight | included], or
@@ -47,10 +48,11 @@ def summarise(fit: Fit) -> dict[str, Any]:
         "seeds": [restart.seed for restart in fit.restarts],
         "data_size": model.data_size,
         "likelihood": model.likelihood.config(),
+        "learned_likelihood": model.likelihood.learned_config(),
         "priors": {name: repr(prior.hierarchy) for name, prior in model.priors.items()},
         "guide_families": dict(guide.family_of),
         "point_estimates": list(model.point_estimates),
-        "notes": [*guide.notes, *findings(fit)],
+        "notes": [*guide.notes, *_note(fit.settings), *findings(fit)],
         "batch_normalisation": statistics_in_words(fit),
         "kinds": sorted({p.hierarchy.included.kind for p in model.priors.values() if p.hierarchy.included is not None}),
         "weights": weights,
@@ -61,6 +63,12 @@ def summarise(fit: Fit) -> dict[str, Any]:
         "expected_log_likelihood": likelihood,
         "kl": kl,
     }
+
+
+def _note(settings: dict[str, Any]) -> list[str]:
+    """A sentence where a regression could not be standardised."""
+    found = settings.get("standardised", {}).get("note")
+    return [] if found is None else [str(found)]
 
 
 def _nonzero(fit: Fit) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.likelihood_names import LIKELIHOODS
 from bayesprune.models.likelihoods import Likelihood
 from bayesprune.models.networks import network_from_config
 from bayesprune.models.priors import from_config
@@ -27,7 +28,11 @@ def code_of_ones_own(declared: Mapping[str, Any]) -> str | None:
     own = [pattern for pattern, saved in _priors(declared).items() if saved.get("config") is None]
     if own:
         return f"the prior on {own[0]}"
-    return "the network" if declared.get("network") is None else None
+    if declared.get("network") is None:
+        return "the network"
+    likelihood = declared.get("likelihood")
+    name = likelihood.get("name") if isinstance(likelihood, Mapping) else None
+    return f"the likelihood {name!r}" if isinstance(name, str) and name not in LIKELIHOODS else None
 
 
 def declared_model(declared: Mapping[str, Any]) -> BayesianNetwork:

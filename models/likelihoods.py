@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["LIKELIHOODS", "Bernoulli", "Categorical", "Likelihood", "Normal", "Poisson"]
+from bayesprune.models.likelihood_names import likelihood_class
+
+__all__ = ["Bernoulli", "Categorical", "Likelihood", "Normal", "Poisson"]
 
 
 class BernoulliLabels(dist.Bernoulli):
@@ -34,15 +36,25 @@ class PoissonCounts(dist.Poisson):
         """Log probability of counts of any dtype, in nats."""
         return super().log_prob(value.to(self.rate.dtype))
 
+    def cdf(self, value: Tensor) -> Tensor:
+        """Probability of at most that count; 0 below zero."""
+        count = value.to(self.rate.dtype).floor()
+        below = torch.special.gammaincc(count.clamp_min(0.0) + 1.0, self.rate)
+        return torch.where(count < 0, 0.0, below)
+
 
 class Likelihood(nn.Module, ABC):
     """Base of the likelihoods: what `BayesianNetwork` and `fit` ask of one.
 
+    Five methods have to be written; the others say by default that there is nothing to do. See docs/extending.md.
+
     Attributes:
         name: Name in summaries and in saved fits.
+        is_ordered: Whether observations are numbers, of which there are intervals; default False: labels.
     """
 
     name: ClassVar[str]
+    is_ordered: ClassVar[bool] = False
 
     @abstractmethod
     def distribution(self, outputs: Tensor) -> Any:
@@ -92,9 +104,38 @@ class Likelihood(nn.Module, ABC):
             y: Observations in the form that `check` accepts.
         """
 
+    @classmethod
+    def outputs_for(cls, targets: int) -> int:
+        """How many outputs of a network so many numbers to predict take: as many."""
+        return targets
+
+    @property
+    def learns_noise(self) -> bool:
+        """Whether targets are real numbers with noise of an unknown scale, so that `fit` standardises by default."""
+        return False
+
+    def in_units(self, shift: Tensor, unit: Tensor) -> tuple[Tensor, Tensor] | None:
+        """How outputs for standardised targets are put back into the targets' own units: shift + factor * outputs.
+
+        Args:
+            shift: Means of the targets, `()` or `(d,)`.
+            unit: Their standard deviations, of that shape.
+
+        Returns:
+            Shift and factor, which broadcast to outputs `(N, ...)`; None where targets have no units, as labels have.
+        """
+        return None
+
+    def begin_noise(self, sd: float) -> None:
+        """Starts a learned scale of the noise at a standard deviation, IN PLACE, if it was not started by the user."""
+
     def config(self) -> dict[str, Any]:
         """What it takes to make this likelihood again, as JSON; learned values are in the state dict."""
         return {"name": self.name}
+
+    def learned_config(self) -> dict[str, Any]:
+        """As `config`, with what was learned as fixed arguments."""
+        return self.config()
 
     @staticmethod
     def from_config(config: Mapping[str, Any]) -> Likelihood:
@@ -110,10 +151,9 @@ class Likelihood(nn.Module, ABC):
             raise ValueError(f"a likelihood is stored by its name and arguments, not as a {type(config).__name__}")
         arguments = dict(config)
         name = arguments.pop("name", None)
-        if not isinstance(name, str) or name not in LIKELIHOODS:
-            raise ValueError(f"unknown likelihood {name!r}: expected one of {', '.join(LIKELIHOODS)}")
+        kind = likelihood_class(name)
         try:
-            return LIKELIHOODS[name](**arguments)
+            return kind(**arguments)
         except (TypeError, OverflowError):
             raise ValueError(
                 f"the likelihood {name!r} does not take the arguments {sorted(arguments)}: "
@@ -132,15 +172,15 @@ class Categorical(Likelihood):
 
     def distribution(self, outputs: Tensor) -> dist.Categorical:
         """Pyro's Categorical over classes, `batch_shape` `(N,)`."""
-        return dist.Categorical(logits=_wide(outputs))
+        return dist.Categorical(logits=wide(outputs))
 
     def log_prob(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Minus the cross-entropy of each example, `(N,)`, in nats."""
-        return -F.cross_entropy(_wide(outputs), y.long(), reduction="none")
+        return -F.cross_entropy(wide(outputs), y.long(), reduction="none")
 
     def predict(self, outputs: Tensor) -> Tensor:
         """Probabilities of the classes, `(N, classes)`."""
-        return _wide(outputs).softmax(dim=-1)
+        return wide(outputs).softmax(dim=-1)
 
     def check(self, outputs: Tensor, y: Tensor) -> None:
         """Asks for logits `(N, classes)` and integer labels `(N,)` in 0..classes-1.
@@ -158,7 +198,7 @@ class Categorical(Likelihood):
                 f"labels have dtype {y.dtype}, but Categorical needs integers: pass y.long(), or a Normal "
                 "likelihood for a regression"
             )
-        _check_shape(self, outputs, y, expected=outputs.shape[:1])
+        check_shape(self, outputs, y, expected=outputs.shape[:1])
         classes = outputs.shape[1]
         low, high = int(y.min()), int(y.max())
         if low < 0 or high >= classes:
@@ -173,7 +213,7 @@ class Categorical(Likelihood):
         Raises:
             ValueError: If the shapes do not fit.
         """
-        _check_shape(self, mean_prediction, y, expected=mean_prediction.shape[:1])
+        check_shape(self, mean_prediction, y, expected=mean_prediction.shape[:1])
         return {"accuracy": float((mean_prediction.argmax(dim=-1) == y).double().mean())}
 
 
@@ -185,7 +225,7 @@ class Normal(Likelihood):
 
     Args:
         scale: Standard deviation of the noise in the units of the observations; None learns it as a positive
-            point estimate that starts at 1.
+            point estimate that starts at 1, or where `fit` standardises at the standard deviation of the targets.
 
     Attributes:
         log_scale: The learned log scale, a scalar parameter; None where the scale is fixed.
@@ -195,6 +235,7 @@ class Normal(Likelihood):
     """
 
     name = "normal"
+    is_ordered = True
 
     def __init__(self, scale: float | None = None) -> None:
         super().__init__()
@@ -214,13 +255,13 @@ class Normal(Likelihood):
 
     def distribution(self, outputs: Tensor) -> Any:
         """Pyro's Normal with `batch_shape` `(N,)`; with d > 1 outputs, `event_shape` `(d,)`."""
-        means = _without_single_column(_wide(outputs))
+        means = without_single_column(wide(outputs))
         normal = dist.Normal(means, self.scale)
         return normal.to_event(1) if means.ndim == 2 else normal
 
     def log_prob(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Gaussian log density of each observation, `(N,)`, in nats; summed over the d outputs."""
-        means = _without_single_column(_wide(outputs))
+        means = without_single_column(wide(outputs))
         scale = self.scale
         log_scale = math.log(scale) if isinstance(scale, float) else scale.log()
         each = -0.5 * ((y - means) / scale) ** 2 - log_scale - 0.5 * math.log(2 * math.pi)
@@ -228,7 +269,7 @@ class Normal(Likelihood):
 
     def predict(self, outputs: Tensor) -> Tensor:
         """The means: the outputs, `(N,)` or `(N, d)`."""
-        return _without_single_column(_wide(outputs))
+        return without_single_column(wide(outputs))
 
     def check(self, outputs: Tensor, y: Tensor) -> None:
         """Asks for outputs `(N,)`, `(N, 1)` or `(N, d)` and finite observations `(N,)`, or `(N, d)` if d > 1.
@@ -238,13 +279,11 @@ class Normal(Likelihood):
         """
         if outputs.ndim not in (1, 2) or outputs.shape[-1] == 0:
             raise ValueError(
-                f"the network returns shape {tuple(outputs.shape)}, but Normal needs means (N,) or (N, d): "
-                "let the last layer have one output per number to predict"
+                f"the network returns shape {tuple(outputs.shape)}, but {type(self).__name__} needs means (N,) or "
+                "(N, d): let the last layer have one output per number to predict"
             )
-        _check_shape(self, outputs, y, expected=_without_single_column(outputs).shape)
-        if y.dtype == torch.bool or y.is_complex():
-            raise ValueError(f"targets have dtype {y.dtype}, but Normal needs real numbers: pass y.float()")
-        _check_finite(y)
+        check_shape(self, outputs, y, expected=without_single_column(outputs).shape)
+        check_real(self, y)
 
     def scores(self, mean_prediction: Tensor, y: Tensor) -> dict[str, float]:
         """The key `rmse`: root mean squared error over all numbers, in the units of the observations.
@@ -252,11 +291,30 @@ class Normal(Likelihood):
         Raises:
             ValueError: If the shapes do not fit.
         """
-        return {"rmse": _rmse(self, mean_prediction, y)}
+        return {"rmse": rmse(self, mean_prediction, y)}
+
+    @property
+    def learns_noise(self) -> bool:
+        """Whether the scale is learned: one that is given is in the units in which the model was declared."""
+        return self.log_scale is not None
+
+    def in_units(self, shift: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+        """The outputs are means: they are put back as the targets are."""
+        return shift, unit
+
+    @torch.no_grad()
+    def begin_noise(self, sd: float) -> None:
+        """Starts a learned scale at `sd`, IN PLACE, if it is still 1, where it was made."""
+        if self.log_scale is not None and float(self.log_scale) == 0.0:
+            self.log_scale.fill_(math.log(sd))
 
     def config(self) -> dict[str, Any]:
         """The name and the fixed scale, or None where it is learned."""
         return {"name": self.name, "scale": self.fixed_scale}
+
+    def learned_config(self) -> dict[str, Any]:
+        """The name and the scale, also where it was learned."""
+        return {**self.config(), "scale": float(torch.as_tensor(self.scale).detach())}
 
 
 class Bernoulli(Likelihood):
@@ -266,16 +324,16 @@ class Bernoulli(Likelihood):
 
     def distribution(self, outputs: Tensor) -> BernoulliLabels:
         """Pyro's Bernoulli, `batch_shape` `(N,)`."""
-        return BernoulliLabels(logits=_without_single_column(_wide(outputs)))
+        return BernoulliLabels(logits=without_single_column(wide(outputs)))
 
     def log_prob(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Minus the binary cross-entropy of each example, `(N,)`, in nats."""
-        logits = _without_single_column(_wide(outputs))
+        logits = without_single_column(wide(outputs))
         return -F.binary_cross_entropy_with_logits(logits, y.to(logits.dtype), reduction="none")
 
     def predict(self, outputs: Tensor) -> Tensor:
         """Probability of label 1, `(N,)`."""
-        return _without_single_column(_wide(outputs)).sigmoid()
+        return without_single_column(wide(outputs)).sigmoid()
 
     def check(self, outputs: Tensor, y: Tensor) -> None:
         """Asks for logits `(N,)` or `(N, 1)` and observations `(N,)` that are 0 or 1, of any dtype.
@@ -296,7 +354,7 @@ class Bernoulli(Likelihood):
         Raises:
             ValueError: If the shapes do not fit.
         """
-        _check_shape(self, mean_prediction, y, expected=mean_prediction.shape)
+        check_shape(self, mean_prediction, y, expected=mean_prediction.shape)
         return {"accuracy": float(((mean_prediction > 0.5) == (y == 1)).double().mean())}
 
 
@@ -304,20 +362,21 @@ class Poisson(Likelihood):
     """Counts 0, 1, 2, ...; the outputs are log rates, `(N,)` or `(N, 1)`, the observations `(N,)`."""
 
     name = "poisson"
+    is_ordered = True
 
     def distribution(self, outputs: Tensor) -> PoissonCounts:
         """Pyro's Poisson, `batch_shape` `(N,)`."""
-        return PoissonCounts(_without_single_column(_wide(outputs)).exp())
+        return PoissonCounts(without_single_column(wide(outputs)).exp())
 
     def log_prob(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Poisson log probability of each count, `(N,)`, in nats, `log k!` included."""
-        log_rate = _without_single_column(_wide(outputs))
+        log_rate = without_single_column(wide(outputs))
         y = y.to(log_rate.dtype)
         return y * log_rate - log_rate.exp() - torch.lgamma(y + 1)
 
     def predict(self, outputs: Tensor) -> Tensor:
         """The rates, `(N,)`."""
-        return _without_single_column(_wide(outputs)).exp()
+        return without_single_column(wide(outputs)).exp()
 
     def check(self, outputs: Tensor, y: Tensor) -> None:
         """Asks for log rates `(N,)` or `(N, 1)` and whole observations `(N,)` from 0 up, not of dtype bool.
@@ -340,24 +399,20 @@ class Poisson(Likelihood):
         Raises:
             ValueError: If the shapes do not fit.
         """
-        return {"rmse": _rmse(self, mean_prediction, y)}
+        return {"rmse": rmse(self, mean_prediction, y)}
 
 
-LIKELIHOODS: dict[str, type[Likelihood]] = {kind.name: kind for kind in (Categorical, Normal, Bernoulli, Poisson)}
-"""Likelihoods by name."""
-
-
-def _wide(outputs: Tensor) -> Tensor:
+def wide(outputs: Tensor) -> Tensor:
     """Outputs in at least float32: under autocast they come in 16 bits, too few for log probabilities."""
     return outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
 
 
-def _without_single_column(outputs: Tensor) -> Tensor:
+def without_single_column(outputs: Tensor) -> Tensor:
     """Outputs `(N, 1)` as `(N,)`, others unchanged."""
     return outputs.squeeze(-1) if outputs.ndim == 2 and outputs.shape[1] == 1 else outputs
 
 
-def _check_shape(likelihood: Likelihood, outputs: Tensor, y: Tensor, expected: torch.Size) -> None:
+def check_shape(likelihood: Likelihood, outputs: Tensor, y: Tensor, expected: torch.Size) -> None:
     """Refuses observations of another shape; (N, 1) would broadcast against (N,) to N x N without a word."""
     if y.shape == expected and len(y) > 0:
         return
@@ -376,12 +431,21 @@ def _check_shape(likelihood: Likelihood, outputs: Tensor, y: Tensor, expected: t
 
 def _check_one_output(likelihood: Likelihood, outputs: Tensor, y: Tensor) -> None:
     """Refuses networks with more than one output per example, and targets that are not `(N,)`."""
-    if _without_single_column(outputs).ndim != 1:
+    if without_single_column(outputs).ndim != 1:
         raise ValueError(
             f"the network returns shape {tuple(outputs.shape)}, but {type(likelihood).__name__} needs (N,) "
             "or (N, 1): let the last layer have one output"
         )
-    _check_shape(likelihood, outputs, y, expected=outputs.shape[:1])
+    check_shape(likelihood, outputs, y, expected=outputs.shape[:1])
+
+
+def check_real(likelihood: Likelihood, y: Tensor) -> None:
+    """Refuses targets that are no finite real numbers."""
+    if y.dtype == torch.bool or y.is_complex():
+        raise ValueError(
+            f"targets have dtype {y.dtype}, but {type(likelihood).__name__} needs real numbers: pass y.float()"
+        )
+    _check_finite(y)
 
 
 def _check_finite(y: Tensor) -> None:
@@ -393,6 +457,7 @@ def _check_finite(y: Tensor) -> None:
         )
 
 
-def _rmse(likelihood: Likelihood, mean_prediction: Tensor, y: Tensor) -> float:
-    _check_shape(likelihood, mean_prediction, y, expected=mean_prediction.shape)
+def rmse(likelihood: Likelihood, mean_prediction: Tensor, y: Tensor) -> float:
+    """Root mean squared error over all numbers; refuses shapes that do not fit."""
+    check_shape(likelihood, mean_prediction, y, expected=mean_prediction.shape)
     return float((mean_prediction.detach().double() - y.double()).square().mean().sqrt())

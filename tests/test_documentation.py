@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from sklearn.datasets import load_diabetes
 from torch import nn
 
 import bayesprune as bp
@@ -141,6 +142,23 @@ def test_the_page_on_tuning_runs():
     for block in code_blocks("docs/tuning.md"):
         exec(compile(block, "docs/tuning.md", "exec"), space)
     assert space["tuned"].trials and space["fit"].settings["kl_weight"] == space["tuned"].values["kl_weight"]
+
+
+def test_the_page_on_regression_runs():
+    space = {}
+    for block in code_blocks("docs/regression.md", epochs=60):
+        exec(compile(block, "docs/regression.md", "exec"), space)
+    assert space["fit"].score(space["x"][:0].new_tensor(load_diabetes(scaled=False).data), raw_targets())["rmse"] < 70
+    assert 20.0 < float(space["noise"].detach()) < 110.0
+    x, counts, labels = space["x"], space["counts"], space["labels"]
+    assert space["of_counts"].score(x, counts)["coverage_90"] > 0.85
+    assert space["of_labels"].score(x, labels)["accuracy"] > 0.8
+    torch.testing.assert_close(space["plain"].state_dict(), space["state"])
+
+
+def raw_targets():
+    """Targets of the diabetes data."""
+    return torch.tensor(load_diabetes(scaled=False).target, dtype=torch.float32)
 
 
 def test_the_page_on_plots_runs(tmp_path, monkeypatch):

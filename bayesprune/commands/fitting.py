@@ -122,6 +122,8 @@ def fit_run(
         epochs = 0
     if epochs == 0:
         _check_nothing_trained(weights, how)
+    if weights is not None and how.get("standardise") is None:
+        how["standardise"] = False  # they were trained as they are
     declared = resolve_prior(prior, settings or {}, data_size=1)  # a misspelt name is told before data are fetched
     if isinstance(declared, UnitGates):
         how["gating"] = _gating(gating or {})
@@ -221,6 +223,8 @@ def _check_nothing_trained(weights: str | Path | None, how: Mapping[str, Any]) -
         raise ValueError("--epochs 0 trains nothing, so it needs a trained network: give --weights FILE.safetensors")
     if how.get("guide") not in (None, "meanfield"):
         raise ValueError(f"--epochs 0 makes a mean-field guide around the weights: leave out --guide {how['guide']}")
+    if how.get("standardise"):
+        raise ValueError("--epochs 0 trains nothing, and the network stays as it is: leave out --standardise")
     if how.get("restarts", 1) != 1:
         raise ValueError("--epochs 0 trains nothing, so restarts would all be the same: leave out --restarts")
 
@@ -257,6 +261,9 @@ def scores_line(summary: Mapping[str, Any]) -> str:
         None if summary["nll"] is None else f"nll {figure(summary['nll'])} nats",
         None if summary["ece"] is None else f"ece {figure(summary['ece'])}",
     ]
+    covered = [summary.get(f"test_coverage_{share}") for share in (50, 90)]
+    if None not in covered:
+        parts.append(f"intervals of 50 and 90 % cover {percent(covered[0])} and {percent(covered[1])}")
     return ", ".join(part for part in parts if part) or "no score"
 
 

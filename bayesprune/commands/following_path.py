@@ -60,6 +60,7 @@ def follow_path(
     seed: int = 0,
     sparsities: Sequence[float] | None = None,
     width: float = 1.0,
+    standardise: bool | None = None,
     **how: Any,
 ) -> SparsityPath:
     """Follows a path of what is named, or goes on with the one in the folder, and draws its front.
@@ -79,6 +80,8 @@ def follow_path(
         seed: Of the first restart and of the validation split.
         sparsities: What fits are pruned to; default as `sparsity_path`.
         width: Multiplies the widths of the network's hidden layers; default 1.
+        standardise: As in `bayesprune.fit`; default None: False where there are `weights`, which were trained as they
+            are.
         how: Further arguments of `sparsity_path`: epochs, restarts, guide, ...
 
     Returns:
@@ -90,6 +93,8 @@ def follow_path(
         OSError: If the folder cannot be written.
     """
     settings = dict(settings or {})
+    if standardise is not None or weights is not None:
+        how["standardise"] = bool(standardise)
     if prior == UNIT_GATES:
         raise ValueError(
             "a path begins each fit at the one before, but unit-gates leaves networks of different sizes: run "

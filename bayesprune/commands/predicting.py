@@ -22,6 +22,7 @@ from bayesprune.data_files import ARRAY_ERRORS, reason_of
 from bayesprune.declaration import make_network
 from bayesprune.inference.batch_normalisation import tracked_layers
 from bayesprune.inference.outputs_at import outputs_at
+from bayesprune.inference.predictive_intervals import intervals_at
 from bayesprune.inference.result import Fit
 from bayesprune.models.compact import cut
 from bayesprune.models.export_trace import run_traced, trace
@@ -33,6 +34,7 @@ from bayesprune.models.first_line import first_line
 from bayesprune.models.likelihoods import Likelihood
 from bayesprune.models.network_source import network_source
 from bayesprune.models.size_bounds import checked_count, checked_input_shape, checked_width
+from bayesprune.models.standardisation import put_in_units, units_of
 from bayesprune.run_folder import SUMMARY_FILE, load_run, run_data
 
 __all__ = ["Predicted", "load_pruned", "predict_file", "print_predicted"]
@@ -58,6 +60,8 @@ class Predicted:
         mean: Mean of the observation: probabilities `(n, classes)`, else `(n,)` or `(n, d)` as the targets.
         sd: Standard deviation of that mean over draws of the weights, not of the observation; None for one network.
         classes: The most probable class, `(n,)`; None for a regression.
+        lower: Lower ends of predictive intervals of a regression, like `mean`; None for labels.
+        upper: Their upper ends.
         by: What predicted, in words.
         inputs: What was done to the inputs, in words.
         notes: What a user should know besides.
@@ -66,6 +70,8 @@ class Predicted:
     mean: NDArray[Any]
     sd: NDArray[Any] | None
     classes: NDArray[np.int64] | None
+    lower: NDArray[Any] | None
+    upper: NDArray[Any] | None
     by: str
     inputs: str
     notes: tuple[str, ...] = ()
@@ -83,6 +89,7 @@ def predict_file(
     trust_code: bool = False,
     network: str | None = None,
     prior: str | None = None,
+    interval: float = 0.9,
 ) -> Predicted:
     """Predicts for the inputs in a file and writes a file of predictions, all of it or nothing.
 
@@ -92,9 +99,9 @@ def predict_file(
         inputs: A file `.npy` with an array `(n, *input_shape)`. Floating-point numbers are taken as standardised
             like the training data, unless `raw`. Bytes are taken as images as they came, and scaled, if the
             training data were bytes of images; they may then come as `(n, height, width)`.
-        out: The file to write: `.npz` with the arrays ``mean``, ``sd`` and ``class``, or `.csv` with the columns
-            ``class``, ``mean_0``, ..., ``sd_0``, .... There is no sd where only one network predicts, and no class
-            for a regression.
+        out: The file to write: `.npz` with the arrays ``mean``, ``sd``, ``class``, ``lower`` and ``upper``, or `.csv`
+            with the columns ``class``, ``mean_0``, ..., ``sd_0``, ..., ``lower_0``, .... There is no sd where only one
+            network predicts, no class for a regression, and no ends of intervals for labels.
         draws: Draws of the weights; default 32. Only for a run.
         batch_size: Examples a forward pass; default 1024.
         restart: Which restart of a run; default the first.
@@ -103,6 +110,7 @@ def predict_file(
         trust_code: Whether to run whatever code the folder names; default False.
         network: Its network, repeated to allow it; default None.
         prior: Its prior, repeated to allow it; default None.
+        interval: Probability of the predictive intervals of a regression, noise included; default 0.9.
 
     Returns:
         What was predicted.
@@ -118,6 +126,8 @@ def predict_file(
     check_new_file(out, "--out")
     if batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, not {batch_size}")
+    if not 0.0 < interval < 1.0:
+        raise ValueError(f"--interval is the probability of an interval, in (0, 1), not {interval}")
     summary = _read_summary(source)
     x = _read_inputs(inputs, summary["input_shape"])
     pruned = "rule" in summary
@@ -137,7 +147,11 @@ def predict_file(
     notes: tuple[str, ...] = ()
     if pruned:
         made, likelihood = load_pruned(source, trust_code, network, prior)
-        mean, sd = _by_network(made, likelihood, tensor, batch_size), None
+        outputs, sd = _by_network(made, tensor, batch_size), None
+        mean = likelihood.predict(outputs)
+        # Folders of earlier versions do not say which scale was learned.
+        known = likelihood.is_ordered and not any(True for _ in likelihood.parameters())
+        ends = intervals_at(likelihood, [outputs], interval) if known else None
         is_compact = summary["compact_parameters"] is not None
         by = f"the {'compact' if is_compact else 'pruned'} network"
         weights = COMPACT_FILE if is_compact else WEIGHTS_FILE
@@ -147,13 +161,17 @@ def predict_file(
         found = fit.predict(tensor, draws if draws is not None else DRAWS, restart or 0, batch_size)
         mean, sd = found.mean, found.sd if len(found.draws) > 1 else None
         likelihood = fit.restarts[restart or 0].model.likelihood
+        ends = None
+        if likelihood.is_ordered:
+            within = fit.predictive_intervals(tensor, interval, draws or DRAWS, restart or 0, batch_size)
+            ends = within.lower, within.upper
         by = f"{len(found.draws)} draws of the weights" if sd is not None else "one network"
         weights = f"restart-{restart or 0}.safetensors"
-    for predictions in (mean, sd):
+    for predictions in (mean, sd, *(ends or ())):
         _require_finite(predictions, source / weights, inputs)
-    predicted = Predicted(
-        mean.numpy(), None if sd is None else sd.numpy(), _classes(likelihood, mean), by, done, _notes(x) + notes
-    )
+    lower, upper = (None, None) if ends is None else (ends[0].numpy(), ends[1].numpy())
+    spread, said = None if sd is None else sd.numpy(), _notes(x) + notes
+    predicted = Predicted(mean.numpy(), spread, _classes(likelihood, mean), lower, upper, by, done, said)
     with new_file(out) as staged:
         (_write_npz if out.suffix == ".npz" else _write_csv)(staged, predicted)
     return predicted
@@ -232,6 +250,8 @@ def load_pruned(
     with torch.random.fork_rng(devices=[]):
         made = make_network(reference, shape, summary["outputs"], summary["width"]).to(dtype).eval()
     try:
+        if units_of(state):
+            put_in_units(made, units_of(state))
         if compact:
             example = torch.zeros(2, *shape, dtype=dtype)
             made = cut(made, example, read_json(folder / PLAN_FILE, _REMEDY))
@@ -263,14 +283,13 @@ def _load_exported(network: nn.Module, state: Mapping[str, Tensor], example: Ten
 
 
 @torch.no_grad()
-def _by_network(network: nn.Module, likelihood: Likelihood, x: Tensor, batch_size: int) -> Tensor:
+def _by_network(network: nn.Module, x: Tensor, batch_size: int) -> Tensor:
     x = x.to(next(network.parameters()).dtype)
     try:
-        outputs = outputs_at(network, {}, x, batch_size)
+        return outputs_at(network, {}, x, batch_size)
     except (RuntimeError, ValueError) as problem:
         reason = first_line(problem)
         raise ValueError(f"the network does not take inputs of shape {tuple(x.shape)} ({reason})") from problem
-    return likelihood.predict(outputs)
 
 
 def _classes(likelihood: Likelihood, mean: Tensor) -> NDArray[np.int64] | None:
@@ -366,8 +385,9 @@ def _notes(x: NDArray[Any]) -> tuple[str, ...]:
 
 
 def _arrays(predicted: Predicted) -> Mapping[str, NDArray[Any]]:
-    """What there is of mean, sd and class, by name."""
+    """What there is of mean, sd, class and the ends of intervals, by name."""
     arrays = {"mean": predicted.mean, "sd": predicted.sd, "class": predicted.classes}
+    arrays |= {"lower": predicted.lower, "upper": predicted.upper}
     return {name: array for name, array in arrays.items() if array is not None}
 
 
@@ -380,8 +400,8 @@ def _write_csv(file: Path, predicted: Predicted) -> None:
     columns: dict[str, NDArray[Any]] = {}
     if predicted.classes is not None:
         columns["class"] = predicted.classes
-    for name, array in (("mean", predicted.mean), ("sd", predicted.sd)):
-        if array is not None:
+    for name, array in _arrays(predicted).items():
+        if name != "class":
             wide = array.reshape(len(array), -1)
             columns |= {f"{name}_{number}": wide[:, number] for number in range(wide.shape[1])}
     with file.open("w", newline="", encoding="utf-8") as stream:

@@ -141,7 +141,7 @@ def prune_run(
         "onnx": None if onnx is None else str(onnx.absolute()),
         **{key: summary[key] for key in ("data", "network", "prior", "guide", "input_shape", "outputs")},
         "width": summary.get("width", 1.0),  # runs of earlier versions have none
-        "likelihood": result.likelihood.config(),
+        "likelihood": result.likelihood.learned_config(),
         "input_scaling": input_scaling(splits),
     }
     found = finite_numbers(found)
@@ -196,11 +196,12 @@ def print_pruned(out: Path, summary: Mapping[str, Any]) -> None:
     for name, row in summary["per_tensor"].items():
         shown.add_row(name, f"{row['weights']:,}", f"{row['nonzero']:,}", percent(row["sparsity"], 2))
     console.print(shown)
-    for name in ("accuracy", "rmse", "nll"):
+    for name in ("accuracy", "rmse", "nll", "coverage_90"):
         if f"test_{name}_after" in summary:
-            show = percent if name == "accuracy" else figure
+            show = figure if name in ("rmse", "nll") else percent
             before, after = (show(summary[f"test_{name}_{when}"]) for when in ("before", "after"))
-            console.print(f"test {name} {before} before, {after} after")
+            words = "share in 90 % intervals" if name == "coverage_90" else name
+            console.print(f"test {words} {before} before, {after} after")
     if summary["batch_normalisation"] is not None:
         console.print(f"batch normalisation: {summary['batch_normalisation']}")
     for note in summary["notes"]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bayesprune.analysis.layer_table import layer_table
 from bayesprune.code_trust import CodeNotTrusted
-from bayesprune.commands.console import percent, print_lines, stdout
+from bayesprune.commands.console import figure, percent, print_lines, stdout
 from bayesprune.commands.fitting import objective_line, remarks, scores_line
 from bayesprune.commands.showing_gates import gate_lines, what_is_left
 from bayesprune.commands.showing_progress import show_progress
@@ -111,7 +111,7 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     left = f"{found['nonzero']:,} of {found['weights']:,} weights are left"
     lines = [
         ("data", f"{found['data']}: {found['data_size']:,} examples of shape {tuple(found['input_shape'])}"),
-        ("network", f"{found['network']}{wide}, {found['likelihood']['name']} likelihood"),
+        ("network", f"{found['network']}{wide}, {_likelihood(found)}"),
         ("prior", f"{found['prior']}{f' ({settings})' if settings else ''} on {', '.join(found['on']) or 'all units'}"),
         ("guide", f"{found['guide']}, {found['epochs']} epochs, {found['seconds']:.1f} s, seeds {seeds}"),
         ("test", scores_line(found) + several),
@@ -127,6 +127,15 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("path", str(PathReport(**found["path"]))))
     lines.append(("points", ", ".join(found["point_estimates"]) or "every parameter has a prior"))
     return [*lines, *(("", remark) for remark in remarks(found))]
+
+
+def _likelihood(found: dict[str, Any]) -> str:
+    """The likelihood with its numbers, and whether it was standardised inside."""
+    numbers = {k: v for k, v in found.get("learned_likelihood", found["likelihood"]).items() if k != "name"}
+    given = ", ".join(f"{key} {figure(value)}" for key, value in numbers.items() if value is not None)
+    done = [name for name in ("inputs", "targets") if (found.get("standardised") or {}).get(name)]
+    inside = f", {' and '.join(done)} standardised inside" if done else ""
+    return f"{found['likelihood']['name']} likelihood{f' ({given})' if given else ''}{inside}"
 
 
 def write_plots(

@@ -189,12 +189,12 @@ def test_a_regression_has_no_class(command, regression, tmp_path, made):
         )
         assert (code, err) == (0, "")
     found = np.load(tmp_path / "p.npz")
-    assert set(found) == {"mean", "sd"} and found["mean"].shape == (120,)
+    assert set(found) == {"mean", "sd", "lower", "upper"} and found["mean"].shape == (120,)
     np.testing.assert_allclose(found["mean"], reference.mean.numpy(), rtol=1e-4, atol=1e-4)
-    assert (tmp_path / "p.csv").read_text().splitlines()[0] == "mean_0,sd_0"
+    assert (tmp_path / "p.csv").read_text().splitlines()[0] == "mean_0,sd_0,lower_0,upper_0"
     made("prune", regression / "run", "--sparsity", 0.5, "--compact", "--quiet", "--out", tmp_path / "pruned")
     made("predict", tmp_path / "pruned", "--input", tmp_path / "x.npy", "--raw", "--quiet", "--out", tmp_path / "q.csv")
-    assert (tmp_path / "q.csv").read_text().splitlines()[0] == "mean_0"
+    assert (tmp_path / "q.csv").read_text().splitlines()[0] == "mean_0,lower_0,upper_0"
 
 
 @pytest.mark.parametrize("kind", ["digits", "bytes", "features"])

@@ -57,8 +57,8 @@ def run(files, tmp_path_factory):
 
 def test_every_key_of_the_summary_is_documented(run):
     documentation = (ROOT / "docs" / "run_folder.md").read_text()
-    documented = set(re.findall(r"`([a-z_]+)`", documentation))
-    in_module = set(re.findall(r"[a-z_]+", bayesprune.run_folder.__doc__))
+    documented = set(re.findall(r"`([a-z0-9_]+)`", documentation))
+    in_module = set(re.findall(r"[a-z0-9_]+", bayesprune.run_folder.__doc__))
     keys = set(read_summary(run))
     assert keys <= documented
     assert keys <= in_module

@@ -135,7 +135,7 @@ def test_it_maximises_the_likelihood():
     y = x @ torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64) + 0.3 * torch.randn(200, dtype=torch.float64)
     network = nn.Sequential(nn.Linear(4, 1)).double()
     fitted_ = fit(BayesianNetwork(network, {"0.weight": Gaussian()}, Normal(), 200), (x, y), "map", steps=2,
-                  precision="float64", device="cpu")  # fmt: skip
+                  precision="float64", device="cpu", standardise=False)  # fmt: skip
     result = dataclasses.replace(prune(fitted_, sparsity=0.5), likelihood=Normal())
     tuned = finetune(result, (x, y), 1500, learning_rate=0.1, batch_size=200, device="cpu")
     kept = result.masks["0.weight"][0]

@@ -143,7 +143,7 @@ def test_scores_are_those_of_the_averaged_prediction(paired):
 def test_scores_of_a_regression(horseshoe):
     y = torch.zeros(SIZE)
     scores = horseshoe.score(X, y)
-    assert set(scores) == {"rmse", "nll"}
+    assert set(scores) == {"rmse", "nll", "coverage_50", "coverage_90"}
     mean = horseshoe.predict(X).mean
     assert scores["rmse"] == pytest.approx(float(mean.square().mean().sqrt()), rel=1e-5)
 

@@ -10,8 +10,8 @@ import scipy.stats
 import torch
 from torch import nn
 
+from bayesprune.models.likelihood_names import LIKELIHOODS, likelihood_class, likelihood_names
 from bayesprune.models.likelihoods import (
-    LIKELIHOODS,
     Bernoulli,
     Categorical,
     Likelihood,
@@ -158,8 +158,15 @@ def test_config_makes_the_same_likelihood_through_json(likelihood):
 
 
 def test_registry_is_by_name():
-    assert {name: kind.name for name, kind in LIKELIHOODS.items()} == {name: name for name in LIKELIHOODS}
-    assert set(LIKELIHOODS) == {"categorical", "normal", "bernoulli", "poisson"}
+    assert {name: likelihood_class(name).name for name in LIKELIHOODS} == {name: name for name in LIKELIHOODS}
+    kinds = [kind for kind in subclasses(Likelihood) if kind.__module__.startswith("bayesprune.")]
+    assert {kind.name: f"{kind.__module__}:{kind.__name__}" for kind in kinds} == LIKELIHOODS
+    assert all(name in likelihood_names() for name in LIKELIHOODS)
+
+
+def subclasses(kind):
+    """All classes derived from one."""
+    return [each for direct in kind.__subclasses__() for each in (direct, *subclasses(direct))]
 
 
 def test_unknown_config_is_refused():
