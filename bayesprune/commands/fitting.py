@@ -16,7 +16,6 @@ from bayesprune.commands.showing_gates import what_is_left
 from bayesprune.commands.tuning import asked_tuning, fit_tuned, print_tuned
 from bayesprune.data import DATASETS, load_data
 from bayesprune.declaration import declare, resolve_prior
-from bayesprune.inference.against_constant import CONSTANT
 from bayesprune.inference.fit import fit
 from bayesprune.inference.gating import Gating
 from bayesprune.inference.laplace_around import laplace_around
@@ -286,7 +285,9 @@ def objective_line(summary: Mapping[str, Any]) -> str:
 def remarks(summary: Mapping[str, Any]) -> list[str]:
     """What a user should know besides, a line each."""
     lines = [f"note: {note}" for note in summary["notes"]]
-    if summary["collapsed"] and CONSTANT not in summary:  # a run of an earlier version, whose notes do not say it
+    # Notes of earlier versions do not say it; one that does is a sentence, and no bare name.
+    said = any(name in note != name for name in summary["collapsed"] for note in summary["notes"])
+    if summary["collapsed"] and not said:
         empty = ", ".join(summary["collapsed"])
         lines.append(f"note: nothing is left of {empty}: fit longer, or declare a prior of more density")
     if summary.get("batch_normalisation") is not None:  # runs of earlier versions do not say

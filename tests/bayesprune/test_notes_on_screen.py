@@ -62,6 +62,6 @@ def test_what_nothing_is_left_of_is_said_once_and_of_runs_of_earlier_versions_as
         CONSTANT: -1.0,
     }
     assert sum("fc1.weight" in line for line in remarks(new)) == 1
-    old = {"notes": [], "collapsed": ["fc1.weight"]}
+    old = {"notes": ["something else"], "collapsed": ["fc1.weight"]}
     assert sum("fc1.weight" in line for line in remarks(old)) == 1
     assert remarks({"notes": [], "collapsed": []}) == []
