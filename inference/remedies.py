@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bayesprune.inference.default_kl_weight import FADE_IN, LEAST_WEIGHT
+from bayesprune.inference.default_length import LEAST_STEPS
 from bayesprune.models.plain_numbers import plain_number
 
 if TYPE_CHECKING:
@@ -16,16 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Remedies"]
 
-STEPS = 2500
-"""Steps below which more of them is part of every remedy."""
 FEW = 1000
 """Steps below which time alone may decide on inclusion."""
 FAST, RATE = 0.01, 1e-3
 """Rates of Adam above the first are too fast for most networks; the default."""
-FADE = 0.6
-"""Share of the steps over which the prior is best faded in."""
-TEMPERED = 0.1
-"""The KL weight with which every ready prior learns."""
 _WEAKER = {
     "HALO": ("kappa", 0.1), "SWS": ("kappa", 0.1), "MCP": ("lam", 0.1), "L0HardConcrete": ("lam", 0.1),
     "Laplace": ("scale", 10.0), "Gaussian": ("sd", 10.0), "Reduction": ("sd", 10.0),
@@ -53,7 +49,7 @@ class Remedies:
         if self.fit.model.gates is not None and knob is not None:
             return _sentence([knob], [" and ".join(engine)] if engine else [])
         weight = self._weight()
-        engine = [f"kl_weight={TEMPERED if weight > TEMPERED else 0.1 * weight:g}", *engine]
+        engine = [f"kl_weight={LEAST_WEIGHT if weight > LEAST_WEIGHT else 0.1 * weight:g}", *engine]
         return _sentence(engine, [] if knob is None else [knob], "tune kl_weight")
 
     def more_prior(self) -> str:
@@ -96,17 +92,17 @@ class Remedies:
         """Fade-in and length, where they are short, and the learning rate where it is large."""
         settings = self.fit.settings
         warmup, rate = settings.get("kl_warmup"), settings.get("learning_rate")
-        short = isinstance(warmup, (int, float)) and warmup < FADE
+        short = isinstance(warmup, (int, float)) and warmup < FADE_IN
         fast = settings.get("optimizer") == "adam" and isinstance(rate, (int, float)) and rate > FAST
-        faded = [f"kl_warmup={FADE:g}"] if short else []
+        faded = [f"kl_warmup={FADE_IN:g}"] if short else []
         return [*faded, *([f"learning_rate={RATE:g}"] if fast else []), *self._longer()]
 
     def _longer(self) -> list[str]:
         steps = self.fit.settings.get("steps") or 0
-        return [self._more_steps()] if 0 < steps < STEPS else []
+        return [self._more_steps()] if 0 < steps < LEAST_STEPS else []
 
     def _more_steps(self) -> str:
-        return f"steps={max(STEPS, 2 * int(self.fit.settings.get('steps') or 0))}"
+        return f"steps={max(LEAST_STEPS, 2 * int(self.fit.settings.get('steps') or 0))}"
 
     def _knob(self, weaker: bool) -> str | None:
         """The prior's own knob with a value, where it has one as a number."""
