@@ -234,9 +234,8 @@ class Fit:
         Raises:
             ValueError: If the data are none.
         """
-        network = self.model.network
-        if tracked_layers(network):
-            self.inputs = inputs_of(data, next(network.parameters()))
+        if any(tracked_layers(one.model.network) for one in self.restarts):  # units may have left with their layers
+            self.inputs = inputs_of(data, next(self.model.network.parameters()))
         return self
 
     predictive_intervals = predictive.predictive_intervals

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import bayesprune as bp
+from bayesprune.inference import checkpoint
 from bayesprune.inference.batch_normalisation import reestimate_statistics, statistics_at, tracked_layers
 from bayesprune.inference.batches import Batches
 from bayesprune.inference.kept_inputs import INPUTS, KeptInputs, evenly_spaced, inputs_of
@@ -112,6 +113,14 @@ def test_score_and_density_are_of_these_predictions(fitted):
     assert found["nll"] == fitted.negative_log_likelihood(NEW, y, draws=5)
     assert found["accuracy"] == pytest.approx(float((mean.argmax(1) == y).double().mean()))
     assert abs(fitted.score(NEW, y, draws=5, statistics="running")["nll"] - found["nll"]) > 1e-3
+
+
+def test_a_score_is_one_pass_over_the_draws(fitted):
+    sizes = []
+    handle = fitted.model.network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    fitted.score(NEW, torch.zeros(20).long(), draws=3)
+    handle.remove()
+    assert sizes == [SIZE, 20] * 3  # the training inputs, then the new ones
 
 
 def test_the_model_and_the_random_state_are_left_as_they_were(fitted):
@@ -328,6 +337,37 @@ def test_a_loader_is_not_read_more_often_than_it_is_trained_on():
     bnn = bp.BayesianNetwork(linear, {"*.weight": bp.Gaussian()}, data_size=SIZE)
     bp.fit(bnn, DataLoader(Counted(), 30), **{**HOW, "epochs": None, "steps": 6})
     assert Counted.passes == with_norm
+
+
+@pytest.mark.parametrize("kind", ["tensors", "loader"])
+def test_an_interrupted_fit_has_the_validation_scores_and_inputs_of_one_that_was_not(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SHARE", 1.0)
+    monkeypatch.setattr(checkpoint, "LEAST", 0.0)
+
+    class Interrupt(bp.Callback):
+        is_resumable = True
+
+        def on_epoch(self, state):
+            if state.epoch == 3:
+                raise KeyboardInterrupt
+
+    x, y = X.repeat(10, 1, 1, 1) + torch.arange(900.0)[:, None, None, None] / 900, Y.repeat(10)
+    data = (x, y) if kind == "tensors" else DataLoader(TensorDataset(x, y), 100, shuffle=True)
+    monkeypatch.setattr(KeptInputs.__init__, "__defaults__", (100,))
+
+    def fit(**more):
+        torch.manual_seed(1)
+        bnn = bp.BayesianNetwork(Net(), {"first.weight": bp.Gaussian(2.0)}, data_size=900)
+        how = {**HOW, "epochs": 4, "batch_size": 100}
+        return bp.fit(bnn, data, validation=(NEW, torch.arange(20) % 2), path="plain", **how, **more)
+
+    whole = fit()
+    with pytest.raises(KeyboardInterrupt):
+        fit(checkpoint=tmp_path / "state", callbacks=[Interrupt()])
+    resumed = fit(checkpoint=tmp_path / "state")
+    assert resumed.settings["resumed_at_epoch"] == 3
+    assert torch.equal(whole.inputs, resumed.inputs) and len(whole.inputs) <= 100
+    assert whole.trace.validation_nll.equals(resumed.trace.validation_nll)
 
 
 def test_batches_of_other_shapes_are_left_out_and_the_fit_goes_through():
