@@ -110,9 +110,11 @@ def deletion_calibration(
     """Deletes weights, units or blocks one at a time, and compares the harm with their inclusion probabilities.
 
     The base network is one plain network at the guide's centre: every gate at its probability, which makes the weights
-    E[weight], or every gate open, E[weight | included]. Everything else is the fit's point estimate, and batch
-    normalisation has the fit's running statistics. It is deterministic and in evaluation mode. A deletion sets the
-    weights of one group of one tensor to zero, measures, and puts them back: one pass over the held-out data each.
+    E[weight], or every gate open, E[weight | included]. Everything else is the fit's point estimate. It is
+    deterministic and in evaluation mode. A deletion sets the weights of one group of one tensor to zero, measures, and
+    puts them back: one pass over the held-out data each. Statistics of batch normalisation are estimated for the base
+    network and after every deletion (as `prune` does), on the training inputs that the fit keeps, at the cost of a
+    pass over them each; a loaded fit has running statistics throughout, unless it is given inputs by `Fit.keep_inputs`.
 
     What is deleted is a stratified sample without replacement. The tensors share `n` as equally as their sizes
     allow. Within a tensor one half is drawn one from each of as many quantiles of the score, the other half evenly
@@ -161,7 +163,7 @@ def deletion_calibration(
     x, y = checked_examples(model, data)
     rng = np.random.default_rng(seed)
     picked = dict(zip(priors, _sample(list(by_group.values()), n, rng), strict=True))
-    loss, rows = _delete(model, x, y, groups, by_group, picked, batch_size)
+    loss, rows = _delete(model, x, y, groups, by_group, picked, batch_size, fit.inputs)
     deletions = _table(rows, threshold)
     return DeletionCalibration(
         deletions,
@@ -251,12 +253,13 @@ def _delete(
     scores: dict[str, Array],
     picked: dict[str, Array],
     batch_size: int,
+    inputs: Tensor | None,
 ) -> tuple[float, list[dict[str, Any]]]:
     """Loss of the base network, and a row for each deletion."""
     before = losses_of(model, x, y, batch_size)
     deleted = [(name, int(number)) for name, numbers in picked.items() for number in numbers]
     masks = ({name: groups[name] == number} for name, number in deleted)
-    differences = deletion_differences(model, x, y, before, masks, batch_size)
+    differences = deletion_differences(model, x, y, before, masks, batch_size, inputs)
     rows = []
     for (name, number), difference in zip(deleted, differences, strict=True):
         mask = groups[name] == number

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bayesprune.inference.batch_normalisation import statistics_at, take_statistics
 from bayesprune.inference.batches import check_examples
 from bayesprune.inference.criteria import CRITERIA, Criterion
+from bayesprune.inference.outputs_at import outputs_at
 from bayesprune.inference.result import Fit
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.levels import level_shape
@@ -118,13 +120,18 @@ def _named_scores(fit: Fit, restart: int, scores: Scores) -> tuple[Mapping[str, 
 
 
 def base_network(fit: Fit, restart: int, base: str, dtype: torch.dtype) -> BayesianNetwork:
-    """A copy of the model whose network has the weights of the base network."""
+    """A copy of the model whose network has the weights of the base network, and the statistics that belong to them.
+
+    Statistics of batch normalisation are the running ones where the fit keeps no inputs.
+    """
     one = fit.restarts[restart]
     model = copy.deepcopy(one.model).to(dtype).eval()
     with torch.no_grad():
         mean = one.model.weights_at(one.guide.means()) if base == "mean" else fit.included_weights(restart)
         for name, weight in mean.items():
             model.network.get_parameter(name).copy_(weight)
+    if fit.inputs is not None:
+        take_statistics(model.network, fit.inputs)
     return model
 
 
@@ -145,10 +152,20 @@ def checked_examples(model: BayesianNetwork, data: tuple[Tensor, Tensor]) -> tup
 
 
 @torch.no_grad()
-def losses_of(model: BayesianNetwork, x: Tensor, y: Tensor, batch_size: int) -> Array:
-    """Loss of every example in nats, `(n,)`, in float64."""
+def losses_of(model: BayesianNetwork, x: Tensor, y: Tensor, batch_size: int, inputs: Tensor | None = None) -> Array:
+    """Loss of every example in nats, `(n,)`, in float64.
+
+    Args:
+        model: The model, whose network's own weights are looked at.
+        x: Held-out inputs.
+        y: Held-out targets.
+        batch_size: Examples a forward pass.
+        inputs: Training inputs on which statistics of batch normalisation are estimated; default None: the network's.
+    """
+    statistics = None if inputs is None else statistics_at(model.network, {}, inputs)
     parts = zip(x.split(batch_size), y.split(batch_size), strict=True)
-    return -torch.cat([model.likelihood.log_prob(model.network(a), b) for a, b in parts]).double().cpu().numpy()
+    outputs = ((outputs_at(model.network, {}, a, batch_size, statistics), b) for a, b in parts)
+    return -torch.cat([model.likelihood.log_prob(each, b) for each, b in outputs]).double().cpu().numpy()
 
 
 @torch.no_grad()
@@ -159,6 +176,7 @@ def deletion_differences(
     before: Array,
     masks: Iterable[Mapping[str, Array]],
     batch_size: int,
+    inputs: Tensor | None = None,
 ) -> Iterator[Array]:
     """What each deletion changes in the loss of each example: after minus before, `(n,)`, nats.
 
@@ -169,6 +187,8 @@ def deletion_differences(
         before: Losses without any deletion, of `losses_of`.
         masks: For each deletion what it deletes, boolean by tensor, `(out, in, ...)`.
         batch_size: Examples a forward pass.
+        inputs: Training inputs on which statistics of batch normalisation are estimated after each deletion; default
+            None: they stay those of the base network.
 
     Raises:
         ValueError: If a loss is not finite.
@@ -180,7 +200,7 @@ def deletion_differences(
         kept = {name: parameter.clone() for name, parameter in parameters.items()}
         for name, parameter in parameters.items():
             parameter.masked_fill_(torch.as_tensor(deleted[name], device=parameter.device), 0.0)
-        difference = losses_of(model, x, y, batch_size) - before  # paired: an example's own difficulty cancels
+        difference = losses_of(model, x, y, batch_size, inputs) - before  # paired: an example's own difficulty cancels
         for name, parameter in parameters.items():
             parameter.copy_(kept[name])
         if not np.isfinite(difference).all():

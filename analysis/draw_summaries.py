@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesprune.inference.result import Fit
-from bayesprune.inference.shrinkage import shrinkage_factor
+from bayesprune.inference.result import Fit, Restart
+from bayesprune.inference.shrinkage import is_scale_mixture, shrinkage_at, shrinkage_form
 from bayesprune.models.tensor_prior import Site, TensorPrior
 
 FULL = 512
@@ -45,7 +45,7 @@ class DrawSummaries:
         tensors = [name for name in model.priors if weights is not None and fnmatchcase(name, weights)]
         if weights is not None and not tensors:
             raise ValueError(f"weights={weights!r} matches no tensor with a prior: there are {', '.join(model.priors)}")
-        self.events = all(_has_event(prior, self.one.fisher) for prior in model.priors.values())
+        self.events = all(_has_event(self.one, prior) for prior in model.priors.values())
         for name, site in model.sites.items():
             if name not in model.priors:
                 self._add_site(site)
@@ -109,18 +109,17 @@ class DrawSummaries:
 
     def _effective(self, prior: TensorPrior, draw: Draw) -> Tensor:
         """Sum over the tensor of one minus the shrinkage factor."""
-        assert self.one.fisher is not None
-        sd = prior.conditional_sd({latent: draw[site.name] for latent, site in prior.sites.items()})
-        return (1.0 - shrinkage_factor(self.one.fisher[prior.name], sd, self.one.model.data_size)).sum()
+        return (1.0 - shrinkage_at(self.one, prior, draw)).sum()
 
 
-def _has_event(prior: TensorPrior, fisher: dict[str, Tensor] | None) -> bool:
+def _has_event(one: Restart, prior: TensorPrior) -> bool:
     """Whether the inclusion event of a prior can be evaluated at a draw."""
     event = prior.hierarchy.included
-    if event is None:
+    if event is None or event.kind != "shrinkage":
+        return event is not None
+    if not is_scale_mixture(prior):
         return False
-    mixture = bool(prior.scales) and (prior.weight_is_latent or prior.standard_normal is not None)
-    return event.kind != "shrinkage" or (fisher is not None and mixture)
+    return one.fisher is not None or shrinkage_form(one, prior) == "posterior"
 
 
 def _array(value: Tensor) -> np.ndarray:

@@ -8,14 +8,16 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
+from bayesprune.inference.batch_normalisation import tracked_layers
+from bayesprune.inference.batches import Data
+from bayesprune.inference.draw_statistics import DrawStatistics
 from bayesprune.inference.guides import WITHOUT_DENSITY
+from bayesprune.inference.kept_inputs import inputs_of
+from bayesprune.inference.outputs_at import BATCH, like, outputs_at
 from bayesprune.inference.paired import SlabFactor
 from bayesprune.inference.result import Fit, Restart
 from bayesprune.models.iid import Iid
-
-BATCH = 1024
 
 
 class LogDensities:
@@ -24,9 +26,13 @@ class LogDensities:
     Sums of as many log densities as a network has weights differ by less than float32 resolves. The tests hold them to
     Pyro's traces of model and guide, which are slower.
 
+    Where statistics of batch normalisation follow the training, the likelihood at given weights is with the statistics
+    that belong to them.
+
     Args:
         fit: The fit.
         restart: Which restart.
+        data: Training data for those statistics, where the fit keeps none; default None: the running ones then.
 
     Attributes:
         fit: The copy, a fit of that restart alone, its network in evaluation mode.
@@ -36,12 +42,18 @@ class LogDensities:
         ValueError: If there is no such restart.
     """
 
-    def __init__(self, fit: Fit, restart: int) -> None:
+    def __init__(self, fit: Fit, restart: int, data: Data | None = None) -> None:
         one = fit._restart(restart)
         model, guide = copy.deepcopy((one.model, one.guide))
         model.double().network.eval()
         self.one = Restart(model, guide.double(), one.seed)
-        self.fit = Fit([self.one], fit.trace, fit.settings)
+        inputs = fit.inputs
+        if inputs is None and data is not None and tracked_layers(model.network):
+            inputs = inputs_of(data, next(model.network.parameters()))
+        if inputs is not None and inputs.is_floating_point():
+            inputs = inputs.double()
+        self.fit = Fit([self.one], fit.trace, fit.settings, inputs)
+        self._statistics = DrawStatistics(model, self.one.guide, inputs)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             self._factors = guide.draw()  # for their parameters: what they drew is not looked at
 
@@ -86,10 +98,11 @@ class LogDensities:
         network, likelihood = self.one.model.network, cast(Any, self.one.model.likelihood)
         reference = next(network.parameters())
         own = {name: weights[name] for name in self.one.model.priors}
+        statistics = self._statistics.at(own)
         parts = []
         for part_x, part_y in zip(x.split(BATCH), y.split(BATCH), strict=True):
-            outputs = functional_call(network, own, (_like(part_x, reference),))
-            parts.append(likelihood.log_prob(outputs, _like(part_y, reference)))
+            outputs = outputs_at(network, own, part_x, BATCH, statistics)
+            parts.append(likelihood.log_prob(outputs, like(part_y, reference)))
         return torch.cat(parts)
 
 
@@ -106,7 +119,3 @@ def check_density(one: Restart, what: str) -> None:
     without = [f"{name} ({family})" for name, family in one.guide.family_of.items() if family in WITHOUT_DENSITY]
     if without:
         raise ValueError(f"{what} needs a guide with a density at every site, but {without[0]} has none: leave it out")
-
-
-def _like(part: Tensor, reference: Tensor) -> Tensor:
-    return part.to(reference.device, reference.dtype if part.is_floating_point() else part.dtype)

@@ -132,7 +132,7 @@ def pareto_khat(
     x, y = _examples(one, data, examples, seed)
     if draws < 1:
         raise ValueError(f"draws must be at least 1, not {draws}")
-    ratios, varies = _ratios(LogDensities(fit, restart), chosen, joint, x, y, draws)
+    ratios, varies = _ratios(LogDensities(fit, restart, data), chosen, joint, x, y, draws)
     threshold = largest_khat(draws)
     found = []
     for name, values in ratios.items():

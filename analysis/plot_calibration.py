@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from bayesprune.analysis.style import POSTERIOR, PRIOR, check_path, finished, new_figure, styled
+from bayesprune.inference.batches import Data
 from bayesprune.inference.metrics import expected_calibration_error
+from bayesprune.inference.outputs_at import outputs_at
+from bayesprune.inference.predictive import draw_statistics
 from bayesprune.inference.result import Fit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-BATCH = 1024
 
 
 def plot_calibration(
@@ -28,6 +28,7 @@ def plot_calibration(
     bins: int = 15,
     probability: float = 0.89,
     path: str | Path | None = None,
+    training: Data | None = None,
 ) -> Figure:
     """Draws reliability diagrams: of the prediction averaged over draws, and of the one network at the guide's centre.
 
@@ -45,6 +46,8 @@ def plot_calibration(
         bins: Bins of confidence; default 15.
         probability: Of the consistency intervals; default 0.89.
         path: File to write or replace, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
+        training: Training data, for statistics of batch normalisation, of each draw and of the centre; default None:
+            the inputs that the fit keeps.
 
     Returns:
         The figure.
@@ -62,11 +65,11 @@ def plot_calibration(
     if not 0.0 < probability < 1.0:
         raise ValueError(f"probability is that of an interval, strictly between 0 and 1, not {probability}")
     x, y = data[0], data[1].cpu()
-    averaged = fit.predict(x, draws, restart).mean
+    averaged = fit.predict(x, draws, restart, data=training).mean
     is_map = fit.restarts[restart].guide.is_map
     diagrams = {"MAP" if is_map else f"Averaged over {draws} draws": averaged}
     if not is_map:
-        diagrams["At the guide's centre"] = _centre(fit, x, restart)
+        diagrams["At the guide's centre"] = _centre(fit, x, restart, training)
     errors = {what: expected_calibration_error(p, y, bins) for what, p in diagrams.items()}  # checks labels and bins
     with styled():
         columns = len(diagrams)
@@ -84,15 +87,13 @@ def plot_calibration(
         return finished(figure, path)
 
 
-def _centre(fit: Fit, x: Tensor, restart: int) -> Tensor:
+def _centre(fit: Fit, x: Tensor, restart: int, training: Data | None) -> Tensor:
     """Class probabilities of the network at the guide's centre, on the CPU."""
     model, guide = fit.restarts[restart].model, fit.restarts[restart].guide
-    network = model.network.eval()
-    reference = next(network.parameters())
     with torch.no_grad():
         weights = model.weights_at(guide.means())
-        parts = x.to(reference.device, reference.dtype).split(BATCH)
-        outputs = torch.cat([functional_call(network, weights, (part,)) for part in parts])
+        statistics = draw_statistics(fit, restart, training).at(weights)
+        outputs = outputs_at(model.network, weights, x, statistics=statistics)
         return model.likelihood.predict(outputs).cpu()
 
 

@@ -21,9 +21,9 @@ ACROSS = 3
 def plot_shrinkage(fit: Fit, restart: int = 0, draws: int = 200, path: str | Path | None = None) -> Figure:
     """Draws a histogram of the shrinkage factors of each tensor whose prior is a scale mixture.
 
-    kappa_j = 1 / (1 + data_size F_j s_j^2) (Piironen & Vehtari 2017), its posterior mean: 0 is a weight that the data
-    decide, 1 one that is pulled to zero; a prior that tells signal from noise has a heap at either end. The title has
-    the effective number of weights, the sum of 1 - kappa_j. Counts are logarithmic.
+    Its posterior mean, by the Fisher information or by the posterior as the axis says (see `shrinkage_below`): 0 is a
+    weight that the data decide, 1 one that the prior does; a prior that tells signal from noise has a heap at either
+    end. The title has the effective number of weights, the sum of one minus the factor. Counts are logarithmic.
 
     Args:
         fit: The fit.
@@ -53,7 +53,8 @@ def plot_shrinkage(fit: Fit, restart: int = 0, draws: int = 200, path: str | Pat
                 axis.legend(loc="upper left")
             axis.set_xlim(0.0, 1.0)
             axis.set_ylim(0.7, counts.max() * 6.0)
-            axis.set_xlabel("shrinkage factor")
+            by = "the posterior" if factor.attrs["by"] == "posterior" else "the Fisher information"
+            axis.set_xlabel(f"shrinkage factor by {by}")
             axis.set_ylabel("weights")
             axis.set_title(f"{name}: {(1.0 - kappa).sum():,.0f} of {kappa.size:,}")
         for axis in axes[len(factors) :]:

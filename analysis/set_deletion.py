@@ -154,7 +154,7 @@ def set_deletion(
             continue
         drawn = [rng.choice(members, sizes[place], replace=False) for _ in range(sets)]
         masks = ({n: np.isin(groups[n], number[one[owner[one] == n]]) for n in np.unique(owner[one])} for one in drawn)
-        differences = list(deletion_differences(model, x, y, before, masks, batch_size))
+        differences = list(deletion_differences(model, x, y, before, masks, batch_size, fit.inputs))
         changes = np.array([one.mean() for one in differences])
         found["change"][band, place] = changes.mean()
         found["lower"][band, place], found["upper"][band, place] = np.quantile(changes, [tail, 1.0 - tail])

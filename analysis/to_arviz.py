@@ -10,15 +10,15 @@ import numpy as np
 import xarray as xr
 from pyro import poutine
 from torch import Tensor
-from torch.func import functional_call
 
 from bayesprune.analysis.arviz_shim import arviz
 from bayesprune.analysis.draw_summaries import Draw, DrawSummaries
+from bayesprune.inference.draw_statistics import DrawStatistics
 from bayesprune.inference.guides import WITHOUT_DENSITY
 from bayesprune.inference.objective import fast_distributions
+from bayesprune.inference.outputs_at import BATCH, like, outputs_at
+from bayesprune.inference.predictive import draw_statistics
 from bayesprune.inference.result import Fit, Restart
-
-BATCH = 1024
 
 
 def to_arviz(
@@ -58,7 +58,8 @@ def to_arviz(
         weights: Pattern, as in a shell, of the tensors whose weights are kept in full; default None keeps
             none.
         restart: Whose posterior; default the first.
-        data: All training data, `(x, y)`, for ``log_p``; default None leaves it out.
+        data: All training data, `(x, y)`, for ``log_p``; default None leaves it out. Batch normalisation has the
+            statistics of each draw there, estimated on at most 2,000 of them.
 
     Returns:
         A data tree; ``tree.to_netcdf(path, engine="h5netcdf")`` writes it.
@@ -76,9 +77,10 @@ def to_arviz(
         )
     has_density = all(family not in WITHOUT_DENSITY for family in one.guide.family_of.values())
     summaries = DrawSummaries(fit, number, weights)
+    statistics = draw_statistics(fit, number, data if fit.inputs is None else None)
 
     def row(draw: Draw) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        return summaries.of(draw), _densities(one, draw, data) if has_density else {}
+        return summaries.of(draw), _densities(one, draw, data, statistics) if has_density else {}
 
     with fast_distributions():
         rows = fit.map_draws(row, 1 if one.guide.is_map else draws, number)
@@ -103,32 +105,30 @@ def to_arviz(
     return tree
 
 
-def _densities(one: Restart, draw: Draw, data: tuple[Tensor, Tensor] | None) -> dict[str, float]:
+def _densities(
+    one: Restart, draw: Draw, data: tuple[Tensor, Tensor] | None, statistics: DrawStatistics
+) -> dict[str, float]:
     """Log densities of one draw in nats: prior, guide and, with data, likelihood and joint."""
     sites = {name: draw[name] for name in one.model.sites}
     guide = poutine.trace(poutine.condition(one.guide, data=sites)).get_trace()
     prior = poutine.trace(poutine.condition(one.model.sample_weights, data=sites)).get_trace()
     found = {"log_prior": float(prior.log_prob_sum()), "log_q": float(guide.log_prob_sum())}
     if data is not None:
-        found["log_likelihood"] = _log_likelihood(one, draw, *data)
+        found["log_likelihood"] = _log_likelihood(one, draw, *data, statistics)
         found["log_p"] = found["log_prior"] + found["log_likelihood"]
     return found
 
 
-def _log_likelihood(one: Restart, draw: Draw, x: Tensor, y: Tensor) -> float:
-    network, likelihood = one.model.network.eval(), cast(Any, one.model.likelihood)
+def _log_likelihood(one: Restart, draw: Draw, x: Tensor, y: Tensor, statistics: DrawStatistics) -> float:
+    network, likelihood = one.model.network, cast(Any, one.model.likelihood)
     reference = next(network.parameters())
     weights = {name: draw[name] for name in one.model.priors}
+    buffers = statistics.at(weights)
     total = 0.0
     for part_x, part_y in zip(x.split(BATCH), y.split(BATCH), strict=True):
-        placed_x, placed_y = _like(part_x, reference), _like(part_y, reference)
-        outputs = functional_call(network, weights, (placed_x,))
-        total += float(likelihood.log_prob(outputs, placed_y).sum())
+        outputs = outputs_at(network, weights, part_x, BATCH, buffers)
+        total += float(likelihood.log_prob(outputs, like(part_y, reference)).sum())
     return total
-
-
-def _like(part: Tensor, reference: Tensor) -> Tensor:
-    return part.to(reference.device, reference.dtype if part.is_floating_point() else part.dtype)
 
 
 def _safe(name: str) -> str:

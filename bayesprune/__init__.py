@@ -66,6 +66,8 @@ if TYPE_CHECKING:
     from bayesprune.inference.terms import register_term as register_term
     from bayesprune.inference.trace_file import WriteTrace as WriteTrace
     from bayesprune.inference.trace_file import read_trace as read_trace
+    from bayesprune.inference.tuning import Tuned as Tuned
+    from bayesprune.inference.tuning import tune as tune
     from bayesprune.models.architecture import architecture as architecture
     from bayesprune.models.bayesian_network import BayesianNetwork as BayesianNetwork
     from bayesprune.models.channel_groups import ChannelGroups as ChannelGroups
@@ -186,6 +188,8 @@ _HOMES: dict[str, str] = {
     "SparsityPath": "bayesprune.inference.sparsity_path",
     "PruneResult": "bayesprune.inference.prune",
     "finetune": "bayesprune.inference.finetune",
+    "tune": "bayesprune.inference.tuning",
+    "Tuned": "bayesprune.inference.tuning",
     "reestimate_statistics": "bayesprune.inference.batch_normalisation",
     # bayesian model reduction
     "evidence_change": "bayesprune.inference.reduction",

@@ -33,9 +33,9 @@ from bayesprune.plain_text import neutral, plain_warnings
 
 # isort: off
 from bayesprune.options import (
-    BatchSize, Data, DataRoot, Device, Guide, Interval, LearningRate, Likelihood, Network, On, Optimizer, OwnNetwork,
-    OwnPrior, Precision, Prior, Quiet, Run, Schedule, Settings, Standardise, TrustCode, Weights, Width, place_argument,
-    place_option,
+    BatchSize, Data, DataRoot, Device, Guide, Interval, KlWarmup, KlWeight, LearningRate, Likelihood, Network, On,
+    Optimizer, OwnNetwork, OwnPrior, Particles, Precision, Prior, Quiet, Run, Schedule, Settings, Standardise,
+    TrustCode, Tune, Weights, Width, place_argument, place_option,
 )  # fmt: skip
 # isort: on
 
@@ -58,7 +58,7 @@ def _version(asked: bool) -> None:
 
 @app.callback(
     epilog=example(
-        "bayesprune fit --data digits --prior spike-and-slab --epochs 100 --out runs/first",
+        "bayesprune fit --data digits --prior spike-and-slab --out runs/first",
         "bayesprune show runs/first",
         "bayesprune prune runs/first --min-inclusion 0.5 --out runs/first-pruned",
     )
@@ -78,9 +78,10 @@ def bayesprune_command(
     epilog=example(
         "bayesprune fit --data fashion-mnist --network lenet-300-100 --prior spike-and-slab \\",
         "    --set expected_density=0.1 --guide paired --epochs 20 --seed 0 --out runs/spike",
-        "bayesprune fit --data digits --prior own_prior.py:student --epochs 100 --out runs/own",
+        "bayesprune fit --data digits --prior own_prior.py:student --out runs/own",
         "bayesprune fit --data digits --weights trained.safetensors --prior reduction --out runs/reduced",
-        "bayesprune fit --data digits --prior unit-gates --set kappa=0.002 --epochs 100 --out runs/units",
+        "bayesprune fit --data digits --prior unit-gates --out runs/units",
+        "bayesprune fit --data digits --prior halo --tune kl_weight,expected_density --out runs/tuned",
     )
 )
 def fit(
@@ -103,17 +104,18 @@ def fit(
         int | None,
         typer.Option(
             help="Passes over the training data; 0: none, a Laplace approximation around --weights.  "
-            "[default: 30; --prior reduction with --weights: 0]"
+            "[default: 30, and 2,500 steps at least; --prior reduction with --weights: 0]"
         ),
     ] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of the optimizer, in place of --epochs.")] = None,
     batch_size: BatchSize = 128,
     learning_rate: LearningRate = 1e-3,
     optimizer: Optimizer = "adam",
     schedule: Schedule = "hold-cosine",
-    kl_warmup: Annotated[
-        float | None,
-        typer.Option(help="Share of the steps over which the KL term fades in.  [default: 0.2; map: 0]"),
-    ] = None,
+    kl_warmup: KlWarmup = None,
+    kl_weight: KlWeight = None,
+    particles: Particles = 1,
+    tune: Tune = None,
     seed: Annotated[int, typer.Option(help="Of the first restart and of the validation split.")] = 0,
     restarts: Annotated[int, typer.Option(help="Independent fits.")] = 1,
     device: Device = "auto",
@@ -150,11 +152,15 @@ def fit(
             data_root=data_root,
             guide=guide,
             epochs=epochs,
+            steps=steps,
             batch_size=batch_size,
             learning_rate=learning_rate,
             optimizer=optimizer,
             schedule=schedule,
             kl_warmup=kl_warmup,
+            kl_weight=kl_weight,
+            particles=particles,
+            tune=tune,
             seed=seed,
             restarts=restarts,
             device=device,
@@ -191,7 +197,7 @@ def show(
     epilog=example(
         "bayesprune path --data fashion-mnist --prior spike-and-slab --knob expected_density \\",
         "    --values 0.3,0.1,0.05,0.02 --first-epochs 10 --epochs 4 --out runs/front",
-        "bayesprune path --data digits --prior halo --knob kappa --values 1,3,10 --kl-warmup 0.6 --out runs/halo",
+        "bayesprune path --data digits --prior halo --knob kappa --values 1,3,10 --out runs/halo",
     )
 )
 def path(
@@ -213,9 +219,12 @@ def path(
     likelihood: Likelihood = None,
     standardise: Standardise = None,
     weights: Weights = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the training data at each value.")] = 10,
+    epochs: Annotated[
+        int | None,
+        typer.Option(help="Passes over the training data at each value.  [default: 10, and 834 steps at least]"),
+    ] = None,
     first_epochs: Annotated[
-        int | None, typer.Option(help="Those at the first value, which starts cold.  [default: 3 times --epochs]")
+        int | None, typer.Option(help="Those at the first value, which starts cold.  [default: 3 times as many]")
     ] = None,
     sparsities: Annotated[
         str | None,
@@ -228,10 +237,9 @@ def path(
     learning_rate: LearningRate = 1e-3,
     optimizer: Optimizer = "adam",
     schedule: Schedule = "hold-cosine",
-    kl_warmup: Annotated[
-        float | None,
-        typer.Option(help="Share of the first value's steps over which the KL term fades in.  [default: 0.2; map: 0]"),
-    ] = None,
+    kl_warmup: KlWarmup = None,
+    kl_weight: KlWeight = None,
+    particles: Particles = 1,
     seed: Annotated[int, typer.Option(help="Of the first restart and of the validation split.")] = 0,
     restarts: Annotated[int, typer.Option(help="Independent paths.")] = 3,
     latency: Annotated[bool, typer.Option("--latency", help="Time the compact networks too.")] = False,
@@ -267,12 +275,14 @@ def path(
             sparsities=None if sparsities is None else parse_numbers(sparsities, "--sparsities"),
             guide=guide,
             epochs=epochs,
-            first_epochs=3 * epochs if first_epochs is None else first_epochs,
+            first_epochs=first_epochs,
             batch_size=batch_size,
             learning_rate=learning_rate,
             optimizer=optimizer,
             schedule=schedule,
             kl_warmup=kl_warmup,
+            kl_weight=kl_weight,
+            particles=particles,
             restarts=restarts,
             latency=latency,
             device=device,

@@ -55,10 +55,28 @@ Standardise = Annotated[
 ]
 Interval = Annotated[float, typer.Option(help="Probability of the predictive intervals of a regression.")]
 Weights = Annotated[Path | None, place_option("Start from this state dict of a trained network, FILE.safetensors.")]
+Tune = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KNOB[=A,B,...],...",
+        help="Choose kl_weight and settings of the prior on validation data, by a few short fits; repeatable.",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(help="Examples a step.")]
 LearningRate = Annotated[float, typer.Option(help="Of the optimizer.")]
 Optimizer = Annotated[str, typer.Option(help="adam or sgd.")]
 Schedule = Annotated[str, typer.Option(help="Of the learning rate: hold-cosine, cosine or constant.")]
+KlWarmup = Annotated[
+    float | None,
+    typer.Option(help="Share of the steps (path: of the first value) over which the KL term fades in.  [default: 0.6]"),
+]
+KlWeight = Annotated[
+    float | None,
+    typer.Option(
+        help="Final weight of the KL term: 1 is the ELBO, less is tempered.  [default: 0.1 to 1, by weights and data]"
+    ),
+]
+Particles = Annotated[int, typer.Option(help="Draws of the weights a step.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
 Precision = Annotated[str, typer.Option(help="float32, float64 or bfloat16 (autocast).")]
 

@@ -2,6 +2,8 @@
 
     RUN.part/command.json    what the fit was asked for: the same command goes on, another one is refused
     RUN.part/state           the state of training (`fit(checkpoint=)`)
+    RUN.part/tuning          the trials of --tune (`tune(folder=)`)
+    RUN.part/state-before    the state of the fit at the settings before tuning, where it is made as well
     RUN.part/trace.nc, progress.json    the trace so far, and whose process writes it (`WriteTrace`)
     RUN.part/run             the run folder while it is written: first the fit, then what is scored and drawn
     RUN.part/complete        that it was complete before it was moved to RUN
@@ -24,6 +26,7 @@ from typing import Any
 from bayesprune.inference.checkpoint import STATE_BEFORE, CheckpointError, KeptState, kept_state
 from bayesprune.inference.fit import NonFiniteLossError
 from bayesprune.inference.trace_file import PROGRESS_FILE, TRACE_FILE, RunningFit, WriteTrace, read_progress
+from bayesprune.inference.trials import trials_kept
 from bayesprune.models.files.flushing import flush, flush_folder
 from bayesprune.models.files.json_file import read_json, write_json
 from bayesprune.models.files.new_folder import check_new_folder, folders_above
@@ -39,7 +42,11 @@ except ImportError:  # not on Windows, where two fits that begin in the same mom
 __all__ = ["Part", "find_part", "part_folder", "what_is_kept", "writing_part"]
 
 COMMAND_FILE, STATE_FOLDER, RUN_FOLDER, COMPLETE_FILE, LOCK_FILE = "command.json", "state", "run", "complete", "lock"
-_OURS = (STATE_FOLDER, RUN_FOLDER, TRACE_FILE, PROGRESS_FILE, "plots", COMPLETE_FILE, COMMAND_FILE, LOCK_FILE)
+TUNING_FOLDER, BEFORE_FOLDER = "tuning", "state-before"
+_OURS = (
+    BEFORE_FOLDER, STATE_FOLDER, TUNING_FOLDER, RUN_FOLDER, TRACE_FILE, PROGRESS_FILE, "plots", COMPLETE_FILE,
+    COMMAND_FILE, LOCK_FILE,
+)  # fmt: skip
 """In the order in which they are removed: what tells a folder from others' goes last."""
 _MARKS = {COMMAND_FILE, PROGRESS_FILE}
 _FIRST = "fit.json"
@@ -74,6 +81,16 @@ class Part:
     def state(self) -> Path:
         """The folder of the state of training."""
         return self.folder / STATE_FOLDER
+
+    @property
+    def state_before(self) -> Path:
+        """The folder of the state of a fit at the settings before tuning."""
+        return self.folder / BEFORE_FOLDER
+
+    @property
+    def tuning(self) -> Path:
+        """The folder of the trials of --tune."""
+        return self.folder / TUNING_FOLDER
 
     @contextlib.contextmanager
     def filled(self) -> Iterator[Path]:
@@ -270,7 +287,8 @@ def _remove_complete(run: Path, folder: Path) -> None:
 
 
 def _can_be_gone_on_with(folder: Path) -> bool:
-    return (folder / RUN_FOLDER / _FIRST).is_file() or any((folder / STATE_FOLDER).glob("restart-*.json"))
+    is_begun = any((folder / STATE_FOLDER).glob("restart-*.json")) or trials_kept(folder / TUNING_FOLDER) > 0
+    return (folder / RUN_FOLDER / _FIRST).is_file() or is_begun
 
 
 def _what_is_left(folder: Path, problem: BaseException) -> str:
@@ -282,7 +300,9 @@ def _what_is_left(folder: Path, problem: BaseException) -> str:
     except CheckpointError:
         return "--fresh begins anew here"
     if kept is None:
-        return "nothing was written"
+        trials = trials_kept(folder / TUNING_FOLDER)
+        what = f"{folder} keeps {trials} trial{'s' * (trials > 1)} of --tune"
+        return f"{what}: the same command goes on there, and --fresh begins anew" if trials else "nothing was written"
     where = f"{folder} keeps the state after epoch {kept.epoch}" + (
         f" of restart {kept.restart + 1}" if kept.restart else ""
     )

@@ -17,15 +17,18 @@ Keys of summary.json (null where something does not apply; counts are of the wei
     guide, guide_families        ``"map"``, ``"meanfield"``, ``"paired"``, ``"mixed"``; each site's family
     epochs, steps, batch_size, learning_rate, optimizer, schedule,
     kl_warmup, kl_weight, particles, precision, device      how it was fitted
+    chosen                       which of steps, kl_weight and kl_warmup the fit chose by rule
     clip, local_reparameterisation, sticking_the_landing    options of the gradient
     resumed_at_epoch             the first epoch that the last call trained, if earlier ones were interrupted
     data_sketch, scaling_sketch    of the training data, and of what they were standardised by
     stopped_early                a sentence for each restart that was ended before its last step
     warm_start                   whether it began at an earlier fit
+    tuned                        the trials of --tune, one object each; whose values were chosen
     gating_settings, gating      how gates of units were trained, as asked; what came of it, one object a restart
     seconds, seeds, restarts     of the fit alone; one seed a restart
     path                         which path the first restart's steps took, why, and what compiling cost
     tempered                     whether the final weight of the KL term was not 1
+    constant_log_likelihood      of the best constant prediction of the training targets, in nats per example
     standardised                 whether inputs and targets of a regression were standardised inside, where its noise
                                  began, and why
     learned_likelihood           the likelihood with what it has learned, such as the scale of the noise
@@ -45,7 +48,8 @@ Keys of summary.json (null where something does not apply; counts are of the wei
     elbo, expected_log_likelihood, kl        means of the last epoch, in nats of the full training data
     converged, convergence       ``"converged"``, ``"not converged"`` or ``"cannot tell"``; the reason
     point_estimates, priors      parameters without a prior; printed priors by tensor
-    notes, collapsed             remarks; tensors of which nothing is left
+    notes, collapsed             remarks, on what is wrong with the fit too; tensors without a PIP above 1/2
+    batch_normalisation          whose statistics the scores are with; null where the network tracks none
 
 Scores are those of single restarts, each averaged over draws of its weights (one for a MAP); with several
 restarts the top-level score is the mean of theirs, not the score of an ensemble.
@@ -96,8 +100,8 @@ _NEEDED: dict[str, Any] = {
     "converged": str, "convergence": str, "point_estimates": list, "notes": list, "collapsed": list,
 }  # fmt: skip
 _LATER: dict[str, Any] = {
-    "width": float, "path": dict, "units": _OBJECT, "branches": _OBJECT, "test_coverage_50": _NUMBER,
-    "test_coverage_90": _NUMBER, "standardised": _OBJECT, "learned_likelihood": dict,
+    "width": float, "path": dict, "units": _OBJECT, "branches": _OBJECT, "tuned": (list, type(None)),
+    "test_coverage_50": _NUMBER, "test_coverage_90": _NUMBER, "standardised": _OBJECT, "learned_likelihood": dict,
 }  # fmt: skip
 """Keys that runs of earlier versions do not have."""
 _DECLARED = (

@@ -1,18 +1,20 @@
-"""Batch normalisation after pruning: its running statistics are estimated again on the training data.
+"""Batch normalisation: the statistics that belong to given weights, estimated on training data.
 
-The statistics that a fit leaves belong to the network as it was, to draws of its weights; with the weights of the
-pruned network they are wrong. Estimating them again learns nothing from the targets, so it is not fine-tuning.
+The running statistics that a fit leaves are an average over the draws of its last steps. They belong neither to another
+draw nor to the weights of a pruned network, and there they are wrong. Estimating them again learns nothing from the
+targets, so it is not fine-tuning.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bayesprune.inference.batches import Batches, Data
@@ -20,12 +22,27 @@ from bayesprune.inference.trainable_batch import TrainableBatches, seen_by
 from bayesprune.models.evaluation_mode import evaluation_mode, held_in_evaluation
 from bayesprune.models.first_line import first_line
 
-__all__ = ["reestimate_statistics"]
+__all__ = ["BATCH_SIZE", "reestimate_statistics", "statistics_at", "take_statistics", "tracked_layers"]
 
+BATCH_SIZE = 256
 _SEED = 0  # of the order of the data: sorted ones would make batches that are unlike each other
 
 
-def reestimate_statistics(network: nn.Module, data: Data, batch_size: int = 256) -> int:
+def tracked_layers(network: nn.Module) -> dict[str, _BatchNorm]:
+    """Layers of batch normalisation whose running statistics follow the training, by name.
+
+    Layers without running statistics are not among them, nor are those that are held in evaluation mode: those that
+    are in it while the network is in training mode, or that were when it was fitted.
+    """
+    held = set(held_in_evaluation(network))
+    return {
+        name: layer
+        for name, layer in network.named_modules()
+        if isinstance(layer, _BatchNorm) and layer.running_mean is not None and layer not in held
+    }
+
+
+def reestimate_statistics(network: nn.Module, data: Data, batch_size: int = BATCH_SIZE) -> int:
     """Estimates the running statistics of batch normalisation again, IN PLACE, in one pass over training data.
 
     They become the mean and the unbiased variance of all values that a layer sees while it and the layers before it
@@ -47,26 +64,15 @@ def reestimate_statistics(network: nn.Module, data: Data, batch_size: int = 256)
         ValueError: If the network does not take the data, or statistics would not be finite; the network is then
             as it was.
     """
-    held = set(held_in_evaluation(network))
-    layers = [
-        m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None and m not in held
-    ]
+    layers = list(tracked_layers(network).values())
     if not layers:
         return 0
-    tensors = itertools.chain(network.parameters(), network.buffers())
-    reference = next(tensor for tensor in tensors if tensor.is_floating_point())
+    reference = _reference(network)
     batches = Batches(data, batch_size, reference.device, reference.dtype)
     before = {layer: {name: buffer.clone() for name, buffer in layer.named_buffers(recurse=False)} for layer in layers}
     found: dict[_BatchNorm, _Moments] = {}
-    devices = [reference.device] if reference.device.type == "cuda" else []
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices), _watched(network, layers) as seen:
-            torch.manual_seed(_SEED)
-            trainable = TrainableBatches()
-            for x, _ in batches:
-                if trainable(network, x):
-                    _forward(network, x)
-        found = _checked(seen)
+        found = _checked(_seen(network, layers, batches, {}))
     finally:
         with torch.no_grad():
             for layer, buffers in before.items():  # a forward pass has moved them, by the layer's momentum
@@ -76,9 +82,93 @@ def reestimate_statistics(network: nn.Module, data: Data, batch_size: int = 256)
     return len(found)
 
 
+def statistics_at(
+    network: nn.Module, weights: Mapping[str, Tensor], inputs: Tensor, batch_size: int = BATCH_SIZE
+) -> dict[str, Tensor]:
+    """The statistics that `reestimate_statistics` would give a network with these weights; nothing of it is changed.
+
+    It costs one forward pass over the inputs.
+
+    Args:
+        network: The network.
+        weights: Values of some of its parameters, by name; the others are its own.
+        inputs: Training inputs, `(n, ...)`.
+        batch_size: Examples a batch; default 256.
+
+    Returns:
+        Values of buffers by name, for `outputs_at` and `torch.func.functional_call`; none where no layer is tracked.
+        Weights that are not finite have statistics that are not.
+
+    Raises:
+        ValueError: If the network does not take the inputs.
+    """
+    layers = tracked_layers(network)
+    if not layers:
+        return {}
+    reference = _reference(network)
+    batches = Batches((inputs, inputs), batch_size, reference.device, reference.dtype)
+    own = {
+        _joined(name, key): buffer.clone()
+        for name, layer in layers.items()
+        for key, buffer in layer.named_buffers(recurse=False)
+    }
+    seen = _seen(network, list(layers.values()), batches, {**weights, **own})
+    return {
+        _joined(name, key): value.to(own[_joined(name, key)])
+        for name, layer in layers.items()
+        if layer in seen
+        for key, value in seen[layer].buffers.items()
+    }
+
+
+@torch.no_grad()
+def take_statistics(network: nn.Module, inputs: Tensor) -> int:
+    """As `reestimate_statistics` on inputs alone, but where statistics cannot be had, IN PLACE, the old ones stay.
+
+    Args:
+        network: The network; its buffers are changed.
+        inputs: Training inputs, `(n, ...)`.
+
+    Returns:
+        How many layers were estimated again: none if statistics would not be finite, or no layer sees a batch.
+
+    Raises:
+        ValueError: If the network does not take the inputs.
+    """
+    found = statistics_at(network, {}, inputs)
+    if not all(bool(torch.isfinite(value).all()) for value in found.values()):
+        return 0
+    for name, value in found.items():
+        network.get_buffer(name).copy_(value)
+    return sum(name.rpartition(".")[2] == "running_mean" for name in found)
+
+
+def _joined(module: str, buffer: str) -> str:
+    return f"{module}.{buffer}" if module else buffer
+
+
+def _reference(network: nn.Module) -> Tensor:
+    tensors = itertools.chain(network.parameters(), network.buffers())
+    return next(tensor for tensor in tensors if tensor.is_floating_point())
+
+
+def _seen(
+    network: nn.Module, layers: list[_BatchNorm], batches: Batches, given: Mapping[str, Tensor]
+) -> dict[_BatchNorm, _Moments]:
+    """What layers see in a pass over the data, with the given parameters and buffers in place of the network's own."""
+    devices = [batches.device] if batches.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices), _watched(network, layers) as seen:
+        torch.manual_seed(_SEED)
+        trainable = TrainableBatches()
+        for x, _ in batches:
+            if trainable(network, x):
+                _forward(network, given, x)
+    return seen
+
+
 @dataclass
 class _Moments:
-    """Count, mean and sum of squared deviations of each channel, in float64: `(channels,)`."""
+    """Count, mean and sum of squared deviations of each channel, added up in float64: `(channels,)`."""
 
     count: int
     mean: Tensor
@@ -87,10 +177,11 @@ class _Moments:
 
     @staticmethod
     def of(values: Tensor) -> _Moments:
-        """Those of `(n, channels, ...)`."""
-        flat = values.detach().double().movedim(1, 0).flatten(1)
+        """Those of `(n, channels, ...)`, of one batch in its own dtype: in double they cost more than the layers do."""
+        flat = values.detach().movedim(1, 0).flatten(1)
+        flat = flat if flat.dtype == torch.float64 else flat.float()
         mean = flat.mean(dim=1)
-        return _Moments(flat.shape[1], mean, (flat - mean[:, None]).square().sum(dim=1))
+        return _Moments(flat.shape[1], mean.double(), (flat - mean[:, None]).square_().sum(dim=1).double())
 
     def __add__(self, other: _Moments) -> _Moments:
         """Those of both together (Chan, Golub & LeVeque 1983)."""
@@ -138,9 +229,9 @@ def _watched(network: nn.Module, layers: list[_BatchNorm]) -> Iterator[dict[_Bat
             hook.remove()
 
 
-def _forward(network: nn.Module, x: Tensor) -> None:
+def _forward(network: nn.Module, given: Mapping[str, Tensor], x: Tensor) -> None:
     try:
-        network(x)
+        functional_call(network, dict(given), (x,)) if given else network(x)
     except (RuntimeError, ValueError, IndexError) as problem:
         reason = first_line(problem)
         raise ValueError(f"the network does not take inputs of shape {tuple(x.shape)} ({reason})") from problem

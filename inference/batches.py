@@ -18,6 +18,8 @@ from bayesprune.models.likelihoods import Likelihood
 Data = tuple[Tensor, Tensor] | Dataset[Any] | Iterable[Any]
 
 _LARGEST_SIZE = 2**63 - 1
+_TARGETS = 2**17
+"""Examples of a loader's first pass whose targets are kept, at most, and numbers in them."""
 _BEYOND_TORCH = (torch.uint16, torch.uint32, torch.uint64)
 """dtypes that torch stores, but hardly computes with."""
 
@@ -51,6 +53,7 @@ class Batches:
 
     Attributes:
         tensors: `(x, y)` for data in memory, else None.
+        example_outputs: The network's outputs for one example, `(1, ...)`, once `check_data` has looked; else None.
 
     Raises:
         ValueError: If the data are empty, of unequal length, or not of one of these kinds.
@@ -106,6 +109,9 @@ class Batches:
         self._expected: tuple[int | None, Callable[[Tensor], None]] | None = None
         self._counted = False
         self._first: tuple[Tensor, Tensor] | None = None
+        self._targets: list[Tensor] = []
+        self._target_numbers = 0
+        self.example_outputs: Tensor | None = None
 
     @property
     def length(self) -> int | None:
@@ -217,9 +223,23 @@ class Batches:
                 )
             if self._expected is not None:
                 self._expected[1](y.to(self.dtype) if y.is_floating_point() else y)
+                self._keep_targets(y)
         except (ValueError, TypeError) as problem:
             raise ValueError(f"batch {number} of a pass over the data: {problem}") from problem
         return x, y
+
+    def _keep_targets(self, y: Tensor) -> None:
+        """Keeps targets of the first pass as they come by: a loader is not read again to look at them."""
+        if not self._counted and self._target_numbers < _TARGETS:
+            self._targets.append(y.detach().cpu().clone())  # a loader may use its memory again
+            self._target_numbers += y.numel()
+
+    @property
+    def targets(self) -> Tensor | None:
+        """The training targets: all of data in memory; of a loader those of the first pass, or many of them."""
+        if self.tensors is not None:
+            return self.tensors[1]
+        return torch.cat(self._targets) if self._targets else None
 
     def _count(self, seen: int, largest: int) -> None:
         """Compares the examples of the first whole pass, and of its largest batch, with what was expected."""
@@ -329,7 +349,8 @@ def check_data(model: BayesianNetwork, batches: Batches) -> tuple[int, ...]:
         ValueError: For inputs that are not finite, that the network does not take, or targets that do not fit.
     """
     x, y = batches.tensors if batches.tensors is not None else batches.first()
-    batches.expect(model.data_size, targets_check(model.likelihood, check_examples(model, x, y)))
+    batches.example_outputs = check_examples(model, x, y)
+    batches.expect(model.data_size, targets_check(model.likelihood, batches.example_outputs))
     sizes = () if batches.is_stream else batches.sizes()
     if sizes and model.data_size not in sizes:
         raise ValueError(

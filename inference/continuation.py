@@ -1,4 +1,4 @@
-"""A path: fits along the values of a prior's knob, each warm-started from the one before."""
+"""A path: fits along the values of a knob, each warm-started from the one before."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from bayesprune.inference.batches import Data
+from bayesprune.inference.batches import Batches, Data
+from bayesprune.inference.default_length import default_epochs
 from bayesprune.inference.fingerprints import data_fingerprint, described, model_fingerprint
 from bayesprune.inference.fit import fit
 from bayesprune.inference.path_folder import add_point, open_index, point_folder
@@ -19,10 +21,36 @@ from bayesprune.inference.sparsity_path import ModelAt, SparsityPath
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.files.places import expanded
 
-__all__ = ["sparsity_path"]
+__all__ = ["fit_from", "sparsity_path"]
 
 _OURS = ("start", "steps")
 _NO_MATTER = ("progress",)  # it changes nothing in the numbers
+
+
+def fit_from(
+    before: Fit | None,
+    model: BayesianNetwork,
+    data: Data,
+    *,
+    first: Mapping[str, Any],
+    later: Mapping[str, Any],
+    kl_warmup: float | None = None,
+    **how: Any,
+) -> Fit:
+    """The next fit of a path: from the one before, without a fade-in, which would forget the warm start.
+
+    Args:
+        before: The fit before; None: it begins cold.
+        model: The model.
+        data: Training data.
+        first: Arguments of a fit that begins cold, its length.
+        later: Those of one that does not.
+        kl_warmup: As in `fit`, of one that begins cold.
+        **how: Further arguments of `fit`.
+    """
+    if before is None:
+        return fit(model, data, kl_warmup=kl_warmup, **first, **how)
+    return fit(model, data, start=before, kl_warmup=0.0, **later, **how)
 
 
 def sparsity_path(
@@ -33,7 +61,7 @@ def sparsity_path(
     knob: str,
     validation: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor] | None = None,
-    epochs: int,
+    epochs: int | None = None,
     first_epochs: int | None = None,
     restarts: int = 3,
     kl_warmup: float | None = None,
@@ -60,8 +88,8 @@ def sparsity_path(
         knob: What the knob is called, e.g. ``"kappa"`` or ``"expected_density"``.
         validation: `(x, y)` that choose: the front, and the network that `prune` takes.
         test: `(x, y)` that only report; default None.
-        epochs: Passes over the data at each point.
-        first_epochs: Those at the first point, which starts cold; default None: `epochs`.
+        epochs: Passes over the data at each point; default None: a third of the default length of `fit`.
+        first_epochs: Those at the first point, which starts cold; default None: three times `epochs`.
         restarts: Independent paths, from `seed`, `seed` + 1, ...; default 3.
         kl_warmup: As in `fit`, of the first point. Later ones have none: they would forget their warm start.
         prunings: How the fit of each point is pruned, mappings of arguments of `prune`; an empty one keeps what the
@@ -84,7 +112,11 @@ def sparsity_path(
     values = _checked_values(values, knob)
     if wrong := [name for name in _OURS if name in how]:
         raise ValueError(f"{wrong[0]}= is set by the path itself: leave it out, and give epochs=")
-    first_epochs = epochs if first_epochs is None else first_epochs
+    if epochs is None:
+        epochs = default_epochs(
+            Batches(data, int(how.get("batch_size", 128)), torch.device("cpu"), torch.float32), share=1 / 3
+        )
+    first_epochs = 3 * epochs if first_epochs is None else first_epochs
     if min(epochs, first_epochs, restarts) < 1:
         raise ValueError(
             f"epochs, first_epochs and restarts must be at least 1, not {epochs}, {first_epochs}, {restarts}"
@@ -106,13 +138,14 @@ def sparsity_path(
     fits: dict[float, Fit] = {}
     done = len(index["points"])
     before = Fit.load(point_folder(place, done - 1), model_at(values[done - 1])) if place is not None and done else None
-    for number, value in enumerate(values[done:], start=done):
-        before = fit(
+    for value in values[done:]:
+        before = fit_from(
+            before,
             model_at(value),
             data,
-            start=before,
-            epochs=epochs if number else first_epochs,
-            kl_warmup=0.0 if number else kl_warmup,
+            first={"epochs": first_epochs},
+            later={"epochs": epochs},
+            kl_warmup=kl_warmup,
             restarts=restarts,
             validation=validation,
             **how,

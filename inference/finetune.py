@@ -15,7 +15,9 @@ from bayesprune.inference.batches import Batches, Data, check_examples, targets_
 from bayesprune.inference.fit import NonFiniteLossError, OptimizerChoice
 from bayesprune.inference.fit_arguments import resolve_device
 from bayesprune.inference.given_numbers import checked_seed, real_number, whole_number
+from bayesprune.inference.outputs_at import outputs_at
 from bayesprune.inference.prune import PruneResult, _report
+from bayesprune.inference.pruned_scores import gone_layers
 from bayesprune.inference.schedules import Schedule, schedule_named
 from bayesprune.inference.trainable_batch import NothingTrainableError, TrainableBatches, check_trainable
 from bayesprune.models.compact import CompactResult
@@ -230,8 +232,7 @@ def _optimizer(choice: OptimizerChoice, groups: list[dict[str, Any]], learning_r
 @torch.no_grad()
 def _scores(network: nn.Module, likelihood: Likelihood, x: Tensor, y: Tensor) -> dict[str, float]:
     """The nll in nats per example, and the likelihood's own scores."""
-    with evaluation_mode(network):
-        outputs = torch.cat([network(part) for part in x.split(1024)])
+    outputs = outputs_at(network, {}, x)
     nll = -float(likelihood.log_prob(outputs, y).mean())
     return {"nll": nll, **likelihood.scores(likelihood.predict(outputs), y)}
 
@@ -261,4 +262,5 @@ def _noted(result: PruneResult | CompactResult, network: nn.Module, how: str) ->
     old = result.report
     counted = _report(old.rule, old.criterion, old.kind, network, result.masks)  # kept zeros may have moved
     counts = {name: getattr(counted, name) for name in ("nonzero", "sparsity", "per_tensor")}
-    return dataclasses.replace(old, **counts, finetuned=text)
+    notes = tuple(gone_layers(result.masks))  # what pruning cost is no longer so
+    return dataclasses.replace(old, **counts, finetuned=text, notes=notes)

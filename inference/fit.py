@@ -11,11 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bayesprune.inference.against_constant import CONSTANT, constant_of_training
 from bayesprune.inference.batches import Batches, Data, check_data, check_examples
 from bayesprune.inference.callbacks import Callback, FitState
 from bayesprune.inference.checkpoint import Checkpoint, open_checkpoint
 from bayesprune.inference.data_sketch import data_sketch
 from bayesprune.inference.data_units import in_data_units
+from bayesprune.inference.default_kl_weight import FADE_IN, default_kl_warmup, default_kl_weight
+from bayesprune.inference.default_length import default_epochs
 from bayesprune.inference.denormals import flushed_denormals
 from bayesprune.inference.endings import ending_of
 from bayesprune.inference.fit_arguments import (
@@ -30,6 +33,7 @@ from bayesprune.inference.gate_estimators import GateEstimator
 from bayesprune.inference.gating import GateTraining, Gating
 from bayesprune.inference.given_numbers import checked_seed, whole_number
 from bayesprune.inference.guides import Guide, GuideChoice
+from bayesprune.inference.kept_inputs import KeptInputs
 from bayesprune.inference.map_probe import check_map_exists
 from bayesprune.inference.objective import Objective, Terms
 from bayesprune.inference.paths import PathReport, Stepper
@@ -40,9 +44,10 @@ from bayesprune.inference.shrinkage import diagonal_fisher
 from bayesprune.inference.trace import gate_variables, inclusion_record, scale_record, trace_dataset
 from bayesprune.inference.trainable_batch import NothingTrainableError, TrainableBatches, check_trainable
 from bayesprune.inference.unit_gate_estimators import UnitGateEstimator, estimator_named
+from bayesprune.inference.validation_scores import validation_scores
 from bayesprune.inference.warm_start import begin_at
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.evaluation_mode import begin_training, evaluation_mode, held_in_evaluation
+from bayesprune.models.evaluation_mode import begin_training, held_in_evaluation
 
 ITERATES = 1000
 """About how many iterates of the ELBO and the scales a fit records."""
@@ -70,7 +75,7 @@ def fit(
     learning_rate: float = 1e-3,
     schedule: str | Schedule = "hold-cosine",
     kl_warmup: float | None = None,
-    kl_weight: float = 1.0,
+    kl_weight: float | None = None,
     validation: tuple[Tensor, Tensor] | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -107,8 +112,8 @@ def fit(
         start: An earlier fit of the same structure, for a warm start (Friedman, Hastie & Tibshirani 2010, section
             2.5): each restart begins at the guide, the point estimates and the buffers of its restart of the same
             number; the optimizer begins anew. Default None: at the network's weights.
-        epochs: Passes over the data. Give this or `steps`.
-        steps: Optimizer steps in all, in place of `epochs`.
+        epochs: Passes over the data; default None: `steps`, or else 30, and so many more that there are 2,500 steps.
+        steps: Optimizer steps in all, in place of `epochs`; default None.
         batch_size: Examples a step; default 128. A batch of one example that batch normalisation cannot be trained on
             is left out, and counts as a step.
         optimizer: ``"adam"`` (default; log scales, log odds and the likelihood's learn ten times as fast), ``"sgd"``
@@ -117,10 +122,13 @@ def fit(
         learning_rate: Of the two named optimizers; default 1e-3.
         schedule: Factor on the learning rate: ``"hold-cosine"`` (default: 1 for half of the steps, then to 0),
             ``"constant"``, ``"cosine"``, or a callable of progress in [0, 1].
-        kl_warmup: Share of the steps over which the KL weight rises from 0 to `kl_weight`; default None: 0.2, or
-            0 for a MAP.
+        kl_warmup: Share of the steps over which the KL weight rises from 0 to `kl_weight`; default None: 0.6
+            (`default_kl_warmup`).
         kl_weight: Final weight of the KL term; anything but 1 is a tempered objective, and the summary says so.
-        validation: `(x, y)` tensors scored after each epoch at the guide's centre; default None.
+            Default None: by a rule (`default_kl_weight`): 1 for linear models, 0.1 for networks of more weights than
+            data. 1 is the ELBO.
+        validation: `(x, y)` tensors scored after each epoch at the guide's centre; default None. Statistics of batch
+            normalisation are estimated for it again, which costs a forward pass over at most 512 training inputs.
         seed: Of the first restart, below 2^62 in size; the r-th takes `seed` + r. The global random state is left as it
             was.
         device: ``"auto"`` (default: the GPU where there is one), ``"cpu"``, ``"cuda"``, ...
@@ -184,7 +192,9 @@ def fit(
     place, dtype = resolve_device(device), PRECISIONS[precision]
     autocast = torch.bfloat16 if precision == "bfloat16" else None
     batches = Batches(data, batch_size, place, dtype, workers, channels_last)
-    total = steps if steps is not None else batches.steps_in(epochs or 0)
+    total = steps if steps is not None else batches.steps_in(epochs or default_epochs(batches))
+    left_open = {"steps": epochs or steps, "kl_weight": kl_weight, "kl_warmup": kl_warmup}
+    kl_weight = default_kl_weight(model) if kl_weight is None else kl_weight
     passes = batches.passes_in(total, model.data_size)
     held_out = checked_pair(validation, place, dtype)
     sketch = data_sketch(data)  # before the training, which an error after it would lose
@@ -200,7 +210,8 @@ def fit(
     folder: Path | None = None
     if checkpoint is not None:
         arguments = settings | {
-            "optimizer": optimizer, "schedule": schedule, "kl_warmup": kl_warmup, "restarts": restarts, "path": path,
+            "optimizer": optimizer, "schedule": schedule, "restarts": restarts, "path": path,
+            "kl_warmup": f"default, {FADE_IN:g}" if kl_warmup is None else kl_warmup,
             "compiled": compiled, "gate_estimator": gate_estimator, "gating": gating,
             "unit_gate_estimator": unit_gate_estimator, "channels_last": channels_last, "workers": workers,
             "standardise": standardise,
@@ -209,6 +220,7 @@ def fit(
         folder = open_checkpoint(checkpoint, model, batches, held_out, start, followed, arguments)
 
     model, standardised = in_data_units(model, batches, given["standardise"], start)
+    kept = KeptInputs(batches, model.network)
     finished: list[Restart] = []
     states: list[FitState] = []
     reports: list[PathReport] = []
@@ -247,7 +259,7 @@ def fit(
                 return made, make_optimizer(optimizer, made, learning_rate)
 
             state = FitState(*rebuild(copied, q), number, restarts, passes, total)
-            state.kl_warmup = kl_warmup if kl_warmup is not None else (0.0 if q.is_point_but_for_gates else 0.2)
+            state.kl_warmup = default_kl_warmup(copied, q) if kl_warmup is None else kl_warmup
             kl_schedule = scaled(warmup(state.kl_warmup), kl_weight)
             how: tuple[str, bool | None, float | None, str] = (path, compiled, clip, "it was asked for")
             if copied.gates is not None:
@@ -264,7 +276,7 @@ def fit(
             stepper = Stepper(state.objective, state.optimizer, total, *how)
             stepper.report = before or stepper.report
             watching = (held_out, watchers, stop)
-            _run(state, stepper, batches, schedule_named(schedule), kl_schedule, *watching, training, point)
+            _run(state, stepper, kept, schedule_named(schedule), kl_schedule, *watching, training, point)
             if point is not None and not point.finished:
                 point.write(state, stepper, training, finished=True)
             trainings.append(training)
@@ -275,8 +287,10 @@ def fit(
         "input_shape": list(input_shape),  # data that can be read only once are not read after training
         "epochs": states[0].epoch,
         "kl_warmup": states[0].kl_warmup,  # one rule for all restarts
+        "chosen": [name for name, value in left_open.items() if value is None],
         "stopped_early": [ending_of(state) for state in states if state.step < state.steps],
         "data_sketch": sketch,
+        CONSTANT: constant_of_training(finished[0].model.likelihood, batches),
         "tempered": any(state.kl_weight != 1.0 for state in states),
         "seconds": seconds + time.perf_counter() - started,
         "resumed_at_epoch": resumed_at,
@@ -292,18 +306,18 @@ def fit(
     if gated:
         settings["gating"] = [training.report for training in gated]
         trace = gate_variables(trace, gated[0].units(), [training.records for training in gated], gated[0].report)
-    result = Fit(finished, trace, settings)
     batches.expect_nothing()
+    result = Fit(finished, trace, settings, kept.inputs)
     if any(_needs_fisher(restart.model) for restart in finished):
         for restart in finished:
-            restart.fisher = diagonal_fisher(restart.model, restart.guide, batches)
+            restart.fisher = diagonal_fisher(restart.model, restart.guide, batches, inputs=result.inputs)
     return result
 
 
 def _run(
     state: FitState,
     stepper: Stepper,
-    batches: Batches,
+    data: KeptInputs,
     schedule: Schedule,
     kl_schedule: Schedule,
     validation: Any,
@@ -327,7 +341,7 @@ def _run(
             sums = {"loss": 0.0, "expected_log_likelihood": 0.0, "kl": 0.0}
             chunk: list[float] = []
             taken = 0
-            for x, y in batches:
+            for x, y in data.passing():
                 if not trainable(objective.model.network, x):
                     state.step += 1  # it counts, so that a pass has as many steps for every loader
                     if state.step >= state.steps:
@@ -377,7 +391,7 @@ def _run(
             row |= {"kl_of": _by_tensor(objective.model, state.terms), "scores": []}
             row |= inclusion_record(objective.guide)
             if validation is not None:
-                scores = validation_scores(objective, *validation)
+                scores = validation_scores(objective, validation[0], validation[1], data.inputs)
                 row |= {f"validation_{name}": value for name, value in scores.items()} | {"scores": list(scores)}
             row["seconds"] = time.perf_counter() - clock
             state.history.append(row)
@@ -402,25 +416,6 @@ def _run(
         state.iterates.append(
             {"step": state.step, "negative_elbo": sum(chunk) / len(chunk), **scale_record(objective.guide)}
         )
-
-
-@torch.no_grad()
-def validation_scores(objective: Objective, x: Tensor, y: Tensor, batch: int = 2048) -> dict[str, float]:
-    """Scores of the network at the guide's centre, with its nll in nats per example.
-
-    Args:
-        objective: The objective.
-        x: Inputs, `(n, ...)`.
-        y: Targets.
-        batch: Examples a forward pass.
-    """
-    model = objective.model
-    network, likelihood = model.network, model.likelihood
-    weights = model.weights_at(objective.guide.means())
-    with evaluation_mode(network):
-        outputs = torch.cat([torch.func.functional_call(network, weights, (part,)) for part in x.split(batch)])
-    scores = likelihood.scores(likelihood.predict(outputs), y)
-    return {**scores, "nll": -float(likelihood.log_prob(outputs, y).mean())}
 
 
 def make_optimizer(choice: OptimizerChoice, objective: Objective, learning_rate: float) -> torch.optim.Optimizer:

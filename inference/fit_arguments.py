@@ -33,16 +33,17 @@ _CALLBACK = ("on_fit_start", "on_step", "on_epoch", "on_fit_end")
 
 
 def checked_length(epochs: Any, steps: Any) -> tuple[int | None, int | None]:
-    """Returns epochs and steps, of which one is given.
+    """Returns epochs and steps, of which at most one is given.
 
     Raises:
-        ValueError: If both or none are given, or the one is no whole number from 1 up.
+        ValueError: If both are given, or the one is no whole number from 1 up.
     """
-    if (epochs is None) == (steps is None):
-        raise ValueError("give either epochs= or steps=, the length of the fit")
-    if epochs is not None:
-        return whole_number("epochs", epochs), None
-    return None, whole_number("steps", steps)
+    if epochs is not None and steps is not None:
+        raise ValueError("give either epochs= or steps=, the length of the fit, not both")
+    return (
+        None if epochs is None else whole_number("epochs", epochs),
+        None if steps is None else whole_number("steps", steps),
+    )
 
 
 def checked_callbacks(callbacks: Any) -> list[Callback]:
@@ -123,13 +124,13 @@ def checked_arguments(model: Any, given: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"precision {options['precision']!r} is unknown: expected one of {', '.join(PRECISIONS)}")
     if options["path"] not in PATHS:
         raise ValueError(f"path {options['path']!r} is unknown: expected one of {', '.join(PATHS)}")
-    numbers = ["kl_weight", *(name for name in ("kl_warmup", "clip") if options[name] is not None)]
+    numbers = [name for name in ("kl_weight", "kl_warmup", "clip") if options[name] is not None]
     numbers += ["learning_rate"] if isinstance(options["optimizer"], str) else []
     options |= {name: real_number(name, options[name]) for name in numbers}
     share, weight, clip = (options[name] for name in ("kl_warmup", "kl_weight", "clip"))
     if share is not None and not 0.0 <= share < 1.0:
         raise ValueError(f"kl_warmup is a share of the steps in [0, 1), not {share}")
-    if weight < 0.0:
+    if weight is not None and weight < 0.0:
         raise ValueError(f"kl_weight must not be negative, not {weight}: 1 is the ELBO, less is tempered")
     if clip is not None and not clip > 0:
         raise ValueError(f"clip is the largest norm of the gradient, a positive number, not {clip}")

@@ -12,10 +12,13 @@ import xarray as xr
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vjp, vmap
 
+from bayesprune.inference.batch_normalisation import tracked_layers
 from bayesprune.inference.batches import Batches, Data, check_data
 from bayesprune.inference.data_sketch import data_sketch
 from bayesprune.inference.families import NormalFamily
 from bayesprune.inference.guides import Guide
+from bayesprune.inference.kept_inputs import inputs_of
+from bayesprune.inference.outputs_at import outputs_at
 from bayesprune.inference.reduction import fixed_prior_sd
 from bayesprune.inference.result import Fit, Restart
 from bayesprune.inference.trace import inclusion_record, scale_record, trace_dataset
@@ -111,6 +114,7 @@ def laplace_around(
         curvature = diagonal_ggn(model, batches, examples)
         _place(model, guide, curvature, None if weight_decay is None else model.data_size * weight_decay)
         row = _row(model, guide, batches, curvature, examples)
+        inputs = inputs_of(batches) if tracked_layers(model.network) else None
     record = {"step": 0, "negative_elbo": row["loss"], **scale_record(guide)}
     seconds = time.perf_counter() - began
     trace: xr.Dataset = trace_dataset(
@@ -123,7 +127,7 @@ def laplace_around(
         "seconds": seconds, "data_sketch": sketch,
         "input_shape": list(input_shape),
     }  # fmt: skip
-    return Fit([Restart(model, guide, 0)], trace, settings)
+    return Fit([Restart(model, guide, 0)], trace, settings, inputs)
 
 
 def diagonal_ggn(model: BayesianNetwork, batches: Batches, examples: int = EXAMPLES) -> dict[str, Tensor]:
@@ -228,7 +232,7 @@ def _row(
         spread += 0.5 * model.data_size * float((curvature[site.name].double() * v).sum())
     total, seen = 0.0, 0
     for x, y in _examples(batches, examples):
-        outputs = functional_call(model.network, weights, (x,))
+        outputs = outputs_at(model.network, weights, x, len(x))
         total += float(model.likelihood.log_prob(outputs, y).double().sum())
         seen += len(x)
     likelihood, kl = model.data_size * total / seen - spread, sum(kl_of.values())

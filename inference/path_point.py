@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bayesprune.inference.batches import Data
 from bayesprune.inference.plain_scores import plain_scores
-from bayesprune.inference.prune import PruneResult, own_zeros, prune
+from bayesprune.inference.prune import PruneResult, own_zeros, pruned
 from bayesprune.inference.result import Fit
 from bayesprune.models.compact import CompactResult
 from bayesprune.models.costs import costs
@@ -81,7 +81,7 @@ def prune_as(fit: Fit, restart: int, pruning: Pruning, data: Data | None = None)
     how = dict(pruning) or {"sparsity": zeros / weights}
     if how.get("sparsity") is not None and round(how["sparsity"] * weights) < zeros:
         return None
-    return prune(fit, restart=restart, data=data, **how)
+    return pruned(fit, restart=restart, data=data, **how)
 
 
 def measure(fit: Fit, prunings: Sequence[Pruning], data: Data, splits: Splits, timed: bool) -> dict[str, Any]:

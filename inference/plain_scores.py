@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.inference.metrics import expected_calibration_error
+from bayesprune.inference.outputs_at import outputs_at
 from bayesprune.inference.predictive_intervals import coverage_at
 from bayesprune.models.likelihoods import Likelihood
 
@@ -24,7 +25,7 @@ def plain_scores(network: nn.Module, likelihood: Likelihood, x: Tensor, y: Tenso
     """
     dtype = next(network.parameters()).dtype
     x, y = (part.cpu().to(dtype if part.is_floating_point() else part.dtype) for part in (x, y))
-    outputs = torch.cat([network(part) for part in x.split(1024)])
+    outputs = outputs_at(network, {}, x)
     prediction = likelihood.predict(outputs)
     scores = {**likelihood.scores(prediction, y), "nll": -float(likelihood.log_prob(outputs, y).mean())}
     if likelihood.name == "categorical":

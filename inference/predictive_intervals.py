@@ -8,120 +8,20 @@ of the likelihood has one, else of random numbers from it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
-from bayesprune.inference.seeded import seeded
-from bayesprune.models.first_line import first_line
 from bayesprune.models.likelihoods import Likelihood
 
-if TYPE_CHECKING:
-    from bayesprune.inference.result import Fit
-
-__all__ = ["COVERAGES", "PredictiveIntervals", "coverage", "coverage_at", "intervals_at", "predictive_intervals"]
+__all__ = ["COVERAGES", "coverage_at", "intervals_at"]
 
 COVERAGES = {"coverage_50": 0.5, "coverage_90": 0.9}
 """Intervals whose share of held-out observations is among the scores, by the name of the score."""
 _RANDOM = 4000
 """Random numbers of an observation, of all draws together, where there is no distribution function."""
 _HALVINGS = 60
-
-
-@dataclass(frozen=True)
-class PredictiveIntervals:
-    """Equal-tailed intervals of observations; those of several numbers are of each alone.
-
-    Attributes:
-        lower: `(n,)` or `(n, d)`, as the targets.
-        upper: Of the same shape.
-        probability: That of an interval.
-    """
-
-    lower: Tensor
-    upper: Tensor
-    probability: float
-
-
-def predictive_intervals(
-    fit: Fit,
-    x: Tensor,
-    probability: float = 0.9,
-    draws: int = 32,
-    restart: int = 0,
-    batch_size: int = 1024,
-    seed: int | None = None,
-) -> PredictiveIntervals:
-    """Equal-tailed intervals of the observations at new inputs: noise and uncertainty of the weights together.
-
-    Args:
-        fit: The fit.
-        x: Inputs, `(n, ...)`.
-        probability: That of an interval, in (0, 1); default 0.9.
-        draws: Draws of the weights (one for a MAP); default 32.
-        restart: Which restart; default the first.
-        batch_size: Examples a forward pass; default 1024.
-        seed: As for `Fit.draws`: by default the draws are the same at every call.
-
-    Returns:
-        The intervals, on the CPU, in the units of the targets. For counts they hold at least that probability.
-
-    Raises:
-        ValueError: For labels, which have no intervals; for a probability outside of (0, 1) or no draws; if the network
-            does not take the inputs.
-    """
-    likelihood = fit._restart(restart).model.likelihood
-    if not likelihood.is_ordered:
-        raise ValueError(
-            f"the likelihood {likelihood.name} is of labels, which have no intervals: use predict() for probabilities"
-        )
-    if not 0.0 < probability < 1.0:
-        raise ValueError(f"probability is that of an interval, in (0, 1), not {probability}: 0.9 is usual")
-    if draws < 1:
-        raise ValueError(f"draws must be at least 1, not {draws}")
-    outputs = _outputs(fit, x, draws, restart, batch_size, seed)
-    lower, upper = intervals_at(likelihood, outputs, probability)
-    return PredictiveIntervals(lower.cpu(), upper.cpu(), probability)
-
-
-def coverage(
-    fit: Fit, x: Tensor, y: Tensor, draws: int = 32, restart: int = 0, seed: int | None = None
-) -> dict[str, float]:
-    """Shares of observations that lie in their predictive intervals, by the names of `COVERAGES`; none for labels.
-
-    Args:
-        fit: The fit.
-        x: Inputs, `(n, ...)`.
-        y: Targets.
-        draws: Draws of the weights; default 32.
-        restart: Which restart; default the first.
-        seed: As for `Fit.draws`.
-    """
-    likelihood = fit._restart(restart).model.likelihood
-    if not likelihood.is_ordered:
-        return {}
-    return coverage_at(likelihood, _outputs(fit, x, draws, restart, 1024, seed), y)
-
-
-def _outputs(fit: Fit, x: Tensor, draws: int, restart: int, batch_size: int, seed: int | None) -> list[Tensor]:
-    """The network's outputs at each draw of the weights, as `Fit.predict` has them."""
-    one = fit._restart(restart)
-    network = one.model.network.eval()
-    reference = next(network.parameters())
-    x = x.to(reference.device, reference.dtype if x.is_floating_point() else x.dtype)
-    found = []
-    with torch.no_grad(), seeded(one.guide, one.seed, seed):
-        for _ in range(1 if one.guide.is_certain else draws):
-            weights = one.model.weights_at(one.guide.sample())
-            try:
-                found.append(torch.cat([functional_call(network, weights, (part,)) for part in x.split(batch_size)]))
-            except (RuntimeError, ValueError) as problem:
-                reason = first_line(problem)
-                raise ValueError(f"the network does not take inputs of shape {tuple(x.shape)} ({reason})") from problem
-    return found
 
 
 @torch.no_grad()
@@ -145,7 +45,12 @@ def intervals_at(likelihood: Likelihood, outputs: Sequence[Tensor], probability:
 
 @torch.no_grad()
 def coverage_at(likelihood: Likelihood, outputs: Sequence[Tensor], y: Tensor) -> dict[str, float]:
-    """As `coverage`, given the outputs of each network of the mixture.
+    """Shares of observations that lie in their predictive intervals, by the names of `COVERAGES`.
+
+    Args:
+        likelihood: What outputs mean; its `is_ordered` is true.
+        outputs: Outputs `(n, ...)` of each network of the mixture.
+        y: Targets.
 
     Where there is a distribution function, an observation lies in its interval if that lies between the tails there.
     """

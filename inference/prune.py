@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bayesprune.inference.batch_normalisation import reestimate_statistics
+from bayesprune.inference.batch_normalisation import reestimate_statistics, take_statistics, tracked_layers
 from bayesprune.inference.batches import Data
 from bayesprune.inference.criteria import CRITERIA, Criterion
+from bayesprune.inference.pruned_scores import Alternative, gone_layers, loss_by_pruning
 from bayesprune.inference.result import Fit, Restart
 from bayesprune.models.bayesian_network import UNDER_PRIOR, BayesianNetwork
 from bayesprune.models.compact import CompactResult, compact
@@ -21,6 +22,10 @@ from bayesprune.models.evaluation_mode import remember_held
 from bayesprune.models.inclusion import Kind
 from bayesprune.models.likelihoods import Likelihood
 from bayesprune.models.unit_removal import restored, restored_tensor
+
+MILDER_INCLUSION = (0.3, 0.1, 0.03, 0.01)
+MILDER_SPARSITY = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3)
+"""What is tried where a pruned network turns out much worse than its fit."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,9 @@ class PruneReport:
         per_tensor: ``weights``, ``nonzero`` and ``sparsity`` of each tensor.
         batch_normalisation: Where its running statistics come from, or None for a network without it.
         finetuned: How the network was fine-tuned since, or None.
+        notes: Sentences worth telling: layers of which nothing is left, and, where training data were given, that the
+            network is much worse than the fit that it comes from (3 points of accuracy, or 5 % of the rmse, and more
+            than the sample's noise), with a setting that is not.
     """
 
     rule: str
@@ -48,6 +56,7 @@ class PruneReport:
     per_tensor: dict[str, dict[str, Any]]
     batch_normalisation: str | None = None
     finetuned: str | None = None
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         width = max(len(name) for name in self.per_tensor)
@@ -62,6 +71,7 @@ class PruneReport:
             lines.append(f"  batch normalisation: {self.batch_normalisation}")
         if self.finetuned is not None:
             lines.append(f"  fine-tuned: {self.finetuned}")
+        lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
 
 
@@ -144,7 +154,9 @@ def prune(
             magnitude. Ties are broken by position.
         restart: Which restart; default None: the first, of a path the one of the best validation score.
         data: Training data, on which running statistics of batch normalisation are estimated again for the pruned
-            network; its targets are not used. Default None: they stay those of the fit, and the report says so.
+            network; default None: those inputs that the fit keeps; of a loaded fit they stay those of the fit. The
+            report says which. With the targets of at most 2,000 of them the report's notes say whether the network is
+            much worse than the fit; nothing is learned from them.
         value: Of a path: the value of the knob.
         min_accuracy: Of a path: the least accuracy on the validation data, a fraction.
 
@@ -168,7 +180,20 @@ def prune(
         )
     if (sparsity is None) == (min_inclusion is None):
         raise ValueError("give either sparsity= or min_inclusion=")
-    restart = restart or 0
+    return pruned(fit, sparsity, min_inclusion, per, criterion, restart or 0, data, compared=True)
+
+
+def pruned(
+    fit: Fit,
+    sparsity: float | None = None,
+    min_inclusion: float | None = None,
+    per: str = "network",
+    criterion: str | Criterion | None = None,
+    restart: int = 0,
+    data: Data | None = None,
+    compared: bool = False,
+) -> PruneResult:
+    """As `prune` of a fit; the network is compared with the fit only if asked, as who measures it anyway does not."""
     if per not in ("network", "layer"):
         raise ValueError(f"per= takes 'network' or 'layer', not {per!r}")
     one = fit._restart(restart)
@@ -185,8 +210,19 @@ def prune(
             raise ValueError("min_inclusion= is a rule on inclusion probabilities: leave criterion= out")
         _refuse_unlike(kinds)
         probabilities = fit.inclusion_probabilities(restart, units=False)
-        masks = {name: torch.as_tensor(probabilities[name].values) > min_inclusion for name in weights}
-        masks = {name: mask & units[name] if name in units else mask for name, mask in masks.items()}
+        likely = {name: torch.as_tensor(probabilities[name].values) for name in weights}
+
+        def masks_at(value: float) -> dict[str, Tensor]:
+            there = {name: is_open.cpu() for name, is_open in one.guide.open_units(value).items()}
+            return {n: (p > value) & there[n] if n in there else p > value for n, p in likely.items()}
+
+        masks = masks_at(min_inclusion)
+        milder = tuple(value for value in MILDER_INCLUSION if value < min_inclusion)
+        others = [Alternative("min_inclusion {}", milder, lambda v: _as_declared(one, weights, masks_at(v), v)[0])]
+        if not units:
+            kept = sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
+            sizes = {name: weight.abs().cpu() for name, weight in weights.items()}
+            others.append(_milder(fit, restart, sizes, "magnitude", "network", below=1.0 - kept))
         rule, name = f"inclusion probability > {min_inclusion:g}", "inclusion"
     else:
         assert sparsity is not None
@@ -205,10 +241,20 @@ def prune(
         if per == "layer" and units:
             _refuse_less_in_layers(scores, sparsity)
         masks = keep_highest(scores, sparsity, per)
+        others = [] if units else [_milder(fit, restart, scores, name, per, below=sparsity)]
         rule = f"sparsity {sparsity:g} per {per}"
     network, masks = _as_declared(one, weights, masks, 0.5 if min_inclusion is None else min_inclusion)
     kind = next(iter(kinds)) if name == "inclusion" and len(kinds) == 1 else None
-    report = replace(_report(rule, name, kind, network, masks), batch_normalisation=_normalised(network, data))
+    report = _report(rule, name, kind, network, masks)
+    report = replace(report, batch_normalisation=_normalised(network, data, fit.inputs))
+    notes = gone_layers(masks)
+    if compared and data is not None:
+        everything = {name: torch.ones_like(mask) for name, mask in masks.items()}
+        centre = _as_declared(one, weights, everything, 0.0)[0]
+        by = rule if min_inclusion is not None else f"{rule}, by {name},"
+        lost = loss_by_pruning(fit, restart, by, (centre, network), data, others)
+        notes += [] if lost is None else [lost]
+    report = replace(report, notes=tuple(notes))
     shape = fit.settings.get("input_shape")
     likelihood = copy.deepcopy(one.model.likelihood).cpu()
     return PruneResult(network, masks, report, likelihood, None if shape is None else tuple(shape))
@@ -223,6 +269,15 @@ def _with_removed(model: BayesianNetwork, scores: dict[str, Tensor], units: dict
     found = {name: restored_tensor(name, score, model.plan, lowest) for name, score in scores.items()}
     gone = {name: torch.full_like(model.declared.get_parameter(name), lowest) for name in model.declared_sizes}
     return {name: found.get(name, gone[name].cpu()) for name in model.declared_sizes}
+
+
+def _milder(fit: Fit, restart: int, scores: dict[str, Tensor], criterion: str, per: str, below: float) -> Alternative:
+    """Sparsities below one that has been asked for, but not below what the fit has left out itself."""
+    one, weights = fit.restarts[restart], fit.included_weights(restart)
+    zeros, total = own_zeros(fit, restart)
+    values = tuple(value for value in MILDER_SPARSITY if zeros / total <= value < below)
+    words = f"sparsity {{}} per {per} by {criterion}"
+    return Alternative(words, values, lambda s: _as_declared(one, weights, keep_highest(scores, s, per), 0.5)[0])
 
 
 def _as_declared(
@@ -261,16 +316,21 @@ def _as_declared(
     return masked_network(whole, {name: tensors[name] for name in shapes}, masks), masks
 
 
-def _normalised(network: nn.Module, data: Data | None) -> str | None:
+def _normalised(network: nn.Module, data: Data | None, inputs: Tensor | None) -> str | None:
     """Estimates running statistics again where there are data, and says what they are."""
     if not any(isinstance(layer, _BatchNorm) and layer.running_mean is not None for layer in network.modules()):
         return None
-    if data is None:
-        return "running statistics are those of the fit, before pruning"
-    count = reestimate_statistics(network, data)
-    if count == 0:
+    if not tracked_layers(network):
         return "running statistics are those of the fit, whose layers are held in evaluation mode"
-    return f"running statistics of {count} layers estimated again on training data"
+    if data is not None:
+        count, on = reestimate_statistics(network, data), "training data"
+    else:
+        count, on = (
+            (0, "") if inputs is None else (take_statistics(network, inputs), f"{len(inputs):,} training inputs")
+        )
+    if count == 0:
+        return "running statistics are those of the fit, before pruning"
+    return f"running statistics of {count} layers estimated again on {on}"
 
 
 def keep_highest(scores: dict[str, Tensor], sparsity: float, per: str) -> dict[str, Tensor]:

@@ -7,21 +7,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from torch.func import functional_call
 
+from bayesprune.inference import predictive
+from bayesprune.inference.batch_normalisation import tracked_layers
+from bayesprune.inference.batches import Data
 from bayesprune.inference.guides import Guide
-from bayesprune.inference.metrics import expected_calibration_error
-from bayesprune.inference.predictive_intervals import coverage
-from bayesprune.inference.predictive_intervals import predictive_intervals as _intervals
+from bayesprune.inference.kept_inputs import inputs_of
+from bayesprune.inference.predictive import Prediction
 from bayesprune.inference.seeded import seeded
-from bayesprune.inference.shrinkage import shrinkage_factor
+from bayesprune.inference.shrinkage import (
+    is_scale_mixture,
+    shrinkage_at,
+    shrinkage_draws,
+    shrinkage_form,
+)
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.first_line import first_line
-from bayesprune.models.hierarchy import WEIGHT
 from bayesprune.models.tensor_prior import TensorPrior
 
 
@@ -42,21 +45,6 @@ class Restart:
     fisher: dict[str, Tensor] | None = None
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """Predictions averaged over draws of the weights.
-
-    Attributes:
-        mean: Mean of the observation: probabilities `(n, classes)` for labels, else like the targets.
-        sd: Standard deviation of that mean over draws of the weights (not of the observation).
-        draws: Every draw, `(draws, n, ...)`.
-    """
-
-    mean: Tensor
-    sd: Tensor
-    draws: Tensor
-
-
 @dataclass
 class Fit:
     """The result of `fit`; weight-level results are those of one restart and are never averaged over restarts.
@@ -65,11 +53,14 @@ class Fit:
         restarts: The independent fits.
         trace: The pruning trace; see `bayesprune.inference.trace.trace_dataset`.
         settings: How it was fitted: guide, epochs, steps, seed, seconds, tempered, ...
+        inputs: Training inputs `(n, ...)` for statistics of batch normalisation, where the network tracks any and they
+            are known; they stay in memory.
     """
 
     restarts: list[Restart]
     trace: xr.Dataset
     settings: dict[str, Any] = field(default_factory=dict)
+    inputs: Tensor | None = field(default=None, repr=False, compare=False)
 
     @property
     def model(self) -> BayesianNetwork:
@@ -149,9 +140,19 @@ class Fit:
             return {name: self._included(one, prior, draw, draw[name]) for name, prior in one.model.priors.items()}
 
     def predict(
-        self, x: Tensor, draws: int = 32, restart: int = 0, batch_size: int = 1024, seed: int | None = None
+        self,
+        x: Tensor,
+        draws: int = 32,
+        restart: int = 0,
+        batch_size: int = 1024,
+        seed: int | None = None,
+        data: Data | None = None,
+        statistics: str | None = None,
     ) -> Prediction:
         """Predicts with the network averaged over draws of its weights (one for a MAP).
+
+        Statistics of batch normalisation belong to a draw, and are estimated again for each on training inputs: one
+        forward pass over at most 2,000 of them a draw, besides the pass over `x` (docs/posteriors.md).
 
         Args:
             x: Inputs, `(n, ...)`.
@@ -159,32 +160,28 @@ class Fit:
             restart: Which restart; default the first.
             batch_size: Examples a forward pass; default 1024.
             seed: As for `draws`: by default the draws are the same at every call.
+            data: Training data, for the statistics of batch normalisation; default None: the inputs that the fit
+                keeps. A fit that was loaded keeps none, and predicts with the running statistics, as the prediction's
+                attribute ``statistics`` then says.
+            statistics: ``"each draw"``; ``"centre"``: estimated once, at the guide's centre, which is cheaper, and
+                wrong where draws differ much from it; or ``"running"``: those that training has left. Default None:
+                each draw where there are training inputs, else running. Without batch normalisation, or where it is
+                held in evaluation mode, there is nothing to choose.
 
         Raises:
-            ValueError: If the network does not take the inputs.
+            ValueError: If the network does not take the inputs, or `statistics` is unknown, or needs `data`.
         """
-        _positive("draws", draws)
-        one = self._restart(restart)
-        network = one.model.network.eval()
-        reference = next(network.parameters())
-        x = x.to(reference.device, reference.dtype if x.is_floating_point() else x.dtype)
-        predictions = []
-        with torch.no_grad(), seeded(one.guide, one.seed, seed):
-            for _ in range(1 if one.guide.is_certain else draws):
-                weights = one.model.weights_at(one.guide.sample())
-                try:
-                    parts = [functional_call(network, weights, (part,)) for part in x.split(batch_size)]
-                except (RuntimeError, ValueError) as problem:
-                    reason = first_line(problem)
-                    raise ValueError(
-                        f"the network does not take inputs of shape {tuple(x.shape)} ({reason})"
-                    ) from problem
-                predictions.append(one.model.likelihood.predict(torch.cat(parts)).cpu())
-        stacked = torch.stack(predictions)
-        return Prediction(stacked.mean(dim=0), stacked.std(dim=0, correction=0), stacked)
+        return predictive.predict(self, x, draws, restart, batch_size, seed, data, statistics)
 
     def score(
-        self, x: Tensor, y: Tensor, draws: int = 32, restart: int = 0, seed: int | None = None
+        self,
+        x: Tensor,
+        y: Tensor,
+        draws: int = 32,
+        restart: int = 0,
+        seed: int | None = None,
+        data: Data | None = None,
+        statistics: str | None = None,
     ) -> dict[str, float]:
         """Scores of the averaged prediction on held-out data.
 
@@ -194,38 +191,55 @@ class Fit:
             draws: Draws of the weights; default 32.
             restart: Which restart; default the first.
             seed: As for `draws`.
+            data: Training data, as for `predict`.
+            statistics: As for `predict`; ``summary()["batch_normalisation"]`` says which they are by default.
 
         Returns:
             The likelihood's scores (accuracy, or rmse), ``nll`` (minus the log of the mean predictive density, nats
             per example), for classes ``ece`` (15 bins), for numbers ``coverage_50`` and ``coverage_90``.
+
+        Raises:
+            ValueError: As `predict`.
         """
-        prediction = self.predict(x, draws, restart, seed=seed)
-        likelihood = self._restart(restart).model.likelihood
-        scores = dict(likelihood.scores(prediction.mean, y.cpu()))
-        scores["nll"] = self.negative_log_likelihood(x, y, draws, restart, seed)
-        scores |= coverage(self, x, y, draws, restart, seed)
-        if prediction.mean.ndim == 2 and likelihood.name == "categorical":
-            scores["ece"] = expected_calibration_error(prediction.mean, y.cpu())
-        return scores
+        return predictive.score(self, x, y, draws, restart, seed, data, statistics)
 
     def negative_log_likelihood(
-        self, x: Tensor, y: Tensor, draws: int = 32, restart: int = 0, seed: int | None = None
+        self,
+        x: Tensor,
+        y: Tensor,
+        draws: int = 32,
+        restart: int = 0,
+        seed: int | None = None,
+        data: Data | None = None,
+        statistics: str | None = None,
     ) -> float:
-        """Minus the mean log posterior predictive density, log of the mean density over draws, in nats per example."""
-        one = self._restart(restart)
-        network = one.model.network.eval()
-        reference = next(network.parameters())
-        x = x.to(reference.device, reference.dtype if x.is_floating_point() else x.dtype)
-        y = y.to(reference.device, reference.dtype if y.is_floating_point() else y.dtype)
-        densities = []
-        with torch.no_grad(), seeded(one.guide, one.seed, seed):
-            for _ in range(1 if one.guide.is_certain else draws):
-                weights = one.model.weights_at(one.guide.sample())
-                outputs = torch.cat([functional_call(network, weights, (part,)) for part in x.split(1024)])
-                densities.append(one.model.likelihood.log_prob(outputs, y))
-        return -float((torch.logsumexp(torch.stack(densities), dim=0) - np.log(len(densities))).mean())
+        """Minus the mean log posterior predictive density, log of the mean density over draws, in nats per example.
 
-    predictive_intervals = _intervals
+        Arguments and errors are those of `score`.
+        """
+        return predictive.negative_log_likelihood(self, x, y, draws, restart, seed, data, statistics)
+
+    def keep_inputs(self, data: Data | Tensor) -> Fit:
+        """Keeps some of the training inputs, at most 2,000, for statistics of batch normalisation; not written to disk.
+
+        `fit` does so itself; a fit that was loaded has none until it is given them. Nothing is kept where the network
+        tracks no such statistics.
+
+        Args:
+            data: The training data, or their inputs `(n, ...)` alone.
+
+        Returns:
+            The fit itself.
+
+        Raises:
+            ValueError: If the data are none.
+        """
+        network = self.model.network
+        if tracked_layers(network):
+            self.inputs = inputs_of(data, next(network.parameters()))
+        return self
+
+    predictive_intervals = predictive.predictive_intervals
 
     def inclusion_probabilities(self, restart: int = 0, draws: int = 200, units: bool = True) -> xr.Dataset:
         """Posterior inclusion probability of every weight of every tensor with a prior.
@@ -270,22 +284,24 @@ class Fit:
     def shrinkage_factors(self, restart: int = 0, draws: int = 200) -> xr.Dataset:
         """Posterior mean of the shrinkage factor of every weight.
 
-        kappa_j = 1 / (1 + data_size F_j s_j^2), F_j the diagonal Fisher information of one datum, s_j the prior
-        standard deviation of the weight given its scales (Piironen & Vehtari 2017): the fraction by which the
-        estimate is pulled to zero; 1 is full shrinkage.
+        0 is a weight that the data decide, 1 one that the prior does. By the Fisher information it is the textbook's
+        kappa_j = 1 / (1 + data_size F_j s_j^2), the fraction by which the estimate is pulled to zero; by the posterior,
+        as for networks, exp(-2 I_j), I_j the nats that the data give about the weight given its scale: see
+        `shrinkage_below`, which says when it is which.
 
         Args:
             restart: Which restart; default the first.
             draws: Draws of the scales; default 200 (one for a MAP).
 
         Returns:
-            One variable a tensor whose prior is a scale mixture, `(out, in, ...)`.
+            One variable a tensor whose prior is a scale mixture, `(out, in, ...)`; its attribute ``by`` is ``"fisher"``
+            or ``"posterior"``.
 
         Raises:
-            ValueError: If no prior is a scale mixture with random scales.
+            ValueError: If no prior is a scale mixture with random scales, or what the factor needs is not there.
         """
         one = self._restart(restart)
-        mixtures = [prior for prior in one.model.priors.values() if _is_scale_mixture(prior)]
+        mixtures = [prior for prior in one.model.priors.values() if is_scale_mixture(prior)]
         if not mixtures:
             raise ValueError(
                 "no prior of this fit is a scale mixture with random scales, so there are no shrinkage factors: "
@@ -293,10 +309,11 @@ class Fit:
             )
         means = {prior.name: torch.zeros(prior.shape) for prior in mixtures}
         count = 1 if one.guide.is_map else draws
-        for _, factors in self._shrinkage_draws(one, mixtures, count):
+        for _, factors in shrinkage_draws(one, mixtures, count):
             for name, kappa in factors.items():
                 means[name] += kappa.cpu() / count
-        return xr.Dataset({p.name: (dimensions(p.name, p), means[p.name].numpy()) for p in mixtures})
+        attrs = {prior.name: {"by": shrinkage_form(one, prior)} for prior in mixtures}
+        return xr.Dataset({p.name: (dimensions(p.name, p), means[p.name].numpy(), attrs[p.name]) for p in mixtures})
 
     def effective_parameters(self, restart: int = 0, draws: int = 200, probability: float = 0.89) -> xr.Dataset:
         """Number of weights that are in the network, with its posterior interval.
@@ -315,34 +332,9 @@ class Fit:
         Raises:
             ValueError: For a MAP, or a prior that declares no event.
         """
-        one = self._restart(restart)
-        self._refuse_map(one)
-        mixtures = [prior for prior in one.model.priors.values() if _is_counted_by_shrinkage(prior)]
-        rest = [prior for prior in one.model.priors.values() if prior not in mixtures]
-        counts: dict[str, list[float]] = {name: [] for name in one.model.priors}
-        if mixtures:
-            for values, factors in self._shrinkage_draws(one, mixtures, draws):
-                gates = one.model.gates
-                there = {} if gates is None else gates.open_probabilities(values, one.model.network)
-                for name, kappa in factors.items():
-                    counts[name].append(float(((1.0 - kappa) * there.get(name, 1.0)).sum()))
-        if rest:
-            for included in self._inclusion_draws(one, rest, draws):
-                for name, indicator in included.items():
-                    counts[name].append(float(indicator.sum()))
-        table = np.array(list(counts.values()))
-        tail = (1.0 - probability) / 2.0
-        sizes = [int(np.prod(prior.shape)) for prior in one.model.priors.values()]
-        return xr.Dataset(
-            {
-                "mean": ("tensor", table.mean(axis=1)),
-                "lower": ("tensor", np.quantile(table, tail, axis=1)),
-                "upper": ("tensor", np.quantile(table, 1.0 - tail, axis=1)),
-                "weights": ("tensor", sizes),
-            },
-            coords={"tensor": list(counts)},
-            attrs={"probability": probability, "draws": draws},
-        )
+        from bayesprune.inference.effective_parameters import effective_parameters
+
+        return effective_parameters(self, restart, draws, probability)
 
     def included_weights(self, restart: int = 0) -> dict[str, Tensor]:
         """E[weight | included] at the guide's locations: the weights that a pruned network keeps.
@@ -380,20 +372,22 @@ class Fit:
         return save_fit(self, path, overwrite)
 
     @staticmethod
-    def load(path: str | Path, model: BayesianNetwork | None = None) -> Fit:
+    def load(path: str | Path, model: BayesianNetwork | None = None, data: Data | None = None) -> Fit:
         """Reads a fit back.
 
         Args:
             path: The folder.
             model: The model as it was declared; needed for networks and priors of your own, whose code is not
                 stored. Its declaration is compared with the saved one by fingerprint.
+            data: Training data, of which `keep_inputs` keeps some; default None: none.
 
         Raises:
             ValueError: If the folder is no fit, a file is damaged, or the model differs from the saved one.
         """
         from bayesprune.inference.storage import load_fit
 
-        return load_fit(path, model)
+        found = load_fit(path, model)
+        return found if data is None else found.keep_inputs(data)
 
     # -- inside ----------------------------------------------------------------------------------------------
 
@@ -417,22 +411,6 @@ class Fit:
                     "or prune by sparsity"
                 )
 
-    def _shrinkage_draws(self, one: Restart, priors: list[TensorPrior], draws: int) -> Any:
-        if one.fisher is None:
-            raise ValueError(
-                "this fit holds no Fisher information, which shrinkage factors need: declare "
-                "included=shrinkage_below(...) on the prior before fitting"
-            )
-        with torch.no_grad(), seeded(one.guide, one.seed):
-            for _ in range(draws):
-                values = one.guide.sample()
-                yield values, {prior.name: self._kappa(one, prior, values) for prior in priors}
-
-    def _kappa(self, one: Restart, prior: TensorPrior, values: dict[str, Tensor]) -> Tensor:
-        by_latent = {latent: values[site.name] for latent, site in prior.sites.items()}
-        assert one.fisher is not None
-        return shrinkage_factor(one.fisher[prior.name], prior.conditional_sd(by_latent), one.model.data_size)
-
     def _inclusion_draws(self, one: Restart, priors: list[TensorPrior], draws: int, units: bool = True) -> Any:
         """Yields, a draw at a time, which weights are included; `units`: whether gates of units count."""
         with torch.no_grad(), seeded(one.guide, one.seed):
@@ -446,9 +424,9 @@ class Fit:
         if event is None:
             raise ValueError(f"the prior on {prior.name} declares no inclusion event: add included=...")
         if event.kind == "shrinkage":
-            if one.fisher is None or not _is_scale_mixture(prior):
+            if not is_scale_mixture(prior):
                 raise ValueError(f"the prior on {prior.name} is no scale mixture: use another event")
-            return self._kappa(one, prior, values) < event.threshold
+            return shrinkage_at(one, prior, values) < event.threshold
         if event.kind == "reduction":  # under a mean-field guide the models' probabilities multiply
             from bayesprune.inference.reduction import drawn_event
 
@@ -468,20 +446,6 @@ class Fit:
             for name, indicator in included.items():
                 sums[name] = sums.get(name, torch.zeros_like(indicator, dtype=torch.float32)) + indicator
         return {name: total / draws for name, total in sums.items()}
-
-
-def _is_scale_mixture(prior: TensorPrior) -> bool:
-    """Whether the weight is, given random scales, a scaled Normal or Laplace."""
-    if prior.hierarchy.included is not None and prior.hierarchy.included.kind == "atom":
-        return False
-    if prior.weight_is_latent:  # its scale may be a real latent, such as HALO's signed lam
-        return any(parent in prior.sites for parent in prior.hierarchy.parents.get(WEIGHT, ()))
-    return bool(prior.scales) and prior.standard_normal is not None
-
-
-def _is_counted_by_shrinkage(prior: TensorPrior) -> bool:
-    event = prior.hierarchy.included
-    return _is_scale_mixture(prior) and (event is None or event.kind == "shrinkage")
 
 
 def dimensions(name: str, prior: TensorPrior) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from bayesprune.inference.membership import membership_log_odds
 from bayesprune.inference.reduction import event_log_odds
 from bayesprune.inference.result import Fit, Restart, dimensions
+from bayesprune.inference.shrinkage import stated_event
 from bayesprune.models.tensor_prior import TensorPrior
 
 __all__ = ["unit_inclusion", "weight_inclusion"]
@@ -44,7 +45,7 @@ def weight_inclusion(fit: Fit, restart: int = 0, draws: int = 200, units: bool =
                 found[name] = found[name].to(there) * there
     variables = {}
     for name, prior in one.model.priors.items():
-        event = prior.hierarchy.included
+        event = stated_event(one, prior)
         attrs = {"kind": event.kind, "event": str(event)} if event else {}
         variables[name] = (dimensions(name, prior), found[name].detach().cpu().numpy(), attrs)
     return xr.Dataset(variables)

@@ -168,6 +168,7 @@ class HALO(Hierarchy):
             "signed": signed,
         }
         self.config = {"name": "HALO.from_paper", "arguments": arguments}
+        self.full_kl = True
         return self
 
 

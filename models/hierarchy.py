@@ -120,6 +120,8 @@ class Hierarchy:
     Attributes:
         noise: Name of the latent that multiplies the weights as noise with a dropout rate (``"weight"``: the weights
             are their own), or None; set by the ready priors that have one.
+        full_kl: Whether its constants are a paper's, so that a fit that is told no KL weight does not temper it; set by
+            the ready priors' `from_paper`.
         latents: The latents by name, in an order in which parents come first.
         config: Name and arguments for a ready prior, by which a saved fit finds it; None for one of your own.
 
@@ -130,6 +132,7 @@ class Hierarchy:
     """
 
     noise: str | None = None
+    full_kl: bool = False
 
     def __init__(
         self,

@@ -21,23 +21,31 @@ class Horseshoe(Hierarchy):
             the choice of Piironen & Vehtari 2017 (eq. 3.12) with the layer's own scale for the noise's.
         expected_density: Expected share of weights that are not shrunk (fraction of 1); default 0.1.
         per: Level of lam: ``"weight"`` (default), ``"output"``, ``"input"``, ``"kernel"``.
+        by: Which shrinkage factor the inclusion event is about, ``"fisher"`` or ``"posterior"``; default None: by the
+            model (see `shrinkage_below`).
 
     Raises:
         ValueError: If `tau0` is not positive or `expected_density` is not strictly between 0 and 1.
     """
 
-    def __init__(self, tau0: float | None = None, expected_density: float = 0.1, per: str = "weight") -> None:
+    def __init__(
+        self,
+        tau0: float | None = None,
+        expected_density: float = 0.1,
+        per: str = "weight",
+        by: str | None = None,
+    ) -> None:
         _check(tau0, expected_density)
         super().__init__(
             tau=Latent(lambda fan_in: dist.HalfCauchy(_tau0(tau0, expected_density, fan_in)), "layer", init=_rms),
             lam=Latent(dist.HalfCauchy(1.0), per),
             z=Latent(dist.Normal(0.0, 1.0), "weight"),
             weight=lambda tau, lam, z: tau * lam * z,
-            included=shrinkage_below(0.5),
+            included=shrinkage_below(0.5, by),
         )
         self.config = {
             "name": "Horseshoe",
-            "arguments": {"tau0": tau0, "expected_density": expected_density, "per": per},
+            "arguments": {"tau0": tau0, "expected_density": expected_density, "per": per, "by": by},
         }
 
 
@@ -53,6 +61,7 @@ class RegularisedHorseshoe(Hierarchy):
             He's scale for the network that is left.
         slab_df: nu, degrees of freedom of the slab's Student t; default 4.
         per: Level of lam; default ``"weight"``.
+        by: As for `Horseshoe`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -65,6 +74,7 @@ class RegularisedHorseshoe(Hierarchy):
         slab_sd: float | None = None,
         slab_df: float = 4.0,
         per: str = "weight",
+        by: str | None = None,
     ) -> None:
         _check(tau0, expected_density)
         if (slab_sd is not None and not slab_sd > 0) or not slab_df > 0:
@@ -83,7 +93,7 @@ class RegularisedHorseshoe(Hierarchy):
             c2=Latent(lambda fan_in: dist.InverseGamma(slab_df / 2, slab_df / 2 * slab_variance(fan_in)), "layer"),
             z=Latent(dist.Normal(0.0, 1.0), "weight"),
             weight=weight,
-            included=shrinkage_below(0.5),
+            included=shrinkage_below(0.5, by),
         )
         self.config = {
             "name": "RegularisedHorseshoe",
@@ -93,6 +103,7 @@ class RegularisedHorseshoe(Hierarchy):
                 "slab_sd": slab_sd,
                 "slab_df": slab_df,
                 "per": per,
+                "by": by,
             },
         }
 

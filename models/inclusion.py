@@ -3,7 +3,7 @@
 Every event has a kind, and probabilities of unlike kinds are never compared:
 
 * ``"atom"``: the weight is exactly zero with positive probability (spike and slab, soft thresholds, gates).
-* ``"shrinkage"``: the data, not the prior, decide the weight: its shrinkage factor kappa_j is below a threshold.
+* ``"shrinkage"``: the data, not the prior, decide the weight: its shrinkage factor is below a threshold.
 * ``"relative"``: the weight is larger than a share of its layer's root mean square.
 * ``"membership"``: the weight belongs to the slab of a mixture prior, not to its spike; it is never exactly zero.
 * ``"reduction"``: the model that has the weight is the better one, the others staying in (Bayesian model reduction).
@@ -12,9 +12,13 @@ Every event has a kind, and probabilities of unlike kinds are never compared:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 Kind = Literal["atom", "shrinkage", "relative", "membership", "reduction"]
+ShrinkageForm = Literal["fisher", "posterior"]
+
+
+_BY = {None: "", "fisher": " by the Fisher information", "posterior": " by the posterior"}
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class InclusionEvent:
         slab: Name of the latent whose value the weight has where the gate is one.
         expected_density: For a reduction: prior probability that a weight, or a group, is in the network.
         level: For a reduction: what is taken out as one.
+        by: For a shrinkage event: which of the two factors, ``"fisher"`` or ``"posterior"``; None: by the model.
     """
 
     kind: Kind
@@ -36,12 +41,13 @@ class InclusionEvent:
     slab: str | None = None
     expected_density: float = 0.5
     level: str = "weight"
+    by: ShrinkageForm | None = None
 
     def __str__(self) -> str:
         if self.kind == "atom":
             return f"{self.gate} = 1 (atom)" if self.gate else "weight != 0 (atom)"
         if self.kind == "shrinkage":
-            return f"shrinkage factor < {self.threshold:g} (shrinkage)"
+            return f"shrinkage factor{_BY[self.by]} < {self.threshold:g} (shrinkage)"
         if self.kind == "membership":
             return "the weight belongs to the slab (membership)"
         if self.kind == "reduction":
@@ -65,18 +71,32 @@ def exact_zero(gate: str | None = None, slab: str | None = None) -> InclusionEve
     return InclusionEvent("atom", gate=gate, slab=slab)
 
 
-def shrinkage_below(threshold: float = 0.5) -> InclusionEvent:
-    """The shrinkage factor kappa_j = 1 / (1 + data_size F_j s_j^2) is below `threshold`.
+def shrinkage_below(threshold: float = 0.5, by: str | None = None) -> InclusionEvent:
+    """The shrinkage factor is below `threshold`: the data decide the weight.
 
-    F_j is the diagonal Fisher information of one datum, s_j the prior standard deviation of the weight given
-    its scales (Piironen & Vehtari 2017, eq. 2.4; Carvalho, Polson & Scott 2010).
+    There are two factors, of the same meaning in a conjugate Normal model:
+
+    * ``"fisher"``, the textbook's: kappa_j = 1 / (1 + data_size F_j s_j^2), F_j the diagonal Fisher information of one
+      datum at the fit, s_j the prior standard deviation of the weight given its scales (Piironen & Vehtari 2017,
+      eq. 2.4; Carvalho, Polson & Scott 2010). In a network that fits its data F vanishes, and all weights count as
+      shrunk.
+    * ``"posterior"``: exp(-2 I_j), I_j the nats that the data give about the weight given its scale, the KL divergence
+      of its posterior from its prior as the guide has them: more than 0.35 nats for the threshold 0.5. With precise
+      data it is kappa_j on average; a weight that the data hold away from zero without curvature counts too.
+
+    Args:
+        threshold: Strictly between 0 and 1; default 0.5.
+        by: Which; default None: ``"fisher"`` where the model is linear (one tensor under a prior, and no other
+            parameter of two or more dimensions) and where the guide holds the weights as points, else ``"posterior"``.
 
     Raises:
-        ValueError: If the threshold is not strictly between 0 and 1.
+        ValueError: If the threshold is out of range or the name unknown.
     """
     if not 0.0 < threshold < 1.0:
         raise ValueError(f"shrinkage_below needs a threshold strictly between 0 and 1, not {threshold}")
-    return InclusionEvent("shrinkage", threshold=float(threshold))
+    if by not in _BY:
+        raise ValueError(f"shrinkage_below(by=...) takes 'fisher', 'posterior' or None, not {by!r}")
+    return InclusionEvent("shrinkage", threshold=float(threshold), by=cast("ShrinkageForm | None", by))
 
 
 def relative_threshold(threshold: float = 0.1) -> InclusionEvent:

@@ -104,6 +104,7 @@ class MCP(Hierarchy):
             "name": "MCP.from_paper",
             "arguments": {"lam": lam, "gamma": gamma, "data_size": data_size},
         }
+        self.full_kl = True
         return self
 
     def _declare(self, lam: float | None, gamma: float | None) -> None:

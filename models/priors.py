@@ -64,11 +64,6 @@ def _unit_gates(
     """`UnitGates` by plain settings: the strength of a `CostPressure` is `cost`, its shares have names of their own."""
     if cost is None and (cost_macs != 1.0 or cost_layers is not None):
         raise ValueError("cost_macs and cost_layers divide a pressure on the cost: give its strength too, cost=0.1")
-    if all(price is None for price in (kappa, log_gamma, cost, probability, beta)):
-        raise ValueError(
-            "the prior unit-gates needs the price of a unit, which has no default: give kappa, in nats per example "
-            "(0.002 for a small data set, 0.0002 for 60,000 examples), or log_gamma, cost, probability or beta"
-        )
     pressure = None if cost is None else CostPressure(cost, cost_macs, cost_layers)
     return UnitGates(
         log_gamma, kappa=kappa, cost=pressure, probability=probability, beta=beta, weight_scale=weight_scale,

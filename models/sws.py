@@ -66,6 +66,7 @@ class SWS(Hierarchy):
         total_xi, total_psi = xi * data_size, psi * data_size
         self._declare(lambda size, fan_in: total_xi, lambda size: total_psi)
         self.config = {"name": "SWS.from_paper", "arguments": {"xi": xi, "psi": psi, "data_size": data_size}}
+        self.full_kl = True
         return self
 
     def _declare(self, xi: Callable[[int, int], float], psi: Callable[[int], float]) -> None:

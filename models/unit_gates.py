@@ -29,10 +29,13 @@ class UnitGates:
     likelihood of all the data falls by more than log_gamma nats. Weights are points, whose decay is not multiplied by
     theta, so that those of a closed unit go to zero.
 
-    Give one of `log_gamma`, `kappa`, `cost`, `probability` and `beta`.
+    Give one of `log_gamma`, `kappa`, `cost`, `probability` and `beta`, or none: the price is then log N nats for N
+    data, kappa log(N) / N. A unit has weights by the dozen, of which the Bayesian information criterion would charge
+    log(N) / 2 each; log N, what it charges for two, is a price that units which do anything can pay
+    (docs/unit_gates.md).
 
     Args:
-        log_gamma: Price of a unit in nats of all the data, positive.
+        log_gamma: Price of a unit in nats of all the data, positive; default log N.
         kappa: The same in nats per datum, log_gamma / data_size.
         cost: A `CostPressure`: the expected cost of the network is itself the price.
         probability: A fixed pi in (0, 1) in place of the hyper-prior, for comparison: theta then stays off 0 and 1.
@@ -45,7 +48,7 @@ class UnitGates:
         start: theta at the start, in (0, 1]; default 0.9.
 
     Raises:
-        ValueError: If an argument is out of range, or not exactly one of the five prices is given.
+        ValueError: If an argument is out of range, or more than one of the five prices is given.
     """
 
     def __init__(
@@ -65,10 +68,10 @@ class UnitGates:
         weight_scale, layers, start = map(plain_number, (weight_scale, layers, start))  # JSON holds them in `config`
         prices = {"log_gamma": log_gamma, "kappa": kappa, "cost": cost, "probability": probability, "beta": beta}
         given = [name for name, value in prices.items() if value is not None]
-        if len(given) != 1:
+        if len(given) > 1:
             raise ValueError(
-                f"UnitGates takes exactly one of {', '.join(prices)}, not {' and '.join(given) or 'none'}: "
-                "write e.g. UnitGates(kappa=2e-4)"
+                f"UnitGates takes one of {', '.join(prices)}, not {' and '.join(given)}: write e.g. "
+                "UnitGates(kappa=2e-4)"
             )
         for name, value in (("log_gamma", log_gamma), ("kappa", kappa), ("weight_scale", weight_scale)):
             if value is not None and not (value > 0 and math.isfinite(value)):
@@ -104,7 +107,9 @@ class UnitGates:
             return Flattening(self.log_gamma)
         if self.probability is not None:
             return FixedProbability(self.probability)
-        return None if self.beta is None else BetaHyperPrior(*self.beta)
+        if self.beta is not None:
+            return BetaHyperPrior(*self.beta)
+        return None if self.cost is not None else Flattening(default_log_gamma(data_size))
 
     def weight_prior(self) -> Hierarchy:
         """Weight ~ Normal(0, weight_scale), a point under every guide that is not told otherwise."""
@@ -113,3 +118,8 @@ class UnitGates:
     def __repr__(self) -> str:
         given = ", ".join(f"{k}={v!r}" for k, v in self.config["arguments"].items() if v is not None)
         return f"UnitGates({given})"
+
+
+def default_log_gamma(data_size: int) -> float:
+    """The price of a unit that was given none, log N nats; as of three data for fewer, as log 1 would be no price."""
+    return math.log(max(data_size, 3))

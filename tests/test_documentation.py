@@ -12,6 +12,7 @@ from sklearn.datasets import load_diabetes
 from torch import nn
 
 import bayesprune as bp
+from bayesprune.inference import default_length
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,7 +24,15 @@ def code_blocks(name, epochs=1):
     return [re.sub(r"epochs=\d+", f"epochs={epochs}", block) for block in blocks]
 
 
+@pytest.fixture(autouse=True)
+def short_by_default(monkeypatch):
+    """Fits that are told no length have a few steps."""
+    monkeypatch.setattr(default_length, "PASSES", 3)
+    monkeypatch.setattr(default_length, "LEAST_STEPS", 30)
+
+
 @pytest.mark.filterwarnings("ignore:the noise of theta:UserWarning")  # a short fit
+@pytest.mark.filterwarnings("ignore:(all units of|.*units are dead):UserWarning")
 def test_the_readme_runs_from_top_to_bottom():
     blocks = code_blocks("README.md", epochs=3)
     assert len(blocks) == 3
@@ -102,6 +111,14 @@ def test_the_page_on_convergence_runs(declared):
     assert "not averaged" in declared["fit"].summary()["notes"][-1]  # one epoch is too few
 
 
+def test_the_page_on_the_kl_weight_runs():
+    space = {}
+    for block in code_blocks("docs/kl_weight.md"):
+        exec(compile(block, "docs/kl_weight.md", "exec"), space)
+    assert space["fit"].settings["kl_weight"] == 0.1 and space["fit"].settings["tempered"] is True
+    assert space["elbo"].settings["kl_weight"] == 1.0 and space["elbo"].settings["tempered"] is False
+
+
 def test_the_page_on_speed_runs():
     space = {}
     for block in code_blocks("docs/speed.md"):
@@ -118,6 +135,13 @@ def test_the_page_on_the_front_runs(tmp_path, monkeypatch):
         exec(compile(block, "docs/front.md", "exec"), space)
     assert space["result"].report.sparsity >= 0.9
     assert (tmp_path / "front.png").is_file() and (tmp_path / "runs" / "front" / "path.json").is_file()
+
+
+def test_the_page_on_tuning_runs():
+    space = {}
+    for block in code_blocks("docs/tuning.md"):
+        exec(compile(block, "docs/tuning.md", "exec"), space)
+    assert space["tuned"].trials and space["fit"].settings["kl_weight"] == space["tuned"].values["kl_weight"]
 
 
 def test_the_page_on_regression_runs():

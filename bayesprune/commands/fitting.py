@@ -13,6 +13,7 @@ from typing import Any
 from bayesprune.code_trust import absolute, repeating
 from bayesprune.commands.console import figure, percent, stdout
 from bayesprune.commands.showing_gates import what_is_left
+from bayesprune.commands.tuning import asked_tuning, fit_tuned, print_tuned
 from bayesprune.data import DATASETS, load_data
 from bayesprune.declaration import declare, resolve_prior
 from bayesprune.inference.fit import fit
@@ -29,10 +30,7 @@ from bayesprune.models.unit_gates import UnitGates
 from bayesprune.part_folder import writing_part
 from bayesprune.run_folder import summarise_run, write_rest
 
-EPOCHS = 30
-"""Passes over the training data unless said otherwise."""
-
-__all__ = ["fit_run", "parse_settings", "print_run", "remarks", "scores_line"]
+__all__ = ["fit_run", "objective_line", "parse_settings", "print_run", "remarks", "scores_line"]
 
 
 def parse_settings(pairs: Sequence[str], option: str = "--set") -> dict[str, Any]:
@@ -75,10 +73,12 @@ def fit_run(
     data_root: str | Path | None = None,
     seed: int = 0,
     epochs: int | None = None,
+    steps: int | None = None,
     width: float = 1.0,
     gating: Mapping[str, Any] | None = None,
     fresh: bool = False,
     progress: bool = False,
+    tune: Any = None,
     **how: Any,
 ) -> dict[str, Any]:
     """Fits what is named and writes a run folder, all of it or nothing.
@@ -98,12 +98,15 @@ def fit_run(
         weights: A safetensors file with the weights to start from; default random ones.
         data_root: Folder where a named data set is looked for first.
         seed: Of the first restart and of the validation split.
-        epochs: Passes over the training data; 0: none, `laplace_around` the network of `weights`. Default 30, or 0 for
-            the prior ``"reduction"`` with `weights`.
+        epochs: Passes over the training data; 0: none, `laplace_around` the network of `weights`. Default None: as
+            `bayesprune.fit`, or 0 for the prior ``"reduction"`` with `weights`.
+        steps: Steps of the optimizer, in place of `epochs`; default None.
         width: Multiplies the widths of the network's hidden layers; default 1.
         gating: Arguments of `Gating`, for the prior ``"unit-gates"``; default none.
         fresh: Whether what an earlier call has left is removed, and the fit begins anew; default False.
         progress: Whether to show a progress line; default False.
+        tune: Knobs that are tuned on validation data before the fit: `kl_weight` and settings of the prior, as texts of
+            ``--tune`` or as `bayesprune.tune` takes them; default none.
         how: Further arguments of `bayesprune.fit`: guide, restarts, ...
 
     Returns:
@@ -114,8 +117,8 @@ def fit_run(
         NonFiniteLossError: If the loss becomes NaN or infinite.
         OSError: If the folder cannot be written after all.
     """
-    if epochs is None:
-        epochs = 0 if prior == "reduction" and weights is not None else EPOCHS
+    if epochs is None and steps is None and prior == "reduction" and weights is not None:
+        epochs = 0
     if epochs == 0:
         _check_nothing_trained(weights, how)
     if weights is not None and how.get("standardise") is None:
@@ -125,6 +128,7 @@ def fit_run(
         how["gating"] = _gating(gating or {})
     elif gating:
         raise ValueError(f"--gating is about the gates of --prior unit-gates, which {prior} has not: leave it out")
+    tuning = None if tune is None else asked_tuning(tune, prior, settings or {}, epochs)
     name = data if data in DATASETS else str(expanded(data).absolute())
     root = None if data_root is None else str(expanded(data_root).absolute())
     begins_at = None if weights is None else expanded(weights)
@@ -132,27 +136,29 @@ def fit_run(
         "data": data if data in DATASETS else os.path.realpath(name), "network": absolute(network), "width": width,
         "network_code": _code_of(network), "prior": absolute(prior), "prior_settings": dict(settings or {}),
         "on": on and list(on), "guide": how.get("guide"), "seed": seed, "likelihood": likelihood, "epochs": epochs,
+        "steps": steps,
         "weights": None if begins_at is None else f"{os.path.realpath(begins_at)}, content {_content(begins_at)}",
         **{key: value for key, value in how.items() if key != "callbacks"}, "gating": dict(gating or {}),
+        "tune": None if tuning is None else tuning.knobs,
     }  # fmt: skip
     _refuse_infinity(asked)
     with writing_part(out, asked, fresh) as part:
         splits = load_data(name if Path(name).exists() else data, seed=seed, root=root)
         declaration = declare(splits, network, prior, settings, on, likelihood, width)
         model = declaration.model(seed, begins_at)
+        tuned = None
         if epochs == 0:
             fitted = laplace_around(model, splits.train)
         else:
-            fitted = fit(
-                model,
-                splits.train,
-                epochs=epochs,
-                validation=splits.validation if len(splits.validation[0]) else None,
-                seed=seed,
-                progress=progress,
-                checkpoint=part.state,
-                **{**how, "callbacks": [*how.get("callbacks", ()), part.watcher]},
-            )
+            validation = splits.validation if len(splits.validation[0]) else None
+            arguments = {
+                "epochs": epochs, "steps": steps, "validation": validation, "seed": seed, "progress": progress, **how,
+                "callbacks": [*how.get("callbacks", ()), part.watcher],
+            }  # fmt: skip
+            if tuning is None:
+                fitted = fit(model, splits.train, checkpoint=part.state, **arguments)
+            else:
+                fitted, declaration, tuned = fit_tuned(tuning, declaration, splits, begins_at, part, arguments)
         with part.filled() as folder:
             with naming(folder, part.folder):
                 write_fit(fitted, folder)
@@ -165,7 +171,9 @@ def fit_run(
                 data_root=root,
                 starting_weights=None if begins_at is None else str(begins_at.absolute()),
                 gating_settings=dict(gating or {}) if isinstance(declared, UnitGates) else None,
+                tuned=None if tuned is None else tuned.rows(),
             )
+            summary["notes"] += [] if tuned is None else tuned.notes
             with naming(folder, part.folder):
                 write_rest(folder, fitted, summary)
     return summary
@@ -229,7 +237,7 @@ def print_run(run: Path, summary: Mapping[str, Any]) -> None:
         lines.append(f"median-probability sparsity {percent(median, 2)} ({', '.join(summary['kinds'])})")
     if summary["units"] is not None:
         lines.append(what_is_left(summary))
-    lines.append(f"{summary['converged']}: {summary['convergence']}")
+    lines += [objective_line(summary), f"{summary['converged']}: {summary['convergence']}"]
     lines += remarks(summary)
     prune = "--sparsity 0.95" if median is None else "--min-inclusion 0.5"
     if "path" in summary:  # where something was trained
@@ -239,6 +247,7 @@ def print_run(run: Path, summary: Mapping[str, Any]) -> None:
     lines.append(
         f"next: bayesprune show {run} --plots{again}; bayesprune prune {run} {prune}{again} --out {run}-pruned"
     )
+    print_tuned(summary)
     for line in lines:
         stdout().print(line, soft_wrap=True)
 
@@ -257,10 +266,30 @@ def scores_line(summary: Mapping[str, Any]) -> str:
     return ", ".join(part for part in parts if part) or "no score"
 
 
+def objective_line(summary: Mapping[str, Any]) -> str:
+    """What was maximised, and what the fit chose of it by itself."""
+    line = "not tempered, the ELBO"
+    if summary["tempered"]:
+        line = f"tempered, KL weight {figure(summary.get('kl_weight'))} (1 is the ELBO: --kl-weight 1)"
+    if summary["elbo"] is not None:
+        line += f", ELBO {summary['elbo']:,.0f} nats"
+    told = {
+        "steps": f"{summary.get('steps') or 0:,} steps",
+        "kl_weight": f"KL weight {figure(summary.get('kl_weight'))}",
+        "kl_warmup": f"fade-in over {figure(summary.get('kl_warmup'))} of the steps",
+    }
+    chosen = [told[name] for name in summary.get("chosen", ()) if name in told]
+    return f"objective: {line}{'; chosen by rule: ' if chosen else ''}{', '.join(chosen)}"
+
+
 def remarks(summary: Mapping[str, Any]) -> list[str]:
     """What a user should know besides, a line each."""
     lines = [f"note: {note}" for note in summary["notes"]]
-    if summary["collapsed"]:
+    # Notes of earlier versions do not say it; one that does is a sentence, and no bare name.
+    said = any(name in note != name for name in summary["collapsed"] for note in summary["notes"])
+    if summary["collapsed"] and not said:
         empty = ", ".join(summary["collapsed"])
         lines.append(f"note: nothing is left of {empty}: fit longer, or declare a prior of more density")
+    if summary.get("batch_normalisation") is not None:  # runs of earlier versions do not say
+        lines.append(f"batch normalisation: {summary['batch_normalisation']}")
     return lines

@@ -20,7 +20,10 @@ from bayesprune.commands.input_scaling import input_scaling, scaled_like_trainin
 from bayesprune.commands.pruning import COMPACT_FILE, PLAN_FILE, WEIGHTS_FILE
 from bayesprune.data_files import ARRAY_ERRORS, reason_of
 from bayesprune.declaration import make_network
+from bayesprune.inference.batch_normalisation import tracked_layers
+from bayesprune.inference.outputs_at import outputs_at
 from bayesprune.inference.predictive_intervals import intervals_at
+from bayesprune.inference.result import Fit
 from bayesprune.models.compact import cut
 from bayesprune.models.export_trace import run_traced, trace
 from bayesprune.models.files.json_file import damaged, need, read_json
@@ -141,6 +144,7 @@ def predict_file(
     else:
         done = "taken as standardised like the training data"
     tensor = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float64))
+    notes: tuple[str, ...] = ()
     if pruned:
         made, likelihood = load_pruned(source, trust_code, network, prior)
         outputs, sd = _by_network(made, tensor, batch_size), None
@@ -153,6 +157,7 @@ def predict_file(
         weights = COMPACT_FILE if is_compact else WEIGHTS_FILE
     else:
         fit = load_run(source, trust_code, network, prior)
+        notes = _with_inputs(fit, source, data_root)
         found = fit.predict(tensor, draws if draws is not None else DRAWS, restart or 0, batch_size)
         mean, sd = found.mean, found.sd if len(found.draws) > 1 else None
         likelihood = fit.restarts[restart or 0].model.likelihood
@@ -165,11 +170,25 @@ def predict_file(
     for predictions in (mean, sd, *(ends or ())):
         _require_finite(predictions, source / weights, inputs)
     lower, upper = (None, None) if ends is None else (ends[0].numpy(), ends[1].numpy())
-    spread = None if sd is None else sd.numpy()
-    predicted = Predicted(mean.numpy(), spread, _classes(likelihood, mean), lower, upper, by, done, _notes(x))
+    spread, said = None if sd is None else sd.numpy(), _notes(x) + notes
+    predicted = Predicted(mean.numpy(), spread, _classes(likelihood, mean), lower, upper, by, done, said)
     with new_file(out) as staged:
         (_write_npz if out.suffix == ".npz" else _write_csv)(staged, predicted)
     return predicted
+
+
+def _with_inputs(fit: Fit, run: Path, data_root: str | Path | None) -> tuple[str, ...]:
+    """Gives a fit with batch normalisation the run's training inputs; a note where they cannot be had."""
+    if not tracked_layers(fit.model.network):
+        return ()
+    try:
+        fit.keep_inputs(run_data(run, data_root).train)
+    except (ValueError, OSError) as problem:
+        return (
+            "batch normalisation has the running statistics of the training, which are not those of a draw, as the "
+            f"training data are not at hand: {problem}",
+        )
+    return ()
 
 
 def print_predicted(source: Path, out: Path, predicted: Predicted) -> None:
@@ -267,7 +286,7 @@ def _load_exported(network: nn.Module, state: Mapping[str, Tensor], example: Ten
 def _by_network(network: nn.Module, x: Tensor, batch_size: int) -> Tensor:
     x = x.to(next(network.parameters()).dtype)
     try:
-        return torch.cat([network(part) for part in x.split(batch_size)])
+        return outputs_at(network, {}, x, batch_size)
     except (RuntimeError, ValueError) as problem:
         reason = first_line(problem)
         raise ValueError(f"the network does not take inputs of shape {tuple(x.shape)} ({reason})") from problem

@@ -115,6 +115,7 @@ def prune_run(
             fit, sparsity=sparsity, min_inclusion=min_inclusion, per=per, criterion=criterion, restart=restart,
             data=splits.train,
         )  # fmt: skip
+    fit.keep_inputs(splits.train)  # so that the scores before are with the statistics of each draw
     small, saved = compacted(result, splits.train[0], latency, round_to) if compact else (None, {})
     before = fit.score(*splits.test, restart=restart)
     after = plain_scores(result.network, result.likelihood, *splits.test)
@@ -134,6 +135,7 @@ def prune_run(
         **{f"test_{name}_after": value for name, value in after.items()},
         "per_tensor": report.per_tensor,
         "batch_normalisation": report.batch_normalisation,
+        "notes": list(report.notes),
         **dict.fromkeys(KEYS),
         **saved,
         "onnx": None if onnx is None else str(onnx.absolute()),
@@ -202,6 +204,8 @@ def print_pruned(out: Path, summary: Mapping[str, Any]) -> None:
             console.print(f"test {words} {before} before, {after} after")
     if summary["batch_normalisation"] is not None:
         console.print(f"batch normalisation: {summary['batch_normalisation']}")
+    for note in summary["notes"]:
+        console.print(f"note: {note}", soft_wrap=True)
     for line in compact_lines(summary):
         console.print(line, soft_wrap=True)
     files = [WEIGHTS_FILE, MASKS_FILE, "summary.json"]

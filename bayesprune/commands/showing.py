@@ -13,7 +13,7 @@ from torch import Tensor
 from bayesprune.analysis.layer_table import layer_table
 from bayesprune.code_trust import CodeNotTrusted
 from bayesprune.commands.console import figure, percent, print_lines, stdout
-from bayesprune.commands.fitting import remarks, scores_line
+from bayesprune.commands.fitting import objective_line, remarks, scores_line
 from bayesprune.commands.showing_gates import gate_lines, what_is_left
 from bayesprune.commands.showing_progress import show_progress
 from bayesprune.inference.paths import PathReport
@@ -84,7 +84,9 @@ def show_run(
     print_lines(console, str(layer_table(fit)))
     if plots:
         try:
-            data = run_data(run).test
+            splits = run_data(run)
+            data = splits.test
+            fit.keep_inputs(splits.train)
         except (ValueError, OSError) as problem:  # the other plots do not need the data
             console.print(f"no plot of calibration: {problem}", soft_wrap=True)
             data = None
@@ -119,8 +121,7 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         median = percent(found["median_probability_sparsity"], 2)
         undecided = f"{percent(found['undecided'], 2)} of the probabilities lie in (0.05, 0.95)"
         lines.append(("inclusion", f"median-probability sparsity {median} ({', '.join(found['kinds'])}); {undecided}"))
-    elbo = "" if found["elbo"] is None else f", ELBO {found['elbo']:,.0f} nats"
-    lines.append(("objective", ("tempered" if found["tempered"] else "not tempered") + elbo))
+    lines.append(("objective", objective_line(found).removeprefix("objective: ")))
     lines.append(("convergence", f"{found['converged']}: {found['convergence']}"))
     if "path" in found:  # runs of earlier versions have none
         lines.append(("path", str(PathReport(**found["path"]))))

@@ -15,7 +15,8 @@ from rich.table import Table
 from bayesprune.commands.console import figure, percent, stdout, table
 from bayesprune.commands.showing_gates import progress_gate_lines
 from bayesprune.inference.trace_file import TRACE_FILE, UNREADABLE, RunningFit, read_progress, read_trace
-from bayesprune.part_folder import what_is_kept
+from bayesprune.inference.trials import trials_kept
+from bayesprune.part_folder import TUNING_FOLDER, what_is_kept
 from bayesprune.run_folder import PLOTS_FOLDER
 
 __all__ = ["show_progress"]
@@ -104,6 +105,8 @@ def _kept(folder: Path, restarts: int) -> list[tuple[str, str]]:
     except ValueError as problem:
         return [("kept", str(problem))]
     if kept is None:
+        if trials := trials_kept(folder / TUNING_FOLDER):
+            return [("kept", f"trials of --tune, {trials} so far: the same command goes on there")]
         return [("kept", "no state of training: the same command begins anew")]
     if kept.finished and kept.restart + 1 == restarts:
         return [("kept", "the fit, which is done: the same command scores and writes it")]

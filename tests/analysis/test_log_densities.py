@@ -51,10 +51,17 @@ def test_likelihoods_are_those_of_the_network_in_evaluation_mode(digits):
     own = {**dict(densities.one.model.network.named_parameters()), **weights}
     hidden = x.double() @ own["0.weight"].T + own["0.bias"]
     norm = densities.one.model.network[1]
-    hidden = (hidden - norm.running_mean) / (norm.running_var + norm.eps).sqrt() * norm.weight + norm.bias
-    logits = hidden @ own["3.weight"].T + own["3.bias"]
-    expected = logits.log_softmax(dim=1)[torch.arange(300), y]
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+    def expected(mean, variance):
+        normal = (hidden - mean) / (variance + norm.eps).sqrt() * norm.weight + norm.bias
+        return (normal @ own["3.weight"].T + own["3.bias"]).log_softmax(dim=1)[torch.arange(300), y]
+
+    own_statistics = expected(hidden.mean(0), hidden.var(0))
+    torch.testing.assert_close(found, own_statistics, rtol=1e-10, atol=1e-10)
+    running = expected(norm.running_mean, norm.running_var)  # control: those of the draws of the last steps
+    assert float((found - running).detach().abs().max()) > 0.1
+    fit.inputs = None
+    torch.testing.assert_close(LogDensities(fit, 0).likelihoods(weights, x, y), running, rtol=1e-10, atol=1e-10)
     assert found.dtype == torch.float64
 
 

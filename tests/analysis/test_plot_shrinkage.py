@@ -13,6 +13,8 @@ import bayesprune as bp
 def test_histograms_and_effective_numbers_are_those_of_the_factors(horseshoe, panel):
     fit = copy.deepcopy(horseshoe)
     one = fit.restarts[1]
+    for prior in one.model.priors.values():
+        prior.hierarchy.included = bp.shrinkage_below(0.5, by="fisher")
     one.fisher = {name: 300 * information for name, information in one.fisher.items()}  # so that factors are spread
     figure = bp.plot_shrinkage(fit, restart=1, draws=50)
     # By the definition, from the same draws.
@@ -33,6 +35,13 @@ def test_histograms_and_effective_numbers_are_those_of_the_factors(horseshoe, pa
         assert np.count_nonzero(counts) > 10
         assert axis.get_title(loc="left") == f"{name}: {(1 - kappa).sum():,.0f} of {kappa.size:,}"
         assert axis.lines[0].get_xdata()[0] == 0.5  # the event's threshold
+        assert axis.get_xlabel() == "shrinkage factor by the Fisher information"
+
+
+def test_in_a_network_the_factors_are_those_of_the_posterior(horseshoe, panel):
+    figure = bp.plot_shrinkage(horseshoe, draws=5)
+    name = next(iter(horseshoe.model.priors))
+    assert panel(figure, f"{name}: ").get_xlabel() == "shrinkage factor by the posterior"
 
 
 def test_a_map_has_factors_too(halo, panel):

@@ -162,7 +162,7 @@ def test_unlike_events_are_named_in_their_own_panels(convolution):
     figure = plot_inclusion(convolution)
     assert figure.get_suptitle() == "Inclusion probabilities"
     texts = [text.get_text() for axis in figure.axes for text in axis.texts]
-    assert texts == ["z = 1 (atom)", "shrinkage factor < 0.5 (shrinkage)"]
+    assert texts == ["z = 1 (atom)", "shrinkage factor by the posterior < 0.5 (shrinkage)"]
 
 
 def test_a_map_is_refused_in_the_words_of_the_fit(halo):

@@ -259,8 +259,7 @@ def test_a_width_for_a_network_of_ones_own_is_refused(refused, networks_file, tm
 @pytest.mark.parametrize(
     ("settings", "more", "sentence"),
     [
-        ((), (), "needs the price of a unit, which has no default: give kappa"),
-        (("kappa=1", "log_gamma=1"), (), "exactly one of"),
+        (("kappa=1", "log_gamma=1"), (), "UnitGates takes one of"),
         (("kappa=0",), (), "must be positive, not 0"),
         (("kappa=1", "layers=True"), (), "layers of the prior unit-gates takes true or false, not 'True'"),
         (("kappa=1", "layers=true"), (), "the network has none"),

@@ -123,7 +123,6 @@ def test_epochs_and_steps_are_two_ways_of_saying_how_long():
     assert by_epochs.settings["steps"] == 6 and by_epochs.settings["epochs"] == by_steps.settings["epochs"] == 2
     assert fitted(steps=4).trace.sizes["epoch"] == 2
     for wrong in (
-        {"steps": None},
         {"epochs": 2, "steps": 2},
         {"steps": 0},
         {"epochs": 0, "steps": None},
@@ -286,15 +285,20 @@ def test_the_warm_up_of_the_kl_ends_at_exactly_one(share):
         def on_step(self, state):
             weights.append(state.kl_weight)
 
-    result = fitted(callbacks=[Look()], steps=20, kl_warmup=share)
+    result = fitted(callbacks=[Look()], steps=20, kl_warmup=share, kl_weight=1)
     assert weights == sorted(weights) and weights[-1] == 1.0
     assert (weights[0] == 1.0) == (share == 0.0)
     assert result.settings["tempered"] is False
-    assert result.settings["kl_warmup"] == (0.2 if share is None else share)
+    assert result.settings["kl_warmup"] == (0.6 if share is None else share)
 
 
-def test_a_map_has_no_warm_up_unless_asked():
-    assert fitted(guide="map").settings["kl_warmup"] == 0.0
+def test_what_nobody_gave_is_said_to_be_chosen():
+    told = fitted(guide="map", kl_warmup=0.0, kl_weight=1.0)
+    assert told.settings["chosen"] == [] and told.settings["tempered"] is False
+    left = fitted(guide="map", steps=None)
+    assert left.settings["chosen"] == ["steps", "kl_weight", "kl_warmup"]
+    assert (left.settings["steps"], left.settings["kl_weight"], left.settings["kl_warmup"]) == (2502, 0.1, 0.6)
+    assert left.settings["epochs"] == 834 and left.settings["tempered"] is True
 
 
 def test_a_tempered_objective_is_called_so():
@@ -387,7 +391,7 @@ def test_the_trace_has_its_documented_variables_and_shapes():
 
 
 def test_the_trace_tells_the_truth():
-    result = fitted(steps=3, kl_warmup=0.0)
+    result = fitted(steps=3, kl_warmup=0.0, kl_weight=1.0)
     row = result.trace.isel(restart=0, epoch=0)
     assert float(row["loss"]) == pytest.approx(float(row["kl"]) - float(row["expected_log_likelihood"]), rel=1e-6)
     assert float(result.trace["negative_elbo"].mean()) == pytest.approx(float(row["loss"]), rel=1e-6)

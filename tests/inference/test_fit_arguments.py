@@ -84,7 +84,7 @@ class Stream(IterableDataset):
         ({"learning_rate": float("nan")}, "learning_rate must be a finite number"),
         ({"kl_weight": -1.0}, "kl_weight must not be negative, not -1.0"),
         ({"kl_weight": float("nan")}, "kl_weight must be a finite number, not nan"),
-        ({"kl_weight": None}, "kl_weight must be a finite number, not None"),
+        ({"kl_weight": "all"}, "kl_weight must be a finite number, not 'all'"),
         ({"kl_warmup": "long"}, "kl_warmup must be a finite number, not 'long'"),
         ({"kl_warmup": float("nan")}, "kl_warmup must be a finite number"),
         ({"clip": "tight"}, "clip must be a finite number, not 'tight'"),

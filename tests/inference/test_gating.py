@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 
 import numpy as np
 import pytest
@@ -404,8 +405,7 @@ def test_residual_branches_leave_while_a_fit_runs():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, r"takes exactly one of log_gamma, kappa, cost, probability, beta, not none"),
-        ({"log_gamma": 2.0, "kappa": 0.1}, r"exactly one of .*, not log_gamma and kappa"),
+        ({"log_gamma": 2.0, "kappa": 0.1}, r"takes one of log_gamma, kappa, .*, not log_gamma and kappa"),
         ({"log_gamma": 0.0}, r"log_gamma=...\) must be positive, not 0.0: a price of zero or less"),
         ({"log_gamma": -1.0}, r"log_gamma=...\) must be positive, not -1.0"),
         ({"kappa": float("inf")}, r"kappa=...\) must be positive, not inf"),
@@ -418,6 +418,14 @@ def test_residual_branches_leave_while_a_fit_runs():
 def test_a_declaration_out_of_range_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         bp.UnitGates(**arguments)
+
+
+def test_a_unit_costs_log_n_nats_where_no_price_is_given():
+    for size in (3, 1294, 60_000):
+        pressure, given = bp.UnitGates().pressure(size), bp.UnitGates(log_gamma=math.log(size)).pressure(size)
+        assert pressure == given
+    assert bp.UnitGates().pressure(1) == bp.UnitGates().pressure(3)  # log 1 would be no price
+    assert bp.UnitGates(cost=bp.CostPressure(0.1)).pressure(1294) is None  # the cost is the price
 
 
 @pytest.mark.parametrize(

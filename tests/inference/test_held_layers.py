@@ -254,4 +254,5 @@ def test_units_are_cut_out_of_frozen_normalisation_after_a_fit(by):
     assert layer.weight.shape == layer.bias.shape and 0 < len(layer.weight) < 6
     assert not layer.weight.requires_grad and not layer.bias.requires_grad
     assert small.network[3].weight.requires_grad and small.network[0].weight.requires_grad  # control
-    assert torch.allclose(small.network(X), pruned.network(X), atol=1e-5)
+    # In double: a unit without weights has no variance, and normalisation makes 300 times of its rounding errors.
+    assert torch.allclose(small.network.double()(X.double()), pruned.network.double()(X.double()), atol=1e-7)

@@ -1,0 +1,135 @@
+"""Remedies: which setting to turn, and to what value, where a fit came to little.
+
+The three settings of the engine that mend most (a floor of steps, a long fade-in of the prior, a KL weight of a tenth:
+measured over all ready priors) come first, then the prior's own knob. Names are those of `fit` and of its command line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bayesprune.models.plain_numbers import plain_number
+
+if TYPE_CHECKING:
+    from bayesprune.inference.result import Fit
+
+__all__ = ["Remedies"]
+
+STEPS = 2500
+"""Steps below which more of them is part of every remedy."""
+FEW = 1000
+"""Steps below which time alone may decide on inclusion."""
+FAST, RATE = 0.01, 1e-3
+"""Rates of Adam above the first are too fast for most networks; the default."""
+FADE = 0.6
+"""Share of the steps over which the prior is best faded in."""
+TEMPERED = 0.1
+"""The KL weight with which every ready prior learns."""
+_WEAKER = {
+    "HALO": ("kappa", 0.1), "SWS": ("kappa", 0.1), "MCP": ("lam", 0.1), "L0HardConcrete": ("lam", 0.1),
+    "Laplace": ("scale", 10.0), "Gaussian": ("sd", 10.0), "Reduction": ("sd", 10.0),
+    "SpikeAndSlab": ("expected_density", 10.0), "ContinuousSpikeAndSlab": ("expected_density", 10.0),
+    "Horseshoe": ("expected_density", 10.0), "RegularisedHorseshoe": ("expected_density", 10.0),
+}  # fmt: skip
+"""Of each ready prior the setting that says how strong it is, and by what it is multiplied to make it weaker."""
+_PRICES = ("kappa", "log_gamma")
+_LARGEST = {"expected_density": 0.5}
+
+
+@dataclass(frozen=True)
+class Remedies:
+    """What to do about one fit.
+
+    Args:
+        fit: The fit.
+    """
+
+    fit: Fit
+
+    def less_prior(self) -> str:
+        """What lets the data say more."""
+        knob, engine = self._knob(weaker=True), self._engine()
+        if self.fit.model.gates is not None and knob is not None:
+            return _sentence([knob], [" and ".join(engine)] if engine else [])
+        weight = self._weight()
+        engine = [f"kl_weight={TEMPERED if weight > TEMPERED else 0.1 * weight:g}", *engine]
+        return _sentence(engine, [] if knob is None else [knob], "tune kl_weight")
+
+    def more_prior(self) -> str:
+        """What keeps the data's noise out."""
+        weight, knob = self._weight(), self._knob(weaker=False)
+        engine = [f"kl_weight={1.0 if weight < 1.0 else 10.0 * weight:g}"]
+        return _sentence(engine, [] if knob is None else [knob], "tune kl_weight")
+
+    def sharper_prior(self) -> str:
+        """What makes the prior decide where the data do not."""
+        knob = self._knob(weaker=False)
+        if 0 < (self.fit.settings.get("steps") or 0) < FEW:
+            return self.longer()
+        return _sentence([f"kl_weight={0.1 * self._weight():g}"] if knob is None else [knob], [])
+
+    def longer(self) -> str:
+        """More steps."""
+        return f"give {self._more_steps()}"
+
+    def slower(self) -> str:
+        """A smaller learning rate."""
+        rate = self.fit.settings.get("learning_rate")
+        rate = rate if isinstance(rate, (int, float)) else RATE
+        return f"give learning_rate={RATE if rate > FAST else 0.1 * rate:g}, or schedule='cosine'"
+
+    def gentler_gates(self) -> str:
+        """What lets units leave later."""
+        report = (self.fit.settings.get("gating") or [{}])[0]
+        rate = report.get("step")
+        smaller = [f"Gating(step={0.25 * rate:.3g}) in place of {rate:.3g}"] if isinstance(rate, (int, float)) else []
+        return _sentence([self._more_steps()], smaller)
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    def _weight(self) -> float:
+        weight = self.fit.settings.get("kl_weight")
+        return float(weight) if isinstance(weight, (int, float)) and weight > 0 else 1.0
+
+    def _engine(self) -> list[str]:
+        """Fade-in and length, where they are short, and the learning rate where it is large."""
+        settings = self.fit.settings
+        warmup, rate = settings.get("kl_warmup"), settings.get("learning_rate")
+        short = isinstance(warmup, (int, float)) and warmup < FADE
+        fast = settings.get("optimizer") == "adam" and isinstance(rate, (int, float)) and rate > FAST
+        faded = [f"kl_warmup={FADE:g}"] if short else []
+        return [*faded, *([f"learning_rate={RATE:g}"] if fast else []), *self._longer()]
+
+    def _longer(self) -> list[str]:
+        steps = self.fit.settings.get("steps") or 0
+        return [self._more_steps()] if 0 < steps < STEPS else []
+
+    def _more_steps(self) -> str:
+        return f"steps={max(STEPS, 2 * int(self.fit.settings.get('steps') or 0))}"
+
+    def _knob(self, weaker: bool) -> str | None:
+        """The prior's own knob with a value, where it has one as a number."""
+        gates, turn = self.fit.model.gates, 0.1 if weaker else 10.0
+        if gates is not None:
+            arguments = gates.declaration.config["arguments"]
+            for price in _PRICES:
+                if arguments.get(price) is not None:
+                    return f"{price}={plain_number(arguments[price]) * turn:.3g}"
+            cost = gates.declaration.cost
+            return None if cost is None else f"cost={cost.strength * turn:.3g}"
+        for prior in self.fit.model.priors.values():
+            config: dict[str, Any] = getattr(prior.hierarchy, "config", None) or {}
+            name, factor = _WEAKER.get(str(config.get("name")), (None, 1.0))
+            value = (config.get("arguments") or {}).get(name)
+            if name is not None and isinstance(value, (int, float)):
+                turned = value * (factor if weaker else 1.0 / factor)
+                turned = min(turned, _LARGEST.get(name, turned))
+                return f"{name}={turned:.3g}" if turned != value else None
+        return None
+
+
+def _sentence(together: list[str], instead: list[str], *more: str) -> str:
+    """`give A, B and C, or D, or --tune`."""
+    joined = together[0] if len(together) == 1 else f"{', '.join(together[:-1])} and {together[-1]}"
+    return ", or ".join([f"give {joined}", *instead, *(f"let --{one} choose" for one in more)])

@@ -1,0 +1,63 @@
+"""The default KL weight and fade-in follow the rule that the docs state, and no fit is tempered that must not be."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+from bayesprune.inference.default_kl_weight import default_kl_warmup, default_kl_weight
+from bayesprune.inference.guides import Guide
+from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.gaussian import Gaussian
+from bayesprune.models.halo import HALO
+from bayesprune.models.hierarchy import Hierarchy
+from bayesprune.models.mcp import MCP
+from bayesprune.models.sws import SWS
+from bayesprune.models.unit_gates import UnitGates
+
+
+def declared(data_size, prior=None, patterns=("*.weight",)):
+    network = nn.Sequential(nn.Linear(4, 10), nn.Tanh(), nn.Linear(10, 6))  # 100 weights
+    return BayesianNetwork(network, dict.fromkeys(patterns, prior or Gaussian()), data_size=data_size)
+
+
+@pytest.mark.parametrize(
+    ("data_size", "weight"),
+    [(1, 0.1), (99, 0.1), (101, 0.1), (250, 0.25), (555, 0.56), (999, 1.0), (1000, 1.0), (10**6, 1.0)],
+)
+def test_it_is_a_tenth_up_to_one_datum_a_weight_and_the_elbo_from_ten_on(data_size, weight):
+    assert default_kl_weight(declared(data_size)) == weight
+
+
+def test_a_single_tensor_under_a_prior_is_never_tempered():
+    linear = BayesianNetwork(nn.Linear(1000, 1), {"weight": Gaussian()}, data_size=10)
+    assert default_kl_weight(linear) == 1.0
+    assert default_kl_weight(declared(10, patterns=("2.weight",))) == 1.0  # the last layer of a network
+    assert default_kl_weight(declared(10)) == 0.1  # the same network, all of it
+
+
+def test_constants_of_a_paper_weigh_what_they_say():
+    for stated in (
+        HALO.from_paper(1e-4, 1e-4, data_size=50), MCP.from_paper(1e-4, 2.0, data_size=50),
+        SWS.from_paper(1e-4, 1e-4, data_size=50),
+    ):  # fmt: skip
+        model = declared(50, stated)
+        assert default_kl_weight(model) == 1.0 and default_kl_warmup(model, Guide(model, "map")) == 0.0
+    for ours in (HALO(), MCP(), SWS()):
+        model = declared(50, ours)
+        assert default_kl_weight(model) == 0.1 and default_kl_warmup(model, Guide(model, None)) == 0.6
+
+
+def test_gates_of_units_have_their_price_and_wait_by_themselves():
+    network = nn.Sequential(nn.Linear(4, 10), nn.ReLU(), nn.Linear(10, 6))
+    gated = BayesianNetwork(network, {}, data_size=20, gates=UnitGates(), example_input=torch.zeros(1, 4))
+    assert default_kl_weight(gated) == 1.0 and default_kl_warmup(gated, Guide(gated, None)) == 0.0
+
+
+def test_a_prior_of_ones_own_is_tempered_like_a_ready_one_and_a_mean_field_fades_in_like_a_map():
+    own = Hierarchy(weight=dist.Normal(0.0, 1.0))
+    model = declared(50, own)
+    assert default_kl_weight(model) == 0.1
+    assert default_kl_warmup(model, Guide(model, "meanfield")) == default_kl_warmup(model, Guide(model, "map")) == 0.6
