@@ -301,6 +301,12 @@ def _compare(model: BayesianNetwork, declared: dict[str, Any], path: Path) -> No
                 f"the prior on {pattern} has changed since {path} was fitted: restore the declaration it was fitted "
                 f"with ({printed})"
             )
+    likelihood = model.likelihood.config()
+    if likelihood != declared["likelihood"]:
+        raise ValueError(
+            f"{path} was fitted with the likelihood {declared['likelihood']}, but the model has {likelihood}: "
+            "declare the same"
+        )
     gates = None if model.gates is None else model.gates.declaration.config
     if gates != declared.get("gates"):
         raise ValueError(

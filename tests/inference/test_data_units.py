@@ -350,3 +350,25 @@ def test_units_stay_where_gates_remove_others(tmp_path):
     small = result.compact(x[:2])
     assert small.report.parameters_after < small.report.parameters_before
     torch.testing.assert_close(small.network(x), result.network(x), rtol=1e-4, atol=1e-3)
+
+
+class Own(Normal):
+    """A likelihood of one's own."""
+
+    name = "own"
+
+
+def test_a_likelihood_of_ones_own_is_loaded_with_its_model(tmp_path):
+    x, y = raw()
+    found = fit(declared(Own()), (x, y), **HOW)
+    assert found.settings["standardised"]["targets"] is True
+    found.save(tmp_path / "fit")
+    again = Fit.load(tmp_path / "fit", model=declared(Own()))
+    assert again.score(x, y) == found.score(x, y)
+    with pytest.raises(ValueError, match="fitted with the likelihood .*'own'.*but the model has .*'normal'"):
+        Fit.load(tmp_path / "fit", model=declared(Normal()))
+    ready = make_ready("lenet-300-100", (4,), 1, 0.02)
+    found = fit(BayesianNetwork(ready, {"*.weight": Gaussian()}, Own(), SIZE), (x, y), **HOW)
+    found.save(tmp_path / "ready")
+    with pytest.raises(ValueError, match=r"code of your own \(the likelihood 'own'\), which is not stored"):
+        Fit.load(tmp_path / "ready")
