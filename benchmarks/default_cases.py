@@ -24,7 +24,7 @@ import bayesprune as bp
 from bayesprune.data import DataSplits
 from bayesprune.declaration import resolve_prior
 from bayesprune.inference.schedules import hold_then_cosine
-from bayesprune.models.likelihoods import LIKELIHOODS
+from bayesprune.models.likelihood_names import likelihood_class
 from bayesprune.models.networks import make_ready
 
 RATE, BATCH = 1e-3, 128
@@ -60,7 +60,7 @@ class Case:
         made = resolve_prior(prior, {}, size)
         network, likelihood = (
             self.start(splits, seed),
-            LIKELIHOODS["normal" if splits.classes is None else "categorical"](),
+            likelihood_class("normal" if splits.classes is None else "categorical")(),
         )
         if isinstance(made, bp.UnitGates):
             example = torch.zeros(1, *splits.input_shape)
