@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from bayesprune.inference.guides import Guide
+from bayesprune.inference.guides import Guide, GuideChoice, assign_families
 from bayesprune.models.bayesian_network import BayesianNetwork
 
 __all__ = ["DATA_PER_WEIGHT", "FADE_IN", "LEAST_WEIGHT", "default_kl_warmup", "default_kl_weight"]
@@ -24,7 +24,7 @@ FADE_IN = 0.6
 """Share of the steps over which the KL term fades in."""
 
 
-def default_kl_weight(model: BayesianNetwork) -> float:
+def default_kl_weight(model: BayesianNetwork, guide: GuideChoice = None) -> float:
     """The KL weight by default: 1, or less for networks of many weights.
 
     It is N / (10 D), between 0.1 and 1, for N data and D weights with a prior, rounded to two digits: 0.1 for every
@@ -32,13 +32,16 @@ def default_kl_weight(model: BayesianNetwork) -> float:
 
     * where one tensor alone has a prior (a linear model, or a network's last layer), whose posterior is found well;
     * where units have gates, whose price is stated by itself;
-    * where a prior states constants of a paper (``full_kl``), which say what they weigh.
+    * where a prior states constants of a paper (``full_kl``), which say what they weigh;
+    * where all weights are points and the likelihood learns the scale of its noise: points that follow the data shrink
+      the noise, which makes the data weigh more, until it is nothing.
 
     Args:
         model: The model.
+        guide: As `fit` takes it; default None: each prior's own.
     """
     priors = model.priors.values()
-    if model.gates is not None or len(priors) <= 1 or _states_constants(model):
+    if model.gates is not None or len(priors) <= 1 or _states_constants(model) or _shrinks_noise(model, guide):
         return 1.0
     share = model.data_size / (DATA_PER_WEIGHT * sum(math.prod(prior.shape) for prior in priors))
     return float(f"{min(1.0, max(LEAST_WEIGHT, share)):.2g}")
@@ -56,6 +59,12 @@ def default_kl_warmup(model: BayesianNetwork, guide: Guide) -> float:
     """
     as_published = guide.is_point_but_for_gates and (model.gates is not None or _states_constants(model))
     return 0.0 if as_published else FADE_IN
+
+
+def _shrinks_noise(model: BayesianNetwork, guide: GuideChoice) -> bool:
+    if not any(parameter.requires_grad for parameter in model.likelihood.parameters()):
+        return False
+    return all(family == "delta" for family in assign_families(model, guide).values())
 
 
 def _states_constants(model: BayesianNetwork) -> bool:

@@ -194,7 +194,7 @@ def fit(
     batches = Batches(data, batch_size, place, dtype, workers, channels_last)
     total = steps if steps is not None else batches.steps_in(epochs or default_epochs(batches))
     left_open = {"steps": epochs or steps, "kl_weight": kl_weight, "kl_warmup": kl_warmup}
-    kl_weight = default_kl_weight(model) if kl_weight is None else kl_weight
+    kl_weight = default_kl_weight(model, guide) if kl_weight is None else kl_weight
     passes = batches.passes_in(total, model.data_size)
     held_out = checked_pair(validation, place, dtype)
     sketch = data_sketch(data)  # before the training, which an error after it would lose

@@ -96,7 +96,9 @@ def loss_by_pruning(
     likelihood = fit.restarts[restart].model.likelihood
     try:
         is_normalised = reestimate_statistics(networks[0], (x, y)) > 0
-        averaged = likelihood.scores(fit.predict(x, DRAWS, restart).mean, y)
+        averaged = likelihood.scores(
+            fit.predict(x, DRAWS, restart, data=None if fit.inputs is not None else (x, y)).mean, y
+        )
         centre, pruned = (_scores(network, likelihood, x, y) for network in networks)
     except NOT_TAKEN:  # pruning takes data whose targets mean nothing, to estimate batch normalisation on
         return None

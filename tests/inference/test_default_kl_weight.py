@@ -13,6 +13,7 @@ from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.gaussian import Gaussian
 from bayesprune.models.halo import HALO
 from bayesprune.models.hierarchy import Hierarchy
+from bayesprune.models.likelihoods import Categorical, Normal
 from bayesprune.models.mcp import MCP
 from bayesprune.models.sws import SWS
 from bayesprune.models.unit_gates import UnitGates
@@ -48,6 +49,15 @@ def test_constants_of_a_paper_weigh_what_they_say():
     for ours in (HALO(), MCP(), SWS()):
         model = declared(50, ours)
         assert default_kl_weight(model) == 0.1 and default_kl_warmup(model, Guide(model, None)) == 0.6
+
+
+def test_points_beside_a_noise_that_is_learned_are_not_tempered():
+    for likelihood, guide, weight in (
+        (Normal(), "map", 1.0), (Normal(), "meanfield", 0.1), (Normal(0.5), "map", 0.1), (Categorical(), "map", 0.1),
+    ):  # fmt: skip
+        network = nn.Sequential(nn.Linear(4, 10), nn.Tanh(), nn.Linear(10, 6))
+        model = BayesianNetwork(network, {"*.weight": Gaussian()}, likelihood, data_size=50)
+        assert default_kl_weight(model, guide) == weight
 
 
 def test_gates_of_units_have_their_price_and_wait_by_themselves():
