@@ -33,7 +33,7 @@ from bayesprune.inference.gate_estimators import GateEstimator
 from bayesprune.inference.gating import GateTraining, Gating
 from bayesprune.inference.given_numbers import checked_seed, whole_number
 from bayesprune.inference.guides import Guide, GuideChoice
-from bayesprune.inference.kept_inputs import KeptInputs
+from bayesprune.inference.kept_inputs import KeptInputs, kept_examples
 from bayesprune.inference.map_probe import check_map_exists
 from bayesprune.inference.objective import Objective, Terms
 from bayesprune.inference.paths import PathReport, Stepper
@@ -307,7 +307,7 @@ def fit(
         settings["gating"] = [training.report for training in gated]
         trace = gate_variables(trace, gated[0].units(), [training.records for training in gated], gated[0].report)
     batches.expect_nothing()
-    result = Fit(finished, trace, settings, kept.inputs)
+    result = Fit(finished, trace, settings, kept.inputs, kept_examples(batches))
     if any(_needs_fisher(restart.model) for restart in finished):
         for restart in finished:
             restart.fisher = diagonal_fisher(restart.model, restart.guide, batches, inputs=result.inputs)

@@ -1,4 +1,7 @@
-"""Training inputs that are kept with a fit, for the statistics of batch normalisation that belong to a draw."""
+"""Training inputs that are kept with a fit, for the statistics of batch normalisation that belong to a draw.
+
+And a few examples with their targets, on which pruning is seen to do harm.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,12 @@ from torch.utils.data import DataLoader, RandomSampler
 from bayesprune.inference.batch_normalisation import tracked_layers
 from bayesprune.inference.batches import Batches, Data, length_or_none
 
-__all__ = ["INPUTS", "KeptInputs", "evenly_spaced", "inputs_of"]
+__all__ = ["INPUTS", "KeptInputs", "evenly_spaced", "inputs_of", "kept_examples"]
 
 INPUTS = 2000
 """At most so many inputs are kept: see docs/posteriors.md for what fewer would cost."""
+EXAMPLES = 512
+"""At most so many examples with their targets are kept, on which `prune` sees whether it has done harm."""
 _NUMBERS = 2**26
 """At most so many numbers are kept, a quarter of a gigabyte in float32."""
 
@@ -88,6 +93,14 @@ class _Thinned:
     @property
     def inputs(self) -> Tensor | None:
         return torch.cat(self._parts) if self._parts else None
+
+
+def kept_examples(batches: Batches) -> tuple[Tensor, Tensor] | None:
+    """At most 512 evenly spaced examples of tensors in memory, with their targets; None of other data."""
+    if batches.tensors is None:
+        return None
+    x, y = batches.tensors
+    return evenly_spaced(x, EXAMPLES), evenly_spaced(y, min(EXAMPLES, _bounded(x, EXAMPLES)))
 
 
 def evenly_spaced(x: Tensor, most: int = INPUTS) -> Tensor:

@@ -155,8 +155,8 @@ def prune(
         restart: Which restart; default None: the first, of a path the one of the best validation score.
         data: Training data, on which running statistics of batch normalisation are estimated again for the pruned
             network; default None: those inputs that the fit keeps; of a loaded fit they stay those of the fit. The
-            report says which. With the targets of at most 2,000 of them the report's notes say whether the network is
-            much worse than the fit; nothing is learned from them.
+            report says which. With the targets of at most 2,000 of them (of 512 examples that a fit to tensors keeps)
+            the report's notes say whether the network is much worse than the fit; nothing is learned from them.
         value: Of a path: the value of the knob.
         min_accuracy: Of a path: the least accuracy on the validation data, a fraction.
 
@@ -248,11 +248,12 @@ def pruned(
     report = _report(rule, name, kind, network, masks)
     report = replace(report, batch_normalisation=_normalised(network, data, fit.inputs))
     notes = gone_layers(masks)
-    if compared and data is not None:
+    examples = fit.examples if data is None else data
+    if compared and examples is not None:
         everything = {name: torch.ones_like(mask) for name, mask in masks.items()}
         centre = _as_declared(one, weights, everything, 0.0)[0]
         by = rule if min_inclusion is not None else f"{rule}, by {name},"
-        lost = loss_by_pruning(fit, restart, by, (centre, network), data, others)
+        lost = loss_by_pruning(fit, restart, by, (centre, network), examples, others)
         notes += [] if lost is None else [lost]
     report = replace(report, notes=tuple(notes))
     shape = fit.settings.get("input_shape")

@@ -55,12 +55,14 @@ class Fit:
         settings: How it was fitted: guide, epochs, steps, seed, seconds, tempered, ...
         inputs: Training inputs `(n, ...)` for statistics of batch normalisation, where the network tracks any and they
             are known; they stay in memory.
+        examples: A few training examples with their targets, of data in memory; they stay there, for `prune`.
     """
 
     restarts: list[Restart]
     trace: xr.Dataset
     settings: dict[str, Any] = field(default_factory=dict)
     inputs: Tensor | None = field(default=None, repr=False, compare=False)
+    examples: tuple[Tensor, Tensor] | None = field(default=None, repr=False, compare=False)
 
     @property
     def model(self) -> BayesianNetwork:

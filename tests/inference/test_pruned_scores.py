@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import dataclasses
 
 import pytest
 import torch
@@ -72,7 +73,9 @@ def test_a_network_that_is_much_worse_is_told_from_what_to_what_by_which_rule_an
 def test_a_network_that_is_as_good_gets_no_note(classes):
     fit, data = classes
     assert bp.prune(fit, sparsity=0.1, data=data).report.notes == ()
-    assert bp.prune(fit, sparsity=0.95).report.notes == ()  # nor one that nothing is known of
+    (kept,) = bp.prune(fit, sparsity=0.95).report.notes  # by the examples that the fit keeps
+    assert f"on {SIZE} training examples" in kept
+    assert bp.prune(dataclasses.replace(fit, examples=None), sparsity=0.95).report.notes == ()  # nothing is known of it
 
 
 def test_a_network_that_is_better_than_the_averaged_prediction_gets_no_note(classes):
@@ -148,7 +151,7 @@ def test_batch_normalisation_is_estimated_again_before_anything_is_compared():
 
 
 def test_a_layer_of_which_nothing_is_left_is_told_without_data(classes):
-    fit, _ = classes
+    fit = dataclasses.replace(classes[0], examples=None)
 
     named = {"2.weight": -1.0, "0.weight": 1.0}
     result = bp.prune(
