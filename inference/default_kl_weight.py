@@ -13,12 +13,12 @@ import math
 from bayesprune.inference.guides import Guide, GuideChoice, assign_families
 from bayesprune.models.bayesian_network import BayesianNetwork
 
-__all__ = ["DATA_PER_WEIGHT", "FADE_IN", "LEAST_WEIGHT", "default_kl_warmup", "default_kl_weight"]
+__all__ = ["BESIDE_NOISE", "DATA_PER_WEIGHT", "FADE_IN", "LEAST_WEIGHT", "default_kl_warmup", "default_kl_weight"]
 
 LEAST_WEIGHT = 0.1
 """Of networks with more weights than data."""
-DATA_PER_WEIGHT = 10.0
-"""Examples for each weight from which on the KL term has its full weight."""
+DATA_PER_WEIGHT, BESIDE_NOISE = 10.0, 1.0
+"""Examples for each weight from which on the KL term has its full weight; the same where the noise is learned."""
 
 FADE_IN = 0.6
 """Share of the steps over which the KL term fades in."""
@@ -28,22 +28,27 @@ def default_kl_weight(model: BayesianNetwork, guide: GuideChoice = None) -> floa
     """The KL weight by default: 1, or less for networks of many weights.
 
     It is N / (10 D), between 0.1 and 1, for N data and D weights with a prior, rounded to two digits: 0.1 for every
-    network with more weights than data, 1 from ten data a weight on. It is 1, without regard to N and D,
+    network with more weights than data, 1 from ten data a weight on. Where the likelihood learns the scale of its noise
+    it is N / D: that scale follows the residuals, so that it weighs the data by itself, and a tempered fit follows them
+    twice. It is 1, without regard to N and D,
 
     * where one tensor alone has a prior (a linear model, or a network's last layer), whose posterior is found well;
     * where units have gates, whose price is stated by itself;
     * where a prior states constants of a paper (``full_kl``), which say what they weigh;
-    * where all weights are points and the likelihood learns the scale of its noise: points that follow the data shrink
-      the noise, which makes the data weigh more, until it is nothing.
+    * where all weights are points beside a noise that is learned: nothing but the prior keeps the noise from vanishing.
 
     Args:
         model: The model.
         guide: As `fit` takes it; default None: each prior's own.
     """
     priors = model.priors.values()
-    if model.gates is not None or len(priors) <= 1 or _states_constants(model) or _shrinks_noise(model, guide):
+    if model.gates is not None or len(priors) <= 1 or _states_constants(model):
         return 1.0
-    share = model.data_size / (DATA_PER_WEIGHT * sum(math.prod(prior.shape) for prior in priors))
+    learns_noise = model.likelihood.learns_noise
+    if learns_noise and all(family == "delta" for family in assign_families(model, guide).values()):
+        return 1.0
+    data_per_weight = BESIDE_NOISE if learns_noise else DATA_PER_WEIGHT
+    share = model.data_size / (data_per_weight * sum(math.prod(prior.shape) for prior in priors))
     return float(f"{min(1.0, max(LEAST_WEIGHT, share)):.2g}")
 
 
@@ -59,12 +64,6 @@ def default_kl_warmup(model: BayesianNetwork, guide: Guide) -> float:
     """
     as_published = guide.is_point_but_for_gates and (model.gates is not None or _states_constants(model))
     return 0.0 if as_published else FADE_IN
-
-
-def _shrinks_noise(model: BayesianNetwork, guide: GuideChoice) -> bool:
-    if not any(parameter.requires_grad for parameter in model.likelihood.parameters()):
-        return False
-    return all(family == "delta" for family in assign_families(model, guide).values())
 
 
 def _states_constants(model: BayesianNetwork) -> bool:

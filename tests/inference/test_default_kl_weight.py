@@ -51,11 +51,12 @@ def test_constants_of_a_paper_weigh_what_they_say():
         assert default_kl_weight(model) == 0.1 and default_kl_warmup(model, Guide(model, None)) == 0.6
 
 
-def test_points_beside_a_noise_that_is_learned_are_not_tempered():
+def test_a_noise_that_is_learned_weighs_the_data_by_itself():
     for likelihood, guide, weight in (
-        (Normal(), "map", 1.0), (Normal(), "meanfield", 0.1), (Normal(0.5), "map", 0.1), (Categorical(), "map", 0.1),
+        (Normal(), "map", 1.0), (Normal(), "meanfield", 0.5), (Normal(0.5), "map", 0.1), (Categorical(), "map", 0.1),
+        (Normal(0.5), "meanfield", 0.1),
     ):  # fmt: skip
-        network = nn.Sequential(nn.Linear(4, 10), nn.Tanh(), nn.Linear(10, 6))
+        network = nn.Sequential(nn.Linear(4, 10), nn.Tanh(), nn.Linear(10, 6))  # 100 weights
         model = BayesianNetwork(network, {"*.weight": Gaussian()}, likelihood, data_size=50)
         assert default_kl_weight(model, guide) == weight
 
