@@ -7,11 +7,12 @@ measured over all ready priors) come first, then the prior's own knob. Names are
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bayesprune.inference.default_kl_weight import FADE_IN, LEAST_WEIGHT
 from bayesprune.inference.default_length import LEAST_STEPS
-from bayesprune.models.plain_numbers import plain_number
+from bayesprune.inference.tuning_grid import stronger_or_weaker
+from bayesprune.models.plain_numbers import plain_value
 
 if TYPE_CHECKING:
     from bayesprune.inference.result import Fit
@@ -22,15 +23,6 @@ FEW = 1000
 """Steps below which time alone may decide on inclusion."""
 FAST, RATE = 0.01, 1e-3
 """Rates of Adam above the first are too fast for most networks; the default."""
-_WEAKER = {
-    "HALO": ("kappa", 0.1), "SWS": ("kappa", 0.1), "MCP": ("lam", 0.1), "L0HardConcrete": ("lam", 0.1),
-    "Laplace": ("scale", 10.0), "Gaussian": ("sd", 10.0), "Reduction": ("sd", 10.0),
-    "SpikeAndSlab": ("expected_density", 10.0), "ContinuousSpikeAndSlab": ("expected_density", 10.0),
-    "Horseshoe": ("expected_density", 10.0), "RegularisedHorseshoe": ("expected_density", 10.0),
-}  # fmt: skip
-"""Of each ready prior the setting that says how strong it is, and by what it is multiplied to make it weaker."""
-_PRICES = ("kappa", "log_gamma")
-_LARGEST = {"expected_density": 0.5}
 
 
 @dataclass(frozen=True)
@@ -106,22 +98,19 @@ class Remedies:
 
     def _knob(self, weaker: bool) -> str | None:
         """The prior's own knob with a value, where it has one as a number."""
-        gates, turn = self.fit.model.gates, 0.1 if weaker else 10.0
+        gates = self.fit.model.gates
         if gates is not None:
             arguments = gates.declaration.config["arguments"]
-            for price in _PRICES:
-                if arguments.get(price) is not None:
-                    return f"{price}={plain_number(arguments[price]) * turn:.3g}"
             cost = gates.declaration.cost
-            return None if cost is None else f"cost={cost.strength * turn:.3g}"
-        for prior in self.fit.model.priors.values():
-            config: dict[str, Any] = getattr(prior.hierarchy, "config", None) or {}
-            name, factor = _WEAKER.get(str(config.get("name")), (None, 1.0))
-            value = (config.get("arguments") or {}).get(name)
-            if name is not None and isinstance(value, (int, float)):
-                turned = value * (factor if weaker else 1.0 / factor)
-                turned = min(turned, _LARGEST.get(name, turned))
-                return f"{name}={turned:.3g}" if turned != value else None
+            chosen = {"log_gamma": gates.declaration.price(self.fit.model.data_size)}
+            settings = [arguments | {"cost": None if cost is None else cost.strength}, chosen]
+        else:
+            configs = [getattr(p.hierarchy, "config", None) or {} for p in self.fit.model.priors.values()]
+            settings = [config.get("arguments") or {} for config in configs]
+        for one in settings:
+            found = stronger_or_weaker({name: plain_value(value) for name, value in one.items()}, weaker)
+            if found is not None:
+                return f"{found[0]}={found[1]:g}"
         return None
 
 

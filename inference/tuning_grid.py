@@ -13,7 +13,7 @@ from typing import Any
 
 from bayesprune.inference.given_numbers import real_number
 
-__all__ = ["KL_WEIGHT", "MOST_VALUES", "around", "from_dense_to_sparse", "given_knobs"]
+__all__ = ["KL_WEIGHT", "MOST_VALUES", "around", "from_dense_to_sparse", "given_knobs", "stronger_or_weaker"]
 
 KL_WEIGHT = "kl_weight"
 """The knob that is an argument of `fit` and no setting of a prior."""
@@ -27,6 +27,13 @@ _USUAL = {"expected_density": 0.1}
 """What priors take for a knob that is left to them by None."""
 _MORE_IS_DENSER = ("expected_density", "initial_inclusion", "probability", "prior_sd", "sd", "scale", "tau0")
 _MORE_IS_SPARSER = (KL_WEIGHT, "kappa", "lam", "strength", "log_gamma", "cost", "xi", "weight_decay")
+_STRENGTHS = (
+    "kappa", "log_gamma", "cost", "lam", "expected_density", "probability", "prior_sd", "scale", "sd", "strength",
+    "tau0",
+)  # fmt: skip
+"""Those of them by which a prior's strength is stated, the first that is given."""
+_HALF = 0.5
+"""The largest share that is proposed."""
 
 
 def given_knobs(knobs: Any) -> dict[str, list[float] | None]:
@@ -102,6 +109,28 @@ def from_dense_to_sparse(knob: str, values: Sequence[float], given: bool) -> tup
     if knob in _MORE_IS_DENSER or knob in _MORE_IS_SPARSER:
         return sorted(values, reverse=knob in _MORE_IS_DENSER), True
     return (list(values), True) if given else (sorted(values), False)
+
+
+def stronger_or_weaker(arguments: Mapping[str, Any], weaker: bool) -> tuple[str, float] | None:
+    """The setting that says how strong a prior is, and its value for one ten times as strong, or as weak.
+
+    Args:
+        arguments: Settings of the prior by name, as its `config` has them.
+        weaker: Whether the prior is to be weaker.
+
+    Returns:
+        Name and value of the first that is a number and is known here; None where there is none, or it cannot go on.
+    """
+    for name in _STRENGTHS:
+        value = arguments.get(name)
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
+            continue
+        up = weaker == (name in _MORE_IS_DENSER)
+        turned = _rounded(value * 10.0 if up else value / 10.0)
+        if name in _SHARES:
+            turned = min(turned, max(_HALF, value))
+        return None if turned == value else (name, turned)
+    return None
 
 
 def _rounded(value: float) -> float:

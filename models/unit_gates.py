@@ -111,6 +111,11 @@ class UnitGates:
             return BetaHyperPrior(*self.beta)
         return None if self.cost is not None else Flattening(default_log_gamma(data_size))
 
+    def price(self, data_size: int) -> float | None:
+        """What a unit costs in nats of all the data, where that is one number; None for the other pressures."""
+        pressure = self.pressure(data_size)
+        return float(pressure.log_gamma) if isinstance(pressure, Flattening) else None
+
     def weight_prior(self) -> Hierarchy:
         """Weight ~ Normal(0, weight_scale), a point under every guide that is not told otherwise."""
         return Hierarchy(weight=dist.Normal(0.0, self.weight_scale), included=exact_zero(), default_guide="map")

@@ -56,7 +56,7 @@ def planted():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(16, 10), nn.Tanh(), nn.Linear(10, 1))
     priors = {"0.weight": bp.SpikeAndSlab(0.3, slab_sd=0.5), "2.weight": bp.SpikeAndSlab(0.5, slab_sd=1.0)}
-    return fitted(network, priors, bp.Normal(0.1), make(300), epochs=100), make(400)
+    return fitted(network, priors, bp.Normal(0.1), make(300), epochs=100, kl_weight=1, kl_warmup=0.2), make(400)
 
 
 def differences(fit, data, mask, weight):

@@ -217,7 +217,7 @@ def test_attributes_say_how_the_fit_was_made(spike, trees):
     attrs = trees["spike"].attrs
     assert attrs["inference_library"] == "bayesprune"
     settings = json.loads(attrs["settings"])
-    assert settings["epochs"] == 6 and settings["tempered"] is False and settings["seed"] == 3
+    assert settings["epochs"] == 6 and settings["kl_weight"] == spike.settings["kl_weight"] and settings["seed"] == 3
     assert json.loads(attrs["guide"]) == spike.guide.family_of
 
 
