@@ -132,7 +132,7 @@ def _pruned(fit: bp.Fit, splits: DataSplits, **how: Any) -> Record:
         except ValueError as reason:  # a MAP has no probabilities; some fits are sparser by themselves
             return {"refused": str(reason)}
     said = [str(one.message) for one in caught if one.category is UserWarning]
-    said += list(getattr(result.report, "warnings", ()))
+    said += list(result.report.notes)
     scores = plain_scores(result.network, result.likelihood, *splits.test)
     return {"sparsity": result.report.sparsity, "test": scores, "warnings": said}
 
