@@ -272,8 +272,13 @@ def _compare(folder: Path, asked: Mapping[str, Any]) -> None:
     """Refuses to go on with a fit that was asked for something else."""
     before = read_json(folder / COMMAND_FILE, _REMEDY, {"asked": dict})["asked"]
     for name in {**before, **asked}:
+        option = _OPTIONS.get(name, f"--{name.replace('_', '-')}")
+        if name not in before:
+            raise ValueError(
+                f"{folder} keeps a fit that was interrupted under an earlier version, which knew no {option} and had "
+                f"other defaults: {_REMEDY}"
+            )
         if before.get(name) != asked.get(name):
-            option = _OPTIONS.get(name, f"--{name.replace('_', '-')}")
             raise ValueError(
                 f"{folder} keeps a fit that was interrupted, with {option} {_told(before.get(name))}, but now it is "
                 f"{_told(asked.get(name))}: give the options of then to go on, or {_REMEDY}"

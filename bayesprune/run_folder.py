@@ -89,6 +89,8 @@ SCORES = ("accuracy", "rmse", "nll", "ece", "coverage_50", "coverage_90")
 ARVIZ_DRAWS = 200
 """Draws of the first restart that arviz.nc holds."""
 _UNDECIDED = (0.05, 0.95)
+_MANY_CLASSES, _A_CLASS = 20, 5
+"""More classes than the first, with fewer training examples each than the second, may be no classes."""
 _REMEDY = "fit again, or restore the file"
 _TEXT, _NUMBER, _OBJECT = (str, type(None)), (float, type(None)), (dict, type(None))
 _NEEDED: dict[str, Any] = {
@@ -168,6 +170,7 @@ def summarise_run(fit: Fit, declaration: Declaration, splits: DataSplits, **aske
         "standardised": None,
         **found,
         **declaration.as_dict(),
+        "notes": [*_hardly_classes(declaration), *found["notes"]],
         "likelihood": found["likelihood"],
         "guide": guide_name(families, found["guide"]),
         "test_accuracy": means["test_accuracy"],
@@ -183,6 +186,17 @@ def summarise_run(fit: Fit, declaration: Declaration, splits: DataSplits, **aske
         "convergence": verdict.reason,
     }
     return finite_numbers(summary)
+
+
+def _hardly_classes(declaration: Declaration) -> list[str]:
+    """A sentence where whole numbers were taken for more classes than there can be."""
+    classes, count = declaration.outputs, declaration.data_size
+    if declaration.likelihood != "categorical" or classes <= _MANY_CLASSES or count >= _A_CLASS * classes:
+        return []
+    return [
+        f"the targets are whole numbers and were taken for {classes:,} classes, of {count / classes:.1f} training "
+        "examples each: if they are numbers, give --likelihood normal, or poisson for counts"
+    ]
 
 
 def _restart_scores(fit: Fit, number: int, splits: DataSplits) -> dict[str, Any]:

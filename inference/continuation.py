@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.inference.batches import Batches, Data
+from bayesprune.inference.default_kl_weight import default_rules
 from bayesprune.inference.default_length import default_epochs
 from bayesprune.inference.fingerprints import data_fingerprint, described, model_fingerprint
 from bayesprune.inference.fit import fit
@@ -131,6 +132,7 @@ def sparsity_path(
             "epochs": epochs, "first_epochs": first_epochs, "restarts": restarts, "kl_warmup": kl_warmup,
             "prunings": given, "latency": latency,
             "fit": described({name: value for name, value in how.items() if name not in _NO_MATTER}),
+            "rules": default_rules(kl_weight=how.get("kl_weight"), kl_warmup=kl_warmup),
         },
         "declaration": declaration,
     }  # fmt: skip

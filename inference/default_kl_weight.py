@@ -13,7 +13,15 @@ import math
 from bayesprune.inference.guides import Guide, GuideChoice, assign_families
 from bayesprune.models.bayesian_network import BayesianNetwork
 
-__all__ = ["BESIDE_NOISE", "DATA_PER_WEIGHT", "FADE_IN", "LEAST_WEIGHT", "default_kl_warmup", "default_kl_weight"]
+__all__ = [
+    "BESIDE_NOISE",
+    "DATA_PER_WEIGHT",
+    "FADE_IN",
+    "LEAST_WEIGHT",
+    "default_kl_warmup",
+    "default_kl_weight",
+    "default_rules",
+]
 
 LEAST_WEIGHT = 0.1
 """Of networks with more weights than data."""
@@ -64,6 +72,20 @@ def default_kl_warmup(model: BayesianNetwork, guide: Guide) -> float:
     """
     as_published = guide.is_point_but_for_gates and (model.gates is not None or _states_constants(model))
     return 0.0 if as_published else FADE_IN
+
+
+def default_rules(**given: float | None) -> dict[str, str]:
+    """The rules that stand for what was not given, for what is kept on disk and gone on with under the same ones.
+
+    Args:
+        **given: `kl_weight` and `kl_warmup`, None where they are left to the rules.
+    """
+    rules = {
+        "kl_weight": f"N / ({DATA_PER_WEIGHT:g} D), beside a learned noise N / ({BESIDE_NOISE:g} D), "
+        f"at least {LEAST_WEIGHT:g}",
+        "kl_warmup": f"{FADE_IN:g}",
+    }
+    return {name: rules[name] for name, value in given.items() if value is None}
 
 
 def _states_constants(model: BayesianNetwork) -> bool:

@@ -17,7 +17,7 @@ from bayesprune.inference.callbacks import Callback, FitState
 from bayesprune.inference.checkpoint import Checkpoint, open_checkpoint
 from bayesprune.inference.data_sketch import data_sketch
 from bayesprune.inference.data_units import in_data_units
-from bayesprune.inference.default_kl_weight import FADE_IN, default_kl_warmup, default_kl_weight
+from bayesprune.inference.default_kl_weight import default_kl_warmup, default_kl_weight, default_rules
 from bayesprune.inference.default_length import default_epochs
 from bayesprune.inference.denormals import flushed_denormals
 from bayesprune.inference.endings import ending_of
@@ -211,7 +211,7 @@ def fit(
     if checkpoint is not None:
         arguments = settings | {
             "optimizer": optimizer, "schedule": schedule, "restarts": restarts, "path": path,
-            "kl_warmup": f"default, {FADE_IN:g}" if kl_warmup is None else kl_warmup,
+            "kl_warmup": kl_warmup, "rules": default_rules(kl_warmup=kl_warmup),
             "compiled": compiled, "gate_estimator": gate_estimator, "gating": gating,
             "unit_gate_estimator": unit_gate_estimator, "channels_last": channels_last, "workers": workers,
             "standardise": standardise,

@@ -149,7 +149,12 @@ def _compare(folder: Path, index: Mapping[str, Any], asked: Mapping[str, Any]) -
         before, now = index.get(group) or {}, asked[group] or {}
         pairs += [(key, before.get(key), now.get(key)) for key in {**before, **now}]
     for name, before, now in pairs:
-        if before != now:
+        if name == "rules" and before != now and now:
+            raise ValueError(
+                f"{folder} holds a path of an earlier version, whose fits had other defaults of {' and '.join(now)}: "
+                "give these as they were then (1, and 0.2 or for points 0), or choose another folder"
+            )
+        if before != now and name != "rules":
             raise ValueError(
                 f"{folder} holds a path with {name} {before}, but now it is {now}: call it with the arguments of "
                 "then to go on, or choose another folder"

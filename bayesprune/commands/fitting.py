@@ -268,11 +268,11 @@ def scores_line(summary: Mapping[str, Any]) -> str:
 
 def objective_line(summary: Mapping[str, Any]) -> str:
     """What was maximised, and what the fit chose of it by itself."""
-    line = "not tempered, the ELBO"
+    elbo, line = summary["elbo"], "not tempered"  # points and improper priors have no ELBO
     if summary["tempered"]:
-        line = f"tempered, KL weight {figure(summary.get('kl_weight'))} (1 is the ELBO: --kl-weight 1)"
-    if summary["elbo"] is not None:
-        line += f", ELBO {summary['elbo']:,.0f} nats"
+        line = f"tempered, KL weight {figure(summary.get('kl_weight'))}"
+        line += "" if elbo is None else " (1 is the ELBO: --kl-weight 1)"
+    line += "" if elbo is None else f", ELBO {elbo:,.0f} nats"
     told = {
         "steps": f"{summary.get('steps') or 0:,} steps",
         "kl_weight": f"KL weight {figure(summary.get('kl_weight'))}",

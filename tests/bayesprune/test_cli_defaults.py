@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from bayesprune.inference import default_length
@@ -39,7 +40,24 @@ def test_what_is_given_is_taken(command, bare, short_by_default, tmp_path):
     found = read_summary(tmp_path / "run")
     assert code == 0 and found["chosen"] == [] and found["tempered"] is False
     assert (found["steps"], found["kl_weight"], found["kl_warmup"], found["particles"]) == (3, 1.0, 0.0, 2)
-    assert "not tempered, the ELBO" in out and "chosen by rule" not in out
+    assert "objective: not tempered, ELBO -" in out and "chosen by rule" not in out
+
+
+def test_points_are_not_said_to_have_an_elbo(command, bare, tmp_path):
+    code, out, _ = command(*bare, "--steps", 3, "--guide", "map")
+    assert code == 0 and "ELBO" not in out and "objective: tempered, KL weight 0.1;" in out
+
+
+def test_whole_numbers_that_are_hardly_classes_are_said_to_be_taken_for_them(command, networks_file, tmp_path):
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(120, 64)), generator.integers(0, 60, 120)
+    for name, labels in (("numbers", y), ("labels", y % 3)):
+        np.savez(tmp_path / f"{name}.npz", x=x, y=labels)
+        network, out = f"{networks_file}:small", tmp_path / f"run-{name}"
+        arguments = ["fit", "--data", tmp_path / f"{name}.npz", "--network", network, "--prior", "gaussian"]
+        code, said, _ = command(*arguments, "--steps", 3, "--out", out)
+        assert code == 0 and ("--likelihood normal" in said) == (name == "numbers")
+        assert any("classes" in note for note in read_summary(out)["notes"]) == (name == "numbers")
 
 
 @pytest.mark.parametrize(
