@@ -433,6 +433,11 @@ def _is_ours(file: Path) -> bool:
 
 def _compare(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     for name in {**before, **now}:
+        if name == "rules" and name not in before and now[name]:
+            raise CheckpointError(
+                f"{folder} holds a fit of an earlier version, which had other defaults of {' and '.join(now[name])}: "
+                "give these as they were then (a fade-in of 0.2, or 0 for points), or choose another folder"
+            )
         if before.get(name) != now.get(name):
             raise CheckpointError(
                 f"{folder} holds a fit with {name} {before.get(name)}, but now it is {now.get(name)}: call it with the "

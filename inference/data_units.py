@@ -153,7 +153,7 @@ def is_read_again(batches: Batches) -> bool:
         return True
     if batches.length is None or (isinstance(loader, DataLoader) and isinstance(loader.dataset, IterableDataset)):
         return False
-    return iter(loader) is not loader
+    return isinstance(loader, DataLoader) or iter(loader) is not loader  # a loader's iterator takes random numbers
 
 
 def in_data_units(

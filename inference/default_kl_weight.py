@@ -35,12 +35,13 @@ FADE_IN = 0.6
 def default_kl_weight(model: BayesianNetwork, guide: GuideChoice = None) -> float:
     """The KL weight by default: 1, or less for networks of many weights.
 
-    It is N / (10 D), between 0.1 and 1, for N data and D weights with a prior, rounded to two digits: 0.1 for every
-    network with more weights than data, 1 from ten data a weight on. Where the likelihood learns the scale of its noise
-    it is N / D: that scale follows the residuals, so that it weighs the data by itself, and a tempered fit follows them
+    It is N / (10 D), between 0.1 and 1, for N data and D weights with a prior, rounded to two digits: 0.1 where there
+    are more weights than data, 1 from ten data a weight on. Where the likelihood learns the scale of its noise it is
+    N / D: that scale follows the residuals, so that it weighs the data by itself, and a tempered fit follows them
     twice. It is 1, without regard to N and D,
 
-    * where one tensor alone has a prior (a linear model, or a network's last layer), whose posterior is found well;
+    * where one matrix alone has a prior (a linear model, or a network's last layer; biases do not count), whose
+      posterior is found well;
     * where units have gates, whose price is stated by itself;
     * where a prior states constants of a paper (``full_kl``), which say what they weigh;
     * where all weights are points beside a noise that is learned: nothing but the prior keeps the noise from vanishing.
@@ -50,7 +51,7 @@ def default_kl_weight(model: BayesianNetwork, guide: GuideChoice = None) -> floa
         guide: As `fit` takes it; default None: each prior's own.
     """
     priors = model.priors.values()
-    if model.gates is not None or len(priors) <= 1 or _states_constants(model):
+    if model.gates is not None or len(model.matrices) <= 1 or _states_constants(model):
         return 1.0
     learns_noise = model.likelihood.learns_noise
     if learns_noise and all(family == "delta" for family in assign_families(model, guide).values()):

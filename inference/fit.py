@@ -122,11 +122,11 @@ def fit(
         learning_rate: Of the two named optimizers; default 1e-3.
         schedule: Factor on the learning rate: ``"hold-cosine"`` (default: 1 for half of the steps, then to 0),
             ``"constant"``, ``"cosine"``, or a callable of progress in [0, 1].
-        kl_warmup: Share of the steps over which the KL weight rises from 0 to `kl_weight`; default None: 0.6
-            (`default_kl_warmup`).
+        kl_warmup: Share of the steps over which the KL weight rises from 0 to `kl_weight`; default None: 0.6, or
+            0 with gates of units and for points under a paper's constants (`default_kl_warmup`).
         kl_weight: Final weight of the KL term; anything but 1 is a tempered objective, and the summary says so.
-            Default None: by a rule (`default_kl_weight`): 1 for linear models, 0.1 for networks of more weights than
-            data. 1 is the ELBO.
+            Default None: by a rule (`default_kl_weight`): 1 for linear models, 0.1 for networks of many weights. 1 is
+            the ELBO.
         validation: `(x, y)` tensors scored after each epoch at the guide's centre; default None. Statistics of batch
             normalisation are estimated for it again, which costs a forward pass over at most 512 training inputs.
         seed: Of the first restart, below 2^62 in size; the r-th takes `seed` + r. The global random state is left as it

@@ -140,9 +140,9 @@ def shrinkage_factor(fisher: Tensor, sd: Tensor, data_size: int) -> Tensor:
 
 
 def is_linear(model: BayesianNetwork) -> bool:
-    """Whether one tensor is under a prior and no other parameter has two or more dimensions: a regression."""
-    matrices = {name for name, parameter in model.network.named_parameters() if parameter.ndim > 1}
-    return len(model.declared_sizes) == 1 and matrices <= set(model.priors)
+    """Whether the network has one matrix, and that is under a prior: a regression."""
+    every = {name for name, parameter in model.network.named_parameters() if parameter.ndim > 1}
+    return model.gates is None and len(model.matrices) == 1 and every == set(model.matrices)
 
 
 def is_scale_mixture(prior: TensorPrior) -> bool:

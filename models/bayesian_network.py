@@ -179,6 +179,11 @@ class BayesianNetwork(nn.Module):
         """Names of the network's parameters without a prior."""
         return tuple(name for name, _ in self.network.named_parameters() if name not in self.priors)
 
+    @property
+    def matrices(self) -> tuple[str, ...]:
+        """Names of the tensors of two dimensions or more with a prior: one alone is a regression, biases or not."""
+        return tuple(name for name, prior in self.priors.items() if len(prior.shape) >= 2)
+
     def starting_weights(self, name: str) -> Tensor:
         """The weights that the network had when it was handed in, `(out, in, ...)`."""
         return self.network.get_parameter(name).detach()

@@ -86,8 +86,8 @@ def shrinkage_below(threshold: float = 0.5, by: str | None = None) -> InclusionE
 
     Args:
         threshold: Strictly between 0 and 1; default 0.5.
-        by: Which; default None: ``"fisher"`` where the model is linear (one tensor under a prior, and no other
-            parameter of two or more dimensions) and where the guide holds the weights as points, else ``"posterior"``.
+        by: Which; default None: ``"fisher"`` where the model is linear (its network has one matrix, which has a prior)
+            and where the guide holds the weights as points, else ``"posterior"``.
 
     Raises:
         ValueError: If the threshold is out of range or the name unknown.

@@ -9,6 +9,7 @@ from torch import nn
 
 from bayesprune.inference.default_kl_weight import default_kl_warmup, default_kl_weight
 from bayesprune.inference.guides import Guide
+from bayesprune.inference.shrinkage import is_linear
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.gaussian import Gaussian
 from bayesprune.models.halo import HALO
@@ -37,6 +38,8 @@ def test_a_single_tensor_under_a_prior_is_never_tempered():
     assert default_kl_weight(linear) == 1.0
     assert default_kl_weight(declared(10, patterns=("2.weight",))) == 1.0  # the last layer of a network
     assert default_kl_weight(declared(10)) == 0.1  # the same network, all of it
+    with_bias = BayesianNetwork(nn.Linear(1000, 3), {"*": Gaussian()}, data_size=10)
+    assert default_kl_weight(with_bias) == 1.0 and is_linear(with_bias) and not is_linear(declared(10))
 
 
 def test_constants_of_a_paper_weigh_what_they_say():

@@ -54,6 +54,18 @@ def parameters(result, restart=0):
     return torch.cat([p.detach().flatten() for p in (*one.guide.parameters(), *one.model.parameters())])
 
 
+@pytest.mark.parametrize("likelihood", [None, Normal()])
+def test_a_loader_s_random_numbers_are_left_alone(likelihood):
+    """An iterator of a loader takes a number for its workers, and moments of a regression take a pass."""
+    y = Y if likelihood is None else X[:, 0]
+    network = nn.Linear(4, 2 if likelihood is None else 1)
+    bnn = BayesianNetwork(network, {"weight": Gaussian()}, likelihood, data_size=SIZE)
+    loader = DataLoader(TensorDataset(X, 3.0 + 5.0 * y if y.is_floating_point() else y), batch_size=10, shuffle=True)
+    before = torch.get_rng_state()
+    fitted(bnn, loader)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 # -- reproducible, and leaves things alone -------------------------------------------------------------------
 
 
