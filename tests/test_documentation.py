@@ -108,7 +108,7 @@ def test_the_page_on_convergence_runs(declared):
     for block in code_blocks("docs/convergence.md"):
         exec(compile(block, "docs/convergence.md", "exec"), declared)
     assert len(declared["fit"].restarts) == 2
-    assert "not averaged" in declared["fit"].summary()["notes"][-1]  # one epoch is too few
+    assert any("not averaged" in note for note in declared["fit"].summary()["notes"])  # one epoch is too few
 
 
 def test_the_page_on_the_kl_weight_runs():
@@ -168,7 +168,7 @@ def test_the_page_on_plots_runs(tmp_path, monkeypatch):
     x = torch.randn(60, 6) + 3.0 * torch.eye(3, 6)[y]
     network = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
     bnn = bp.BayesianNetwork(network, {"*.weight": bp.RegularisedHorseshoe()}, data_size=60)
-    fit = bp.fit(bnn, (x, y), epochs=60, learning_rate=0.02, device="cpu")
+    fit = bp.fit(bnn, (x, y), epochs=120, learning_rate=0.02, device="cpu")
     data = SimpleNamespace(test=(x, y), validation=(x, y))
     space = {"bp": bp, "bnn": bnn, "x": x, "y": y, "fit": fit, "data": data}
     (tmp_path / "runs").mkdir()

@@ -290,7 +290,7 @@ def test_a_short_fit_is_not_called_converged(horseshoe):
 
 
 def test_a_fit_is_judged_by_its_own_trace(make_fit):
-    fit = make_fit({"fc3.weight": bp.Gaussian(0.3)}, epochs=20)
+    fit = make_fit({"fc3.weight": bp.Gaussian(0.3)}, epochs=20, kl_warmup=0.2)
     found = convergence(fit)
     assert found.verdict in ("converged", "not converged", "cannot tell")
     steps = fit.trace.iterate_step.values[0]

@@ -93,10 +93,10 @@ def test_the_summary_counts_units_and_weights_of_the_network_as_it_was_declared(
 
 
 def test_every_key_of_its_summary_is_documented(run):
-    documented = set(re.findall(r"`([a-z_]+)`", (ROOT / "docs" / "run_folder.md").read_text()))
+    documented = set(re.findall(r"`([a-z_0-9]+)`", (ROOT / "docs" / "run_folder.md").read_text()))
     found = read_summary(run)
     assert {*found, *found["gating"][0], *found["units"]["fc1"]} <= documented
-    assert set(found) <= set(re.findall(r"[a-z_]+", run_folder.__doc__))
+    assert set(found) <= set(re.findall(r"[a-z_0-9]+", run_folder.__doc__))
     assert "no_such_key" not in documented  # control
 
 

@@ -40,7 +40,7 @@ def run(clear, networks_file, tmp_path, capsys, monkeypatch):
 
 
 def test_a_bad_fit_says_so_in_all_three_places_and_ends_well(run):
-    out, after_fit, shown = run("--prior", "gaussian", "--set", "sd=0.0001", "--epochs", "15")
+    out, after_fit, shown = run("--prior", "gaussian", "--set", "sd=0.0001", "--epochs", "15", "--kl-weight", "1")
     summary = json.loads((out / "summary.json").read_text())
     (note,) = [one for one in summary["notes"] if CONST in one]
     assert "kl_weight=0.1" in note and "sd=0.001" in note
