@@ -307,7 +307,7 @@ def fit(
         settings["gating"] = [training.report for training in gated]
         trace = gate_variables(trace, gated[0].units(), [training.records for training in gated], gated[0].report)
     batches.expect_nothing()
-    result = Fit(finished, trace, settings, kept.inputs, kept_examples(batches))
+    result = Fit(finished, trace, settings, kept.inputs, kept_examples(batches, model.network))
     if any(_needs_fisher(restart.model) for restart in finished):
         for restart in finished:
             restart.fisher = diagonal_fisher(restart.model, restart.guide, batches, inputs=result.inputs)

@@ -18,8 +18,9 @@ __all__ = ["INPUTS", "KeptInputs", "evenly_spaced", "inputs_of", "kept_examples"
 
 INPUTS = 2000
 """At most so many inputs are kept: see docs/posteriors.md for what fewer would cost."""
-EXAMPLES = 512
-"""At most so many examples with their targets are kept, on which `prune` sees whether it has done harm."""
+EXAMPLES, FEW_EXAMPLES, _LARGE = 2000, 512, 1_000_000
+"""At most so many examples with their targets are kept, on which `prune` sees whether it has done harm: the second
+number for networks with more parameters than the third."""
 _NUMBERS = 2**26
 """At most so many numbers are kept, a quarter of a gigabyte in float32."""
 
@@ -95,12 +96,18 @@ class _Thinned:
         return torch.cat(self._parts) if self._parts else None
 
 
-def kept_examples(batches: Batches) -> tuple[Tensor, Tensor] | None:
-    """At most 512 evenly spaced examples of tensors in memory, with their targets; None of other data."""
+def kept_examples(batches: Batches, network: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """Evenly spaced examples of tensors in memory, with their targets; None of other data.
+
+    Args:
+        batches: The training data.
+        network: The network: of one of more than a million parameters, which is slow to run, fewer are kept.
+    """
     if batches.tensors is None:
         return None
     x, y = batches.tensors
-    return evenly_spaced(x, EXAMPLES), evenly_spaced(y, min(EXAMPLES, _bounded(x, EXAMPLES)))
+    most = _bounded(x, EXAMPLES if sum(p.numel() for p in network.parameters()) <= _LARGE else FEW_EXAMPLES)
+    return evenly_spaced(x, most), evenly_spaced(y, most)
 
 
 def evenly_spaced(x: Tensor, most: int = INPUTS) -> Tensor:

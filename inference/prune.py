@@ -155,8 +155,9 @@ def prune(
         restart: Which restart; default None: the first, of a path the one of the best validation score.
         data: Training data, on which running statistics of batch normalisation are estimated again for the pruned
             network; default None: those inputs that the fit keeps; of a loaded fit they stay those of the fit. The
-            report says which. With the targets of at most 2,000 of them (of 512 examples that a fit to tensors keeps)
-            the report's notes say whether the network is much worse than the fit; nothing is learned from them.
+            report says which. With the targets of at most 2,000 of them (default None: of as many, or 512, that a fit
+            to tensors keeps) the report's notes say whether the network is much worse than the fit; nothing is learned
+            from them.
         value: Of a path: the value of the knob.
         min_accuracy: Of a path: the least accuracy on the validation data, a fraction.
 
