@@ -182,7 +182,7 @@ def in_data_units(
         return _as_before(model, start.model, None if asked == ONLY_NOISE else asked)
     has_units = bool(units_of(model.network))
     if has_units or asked == ONLY_NOISE:
-        reason = "the network came with it" if has_units else "the network was trained already, and stays as it is"
+        reason = "the network came with it" if has_units else "the network stays as it is"
         if asked is False or not model.likelihood.learns_noise:
             return model, _record(units_of(model.network), reason)
         return _with_its_noise(model, batches, reason)
