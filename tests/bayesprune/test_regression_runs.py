@@ -144,7 +144,7 @@ def test_weights_of_a_pruned_run_begin_another_one_with_their_units_and_the_nois
     refused(given, "damaged.safetensors does not fit the network: data_output_shift and data_output_factor go together")
 
 
-def test_each_of_several_targets_has_its_noise_on_screen_and_in_folders(networks_file, tmp_path, command):
+def test_each_of_several_targets_has_its_noise_on_screen_and_in_folders(networks_file, tmp_path, command, refused):
     generator = np.random.default_rng(0)
     x = generator.normal(size=(300, 3))
     y = x[:, :1] * [80.0, 0.001] + generator.normal(size=(300, 2)) * [20.0, 0.0005] + [500.0, 0.0]
@@ -161,6 +161,12 @@ def test_each_of_several_targets_has_its_noise_on_screen_and_in_folders(networks
         found = np.load(out)
         inside = ((y >= found["lower"]) & (y <= found["upper"])).mean(axis=0)
         assert ((inside > 0.8) & (inside < 0.99)).all()  # with one noise for both, one of them has them all
+    pruned = summary(tmp_path / "pruned")
+    for damaged in ([1.0, 2.0, 3.0], [1.0, "a"], [[1.0, 2.0], 3.0], [1.0, -1.0], []):
+        pruned["likelihood"]["scale"] = damaged
+        (tmp_path / "pruned" / "summary.json").write_text(json.dumps(pruned))
+        again = ("predict", tmp_path / "pruned", "--input", tmp_path / "x.npy", "--raw", "--out", tmp_path / "o.npz")
+        refused(again, "do not fit each other")
 
 
 def test_a_damaged_unit_is_told_in_a_sentence(run, tmp_path, refused):

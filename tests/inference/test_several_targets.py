@@ -131,6 +131,53 @@ def test_a_fit_of_an_earlier_version_is_loaded_with_the_one_scale_that_it_had(tm
         assert later.model.likelihood.unit is None
 
 
+class Stopped(Exception):
+    """An interruption."""
+
+
+class Stop(Callback):
+    """Interrupts in an epoch."""
+
+    is_resumable = True
+
+    def on_epoch(self, state):
+        if state.epoch == 4:
+            raise Stopped
+
+
+def test_an_interrupted_fit_of_two_targets_goes_on_bit_for_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr("bayesprune.inference.checkpoint.LEAST", 0.0)
+    monkeypatch.setattr("bayesprune.inference.checkpoint.SHARE", 1e9)
+    data = raw(torch.float32)
+    whole = fit(declared(), data, **HOW)
+    with pytest.raises(Stopped):
+        fit(declared(), data, checkpoint=tmp_path / "state", callbacks=[Stop()], **HOW)
+    found = fit(declared(), data, checkpoint=tmp_path / "state", **HOW)
+    assert found.settings["resumed_at_epoch"] is not None
+    assert found.score(*data) == whole.score(*data)
+    assert torch.equal(found.model.likelihood.scale, whole.model.likelihood.scale)
+
+
+def test_a_noise_alone_starts_at_the_error_of_the_network_that_is_left_as_it_is():
+    x, y = raw(torch.float32)
+    model = declared(outputs=1)
+    error = (model.network(x)[:, 0] - y[:, 0]).square().mean().sqrt().item()
+    how = HOW | {"steps": 1, "learning_rate": 1e-9}
+    found = fit(model, (x, y[:, 0]), standardise="noise", **how)
+    assert found.settings["standardised"] == {
+        "inputs": False, "targets": False, "noise": pytest.approx(error, rel=1e-5),
+        "reason": "the network stays as it is",
+    }  # fmt: skip
+    assert found.model.likelihood.scale.item() == pytest.approx(error, rel=1e-3)
+    assert model.likelihood.scale.item() == 1.0
+    off = fit(model, (x, y[:, 0]), standardise=False, **how)
+    assert off.model.likelihood.scale.item() == pytest.approx(1.0, rel=1e-3)  # the control
+    given = fit(declared(Normal(3.0), 1), (x, y[:, 0]), standardise="noise", **how)
+    assert given.settings["standardised"]["noise"] is None
+    later = fit(model, (x, y[:, 0]), start=found, standardise="noise", **how)
+    assert later.settings["standardised"]["reason"] == "as in the fit of start="
+
+
 def test_a_constant_target_has_the_noise_of_its_unit():
     x, y = raw()
     y[:, 1] = 1e6
