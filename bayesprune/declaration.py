@@ -29,6 +29,7 @@ from bayesprune.models.size_bounds import (
     checked_settings,
     checked_width,
 )
+from bayesprune.models.standardisation import put_in_units, units_of
 from bayesprune.models.unit_gates import UnitGates
 from bayesprune.prior_files import import_object, load_prior
 
@@ -283,6 +284,11 @@ def _load_weights(network: nn.Module, file: Path) -> None:
     if not file.is_file():
         raise ValueError(f"there is no file {file}: weights are read from a safetensors file")
     state = read_tensors(file, "give trained weights that are finite, as safetensors", None, infinite_buffers(network))
+    if units_of(state) and not units_of(network):  # of a regression that was standardised inside
+        try:
+            put_in_units(network, units_of(state))
+        except ValueError as problem:
+            raise ValueError(f"{file} does not fit the network: {problem}") from problem
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     wrong = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]

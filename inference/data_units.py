@@ -19,14 +19,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from bayesprune.inference.batches import Batches
+from bayesprune.inference.raw_inputs import ASKED, NO_NOISE
 from bayesprune.inference.result import Fit
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.evaluation_mode import evaluation_mode
 from bayesprune.models.first_line import first_line
+from bayesprune.models.likelihoods import Normal
 from bayesprune.models.standardisation import UNITS, put_in_units, units_of
 
-__all__ = ["Moments", "in_data_units", "moments_of"]
+__all__ = ["ONLY_NOISE", "Moments", "in_data_units", "moments_of"]
 
+ONLY_NOISE = "noise"
+"""What `fit`'s `standardise` is where a network was trained: inputs and targets stay, and the noise starts from it."""
 EXAMPLES = 1000
 """Training examples on which a network is looked at as it was handed in."""
 EXPLAINED = 0.1
@@ -157,7 +161,7 @@ def is_read_again(batches: Batches) -> bool:
 
 
 def in_data_units(
-    model: BayesianNetwork, batches: Batches, asked: bool | None, start: Fit | None
+    model: BayesianNetwork, batches: Batches, asked: bool | str | None, start: Fit | None
 ) -> tuple[BayesianNetwork, dict[str, Any]]:
     """The model that is trained: a copy whose network is standardised and whose noise starts from the data, or itself.
 
@@ -175,22 +179,43 @@ def in_data_units(
         ValueError: If the contrary of what the earlier fit did is asked for, or what is asked for cannot be done.
     """
     if start is not None:
-        return _as_before(model, units_of(start.model.network), asked)
+        return _as_before(model, start.model, None if asked == ONLY_NOISE else asked)
+    has_units = bool(units_of(model.network))
+    if has_units or asked == ONLY_NOISE:
+        reason = "the network came with it" if has_units else "the network stays as it is"
+        if asked is False or not model.likelihood.learns_noise:
+            return model, _record(units_of(model.network), reason)
+        return _with_its_noise(model, batches, reason)
     if asked is False:
-        return model, _record({}, "it was asked for")
-    if units_of(model.network):
-        return model, _record(units_of(model.network), "the network came with it")
+        return model, _record({}, ASKED)
     if asked is None and not model.likelihood.learns_noise:
-        return model, _record({}, "the targets are no real numbers with a noise to learn")
+        return model, _record({}, NO_NOISE)
     if not is_read_again(batches):
-        return _undone(model, asked, "the data can be read only once, and standardising takes a pass over them")
+        return _undone(model, bool(asked), "the data can be read only once, and standardising takes a pass over them")
     try:
         inputs, targets, examples = moments_of(batches, _feature_dimension(model.network, batches))
     except (RuntimeError, IndexError) as problem:  # inputs of several sizes, or what `check_data` will refuse
-        return _undone(model, asked, f"the inputs have no common features ({first_line(problem)})")
+        return _undone(model, bool(asked), f"the inputs have no common features ({first_line(problem)})")
     if not targets.finite or not (inputs is None or inputs.finite):
         return model, _record({}, "the data are not finite")  # `check_data` says so
-    return _standardised(copy.deepcopy(model).to(batches.dtype), inputs, targets, examples, asked)
+    return _standardised(copy.deepcopy(model).to(batches.dtype), inputs, targets, examples, bool(asked))
+
+
+def _with_its_noise(model: BayesianNetwork, batches: Batches, reason: str) -> tuple[BayesianNetwork, dict[str, Any]]:
+    """A copy of a model whose network stays as it is: its noise starts at the network's error, or the targets' sd."""
+    units = units_of(model.network)
+    if not is_read_again(batches):
+        return model, _record(units, reason)
+    try:
+        _, targets, examples = moments_of(batches, _feature_dimension(model.network, batches))
+    except (RuntimeError, IndexError):  # as above: the noise starts where it was declared
+        return model, _record(units, reason)
+    made = copy.deepcopy(model).to(batches.dtype)
+    error = _error(copy.deepcopy(made).cpu(), *examples)
+    error = targets.sd if error is None else error
+    factor = units.get(UNITS[3])
+    one = factor.detach().cpu().double() if factor is not None and factor.shape == error.shape else targets.sd
+    return made, _record(units, reason, _begin_in(made, error, one if factor is not None else None))
 
 
 def _standardised(
@@ -198,17 +223,18 @@ def _standardised(
     inputs: Moments | None,
     targets: Moments,
     examples: tuple[Tensor, Tensor],
-    asked: bool | None,
+    asked: bool,
 ) -> tuple[BayesianNetwork, dict[str, Any]]:
     """As `in_data_units`, IN PLACE, for data that have been read."""
     looked_at = copy.deepcopy(model).cpu()
-    error = _error(looked_at, *examples)
-    if asked is None and error is not None and error <= (1.0 - EXPLAINED) ** 0.5 * _spread(examples[1]):
+    each = _error(looked_at, *examples)
+    error = None if each is None else _together(each)
+    if not asked and error is not None and error <= (1.0 - EXPLAINED) ** 0.5 * _spread(examples[1]):
         return model, _record({}, "the network was trained already, and stays as it is", _begin(model, error))
     units = _units(looked_at, inputs, targets, examples[0].ndim)
-    sd = float(targets.sd.square().mean().sqrt())
+    sd = _together(targets.sd)
     if not units:
-        return model, _record({}, "inputs and targets are standardised as they are", _begin(model, sd))
+        return model, _record({}, _why_nothing(looked_at, inputs, targets), _begin(model, sd))
     left = ""
     for chosen in (units, {name: value for name, value in units.items() if name in UNITS[2:]}):
         try:
@@ -217,7 +243,8 @@ def _standardised(
             left = left or str(problem)
             continue
         put_in_units(model.network, chosen)
-        done = _record(chosen, "it was asked for" if asked else "the noise is to be learned", _begin(model, sd))
+        noise = _begin_in(model, targets.sd, _sizes(targets, model)) if UNITS[2] in chosen else _begin(model, sd)
+        done = _record(chosen, ASKED if asked else "the noise is to be learned", noise)
         return model, done | ({"note": f"inputs are not standardised: {left}"} if left else {})
     return model, _undone(model, asked, left)[1] | {"noise": _begin(model, sd)}
 
@@ -234,10 +261,30 @@ def _units(model: BayesianNetwork, inputs: Moments | None, targets: Moments, ndi
     return units if back is None else units | dict(zip(UNITS[2:], back, strict=True))
 
 
+def _sizes(targets: Moments, model: BayesianNetwork) -> Tensor | None:
+    """What each target is divided by, `(d,)`."""
+    found = targets.units(next(model.network.parameters()).dtype)
+    return None if found is None else found[1]
+
+
+def _why_nothing(model: BayesianNetwork, inputs: Moments | None, targets: Moments) -> str:
+    """Why there is nothing to standardise, which is true of inputs and targets."""
+    dtype = next(model.network.parameters()).dtype
+    looked_up = inputs is None or _has_embedding(model.network)
+    one = "inputs are no measurements, but whole numbers or looked up" if looked_up else ""
+    other = "" if targets.units(dtype) is None else "targets have no units"
+    if model.likelihood.in_units(targets.mean, torch.ones_like(targets.mean)) is None:
+        other = "targets have no units"
+    if not one and not other:
+        return "inputs and targets are standardised as they are"
+    return f"{one or 'inputs are standardised as they are'}, and {other or 'targets are standardised as they are'}"
+
+
 def _as_before(
-    model: BayesianNetwork, units: dict[str, Tensor], asked: bool | None
+    model: BayesianNetwork, earlier: BayesianNetwork, asked: bool | str | None
 ) -> tuple[BayesianNetwork, dict[str, Any]]:
-    """The model with the units of an earlier fit."""
+    """The model with the units of the one of an earlier fit."""
+    units = units_of(earlier.network)
     if asked is not None and asked != bool(units):
         raise ValueError(
             f"standardise={asked} is not what the fit of start= did, which says it for all that begin there: leave "
@@ -246,10 +293,13 @@ def _as_before(
     if units and not units_of(model.network):
         model = copy.deepcopy(model)
         put_in_units(model.network, units)
+    if isinstance(model.likelihood, Normal) and isinstance(earlier.likelihood, Normal):
+        model = copy.deepcopy(model)
+        model.likelihood.noise_in(earlier.likelihood.unit)
     return model, _record(units, "as in the fit of start=")
 
 
-def _undone(model: BayesianNetwork, asked: bool | None, why: str) -> tuple[BayesianNetwork, dict[str, Any]]:
+def _undone(model: BayesianNetwork, asked: bool, why: str) -> tuple[BayesianNetwork, dict[str, Any]]:
     if asked:
         raise ValueError(f"standardise=True cannot be done: {why}; standardise the data yourself, or leave it out")
     return model, _record({}, why) | {"note": f"nothing is standardised: {why}"}
@@ -269,9 +319,31 @@ def _begin(model: BayesianNetwork, sd: float) -> float | None:
     return sd if moved else None
 
 
+def _begin_in(model: BayesianNetwork, sd: Tensor, sizes: Tensor | None) -> float | None:
+    """As `_begin`, with the noise of each of several targets in its own unit.
+
+    Args:
+        model: The model.
+        sd: Where the noise of each target is to start, `()` or `(d,)`.
+        sizes: The targets' sizes, of that shape; None: the noise is of one size.
+    """
+    if sizes is None or sizes.numel() < 2:
+        return _begin(model, _together(sd))
+    unit = sizes / sizes.square().mean().sqrt()
+    if getattr(model.likelihood, "unit", None) is None:  # as it was learned by an earlier fit
+        model.likelihood.noise_in(unit)
+    # A constant target has the noise that its unit says.
+    return _begin(model, _together(torch.where(sd > 0.0, sd, sizes) / unit))
+
+
+def _together(sds: Tensor) -> float:
+    """Root mean square of standard deviations, one a target."""
+    return float(sds.square().mean().sqrt())
+
+
 @torch.no_grad()
-def _error(model: BayesianNetwork, x: Tensor, y: Tensor) -> float | None:
-    """Root mean squared error of a network as it was handed in; None where it does not take the inputs."""
+def _error(model: BayesianNetwork, x: Tensor, y: Tensor) -> Tensor | None:
+    """Root mean squared error of a network as it was handed in, of each target; None where it takes no such inputs."""
     dtype = next(model.network.parameters()).dtype
     try:
         mean = model.likelihood.predict(_run(model.network, x.to(dtype) if x.is_floating_point() else x))
@@ -279,7 +351,7 @@ def _error(model: BayesianNetwork, x: Tensor, y: Tensor) -> float | None:
         return None
     if mean.shape != y.shape or not bool(mean.isfinite().all()):
         return None
-    return float((mean.double() - y.double()).square().mean().sqrt())
+    return (mean.double() - y.double()).square().mean(dim=0).sqrt()
 
 
 def _spread(y: Tensor) -> float:

@@ -38,6 +38,7 @@ from bayesprune.inference.map_probe import check_map_exists
 from bayesprune.inference.objective import Objective, Terms
 from bayesprune.inference.paths import PathReport, Stepper
 from bayesprune.inference.progress import Progress
+from bayesprune.inference.raw_inputs import standardising_helps
 from bayesprune.inference.result import Fit, Restart
 from bayesprune.inference.schedules import Schedule, scaled, schedule_named, warmup
 from bayesprune.inference.shrinkage import diagonal_fisher
@@ -96,7 +97,7 @@ def fit(
     stop: Callable[[FitState], bool] | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
-    standardise: bool | None = None,
+    standardise: bool | str | None = None,
 ) -> Fit:
     """Fits a Bayesian network by maximising the ELBO; the model handed in is copied, never changed.
 
@@ -163,7 +164,8 @@ def fit(
             (docs/checkpoints.md). Default None.
         standardise: Whether the fitted network standardises inputs and targets inside, by the training data, and puts
             its outputs back into the data's units (docs/regression.md); default None: where targets are real numbers
-            with a noise to learn, unless the network predicts them already. `settings["standardised"]` says so.
+            with a noise to learn, unless the network predicts them already. ``"noise"``: neither, but a learned noise
+            starts at the error that the network makes. `settings["standardised"]` says what was done.
 
     Returns:
         The fit.
@@ -360,7 +362,7 @@ def _run(
                 likelihood, kl = float(terms.log_likelihood), float(terms.kl)
                 chunk.append(kl - likelihood)
                 if not abs(chunk[-1]) < float("inf"):
-                    raise NonFiniteLossError(_blame(state, terms))
+                    raise NonFiniteLossError(_blame(state, terms, x))
                 sums["loss"] += state.kl_weight * kl - likelihood
                 sums["expected_log_likelihood"] += likelihood
                 sums["kl"] += kl
@@ -439,13 +441,14 @@ def make_optimizer(choice: OptimizerChoice, objective: Objective, learning_rate:
     raise ValueError(f"optimizer {choice!r} is unknown: expected 'adam', 'sgd' or a callable of parameter groups")
 
 
-def _blame(state: FitState, terms: Terms) -> str:
-    """Says which part of the loss is not finite."""
+def _blame(state: FitState, terms: Terms, x: Tensor) -> str:
+    """Says which part of the loss is not finite, and what to do about it, where inputs `x` are raw too."""
+    first = "standardise the inputs (standardise=True)" if standardising_helps(state.objective.model.network, x) else ""
     bad = [site for site, term in terms.kl_of.items() if not bool(torch.isfinite(term).all())]
     part = f"the term of {bad[0]}" if bad else "the log-likelihood"
     return (
         f"the loss became non-finite at step {state.step} (epoch {state.epoch + 1}, restart {state.restart}), first in "
-        f"{part}: lower learning_rate, or look at the prior of that site"
+        f"{part}: {first and first + ', '}lower learning_rate, or look at the prior of that site"
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bayesprune.inference.batches import placed
 from bayesprune.inference.callbacks import Callback
+from bayesprune.inference.data_units import ONLY_NOISE
 from bayesprune.inference.gating import Gating
 from bayesprune.inference.given_numbers import real_number, whole_number
 from bayesprune.inference.guides import assign_families
@@ -162,11 +163,18 @@ def _check_types(options: Mapping[str, Any]) -> None:
     ]
     flags = ("sticking_the_landing", "local_reparameterisation", "channels_last", "progress")
     expected += [(name, "True or False", _is_flag) for name in flags]
-    expected += [(n, "True, False or None", lambda v: v is None or _is_flag(v)) for n in ("compiled", "standardise")]
+    expected += [
+        ("compiled", "True, False or None", lambda v: v is None or _is_flag(v)),
+        ("standardise", "True, False, 'noise' or None", lambda v: v is None or _is_flag(v) or _is_noise(v)),
+    ]
     for name, what, fits in expected:
         value = options[name]
         if not fits(value):
             raise ValueError(f"{name}= takes {what}, not {_shown(value)}")
+
+
+def _is_noise(value: Any) -> bool:
+    return isinstance(value, str) and value == ONLY_NOISE
 
 
 def _is_flag(value: Any) -> bool:

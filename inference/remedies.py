@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from bayesprune.inference.default_kl_weight import FADE_IN, LEAST_WEIGHT
 from bayesprune.inference.default_length import LEAST_STEPS
+from bayesprune.inference.raw_inputs import standardising_helps
 from bayesprune.inference.tuning_grid import stronger_or_weaker
 from bayesprune.models.plain_numbers import plain_value
 
@@ -37,12 +38,15 @@ class Remedies:
 
     def less_prior(self) -> str:
         """What lets the data say more."""
-        knob, engine = self._knob(weaker=True), self._engine()
+        knob, engine, lead = self._knob(weaker=True), self._engine(), self._standardise()
         if self.fit.model.gates is not None and knob is not None:
-            return _sentence([knob], [" and ".join(engine)] if engine else [])
+            return _sentence([*lead, knob], [" and ".join(engine)] if engine else [])
         weight = self._weight()
         engine = [f"kl_weight={LEAST_WEIGHT if weight > LEAST_WEIGHT else 0.1 * weight:g}", *engine]
-        return _sentence(engine, [] if knob is None else [knob], "tune kl_weight")
+        knobs = [] if knob is None else [knob]
+        if lead:
+            return _sentence(lead, [" and ".join(engine), *knobs], "tune kl_weight")
+        return _sentence(engine, knobs, "tune kl_weight")
 
     def more_prior(self) -> str:
         """What keeps the data's noise out."""
@@ -59,13 +63,15 @@ class Remedies:
 
     def longer(self) -> str:
         """More steps."""
-        return f"give {self._more_steps()}"
+        return _sentence([*self._standardise(), self._more_steps()], [])
 
     def slower(self) -> str:
         """A smaller learning rate."""
         rate = self.fit.settings.get("learning_rate")
         rate = rate if isinstance(rate, (int, float)) else RATE
-        return f"give learning_rate={RATE if rate > FAST else 0.1 * rate:g}, or schedule='cosine'"
+        rates = [f"learning_rate={RATE if rate > FAST else 0.1 * rate:g}", "schedule='cosine'"]
+        found = [*self._standardise(), *rates]
+        return _sentence(found[:1], found[1:])
 
     def gentler_gates(self) -> str:
         """What lets units leave later."""
@@ -75,6 +81,12 @@ class Remedies:
         return _sentence([self._more_steps()], smaller)
 
     # -- inside ----------------------------------------------------------------------------------------------
+
+    def _standardise(self) -> list[str]:
+        """What comes first where inputs are in units of their own, far from one, and stand in nothing's way."""
+        examples = None if self.fit.examples is None else self.fit.examples[0]
+        done = self.fit.settings.get("standardised") or {}
+        return ["standardise=True"] if standardising_helps(self.fit.model.network, examples, done) else []
 
     def _weight(self) -> float:
         weight = self.fit.settings.get("kl_weight")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import pyro.distributions as dist
@@ -17,6 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bayesprune.models.likelihood_names import likelihood_class
+from bayesprune.models.observation_checks import (
+    check_finite,
+    check_one_output,
+    check_real,
+    check_shape,
+    rmse,
+    wide,
+    without_single_column,
+)
 
 __all__ = ["Bernoulli", "Categorical", "Likelihood", "Normal", "Poisson"]
 
@@ -129,6 +138,13 @@ class Likelihood(nn.Module, ABC):
     def begin_noise(self, sd: float) -> None:
         """Starts a learned scale of the noise at a standard deviation, IN PLACE, if it was not started by the user."""
 
+    def noise_in(self, unit: Tensor | None) -> None:
+        """Has a learned noise count in units of its own for each target, IN PLACE; default: it has none.
+
+        Args:
+            unit: Sizes of the d targets over their root mean square, `(d,)`; None: all the same.
+        """
+
     def config(self) -> dict[str, Any]:
         """What it takes to make this likelihood again, as JSON; learned values are in the state dict."""
         return {"name": self.name}
@@ -224,45 +240,60 @@ class Normal(Likelihood):
     which each row is one event.
 
     Args:
-        scale: Standard deviation of the noise in the units of the observations; None learns it as a positive
-            point estimate that starts at 1, or where `fit` standardises at the standard deviation of the targets.
+        scale: Standard deviation of the noise in the units of the observations, or d of them, one for each of several
+            numbers; None learns it as a positive point estimate that starts at 1, or where `fit` standardises at the
+            standard deviation of the targets, each of several in its own.
 
     Attributes:
         log_scale: The learned log scale, a scalar parameter; None where the scale is fixed.
+        unit: What multiplies it for each of d targets, `(d,)`, a buffer; None where one scale is that of all.
 
     Raises:
-        ValueError: If the scale is not a positive finite number.
+        ValueError: If the scale is not a positive finite number, or a sequence of them.
     """
 
     name = "normal"
     is_ordered = True
 
-    def __init__(self, scale: float | None = None) -> None:
+    def __init__(self, scale: float | Sequence[float] | None = None) -> None:
         super().__init__()
-        if scale is not None and not (math.isfinite(scale) and scale > 0):
+        several = isinstance(scale, (list, tuple))
+        given: list[float] = [] if scale is None else list(scale) if several else [scale]  # type: ignore[arg-type, list-item]
+        if (several and not given) or not all(math.isfinite(one) and one > 0 for one in given):
             raise ValueError(f"scale is {scale}, but a positive finite number is expected: None learns it")
-        self.fixed_scale = None if scale is None else float(scale)
+        self.fixed_scale = [float(one) for one in given] if len(given) > 1 else float(given[0]) if given else None
         self.log_scale: nn.Parameter | None
         self.register_parameter("log_scale", nn.Parameter(torch.zeros(())) if scale is None else None)
+        self.unit: Tensor | None
+        self.register_buffer("unit", torch.tensor(given, dtype=torch.float64) if len(given) > 1 else None)
 
     @property
     def scale(self) -> Tensor | float:
-        """Standard deviation of the noise: a float if fixed, a scalar tensor with gradient if learned."""
+        """Standard deviation of the noise: a float if fixed, a scalar tensor with gradient if learned.
+
+        Where each of several targets has its own, a tensor `(d,)`.
+        """
         if self.log_scale is not None:
-            return self.log_scale.exp()
-        assert self.fixed_scale is not None  # one of the two always is there
+            return self.log_scale.exp() if self.unit is None else self.log_scale.exp() * self.unit
+        if self.unit is not None:
+            return self.unit
+        assert isinstance(self.fixed_scale, float)  # one of the three always is there
         return self.fixed_scale
+
+    def _scale_of(self, means: Tensor) -> Tensor | float:
+        """The scale, in the number format of the means where there are several."""
+        return self.scale if self.unit is None else torch.as_tensor(self.scale).to(means.dtype)
 
     def distribution(self, outputs: Tensor) -> Any:
         """Pyro's Normal with `batch_shape` `(N,)`; with d > 1 outputs, `event_shape` `(d,)`."""
         means = without_single_column(wide(outputs))
-        normal = dist.Normal(means, self.scale)
+        normal = dist.Normal(means, self._scale_of(means))
         return normal.to_event(1) if means.ndim == 2 else normal
 
     def log_prob(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Gaussian log density of each observation, `(N,)`, in nats; summed over the d outputs."""
         means = without_single_column(wide(outputs))
-        scale = self.scale
+        scale = self._scale_of(means)
         log_scale = math.log(scale) if isinstance(scale, float) else scale.log()
         each = -0.5 * ((y - means) / scale) ** 2 - log_scale - 0.5 * math.log(2 * math.pi)
         return each.sum(dim=-1) if means.ndim == 2 else each
@@ -281,6 +312,11 @@ class Normal(Likelihood):
             raise ValueError(
                 f"the network returns shape {tuple(outputs.shape)}, but {type(self).__name__} needs means (N,) or "
                 "(N, d): let the last layer have one output per number to predict"
+            )
+        if self.unit is not None and outputs.shape[1:] != self.unit.shape:
+            raise ValueError(
+                f"the noise has {len(self.unit)} scales, but the network returns shape {tuple(outputs.shape)}: give "
+                "one scale for each output, or one for all"
             )
         check_shape(self, outputs, y, expected=without_single_column(outputs).shape)
         check_real(self, y)
@@ -308,13 +344,25 @@ class Normal(Likelihood):
         if self.log_scale is not None and float(self.log_scale) == 0.0:
             self.log_scale.fill_(math.log(sd))
 
+    def noise_in(self, unit: Tensor | None) -> None:
+        """The learned scale is multiplied by them."""
+        if self.log_scale is not None:
+            self.unit = None if unit is None else unit.detach().to(self.log_scale, copy=True)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """A learned scale takes the units that are stored, or none, as earlier versions wrote it."""
+        stored = state_dict.get(f"{prefix}unit")
+        if stored is None or stored.ndim == 1:
+            self.noise_in(stored)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def config(self) -> dict[str, Any]:
-        """The name and the fixed scale, or None where it is learned."""
+        """The name and the fixed scale or scales, or None where it is learned."""
         return {"name": self.name, "scale": self.fixed_scale}
 
     def learned_config(self) -> dict[str, Any]:
-        """The name and the scale, also where it was learned."""
-        return {**self.config(), "scale": float(torch.as_tensor(self.scale).detach())}
+        """The name and the scale, also where it was learned; a list where each of several targets has its own."""
+        return {**self.config(), "scale": torch.as_tensor(self.scale).detach().tolist()}
 
 
 class Bernoulli(Likelihood):
@@ -341,7 +389,7 @@ class Bernoulli(Likelihood):
         Raises:
             ValueError: In one sentence.
         """
-        _check_one_output(self, outputs, y)
+        check_one_output(self, outputs, y)
         if not bool(((y == 0) | (y == 1)).all()):
             raise ValueError(
                 f"labels run from {y.min().item()} to {y.max().item()}, but Bernoulli needs 0 or 1: "
@@ -384,10 +432,10 @@ class Poisson(Likelihood):
         Raises:
             ValueError: In one sentence.
         """
-        _check_one_output(self, outputs, y)
+        check_one_output(self, outputs, y)
         if y.dtype == torch.bool or y.is_complex():
             raise ValueError(f"counts have dtype {y.dtype}, but Poisson needs whole numbers: pass y.long()")
-        _check_finite(y)
+        check_finite(y)
         if bool((y < 0).any()):
             raise ValueError(f"the smallest count is {y.min().item()}, but Poisson needs counts from 0 up: check y")
         if y.is_floating_point() and not bool((y == y.round()).all()):
@@ -400,64 +448,3 @@ class Poisson(Likelihood):
             ValueError: If the shapes do not fit.
         """
         return {"rmse": rmse(self, mean_prediction, y)}
-
-
-def wide(outputs: Tensor) -> Tensor:
-    """Outputs in at least float32: under autocast they come in 16 bits, too few for log probabilities."""
-    return outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
-
-
-def without_single_column(outputs: Tensor) -> Tensor:
-    """Outputs `(N, 1)` as `(N,)`, others unchanged."""
-    return outputs.squeeze(-1) if outputs.ndim == 2 and outputs.shape[1] == 1 else outputs
-
-
-def check_shape(likelihood: Likelihood, outputs: Tensor, y: Tensor, expected: torch.Size) -> None:
-    """Refuses observations of another shape; (N, 1) would broadcast against (N,) to N x N without a word."""
-    if y.shape == expected and len(y) > 0:
-        return
-    if len(expected) and expected[0] == 0:
-        raise ValueError(f"{type(likelihood).__name__} got no examples: pass at least one")
-    remedy = "pass one target per example"
-    if y.ndim == len(expected) + 1 and y.shape[-1] == 1:
-        remedy = "pass y.squeeze(-1)"
-    elif len(expected) == 2:
-        remedy = f"pass {expected[1]} targets per example, or change the last layer"
-    raise ValueError(
-        f"{type(likelihood).__name__} got targets of shape {tuple(y.shape)} for outputs of shape "
-        f"{tuple(outputs.shape)}, but {tuple(expected)} is expected: {remedy}"
-    )
-
-
-def _check_one_output(likelihood: Likelihood, outputs: Tensor, y: Tensor) -> None:
-    """Refuses networks with more than one output per example, and targets that are not `(N,)`."""
-    if without_single_column(outputs).ndim != 1:
-        raise ValueError(
-            f"the network returns shape {tuple(outputs.shape)}, but {type(likelihood).__name__} needs (N,) "
-            "or (N, 1): let the last layer have one output"
-        )
-    check_shape(likelihood, outputs, y, expected=outputs.shape[:1])
-
-
-def check_real(likelihood: Likelihood, y: Tensor) -> None:
-    """Refuses targets that are no finite real numbers."""
-    if y.dtype == torch.bool or y.is_complex():
-        raise ValueError(
-            f"targets have dtype {y.dtype}, but {type(likelihood).__name__} needs real numbers: pass y.float()"
-        )
-    _check_finite(y)
-
-
-def _check_finite(y: Tensor) -> None:
-    wrong = ~torch.isfinite(y)
-    if bool(wrong.any()):
-        raise ValueError(
-            f"{int(wrong.sum())} targets are NaN or infinite, the first at index "
-            f"{wrong.nonzero()[0].tolist()}: remove or fill them"
-        )
-
-
-def rmse(likelihood: Likelihood, mean_prediction: Tensor, y: Tensor) -> float:
-    """Root mean squared error over all numbers; refuses shapes that do not fit."""
-    check_shape(likelihood, mean_prediction, y, expected=mean_prediction.shape)
-    return float((mean_prediction.detach().double() - y.double()).square().mean().sqrt())

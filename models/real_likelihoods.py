@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -10,7 +11,8 @@ import scipy.special
 import torch
 from torch import Tensor, nn
 
-from bayesprune.models.likelihoods import Likelihood, Normal, check_real, check_shape, rmse, wide, without_single_column
+from bayesprune.models.likelihoods import Likelihood, Normal
+from bayesprune.models.observation_checks import check_real, check_shape, rmse, wide, without_single_column
 
 __all__ = ["HeteroscedasticNormal", "StudentT"]
 
@@ -32,12 +34,13 @@ class StudentT(Normal):
     Shapes of outputs and observations are those of `Normal`; the d numbers of an observation are independent.
 
     Args:
-        scale: Scale of the noise in the units of the observations, whose sd is scale * sqrt(df / (df - 2)); None
-            (default) learns it, as `Normal` does.
+        scale: Scale of the noise in the units of the observations, whose sd is scale * sqrt(df / (df - 2)), or d of
+            them; None (default) learns it, as `Normal` does.
         df: Degrees of freedom, above 1, so that there is a mean; default 4. None learns them, from 4 on.
 
     Attributes:
         log_scale: The learned log scale, a scalar parameter; None where the scale is fixed.
+        unit: What multiplies it for each of d targets, as in `Normal`.
         log_excess: log(df - 1), a scalar parameter; None where df is fixed.
 
     Raises:
@@ -46,7 +49,7 @@ class StudentT(Normal):
 
     name = "student-t"
 
-    def __init__(self, scale: float | None = None, df: float | None = 4.0) -> None:
+    def __init__(self, scale: float | Sequence[float] | None = None, df: float | None = 4.0) -> None:
         super().__init__(scale)
         if df is not None and not (math.isfinite(df) and df > 1):
             raise ValueError(f"df is {df}, but a finite number above 1 is expected: None learns it")
@@ -65,13 +68,14 @@ class StudentT(Normal):
     def distribution(self, outputs: Tensor) -> Any:
         """Pyro's StudentT with `batch_shape` `(N,)`; with d > 1 outputs, `event_shape` `(d,)`."""
         means = without_single_column(wide(outputs))
-        noise = _StudentT(self.df, means, self.scale)
+        noise = _StudentT(self.df, means, self._scale_of(means))
         return noise.to_event(1) if means.ndim == 2 else noise
 
     def log_prob(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Student-t log density of each observation, `(N,)`, in nats; summed over the d outputs."""
         means = without_single_column(wide(outputs))
-        df, scale = (torch.as_tensor(value, dtype=means.dtype, device=means.device) for value in (self.df, self.scale))
+        both = (self.df, self._scale_of(means))
+        df, scale = (torch.as_tensor(value, dtype=means.dtype, device=means.device) for value in both)
         normaliser = torch.lgamma(0.5 * (df + 1)) - torch.lgamma(0.5 * df) - 0.5 * (df * math.pi).log() - scale.log()
         each = normaliser - 0.5 * (df + 1) * torch.log1p(((y - means) / scale).square() / df)
         return each.sum(dim=-1) if means.ndim == 2 else each

@@ -16,6 +16,7 @@ from bayesprune.commands.showing_gates import what_is_left
 from bayesprune.commands.tuning import asked_tuning, fit_tuned, print_tuned
 from bayesprune.data import DATASETS, load_data
 from bayesprune.declaration import declare, resolve_prior
+from bayesprune.inference.data_units import ONLY_NOISE
 from bayesprune.inference.fit import fit
 from bayesprune.inference.gating import Gating
 from bayesprune.inference.laplace_around import laplace_around
@@ -122,7 +123,7 @@ def fit_run(
     if epochs == 0:
         _check_nothing_trained(weights, how)
     if weights is not None and how.get("standardise") is None:
-        how["standardise"] = False  # they were trained as they are
+        how["standardise"] = ONLY_NOISE  # they were trained as they are
     declared = resolve_prior(prior, settings or {}, data_size=1)  # a misspelt name is told before data are fetched
     if isinstance(declared, UnitGates):
         how["gating"] = _gating(gating or {})

@@ -14,6 +14,7 @@ from bayesprune.commands.console import print_lines, stdout
 from bayesprune.data import DATASETS, load_data
 from bayesprune.declaration import UNIT_GATES, Declaration, declare, resolve_prior
 from bayesprune.inference.continuation import sparsity_path
+from bayesprune.inference.data_units import ONLY_NOISE
 from bayesprune.inference.path_folder import INDEX_FILE, REMEDY, read_index
 from bayesprune.inference.sparsity_path import SparsityPath
 from bayesprune.models.files.places import expanded
@@ -98,7 +99,7 @@ def follow_path(
     """
     settings = dict(settings or {})
     if standardise is not None or weights is not None:
-        how["standardise"] = bool(standardise)
+        how["standardise"] = ONLY_NOISE if standardise is None else standardise
     if prior == UNIT_GATES:
         raise ValueError(
             "a path begins each fit at the one before, but unit-gates leaves networks of different sizes: run "

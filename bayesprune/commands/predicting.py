@@ -259,6 +259,9 @@ def load_pruned(
         else:
             made.load_state_dict(state)
         likelihood = Likelihood.from_config(summary["likelihood"])
+        scales = getattr(likelihood, "unit", None)
+        if scales is not None and len(scales) != summary["outputs"]:
+            raise ValueError(f"the noise has {len(scales)} scales for {summary['outputs']} outputs")
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as problem:
         reason = " ".join(str(problem).split())[:200]
         raise ValueError(f"the files of {folder} do not fit each other ({reason}): prune the run again") from problem

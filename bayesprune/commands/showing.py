@@ -132,10 +132,15 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
 def _likelihood(found: dict[str, Any]) -> str:
     """The likelihood with its numbers, and whether it was standardised inside."""
     numbers = {k: v for k, v in found.get("learned_likelihood", found["likelihood"]).items() if k != "name"}
-    given = ", ".join(f"{key} {figure(value)}" for key, value in numbers.items() if value is not None)
+    given = ", ".join(f"{key} {_figures(value)}" for key, value in numbers.items() if value is not None)
     done = [name for name in ("inputs", "targets") if (found.get("standardised") or {}).get(name)]
     inside = f", {' and '.join(done)} standardised inside" if done else ""
     return f"{found['likelihood']['name']} likelihood{f' ({given})' if given else ''}{inside}"
+
+
+def _figures(value: Any) -> str:
+    """A number, or those of several targets."""
+    return " and ".join(map(figure, value)) if isinstance(value, list) else figure(value)
 
 
 def write_plots(

@@ -116,11 +116,57 @@ def test_trained_weights_stay_as_they_are(run, file, networks_file, tmp_path, co
     save_file(state, tmp_path / "weights.safetensors")
     given = arguments(file, networks_file, tmp_path / "run", "--weights", tmp_path / "weights.safetensors")
     assert command(*given)[0] == 0
-    assert summary(tmp_path / "run")["standardised"]["reason"] == "it was asked for"
-    assert summary(tmp_path / "run")["standardised"]["targets"] is False
+    done = summary(tmp_path / "run")["standardised"]
+    assert done["reason"] == "the network stays as it is" and done["targets"] is False
+    assert done["noise"] > 400.0  # for standardised numbers the network was made: it is off by about 500
     given = arguments(file, networks_file, tmp_path / "again", "--weights", tmp_path / "weights.safetensors")
     assert command(*given, "--standardise")[0] == 0
     assert summary(tmp_path / "again")["standardised"]["targets"] is True
+
+
+def test_weights_of_a_pruned_run_begin_another_one_with_their_units_and_the_noise_of_their_error(
+    run, file, networks_file, tmp_path, command, refused
+):
+    assert command("prune", run, "--sparsity", 0.2, "--out", tmp_path / "pruned")[0] == 0
+    weights = tmp_path / "pruned" / "weights.safetensors"
+    given = arguments(file, networks_file, tmp_path / "run", "--weights", weights)
+    assert command(*given)[0] == 0
+    done = summary(tmp_path / "run")["standardised"]
+    assert done["reason"] == "the network came with it" and done["targets"] is True
+    assert 10.0 < done["noise"] < 60.0 and summary(tmp_path / "run")["test_rmse"] < 40.0
+    given = arguments(file, networks_file, tmp_path / "off", "--weights", weights, "--no-standardise")
+    assert command(*given)[0] == 0
+    done = summary(tmp_path / "off")["standardised"]
+    assert done["targets"] is True and done["noise"] is None  # what it came with stays, and nothing is done besides
+    damaged = {name: value for name, value in load_file(weights).items() if name != "data_output_factor"}
+    save_file(damaged, tmp_path / "damaged.safetensors")
+    given = arguments(file, networks_file, tmp_path / "no", "--weights", tmp_path / "damaged.safetensors")
+    refused(given, "damaged.safetensors does not fit the network: data_output_shift and data_output_factor go together")
+
+
+def test_each_of_several_targets_has_its_noise_on_screen_and_in_folders(networks_file, tmp_path, command, refused):
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(300, 3))
+    y = x[:, :1] * [80.0, 0.001] + generator.normal(size=(300, 2)) * [20.0, 0.0005] + [500.0, 0.0]
+    np.savez(tmp_path / "two.npz", x=x, y=y)
+    np.save(tmp_path / "x.npy", x)
+    assert command(*arguments(tmp_path / "two.npz", networks_file, tmp_path / "run"))[0] == 0
+    wide, narrow = summary(tmp_path / "run")["learned_likelihood"]["scale"]
+    assert 10.0 < wide < 60.0 and 1e-4 < narrow < 1e-3
+    assert f"(scale {wide:.4g} and {narrow:.4g})" in command("show", tmp_path / "run")[1]
+    assert command("prune", tmp_path / "run", "--sparsity", 0.2, "--out", tmp_path / "pruned")[0] == 0
+    for folder in ("run", "pruned"):
+        out = tmp_path / f"{folder}.npz"
+        assert command("predict", tmp_path / folder, "--input", tmp_path / "x.npy", "--raw", "--out", out)[0] == 0
+        found = np.load(out)
+        inside = ((y >= found["lower"]) & (y <= found["upper"])).mean(axis=0)
+        assert ((inside > 0.8) & (inside < 0.99)).all()  # with one noise for both, one of them has them all
+    pruned = summary(tmp_path / "pruned")
+    for damaged in ([1.0, 2.0, 3.0], [1.0, "a"], [[1.0, 2.0], 3.0], [1.0, -1.0], []):
+        pruned["likelihood"]["scale"] = damaged
+        (tmp_path / "pruned" / "summary.json").write_text(json.dumps(pruned))
+        again = ("predict", tmp_path / "pruned", "--input", tmp_path / "x.npy", "--raw", "--out", tmp_path / "o.npz")
+        refused(again, "do not fit each other")
 
 
 def test_a_damaged_unit_is_told_in_a_sentence(run, tmp_path, refused):

@@ -137,7 +137,7 @@ def test_whether_it_standardises_goes_by_the_likelihood_and_by_what_is_asked():
         assert not units_of(found.model.network)
     found = fit(declared(Categorical(), outputs=2), (x, (y > 150).long()), standardise=True, **HOW)
     assert set(units_of(found.model.network)) == set(UNITS[:2])
-    with pytest.raises(ValueError, match="standardise= takes True, False or None, not 'yes'"):
+    with pytest.raises(ValueError, match="standardise= takes True, False, 'noise' or None, not 'yes'"):
         fit(declared(), (x, y), standardise="yes", **HOW)
 
 

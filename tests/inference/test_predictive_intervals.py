@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bayesprune.inference.fit import fit
-from bayesprune.inference.predictive_intervals import coverage_at, intervals_at
+from bayesprune.inference.predictive_intervals import _Mixture, coverage_at, intervals_at
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.gaussian import Gaussian
 from bayesprune.models.likelihoods import Bernoulli, Normal, Poisson
@@ -59,6 +59,81 @@ def test_counts_have_the_least_interval_of_whole_numbers_with_these_tails():
         inside = (y >= lower[i]) & (y <= upper[i])
         found = coverage_at(Poisson(), [rate[i].log().expand(200) for rate in rates], y)["coverage_90"]
         assert found == pytest.approx(float(inside.double().mean()))
+
+
+class Positive(Normal):
+    """A likelihood of positive numbers, whose distribution refuses others."""
+
+    def __init__(self, kind, *shape):
+        super().__init__(1.0)
+        self.kind, self.shape = kind, [torch.tensor(each, dtype=torch.float64) for each in shape]
+
+    def distribution(self, outputs):
+        return self.kind(*self.shape, outputs.exp(), validate_args=True)
+
+    def predict(self, outputs):
+        return self.distribution(outputs).mean
+
+
+class Weibull(dist.Weibull):
+    """With the shape first, as Gamma has it."""
+
+    def __init__(self, shape, scale, validate_args=None):
+        super().__init__(scale, shape, validate_args=validate_args)
+
+
+class Between(dist.Uniform):
+    """Numbers between one and another end, of which each draw has its own."""
+
+    def __init__(self, width, low, validate_args=None):
+        super().__init__(low, low + width, validate_args=validate_args)
+
+
+SUPPORTED = {
+    "exponential": (Positive(dist.Exponential), lambda out: scipy.stats.expon(scale=np.exp(-out))),
+    "gamma": (Positive(dist.Gamma, 2.0), lambda out: scipy.stats.gamma(2.0, scale=np.exp(-out))),
+    "weibull": (Positive(Weibull, 1.5), lambda out: scipy.stats.weibull_min(1.5, scale=np.exp(out))),
+    "uniform": (Positive(Between, 2.0), lambda out: scipy.stats.uniform(np.exp(out), 2.0)),
+}
+
+
+@pytest.mark.parametrize("name", SUPPORTED)
+@pytest.mark.parametrize("probability", [0.5, 0.9, 0.9999])
+def test_intervals_stay_in_the_support_of_the_likelihood(name, probability):
+    torch.manual_seed(0)
+    likelihood, by_scipy = SUPPORTED[name]
+    outputs = [double(3) for _ in range(4)]
+    with pytest.raises(ValueError, match="support"):  # it is refused outside
+        likelihood.distribution(outputs[0]).cdf(-torch.ones(3, dtype=torch.float64))
+    lower, upper = intervals_at(likelihood, outputs, probability)
+    for i in range(3):
+        parts = [by_scipy(float(out[i])) for out in outputs]
+        at = [np.mean([part.cdf(float(end[i])) for part in parts]) for end in (lower, upper)]
+        assert at == pytest.approx([0.5 - 0.5 * probability, 0.5 + 0.5 * probability], abs=1e-9)
+    y = torch.stack([0.5 * (lower[0] + upper[0]), 1e6 * upper[1], -upper[2]]) if probability < 0.6 else -upper
+    assert coverage_at(likelihood, outputs, y)["coverage_90"] == (1 / 3 if probability < 0.6 else 0.0)
+
+
+@pytest.mark.parametrize("size", [1e-150, 1e-18, 1.0, 1e30])
+@pytest.mark.parametrize("place", [0.0, 1.0])
+def test_intervals_are_as_exact_whatever_the_unit(size, place):
+    outputs = [torch.full((2,), place * size, dtype=torch.float64)]
+    for likelihood, expected in ((Normal(size), scipy.stats.norm), (StudentT(size, 1.5), scipy.stats.t(1.5))):
+        lower, upper = intervals_at(likelihood, outputs, 0.9)
+        wanted = [place + expected.ppf(0.05), place + expected.ppf(0.95)]
+        assert [float(lower[0] / size), float(upper[1] / size)] == pytest.approx(wanted, abs=1e-10)
+
+
+def test_a_quantile_takes_a_few_evaluations_of_the_distribution_function(monkeypatch):
+    count = []
+    cdf = _Mixture._cdf
+    monkeypatch.setattr(_Mixture, "_cdf", lambda self, y: count.append(1) or cdf(self, y))
+    torch.manual_seed(0)
+    outputs = [100.0 + torch.randn(500) for _ in range(8)]
+    found = intervals_at(StudentT(df=None), outputs, 0.9)
+    assert len(count) < 32  # by halving alone it was above a hundred
+    exact = intervals_at(StudentT(df=None).double(), [each.double() for each in outputs], 0.9)
+    assert all(torch.allclose(a.double(), b, rtol=0, atol=1e-5) for a, b in zip(found, exact, strict=True))
 
 
 class Laplace(Normal):
