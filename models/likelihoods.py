@@ -334,9 +334,9 @@ class Normal(Likelihood):
         """Whether the scale is learned: one that is given is in the units in which the model was declared."""
         return self.log_scale is not None
 
-    def in_units(self, shift: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
-        """The outputs are means: they are put back as the targets are."""
-        return shift, unit
+    def in_units(self, shift: Tensor, unit: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The outputs are means: they are put back as the targets are; not where a subclass has a link of its own."""
+        return (shift, unit) if type(self).predict is Normal.predict else None
 
     @torch.no_grad()
     def begin_noise(self, sd: float) -> None:

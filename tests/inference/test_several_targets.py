@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
@@ -202,3 +203,29 @@ def test_scales_that_are_given_are_one_for_each_output():
     for wrong in ([], [1.0, 0.0], [1.0, float("nan")]):
         with pytest.raises(ValueError, match="a positive finite number is expected"):
             Normal(wrong)
+
+
+class LogNormal(Normal):
+    """Positive numbers: a Normal of their logarithm, so that outputs have no unit of the targets."""
+
+    name = "log-normal"
+
+    def distribution(self, outputs):
+        return dist.LogNormal(super().predict(outputs), self.scale)
+
+    def log_prob(self, outputs, y):
+        return super().log_prob(outputs, y.log()) - y.log()
+
+    def predict(self, outputs):
+        return super().predict(outputs).exp()
+
+
+def test_a_subclass_with_a_link_of_its_own_has_outputs_without_units():
+    torch.manual_seed(0)
+    x = torch.randn(200, 3)
+    y = (3.0 + x[:, 0] + 0.2 * torch.randn(200)).exp()
+    for likelihood, units in ((LogNormal(), False), (Normal(), True)):  # the latter is the control
+        bnn = BayesianNetwork(nn.Linear(3, 1), {"weight": Gaussian()}, likelihood, data_size=200)
+        found = fit(bnn, (x, y), steps=1500, device="cpu")
+        assert found.settings["standardised"]["targets"] is units
+        assert (found.score(x, y)["rmse"] < 0.4 * float(y.std())) is not units
