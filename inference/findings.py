@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["findings"]
 
-LABELS = ("categorical", "bernoulli")
 MOST = 4
 """At most so many notes at once."""
 NO_BETTER, HARDLY = 0.02, 0.1
@@ -100,7 +99,7 @@ def _no_better_than_constant(facts: _Facts, layers: EmptiedLayers, rose: str | N
     gain, constant = facts.gain, facts.constant
     if gain is None or constant is None:
         return None
-    labels = facts.fit.model.likelihood.name in LABELS
+    labels = facts.fit.model.likelihood.is_labels
     # Of labels the entropy can be gained; of numbers, a share R^2 of the variance is worth -1/2 log(1 - R^2) nats.
     whole = -constant if labels else -0.5 * math.log1p(-NO_BETTER) / NO_BETTER
     if gain > (HARDLY if _several_labels(facts) else NO_BETTER) * whole:
@@ -128,7 +127,7 @@ def _no_better_than_constant(facts: _Facts, layers: EmptiedLayers, rose: str | N
 
 def _several_labels(facts: _Facts) -> bool:
     """Whether there are labels of so many classes that little gain is a fault and no hard problem."""
-    labels = facts.fit.model.likelihood.name in LABELS
+    labels = facts.fit.model.likelihood.is_labels
     return labels and facts.constant is not None and math.exp(-facts.constant) > SEVERAL
 
 
@@ -161,7 +160,7 @@ def _loss_rose(facts: _Facts) -> str | None:
 def _cut_short(facts: _Facts) -> str | None:
     """Of labels alone, and where much of them was left to learn: a prior may be paid off for ever at no use."""
     quarters, gain, constant = facts.course.quarters, facts.gain, facts.constant
-    if quarters is None or gain is None or constant is None or facts.fit.model.likelihood.name not in LABELS:
+    if quarters is None or gain is None or constant is None or not facts.fit.model.likelihood.is_labels:
         return None
     fall = quarters.misfit_fall if facts.fit.guide.is_map else quarters.fall
     if fall <= max(quarters.noise, FALL) or gain > LEARNED * -constant:

@@ -188,7 +188,8 @@ def tune(
     made: ModelAt = make if make is not None else lambda: model_at  # type: ignore[assignment, return-value]
     first = made(**_of_prior(begin))
     values = {knob: _checked_values(made, knob, begin, grid) for knob, grid in grids.items()}
-    short = {name: value for name, value in how.items() if name not in ("callbacks", "stop", KL_WEIGHT)}
+    skipped = {"callbacks", "stop", *([KL_WEIGHT] if KL_WEIGHT in grids else [])}
+    short = {name: value for name, value in how.items() if name not in skipped}
     asked = {"model": model_fingerprint(first), "start": begin, "values": values, "rule": rule}
     place = None if folder is None else expanded(folder)
     trials = Trials(made, data, validation, first_steps, steps, rule != "best", short, place, asked)

@@ -87,6 +87,15 @@ def test_the_kl_weight_of_the_best_exact_validation_nll_is_chosen_and_fitted():
     assert fitted.score(*validation)["nll"] == pytest.approx(losses[best], abs=2e-3)
 
 
+def test_a_kl_weight_that_is_given_holds_in_all_trials_and_in_the_full_fit():
+    train, validation = regression(0.1)
+    tuned = bp.tune(model_at, train, validation, {"sd": (0.3, 0.1)}, kl_weight=0.2, **HOW)
+    for trial in tuned.trials:
+        assert trial.nll == pytest.approx(exact(train, validation, trial.values["sd"], 0.2), rel=1e-3)
+    assert exact(train, validation, 0.1, 0.2) != pytest.approx(exact(train, validation, 0.1), rel=1e-2)
+    assert tuned.fit(steps=20).settings["kl_weight"] == 0.2
+
+
 def test_knobs_are_searched_one_after_the_other_the_kl_weight_first():
     train, validation = regression(1.0)
     tuned = bp.tune(model_at, train, validation, {"sd": (0.05, 1.0), "kl_weight": (1, 0.1)}, kl_weight=1.0, **HOW)
