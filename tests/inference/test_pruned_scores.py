@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import bayesprune as bp
+from bayesprune.inference import prune as prune_module
 from bayesprune.inference.pruned_scores import EXAMPLES, _is_much_worse, gone_layers
 
 SIZE = 500
@@ -170,6 +171,46 @@ def test_a_layer_of_which_nothing_is_left_is_told_without_data(classes):
     assert both.startswith("2 layers are gone: none of the weights of a.weight, b.weight is left")
     tuned = bp.finetune(dataclasses.replace(result), (inputs(), torch.zeros(SIZE).long()), epochs=1)
     assert tuned.report.notes == (note,)
+
+
+@pytest.mark.parametrize("per", ["network", "layer"])
+def test_a_small_network_of_which_nothing_is_left_gets_a_remedy_that_leaves_something(per):
+    x = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
+    y = (x[:, 0] + x[:, 1] > 0).long()
+    torch.manual_seed(0)
+    small = nn.Sequential(nn.Linear(8, 1, bias=False), nn.Linear(1, 2, bias=False))
+    bnn = bp.BayesianNetwork(small, {"*.weight": bp.SpikeAndSlab(0.5)}, data_size=200)
+    fit = bp.fit(bnn, (x, y), steps=200, learning_rate=0.02, device="cpu", kl_weight=1.0)
+    if per == "network":  # nothing is included at all
+        with torch.no_grad():
+            fit.guide.families[-1].logit.fill_(-1.0)
+            assert bp.prune(fit, min_inclusion=0.9).report.nonzero == 0
+        result = bp.prune(fit, min_inclusion=0.9, data=(x, y))
+    else:
+        with torch.no_grad():
+            fit.guide.families[-1].logit.fill_(1.0)
+        result = bp.prune(fit, sparsity=0.74, per="layer", criterion=inverted, data=(x, y))
+    assert about_scores(result)
+
+
+def inverted(fit, restart):
+    """Keeps what is least."""
+    return {name: -weight.abs() for name, weight in fit.included_weights(restart).items()}
+
+
+def test_a_remedy_that_cannot_be_had_is_passed_over(classes, monkeypatch):
+    fit, data = classes
+    known = about_scores(bp.prune(fit, sparsity=0.95, data=data))[0]
+    real = prune_module.keep_highest
+
+    def fails_below(scores, sparsity, per):
+        if sparsity < 0.95:
+            raise KeyError("no such thing")
+        return real(scores, sparsity, per)
+
+    monkeypatch.setattr(prune_module, "keep_highest", fails_below)
+    (note,) = about_scores(bp.prune(fit, sparsity=0.95, data=data))
+    assert note.endswith("finetune the result, or fit again with another setting of the prior") and note != known
 
 
 def test_fine_tuning_takes_the_note_on_what_pruning_cost_away(classes):

@@ -348,6 +348,33 @@ def test_grids_are_geometric_and_those_of_shares_stay_between_0_and_1():
     assert around("expected_density", None) == around("expected_density", 0.1)  # what priors take
 
 
+def test_a_knob_without_a_start_is_told_without_values_that_may_be_none_of_its_kind():
+    with pytest.raises(ValueError, match="as --tune sd=A,B,C") as raised:
+        around("sd", None)
+    assert "100" not in str(raised.value)
+
+
+def test_the_price_of_unit_gates_starts_at_its_rule():
+    x, y = torch.randn(60, 6), torch.arange(60) % 3
+
+    def gated(log_gamma=None):
+        network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+        return bp.BayesianNetwork(network, {}, data_size=60, gates=bp.UnitGates(log_gamma), example_input=x[:1])
+
+    tuned = bp.tune(gated, (x, y), (x, y), "log_gamma", first_steps=4, steps=4, device="cpu", batch_size=30)
+    values = [trial.values["log_gamma"] for trial in tuned.trials]
+    assert values[0] == pytest.approx(math.log(60)) and len(values) == 5
+    assert max(values) == pytest.approx(10 * values[0], rel=1e-2)
+
+    def without_a_price(log_gamma=None):
+        network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+        gates = bp.UnitGates(log_gamma, probability=0.3 if log_gamma is None else None)
+        return bp.BayesianNetwork(network, {}, data_size=60, gates=gates, example_input=x[:1])
+
+    with pytest.raises(ValueError, match="leaves it to the prior"):
+        bp.tune(without_a_price, (x, y), (x, y), "log_gamma", first_steps=4, steps=4, device="cpu", batch_size=30)
+
+
 def test_values_go_from_dense_to_sparse():
     assert from_dense_to_sparse("kl_weight", (1.0, 0.1), True) == ([0.1, 1.0], True)
     assert from_dense_to_sparse("expected_density", (0.1, 0.5), False) == ([0.5, 0.1], True)
