@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader, Dataset
 import bayesprune as bp
 from bayesprune.inference import checkpoint as checkpoints
 from bayesprune.inference.gating import GateTraining
-from bayesprune.inference.kept_inputs import KeptInputs
 from tests.test_documentation import code_blocks
 
 pytestmark = pytest.mark.filterwarnings("ignore:all units of:UserWarning")
@@ -165,12 +164,6 @@ CASES = {
     "channels last": Case(convolutional),
     "data set": Case(guide="meanfield", data=Pairs()),
     "loader": Case(guide="meanfield", data=DataLoader(Pairs(), 16, shuffle=True)),
-    "loader that ends in a pass": Case(
-        lambda: bp.BayesianNetwork(layers(True), {"3.weight": bp.Gaussian()}, data_size=SIZE),
-        at=(0, 18),
-        arguments={"epochs": None, "steps": 18, "validation": (X[:9], Y[:9])},
-        data=DataLoader(Pairs(), 16, shuffle=True),
-    ),
     "gates": Case(**gated(travel=0.5), at=(0, 23)),
     "gates and normalisation": Case(**gated(norm=True, travel=0.5), at=(0, 26)),
     "gates by steps": Case(**gated(norm=True, remove=7, patience=6, round_at=None), at=(0, 26)),
@@ -203,7 +196,6 @@ def is_same(one, other):
         and one.trace.drop_vars("seconds").identical(other.trace.drop_vars("seconds"))
         and {**one.settings, **dict.fromkeys(timed)} == {**other.settings, **dict.fromkeys(timed)}
         and one.settings["path"]["reason"] == other.settings["path"]["reason"]
-        and (one.inputs is other.inputs is None or torch.equal(one.inputs, other.inputs))
     )
 
 
@@ -276,28 +268,6 @@ def test_a_fit_is_the_same_with_checkpoints_and_a_finished_one_is_not_trained_ag
         "checkpoint.json",
         *(f"restart-{n}{end}" for n in (0, 1) for end in ("-step-24.safetensors", ".json")),
     ]
-
-
-def test_a_finished_fit_to_a_loader_has_its_constant_and_its_inputs_when_it_is_asked_for_again(tmp_path):
-    case = CASES["loader that ends in a pass"]
-    case.fit(checkpoint=tmp_path / "fit")
-    again = case.fit(checkpoint=tmp_path / "fit")
-    assert again.settings["constant_log_likelihood"] is not None
-    assert is_same(again, whole("loader that ends in a pass"))
-
-
-@pytest.mark.parametrize("place", ["targets", "passes"])
-def test_what_is_kept_of_a_loader_is_needed(place, tmp_path, monkeypatch):
-    original, nothing = KeptInputs.go_on_from, {"targets": None, "passes": [{"inputs": None, "seen": 0}]}
-    monkeypatch.setattr(KeptInputs, "go_on_from", lambda self, state: original(self, {**state, place: nothing[place]}))
-    name = "loader that ends in a pass"
-    assert not is_same(CASES[name].resumed(tmp_path / "fit"), whole(name))
-
-
-def test_a_state_of_an_earlier_version_keeps_nothing_of_a_loader_and_goes_on(tmp_path, monkeypatch):
-    case = CASES["loader that ends in a pass"]
-    monkeypatch.setattr(KeptInputs, "state", lambda self: None)
-    assert case.resumed(tmp_path / "fit").trace.sizes["epoch"] == 5
 
 
 def test_only_the_epoch_in_work_is_trained_again(tmp_path):
