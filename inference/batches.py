@@ -230,6 +230,8 @@ class Batches:
 
     def _keep_targets(self, y: Tensor) -> None:
         """Keeps targets of the first pass as they come by: a loader is not read again to look at them."""
+        if self._targets and y.shape[1:] != self._targets[0].shape[1:]:
+            return  # of a likelihood of one's own, on sequences of unlike lengths
         if not self._counted and not self._has_targets and self._target_numbers < _TARGETS:
             self._targets.append(y.detach().cpu().clone())  # a loader may use its memory again
             self._target_numbers += y.numel()

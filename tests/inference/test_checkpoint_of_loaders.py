@@ -105,3 +105,40 @@ def test_of_tensors_in_memory_nothing_is_kept(tmp_path):
     fits = [bp.fit(bnn, (X, Y), epochs=2, device="cpu", checkpoint=tmp_path / "fit") for _ in range(2)]
     assert checkpoints._read(tmp_path / "fit" / "restart-0.json")["passed"] is None
     assert fits[0].settings[CONSTANT] == fits[1].settings[CONSTANT] is not None
+
+
+class EachStep(bp.Likelihood):
+    """Labels of sequences, of whatever length."""
+
+    name = "each step"
+
+    def distribution(self, outputs):
+        raise NotImplementedError
+
+    def log_prob(self, outputs, y):
+        return -nn.functional.binary_cross_entropy_with_logits(outputs, y, reduction="none").sum(dim=1)
+
+    def predict(self, outputs):
+        return outputs.sigmoid()
+
+    def check(self, outputs, y):
+        pass
+
+    def scores(self, mean_prediction, y):
+        return {"accuracy": float(((mean_prediction > 0.5) == (y == 1)).double().mean())}
+
+
+class Steps(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(1, 1)
+
+    def forward(self, x):
+        return self.last(x.unsqueeze(-1)).squeeze(-1)
+
+
+def test_targets_of_unlike_lengths_lose_no_fit(tmp_path):
+    batches = [(torch.randn(10, n), torch.randint(0, 2, (10, n)).float()) for n in (4, 7)]
+    bnn = bp.BayesianNetwork(Steps(), {"last.weight": bp.Gaussian()}, EachStep(), data_size=20)
+    fits = [bp.fit(bnn, batches, steps=3, device="cpu", checkpoint=tmp_path / "fit") for _ in range(2)]
+    assert fits[0].settings[CONSTANT] == fits[1].settings[CONSTANT]
