@@ -15,6 +15,7 @@ from bayesprune.inference.metrics import expected_calibration_error
 from bayesprune.inference.outputs_at import outputs_at
 from bayesprune.inference.predictive import draw_statistics
 from bayesprune.inference.result import Fit
+from bayesprune.models.likelihoods import Categorical
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,7 +58,7 @@ def plot_calibration(
             numbers out of range, or a path whose format is unknown.
     """
     check_path(path)
-    if fit.model.likelihood.name != "categorical":
+    if not isinstance(fit.model.likelihood, Categorical):
         raise ValueError(
             f"calibration of classes needs a categorical likelihood, and this fit has {fit.model.likelihood.name}: "
             "use to_arviz and the predictive checks of ArviZ"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 import torch
@@ -85,7 +85,7 @@ class Batches:
                 raise ValueError(
                     f"the data have {len(x)} inputs and {len(y)} targets: they must be as many, and not none"
                 )
-            self.tensors = (self._place(x), self._place(y))
+            self.tensors = (self.place(x), self.place(y))
         elif isinstance(data, Dataset):
             is_stream = isinstance(data, IterableDataset)
             if not is_stream and not length_or_none(data):
@@ -110,7 +110,7 @@ class Batches:
         self._counted = False
         self._first: tuple[Tensor, Tensor] | None = None
         self._targets: list[Tensor] = []
-        self._target_numbers = 0
+        self._target_numbers, self._has_targets = 0, False
         self.example_outputs: Tensor | None = None
 
     @property
@@ -198,16 +198,16 @@ class Batches:
             x, y = self._checked(batch, number)
             seen, largest = seen + len(x), max(largest, len(x))
             if number != length:  # what comes next is not looked at: a loader may draw random numbers for it
-                yield self._place(x), self._place(y)
+                yield self.place(x), self.place(y)
                 continue
             following = next(batches, None)  # the examples have been counted before the last step of the first pass
             if following is None:
                 self._count(seen, largest)
-            yield self._place(x), self._place(y)
+            yield self.place(x), self.place(y)
             if following is not None:
                 x, y = self._checked(following, number + 1)
                 number, seen, largest = number + 1, seen + len(x), max(largest, len(x))
-                yield self._place(x), self._place(y)
+                yield self.place(x), self.place(y)
         self._count(seen, largest)
 
     def _checked(self, batch: Any, number: int) -> tuple[Any, Any]:
@@ -230,7 +230,9 @@ class Batches:
 
     def _keep_targets(self, y: Tensor) -> None:
         """Keeps targets of the first pass as they come by: a loader is not read again to look at them."""
-        if not self._counted and self._target_numbers < _TARGETS:
+        if self._targets and y.shape[1:] != self._targets[0].shape[1:]:
+            return  # of a likelihood of one's own, on sequences of unlike lengths
+        if not self._counted and not self._has_targets and self._target_numbers < _TARGETS:
             self._targets.append(y.detach().cpu().clone())  # a loader may use its memory again
             self._target_numbers += y.numel()
 
@@ -240,6 +242,16 @@ class Batches:
         if self.tensors is not None:
             return self.tensors[1]
         return torch.cat(self._targets) if self._targets else None
+
+    def targets_state(self) -> dict[str, Any]:
+        """The targets of a loader's first pass, which a fit that goes on does not see again, and whether it is over."""
+        return {"targets": self.targets, "has_targets": self._counted or self._has_targets}
+
+    def restore_targets(self, state: Mapping[str, Any]) -> None:
+        """Puts back what `targets_state` gave, in place of what has come by."""
+        found, self._has_targets = state["targets"], state["has_targets"]
+        self._targets = [] if found is None else [found]
+        self._target_numbers = 0 if found is None else found.numel()
 
     def _count(self, seen: int, largest: int) -> None:
         """Compares the examples of the first whole pass, and of its largest batch, with what was expected."""
@@ -302,7 +314,8 @@ class Batches:
         """The batch of a loader that `first` read last: there may be no other after a fit, of data read only once."""
         return self._first
 
-    def _place(self, part: Any) -> Tensor:
+    def place(self, part: Any) -> Tensor:
+        """Inputs or targets where the fit wants them, as `placed`."""
         return placed(part, self.device, self.dtype, self.channels_last)
 
 

@@ -14,8 +14,9 @@ Keys of restart-N.json:
     digest      of that file and of what was kept; anything else is damaged
     kept        finished, seconds, counts (of `FitState`), path (a `PathReport`), plan (of removed units), tensors (of
                 the objective), optimizer (numbers of its groups; state by position), random (states of torch's
-                generators), gates (`GateTraining.kept`); in it tensors are {"$tensor": number in the file}, arrays
-                {"$array": number}, numbers that are not finite {"$float": name}
+                generators), gates (`GateTraining.kept`), passed (`KeptInputs.state`, which earlier versions did not
+                write); in it tensors are {"$tensor": number in the file}, arrays {"$array": number}, numbers that are
+                not finite {"$float": name}
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from bayesprune.inference.batches import Batches
 from bayesprune.inference.callbacks import FitState
 from bayesprune.inference.fingerprints import as_then, data_fingerprint, described, model_fingerprint
 from bayesprune.inference.gating import GateTraining
+from bayesprune.inference.kept_inputs import KeptInputs
 from bayesprune.inference.objective import Objective
 from bayesprune.inference.paths import PathReport, Stepper
 from bayesprune.inference.result import Fit
@@ -188,6 +190,7 @@ class Checkpoint:
         folder: The folder, from `open_checkpoint`.
         restart: Number of the restart.
         device: Where it runs.
+        passed: What is kept of the data that pass by.
 
     Attributes:
         finished: Whether the restart had been finished before.
@@ -198,8 +201,8 @@ class Checkpoint:
         ValueError: If a file is damaged.
     """
 
-    def __init__(self, folder: Path, restart: int, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, folder: Path, restart: int, device: torch.device, passed: KeptInputs) -> None:
+        self.device, self.passed = device, passed
         self.file = folder / f"restart-{restart}.json"
         self._kept = _read(self.file) if self.file.exists() else None
         self.finished: bool = self._kept is not None and self._kept["finished"]
@@ -243,6 +246,8 @@ class Checkpoint:
                 setattr(state, name, kept["counts"][name])
             if training is not None:
                 training.go_on_from(kept["gates"])
+            if kept.get("passed") is not None:  # earlier versions kept none
+                self.passed.go_on_from(kept["passed"])
             report = PathReport(**kept["path"])
         except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as problem:
             reason = " ".join(str(problem).split())[:200]
@@ -295,6 +300,7 @@ class Checkpoint:
             "optimizer": None if finished else _optimizer_state(state.optimizer),
             "random": None if finished else random,
             "gates": None if training is None else training.kept(),
+            "passed": self.passed.state(),
         }
         tensors: dict[str, Tensor] = {}
         packed = _packed(kept, tensors)

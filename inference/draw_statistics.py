@@ -31,7 +31,8 @@ class DrawStatistics:
             Default None: each draw where there are inputs, else running.
 
     Attributes:
-        which: What they are, in these words; None for a network that tracks no statistics.
+        which: What they are, in these words; None for a network that tracks no statistics. Inputs that turn out to give
+            none, such as a single example, leave it at ``"running"``.
 
     Raises:
         ValueError: If `which` is unknown, or needs inputs that are not there.
@@ -58,11 +59,17 @@ class DrawStatistics:
         if self.which in (None, RUNNING) or self._inputs is None:
             return None
         if self.which == EACH:
-            return statistics_at(self._model.network, weights, self._inputs)
+            return self._known(statistics_at(self._model.network, weights, self._inputs))
         if self._of_centre is None:
             centre = self._model.weights_at(self._guide.means())
             self._of_centre = statistics_at(self._model.network, centre, self._inputs)
-        return self._of_centre
+        return self._known(self._of_centre)
+
+    def _known(self, found: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        """None, and said so, where the inputs give no statistics: one example has no variance."""
+        if not found:
+            self.which = RUNNING
+        return found or None
 
 
 def statistics_in_words(fit: Fit) -> str | None:

@@ -40,6 +40,11 @@ class EmptiedLayers:
     excluded: tuple[str, ...] = ()
     at_prior: tuple[str, ...] = ()
 
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of the tensors among them."""
+        return (*self.gone, *self.excluded, *self.at_prior)
+
     def __bool__(self) -> bool:
         return bool(self.units or self.gone or self.excluded or self.at_prior)
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["findings"]
 
-LABELS = ("categorical", "bernoulli")
 MOST = 4
 """At most so many notes at once."""
 NO_BETTER, HARDLY = 0.02, 0.1
@@ -87,7 +86,9 @@ def findings(fit: Fit) -> list[str]:
         return [useless]
     lost = None if rose else _worse_on_validation(facts)
     found = [
-        f"{layers}: {facts.remedies.less_prior()}" if layers else _joined(_pruned_prematurely(facts)),
+        f"{layers}: {facts.remedies.about(layers.tensors).less_prior()}"
+        if layers
+        else _joined(_pruned_prematurely(facts)),
         rose,
         lost,
         None if lost or rose or layers else _cut_short(facts),
@@ -100,7 +101,7 @@ def _no_better_than_constant(facts: _Facts, layers: EmptiedLayers, rose: str | N
     gain, constant = facts.gain, facts.constant
     if gain is None or constant is None:
         return None
-    labels = facts.fit.model.likelihood.name in LABELS
+    labels = facts.fit.model.likelihood.is_labels
     # Of labels the entropy can be gained; of numbers, a share R^2 of the variance is worth -1/2 log(1 - R^2) nats.
     whole = -constant if labels else -0.5 * math.log1p(-NO_BETTER) / NO_BETTER
     if gain > (HARDLY if _several_labels(facts) else NO_BETTER) * whole:
@@ -123,12 +124,13 @@ def _no_better_than_constant(facts: _Facts, layers: EmptiedLayers, rose: str | N
     if not layers and (early := _pruned_prematurely(facts, useless=True)) is not None:
         return _joined((f"{begins}; {early[0]}", early[1]))
     emptied = f"; {layers}" if layers else ""
-    return f"{begins}{emptied}: if the inputs say more of the targets than this, {facts.remedies.less_prior()}"
+    remedy = facts.remedies.about(layers.tensors).less_prior()
+    return f"{begins}{emptied}: if the inputs say more of the targets than this, {remedy}"
 
 
 def _several_labels(facts: _Facts) -> bool:
     """Whether there are labels of so many classes that little gain is a fault and no hard problem."""
-    labels = facts.fit.model.likelihood.name in LABELS
+    labels = facts.fit.model.likelihood.is_labels
     return labels and facts.constant is not None and math.exp(-facts.constant) > SEVERAL
 
 
@@ -161,7 +163,7 @@ def _loss_rose(facts: _Facts) -> str | None:
 def _cut_short(facts: _Facts) -> str | None:
     """Of labels alone, and where much of them was left to learn: a prior may be paid off for ever at no use."""
     quarters, gain, constant = facts.course.quarters, facts.gain, facts.constant
-    if quarters is None or gain is None or constant is None or facts.fit.model.likelihood.name not in LABELS:
+    if quarters is None or gain is None or constant is None or not facts.fit.model.likelihood.is_labels:
         return None
     fall = quarters.misfit_fall if facts.fit.guide.is_map else quarters.fall
     if fall <= max(quarters.noise, FALL) or gain > LEARNED * -constant:
@@ -186,7 +188,11 @@ def _pruned_prematurely(facts: _Facts, useless: bool = False) -> tuple[str, str]
         share = gone[-1] / left[0]
     elif course.zeros is not None:
         at = np.arange(1, len(course.zeros) + 1) * course.steps_an_epoch
-        gone, what, remedy = course.zeros - course.zeros.min(), "weights", facts.remedies.less_prior()
+        gone, what, remedy = (
+            course.zeros - course.zeros.min(),
+            "weights",
+            facts.remedies.about(_gated_tensors(facts.fit)).less_prior(),
+        )
         share = float(gone[-1])
     else:
         return None
@@ -204,6 +210,11 @@ def _pruned_prematurely(facts: _Facts, useless: bool = False) -> tuple[str, str]
     return f"{begins}, when the likelihood had made {100 * max(reached, 0.0):.0f} % of what it gained", remedy
 
 
+def _gated_tensors(fit: Fit) -> list[str]:
+    events = {name: prior.hierarchy.included for name, prior in fit.model.priors.items()}
+    return [name for name, event in events.items() if event is not None and event.gate]
+
+
 def _joined(found: tuple[str, str] | None) -> str | None:
     return None if found is None else ": ".join(found)
 
@@ -215,6 +226,7 @@ def _undecided(facts: _Facts) -> str | None:
     model, closed = fit.model, fit.guide.inclusion()
     inside = near = total = 0
     densities: set[float] = set()
+    undecided: list[str] = []
     for name, prior in model.priors.items():
         event = prior.hierarchy.included
         if event is None or not event.gate or prior.sites[event.gate].name not in closed:
@@ -223,7 +235,9 @@ def _undecided(facts: _Facts) -> str | None:
         config: dict[str, Any] = prior.hierarchy.config or {}
         density = (config.get("arguments") or {}).get("expected_density")
         total += model.declared_sizes[name]
-        inside += int(((pip > UNDECIDED[0]) & (pip < UNDECIDED[1])).sum())
+        found = int(((pip > UNDECIDED[0]) & (pip < UNDECIDED[1])).sum())
+        inside += found
+        undecided += [name] if found else []
         if isinstance(density, float) and 0.0 < density < 1.0:
             densities.add(density)
             odds = math.log(density / (1.0 - density))
@@ -232,7 +246,7 @@ def _undecided(facts: _Facts) -> str | None:
         where = f"; {100 * near / total:.0f} % sit at the prior's {densities.pop():g}" if len(densities) == 1 else ""
         return (
             f"{100 * inside / total:.0f} % of the inclusion probabilities lie between 0.05 and 0.95{where}: the data "
-            f"have not decided on these weights: {facts.remedies.sharper_prior()}"
+            f"have not decided on these weights: {facts.remedies.about(undecided).sharper_prior()}"
         )
     report = (fit.settings.get("gating") or [{}])[0]
     gates = fit.trace.sizes.get("unit", 0)

@@ -231,7 +231,7 @@ def fit(
     resumed_at: int | None = None
     was_done = False
     for number in range(restarts):
-        point = None if folder is None else Checkpoint(folder, number, place)
+        point = None if folder is None else Checkpoint(folder, number, place, kept)
         with flushed_denormals(), torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
             torch.manual_seed(seed + number)
             copied = copy.deepcopy(model).to(place, dtype)

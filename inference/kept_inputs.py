@@ -5,7 +5,8 @@ And a few examples with their targets, on which pruning is seen to do harm.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +30,8 @@ class KeptInputs:
     """Keeps some of the inputs that pass by in training; of tensors in memory, evenly spaced rows.
 
     Of a loader they are evenly spaced examples of its latest whole pass (of the first one, as long as none is): nothing
-    is read for this, and a fit that was interrupted keeps what it would have kept. Inputs of another shape than that of
-    the first batch are left out.
+    is read for this, and a fit that was interrupted keeps what it would have kept (`state`). Inputs of another shape
+    than that of the first batch are left out.
 
     Args:
         batches: The training data.
@@ -56,6 +57,23 @@ class KeptInputs:
             self._now.add(x)
             yield x, y
         self._whole = self._now
+
+    def state(self) -> dict[str, Any] | None:
+        """What an interrupted fit to a loader cannot have again, as tensors and numbers; None of tensors in memory."""
+        if self._batches.tensors is not None:
+            return None
+        passes = [self._whole] if self._whole is self._now else [self._whole, self._now]
+        return {**self._batches.targets_state(), "passes": [{"inputs": p.inputs, "seen": p.seen} for p in passes]}
+
+    def go_on_from(self, state: Mapping[str, Any]) -> None:
+        """Puts back what `state` gave."""
+        self._batches.restore_targets(state)
+        passes = []
+        for one in state["passes"]:
+            thinned = _Thinned(self._most)
+            thinned.put_back(None if one["inputs"] is None else self._batches.place(one["inputs"]), one["seen"])
+            passes.append(thinned)
+        self._whole, self._now = passes[0], passes[-1]
 
     @property
     def inputs(self) -> Tensor | None:
@@ -94,6 +112,9 @@ class _Thinned:
     @property
     def inputs(self) -> Tensor | None:
         return torch.cat(self._parts) if self._parts else None
+
+    def put_back(self, inputs: Tensor | None, seen: int) -> None:
+        self._parts, self.seen = [] if inputs is None else [inputs], seen
 
 
 def kept_examples(batches: Batches, network: nn.Module) -> tuple[Tensor, Tensor] | None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["accuracy", "expected_calibration_error", "negative_log_likelihood"]
+from bayesprune.models.likelihoods import Likelihood
+
+__all__ = ["accuracy", "are_of_classes", "expected_calibration_error", "negative_log_likelihood"]
 
 _SUM_TOLERANCE = 1e-2  # wide enough for probabilities that were averaged in bfloat16
 
@@ -45,6 +47,17 @@ def _checked(probabilities: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             "pass probabilities, for example the softmax of logits"
         )
     return probabilities, y
+
+
+def are_of_classes(likelihood: Likelihood, mean: Tensor, y: Tensor) -> bool:
+    """Whether predictions are probabilities `(N, classes)` of labels `(N,)`, which can be calibrated.
+
+    Args:
+        likelihood: What made the predictions.
+        mean: The predictions.
+        y: The observations.
+    """
+    return likelihood.is_labels and mean.ndim == 2 and y.shape == mean.shape[:1] and not y.is_floating_point()
 
 
 def accuracy(probabilities: Tensor, y: Tensor) -> float:

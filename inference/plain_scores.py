@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bayesprune.inference.metrics import expected_calibration_error
+from bayesprune.inference.metrics import are_of_classes, expected_calibration_error
 from bayesprune.inference.outputs_at import outputs_at
 from bayesprune.inference.predictive_intervals import coverage_at
 from bayesprune.models.likelihoods import Likelihood
@@ -28,6 +28,6 @@ def plain_scores(network: nn.Module, likelihood: Likelihood, x: Tensor, y: Tenso
     outputs = outputs_at(network, {}, x)
     prediction = likelihood.predict(outputs)
     scores = {**likelihood.scores(prediction, y), "nll": -float(likelihood.log_prob(outputs, y).mean())}
-    if likelihood.name == "categorical":
+    if are_of_classes(likelihood, prediction, y):
         scores["ece"] = expected_calibration_error(prediction, y)
     return scores | (coverage_at(likelihood, [outputs], y) if likelihood.is_ordered else {})

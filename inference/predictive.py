@@ -14,7 +14,7 @@ from bayesprune.inference.batch_normalisation import tracked_layers
 from bayesprune.inference.batches import Data
 from bayesprune.inference.draw_statistics import RUNNING, DrawStatistics
 from bayesprune.inference.kept_inputs import inputs_of
-from bayesprune.inference.metrics import expected_calibration_error
+from bayesprune.inference.metrics import are_of_classes, expected_calibration_error
 from bayesprune.inference.outputs_at import BATCH, like, outputs_at
 from bayesprune.inference.predictive_intervals import coverage_at, intervals_at
 from bayesprune.inference.seeded import seeded
@@ -112,7 +112,7 @@ def score(
     scores["nll"] = _nll([density for _, density, _ in drawn])
     if likelihood.is_ordered:
         scores |= coverage_at(likelihood, [outputs for _, _, outputs in drawn if outputs is not None], placed_y)
-    if prediction.mean.ndim == 2 and likelihood.name == "categorical":
+    if are_of_classes(likelihood, prediction.mean, y):
         scores["ece"] = expected_calibration_error(prediction.mean, y.cpu())
     return scores
 

@@ -277,7 +277,8 @@ def _milder(fit: Fit, restart: int, scores: dict[str, Tensor], criterion: str, p
     """Sparsities below one that has been asked for, but not below what the fit has left out itself."""
     one, weights = fit.restarts[restart], fit.included_weights(restart)
     zeros, total = own_zeros(fit, restart)
-    values = tuple(value for value in MILDER_SPARSITY if zeros / total <= value < below)
+    size = min(score.numel() for score in scores.values()) if per == "layer" else total
+    values = tuple(v for v in MILDER_SPARSITY if zeros / total <= v < below and round(v * size) < size)
     words = f"sparsity {{}} per {per} by {criterion}"
     return Alternative(words, values, lambda s: _as_declared(one, weights, keep_highest(scores, s, per), 0.5)[0])
 

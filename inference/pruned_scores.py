@@ -127,9 +127,13 @@ def _tried(
 ) -> Iterator[tuple[str, float, float]]:
     for one in alternatives:
         for value in one.values:
-            network = one.network(value)
-            reestimate_statistics(network, (x, y))
-            yield one.words, value, _scores(network, likelihood, x, y)[measure]
+            try:
+                network = one.network(value)
+                reestimate_statistics(network, (x, y))
+                score = _scores(network, likelihood, x, y)[measure]
+            except Exception:  # what was asked for has been done: nothing that only goes into a note may lose it
+                continue
+            yield one.words, value, score
 
 
 def _is_much_worse(measure: str, before: float, after: float, count: int) -> bool:

@@ -6,7 +6,8 @@ measured over all ready priors) come first, then the prior's own knob. Names are
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bayesprune.inference.default_kl_weight import FADE_IN, LEAST_WEIGHT
@@ -32,9 +33,15 @@ class Remedies:
 
     Args:
         fit: The fit.
+        tensors: Those that were looked at: the knob is one of their priors; default: of any.
     """
 
     fit: Fit
+    tensors: tuple[str, ...] = ()
+
+    def about(self, tensors: Iterable[str]) -> Remedies:
+        """What to do about these tensors, whose prior may be another one than that of the others."""
+        return replace(self, tensors=tuple(tensors))
 
     def less_prior(self) -> str:
         """What lets the data say more."""
@@ -42,6 +49,8 @@ class Remedies:
         if self.fit.model.gates is not None and knob is not None:
             return _sentence([*lead, knob], [" and ".join(engine)] if engine else [])
         weight = self._weight()
+        if weight == 0.0:  # the prior has no say as it is
+            return _sentence(engine or [self._more_steps()], [])
         engine = [f"kl_weight={LEAST_WEIGHT if weight > LEAST_WEIGHT else 0.1 * weight:g}", *engine]
         knobs = [] if knob is None else [knob]
         if lead:
@@ -52,13 +61,16 @@ class Remedies:
         """What keeps the data's noise out."""
         weight, knob = self._weight(), self._knob(weaker=False)
         engine = [f"kl_weight={1.0 if weight < 1.0 else 10.0 * weight:g}"]
-        return _sentence(engine, [] if knob is None else [knob], "tune kl_weight")
+        tunes = ["tune kl_weight"] if weight < 1.0 else []  # it looks at no larger ones than 1
+        return _sentence(engine, [] if knob is None or weight == 0.0 else [knob], *tunes)
 
     def sharper_prior(self) -> str:
         """What makes the prior decide where the data do not."""
         knob = self._knob(weaker=False)
         if 0 < (self.fit.settings.get("steps") or 0) < FEW:
             return self.longer()
+        if self._weight() == 0.0:  # the prior decides nothing, however sharp it is
+            return _sentence([f"kl_weight={LEAST_WEIGHT:g}"], [])
         return _sentence([f"kl_weight={0.1 * self._weight():g}"] if knob is None else [knob], [])
 
     def longer(self) -> str:
@@ -90,7 +102,7 @@ class Remedies:
 
     def _weight(self) -> float:
         weight = self.fit.settings.get("kl_weight")
-        return float(weight) if isinstance(weight, (int, float)) and weight > 0 else 1.0
+        return float(weight) if isinstance(weight, (int, float)) and weight >= 0 else 1.0
 
     def _engine(self) -> list[str]:
         """Fade-in and length, where they are short, and the learning rate where it is large."""
@@ -117,7 +129,9 @@ class Remedies:
             chosen = {"log_gamma": gates.declaration.price(self.fit.model.data_size)}
             settings = [arguments | {"cost": None if cost is None else cost.strength}, chosen]
         else:
-            configs = [getattr(p.hierarchy, "config", None) or {} for p in self.fit.model.priors.values()]
+            priors = self.fit.model.priors
+            looked_at = [priors[name] for name in self.tensors if name in priors] or list(priors.values())
+            configs = [getattr(prior.hierarchy, "config", None) or {} for prior in looked_at]
             settings = [config.get("arguments") or {} for config in configs]
         for one in settings:
             found = stronger_or_weaker({name: plain_value(value) for name, value in one.items()}, weaker)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -301,7 +302,9 @@ def _compare(model: BayesianNetwork, declared: dict[str, Any], path: Path) -> No
                 f"the prior on {pattern} has changed since {path} was fitted: restore the declaration it was fitted "
                 f"with ({printed})"
             )
-    likelihood = model.likelihood.config()
+    likelihood = json.loads(
+        json.dumps(model.likelihood.config(), default=str)
+    )  # as it is read back: tuples are lists there
     if likelihood != declared["likelihood"]:
         raise ValueError(
             f"{path} was fitted with the likelihood {declared['likelihood']}, but the model has {likelihood}: "

@@ -24,7 +24,7 @@ from bayesprune.inference.fit import NonFiniteLossError, fit
 from bayesprune.inference.given_numbers import whole_number
 from bayesprune.inference.result import Fit
 from bayesprune.inference.trials import Trial, Trials, Values
-from bayesprune.inference.tuning_grid import KL_WEIGHT, around, from_dense_to_sparse, given_knobs
+from bayesprune.inference.tuning_grid import BY_DATA_SIZE, KL_WEIGHT, around, from_dense_to_sparse, given_knobs
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.files.places import expanded
 
@@ -187,8 +187,12 @@ def tune(
     begin = _start(make, grids, dict(start or {}), how.get(KL_WEIGHT))
     made: ModelAt = make if make is not None else lambda: model_at  # type: ignore[assignment, return-value]
     first = made(**_of_prior(begin))
+    for knob in BY_DATA_SIZE:
+        if knob in grids and begin[knob] is None and first.gates is not None:
+            begin[knob] = first.gates.declaration.price(first.data_size)
     values = {knob: _checked_values(made, knob, begin, grid) for knob, grid in grids.items()}
-    short = {name: value for name, value in how.items() if name not in ("callbacks", "stop", KL_WEIGHT)}
+    skipped = {"callbacks", "stop", *([KL_WEIGHT] if KL_WEIGHT in grids else [])}
+    short = {name: value for name, value in how.items() if name not in skipped}
     asked = {"model": model_fingerprint(first), "start": begin, "values": values, "rule": rule}
     place = None if folder is None else expanded(folder)
     trials = Trials(made, data, validation, first_steps, steps, rule != "best", short, place, asked)

@@ -13,7 +13,15 @@ from typing import Any
 
 from bayesprune.inference.given_numbers import real_number
 
-__all__ = ["KL_WEIGHT", "MOST_VALUES", "around", "from_dense_to_sparse", "given_knobs", "stronger_or_weaker"]
+__all__ = [
+    "BY_DATA_SIZE",
+    "KL_WEIGHT",
+    "MOST_VALUES",
+    "around",
+    "from_dense_to_sparse",
+    "given_knobs",
+    "stronger_or_weaker",
+]
 
 KL_WEIGHT = "kl_weight"
 """The knob that is an argument of `fit` and no setting of a prior."""
@@ -25,6 +33,8 @@ _SHARES = ("expected_density", "initial_inclusion", "probability", "annealing", 
 """Knobs in (0, 1): what is multiplied are their odds."""
 _USUAL = {"expected_density": 0.1}
 """What priors take for a knob that is left to them by None."""
+BY_DATA_SIZE = ("log_gamma",)
+"""Knobs that gates of units leave to a rule in the number of data: where they start is known when there is a model."""
 _MORE_IS_DENSER = ("expected_density", "initial_inclusion", "probability", "prior_sd", "sd", "scale", "tau0")
 _MORE_IS_SPARSER = (KL_WEIGHT, "kappa", "lam", "strength", "log_gamma", "cost", "xi", "weight_decay")
 _STRENGTHS = (
@@ -84,7 +94,7 @@ def around(knob: str, start: Any) -> list[float]:
     if knob == KL_WEIGHT:
         return list(dict.fromkeys((start, *_KL_WEIGHTS)))
     start = _USUAL.get(knob) if start is None else start
-    remedy = f"give its values, as --tune {knob}=1,10,100 or knobs={{{knob!r}: (1, 10, 100)}}"
+    remedy = f"give its values, as --tune {knob}=A,B,C or knobs={{{knob!r}: (A, B, C)}}"
     if isinstance(start, (bool, str)) or (start is not None and not isinstance(start, (int, float))):
         raise ValueError(f"the knob {knob} is {start!r}, but only numbers are tuned: fit once for each value")
     if start is None or not math.isfinite(start) or start == 0:

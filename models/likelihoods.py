@@ -60,10 +60,12 @@ class Likelihood(nn.Module, ABC):
     Attributes:
         name: Name in summaries and in saved fits.
         is_ordered: Whether observations are numbers, of which there are intervals; default False: labels.
+        is_labels: Whether observations are labels, whose entropy is all that can be gained; default False.
     """
 
     name: ClassVar[str]
     is_ordered: ClassVar[bool] = False
+    is_labels: ClassVar[bool] = False
 
     @abstractmethod
     def distribution(self, outputs: Tensor) -> Any:
@@ -185,6 +187,7 @@ class Categorical(Likelihood):
     """Labels 0..classes-1; the outputs are logits `(N, classes)`, the observations integers `(N,)`."""
 
     name = "categorical"
+    is_labels = True
 
     def distribution(self, outputs: Tensor) -> dist.Categorical:
         """Pyro's Categorical over classes, `batch_shape` `(N,)`."""
@@ -369,6 +372,7 @@ class Bernoulli(Likelihood):
     """Labels 0 and 1; the outputs are logits of label 1, `(N,)` or `(N, 1)`, the observations `(N,)`."""
 
     name = "bernoulli"
+    is_labels = True
 
     def distribution(self, outputs: Tensor) -> BernoulliLabels:
         """Pyro's Bernoulli, `batch_shape` `(N,)`."""

@@ -296,12 +296,9 @@ def _by_network(network: nn.Module, x: Tensor, batch_size: int) -> Tensor:
 
 
 def _classes(likelihood: Likelihood, mean: Tensor) -> NDArray[np.int64] | None:
-    if likelihood.name == "categorical":
-        found = mean.argmax(dim=-1)
-    elif likelihood.name == "bernoulli":
-        found = (mean > 0.5).long()
-    else:
+    if not likelihood.is_labels:
         return None
+    found = mean.argmax(dim=-1) if mean.ndim == 2 else (mean > 0.5).long()
     classes: NDArray[np.int64] = found.numpy()
     return classes
 

@@ -20,6 +20,7 @@ from bayesprune.inference.paths import PathReport
 from bayesprune.inference.result import Fit
 from bayesprune.models.files.json_file import damaged
 from bayesprune.models.files.places import expanded
+from bayesprune.models.likelihoods import Categorical
 from bayesprune.part_folder import find_part
 from bayesprune.run_folder import PLOTS_FOLDER, SUMMARY_FILE, load_run, read_summary, run_data
 
@@ -197,7 +198,7 @@ def write_plots(
         drawn["prior_posterior"] = partial(plot_prior_posterior, fit, draws=PRIOR_DRAWS)
     if fit.restarts[0].fisher is not None and any(event is not None and event.kind == "shrinkage" for event in events):
         drawn["shrinkage"] = partial(plot_shrinkage, fit)
-    if data is not None and fit.model.likelihood.name == "categorical" and len(data[0]):
+    if data is not None and isinstance(fit.model.likelihood, Categorical) and len(data[0]):
         drawn["calibration"] = partial(plot_calibration, fit, data)
     files = []
     for name, draw in drawn.items():

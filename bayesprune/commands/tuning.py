@@ -18,7 +18,7 @@ from bayesprune.inference.fit import fit
 from bayesprune.inference.result import Fit
 from bayesprune.inference.trials import Values
 from bayesprune.inference.tuning import FIRST_STEPS, STEPS, Tuned, tune
-from bayesprune.inference.tuning_grid import KL_WEIGHT, MOST_VALUES, around, given_knobs
+from bayesprune.inference.tuning_grid import BY_DATA_SIZE, KL_WEIGHT, MOST_VALUES, around, given_knobs
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.priors import PRIORS
 from bayesprune.part_folder import Part
@@ -70,7 +70,9 @@ def asked_tuning(tune: Any, prior: str, settings: Mapping[str, Any], epochs: int
             raise ValueError(f"--tune knows no {_shown(knob)}{meant}: its knobs are {KL_WEIGHT}, and {listed}")
         default = known[knob]
         start[knob] = settings.get(knob, None if default is inspect.Parameter.empty else default)
-        for value in around(knob, start[knob])[:0] if grid is None else grid:
+        if grid is None and not (start[knob] is None and knob in BY_DATA_SIZE):
+            around(knob, start[knob])
+        for value in grid or ():
             resolve_prior(prior, {**settings, knob: value}, data_size=1)
     return Tuning(knobs, start)
 

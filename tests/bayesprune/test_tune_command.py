@@ -191,7 +191,7 @@ def test_the_fit_before_goes_on_too_where_it_has_to_be_made(arguments, command, 
         ("kl_weigt", ("--tune knows no 'kl_weigt' (did you mean 'kl_weight'?)", "the settings of halo, kappa, prior")),
         ("expected_densty", ("did you mean 'expected_density'?",)),
         ("data_size", ("--tune knows no 'data_size'",)),
-        ("kappa", ("the knob kappa leaves it to the prior", "as --tune kappa=1,10,100")),
+        ("kappa", ("the knob kappa leaves it to the prior", "as --tune kappa=A,B,C")),
         ("kappa=1,-1", ("HALO(kappa=...) must be positive, not -1",)),
         ("kl_weight=1,-1", ("kl_weight must not be negative",)),
         ("kl_weight=x", ("--tune takes names of knobs, each with finite numbers or without",)),
@@ -255,3 +255,9 @@ def test_texts_and_mappings_ask_for_the_same():
     assert list(text.knobs) == ["kl_weight", "expected_density"]
     assert json.dumps(text.knobs)
     assert text != asked_tuning(["expected_density=0.3,kl_weight"], "halo", {}, 5)  # control
+
+
+def test_the_price_of_unit_gates_has_a_start_that_is_known_with_the_data():
+    assert asked_tuning(["log_gamma"], "unit-gates", {}, 5).start == {"log_gamma": None}
+    with pytest.raises(ValueError, match="the knob kappa leaves it to the prior"):
+        asked_tuning(["kappa"], "unit-gates", {}, 5)

@@ -141,6 +141,18 @@ def test_the_model_and_the_random_state_are_left_as_they_were(fitted):
     assert not any(module._forward_pre_hooks for module in network.modules())
 
 
+@pytest.mark.parametrize("which", [None, "centre"])
+def test_one_example_has_no_statistics_and_the_running_ones_are_named(which):
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 2))
+    x, y = torch.randn(40, 6), torch.arange(40) % 2
+    fit = bp.fit(bp.BayesianNetwork(network, {"0.weight": bp.Gaussian()}, data_size=40), (x, y), steps=5, device="cpu")
+    running = fit.predict(x, draws=2, statistics="running")
+    one, two = (fit.predict(x, draws=2, data=(x[:n], y[:n]), statistics=which) for n in (1, 2))
+    assert one.statistics == "running" and torch.equal(one.mean, running.mean)
+    assert two.statistics == (which or "each draw") and not torch.equal(two.mean, running.mean)
+
+
 def test_at_the_centre_statistics_are_estimated_once(fitted):
     one = fitted.restarts[0]
     centre = copy.deepcopy(one.model.network)

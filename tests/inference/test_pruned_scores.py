@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import bayesprune as bp
+from bayesprune.inference import prune as prune_module
 from bayesprune.inference.pruned_scores import EXAMPLES, _is_much_worse, gone_layers
 
 SIZE = 500
@@ -170,6 +171,34 @@ def test_a_layer_of_which_nothing_is_left_is_told_without_data(classes):
     assert both.startswith("2 layers are gone: none of the weights of a.weight, b.weight is left")
     tuned = bp.finetune(dataclasses.replace(result), (inputs(), torch.zeros(SIZE).long()), epochs=1)
     assert tuned.report.notes == (note,)
+
+
+def test_a_small_model_of_which_nothing_is_included_gets_a_remedy_that_leaves_something():
+    x = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
+    y = x[:, 0] + x[:, 1]
+    torch.manual_seed(0)
+    bnn = bp.BayesianNetwork(nn.Linear(8, 1), {"weight": bp.Horseshoe()}, bp.Normal(), data_size=200)
+    fit = bp.fit(bnn, (x, y), steps=300, learning_rate=0.02, device="cpu", path="plain")
+    fit.restarts[0].fisher = {name: 1e-12 * value for name, value in fit.restarts[0].fisher.items()}
+    result = bp.prune(fit, min_inclusion=0.5, data=(x, y))
+    assert result.report.nonzero == 0  # so that of 8 weights a sparsity of 0.95 would leave none
+    (note,) = about_scores(result)
+    assert "take sparsity 0.8 per network by magnitude" in note
+
+
+def test_a_remedy_that_cannot_be_had_is_passed_over(classes, monkeypatch):
+    fit, data = classes
+    known = about_scores(bp.prune(fit, sparsity=0.95, data=data))[0]
+    real = prune_module.keep_highest
+
+    def fails_below(scores, sparsity, per):
+        if sparsity < 0.95:
+            raise KeyError("no such thing")
+        return real(scores, sparsity, per)
+
+    monkeypatch.setattr(prune_module, "keep_highest", fails_below)
+    (note,) = about_scores(bp.prune(fit, sparsity=0.95, data=data))
+    assert note.endswith("finetune the result, or fit again with another setting of the prior") and note != known
 
 
 def test_fine_tuning_takes_the_note_on_what_pruning_cost_away(classes):

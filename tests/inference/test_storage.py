@@ -162,6 +162,31 @@ def test_a_kill_at_each_step_of_a_replacement_leaves_a_fit_that_loads(fits, save
 # ------------------------------------------------------------------------------------------------ damage
 
 
+class Tuples(bp.Categorical):
+    """A likelihood whose arguments JSON gives back as lists."""
+
+    name = "of tuples"
+
+    def __init__(self, limits=(0.0, 1.0)):
+        super().__init__()
+        self.limits = limits
+
+    def config(self):
+        return {"name": self.name, "limits": self.limits}
+
+
+def test_a_likelihood_of_ones_own_with_tuples_in_its_config_is_read_back(tmp_path):
+    def own(likelihood):
+        torch.manual_seed(0)
+        return bp.BayesianNetwork(nn.Linear(4, 3), {"weight": bp.Gaussian()}, likelihood, 20)
+
+    fit = bp.fit(own(Tuples()), (torch.randn(20, 4), torch.arange(20) % 3), "map", steps=2, device="cpu")
+    fit.save(tmp_path / "fit")
+    assert same(bp.Fit.load(tmp_path / "fit", own(Tuples())), fit)
+    with pytest.raises(ValueError, match="fitted with the likelihood"):
+        bp.Fit.load(tmp_path / "fit", own(Tuples((0.0, 2.0))))
+
+
 def test_a_changed_tensor_is_seen(fits, saved):
     file = saved / "restart-0.safetensors"
     state = load_file(file)

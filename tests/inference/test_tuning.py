@@ -87,6 +87,15 @@ def test_the_kl_weight_of_the_best_exact_validation_nll_is_chosen_and_fitted():
     assert fitted.score(*validation)["nll"] == pytest.approx(losses[best], abs=2e-3)
 
 
+def test_a_kl_weight_that_is_given_holds_in_all_trials_and_in_the_full_fit():
+    train, validation = regression(0.1)
+    tuned = bp.tune(model_at, train, validation, {"sd": (0.3, 0.1)}, kl_weight=0.2, **HOW)
+    for trial in tuned.trials:
+        assert trial.nll == pytest.approx(exact(train, validation, trial.values["sd"], 0.2), rel=1e-3)
+    assert exact(train, validation, 0.1, 0.2) != pytest.approx(exact(train, validation, 0.1), rel=1e-2)
+    assert tuned.fit(steps=20).settings["kl_weight"] == 0.2
+
+
 def test_knobs_are_searched_one_after_the_other_the_kl_weight_first():
     train, validation = regression(1.0)
     tuned = bp.tune(model_at, train, validation, {"sd": (0.05, 1.0), "kl_weight": (1, 0.1)}, kl_weight=1.0, **HOW)
@@ -337,6 +346,33 @@ def test_grids_are_geometric_and_those_of_shares_stay_between_0_and_1():
     odds = [share / (1 - share) for share in shares]
     assert odds == pytest.approx([0.9, 2.7, 9.0, 27.0, 90.0], rel=0.05) and max(shares) < 1.0
     assert around("expected_density", None) == around("expected_density", 0.1)  # what priors take
+
+
+def test_a_knob_without_a_start_is_told_without_values_that_may_be_none_of_its_kind():
+    with pytest.raises(ValueError, match="as --tune sd=A,B,C") as raised:
+        around("sd", None)
+    assert "100" not in str(raised.value)
+
+
+def test_the_price_of_unit_gates_starts_at_its_rule():
+    x, y = torch.randn(60, 6), torch.arange(60) % 3
+
+    def gated(log_gamma=None):
+        network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+        return bp.BayesianNetwork(network, {}, data_size=60, gates=bp.UnitGates(log_gamma), example_input=x[:1])
+
+    tuned = bp.tune(gated, (x, y), (x, y), "log_gamma", first_steps=4, steps=4, device="cpu", batch_size=30)
+    values = [trial.values["log_gamma"] for trial in tuned.trials]
+    assert values[0] == pytest.approx(math.log(60)) and len(values) == 5
+    assert max(values) == pytest.approx(10 * values[0], rel=1e-2)
+
+    def without_a_price(log_gamma=None):
+        network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+        gates = bp.UnitGates(log_gamma, probability=0.3 if log_gamma is None else None)
+        return bp.BayesianNetwork(network, {}, data_size=60, gates=gates, example_input=x[:1])
+
+    with pytest.raises(ValueError, match="leaves it to the prior"):
+        bp.tune(without_a_price, (x, y), (x, y), "log_gamma", first_steps=4, steps=4, device="cpu", batch_size=30)
 
 
 def test_values_go_from_dense_to_sparse():

@@ -9,8 +9,10 @@ import pytest
 import scipy.stats
 import torch
 
+from bayesprune.models import constant_prediction
 from bayesprune.models.constant_prediction import constant_log_likelihood
 from bayesprune.models.likelihoods import Bernoulli, Categorical, Normal, Poisson
+from bayesprune.models.real_likelihoods import HeteroscedasticNormal
 
 GENERATOR = np.random.default_rng(0)
 LABELS = torch.tensor(GENERATOR.choice(4, size=300, p=[0.5, 0.3, 0.15, 0.05]))
@@ -40,6 +42,26 @@ CASES = {
 }  # fmt: skip
 
 
+def noisy(mean, sd):
+    return torch.tensor(mean + sd * GENERATOR.normal(size=400))
+
+
+for rate in (1.0, 300.0, 3000.0):
+    drawn = GENERATOR.poisson(rate, size=500)
+    best = float(scipy.stats.poisson(drawn.mean()).logpmf(drawn).mean())
+    CASES |= {
+        f"poisson near {rate:g}": (Poisson(), 1, torch.tensor(drawn), best),
+        f"poisson near {rate:g} in floats": (Poisson(), 1, torch.tensor(drawn, dtype=torch.float32), best),
+    }
+for mean, sd in ((0.0, 0.1), (150.0, 77.0), (1e5, 3e4), (1e6, 1.0)):
+    y = noisy(mean, sd)
+    CASES[f"noise of its own at {mean:g} +- {sd:g}"] = (HeteroscedasticNormal(), 2, y, best_normal(y))
+pair = torch.stack([noisy(150.0, 77.0), noisy(-2000.0, 3.0)], dim=1)
+CASES["two numbers with noise of their own"] = (
+    HeteroscedasticNormal(), 4, pair, best_normal(pair[:, 0]) + best_normal(pair[:, 1])
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_best_constant_is_that_of_the_closed_form(case):
     likelihood, outputs, y, expected = CASES[case]
@@ -62,6 +84,36 @@ def test_a_likelihood_of_one_s_own_needs_to_say_nothing_and_is_left_as_it_was():
     learned.log_scale.data.fill_(-6.0)  # wherever training has left it
     assert constant_log_likelihood(learned, torch.zeros(1, 1), NUMBERS) == pytest.approx(best_normal(NUMBERS), abs=1e-3)
     assert learned.log_scale.item() == -6.0
+
+
+def test_targets_of_many_numbers_are_as_many_examples_as_hold_a_bounded_number_of_them(monkeypatch):
+    y = torch.tensor(GENERATOR.normal(size=(600, 50)))
+    whole = constant_log_likelihood(Normal(), torch.zeros(1, 50), y)
+    assert whole == pytest.approx(
+        float(scipy.stats.norm(y.mean(0), (y - y.mean(0)).std(correction=0)).logpdf(y).sum() / 600), abs=1e-3
+    )
+    seen = []
+
+    class Watched(Normal):
+        def log_prob(self, outputs, y):
+            seen.append(y.numel())
+            return super().log_prob(outputs, y)
+
+    monkeypatch.setattr(constant_prediction, "NUMBERS", 5000)
+    part = constant_log_likelihood(Watched(), torch.zeros(1, 50), y)
+    assert max(seen) == 5000 and part == pytest.approx(whole, rel=0.03) and part != whole
+
+
+def test_equal_rows_are_counted_as_often_as_they_come():
+    y = torch.tensor([[0.0, 1.0]] * 30 + [[2.0, 5.0]] * 10)
+    found = constant_log_likelihood(HeteroscedasticNormal(), torch.zeros(1, 4), y)
+    assert found == pytest.approx(best_normal(y[:, 0]) + best_normal(y[:, 1]), abs=2e-4)
+    assert constant_log_likelihood(HeteroscedasticNormal(), torch.zeros(1, 4), y[:30]) is None
+
+
+def test_no_target_loses_a_fit_that_is_done():
+    assert constant_log_likelihood(Normal(), torch.zeros(1, 1), torch.zeros(0)) is None
+    assert constant_log_likelihood(Normal(), torch.zeros(1, 1), torch.tensor(1.0)) is None
 
 
 def test_there_is_no_best_constant_of_one_single_value_nor_of_a_likelihood_that_fails():
