@@ -44,7 +44,8 @@ def default_kl_weight(model: BayesianNetwork, guide: GuideChoice = None) -> floa
       posterior is found well;
     * where units have gates, whose price is stated by itself;
     * where a prior states constants of a paper (``full_kl``), which say what they weigh;
-    * where all weights are points beside a noise that is learned: nothing but the prior keeps the noise from vanishing.
+    * where weights are points beside a noise that is learned (fewer than half as many numbers have a spread under the
+      guide as there are weights): nothing but the prior keeps the noise from vanishing.
 
     Args:
         model: The model.
@@ -54,7 +55,7 @@ def default_kl_weight(model: BayesianNetwork, guide: GuideChoice = None) -> floa
     if model.gates is not None or len(model.matrices) <= 1 or _states_constants(model):
         return 1.0
     learns_noise = model.likelihood.learns_noise
-    if learns_noise and all(family == "delta" for family in assign_families(model, guide).values()):
+    if learns_noise and _weights_are_points(model, guide):
         return 1.0
     data_per_weight = BESIDE_NOISE if learns_noise else DATA_PER_WEIGHT
     share = model.data_size / (data_per_weight * sum(math.prod(prior.shape) for prior in priors))
@@ -73,6 +74,12 @@ def default_kl_warmup(model: BayesianNetwork, guide: Guide) -> float:
     """
     as_published = guide.is_point_but_for_gates and (model.gates is not None or _states_constants(model))
     return 0.0 if as_published else FADE_IN
+
+
+def _weights_are_points(model: BayesianNetwork, guide: GuideChoice) -> bool:
+    families, weights = assign_families(model, guide), sum(math.prod(prior.shape) for prior in model.priors.values())
+    spread = sum(math.prod(site.shape) for name, site in model.sites.items() if families[name] != "delta")
+    return spread < 0.5 * weights
 
 
 def default_rules(**given: float | None) -> dict[str, str]:

@@ -14,10 +14,13 @@ from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.gaussian import Gaussian
 from bayesprune.models.halo import HALO
 from bayesprune.models.hierarchy import Hierarchy
+from bayesprune.models.l0_hard_concrete import L0HardConcrete
 from bayesprune.models.likelihoods import Categorical, Normal
 from bayesprune.models.mcp import MCP
+from bayesprune.models.structured_bayesian_pruning import StructuredBayesianPruning
 from bayesprune.models.sws import SWS
 from bayesprune.models.unit_gates import UnitGates
+from bayesprune.models.vib import VIB
 
 
 def declared(data_size, prior=None, patterns=("*.weight",)):
@@ -62,6 +65,9 @@ def test_a_noise_that_is_learned_weighs_the_data_by_itself():
         network = nn.Sequential(nn.Linear(4, 10), nn.Tanh(), nn.Linear(10, 6))  # 100 weights
         model = BayesianNetwork(network, {"*.weight": Gaussian()}, likelihood, data_size=50)
         assert default_kl_weight(model, guide) == weight
+    for prior, weight in ((VIB(), 1.0), (StructuredBayesianPruning(), 1.0), (L0HardConcrete(), 0.5), (HALO(), 1.0)):
+        model = BayesianNetwork(network, {"*.weight": prior}, Normal(), data_size=50)
+        assert default_kl_weight(model) == weight, prior  # noise of groups leaves weights points, gates do not
 
 
 def test_gates_of_units_have_their_price_and_wait_by_themselves():
