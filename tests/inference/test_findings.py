@@ -275,7 +275,7 @@ def test_a_regression_that_is_learned_by_heart_says_so():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("prior", ["gaussian", "laplace", "spike-and-slab", "horseshoe", "vib", "group-horseshoe"])
+@pytest.mark.parametrize("prior", ["gaussian", "laplace", "spike-and-slab", "horseshoe", "vib"])
 def test_fits_at_chance_raise_one_whatever_the_prior(prior):
     fit = fitted(PRIORS[prior], kl_weight=100.0, kl_warmup=0.0, epochs=30)
     assert float(fit.trace["validation_accuracy"].values[0, -1]) < 0.5
