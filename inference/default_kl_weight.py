@@ -1,9 +1,9 @@
 """The weight of the KL term of a fit that was told none, and the share of its steps over which it rises to that.
 
 1 is the ELBO, whose optimum is the nearest approximation of the posterior. Mean-field posteriors of whole networks with
-fewer data than that go wrong at 1 (they explain the data badly and leave most weights at the prior: docs/kl_weight.md),
-so that the rule tempers them, and only them. A term that is there in full at the start makes a network nothing before
-the data can make it something: 50,000 dense weights cost more nats than the data are worth.
+few data for their weights go wrong at 1 (they explain the data badly and leave most weights at the prior:
+docs/kl_weight.md), so that the rule tempers them, and only them. A term that is there in full at the start makes a
+network nothing before the data can make it something: 50,000 dense weights cost more nats than the data are worth.
 """
 
 from __future__ import annotations
