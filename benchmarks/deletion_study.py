@@ -25,6 +25,7 @@ from torch.func import functional_call
 
 import bayesprune as bp
 from bayesprune.inference.criteria import magnitude, signal_to_noise
+from benchmarks.earlier_defaults import EARLIER, EARLIER_POINTS
 from benchmarks.ledger import Ledger
 from benchmarks.magnitude import Settings, train_dense
 
@@ -51,7 +52,8 @@ def fitted(name: str, splits: Any, epochs: int) -> bp.Fit:
     prior, guide = MODELS[name]
     torch.manual_seed(0)
     model = bp.BayesianNetwork(bp.lenet_300_100(), {"*.weight": prior()}, data_size=len(splits.train[0]))
-    return bp.fit(model, splits.train, guide, epochs=epochs, learning_rate=RATE)
+    how = EARLIER_POINTS if guide == "map" else EARLIER
+    return bp.fit(model, splits.train, guide, epochs=epochs, learning_rate=RATE, **how)
 
 
 def ranks(scores: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:

@@ -56,6 +56,7 @@ def fitted(network: nn.Module, splits: Any, steps: int, learning_rate: float, **
         "batch_size": 128,
         "schedule": "constant",
         "kl_warmup": WARMUP / steps,
+        "kl_weight": 1.0,
         "path": "plain",
         "device": "cpu",
     }

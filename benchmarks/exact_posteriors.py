@@ -81,6 +81,7 @@ def horseshoe_beside_nuts(draws: int = 400, warmup: int = 200, steps: int = 4000
         batch_size=len(x),
         learning_rate=5e-3,
         schedule="cosine",
+        kl_warmup=0.2,
         precision="float64",
         particles=2,
         device="cpu",

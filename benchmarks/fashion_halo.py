@@ -63,7 +63,7 @@ def fitted(trial: dict[str, Any], splits: Any, seed: int, epochs: int, path: str
     network = bp.lenet_300_100()
     how: dict[str, Any]
     if "kappa" in trial:
-        prior, how = bp.HALO(kappa=trial["kappa"]), {"kl_warmup": trial["kl_warmup"]}
+        prior, how = bp.HALO(kappa=trial["kappa"]), {"kl_warmup": trial["kl_warmup"], "kl_weight": 1.0}
     else:
         prior = bp.HALO.from_paper(xi=1e-5, psi=trial["psi"], weight_decay=1e-4, data_size=len(x))
         how = {"optimizer": "sgd", "learning_rate": 0.1, "schedule": SCHEDULES[trial["schedule"]]}

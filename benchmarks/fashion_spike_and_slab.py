@@ -14,6 +14,7 @@ import torch
 
 import bayesprune as bp
 from bayesprune.inference.metrics import accuracy
+from benchmarks.earlier_defaults import EARLIER
 from benchmarks.ledger import Ledger, mean_and_spread
 
 SETTINGS: dict[str, dict[str, float]] = {
@@ -31,7 +32,7 @@ def fitted(setting: dict[str, float], splits: Any, seed: int, epochs: int, path:
     network = bp.lenet_300_100()
     model = bp.BayesianNetwork(network, {"*.weight": bp.SpikeAndSlab(**setting)}, data_size=len(splits.train[0]))
     how: dict[str, Any] = {"epochs": epochs, "seed": seed, "learning_rate": RATE, "path": path}
-    return bp.fit(model, splits.train, "paired", validation=splits.validation, **how)
+    return bp.fit(model, splits.train, "paired", validation=splits.validation, **EARLIER, **how)
 
 
 def scores(fit: bp.Fit, x: torch.Tensor, y: torch.Tensor) -> dict[str, Any]:

@@ -21,15 +21,17 @@ from typing import Any
 import torch
 
 import bayesprune as bp
+from benchmarks.earlier_defaults import EARLIER
 from benchmarks.ledger import Ledger
 
 PATHS: dict[str, dict[str, Any]] = {
-    "halo": {"values": (0.3, 1.0, 3.0, 10.0), "knob": "kappa", "guide": "map", "kl_warmup": 0.6},
+    "halo": {"values": (0.3, 1.0, 3.0, 10.0), "knob": "kappa", "guide": "map", "kl_warmup": 0.6, "kl_weight": 1.0},
     "spike": {
         "values": (0.6, 0.2, 0.05),
         "knob": "expected_density",
         "guide": "paired",
         "learning_rate": 2e-3,
+        **EARLIER,
         "prunings": ({"min_inclusion": 0.5}, *({"sparsity": level} for level in (0.8, 0.9, 0.95, 0.98, 0.99))),
     },
 }

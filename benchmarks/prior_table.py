@@ -22,6 +22,7 @@ import torch
 import bayesprune as bp
 from bayesprune.inference.criteria import Criterion
 from bayesprune.inference.plain_scores import plain_scores
+from benchmarks.earlier_defaults import EARLIER, EARLIER_POINTS
 from benchmarks.ledger import Ledger
 
 LEVELS = (0.9, 0.95)
@@ -95,7 +96,8 @@ def run(trial: Trial, splits: Any, epochs: int) -> dict[str, Any]:
     torch.manual_seed(0)
     x, y = splits.train
     model = bp.BayesianNetwork(bp.lenet_300_100(), {"*.weight": trial.make()}, data_size=len(x))
-    fit = bp.fit(model, (x, y), epochs=epochs, learning_rate=RATE, **trial.how)
+    how = (EARLIER_POINTS if trial.how.get("guide") == "map" else EARLIER) | dict(trial.how)
+    fit = bp.fit(model, (x, y), epochs=epochs, learning_rate=RATE, **how)
     found: dict[str, Any] = {"seconds": fit.settings["seconds"], "path": fit.settings["path"]["name"]}
     for part in ("validation", "test"):
         data = getattr(splits, part)

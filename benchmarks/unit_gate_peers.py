@@ -39,6 +39,7 @@ from torch import Tensor, nn
 import bayesprune as bp
 from bayesprune.analysis.style import colour, finished, new_figure, styled
 from bayesprune.inference.criteria import Criterion, dropout_rate
+from benchmarks.earlier_defaults import EARLIER
 from benchmarks.ledger import Ledger, mean_and_spread
 from benchmarks.magnitude import Settings, accuracy, train_dense, weight_matrices
 
@@ -110,7 +111,7 @@ def with_prior(prior: Callable[[float], bp.Hierarchy], tempered: bool = False) -
     def search(job: Job, value: float) -> bp.Fit:
         names = list(weight_matrices(job.network))[:-1]
         model = bp.BayesianNetwork(job.network, dict.fromkeys(names, prior(value)), data_size=len(job.data[0]))
-        return _fitted(model, job, kl_weight=value if tempered else 1.0)
+        return _fitted(model, job, **(EARLIER | {"kl_weight": value if tempered else 1.0}))
 
     return search
 
