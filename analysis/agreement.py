@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from torch import Tensor
 
+from bayesprune.inference.inclusion_notes import inclusion_notes
 from bayesprune.inference.result import Fit
 
 Array = np.ndarray
@@ -36,6 +37,8 @@ class Agreement:
         verdict: ``"agree"``, ``"do not agree"`` (both of predictions) or ``"cannot tell"``.
         reason: Why, in one sentence.
         restarts: How many there are.
+        notes: Sentences on the inclusion probabilities of a regression, on which restarts may disagree while their
+            predictions agree.
     """
 
     predictions: xr.Dataset
@@ -45,6 +48,7 @@ class Agreement:
     verdict: str
     reason: str
     restarts: int
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"{self.verdict}: {self.reason}"]
@@ -58,7 +62,7 @@ class Agreement:
             lines.append(f"{name}: {float(row['mean']):,.0f} included, varying by {float(row.variation):.1%}")
         if not math.isnan(self.inputs):
             lines.append(f"inclusion by input of {self.tensor}: correlation {self.inputs:.2f}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
 def agreement(fit: Fit, x: Tensor, draws: int = 32, tensor: str | None = None) -> Agreement:
@@ -97,7 +101,8 @@ def agreement(fit: Fit, x: Tensor, draws: int = 32, tensor: str | None = None) -
     predictions = _predictions(fit, x, draws)
     included, inputs = _inclusion(fit, chosen)
     verdict, reason = _judge(predictions, draws)
-    return Agreement(predictions, included, inputs, chosen, verdict, reason, count)
+    notes = tuple(inclusion_notes(fit))
+    return Agreement(predictions, included, inputs, chosen, verdict, reason, count, notes)
 
 
 def _predictions(fit: Fit, x: Tensor, draws: int) -> xr.Dataset:

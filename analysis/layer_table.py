@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from bayesprune.inference.inclusion_notes import inclusion_notes, meaning_of
 from bayesprune.inference.result import Fit, Restart
 from bayesprune.inference.trace import inclusion_record
 
@@ -119,7 +120,9 @@ def layer_table(fit: Fit, restart: int = 0, draws: int = 200) -> LayerTable:
             "kl": _sum(row["kl"] for row in rows),
         }
     )
-    return LayerTable(rows, notes + [_sparsity_note(one, set(record["histogram"]))])
+    return LayerTable(
+        rows, notes + [_sparsity_note(one, set(record["histogram"]))] + _on_inclusion(fit, restart, included)
+    )
 
 
 def _posterior_counts(
@@ -137,6 +140,15 @@ def _posterior_counts(
         for name, row in ((name, effective.sel(tensor=name)) for name in effective.tensor.values)
     }
     return included, intervals, [f"effective: mean and {effective.attrs['probability']:.0%} interval"]
+
+
+def _on_inclusion(fit: Fit, restart: int, included: dict[str, float]) -> list[str]:
+    """What inclusion probabilities are not, and how far they can be trusted, where the table has any."""
+    if not included:
+        return []
+    meanings = {meaning_of(prior.hierarchy): None for prior in fit.restarts[restart].model.priors.values()}
+    said = [f"included: {meaning}" for meaning in meanings if meaning is not None]
+    return said + [f"note: {note}" for note in inclusion_notes(fit, restart)]
 
 
 def _last_kl(fit: Fit, restart: int) -> dict[str, float]:

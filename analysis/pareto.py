@@ -30,7 +30,7 @@ class BlockKhat:
         entries: How many numbers it has.
         khat: Shape of the tail of the importance ratios: minus infinity where they are all equal, NaN where there is
             no tail to fit.
-        verdict: ``"good"`` (below 1/2), ``"usable with importance weights"`` (up to the threshold), ``"unreliable"``
+        verdict: ``"good"`` (below 1/2), ``"usable"`` (up to the threshold), ``"unreliable"``
             or ``"cannot tell"``.
     """
 
@@ -50,6 +50,7 @@ class ParetoKhat:
         threshold: The k-hat above which importance sampling with that many draws is unreliable.
         examples: Examples behind the likelihood.
         data_size: Examples of the fit.
+        has_gates: Whether there are gates, of which nothing is said.
     """
 
     blocks: tuple[BlockKhat, ...]
@@ -57,6 +58,7 @@ class ParetoKhat:
     threshold: float
     examples: int
     data_size: int
+    has_gates: bool = False
 
     def __str__(self) -> str:
         width = max((len(block.name) for block in self.blocks), default=0)
@@ -64,6 +66,11 @@ class ParetoKhat:
         lines += [f"{b.name:<{width}}{b.entries:>9,}{b.khat:>7.2f}  {b.verdict}" for b in self.blocks]
         if any(block.name != JOINT for block in self.blocks):
             lines.append("of blocks given the guide's centre elsewhere: dependence between blocks is not seen")
+        if self.has_gates:
+            lines.append(
+                "gates are in no block: what the guide never draws no importance weight brings back, so that a good "
+                "k-hat is no proof of inclusion probabilities"
+            )
         if self.examples < self.data_size:
             lines.append(f"the likelihood is that of {self.examples:,} of {self.data_size:,} examples, scaled")
         return "\n".join(lines)
@@ -94,7 +101,9 @@ def pareto_khat(
     The ``"joint"`` k-hat is that of all sites, and does see it. It grows with the number of entries and is bad for
     every network however near the guide is, so it is computed only where asked for, and decides nothing.
 
-    A slab of the paired guide is drawn given its gate, so it is no block by itself: only the joint sees it.
+    A slab of the paired guide is drawn given its gate, so it is no block by itself: only the joint sees it. Inclusion
+    probabilities are not mended by importance weights: where inputs are correlated the guide never draws the models
+    that it has left out, and the k-hat of those that it draws may be good. Several restarts, `Fit.combined`, see more.
 
     All is computed in float64 on a copy.
 
@@ -138,7 +147,8 @@ def pareto_khat(
     for name, values in ratios.items():
         khat = pareto_smoothed(values)[1] if varies[name] else math.nan
         found.append(BlockKhat(name, _entries(one, chosen.get(name)), khat, _verdict(khat, threshold)))
-    return ParetoKhat(tuple(found), draws, threshold, len(x), one.model.data_size)
+    has_gates = any(site.support == "boolean" for site in one.model.sites.values())
+    return ParetoKhat(tuple(found), draws, threshold, len(x), one.model.data_size, has_gates)
 
 
 def _continuous(one: Restart) -> list[str]:
@@ -216,4 +226,4 @@ def _verdict(khat: float, threshold: float) -> str:
         return "cannot tell"
     if khat > threshold:
         return "unreliable"
-    return "good" if khat < GOOD else "usable with importance weights"
+    return "good" if khat < GOOD else "usable"

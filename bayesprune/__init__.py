@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from bayesprune.data import load_data as load_data
     from bayesprune.inference.batch_normalisation import reestimate_statistics as reestimate_statistics
     from bayesprune.inference.callbacks import Callback as Callback
+    from bayesprune.inference.combined import Combined as Combined
     from bayesprune.inference.continuation import sparsity_path as sparsity_path
     from bayesprune.inference.finetune import finetune as finetune
     from bayesprune.inference.fit import fit as fit
@@ -176,6 +177,7 @@ _HOMES: dict[str, str] = {
     "fit": "bayesprune.inference.fit",
     "Gating": "bayesprune.inference.gating",
     "Fit": "bayesprune.inference.result",
+    "Combined": "bayesprune.inference.combined",
     "objective": "bayesprune.inference.objective",
     "Callback": "bayesprune.inference.callbacks",
     "IterateAverage": "bayesprune.inference.iterate_average",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 
 from bayesprune.inference.guides import Guide, GuideChoice, assign_families
+from bayesprune.inference.identified import identified_tensor
 from bayesprune.models.bayesian_network import BayesianNetwork
 
 __all__ = [
@@ -62,16 +63,21 @@ def default_kl_weight(model: BayesianNetwork, guide: GuideChoice = None) -> floa
     return float(f"{min(1.0, max(LEAST_WEIGHT, share)):.2g}")
 
 
-def default_kl_warmup(model: BayesianNetwork, guide: Guide) -> float:
+def default_kl_warmup(model: BayesianNetwork, guide: Guide, restart: int = 0) -> float:
     """The share of the steps by default: 0.6.
 
     It is 0 where units have gates, whose price waits by itself (`Gating`), and where all is a point and a prior states
-    constants of a paper, whose updates are then followed from the first one on.
+    constants of a paper, whose updates are then followed from the first one on. It is 0 too in every second restart,
+    the second one first, of a linear model with gates: fading in lets all inputs in and takes some away, without it
+    they come in one by one from where gates start, and correlated inputs are chosen in another order.
 
     Args:
         model: The model.
         guide: Its guide.
+        restart: Number of the restart, from 0; default 0.
     """
+    if restart % 2 == 1 and identified_tensor(model) is not None and guide.inclusion():
+        return 0.0
     as_published = guide.is_point_but_for_gates and (model.gates is not None or _states_constants(model))
     return 0.0 if as_published else FADE_IN
 

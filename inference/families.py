@@ -218,6 +218,10 @@ class Family(nn.Module):
         """Log q(gate != 0) / q(gate = 0) of each gate by name; none where there are no gates."""
         return {}
 
+    def gate_logits(self) -> list[nn.Parameter]:
+        """Flat log odds of gates, which further restarts start elsewhere; none where there are no gates."""
+        return []
+
     @contextmanager
     def given(self, pieces: dict[str, list[Tensor]]) -> Iterator[None]:
         """Lets tensors stand for the pieces of the flat parameters, by name of parameter.
@@ -322,6 +326,10 @@ class BernoulliFamily(Family):
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Log odds are a spread."""
         return {"spread": [self.logit]}
+
+    def gate_logits(self) -> list[nn.Parameter]:
+        """The log odds of a one."""
+        return [self.logit]
 
     def log_odds(self) -> dict[str, Tensor]:
         """Log odds of a one."""

@@ -17,6 +17,7 @@ from bayesprune.inference.against_constant import CONSTANT
 from bayesprune.inference.course import Course, course_of
 from bayesprune.inference.emptied_layers import EmptiedLayers, collapsed_layers, emptied_layers
 from bayesprune.inference.gating import NOISY
+from bayesprune.inference.inclusion_notes import inclusion_notes
 from bayesprune.inference.remedies import Remedies
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ class _Facts:
 def findings(fit: Fit) -> list[str]:
     """Sentences on what is wrong with a fit, the worst first, at most four and none twice; none for a good one.
 
+    Those on how far inclusion probabilities of a regression can be trusted (`inclusion_notes`) come after them.
+
     Args:
         fit: The fit; its first restart is looked at.
     """
@@ -94,7 +97,7 @@ def findings(fit: Fit) -> list[str]:
         None if lost or rose or layers else _cut_short(facts),
         None if layers.excluded else _undecided(facts),
     ]
-    return [note for note in found if note is not None][:MOST]
+    return [*[note for note in found if note is not None][:MOST], *inclusion_notes(fit)]
 
 
 def _no_better_than_constant(facts: _Facts, layers: EmptiedLayers, rose: str | None) -> str | None:

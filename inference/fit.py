@@ -33,6 +33,7 @@ from bayesprune.inference.gate_estimators import GateEstimator
 from bayesprune.inference.gating import GateTraining, Gating
 from bayesprune.inference.given_numbers import checked_seed, whole_number
 from bayesprune.inference.guides import Guide, GuideChoice
+from bayesprune.inference.inclusion_notes import inclusion_facts
 from bayesprune.inference.kept_inputs import KeptInputs, kept_examples
 from bayesprune.inference.map_probe import check_map_exists
 from bayesprune.inference.objective import Objective, Terms
@@ -124,7 +125,7 @@ def fit(
         schedule: Factor on the learning rate: ``"hold-cosine"`` (default: 1 for half of the steps, then to 0),
             ``"constant"``, ``"cosine"``, or a callable of progress in [0, 1].
         kl_warmup: Share of the steps over which the KL weight rises from 0 to `kl_weight`; default None: 0.6, or
-            0 with gates of units and for points under a paper's constants (`default_kl_warmup`).
+            0 with gates of units and for points under a paper's constants (`default_kl_warmup`, also for restarts).
         kl_weight: Final weight of the KL term; anything but 1 is a tempered objective, and the summary says so.
             Default None: by a rule (`default_kl_weight`): 1 for linear models, 0.1 for networks of many weights. 1 is
             the ELBO.
@@ -135,7 +136,8 @@ def fit(
         device: ``"auto"`` (default: the GPU where there is one), ``"cpu"``, ``"cuda"``, ...
         precision: ``"float32"`` (default), ``"float64"`` or ``"bfloat16"`` (autocast of the network only).
         restarts: Independent fits; default 1. All but the first start from re-initialised layers where the
-            network's modules have `reset_parameters`.
+            network's modules have `reset_parameters`, and from gates whose log odds have been moved at random; of a
+            linear model every second has no fade-in by default. `Fit.combined` weighs them.
         particles: Draws an evaluation; default 1.
         gate_estimator: How gradients pass Bernoulli gates; default None: `moment_matched`, or `ScoreFunction`
             where a gate is a parameter of another distribution.
@@ -245,6 +247,8 @@ def fit(
             q = Guide(copied, guide)
             if start is not None:
                 begin_at(start, number, copied, q)
+            elif number > 0:
+                q.vary_gates()
             check_map_exists(copied, q.family_of)
 
             def rebuild(model: BayesianNetwork, q: Guide | None = None) -> tuple[Objective, torch.optim.Optimizer]:
@@ -261,7 +265,7 @@ def fit(
                 return made, make_optimizer(optimizer, made, learning_rate)
 
             state = FitState(*rebuild(copied, q), number, restarts, passes, total)
-            state.kl_warmup = default_kl_warmup(copied, q) if kl_warmup is None else kl_warmup
+            state.kl_warmup = default_kl_warmup(copied, q, number) if kl_warmup is None else kl_warmup
             kl_schedule = scaled(warmup(state.kl_warmup), kl_weight)
             how: tuple[str, bool | None, float | None, str] = (path, compiled, clip, "it was asked for")
             if copied.gates is not None:
@@ -288,7 +292,7 @@ def fit(
     settings |= {
         "input_shape": list(input_shape),  # data that can be read only once are not read after training
         "epochs": states[0].epoch,
-        "kl_warmup": states[0].kl_warmup,  # one rule for all restarts
+        "kl_warmup": states[0].kl_warmup,
         "chosen": [name for name, value in left_open.items() if value is None],
         "stopped_early": [ending_of(state) for state in states if state.step < state.steps],
         "data_sketch": sketch,
@@ -313,6 +317,7 @@ def fit(
     if any(_needs_fisher(restart.model) for restart in finished):
         for restart in finished:
             restart.fisher = diagonal_fisher(restart.model, restart.guide, batches, inputs=result.inputs)
+    settings |= inclusion_facts(result)
     return result
 
 

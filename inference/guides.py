@@ -39,6 +39,8 @@ SUPPORTS = {
 """Guide families for one latent, and the supports on which each is defined."""
 WITHOUT_DENSITY = ("delta", "hardconcrete")
 """Families that have no log density, so that the objective is no bound on the evidence."""
+GATE_START_SD = 2.0
+"""Of the log odds at which gates of further restarts start: from 0.9 most go to between 0.15 and 0.998."""
 _MEANFIELD = {"real": "normal", "positive": "lognormal", "unit": "logitnormal", "boolean": "bernoulli"}
 
 GuideChoice = str | Mapping[str, str] | None
@@ -108,6 +110,16 @@ class Guide(nn.Module):
     def is_point_but_for_gates(self) -> bool:
         """Whether every site of a prior on a tensor is a point."""
         return all(self.family_of[name] == "delta" for name in self.model.sites)
+
+    @torch.no_grad()
+    def vary_gates(self) -> None:
+        """Moves the log odds of all gates at random, by Normal(0, `GATE_START_SD`): where a further restart starts.
+
+        From one start the probabilities of correlated weights always come to the same of several optima.
+        """
+        for family in self.families:
+            for logit in family.gate_logits():  # type: ignore[operator]
+                logit += GATE_START_SD * torch.randn_like(logit)
 
     def draw(self) -> dict[str, Factor]:
         """Draws every site once with gradients; gates keep their probabilities for the gate estimator."""

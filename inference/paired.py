@@ -130,6 +130,10 @@ class PairedFamily(Family):
         """Slab locations move in the weights' units, log scales and log odds as spreads."""
         return {"location": [self.location], "spread": [self.log_scale, self.logit]}
 
+    def gate_logits(self) -> list[nn.Parameter]:
+        """Log odds of a one, of the gates."""
+        return [self.logit]
+
     def log_odds(self) -> dict[str, Tensor]:
         """Log odds of a one, of the gates."""
         gates = zip(self.pairs, self._cut_gates(self.logit.detach()), strict=True)

@@ -7,17 +7,32 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from bayesprune.inference.inclusion_notes import inclusion_notes, meaning_of
 from bayesprune.inference.membership import membership_log_odds
 from bayesprune.inference.reduction import event_log_odds
 from bayesprune.inference.result import Fit, Restart, dimensions
 from bayesprune.inference.shrinkage import stated_event
 from bayesprune.models.tensor_prior import TensorPrior
 
-__all__ = ["unit_inclusion", "weight_inclusion"]
+__all__ = ["probabilities_at", "unit_inclusion", "weight_inclusion"]
 
 
 def weight_inclusion(fit: Fit, restart: int = 0, draws: int = 200, units: bool = True) -> xr.Dataset:
     """See `Fit.inclusion_probabilities`."""
+    one = fit._restart(restart)
+    found = probabilities_at(fit, restart, draws, units)
+    variables = {}
+    for name, prior in one.model.priors.items():
+        event, meaning = stated_event(one, prior), meaning_of(prior.hierarchy)
+        attrs = {"kind": event.kind, "event": str(event)} if event else {}
+        attrs |= {} if meaning is None else {"meaning": meaning}
+        variables[name] = (dimensions(name, prior), found[name].numpy(), attrs)
+    notes = inclusion_notes(fit, restart)
+    return xr.Dataset(variables, attrs={"notes": "; ".join(notes)} if notes else {})
+
+
+def probabilities_at(fit: Fit, restart: int = 0, draws: int = 200, units: bool = True) -> dict[str, Tensor]:
+    """Inclusion probabilities of one restart by name of tensor, on the CPU; arguments and errors as above."""
     one = fit._restart(restart)
     fit._refuse_map(one)
     found: dict[str, Tensor] = {}
@@ -43,12 +58,7 @@ def weight_inclusion(fit: Fit, restart: int = 0, draws: int = 200, units: bool =
         for name, there in one.guide.gates.gates.open_probabilities(theta, one.model.network).items():
             if name in found:
                 found[name] = found[name].to(there) * there
-    variables = {}
-    for name, prior in one.model.priors.items():
-        event = stated_event(one, prior)
-        attrs = {"kind": event.kind, "event": str(event)} if event else {}
-        variables[name] = (dimensions(name, prior), found[name].detach().cpu().numpy(), attrs)
-    return xr.Dataset(variables)
+    return {name: found[name].detach().cpu() for name in one.model.priors}
 
 
 def unit_inclusion(fit: Fit, restart: int = 0) -> xr.Dataset:

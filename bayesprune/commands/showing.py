@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +83,9 @@ def show_run(
     for name, text in _checked(run, lambda: [*_lines(found), *gate_lines(fit, found)]):
         console.print(f"{name:<12} {text}", soft_wrap=True)
     console.print()
-    print_lines(console, str(layer_table(fit)))
+    table = layer_table(fit)
+    said = {f"note: {note}" for note in found["notes"]}  # above
+    print_lines(console, str(replace(table, notes=[note for note in table.notes if note not in said])))
     if plots:
         try:
             splits = run_data(run)

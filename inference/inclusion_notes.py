@@ -1,0 +1,110 @@
+"""What has to be known where inclusion probabilities are read: sentences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bayesprune.inference.correlated_inputs import CORRELATION, correlated_inputs
+from bayesprune.inference.identified import identified_tensor
+from bayesprune.models.hierarchy import Hierarchy
+
+if TYPE_CHECKING:
+    from bayesprune.inference.result import Fit
+
+__all__ = ["CORRELATED", "DISAGREE", "inclusion_facts", "inclusion_notes", "meaning_of"]
+
+CORRELATED = "correlated_inputs"
+"""Key of `Fit.settings`: what `correlated_inputs` found, a restart each, where it found anything."""
+DISAGREE = 0.1
+"""Difference of an inclusion probability between restarts from which on they disagree about it."""
+
+
+def inclusion_facts(fit: Fit) -> dict[str, Any]:
+    """What notes need of the training data, to be kept with the settings; nothing where there is nothing to say.
+
+    Args:
+        fit: The fit, with the examples that it keeps.
+    """
+    if fit.examples is None:
+        return {}
+    found = [correlated_inputs(one, fit.examples[0]) for one in fit.restarts]
+    return {CORRELATED: found} if any(found) else {}
+
+
+def inclusion_notes(fit: Fit, restart: int = 0) -> list[str]:
+    """Sentences on how far the inclusion probabilities of a regression can be trusted; none for those of networks.
+
+    Of a network with hidden units probabilities of weights cannot be compared between restarts, and what is said about
+    them stands in docs/posteriors.md.
+
+    Args:
+        fit: The fit.
+        restart: Whose probabilities are read; default the first.
+    """
+    name = identified_tensor(fit.model)
+    if name is None or fit.model.priors[name].hierarchy.included is None:
+        return []
+    notes = []
+    if (said := _disagreement(fit, name)) is not None:
+        notes.append(said)
+    facts = (fit.settings.get(CORRELATED) or [None] * len(fit.restarts))[restart]
+    if facts is not None:
+        notes.append(_correlation(facts, len(fit.restarts)))
+    return notes
+
+
+def meaning_of(hierarchy: Hierarchy) -> str | None:
+    """What an inclusion probability is not, in a sentence, where its name promises more than it is.
+
+    Args:
+        hierarchy: The prior.
+    """
+    event = hierarchy.included
+    if event is None or event.kind != "shrinkage":
+        return None
+    return (
+        "a shrinkage probability is that of a shrinkage factor below the threshold, where the data and not the prior "
+        "decide a weight, and not that of a weight other than zero: no weight is zero under this prior"
+    )
+
+
+def _correlation(facts: dict[str, Any], restarts: int) -> str:
+    first, second = facts["inputs"]
+    if facts["correlation"] > CORRELATION:
+        what = f"inputs {first} and {second} correlate by {facts['correlation']:.2f}"
+    else:
+        what = f"of an input the others explain {100 * facts['explained']:.0f} %"
+    remedy = (
+        "read fit.combined(), which weighs the restarts and is nearer, not exact"
+        if restarts > 1
+        else "fit with restarts=8 and read fit.combined(), which is nearer, not exact"
+    )
+    return (
+        f"{what}, and the guide takes weights to be independent: it may choose one input where the posterior spreads "
+        f"its belief, so that inclusion probabilities may be off by much: {remedy}"
+    )
+
+
+def _disagreement(fit: Fit, name: str) -> str | None:
+    """Where restarts have come to unlike probabilities; None where they agree, or there are none."""
+    from bayesprune.inference.weight_inclusion import probabilities_at
+
+    if len(fit.restarts) < 2:
+        return None
+    try:
+        found = np.stack([probabilities_at(fit, number)[name].numpy() for number in range(len(fit.restarts))])
+    except ValueError:  # a MAP, or a prior without an event that can be evaluated
+        return None
+    apart = np.ptp(found, axis=0)
+    if not apart.max() > DISAGREE:
+        return None
+    at = int(apart.argmax())
+    of_one = found.reshape(len(found), -1)[:, at]
+    where = ", ".join(str(int(index)) for index in np.unravel_index(at, apart.shape))
+    return (
+        f"{len(found)} restarts disagree about {int((apart > DISAGREE).sum())} of {apart.size} inclusion "
+        f"probabilities, most about {name}[{where}] (from {of_one.min():.2f} to {of_one.max():.2f}): read fit.combined(), which "
+        "weighs them by their evidence"
+    )
