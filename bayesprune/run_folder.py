@@ -31,6 +31,7 @@ Keys of summary.json (null where something does not apply; counts are of the wei
     constant_log_likelihood      of the best constant prediction of the training targets, in nats per example
     standardised                 whether inputs and targets of a regression were standardised inside, where its noise
                                  began, and why
+    correlated_inputs            the inputs of a regression that correlate most, one object a restart
     learned_likelihood           the likelihood with what it has learned, such as the scale of the noise
     test_accuracy, test_rmse, nll, ece       on the test data; nll in nats per example, ece with 15 bins
     test_coverage_50, test_coverage_90       of a regression: shares of targets in their predictive intervals
@@ -102,7 +103,7 @@ _NEEDED: dict[str, Any] = {
     "converged": str, "convergence": str, "point_estimates": list, "notes": list, "collapsed": list,
 }  # fmt: skip
 _LATER: dict[str, Any] = {
-    "width": float, "path": dict, "units": _OBJECT, "branches": _OBJECT, "tuned": (list, type(None)),
+    "width": float, "path": dict, "units": _OBJECT, "branches": _OBJECT, "tuned": (list, type(None)), "correlated_inputs": (list, type(None)),
     "test_coverage_50": _NUMBER, "test_coverage_90": _NUMBER, "standardised": _OBJECT, "learned_likelihood": dict,
 }  # fmt: skip
 """Keys that runs of earlier versions do not have."""
@@ -168,6 +169,7 @@ def summarise_run(fit: Fit, declaration: Declaration, splits: DataSplits, **aske
         "gating": None,
         "resumed_at_epoch": None,
         "standardised": None,
+        "correlated_inputs": None,
         **found,
         **declaration.as_dict(),
         "notes": [*_hardly_classes(declaration), *found["notes"]],

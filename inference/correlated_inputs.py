@@ -13,7 +13,7 @@ from bayesprune.inference.identified import identified_tensor
 if TYPE_CHECKING:
     from bayesprune.inference.result import Restart
 
-__all__ = ["CORRELATION", "correlated_inputs"]
+__all__ = ["CORRELATION", "correlated_inputs", "largest_correlation"]
 
 CORRELATION = 0.3
 """Correlation of two inputs from which on probabilities of theirs may be off by more than 0.1: the least seen among
@@ -41,13 +41,26 @@ def correlated_inputs(one: Restart, x: Tensor) -> dict[str, Any] | None:
     name = identified_tensor(one.model)
     if name is None or len(one.model.priors[name].shape) != 2 or len(x) < 3:
         return None
-    columns = x.detach().flatten(1).double()
+    columns = x.detach().flatten(1).double().cpu()
     if columns.shape[1] != one.model.priors[name].shape[1] or not _is_read_by_a_linear_layer(one, name):
         return None
+    relevance = _inclusion_by_input(one, name)
+    return largest_correlation(columns, None if relevance is None else relevance > RELEVANT)
+
+
+def largest_correlation(columns: Tensor, relevant: Tensor | None = None) -> dict[str, Any] | None:
+    """The same of a design, told which of its columns are relevant.
+
+    Args:
+        columns: Inputs, `(n, p)`, float64.
+        relevant: True and False by column, `(p,)`; default None: all are.
+    """
     columns = columns - columns.mean(0)
     columns = columns / columns.norm(dim=0).clamp_min(1e-12)
-    relevance = _inclusion_by_input(one, name)
-    relevant = torch.ones(columns.shape[1], dtype=torch.bool) if relevance is None else relevance > RELEVANT
+    if relevant is None:
+        relevant = torch.ones(columns.shape[1], dtype=torch.bool)
+    if not bool(relevant.any()):
+        return None
     largest, pair = 0.0, (0, 0)
     for part in torch.nonzero(relevant).flatten().split(_BLOCK):
         found = (columns[:, part].T @ columns).abs()
@@ -56,7 +69,7 @@ def correlated_inputs(one: Restart, x: Tensor) -> dict[str, Any] | None:
         if float(found.flatten()[at]) > largest:
             largest = float(found.flatten()[at])
             pair = (int(part[at // found.shape[1]]), at % found.shape[1])
-    explained = _explained(columns) if bool(relevant.any()) else 0.0
+    explained = _explained(columns)
     if largest <= CORRELATION and explained <= SHARE:
         return None
     return {"inputs": list(pair), "correlation": min(1.0, largest), "explained": explained}

@@ -49,9 +49,9 @@ def inclusion_notes(fit: Fit, restart: int = 0) -> list[str]:
     notes = []
     if (said := _disagreement(fit, name)) is not None:
         notes.append(said)
-    facts = (fit.settings.get(CORRELATED) or [None] * len(fit.restarts))[restart]
-    if facts is not None:
-        notes.append(_correlation(facts, len(fit.restarts)))
+    facts = fit.settings.get(CORRELATED) or []
+    if restart < len(facts) and facts[restart] is not None:
+        notes.append(_correlation(facts[restart], len(fit.restarts)))
     return notes
 
 
@@ -105,6 +105,6 @@ def _disagreement(fit: Fit, name: str) -> str | None:
     where = ", ".join(str(int(index)) for index in np.unravel_index(at, apart.shape))
     return (
         f"{len(found)} restarts disagree about {int((apart > DISAGREE).sum())} of {apart.size} inclusion "
-        f"probabilities, most about {name}[{where}] (from {of_one.min():.2f} to {of_one.max():.2f}): read fit.combined(), which "
-        "weighs them by their evidence"
+        f"probabilities, most about {name}[{where}] (from {of_one.min():.2f} to {of_one.max():.2f}): read "
+        "fit.combined(), which weighs them by their evidence"
     )

@@ -1,0 +1,151 @@
+"""Notes where inclusion probabilities are read: they stand wherever one may be far off, and on no orthogonal design."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import bayesprune as bp
+from bayesprune.inference.correlated_inputs import RELEVANT, largest_correlation
+from bayesprune.inference.inclusion_notes import inclusion_notes, meaning_of
+from tests.oracles.correlated_regressions import correlated_problems, orthogonal_problems
+from tests.oracles.spike_and_slab_reference import RegressionProblem, enumerate_posterior, paired_fixed_point
+
+
+def line_fit(x, y, prior=None, restarts=1, steps=300, **options):
+    torch.manual_seed(0)
+    line = nn.Sequential(nn.Linear(x.shape[1], 1, bias=False), nn.Flatten(0))
+    bnn = bp.BayesianNetwork(line, {"0.weight": prior or bp.SpikeAndSlab(0.25, 1.0)}, bp.Normal(1.0), len(x))
+    options = {"learning_rate": 1e-2, "batch_size": len(x), "device": "cpu"} | options
+    return bp.fit(bnn, (x, y), restarts=restarts, steps=steps, **options)
+
+
+def correlated_data(correlation, rows=80):
+    rng = np.random.default_rng(1)
+    basis, _ = np.linalg.qr(np.column_stack([np.ones(rows), rng.standard_normal((rows, 4))]))
+    x = basis[:, 1:] * np.sqrt(rows)
+    x[:, 1] = correlation * x[:, 0] + np.sqrt(1 - correlation**2) * x[:, 1]
+    y = x @ np.array([1.0, 0.0, 0.5, 0.0]) + rng.standard_normal(rows)
+    return torch.tensor(x).float(), torch.tensor(y).float()
+
+
+def random_problem(rng):
+    """A small regression of some correlation, weak and strong effects, few and many data."""
+    n, p = int(rng.choice([40, 100, 300])), int(rng.integers(4, 8))
+    rho, kind = float(rng.choice([0.0, 0.2, 0.4, 0.6, 0.8, 0.95])), int(rng.integers(3))
+    if kind == 0:
+        covariance = np.full((p, p), rho) + np.eye(p) * (1.0 - rho)
+    elif kind == 1:
+        covariance = rho ** np.abs(np.subtract.outer(np.arange(p), np.arange(p)))
+    else:
+        covariance = np.eye(p)
+        covariance[0, 1] = covariance[1, 0] = rho
+    x = rng.standard_normal((n, p)) @ np.linalg.cholesky(covariance + 1e-9 * np.eye(p)).T
+    x = (x - x.mean(0)) / x.std(0)
+    b = np.zeros(p)
+    size = int(rng.integers(0, 4))
+    b[rng.choice(p, size, replace=False)] = rng.choice([0.15, 0.3, 0.6, 1.5], size) * rng.choice([-1.0, 1.0], size)
+    return RegressionProblem(x, x @ b + rng.standard_normal(n), 1.0, 1.0, float(rng.choice([0.1, 0.25, 0.5])))
+
+
+def found_in(problem, pips):
+    return largest_correlation(torch.tensor(problem.x), torch.tensor(pips) > RELEVANT)
+
+
+def test_where_the_guides_optimum_is_off_by_more_than_a_tenth_the_inputs_are_said_to_correlate():
+    rng, off, silent = np.random.default_rng(11), 0, 0
+    for _ in range(250):
+        problem = random_problem(rng)
+        pips = paired_fixed_point(problem, start=0.9, sweeps=300)[0]
+        found = found_in(problem, pips)
+        if np.abs(pips - enumerate_posterior(problem).pips).max() > 0.1:
+            off += 1
+            assert found is not None
+        silent += found is None
+    assert off > 20  # the control: there is something to be said
+    assert silent > 40  # and it does not always speak
+
+
+@pytest.mark.parametrize("name", list(correlated_problems()))
+def test_the_six_correlated_regressions_are_noted(name):
+    problem = correlated_problems()[name]
+    pips = paired_fixed_point(problem, start=0.9, sweeps=500)[0]
+    assert np.abs(pips - enumerate_posterior(problem).pips).max() > 0.1
+    assert found_in(problem, pips) is not None
+
+
+@pytest.mark.parametrize("name", list(orthogonal_problems()))
+def test_orthogonal_designs_are_not(name):
+    problem = orthogonal_problems()[name]
+    pips = paired_fixed_point(problem, start=0.9, sweeps=500)[0]
+    assert np.abs(pips - enumerate_posterior(problem).pips).max() < 1e-6
+    assert found_in(problem, pips) is None
+
+
+def test_an_input_that_only_all_others_together_explain_is_found():
+    rng = np.random.default_rng(0)
+    others = rng.standard_normal((400, 12))
+    x = torch.tensor(np.column_stack([others, others.sum(1) + 0.3 * rng.standard_normal(400)]))
+    assert largest_correlation(x[:, :12]) is None
+    found = largest_correlation(x)
+    assert found is not None
+    assert found["explained"] > 0.95
+    assert largest_correlation(x, torch.zeros(13, dtype=torch.bool)) is None  # all of them are out
+
+
+def test_a_fit_of_correlated_inputs_says_so_wherever_probabilities_are_read(tmp_path):
+    x, y = correlated_data(0.95)
+    fit = line_fit(x, y)
+    (note,) = inclusion_notes(fit)
+    assert note.startswith("inputs 0 and 1 correlate by 0.95")
+    assert "fit with restarts=8" in note
+    assert fit.inclusion_probabilities().attrs["notes"] == note
+    assert f"note: {note}" in str(bp.layer_table(fit))
+    assert note in fit.summary()["notes"]
+    loaded = bp.Fit.load(fit.save(tmp_path / "fit"), fit.model)
+    assert inclusion_notes(loaded) == [note]
+
+
+def test_a_fit_of_orthogonal_inputs_says_nothing():
+    x, y = correlated_data(0.0)
+    fit = line_fit(x, y, restarts=3, steps=1500)
+    assert inclusion_notes(fit) == []
+    assert "notes" not in fit.inclusion_probabilities().attrs
+    assert "note:" not in str(bp.layer_table(fit))
+    assert bp.agreement(fit, x).notes == ()
+
+
+def test_restarts_that_disagree_say_about_which_weight_and_agreement_says_it_too():
+    x, y = correlated_data(0.0)
+    x[:, 1] = x[:, 0]
+    fit = line_fit(x, y, restarts=4, steps=1500)
+    apart, correlated = inclusion_notes(fit)
+    assert apart.startswith("4 restarts disagree about 2 of 4 inclusion probabilities, most about 0.weight[0, ")
+    assert "read fit.combined(), which weighs the restarts" in correlated
+    assert apart in bp.agreement(fit, x).notes
+    assert f"note: {apart}" in str(bp.agreement(fit, x))
+
+
+def test_probabilities_of_hidden_units_are_not_compared():
+    torch.manual_seed(0)
+    x, y = correlated_data(0.95)
+    network = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1), nn.Flatten(0))
+    bnn = bp.BayesianNetwork(network, {"*.weight": bp.SpikeAndSlab()}, bp.Normal(1.0), len(x))
+    fit = bp.fit(bnn, (x, y), steps=30, restarts=2, device="cpu")
+    assert inclusion_notes(fit) == []
+    assert "correlated_inputs" not in fit.settings
+
+
+def test_a_shrinkage_probability_says_what_it_is_not():
+    x, y = correlated_data(0.0)
+    fit = line_fit(x, y, bp.Horseshoe(0.1), steps=50)
+    said = meaning_of(fit.model.priors["0.weight"].hierarchy)
+    assert said is not None
+    assert "no weight is zero under this prior" in said
+    assert fit.inclusion_probabilities()["0.weight"].attrs["meaning"] == said
+    assert f"included: {said}" in str(bp.layer_table(fit))
+    atoms = line_fit(x, y, steps=20)
+    assert "meaning" not in atoms.inclusion_probabilities()["0.weight"].attrs
+    assert meaning_of(bp.SpikeAndSlab()) is None
