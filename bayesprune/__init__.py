@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from bayesprune.inference.objective import objective as objective
     from bayesprune.inference.prune import PruneResult as PruneResult
     from bayesprune.inference.prune import prune as prune
+    from bayesprune.inference.record import Record as Record
     from bayesprune.inference.reduction import evidence_change as evidence_change
     from bayesprune.inference.reduction import reduced_inclusion as reduced_inclusion
     from bayesprune.inference.reduction import reduction as reduction
@@ -177,6 +178,7 @@ _HOMES: dict[str, str] = {
     "Gating": "bayesprune.inference.gating",
     "Fit": "bayesprune.inference.result",
     "objective": "bayesprune.inference.objective",
+    "Record": "bayesprune.inference.record",
     "Callback": "bayesprune.inference.callbacks",
     "IterateAverage": "bayesprune.inference.iterate_average",
     "WriteTrace": "bayesprune.inference.trace_file",
