@@ -390,7 +390,8 @@ def _run(
                 base_rates = [group["lr"] for group in optimizer.param_groups]  # a group may have left
             row: dict[str, Any] = {name: value / taken for name, value in sums.items()}
             row |= {"kl_weight": state.kl_weight, "learning_rate": base_rates[0] * schedule(progress)}
-            row |= {"kl_of": kl_by_tensor(objective.model, {} if state.terms is None else state.terms.kl_of), "scores": []}
+            parts = {} if state.terms is None else state.terms.kl_of
+            row |= {"kl_of": kl_by_tensor(objective.model, parts), "scores": []}
             row |= inclusion_record(objective.guide)
             if validation is not None:
                 scores = validation_scores(objective, validation[0], validation[1], data.inputs)

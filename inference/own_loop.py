@@ -16,7 +16,7 @@ from bayesprune.inference.batches import Batches, Data, check_data
 from bayesprune.inference.data_sketch import data_sketch
 from bayesprune.inference.guides import Guide
 from bayesprune.inference.kept_inputs import inputs_of, kept_examples
-from bayesprune.inference.objective import Objective, frozen_statistics
+from bayesprune.inference.objective import Objective, Terms, frozen_statistics
 from bayesprune.inference.shrinkage import diagonal_fisher, needs_fisher
 from bayesprune.inference.trace import inclusion_record, kl_by_tensor, scale_record, trace_dataset
 from bayesprune.inference.trainable_batch import TrainableBatches
@@ -50,18 +50,20 @@ def fit_of(
     is True there.
 
     Args:
-        objective: What `bp.objective` made, trained. Several are restarts: of the same priors, guide and number of data.
-        data: The training data, as `fit` takes them: what pruning, statistics of batch normalisation and Fisher information
-            look at.
-        record: A `Record` of the training, or as many as there are objectives; default None: there is none. The trace has
-            then one row, of an evaluation of the objective on at most 2,000 examples, and `convergence` cannot tell.
+        objective: What `bp.objective` made, trained. Several are restarts: of the same priors, guide and number of
+            data.
+        data: The training data, as `fit` takes them: what pruning, statistics of batch normalisation and Fisher
+            information look at.
+        record: A `Record` of the training, or as many as there are objectives; default None: there is none. The trace
+            has then one row, of an evaluation of the objective on at most 2,000 examples, and `convergence` cannot
+            tell.
 
     Returns:
         The fit: it predicts, prunes, is saved and read as one of `fit`.
 
     Raises:
-        ValueError: If these are no such objectives, they do not go together or belong to another record, the data do not
-            fit, a parameter is not finite, or the model has gates of units, which only `fit` can train.
+        ValueError: If these are no such objectives, they do not go together or belong to another record, the data do
+            not fit, a parameter is not finite, or the model has gates of units, which only `fit` can train.
     """
     from bayesprune.inference.result import Fit, Restart  # which has this function for a method
 
@@ -113,12 +115,12 @@ def _checked_objectives(objective: Any) -> list[Objective]:
             what = type(one.guide if isinstance(one, Objective) else one).__name__
             raise ValueError(
                 f"Fit.of takes what bp.objective(bnn, guide) returns, not {what}: a guide of another kind, such as an "
-                "AutoGuide of Pyro's, has no inclusion probabilities to read, so train loss.guide in its place, or read "
-                "yours by pyro.infer.Predictive"
+                "AutoGuide of Pyro's, has no inclusion probabilities to read, so train loss.guide in its place, or "
+                "read yours by pyro.infer.Predictive"
             )
         if one.model.gates is not None:
             raise ValueError(
-                "gates of units are moved and removed by fit alone, which a loop of one's own does not do: use fit(bnn, data)"
+                "gates of units are moved and removed by fit alone, not by a loop of one's own: use fit(bnn, data)"
             )
         for name, parameter in one.named_parameters():
             if not bool(torch.isfinite(parameter).all()):
@@ -151,14 +153,14 @@ def _checked_records(record: Any, objectives: list[Objective]) -> list[Record | 
             raise ValueError(f"record= takes bp.Record(objective), or a list of them, not {type(one).__name__}")
     if len(records) != len(objectives) or any(r.objective is not o for r, o in zip(records, objectives, strict=True)):
         raise ValueError(
-            f"record= has {len(records)} records for {len(objectives)} objectives, and each has to be of its objective: "
-            "give them in the same order"
+            f"record= has {len(records)} records for {len(objectives)} objectives, and each has to be of its "
+            "objective: give them in the same order"
         )
     scores = {tuple(row["scores"]) for one in records for row in one.state.history[:1]}
     if len(scores) > 1 or 0 < sum(bool(one.state.history) for one in records) < len(records):
         raise ValueError(
-            "the records differ in their epochs or their scores: call record.epoch() with the same scores in each loop, or "
-            "in none"
+            "the records differ in their epochs or their scores: call record.epoch() with the same scores in each "
+            "loop, or in none"
         )
     return records
 
@@ -175,7 +177,8 @@ def _evaluated(objective: Objective, batches: Batches, kl_weight: float | None) 
     """A row of the trace: the objective as training sees it, on some of the data, with what is known of the guide."""
     model, trainable = objective.model, TrainableBatches()
     begin_training(model.network, objective)
-    terms, sizes = [], []
+    terms: list[Terms] = []
+    sizes: list[int] = []
     with torch.no_grad(), frozen_statistics(model.network):
         for x, y in batches:
             if sum(sizes) and sum(sizes) + len(x) > EXAMPLES:

@@ -23,14 +23,14 @@ MOST = 2000
 class Record:
     """Records a training loop of one's own, so that `Fit.of` can say whether it converged.
 
-    Call ``record.step()`` after each step of the optimizer and, where there are epochs, ``record.epoch()`` after each of
-    them. It takes no random numbers and changes nothing.
+    Call ``record.step()`` after each step of the optimizer and, where there are epochs, ``record.epoch()`` after each
+    of them. It takes no random numbers and changes nothing.
 
     Args:
         objective: What `bp.objective` made.
         optimizer: The torch optimizer, whose learning rate is recorded; default None: it is recorded as unknown.
-        callbacks: `Callback`s, called in order as by `fit`, such as `TensorBoard`; how long the loop will be they are told
-            as 0 steps and 0 epochs, which is to say that nobody knows. Their `stop` is for the loop to obey
+        callbacks: `Callback`s, called in order as by `fit`, such as `TensorBoard`. They are told of 0 steps and 0
+            epochs in all, which is to say that nobody knows. Their `stop` is for the loop to obey
             (``record.state.stop``). Default none.
         restart: Number of this loop among several, from 0; default 0. Callbacks are told.
         restarts: How many there are; default 1.
@@ -73,8 +73,8 @@ class Record:
 
         Args:
             loss: The loss in full-data nats: what `SVI.step` returned. Default None: that of the last call of
-                ``objective(x, y)``, whose expected log-likelihood, KL term and KL weight are known too. Of a loss that is
-                given, the KL weight is taken for 1, and its KL term is computed from the guide.
+                ``objective(x, y)``, whose expected log-likelihood, KL term and KL weight are known too. Of a loss that
+                is given, the KL weight is taken for 1, and its KL term is computed from the guide.
 
         Raises:
             ValueError: If no loss is given and ``objective(x, y)`` has not been called since the last step.
@@ -127,8 +127,8 @@ class Record:
         known = self.state.history[-1]["scores"] if self.state.history else list(scores)
         if known != list(scores):
             raise ValueError(
-                f"record.epoch() was given the scores {', '.join(scores) or 'none'} after {', '.join(known) or 'none'}: "
-                "give the same ones after every epoch"
+                f"record.epoch() was given the scores {', '.join(scores) or 'none'} after {', '.join(known) or 'none'}"
+                ": give the same ones after every epoch"
             )
         if not self._kls:
             self._look_at_kl()
@@ -167,7 +167,7 @@ class Record:
 
     def _begin_epoch(self) -> None:
         self._losses, self._likelihoods, self._kls = list[float](), list[float](), list[float]()
-        self._kl_of: dict[str, torch.Tensor] = {}
+        self._kl_of = dict[str, torch.Tensor]()
 
     def _add(self, loss: float, likelihood: float, kl: float) -> None:
         self._losses.append(loss)

@@ -1,4 +1,4 @@
-"""Parameters of modules that Pyro's SVI trains: it knows those alone that the model and the guide name while they run."""
+"""Parameters for Pyro's SVI, which trains those alone that the model and the guide name while they run."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def name_parameters(owner: nn.Module, *modules: nn.Module) -> None:
     """Tells Pyro which parameters there are, where an optimizer of Pyro's asks: inside `pyro.infer.SVI.step`.
 
     Elsewhere nothing is told: Pyro's parameter store keeps for ever what it is given, and a model under `NUTS` or
-    `Predictive` runs thousands of times. Names hold a number of the owner, as the store is one for all models: under the
-    same name a second model would be given the parameters of the first.
+    `Predictive` runs thousands of times. Names hold a number of the owner, as the store is one for all models: under
+    the same name a second model would be given the parameters of the first.
 
     Args:
         owner: The Pyro model or guide.
