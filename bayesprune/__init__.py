@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from bayesprune.inference.reduction import reduction as reduction
     from bayesprune.inference.result import Fit as Fit
     from bayesprune.inference.sparsity_path import SparsityPath as SparsityPath
+    from bayesprune.inference.tensorboard import TensorBoard as TensorBoard
     from bayesprune.inference.term_check import check_term as check_term
     from bayesprune.inference.terms import register_term as register_term
     from bayesprune.inference.trace_file import WriteTrace as WriteTrace
@@ -182,6 +183,7 @@ _HOMES: dict[str, str] = {
     "Callback": "bayesprune.inference.callbacks",
     "IterateAverage": "bayesprune.inference.iterate_average",
     "WriteTrace": "bayesprune.inference.trace_file",
+    "TensorBoard": "bayesprune.inference.tensorboard",
     "read_trace": "bayesprune.inference.trace_file",
     "register_term": "bayesprune.inference.terms",
     "check_term": "bayesprune.inference.term_check",
