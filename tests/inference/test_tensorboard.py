@@ -108,6 +108,8 @@ def test_an_interrupted_fit_that_goes_on_has_every_point_once(tmp_path, monkeypa
     """Its state is a few epochs old: what was written since is written again."""
     from bayesprune.inference import checkpoint
 
+    monkeypatch.setattr(checkpoint, "SHARE", 1.0)
+    monkeypatch.setattr(checkpoint, "LEAST", 0.0)
     writes = []
     original = checkpoint.Checkpoint.write
 
