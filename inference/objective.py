@@ -353,7 +353,7 @@ def _cost_of_removed_weights(model: BayesianNetwork, guide: Guide) -> float:
 
 
 def objective(model: BayesianNetwork, guide: Guide | str | None = None) -> Objective:
-    """Returns the negative ELBO for a training loop of one's own.
+    """Returns the negative ELBO for a training loop of one's own, which `Fit.of` makes a fit of.
 
     Write ``loss = bp.objective(bnn, "meanfield")`` once, then ``loss(x, y).backward()`` for every batch.
 
