@@ -77,13 +77,23 @@ class Record:
                 is given, the KL weight is taken for 1, and its KL term is computed from the guide.
 
         Raises:
-            ValueError: If no loss is given and ``objective(x, y)`` has not been called since the last step.
+            ValueError: If no loss is given and ``objective(x, y)`` has not been called since the last step, or the
+                loss is that of ``objective(x, y)`` divided by the number of data.
         """
         value, found = None if loss is None else float(loss), self.objective.latest
         if found is self._seen or (value is not None and not math.isclose(float(found.loss), value, rel_tol=1e-6)):  # type: ignore[union-attr]
             found = None  # the loss is another one
         else:
             self._seen = found
+        size = self.objective.model.data_size
+        latest = self.objective.latest
+        if found is None and latest is not None and latest is not self._seen and size > 1:
+            assert value is not None
+            if math.isclose(value * size, float(latest.loss), rel_tol=1e-4):
+                raise ValueError(
+                    "record.step() was given the loss divided by the number of data: leave it out, as the loss of "
+                    "objective(x, y) is known, or give it in nats of all the data"
+                )
         if found is None and value is None:
             raise ValueError(
                 "there is no loss to record: call objective(x, y) before record.step(), or give the loss, "
@@ -102,7 +112,7 @@ class Record:
             self._losses.append(value)
         if weight != self.kl_weight:
             self.kl_weight, self.weight_since = weight, state.step - 1
-        state.kl_weight = weight
+        state.kl_weight, state.kl_warmup = weight, self.weight_since / state.step
         self._chunk.append(negative_elbo)
         if len(self._chunk) >= self._every:
             if found is None:

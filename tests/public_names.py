@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "index.md"
 _HEAD = """# Public names
 
-What `import bayesprune as bp` has, in the groups of `bayesprune/__init__.py`, each with the first line of its docstring;
+What `import bayesprune as bp` has, in the groups of `bayesprune/__init__.py`, with the first line of each docstring;
 `help(bp.NAME)` says the rest. Written by `python -m tests.public_names`.
 """
 

@@ -213,6 +213,60 @@ def test_a_record_takes_no_random_numbers():
     assert torch.equal(*states)
 
 
+def test_a_loss_that_was_divided_by_the_number_of_data_is_told():
+    loss = bp.objective(network())
+    record = bp.Record(loss)
+    value = loss(X, Y) / SIZE
+    with pytest.raises(ValueError, match="the loss divided by the number of data: leave it out"):
+        record.step(value.item())
+    record.step(value.item() * SIZE)
+    assert record.state.iterates[0]["negative_elbo"] == pytest.approx(float(value.detach()) * SIZE, rel=1e-5)
+
+
+def test_the_stopping_rule_looks_at_a_loop_after_the_weight_has_risen():
+    loss, rule = bp.objective(network(bp.Gaussian(1.0)), "map"), bp.until_converged()
+    record, noise = bp.Record(loss), np.random.default_rng(0)
+    said = []
+    for step in range(400):
+        late = step >= 200
+        for value in 100.0 + noise.normal(size=1) + 1e4 * (1 - late):  # a fall that is no part of what is judged
+            loss.latest = None
+            record.step(float(value))
+            if not late:
+                record.kl_weight = 0.5  # as if it were still rising
+        if step % 20 == 19:
+            record.epoch()
+            said.append(rule(record.state))
+    assert any(said) and not any(said[:15])
+
+
+def test_an_average_needs_a_rule_where_nobody_knows_the_length():
+    loss = bp.objective(network())
+    with pytest.raises(ValueError, match="start=0.5 is a share of the steps, .* give a rule"):
+        bp.Record(loss, callbacks=[bp.IterateAverage(0.5)])
+    record = bp.Record(loss, callbacks=[bp.IterateAverage(lambda state: state.epoch >= 1)])
+    for _ in range(4):
+        loss(X, Y)
+        record.step()
+        record.epoch()
+    record.end()
+    assert bp.Fit.of(loss, (X, Y), record).summary()["notes"][0].endswith("average of the last 3 steps")
+
+
+def test_a_loop_s_trace_is_written_and_shown_while_it_runs(tmp_path, capsys):
+    from bayesprune.commands.showing import show_run
+
+    loss = bp.objective(network())
+    record = bp.Record(loss, callbacks=[bp.WriteTrace(tmp_path)])
+    loss(X, Y)
+    record.step()
+    record.epoch()
+    show_run(tmp_path)
+    said = capsys.readouterr().out
+    assert "epoch 1; " in said and " of 0" not in said and "left" not in said
+    assert math.isnan(bp.inference.trace_file.read_progress(tmp_path).seconds_left)
+
+
 def test_scores_on_held_out_data_are_recorded_under_their_names():
     loss = bp.objective(network())
     record = bp.Record(loss)
