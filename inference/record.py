@@ -80,6 +80,7 @@ class Record:
             ValueError: If no loss is given and ``objective(x, y)`` has not been called since the last step, or the
                 loss is that of ``objective(x, y)`` divided by the number of data.
         """
+        loss = loss.detach() if torch.is_tensor(loss) else loss  # it may have a graph
         value, found = None if loss is None else float(loss), self.objective.latest
         if found is self._seen or (value is not None and not math.isclose(float(found.loss), value, rel_tol=1e-6)):  # type: ignore[union-attr]
             found = None  # the loss is another one
@@ -190,7 +191,7 @@ class Record:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(self.state.step)
             self._kl_of = self.objective.kl_terms()
-        self._kls.append(float(sum(self._kl_of.values())))
+        self._kls.append(float(torch.stack(list(self._kl_of.values())).sum()))
 
     def _keep_iterate(self) -> None:
         iterates = self.state.iterates
