@@ -11,6 +11,7 @@ import xarray as xr
 from scipy import stats
 
 from bayesprune.analysis.arviz_shim import arviz
+from bayesprune.inference.own_loop import UNRECORDED
 from bayesprune.inference.result import Fit
 
 Array = np.ndarray
@@ -111,6 +112,8 @@ def convergence(fit: Fit, windows: int = 4) -> Convergence:
     verdict, reason = judge(series, windows, kind, RESOLUTION * fit.trace.attrs.get("data_size", np.inf))
     if fit.settings.get("steps") == 0:
         verdict, reason = "cannot tell", "nothing was trained"
+    elif not np.isfinite(fit.trace.iterate_step.values).any():
+        verdict, reason = "cannot tell", UNRECORDED
     if _shortest(series) < _needed(windows):
         return Convergence(xr.Dataset(), verdict, f"{reason}.", np.nan, np.nan)
     cut = {name: _cut([restart[name] for restart in series], windows) for name in series[0]}
@@ -335,6 +338,8 @@ def _slowed(fit: Fit) -> str:
     if "learning_rate" not in fit.trace:
         return ""
     rates = fit.trace["learning_rate"].values
+    if not np.isfinite(rates).any():  # of a loop of one's own nobody may know them
+        return ""
     share = float(np.nanmin(rates) / np.nanmax(rates)) if np.nanmax(rates) > 0 else 1.0
     if share >= 0.1:
         return ""

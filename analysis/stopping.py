@@ -47,7 +47,7 @@ class UntilConverged:
             self.verdict = "cannot tell"
             self.reason = f"fewer than {FEWEST} iterates were recorded since the prior changed with the fit's progress"
             return False
-        begins = max(self._begins, state.kl_warmup * state.steps)
+        begins = max(self._begins, state.kl_warmup * (state.steps or state.step))  # 0: of a loop of one's own
         iterates = [row for row in state.iterates if row["step"] > begins]
         if len(iterates) < max(FEWEST, GROWTH * self._seen):
             return False

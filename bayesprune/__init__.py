@@ -58,11 +58,13 @@ if TYPE_CHECKING:
     from bayesprune.inference.objective import objective as objective
     from bayesprune.inference.prune import PruneResult as PruneResult
     from bayesprune.inference.prune import prune as prune
+    from bayesprune.inference.record import Record as Record
     from bayesprune.inference.reduction import evidence_change as evidence_change
     from bayesprune.inference.reduction import reduced_inclusion as reduced_inclusion
     from bayesprune.inference.reduction import reduction as reduction
     from bayesprune.inference.result import Fit as Fit
     from bayesprune.inference.sparsity_path import SparsityPath as SparsityPath
+    from bayesprune.inference.tensorboard import TensorBoard as TensorBoard
     from bayesprune.inference.term_check import check_term as check_term
     from bayesprune.inference.terms import register_term as register_term
     from bayesprune.inference.trace_file import WriteTrace as WriteTrace
@@ -179,9 +181,11 @@ _HOMES: dict[str, str] = {
     "Fit": "bayesprune.inference.result",
     "Combined": "bayesprune.inference.combined",
     "objective": "bayesprune.inference.objective",
+    "Record": "bayesprune.inference.record",
     "Callback": "bayesprune.inference.callbacks",
     "IterateAverage": "bayesprune.inference.iterate_average",
     "WriteTrace": "bayesprune.inference.trace_file",
+    "TensorBoard": "bayesprune.inference.tensorboard",
     "read_trace": "bayesprune.inference.trace_file",
     "register_term": "bayesprune.inference.terms",
     "check_term": "bayesprune.inference.term_check",

@@ -103,7 +103,8 @@ _NEEDED: dict[str, Any] = {
     "converged": str, "convergence": str, "point_estimates": list, "notes": list, "collapsed": list,
 }  # fmt: skip
 _LATER: dict[str, Any] = {
-    "width": float, "path": dict, "units": _OBJECT, "branches": _OBJECT, "tuned": (list, type(None)), "correlated_inputs": (list, type(None)),
+    "width": float, "path": dict, "units": _OBJECT, "branches": _OBJECT, "tuned": (list, type(None)),
+    "correlated_inputs": (list, type(None)),
     "test_coverage_50": _NUMBER, "test_coverage_90": _NUMBER, "standardised": _OBJECT, "learned_likelihood": dict,
 }  # fmt: skip
 """Keys that runs of earlier versions do not have."""

@@ -16,11 +16,11 @@ class FitState:
 
     Attributes:
         objective: The objective, with `.model` and `.guide`; a callback may change their parameters in place.
-        optimizer: The torch optimizer.
+        optimizer: The torch optimizer; None in a loop of one's own that does not tell.
         restart: Number of the restart, from 0.
         restarts: How many there are.
-        epochs: Epochs in all.
-        steps: Steps in all.
+        epochs: Epochs in all; 0 in a loop of one's own (`Record`), which does not tell.
+        steps: Steps in all; 0 likewise.
         epoch: Epochs done.
         step: Steps done.
         kl_weight: Weight of the KL term in the last step.

@@ -117,6 +117,8 @@ def course_of(fit: Fit, restart: int = 0) -> Course:
 def _quarters(fit: Fit, trace: xr.Dataset, n: float, steps_an_epoch: float) -> Quarters | None:
     if fit.model.progress is not None:
         return None  # a prior that changes while it is fitted changes the loss
+    if not np.isfinite(steps_an_epoch):
+        return None  # of a loop of one's own that nobody recorded
     weight = trace["kl_weight"].values
     late = np.isclose(weight, weight[-1], rtol=1e-6)
     first = float(np.argmax(late)) * steps_an_epoch

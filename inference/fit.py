@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,8 @@ from bayesprune.inference.progress import Progress
 from bayesprune.inference.raw_inputs import standardising_helps
 from bayesprune.inference.result import Fit, Restart
 from bayesprune.inference.schedules import Schedule, scaled, schedule_named, warmup
-from bayesprune.inference.shrinkage import diagonal_fisher
-from bayesprune.inference.trace import gate_variables, inclusion_record, scale_record, trace_dataset
+from bayesprune.inference.shrinkage import diagonal_fisher, needs_fisher
+from bayesprune.inference.trace import gate_variables, inclusion_record, kl_by_tensor, scale_record, trace_dataset
 from bayesprune.inference.trainable_batch import NothingTrainableError, TrainableBatches, check_trainable
 from bayesprune.inference.unit_gate_estimators import UnitGateEstimator, estimator_named
 from bayesprune.inference.validation_scores import validation_scores
@@ -314,7 +314,7 @@ def fit(
         trace = gate_variables(trace, gated[0].units(), [training.records for training in gated], gated[0].report)
     batches.expect_nothing()
     result = Fit(finished, trace, settings, kept.inputs, kept_examples(batches, model.network))
-    if any(_needs_fisher(restart.model) for restart in finished):
+    if any(needs_fisher(restart.model) for restart in finished):
         for restart in finished:
             restart.fisher = diagonal_fisher(restart.model, restart.guide, batches, inputs=result.inputs)
     settings |= inclusion_facts(result)
@@ -395,7 +395,8 @@ def _run(
                 base_rates = [group["lr"] for group in optimizer.param_groups]  # a group may have left
             row: dict[str, Any] = {name: value / taken for name, value in sums.items()}
             row |= {"kl_weight": state.kl_weight, "learning_rate": base_rates[0] * schedule(progress)}
-            row |= {"kl_of": _by_tensor(objective.model, state.terms), "scores": []}
+            parts = {} if state.terms is None else state.terms.kl_of
+            row |= {"kl_of": kl_by_tensor(objective.model, parts), "scores": []}
             row |= inclusion_record(objective.guide)
             if validation is not None:
                 scores = validation_scores(objective, validation[0], validation[1], data.inputs)
@@ -455,23 +456,6 @@ def _blame(state: FitState, terms: Terms, x: Tensor) -> str:
         f"the loss became non-finite at step {state.step} (epoch {state.epoch + 1}, restart {state.restart}), first in "
         f"{part}: {first and first + ', '}lower learning_rate, or look at the prior of that site"
     )
-
-
-def _by_tensor(model: BayesianNetwork, terms: Terms | None) -> dict[str, float]:
-    """Each tensor's share of the KL term in nats."""
-    parts = dict.fromkeys(model.declared_sizes, 0.0)
-    if terms is not None:
-        owners = {site.name: name for name, prior in model.priors.items() for site in prior.sites.values()}
-        for site, term in terms.kl_of.items():
-            owner = owners.get(site, site.removesuffix(".factor"))
-            if owner in parts:  # gates of units belong to no tensor
-                parts[owner] += float(term.detach())
-    return parts
-
-
-def _needs_fisher(model: BayesianNetwork) -> bool:
-    events: Iterable[Any] = (prior.hierarchy.included for prior in model.priors.values())
-    return any(event is not None and event.kind == "shrinkage" for event in events)
 
 
 def _reinitialise(model: BayesianNetwork) -> None:

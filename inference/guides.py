@@ -24,6 +24,7 @@ from bayesprune.inference.starting_values import starting_values
 from bayesprune.inference.truncated_lognormal import TruncatedLogNormalFamily
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.iid import Iid
+from bayesprune.models.pyro_parameters import name_parameters
 from bayesprune.models.tensor_prior import Site, TensorPrior
 
 MODES = ("map", "meanfield", "paired")
@@ -60,6 +61,7 @@ class Guide(nn.Module):
             each prior's own default.
 
     Attributes:
+        choice: The choice that it was made by.
         family_of: The guide family of each site by name, those of gates of units among them.
         gates: The guide of gates of units, or None.
         notes: Sentences worth telling the user.
@@ -71,6 +73,7 @@ class Guide(nn.Module):
     def __init__(self, model: BayesianNetwork, choice: GuideChoice = None) -> None:
         super().__init__()
         self._model = (model,)  # in a tuple: the model's parameters are not the guide's
+        self.choice = dict(choice) if isinstance(choice, Mapping) else choice
         self.notes: list[str] = []
         self.family_of = assign_families(model, choice)
         starts: dict[str, Tensor] = {}
@@ -142,6 +145,7 @@ class Guide(nn.Module):
         Returns:
             Drawn values by name of site.
         """
+        name_parameters(self, self)
         factors = self.draw()
         values = self._run(lambda site, fn: pyro.sample(site, fn), factors)
         if self.gates is not None:

@@ -34,7 +34,8 @@ class IterateAverage(Callback):
         count: Steps averaged in the latest restart.
 
     Raises:
-        ValueError: If `start` is no such share, or `steps` is below 1.
+        ValueError: If `start` is no such share, or a share where a loop of one's own does not tell its
+            length, or `steps` is below 1.
     """
 
     def __init__(self, start: float | Callable[[FitState], bool] = 0.5, steps: int | None = None) -> None:
@@ -50,6 +51,11 @@ class IterateAverage(Callback):
 
     def on_fit_start(self, state: FitState) -> None:
         """Begins anew."""
+        if not callable(self.start) and not state.steps:
+            raise ValueError(
+                f"start={self.start} is a share of the steps, but a loop of one's own does not tell how many there are"
+                ": give a rule, such as start=lambda state: state.epoch >= 10"
+            )
         self.count, self._begun = 0, False
         self._moving = _moving(state.objective)
         self._means = [torch.zeros_like(tensor, dtype=torch.float64) for tensor in self._moving]

@@ -50,6 +50,25 @@ class Terms:
     outputs: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of the negative ELBO, looked back on: the numbers of `Terms`, in full-data nats, without a graph.
+
+    Attributes:
+        loss: kl_weight x kl - log_likelihood.
+        log_likelihood: As in `Terms`.
+        kl: As in `Terms`.
+        kl_of: Its part for each site.
+        kl_weight: The factor on the KL term.
+    """
+
+    loss: Tensor
+    log_likelihood: Tensor
+    kl: Tensor
+    kl_of: dict[str, Tensor]
+    kl_weight: float
+
+
 class Objective(nn.Module):
     """``objective(x, y)``: the negative ELBO in full-data nats.
 
@@ -65,6 +84,9 @@ class Objective(nn.Module):
         local_reparameterisation: Whether linear layers on inputs `(batch, in)` draw their outputs in place of their
             weights where that is exact: weights that are a latent with a Normal guide; default False.
         unit_gate_estimator: How theta of gates of units gets its gradient; default None: as these declare.
+
+    Attributes:
+        latest: What the last call of ``objective(x, y)`` came to, without its graph; None before the first one.
     """
 
     def __init__(
@@ -93,6 +115,7 @@ class Objective(nn.Module):
         self.sticking_the_landing = sticking_the_landing
         self.local_reparameterisation = local_reparameterisation
         self.unit_gate_estimator = unit_gate_estimator
+        self.latest: Evaluation | None = None
         self._removed = _cost_of_removed_weights(model, guide)
         if unit_gate_estimator is None and model.gates is not None:
             self.unit_gate_estimator = estimator_named(model.gates.declaration.estimator)
@@ -105,7 +128,10 @@ class Objective(nn.Module):
             y: Targets, `(batch,)` or `(batch, d)`.
             kl_weight: Factor on the KL term; anything but 1 is a tempered objective. Default 1.
         """
-        return self.terms(x, y, kl_weight).loss
+        found = self.terms(x, y, kl_weight)
+        parts = {site: term.detach() for site, term in found.kl_of.items()}
+        self.latest = Evaluation(found.loss.detach(), found.log_likelihood, found.kl, parts, float(kl_weight))
+        return found.loss
 
     def terms(
         self, x: Tensor, y: Tensor, kl_weight: float | Tensor = 1.0, given: Mapping[str, Tensor] | None = None
@@ -148,6 +174,27 @@ class Objective(nn.Module):
             factors, kl_of = self.guide.draw(), dict[str, Tensor]()
             shared: dict[str, Tensor] = {}
             return [self._run_prior(name, factors, {}, shared, kl_of) for name in names], kl_of
+
+    @torch.no_grad()
+    def kl_terms(self) -> dict[str, Tensor]:
+        """The parts of the KL term by site at one draw of the guide, in nats, without any data.
+
+        Of a model without gates of units.
+        """
+        found: list[dict[str, Tensor]] = []
+
+        def price(values: dict[str, Tensor]) -> Tensor:
+            kl_of, shared = dict[str, Tensor](), dict[str, Tensor]()
+            for name in self.model.priors:
+                self._run_prior(name, factors, values, shared, kl_of)
+            found.append(kl_of)
+            return torch.stack(list(kl_of.values())).sum()
+
+        with fast_distributions():
+            factors = self.guide.draw()
+            gates = {name: factor for name, factor in factors.items() if isinstance(factor, BernoulliFactor)}
+            self.gate_estimator(price, gates) if gates else price({})
+        return {site: torch.stack([one[site] for one in found]).mean() for site in found[0]}
 
     def estimated_from_draw(self) -> list[str]:
         """Names of the sites whose term has no registered form, so that it is estimated from the draw."""
@@ -306,7 +353,7 @@ def _cost_of_removed_weights(model: BayesianNetwork, guide: Guide) -> float:
 
 
 def objective(model: BayesianNetwork, guide: Guide | str | None = None) -> Objective:
-    """Returns the negative ELBO for a training loop of one's own.
+    """Returns the negative ELBO for a training loop of one's own, which `Fit.of` makes a fit of.
 
     Write ``loss = bp.objective(bnn, "meanfield")`` once, then ``loss(x, y).backward()`` for every batch.
 

@@ -118,6 +118,8 @@ class Remedies:
         return [self._more_steps()] if 0 < steps < LEAST_STEPS else []
 
     def _more_steps(self) -> str:
+        if self.fit.settings.get("steps", 0) is None:  # of a loop of one's own, whose length nobody has told
+            return "more steps"
         return f"steps={max(LEAST_STEPS, 2 * int(self.fit.settings.get('steps') or 0))}"
 
     def _knob(self, weaker: bool) -> str | None:

@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from bayesprune.inference import combined, predictive
+from bayesprune.inference import combined, own_loop, predictive
 from bayesprune.inference.batch_normalisation import tracked_layers
 from bayesprune.inference.batches import Data
 from bayesprune.inference.guides import Guide
@@ -242,6 +242,7 @@ class Fit:
 
     predictive_intervals = predictive.predictive_intervals
     combined = combined.combined
+    of = staticmethod(own_loop.fit_of)
 
     def inclusion_probabilities(self, restart: int = 0, draws: int = 200, units: bool = True) -> xr.Dataset:
         """Posterior inclusion probability of every weight of every tensor with a prior.

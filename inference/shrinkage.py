@@ -31,6 +31,12 @@ EXAMPLES = 1000
 CHUNK = 50
 
 
+def needs_fisher(model: BayesianNetwork) -> bool:
+    """Whether an inclusion event of a prior may ask for the Fisher information."""
+    events = (prior.hierarchy.included for prior in model.priors.values())
+    return any(event is not None and event.kind == "shrinkage" for event in events)
+
+
 def diagonal_fisher(
     model: BayesianNetwork, guide: Guide, batches: Batches, examples: int = EXAMPLES, inputs: Tensor | None = None
 ) -> dict[str, Tensor]:

@@ -49,9 +49,12 @@ _KEYS: dict[str, Any] = {
 }  # fmt: skip
 _LATER_KEYS: dict[str, Any] = {"gates": (dict, type(None)), "plans": list, "digests": dict}
 """Keys that earlier versions did not write."""
-_SETTINGS: dict[str, Any] = {"precision": str, "guide": object, "seconds": float, "tempered": bool}
+_SETTINGS: dict[str, Any] = {  # of a loop of one's own nobody may know
+    "precision": str, "guide": object, "seconds": (float, type(None)), "tempered": (bool, type(None)),
+}  # fmt: skip
 _LATER_SETTINGS: dict[str, Any] = {
-    "input_shape": list, "stopped_early": list, "kl_warmup": (float, type(None)), "steps": int, "batch_size": int,
+    "input_shape": list, "stopped_early": list, "kl_warmup": (float, type(None)),
+    "steps": (int, type(None)), "batch_size": (int, type(None)),
     "standardised": dict,
 }  # fmt: skip
 _WRONG = (

@@ -18,7 +18,8 @@ def summarise(fit: Fit) -> dict[str, Any]:
     """Returns what a fit was and came to.
 
     Keys: those of `Fit.settings` (guide, epochs, steps, batch_size, learning_rate, optimizer, schedule, kl_warmup,
-    seed, precision, device, seconds, tempered, path, standardised, of stopped_early a sentence each); ``restarts``,
+    seed, precision, device, seconds, tempered, path, standardised, of stopped_early a sentence each; of a loop
+    of one's own `own_loop`, and None for what nobody has told); ``restarts``,
     ``seeds``, ``data_size``, ``likelihood``, ``learned_likelihood`` (with what it has learned); ``priors`` (printed,
     by tensor), ``guide_families`` (by site), ``point_estimates``,
     ``notes`` (sentences; on what is wrong with the fit those of `bayesprune.inference.findings`);

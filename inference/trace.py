@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bayesprune.inference.guides import Guide
 from bayesprune.inference.hard_concrete import HardConcreteFamily
+from bayesprune.models.bayesian_network import BayesianNetwork
 
 BINS = 20
 """Bins of the histogram of inclusion probabilities."""
@@ -72,6 +73,22 @@ def scale_record(guide: Guide) -> dict[str, float]:
         for name, value in _summaries(family).items():
             record[name] = value
     return record
+
+
+def kl_by_tensor(model: BayesianNetwork, kl_of: Mapping[str, Tensor]) -> dict[str, float]:
+    """Each tensor's share of the KL term in nats.
+
+    Args:
+        model: The model.
+        kl_of: The parts of the KL term by site, as `Terms` has them; none make zeros.
+    """
+    parts = dict.fromkeys(model.declared_sizes, 0.0)
+    owners = {site.name: name for name, prior in model.priors.items() for site in prior.sites.values()}
+    for site, term in kl_of.items():
+        owner = owners.get(site, site.removesuffix(".factor"))
+        if owner in parts:  # gates of units belong to no tensor
+            parts[owner] += float(term.detach())
+    return parts
 
 
 def _summaries(family: Any) -> dict[str, float]:

@@ -47,9 +47,9 @@ class RunningFit:
         updated: When this was written, seconds since 1970.
         seconds: Time from the first step to `updated`.
         epoch: Epochs done of the restart under way; 0 before anything was recorded.
-        epochs: Epochs that were asked for, of one restart.
+        epochs: Epochs that were asked for, of one restart; 0 in a loop of one's own, which does not tell.
         step: Steps done of the restart under way.
-        steps: Steps that were asked for, of one restart.
+        steps: Steps that were asked for, of one restart; 0 likewise.
         restart: Number of the restart under way, from 0.
         restarts: How many there are.
         epoch_seconds: Time that the last epoch took.
@@ -75,7 +75,9 @@ class RunningFit:
 
     @property
     def seconds_left(self) -> float:
-        """Time that the steps to come take if they take as long as those so far; NaN before the first epoch."""
+        """Time that the steps to come take if they take as long as those so far; NaN where that is not known."""
+        if not self.steps and not self.finished:
+            return float("nan")  # a loop of one's own does not tell
         done = self.restart * self.steps + self.step
         left = 0 if self.finished else self.restarts * self.steps - done
         here = done - self.steps_before

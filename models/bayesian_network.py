@@ -19,6 +19,7 @@ from bayesprune.models.fit_progress import FitProgress
 from bayesprune.models.hierarchy import Hierarchy
 from bayesprune.models.likelihoods import Categorical, Likelihood
 from bayesprune.models.network_gates import NetworkGates
+from bayesprune.models.pyro_parameters import name_parameters
 from bayesprune.models.tensor_prior import Site, TensorPrior
 from bayesprune.models.unit_gates import UnitGates
 
@@ -233,6 +234,7 @@ class BayesianNetwork(nn.Module):
         Returns:
             The observed or drawn targets.
         """
+        name_parameters(self, self.network, self.likelihood)
         outputs = functional_call(self.network, self.sample_weights(), (x,))
         return self.observe(outputs, y)
 

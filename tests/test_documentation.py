@@ -13,6 +13,7 @@ from torch import nn
 
 import bayesprune as bp
 from bayesprune.inference import default_length
+from bayesprune.models.levels import LEVELS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -154,6 +155,33 @@ def test_the_page_on_regression_runs():
     assert space["of_counts"].score(x, counts)["coverage_90"] > 0.85
     assert space["of_labels"].score(x, labels)["accuracy"] > 0.8
     torch.testing.assert_close(space["plain"].state_dict(), space["state"])
+
+
+def test_the_page_on_loops_of_one_s_own_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    space = {}
+    for block in code_blocks("docs/own_loops.md"):
+        exec(compile(block, "docs/own_loops.md", "exec"), space)
+    assert (space["by_pyro"].state.step, space["by_pyro"].state.epoch) == (160, 20)
+    assert isinstance(space["small"], nn.Module)
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"tb", "tb-own"}
+
+
+def test_the_page_on_declaring_runs_and_its_table_of_levels_is_right():
+    space = {}
+    for block in code_blocks("docs/declaring.md"):
+        exec(compile(block, "docs/declaring.md", "exec"), space)
+    assert set(space["fits"]) == {"poisson", "negative-binomial"}
+    assert space["shapes"] == {
+        "weight": [(8, 3, 5, 5), (2, 8)],
+        "output": [(8, 1, 1, 1), (2, 1)],
+        "input": [(1, 3, 1, 1), (1, 8)],
+        "kernel": [(8, 3, 1, 1), (2, 8)],
+        "block": [(2, 2, 1, 1), (1, 4)],
+        "layer": [(), ()],
+        "network": [(), ()],
+    }
+    assert tuple(space["levels"]) == LEVELS
 
 
 def raw_targets():

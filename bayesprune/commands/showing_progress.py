@@ -118,8 +118,14 @@ def _progress(progress: RunningFit) -> str:
     if not progress.step:
         return "no epoch is done yet"
     of_restart = f", restart {progress.restart + 1} of {progress.restarts}" if progress.restarts > 1 else ""
-    left = "" if progress.finished or not progress.alive else f", about {_duration(progress.seconds_left)} left"
-    return f"epoch {progress.epoch} of {progress.epochs}{of_restart}; {_duration(progress.seconds)} so far{left}"
+    is_told = progress.epochs > 0  # which a loop of one's own does not
+    left = (
+        ""
+        if progress.finished or not progress.alive or not is_told
+        else f", about {_duration(progress.seconds_left)} left"
+    )
+    of = f" of {progress.epochs}" if is_told else ""
+    return f"epoch {progress.epoch}{of}{of_restart}; {_duration(progress.seconds)} so far{left}"
 
 
 def _last_epoch(trace: xr.Dataset) -> xr.Dataset:

@@ -1,4 +1,7 @@
-"""What a fit answers: predictions, draws, inclusion, shrinkage, effective parameters."""
+"""What a fit answers: predictions, draws, inclusion, shrinkage, effective parameters.
+
+All of it is asked of fits that were made in three ways: by `fit`, and by `Fit.of` of two loops of one's own.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ import pytest
 import torch
 from torch import nn
 
-from bayesprune.inference.fit import fit
 from bayesprune.inference.shrinkage import shrinkage_factor
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.gaussian import Gaussian
@@ -20,6 +22,7 @@ from bayesprune.models.horseshoe import Horseshoe
 from bayesprune.models.inclusion import exact_zero, relative_threshold, shrinkage_below
 from bayesprune.models.likelihoods import Categorical, Normal
 from bayesprune.models.spike_and_slab import SpikeAndSlab
+from tests.oracles.own_loops import WAYS, fit_by
 
 SIZE = 400
 torch.manual_seed(21)
@@ -27,12 +30,23 @@ X = torch.randn(SIZE, 4) * torch.tensor([0.2, 0.5, 1.0, 2.0])
 Y = (X[:, 2] > 0).long()
 
 
+@pytest.fixture(scope="module", autouse=True, params=WAYS)
+def way(request):
+    """How `fitted` makes a fit."""
+    WAY.append(request.param)
+    yield request.param
+    WAY.pop()
+
+
+WAY = []
+
+
 def fitted(prior, guide=None, likelihood=None, y=Y, outputs=2, steps=30, **more):
     torch.manual_seed(123)
     network = nn.Sequential(nn.Linear(4, outputs, bias=False))
     bnn = BayesianNetwork(network, {"0.weight": prior}, likelihood or Categorical(), SIZE)
     more = {"learning_rate": 0.02, "device": "cpu", **more}
-    return fit(bnn, (X, y), guide, steps=steps, batch_size=100, **more)
+    return fit_by(WAY[-1], bnn, (X, y), guide, steps=steps, batch_size=100, **more)
 
 
 def regression(prior, **more):
@@ -41,12 +55,12 @@ def regression(prior, **more):
 
 
 @pytest.fixture(scope="module")
-def horseshoe():
+def horseshoe(way):
     return regression(Horseshoe(1.0), guide="meanfield")
 
 
 @pytest.fixture(scope="module")
-def paired():
+def paired(way):
     return fitted(SpikeAndSlab(0.3))
 
 
@@ -285,7 +299,7 @@ def test_variables_of_several_tensors_have_dimensions_of_their_own():
     bnn = BayesianNetwork(
         network, {"0.weight": SpikeAndSlab(), "2.weight": Gaussian(), "*.bias": Gaussian(1.0)}, data_size=SIZE
     )
-    result = fit(bnn, (X, Y), None, steps=2, device="cpu")
+    result = fit_by(WAY[-1], bnn, (X, Y), None, steps=2, device="cpu")
     found = result.inclusion_probabilities(draws=5)
     assert {name: found[name].shape for name in found.data_vars} == {
         "0.weight": (3, 4),

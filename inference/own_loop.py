@@ -1,0 +1,257 @@
+"""A fit of an objective that was trained in a loop of one's own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from bayesprune.inference.against_constant import CONSTANT, constant_of_training
+from bayesprune.inference.batch_normalisation import tracked_layers
+from bayesprune.inference.batches import Batches, Data, check_data
+from bayesprune.inference.data_sketch import data_sketch
+from bayesprune.inference.guides import Guide
+from bayesprune.inference.inclusion_notes import inclusion_facts
+from bayesprune.inference.kept_inputs import inputs_of, kept_examples
+from bayesprune.inference.objective import Objective, Terms, frozen_statistics
+from bayesprune.inference.shrinkage import diagonal_fisher, needs_fisher
+from bayesprune.inference.trace import inclusion_record, kl_by_tensor, scale_record, trace_dataset
+from bayesprune.inference.trainable_batch import TrainableBatches
+from bayesprune.models.evaluation_mode import begin_training, remember_held
+
+if TYPE_CHECKING:
+    from bayesprune.inference.record import Record
+    from bayesprune.inference.result import Fit, Restart
+
+__all__ = ["fit_of"]
+
+EXAMPLES = 2000
+"""Training examples on which an objective without a record is evaluated once, at most."""
+UNRECORDED = "the training was not recorded: make record = bp.Record(loss), and call record.step() after each step"
+"""Why nothing can be said of the convergence of a loop without a record."""
+
+
+@torch.inference_mode(False)
+def fit_of(
+    objective: Objective | Sequence[Objective],
+    data: Data,
+    record: Record | Sequence[Record] | None = None,
+) -> Fit:
+    """Makes a fit of what a loop of one's own has trained: plain torch, or Pyro's `SVI` on ``loss.guide``.
+
+    The model and the guide are copied: train on, and the fit stays what it is. The copies are in evaluation mode; the
+    objective's own modules keep the modes they have. Nothing is trained, standardised or moved to another device.
+
+    What nobody has told is None in the settings (optimizer, learning rate, batch size, seed, and without a record the
+    number of steps and the seconds too); the seeds of the restarts are 0, 1, ..., and number draws only. ``"own_loop"``
+    is True there.
+
+    Args:
+        objective: What `bp.objective` made, trained. Several are restarts: of the same priors, guide and number of
+            data.
+        data: The training data, as `fit` takes them: what pruning, statistics of batch normalisation and Fisher
+            information look at.
+        record: A `Record` of the training, or as many as there are objectives; default None: there is none. The trace
+            has then one row, of an evaluation of the objective on at most 2,000 examples, and `convergence` cannot
+            tell.
+
+    Returns:
+        The fit: it predicts, prunes, is saved and read as one of `fit`.
+
+    Raises:
+        ValueError: If these are no such objectives, they do not go together or belong to another record, the data do
+            not fit, a parameter is not finite, or the model has gates of units, which only `fit` can train.
+    """
+    from bayesprune.inference.result import Fit, Restart  # which has this function for a method
+
+    objectives = _checked_objectives(objective)
+    records = _checked_records(record, objectives)
+    first = next(objectives[0].model.network.parameters())
+    batches = Batches(data, 128, first.device, first.dtype)
+    sketch = data_sketch(data)
+    restarts: list[Restart] = []
+    histories, iterates = [], []
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[first.device] if first.device.type == "cuda" else []))
+        torch.manual_seed(0)
+        for number, (trained, recorded) in enumerate(zip(objectives, records, strict=True)):
+            copied = _copied(trained)
+            if number == 0:
+                input_shape = check_data(copied.model, batches)
+            rows = [] if recorded is None else recorded.state.history
+            histories.append(rows or [_evaluated(copied, batches, _kl_weight(trained))])
+            last = histories[-1][-1]
+            unrecorded = {"step": float("nan"), "negative_elbo": last["kl"] - last["expected_log_likelihood"]}
+            steps = [] if recorded is None else recorded.state.iterates
+            iterates.append(steps or [{**unrecorded, **scale_record(copied.guide)}])
+            copied.eval()
+            restarts.append(Restart(copied.model, copied.guide, number))
+        model = restarts[0].model
+        trace = trace_dataset(histories, iterates, {"data_size": model.data_size})
+        settings = _settings(objectives, records) | {
+            "input_shape": list(input_shape),
+            "data_sketch": sketch,
+            CONSTANT: constant_of_training(model.likelihood, batches),
+        }
+        inputs = inputs_of(batches) if tracked_layers(model.network) else None
+        batches.expect_nothing()
+        result = Fit(restarts, trace, settings, inputs, kept_examples(batches, model.network))
+        settings |= inclusion_facts(result)
+        for one in restarts:
+            if needs_fisher(one.model):
+                with torch.enable_grad():
+                    one.fisher = diagonal_fisher(one.model, one.guide, batches, inputs=inputs)
+    return result
+
+
+def _checked_objectives(objective: Any) -> list[Objective]:
+    found = list(objective) if isinstance(objective, (list, tuple)) else [objective]
+    if not found:
+        raise ValueError("Fit.of needs an objective at least: give what bp.objective(bnn, guide) returns")
+    for one in found:
+        if not isinstance(one, Objective) or not isinstance(one.guide, Guide):
+            what = type(one.guide if isinstance(one, Objective) else one).__name__
+            raise ValueError(
+                f"Fit.of takes what bp.objective(bnn, guide) returns, not {what}: a guide of another kind, such as an "
+                "AutoGuide of Pyro's, has no inclusion probabilities to read, so train loss.guide in its place, or "
+                "read yours by pyro.infer.Predictive"
+            )
+        if one.model.gates is not None:
+            raise ValueError(
+                "gates of units are moved and removed by fit alone, not by a loop of one's own: use fit(bnn, data)"
+            )
+        for name, parameter in one.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                raise ValueError(f"{name} holds NaN or infinity: train again with a smaller learning rate")
+    if any(_structure(one) != _structure(found[0]) for one in found[1:]):
+        raise ValueError(
+            "several objectives are restarts of one model, but these differ in priors, guide, likelihood or data_size: "
+            "make a fit of each"
+        )
+    if len({id(one) for one in found}) < len(found):
+        raise ValueError("one objective was given twice: restarts are objectives that were trained each for itself")
+    return found
+
+
+def _structure(one: Objective) -> Any:
+    model = one.model
+    priors = {name: (prior.shape, str(prior.hierarchy)) for name, prior in model.priors.items()}
+    points = {name: tuple(model.network.get_parameter(name).shape) for name in model.point_estimates}
+    return priors, points, model.data_size, model.likelihood.config(), one.guide.family_of
+
+
+def _checked_records(record: Any, objectives: list[Objective]) -> list[Record | None]:
+    from bayesprune.inference.record import Record
+
+    if record is None:
+        return [None] * len(objectives)
+    records = list(record) if isinstance(record, (list, tuple)) else [record]
+    for one in records:
+        if not isinstance(one, Record):
+            raise ValueError(f"record= takes bp.Record(objective), or a list of them, not {type(one).__name__}")
+    if len(records) != len(objectives) or any(r.objective is not o for r, o in zip(records, objectives, strict=True)):
+        raise ValueError(
+            f"record= has {len(records)} records for {len(objectives)} objectives, and each has to be of its "
+            "objective: give them in the same order"
+        )
+    scores = {tuple(row["scores"]) for one in records for row in one.state.history[:1]}
+    if len(scores) > 1 or 0 < sum(bool(one.state.history) for one in records) < len(records):
+        raise ValueError(
+            "the records differ in their epochs or their scores: call record.epoch() with the same scores in each "
+            "loop, or in none"
+        )
+    return records
+
+
+def _copied(trained: Objective) -> Objective:
+    copied = copy.deepcopy(trained)
+    remember_held(copied.model.network)
+    if copied.model.progress is not None:
+        copied.model.progress.set(1.0)
+    return copied
+
+
+def _evaluated(objective: Objective, batches: Batches, kl_weight: float | None) -> dict[str, Any]:
+    """A row of the trace: the objective as training sees it, on some of the data, with what is known of the guide."""
+    model, trainable = objective.model, TrainableBatches()
+    begin_training(model.network, objective)
+    terms: list[Terms] = []
+    sizes: list[int] = []
+    with torch.no_grad(), frozen_statistics(model.network):
+        for x, y in batches:
+            if sum(sizes) and sum(sizes) + len(x) > EXAMPLES:
+                break
+            if trainable(model.network, x):
+                terms.append(objective.terms(x, y))
+                sizes.append(len(x))
+        if not terms:  # batches of one example, on which batch normalisation cannot be trained
+            objective.eval()
+            x, y = batches.first()
+            terms, sizes = [objective.terms(x, y)], [len(x)]
+    kl_of = {site: torch.stack([one.kl_of[site] for one in terms]).mean() for site in terms[0].kl_of}
+    kl = float(_mean([one.kl for one in terms], [1] * len(terms)))
+    likelihood = float(_mean([one.log_likelihood for one in terms], sizes))
+    weight = 1.0 if kl_weight is None else kl_weight
+    return {
+        "loss": weight * kl - likelihood,
+        "expected_log_likelihood": likelihood,
+        "kl": kl,
+        "kl_weight": weight,
+        "learning_rate": float("nan"),
+        "kl_of": kl_by_tensor(model, kl_of),
+        "scores": [],
+        **inclusion_record(objective.guide),
+        "seconds": float("nan"),
+    }
+
+
+def _mean(values: list[Tensor], sizes: list[int]) -> Tensor:
+    return torch.stack([value * size for value, size in zip(values, sizes, strict=True)]).sum() / sum(sizes)
+
+
+def _kl_weight(objective: Objective) -> float | None:
+    """The factor on the KL term in the last call of the objective; None where it was never called."""
+    return None if objective.latest is None else objective.latest.kl_weight
+
+
+def _settings(objectives: list[Objective], records: list[Record | None]) -> dict[str, Any]:
+    """What is known of the loops; None for what nobody has told."""
+    one, recorded = objectives[0], records[0]
+    first = next(one.model.network.parameters())
+    weight = _kl_weight(one)
+    found: dict[str, Any] = {
+        "guide": one.guide.choice,
+        "own_loop": True,
+        "steps": None,
+        "epochs": None,
+        "batch_size": None,
+        "learning_rate": None,
+        "optimizer": None,
+        "schedule": None,
+        "seed": None,
+        "precision": "bfloat16" if one.autocast is torch.bfloat16 else str(first.dtype).removeprefix("torch."),
+        "device": str(first.device),
+        "kl_weight": weight,
+        "kl_warmup": None,
+        "tempered": None if weight is None else weight != 1.0,
+        "particles": one.particles,
+        "seconds": None,
+    }
+    if recorded is not None and recorded.state.step:
+        state = recorded.state
+        found |= {
+            "steps": state.step,
+            "epochs": state.epoch or None,
+            "kl_weight": recorded.kl_weight,
+            "kl_warmup": recorded.weight_since / state.step,
+            "tempered": any(each is not None and each.kl_weight != 1.0 for each in records),
+            "seconds": sum(each.seconds for each in records if each is not None),
+        }
+    if recorded is not None and recorded.optimizer is not None:
+        optimizer = recorded.optimizer
+        found |= {"optimizer": type(optimizer).__name__.lower(), "learning_rate": optimizer.defaults.get("lr")}
+    return found
