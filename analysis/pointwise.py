@@ -90,7 +90,7 @@ class Pointwise:
             density = likelihood.log_prob(outputs, y)
             total += float(density.sum())
             if DENSITIES not in self.left_out:
-                densities.append(density.cpu().numpy())
+                densities.append(_array(density))
             if DRAWN not in self.left_out:
                 drawn.append(self._numbers(likelihood.distribution(outputs).sample(torch.Size([self.each]))))
         if densities:
@@ -146,10 +146,13 @@ class Pointwise:
 
     def _numbers(self, values: Tensor) -> np.ndarray:
         """Observations as ArviZ takes them: it tells labels and counts by their integers, and subtracts no booleans."""
-        values = values.detach().cpu()
-        if self._whole:
-            return values.to(torch.int32).numpy()
-        return (values.float() if values.dtype in (torch.bfloat16, torch.float16) else values).numpy()
+        return _array(values.to(torch.int32) if self._whole else values)
+
+
+def _array(values: Tensor) -> np.ndarray:
+    """Numbers on the CPU, in single precision at least: half has too little for densities."""
+    values = values.detach().cpu()
+    return (values.float() if values.dtype in (torch.bfloat16, torch.float16) else values).numpy()
 
 
 def _over_draws(values: np.ndarray, sample_dims: Sequence[str], dims: Sequence[str]) -> xr.Dataset:
