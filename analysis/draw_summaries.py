@@ -14,6 +14,7 @@ from torch import Tensor
 from bayesprune.inference.result import Fit
 from bayesprune.inference.seeded import seeded
 from bayesprune.inference.shrinkage import shrinkage_at
+from bayesprune.models.network_gates import GateSet
 from bayesprune.models.tensor_prior import Site, TensorPrior
 
 FULL = 512
@@ -32,6 +33,7 @@ class DrawSummaries:
 
     Attributes:
         dims: Names of the dimensions of each variable, less the dimension of draws.
+        coords: Values along dimensions that are not simply counted, by name of dimension.
         left_out: Why a variable is left out, by its name.
 
     Raises:
@@ -43,6 +45,7 @@ class DrawSummaries:
         self.restart = restart
         self.one = fit.restarts[restart]
         self.dims: dict[str, tuple[str, ...]] = {}
+        self.coords: dict[str, np.ndarray] = {}
         self.left_out: dict[str, str] = {}
         self._functions: dict[str, Callable[[Draw, dict[str, Tensor]], Tensor]] = {}
         model = self.one.model
@@ -55,6 +58,8 @@ class DrawSummaries:
                 self._add_site(site)
         for name, prior in model.priors.items():
             self._add_tensor(prior, asked=name in tensors)
+        for gates in () if model.gates is None else model.gates.sets.values():
+            self._add_gates(gates)
 
     def of(self, draw: Draw) -> dict[str, np.ndarray]:
         """The summaries of one draw by name."""
@@ -126,6 +131,15 @@ class DrawSummaries:
             )
         if prior.hierarchy.included is not None and prior.hierarchy.included.kind == "shrinkage":
             self._add(f"{name}.effective", (), lambda d, _: self._effective(prior, d))
+
+    def _add_gates(self, gates: GateSet) -> None:
+        """The gates of units, or of a branch."""
+        name = gates.site
+        self._add(f"{name}.open", (), lambda d, _: d[name].sum().to(torch.int64))
+        if gates.count <= FULL:
+            unit = f"{name}.unit"
+            self.coords[unit] = gates.numbers.cpu().numpy()
+            self._add(name, (unit,), lambda d, _: d[name].to(torch.int8))
 
     def _effective(self, prior: TensorPrior, draw: Draw) -> Tensor:
         """Sum over the tensor of one minus the shrinkage factor."""

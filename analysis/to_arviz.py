@@ -50,8 +50,9 @@ def to_arviz(
       (positive), ``.rms`` (real) or ``.mean``; weights of tensors of up to 512 entries, and of those that `weights`
       asks for (1,000 draws of LeNet-300-100 take a gigabyte); of every tensor ``.rms`` of its weights, ``.included``
       (number of included weights), ``.output_included`` (share of each output's weights) and, for scale mixtures,
-      ``.effective`` (sum of one minus the shrinkage factor). Weights are not identified across restarts, so draws are
-      of one restart; of a standardised regression they are those of the standardised problem.
+      ``.effective`` (sum of one minus the shrinkage factor); of gates of units, how many are ``.open``. Weights are
+      not identified across restarts, so draws are of one restart; of a standardised regression they are those of the
+      standardised problem.
     * ``sample_stats``: ``log_prior`` and ``log_q`` in nats, and with `data` ``log_likelihood_sum`` and ``log_p``,
       their joint, where the guide has a density everywhere (left out as soon as one site is a point).
     * ``log_likelihood`` (with `data`): of every example at every draw, in nats.
@@ -144,7 +145,8 @@ def data_tree(
         "model": str(one.model),
         "diagnostics": DIAGNOSTICS,
     }
-    tree = arviz().from_dict(groups, sample_dims=list(along), dims=dims, attrs={"/": attrs})
+    coords = {_safe(dim): values for dim, values in summaries.coords.items()}
+    tree = arviz().from_dict(groups, sample_dims=list(along), dims=dims, coords=coords, attrs={"/": attrs})
     if examples is not None:
         for group, dataset in examples.groups(along).items():
             tree[group] = xr.DataTree(dataset)

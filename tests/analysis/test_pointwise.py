@@ -280,6 +280,29 @@ def test_a_signed_halo_under_a_mean_field_guide_has_its_counts(mixed):
     assert 0 <= posterior["4.weight.included"].min() <= posterior["4.weight.included"].max() <= 6
 
 
+def test_gates_of_units_are_in_the_posterior_and_in_the_likelihood(inputs):
+    torch.manual_seed(0)
+    network, y = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)), torch.arange(DATA) % 2
+    bnn = bp.BayesianNetwork(
+        network, {}, gates=bp.UnitGates(kappa=1e-3), data_size=DATA, example_input=inputs[:1].float()
+    )
+    fit = bp.fit(bnn, (inputs.float(), y), steps=1, device="cpu", path="plain", precision="float64")
+    fit.guide.gates.theta.data.fill_(0.5)
+    tree, draws = bp.to_arviz(fit, draws=20, data=(inputs, y)), fit.draws(20)
+    posterior, gates = tree["posterior"], draws["0.gate"].numpy()
+    assert posterior["0.gate"].dims == ("chain", "draw", "0.gate.unit") and posterior["0.gate"].dtype == np.int8
+    np.testing.assert_array_equal(posterior["0.gate"].values[0], gates)
+    np.testing.assert_array_equal(posterior["0.gate.open"].values[0], gates.sum(axis=1))
+    assert set(np.unique(gates)) == {0, 1}
+    first, second = (fit.guide.means()[f"{layer}.weight"].detach().numpy() for layer in (0, 2))
+    bias, last = (fit.model.network[layer].bias.detach().numpy() for layer in (0, 2))
+    hidden = np.maximum(inputs.numpy() @ first.T + bias, 0.0) * gates[:, None, :]
+    logits = hidden @ second.T + last
+    expected = (logits - np.logaddexp(logits[..., :1], logits[..., 1:]))[:, np.arange(DATA), y.numpy()]
+    np.testing.assert_allclose(tree["log_likelihood"]["y"].values[0], expected, rtol=1e-9)
+    assert np.ptp(expected, axis=0).max() > 1e-3  # control: the gates matter
+
+
 def test_integers_that_never_change_are_floats_for_the_sake_of_arviz_s_histograms(regression, inputs):
     _, y = regression
     fit = fitted(bp.Normal(), inputs, y, prior=bp.SpikeAndSlab(0.5), guide="paired", epochs=30)
