@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any
@@ -10,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesprune.inference.result import Fit, Restart
-from bayesprune.inference.shrinkage import is_scale_mixture, shrinkage_at, shrinkage_form
+from bayesprune.inference.result import Fit
+from bayesprune.inference.seeded import seeded
+from bayesprune.inference.shrinkage import shrinkage_at
+from bayesprune.models.network_gates import GateSet
 from bayesprune.models.tensor_prior import Site, TensorPrior
 
 FULL = 512
@@ -26,10 +29,12 @@ class DrawSummaries:
     Args:
         fit: The fit.
         restart: Which restart.
-        weights: Pattern of the tensors whose weights are kept in full; None keeps none.
+        weights: Pattern of the tensors whose weights are kept in full whatever their size; None: only small ones are.
 
     Attributes:
         dims: Names of the dimensions of each variable, less the dimension of draws.
+        coords: Values along dimensions that are not simply counted, by name of dimension.
+        left_out: Why a variable is left out, by its name.
 
     Raises:
         ValueError: If the pattern matches no tensor with a prior.
@@ -40,22 +45,43 @@ class DrawSummaries:
         self.restart = restart
         self.one = fit.restarts[restart]
         self.dims: dict[str, tuple[str, ...]] = {}
+        self.coords: dict[str, np.ndarray] = {}
+        self.left_out: dict[str, str] = {}
         self._functions: dict[str, Callable[[Draw, dict[str, Tensor]], Tensor]] = {}
         model = self.one.model
         tensors = [name for name in model.priors if weights is not None and fnmatchcase(name, weights)]
         if weights is not None and not tensors:
             raise ValueError(f"weights={weights!r} matches no tensor with a prior: there are {', '.join(model.priors)}")
-        self.events = all(_has_event(self.one, prior) for prior in model.priors.values())
+        self._events = self._with_event()
         for name, site in model.sites.items():
             if name not in model.priors:
                 self._add_site(site)
         for name, prior in model.priors.items():
-            self._add_tensor(prior, full=name in tensors)
+            self._add_tensor(prior, asked=name in tensors)
+        for gates in () if model.gates is None else model.gates.sets.values():
+            self._add_gates(gates)
 
     def of(self, draw: Draw) -> dict[str, np.ndarray]:
         """The summaries of one draw by name."""
-        included = self.fit.included_at(draw, self.restart) if self.events and not self.one.guide.is_map else {}
+        included = {prior.name: self.fit._included(self.one, prior, draw, draw[prior.name]) for prior in self._events}
         return {name: _array(function(draw, included)) for name, function in self._functions.items()}
+
+    def _with_event(self) -> list[TensorPrior]:
+        """The tensors whose inclusion event can be evaluated at a draw; of the others it is said why not."""
+        one, found = self.one, []
+        if one.guide.is_map:
+            return []  # said once, of the whole fit
+        with torch.no_grad(), seeded(one.guide, one.seed):
+            values = one.guide.means()
+            weights = one.model.weights_at(values)
+            for prior in one.model.priors.values():
+                try:
+                    self.fit._included(one, prior, values, weights[prior.name])
+                except ValueError as reason:
+                    self.left_out[f"{prior.name}.included"] = str(reason)
+                else:
+                    found.append(prior)
+        return found
 
     def _add(self, name: str, dims: tuple[str, ...], function: Callable[[Draw, dict[str, Tensor]], Any]) -> None:
         while name in self.dims:  # a latent that is called like a summary
@@ -66,7 +92,7 @@ class DrawSummaries:
     def _add_site(self, site: Site) -> None:
         """A latent other than the weights."""
         name = site.name
-        if int(np.prod(site.shape)) <= FULL:
+        if math.prod(site.shape) <= FULL:
             kept = [axis for axis, extent in enumerate(site.shape) if extent != 1]
             shape = [site.shape[axis] for axis in kept]
             dims = tuple(f"{name}.{AXES[axis] if axis < len(AXES) else axis}" for axis in kept)
@@ -86,40 +112,38 @@ class DrawSummaries:
         prior = self.one.model.priors.get(site.tensor)
         return prior is not None and site.shape[0] == prior.shape[0] <= FULL
 
-    def _add_tensor(self, prior: TensorPrior, full: bool) -> None:
+    def _add_tensor(self, prior: TensorPrior, asked: bool) -> None:
         """The weights of one tensor."""
-        name = prior.name
+        name, size = prior.name, math.prod(prior.shape)
         self._add(f"{name}.rms", (), lambda d, _: d[name].square().mean().sqrt())
-        if full:
+        if not asked and size > FULL:
+            self.left_out[name] = f"{size:,} weights, above {FULL}: weights={name!r} keeps them"
+        else:
             dims = tuple(f"{name}.{AXES[axis]}" for axis in range(len(prior.shape)))
             self._add(name, dims, lambda d, _: d[name])
-        if self.one.guide.is_map:
+        if not any(prior is one for one in self._events):
             return
-        if self.events:
-            self._add(f"{name}.included", (), lambda _, included: included[name].sum())
-            if len(prior.shape) > 1 and prior.shape[0] <= FULL:
-                dims = (f"{name}.output",)
-                self._add(
-                    f"{name}.output_included",
-                    dims,
-                    lambda _, included: included[name].flatten(1).float().mean(dim=1),
-                )
-        if prior.hierarchy.included is not None and prior.hierarchy.included.kind == "shrinkage" and self.events:
+        self._add(f"{name}.included", (), lambda _, included: included[name].sum())
+        if len(prior.shape) > 1 and prior.shape[0] <= FULL:
+            dims = (f"{name}.output",)
+            self._add(
+                f"{name}.output_included", dims, lambda _, included: included[name].flatten(1).float().mean(dim=1)
+            )
+        if prior.hierarchy.included is not None and prior.hierarchy.included.kind == "shrinkage":
             self._add(f"{name}.effective", (), lambda d, _: self._effective(prior, d))
+
+    def _add_gates(self, gates: GateSet) -> None:
+        """The gates of units, or of a branch."""
+        name = gates.site
+        self._add(f"{name}.open", (), lambda d, _: d[name].sum().to(torch.int64))
+        if gates.count <= FULL:
+            unit = f"{name}.unit"
+            self.coords[unit] = gates.numbers.cpu().numpy()
+            self._add(name, (unit,), lambda d, _: d[name].to(torch.int8))
 
     def _effective(self, prior: TensorPrior, draw: Draw) -> Tensor:
         """Sum over the tensor of one minus the shrinkage factor."""
         return (1.0 - shrinkage_at(self.one, prior, draw)).sum()
-
-
-def _has_event(one: Restart, prior: TensorPrior) -> bool:
-    """Whether the inclusion event of a prior can be evaluated at a draw."""
-    event = prior.hierarchy.included
-    if event is None or event.kind != "shrinkage":
-        return event is not None
-    if not is_scale_mixture(prior):
-        return False
-    return one.fisher is not None or shrinkage_form(one, prior) == "posterior"
 
 
 def _array(value: Tensor) -> np.ndarray:

@@ -131,10 +131,10 @@ def write_rest(folder: Path, fit: Fit, summary: dict[str, Any]) -> None:
     Raises:
         OSError: If something cannot be written.
     """
-    from bayesprune.analysis.to_arviz import to_arviz
+    from bayesprune.analysis.to_arviz import data_tree
     from bayesprune.models.files.netcdf_file import write_netcdf
 
-    write_netcdf(to_arviz(fit, draws=ARVIZ_DRAWS), folder / ARVIZ_FILE)
+    write_netcdf(data_tree(fit, draws=ARVIZ_DRAWS), folder / ARVIZ_FILE)
     write_json(folder / SUMMARY_FILE, summary)
 
 

@@ -184,6 +184,18 @@ def test_the_page_on_declaring_runs_and_its_table_of_levels_is_right():
     assert tuple(space["levels"]) == LEVELS
 
 
+@pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto distribution:UserWarning")  # a short fit
+@pytest.mark.filterwarnings("ignore:Your data appears to have a single value:UserWarning")
+@pytest.mark.filterwarnings("ignore:invalid value encountered in:RuntimeWarning")
+def test_the_page_on_arviz_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    space = {}
+    for block in code_blocks("docs/arviz.md", epochs=60):
+        exec(compile(block, "docs/arviz.md", "exec"), space)
+    assert set(space["again"]["posterior"].data_vars) == set(space["tree"]["posterior"].data_vars)
+    assert space["tree"]["posterior_predictive"]["y"].shape == (1, 500, 442)
+
+
 def raw_targets():
     """Targets of the diabetes data."""
     return torch.tensor(load_diabetes(scaled=False).target, dtype=torch.float32)

@@ -7,6 +7,7 @@ import types
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from bayesprune.analysis import arviz_shim
 
@@ -66,3 +67,19 @@ def test_the_shim_finds_the_installed_one(fresh):
     installed = importlib.import_module("arviz")
     modular = arviz_shim.is_modular(installed.__version__)
     assert arviz_shim.arviz() is (installed if modular else importlib.import_module("arviz.preview"))
+
+
+def test_the_top_level_gets_what_it_takes(fresh, monkeypatch):
+    tree = arviz_shim.arviz().from_dict({"posterior": {"w": np.zeros((1, 5))}}, attrs={"/": {"said": "so"}})
+    tree["own"] = xr.DataTree(xr.Dataset({"v": ("along", np.arange(3.0))}))
+    found = arviz_shim.for_top_level(tree)
+    installed = importlib.import_module("arviz")
+    if arviz_shim.is_modular(installed.__version__):
+        assert found is tree
+    else:
+        assert isinstance(found, installed.InferenceData)
+        assert found.attrs == {"said": "so"} and found["own"]["v"].shape == (3,)
+        np.testing.assert_array_equal(found["posterior"]["w"], tree["posterior"]["w"])
+    arviz_shim.arviz.cache_clear()
+    pretend(monkeypatch, {"arviz": full("1.3.0")})
+    assert arviz_shim.for_top_level(tree) is tree

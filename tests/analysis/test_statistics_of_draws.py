@@ -53,8 +53,9 @@ def log_probabilities(fit, weights, x, y):
 def test_arviz_has_the_likelihood_of_each_draw_with_its_own_statistics(fitted, bare, tmp_path):
     expected = fitted.map_draws(lambda draw: float(log_probabilities(fitted, draw, X, Y).sum()), 3)
     for fit in (fitted, bare):  # the latter takes them from data=
-        found = bp.to_arviz(fit, draws=3, data=(X, Y)).sample_stats["log_likelihood"].values
-        np.testing.assert_allclose(found, expected, rtol=1e-10)
+        tree = bp.to_arviz(fit, draws=3, data=(X, Y))
+        np.testing.assert_allclose(tree["sample_stats"]["log_likelihood_sum"].values[0], expected, rtol=1e-10)
+        np.testing.assert_allclose(tree["log_likelihood"]["y"].values[0].sum(axis=1), expected, rtol=1e-10)
     network = fitted.model.network.eval()  # control
     running = fitted.map_draws(
         lambda draw: float(

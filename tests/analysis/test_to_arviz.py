@@ -1,4 +1,7 @@
-"""`to_arviz`: its values are the fit's draws, its densities those of independent formulas, and it survives netCDF."""
+"""`to_arviz`: its values are the fit's draws, its densities those of independent formulas, and it survives netCDF.
+
+Here along the one dimension `sample`; what the installed ArviZ does with the default is in test_az_calls.py.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,12 @@ from torch.nn import functional
 
 import bayesprune as bp
 from bayesprune.analysis.arviz_shim import arviz
-from bayesprune.analysis.to_arviz import to_arviz
 
 DRAWS = 7
+
+
+def to_arviz(fit, **how):
+    return bp.to_arviz(fit, sample_dims="sample", **how)
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +47,24 @@ def parameters(fit, restart=0):
 
 
 def test_weights_that_are_asked_for_are_the_draws_of_the_fit(gaussian):
-    tree = to_arviz(gaussian, draws=DRAWS, weights="fc[23].weight")
+    tree = to_arviz(gaussian, draws=DRAWS, weights="fc[13].weight")
     draws = gaussian.draws(DRAWS)
-    for name in ("fc2.weight", "fc3.weight"):
+    for name in ("fc1.weight", "fc2.weight", "fc3.weight"):
         assert tree["posterior"][name].dims == ("sample", f"{name}.output", f"{name}.input")
         np.testing.assert_array_equal(tree["posterior"][name].values, draws[name].numpy())
-    assert "fc1.weight" not in tree["posterior"]
+    assert "left_out" not in tree.attrs
 
 
-def test_full_weights_are_left_out_unless_asked_for(trees):
+def test_weights_of_small_tensors_are_kept_and_those_of_large_ones_only_if_asked_for(gaussian, trees):
     for tree in trees.values():
-        assert not {"fc1.weight", "fc2.weight", "fc3.weight"} & set(tree["posterior"].data_vars)
+        assert {"fc1.weight", "fc2.weight", "fc3.weight"} & set(tree["posterior"].data_vars) == {
+            "fc2.weight",
+            "fc3.weight",
+        }
+        left_out = json.loads(tree.attrs["left_out"])
+        assert left_out["fc1.weight"] == "768 weights, above 512: weights='fc1.weight' keeps them"
+        assert "fc2.weight" not in left_out
+    np.testing.assert_array_equal(trees["gaussian"]["posterior"]["fc3.weight"], gaussian.draws(DRAWS)["fc3.weight"])
 
 
 def test_small_sites_are_the_draws_and_large_ones_their_summaries(horseshoe, trees):
@@ -180,7 +193,7 @@ def test_with_all_the_data_log_p_is_the_log_joint(gaussian, digits):
         with torch.no_grad():
             expected = -float(functional.cross_entropy(plain(x), y, reduction="sum"))
         row = tree["sample_stats"].isel(sample=number)
-        assert float(row["log_likelihood"]) == pytest.approx(expected, rel=1e-5)
+        assert float(row["log_likelihood_sum"]) == pytest.approx(expected, rel=1e-5)
         assert float(row["log_p"]) == pytest.approx(expected + float(row["log_prior"]), rel=1e-6)
 
 
