@@ -274,8 +274,9 @@ def test_without_decay_nothing_but_the_gates_or_the_noise_costs(make):
     decayed = objective_of(make(), None).terms(x, y)
     assert all(abs(float(decayed.kl_of[site].detach())) > 1.0 for site in points)  # the control
     if make is bp.L0HardConcrete:
-        gates = sum(p.numel() for name, p in flat.model.network.named_parameters() if name.endswith("weight"))
-        assert float(terms.kl.detach()) == pytest.approx(gates * open_probability(0.0), rel=1e-5)
+        (log_alpha,) = (p for name, p in flat.guide.named_parameters() if name.endswith("log_alpha"))
+        price = sum(open_probability(float(a)) for a in log_alpha.detach())
+        assert float(terms.kl.detach()) == pytest.approx(price, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["l0-hard-concrete", "vib", "structured-bayesian-pruning"])
