@@ -49,7 +49,7 @@ def checked_slab(prior: str, slab_sd: float | str | None) -> float | str | None:
     """
     given = plain_number(slab_sd)
     if given is None or given == FLAT:
-        return given  # type: ignore[no-any-return]
+        return given
     if isinstance(given, bool) or not isinstance(given, (int, float)) or not given > 0:
         raise ValueError(f"{prior}(slab_sd=...) must be positive, or inf for no decay, not {slab_sd!r}")
     return FLAT if given == math.inf else float(given)

@@ -26,7 +26,7 @@ class StructuredBayesianPruning(Hierarchy):
     Args:
         low: Logarithm of the smallest theta; default -20.
         high: Logarithm of the largest; default 0.
-        slab_sd: Standard deviation of w; default None: sqrt(2 / fan_in), He's scale; infinity is no decay, and improper.
+        slab_sd: Standard deviation of w; default None: sqrt(2 / fan_in), He's scale; infinity is no decay (improper).
         per: Level of theta: ``"output"`` (default), ``"input"`` or ``"kernel"``.
 
     Raises:
