@@ -71,8 +71,8 @@ class L0HardConcrete(Hierarchy):
 
     Args:
         lam: Price of a nonzero weight in full-data nats; default 1. A gate costs that of all its weights.
-        slab_sd: Standard deviation of w; default None: sqrt(2 / fan_in), He's scale. Infinity (`math.inf`, in files and on the
-            command line ``inf``) is no decay: the paper's objective, a price on nonzero weights alone.
+        slab_sd: Standard deviation of w; default None: sqrt(2 / fan_in), He's scale. Infinity (`math.inf`, in files
+            and on the command line ``inf``) is no decay: the paper's objective, a price on nonzero weights alone.
         level: Level of z: ``"weight"`` (default), ``"output"``, ``"input"`` or ``"kernel"``.
         dropout: Where the gates start: log alpha = log((1 - dropout) / dropout); default 0.5, the authors'. The points
             w start at the network's weights divided by the gate's test-time value.
