@@ -9,6 +9,7 @@ import pyro.distributions as dist
 from bayesprune.models.data_count import checked_data_size
 from bayesprune.models.hierarchy import Hierarchy
 from bayesprune.models.inclusion import relative_threshold
+from bayesprune.models.setting_types import typed_settings
 
 
 class Gaussian(Hierarchy):
@@ -18,18 +19,18 @@ class Gaussian(Hierarchy):
         sd: Standard deviation of a weight; default None: sqrt(2 / fan_in), He's scale.
 
     Raises:
-        ValueError: If `sd` is not positive and finite.
+        ValueError: If `sd` is not positive.
     """
 
+    @typed_settings
     def __init__(self, sd: float | None = None) -> None:
-        if sd is not None and not 0 < sd < math.inf:
-            raise ValueError(
-                f"Gaussian(sd=...) must be positive and finite, not {sd}: a parameter without a prior has no decay"
-            )
+        if sd is not None and not sd > 0:
+            raise ValueError(f"Gaussian(sd=...) must be positive, not {sd}")
         self._declare(sd, "meanfield")
         self.config = {"name": "Gaussian", "arguments": {"sd": sd}}
 
     @classmethod
+    @typed_settings
     def from_weight_decay(cls, weight_decay: float, data_size: int | None = None) -> Gaussian:
         """By the weight decay of an optimizer on a mean loss: sd = 1 / sqrt(weight_decay data_size).
 
@@ -42,13 +43,13 @@ class Gaussian(Hierarchy):
             data_size: Number of training data; required.
 
         Raises:
-            ValueError: If `weight_decay` is not positive and finite, or `data_size` is missing.
+            ValueError: If `weight_decay` is not positive, or `data_size` is missing.
         """
         total = checked_data_size("Gaussian.from_weight_decay", data_size)
-        if not 0 < weight_decay < math.inf:
+        if not weight_decay > 0:
             raise ValueError(
-                f"Gaussian.from_weight_decay needs a weight_decay that is positive and finite, not {weight_decay}: "
-                "a parameter without a prior has no decay"
+                f"Gaussian.from_weight_decay needs a positive weight_decay, not {weight_decay}: a parameter without a "
+                "prior has no decay"
             )
         self = cls.__new__(cls)
         self._declare(1.0 / math.sqrt(weight_decay * total), "map")

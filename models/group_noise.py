@@ -8,8 +8,8 @@ from typing import Any
 import pyro.distributions as dist
 
 from bayesprune.models.hierarchy import Latent
-from bayesprune.models.plain_numbers import plain_number
 from bayesprune.models.power_density import PowerDensity
+from bayesprune.models.setting_types import Extent
 
 GROUP_LEVELS = ("output", "input", "kernel")
 START_SPREAD = math.exp(-4.5)
@@ -37,29 +37,25 @@ FLAT = "inf"
 FLAT_SLAB = "slab_sd=inf leaves the weights a flat density"
 
 
-def checked_slab(prior: str, slab_sd: float | str | None) -> float | str | None:
-    """Returns the standard deviation of weights that are points: a number, None for He's scale, or `FLAT`.
+def check_slab(prior: str, slab_sd: Extent) -> None:
+    """Refuses a standard deviation of weights that are points.
 
     Args:
         prior: Name of the prior, for the error message.
-        slab_sd: What it was given.
+        slab_sd: What it was given: a number, None for He's scale, or `FLAT`.
 
     Raises:
-        ValueError: If it is no positive number; infinity is one.
+        ValueError: If it is not positive.
     """
-    given = plain_number(slab_sd)
-    if given is None or given == FLAT:
-        return given
-    if isinstance(given, bool) or not isinstance(given, (int, float)) or not given > 0:
-        raise ValueError(f"{prior}(slab_sd=...) must be positive, or inf for no decay, not {slab_sd!r}")
-    return FLAT if given == math.inf else float(given)
+    if slab_sd is not None and slab_sd != FLAT and not float(slab_sd) > 0:
+        raise ValueError(f"{prior}(slab_sd=...) must be positive, or inf for no decay, not {slab_sd}")
 
 
-def weight_decayed(slab_sd: float | str | None, noise: float = 1.0) -> Latent:
+def weight_decayed(slab_sd: Extent, noise: float = 1.0) -> Latent:
     """The latent of weights that are points: w ~ Normal(0, slab_sd), from the network's weights divided by `noise`.
 
     Args:
-        slab_sd: As `checked_slab` returned it: standard deviation, None for sqrt(2 / fan_in), He's scale, or `FLAT`.
+        slab_sd: Standard deviation; None: sqrt(2 / fan_in), He's scale, or `FLAT`.
         noise: Test-time value of the noise that multiplies them, at the start; default 1.
     """
 

@@ -27,6 +27,7 @@ from bayesprune.models.data_count import checked_data_size
 from bayesprune.models.hierarchy import Hierarchy, Latent
 from bayesprune.models.inclusion import relative_threshold, shrinkage_below
 from bayesprune.models.power_density import PowerDensity
+from bayesprune.models.setting_types import typed_settings
 
 
 class SignedGamma(TorchDistribution):
@@ -86,6 +87,7 @@ class HALO(Hierarchy):
         ValueError: If more than one is given, or one is out of its range.
     """
 
+    @typed_settings
     def __init__(
         self, kappa: float | None = None, prior_sd: float | None = None, expected_density: float | None = None
     ) -> None:
@@ -93,12 +95,10 @@ class HALO(Hierarchy):
         named = [name for name, value in given.items() if value is not None]
         if len(named) > 1:
             raise ValueError(f"HALO takes one of kappa, prior_sd and expected_density, not {' and '.join(named)}")
-        if kappa is not None and not 0 <= kappa < math.inf:
-            raise ValueError(f"HALO(kappa=...) must be zero or positive, and finite, not {kappa}")
-        if prior_sd is not None and not 0 < prior_sd < math.inf:
-            raise ValueError(
-                f"HALO(prior_sd=...) must be positive and finite, not {prior_sd}: no penalty at all is kappa=0"
-            )
+        if kappa is not None and kappa < 0:
+            raise ValueError(f"HALO(kappa=...) must not be negative, not {kappa}")
+        if prior_sd is not None and not prior_sd > 0:
+            raise ValueError(f"HALO(prior_sd=...) must be positive, not {prior_sd}")
         if expected_density is not None and not 0.0 < expected_density < 1.0:
             raise ValueError(f"HALO(expected_density=...) must be strictly between 0 and 1, not {expected_density}")
 
@@ -117,6 +117,7 @@ class HALO(Hierarchy):
         self.config = {"name": "HALO", "arguments": given}
 
     @classmethod
+    @typed_settings
     def from_paper(
         cls,
         xi: float,
@@ -151,7 +152,7 @@ class HALO(Hierarchy):
             data_size: Number of training data; required.
             signed: Whether lam may turn negative, as in the authors' code (default); False keeps it positive, by
                 its logarithm.
-            lam_start: Where every lam starts, positive; default 1, the authors'.
+            lam_start: Where every lam starts, from 1e-6 to 1e6; default 1, the authors'.
 
         Returns:
             The hierarchy; with weight decay it is unnormalised and cannot be simulated.
@@ -161,10 +162,10 @@ class HALO(Hierarchy):
         """
         total = checked_data_size("HALO.from_paper", data_size)
         for name, value in {"xi": xi, "psi": psi, "weight_decay": weight_decay}.items():
-            if not 0 <= value < math.inf:
-                raise ValueError(f"HALO.from_paper needs {name} to be zero or positive, and finite, not {value}")
-        if not 0 < lam_start < math.inf:
-            raise ValueError(f"HALO.from_paper needs a lam_start that is positive and finite, not {lam_start}")
+            if value < 0:
+                raise ValueError(f"HALO.from_paper needs a {name} that is not negative, not {value}")
+        if not 1e-6 <= lam_start <= 1e6:  # 1 / lam^3 is a number
+            raise ValueError(f"HALO.from_paper needs a lam_start from 1e-6 to 1e6, not {lam_start}")
         self = cls.__new__(cls)
         self._declare(xi * total, psi * total, weight_decay * total, signed, lam_start)
         arguments = {

@@ -11,9 +11,10 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from bayesprune.models.group_noise import check_level, checked_slab, weight_decayed
+from bayesprune.models.group_noise import check_level, check_slab, weight_decayed
 from bayesprune.models.hierarchy import Hierarchy, Latent
 from bayesprune.models.inclusion import InclusionEvent
+from bayesprune.models.setting_types import Extent, typed_settings
 
 TEMPERATURE, LOWER, UPPER = 2.0 / 3.0, -0.1, 1.1
 """beta, gamma and zeta of the paper: of the concrete variable, and the interval to which it is stretched."""
@@ -81,12 +82,11 @@ class L0HardConcrete(Hierarchy):
         ValueError: If an argument is out of range.
     """
 
-    def __init__(
-        self, lam: float = 1.0, slab_sd: float | str | None = None, level: str = "weight", dropout: float = 0.5
-    ) -> None:
+    @typed_settings
+    def __init__(self, lam: float = 1.0, slab_sd: Extent = None, level: str = "weight", dropout: float = 0.5) -> None:
         if not lam >= 0:
             raise ValueError(f"L0HardConcrete(lam=...) must not be negative, not {lam}")
-        slab_sd = checked_slab("L0HardConcrete", slab_sd)
+        check_slab("L0HardConcrete", slab_sd)
         check_level("L0HardConcrete(level=...)", level, L0_LEVELS)
         opens = float(trained_gate(torch.tensor(math.log(1.0 / dropout - 1.0)))) if 0.0 < dropout < 1.0 else 0.0
         if not opens > 0:

@@ -6,10 +6,11 @@ import math
 
 import torch
 
-from bayesprune.models.group_noise import FLAT, FLAT_SLAB, check_level, checked_slab, weight_decayed
+from bayesprune.models.group_noise import FLAT, FLAT_SLAB, check_level, check_slab, weight_decayed
 from bayesprune.models.hierarchy import Hierarchy, Latent
 from bayesprune.models.inclusion import relative_threshold
 from bayesprune.models.log_uniform import TruncatedLogUniform
+from bayesprune.models.setting_types import Extent, typed_settings
 from bayesprune.models.truncated_log_normal import TruncatedLogNormal
 
 START_SPREAD = math.exp(-5.0)
@@ -35,14 +36,13 @@ class StructuredBayesianPruning(Hierarchy):
 
     noise = "theta"
 
-    def __init__(
-        self, low: float = -20.0, high: float = 0.0, slab_sd: float | str | None = None, per: str = "output"
-    ) -> None:
+    @typed_settings
+    def __init__(self, low: float = -20.0, high: float = 0.0, slab_sd: Extent = None, per: str = "output") -> None:
         if not -60.0 <= low < high <= 60.0:
             raise ValueError(
                 f"StructuredBayesianPruning needs logarithms -60 <= low < high <= 60, not {low} and {high}"
             )
-        slab_sd = checked_slab("StructuredBayesianPruning", slab_sd)
+        check_slab("StructuredBayesianPruning", slab_sd)
         check_level("StructuredBayesianPruning(per=...)", per)
         start = min(max(0.0, low), high)
         at = torch.tensor([start, math.log(START_SPREAD)], dtype=torch.float64)

@@ -10,9 +10,10 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from bayesprune.models.group_noise import START_SPREAD, check_level, checked_slab, weight_decayed
+from bayesprune.models.group_noise import START_SPREAD, check_level, check_slab, weight_decayed
 from bayesprune.models.hierarchy import Hierarchy, Latent
 from bayesprune.models.inclusion import relative_threshold
+from bayesprune.models.setting_types import Extent, typed_settings
 
 IMPROPER = "the scale of the noise is the best one for each guide, so there is no one prior"
 
@@ -73,10 +74,11 @@ class VIB(Hierarchy):
 
     noise = "z"
 
-    def __init__(self, strength: float = 1.0, slab_sd: float | str | None = None, per: str = "output") -> None:
+    @typed_settings
+    def __init__(self, strength: float = 1.0, slab_sd: Extent = None, per: str = "output") -> None:
         if not strength > 0:
             raise ValueError(f"VIB(strength=...) must be positive, not {strength}")
-        slab_sd = checked_slab("VIB", slab_sd)
+        check_slab("VIB", slab_sd)
         check_level("VIB(per=...)", per)
         super().__init__(
             z=Latent(lambda: FittedNormal(strength), per, guide="normal", init=1.0, spread=START_SPREAD),
