@@ -36,7 +36,8 @@ class Gaussian(Hierarchy):
 
         By MAP, its default guide, the gradient per datum is weight_decay times the weight, as `torch.optim.SGD` adds
         it; under ``guide="meanfield"`` it is the same prior. It suits biases and other parameters that decay in a
-        paper's training without having the paper's penalty.
+        paper's training without having the paper's penalty. On weights it states constants that a fit does not temper
+        by itself, as other priors of a paper do.
 
         Args:
             weight_decay: Per datum, positive.
