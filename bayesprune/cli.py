@@ -33,8 +33,8 @@ from bayesprune.plain_text import neutral, plain_warnings
 
 # isort: off
 from bayesprune.options import (
-    BatchSize, Data, DataRoot, Device, Guide, Interval, KlWarmup, KlWeight, LearningRate, Likelihood, Network, On,
-    Optimizer, OwnNetwork, OwnPrior, Particles, Precision, Prior, Quiet, Run, Schedule, Settings, Standardise,
+    BatchSize, Data, DataRoot, Device, Guide, Interval, KlWarmup, KlWeight, LearningRate, Likelihood, MinScore, Network,
+    On, Optimizer, OwnNetwork, OwnPrior, Particles, Precision, Prior, Quiet, Run, Schedule, Settings, Standardise,
     TrustCode, Tune, Weights, Width, place_argument, place_option,
 )  # fmt: skip
 # isort: on
@@ -328,6 +328,7 @@ def prune(
             "[default: by the prior]"
         ),
     ] = None,
+    min_score: MinScore = None,
     restart: Annotated[
         int | None, typer.Option(help="Which restart, from 0.  [default: 0; of a path the best on validation data]")
     ] = None,
@@ -362,7 +363,7 @@ def prune(
     summary = prune_run(
         run, out, sparsity, min_inclusion, per, criterion, restart, data_root,
         compact=compact, onnx=onnx, latency=latency, round_to=round_to, value=value, min_accuracy=min_accuracy,
-        trust_code=trust_code, network=network, prior=prior,
+        trust_code=trust_code, network=network, prior=prior, min_score=min_score,
     )  # fmt: skip
     if not quiet:
         print_pruned(out, summary)

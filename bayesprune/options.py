@@ -79,6 +79,13 @@ KlWeight = Annotated[
 Particles = Annotated[int, typer.Option(help="Draws of the weights a step.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
 Precision = Annotated[str, typer.Option(help="float32, float64 or bfloat16 (autocast).")]
+MinScore = Annotated[
+    float | None,
+    typer.Option(
+        help="Keep weights whose score by --criterion exceeds this: log alpha < 3 is dropout-rate and -3.",
+        show_default=False,
+    ),
+]
 
 # Code of the user's own in a folder that is read back: see bayesprune.code_trust.
 OwnNetwork = Annotated[

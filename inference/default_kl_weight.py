@@ -103,4 +103,6 @@ def default_rules(**given: float | None) -> dict[str, str]:
 
 
 def _states_constants(model: BayesianNetwork) -> bool:
-    return any(prior.hierarchy.full_kl for prior in model.priors.values())
+    """Whether a prior on weights does; biases that decay beside another prior decide nothing."""
+    names = model.matrices or tuple(model.priors)
+    return any(model.priors[name].hierarchy.full_kl for name in names)

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bayesprune.inference.batch_normalisation import reestimate_statistics, take_statistics, tracked_layers
 from bayesprune.inference.batches import Data
 from bayesprune.inference.criteria import CRITERIA, Criterion
+from bayesprune.inference.min_score import checked_score, keep_above, share_kept
 from bayesprune.inference.pruned_scores import Alternative, gone_layers, loss_by_pruning
 from bayesprune.inference.result import Fit, Restart
 from bayesprune.models.bayesian_network import UNDER_PRIOR, BayesianNetwork
@@ -138,6 +139,7 @@ def prune(
     data: Data | None = None,
     value: float | None = None,
     min_accuracy: float | None = None,
+    min_score: float | None = None,
 ) -> PruneResult:
     """Prunes a fit to a plain network with zeros in place; nothing is fine-tuned.
 
@@ -147,7 +149,7 @@ def prune(
         sparsity: Fraction of zeros to reach among the weights with a prior, exactly (rounded to whole weights).
         min_inclusion: Keep weights whose inclusion probability exceeds this; 0.5 is the median-probability model
             (Barbieri & Berger 2004). With gates of units, those whose own probability and whose gates, one by one,
-            do. Give this or `sparsity`.
+            do. Give this, `sparsity` or `min_score`.
         per: Whether `sparsity` holds for the whole ``"network"`` (default) or for each ``"layer"``.
         criterion: A name in `CRITERIA` (``"inclusion"``, ``"magnitude"``, ``"signal-to-noise"``, ...) or a callable;
             what `sparsity` ranks by. Default None: inclusion where all priors have an atom, or all a reduction, else
@@ -160,6 +162,8 @@ def prune(
             from them.
         value: Of a path: the value of the knob.
         min_accuracy: Of a path: the least accuracy on the validation data, a fraction.
+        min_score: Keep weights whose score by `criterion`, which has to be named, exceeds this: a paper's rule "log
+            alpha >= 3 goes" is ``criterion="dropout-rate", min_score=-3``, since that score is minus log alpha.
 
     Returns:
         The pruned network, its masks and a report.
@@ -169,7 +173,7 @@ def prune(
             inclusion events of unlike kinds ranked together.
     """
     if not isinstance(fit, Fit):
-        if min_inclusion is not None or criterion is not None or per != "network":
+        if min_inclusion is not None or criterion is not None or per != "network" or min_score is not None:
             raise ValueError(
                 "the networks of a path say themselves how they are pruned: choose one by sparsity=, value= and "
                 "min_accuracy=, or prune path.fit(value)"
@@ -179,9 +183,9 @@ def prune(
         raise ValueError(
             "value= and min_accuracy= choose a network of a path: prune a fit by sparsity= or min_inclusion="
         )
-    if (sparsity is None) == (min_inclusion is None):
-        raise ValueError("give either sparsity= or min_inclusion=")
-    return pruned(fit, sparsity, min_inclusion, per, criterion, restart or 0, data, compared=True)
+    if [sparsity, min_inclusion, min_score].count(None) != 2:
+        raise ValueError("give one of sparsity=, min_inclusion= and min_score=")
+    return pruned(fit, sparsity, min_inclusion, per, criterion, restart or 0, data, compared=True, min_score=min_score)
 
 
 def pruned(
@@ -193,6 +197,7 @@ def pruned(
     restart: int = 0,
     data: Data | None = None,
     compared: bool = False,
+    min_score: float | None = None,
 ) -> PruneResult:
     """As `prune` of a fit; the network is compared with the fit only if asked, as who measures it anyway does not."""
     if per not in ("network", "layer"):
@@ -226,9 +231,9 @@ def pruned(
             others.append(_milder(fit, restart, sizes, "magnitude", "network", below=1.0 - kept))
         rule, name = f"inclusion probability > {min_inclusion:g}", "inclusion"
     else:
-        assert sparsity is not None
-        if not 0.0 <= sparsity < 1.0:
+        if sparsity is not None and not 0.0 <= sparsity < 1.0:
             raise ValueError(f"sparsity is a fraction of zeros in [0, 1), not {sparsity}")
+        least = None if sparsity is not None else checked_score(min_score, criterion)
         everywhere = all(prior.hierarchy.included is not None for prior in one.model.priors.values())
         by_event = everywhere and kinds in ({"atom"}, {"reduction"}) and not one.guide.is_map and not units
         chosen = criterion or ("inclusion" if by_event else "magnitude")
@@ -237,13 +242,15 @@ def pruned(
         name, function = _criterion(chosen)
         scores = {key: value.detach().cpu() for key, value in function(fit, restart).items()}
         _check_scores(scores, weights)
+        above = {} if least is None else keep_above(scores, least, units)
+        sparsity = 1.0 - share_kept(above, one.model) if sparsity is None else sparsity
         _refuse_less(fit, restart, sparsity)
         scores = _with_removed(one.model, scores, units)
-        if per == "layer" and units:
+        if per == "layer" and units and not above:
             _refuse_less_in_layers(scores, sparsity)
-        masks = keep_highest(scores, sparsity, per)
+        masks = above or keep_highest(scores, sparsity, per)
         others = [] if units else [_milder(fit, restart, scores, name, per, below=sparsity)]
-        rule = f"sparsity {sparsity:g} per {per}"
+        rule = f"sparsity {sparsity:g} per {per}" if least is None else f"score > {least:g}"
     network, masks = _as_declared(one, weights, masks, 0.5 if min_inclusion is None else min_inclusion)
     kind = next(iter(kinds)) if name == "inclusion" and len(kinds) == 1 else None
     report = _report(rule, name, kind, network, masks)

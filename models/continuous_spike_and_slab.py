@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bayesprune.models.hierarchy import Hierarchy
 from bayesprune.models.inclusion import slab_membership
+from bayesprune.models.setting_types import typed_settings
 from bayesprune.models.spike_slab_mixture import SpikeSlabMixture
 
 SPIKE_SHARE, INITIAL_SHARE = 0.01, 0.3
@@ -39,6 +40,7 @@ class ContinuousSpikeAndSlab(Hierarchy):
             spike_sd <= initial_spike_sd <= slab_sd.
     """
 
+    @typed_settings
     def __init__(
         self,
         expected_density: float = 0.1,

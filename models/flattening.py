@@ -14,6 +14,7 @@ so that nothing holds theta between 0 and 1, as a fixed pi or a Beta hyper-prior
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,8 +22,15 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-_LARGE = 30.0
-"""From here on exp(|log_gamma|) is handled by its logarithm."""
+_LARGE = 80.0
+"""From here on exp(|log_gamma|), which float32 still holds, is handled by its logarithm."""
+_SMALL = 1.0
+"""Up to here moments and entropy are by their series, where their closed forms cancel."""
+_SERIES = (
+    1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160, -691 / 1307674368000, 1 / 74724249600,
+    -3617 / 10670622842880000, 43867 / 5109094217170944000, -174611 / 802857662698291200000,
+)  # fmt: skip
+"""B_2n / (2n)! for n = 1 to 10, of which the tenth is 1e-16 times the first at `_SMALL`."""
 _NEXT_TO_NOTHING = 1e-30
 """What stands for a log_gamma of zero, at which the formulas are 0 / 0; so near it they are at their limits."""
 
@@ -87,11 +95,24 @@ class FlatteningPrior(TorchDistribution):
     @property
     def mean(self) -> Tensor:
         """1 / log gamma - 1 / (gamma - 1)."""
-        slope = self.log_gamma
-        small = slope.abs() < 1e-2
-        safe = torch.where(small, torch.ones_like(slope), slope)
-        series = 0.5 - slope / 12.0 + slope**3 / 720.0 - slope**5 / 30240.0
-        return torch.where(small, series, 1.0 / safe - 1.0 / torch.expm1(safe))
+        small, near, far = _near_and_far(self.log_gamma)
+        size = far.abs()
+        rising = 1.0 / size + (-size).exp() / torch.expm1(-size)  # of a positive log gamma; exp(size) may overflow
+        return torch.where(small, 0.5 - near * _series(near), torch.where(far > 0, rising, 1.0 - rising))
+
+    @property
+    def variance(self) -> Tensor:
+        """coth(log gamma / 2) / (2 log gamma) - 1 / log^2 gamma, that of a log-uniform value on [1, gamma]."""
+        small, near, far = _near_and_far(self.log_gamma)
+        return torch.where(small, _series(near), (0.5 / torch.tanh(0.5 * far) - 1.0 / far) / far)
+
+    def entropy(self) -> Tensor:
+        """Differential entropy in nats: -log(sinh(log gamma / 2) / (log gamma / 2))."""
+        small, near, far = _near_and_far(self.log_gamma)
+        size = far.abs()
+        square = near.square()
+        by_series = -square * _series(near, [c / (2 * n) for n, c in enumerate(_SERIES, start=1)])
+        return torch.where(small, by_series, size.log() - 0.5 * size - torch.log1p(-(-size).exp()))
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> FlatteningPrior:
         """Returns a distribution of the given batch shape."""
@@ -112,16 +133,34 @@ def _not_zero(log_gamma: Tensor) -> Tensor:
     return torch.where(log_gamma == 0, torch.full_like(log_gamma, _NEXT_TO_NOTHING), log_gamma)
 
 
+def _near_and_far(log_gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where it is small, its values there and elsewhere, each a harmless number where the other is looked at."""
+    small = log_gamma.abs() < _SMALL
+    return small, torch.where(small, log_gamma, 0.0), torch.where(small, torch.ones_like(log_gamma), log_gamma)
+
+
+def _series(log_gamma: Tensor, coefficients: Sequence[float] = _SERIES) -> Tensor:
+    """Sum over n of coefficient_n log_gamma^(2n - 2)."""
+    square, total = log_gamma.square(), torch.zeros_like(log_gamma)
+    for coefficient in reversed(coefficients):
+        total = total * square + coefficient
+    return total
+
+
 def _log_slope(value: Tensor, log_gamma: Tensor) -> Tensor:
-    """log(1 + (gamma - 1) value), at any log_gamma; for gamma < 1 by the mirror image, which does not cancel."""
-    value, slope = torch.broadcast_tensors(value, log_gamma)
-    mirrored = slope < 0
-    at = torch.where(mirrored, 1.0 - value, value)
-    size = slope.abs()
-    large = size > _LARGE
-    near = torch.log1p(torch.expm1(torch.where(large, torch.zeros_like(size), size)) * at)
-    inside = (at > 0) & (at < 1)
-    safe = torch.where(inside, at, torch.full_like(at, 0.5))
-    far = torch.logaddexp(torch.log1p(-safe), size + safe.log())
-    far = torch.where(inside, far, torch.where(at >= 1, size, torch.zeros_like(size)))
-    return torch.where(large, far, near) + torch.where(mirrored, slope, torch.zeros_like(slope))
+    """log(1 + (gamma - 1) value), at any log_gamma and to the last digits at both ends, where it is 0 and log_gamma."""
+    x, slope = torch.broadcast_tensors(value, log_gamma)
+    large = slope.abs() > _LARGE
+    moderate = torch.where(large, torch.zeros_like(slope), slope)
+    rise = torch.expm1(moderate) * x
+    beside_zero = rise < -0.5  # there 1 + rise cancels, and 1 - x is exact
+    near = torch.where(
+        beside_zero,
+        (1.0 - x + moderate.exp() * x).log(),
+        torch.log1p(torch.where(beside_zero, torch.zeros_like(rise), rise)),
+    )
+    inside = (x > 0) & (x < 1)
+    safe = torch.where(inside, x, torch.full_like(x, 0.5))
+    far = torch.logaddexp(torch.log1p(-safe), slope + safe.log())
+    far = torch.where(inside, far, torch.where(x >= 1, slope, torch.zeros_like(slope)))
+    return torch.where(large, far, near)

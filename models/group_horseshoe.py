@@ -8,6 +8,7 @@ from torch import Tensor
 from bayesprune.models.group_noise import check_level
 from bayesprune.models.hierarchy import Hierarchy, Latent
 from bayesprune.models.inclusion import relative_threshold
+from bayesprune.models.setting_types import typed_settings
 
 
 class GroupHorseshoe(Hierarchy):
@@ -26,6 +27,7 @@ class GroupHorseshoe(Hierarchy):
         ValueError: If `tau0` is not positive or the level is another.
     """
 
+    @typed_settings
     def __init__(self, tau0: float = 1.0, per: str = "output") -> None:
         if not tau0 > 0:
             raise ValueError(f"GroupHorseshoe(tau0=...) must be positive, not {tau0}")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pyro.distributions as dist
 
 from bayesprune.models.hierarchy import Latent
+from bayesprune.models.power_density import PowerDensity
+from bayesprune.models.setting_types import Extent
 
 GROUP_LEVELS = ("output", "input", "kernel")
 START_SPREAD = math.exp(-4.5)
@@ -29,21 +32,36 @@ def check_level(what: str, level: str, levels: tuple[str, ...] = GROUP_LEVELS) -
         raise ValueError(f"{what} takes one of {', '.join(levels)}, not {level!r}")
 
 
-def weight_decayed(prior: str, slab_sd: float | None, noise: float = 1.0) -> Latent:
-    """The latent of weights that are points: w ~ Normal(0, slab_sd), from the network's weights divided by `noise`.
+FLAT = "inf"
+"""A slab without decay as files have it, which hold finite numbers only."""
+FLAT_SLAB = "slab_sd=inf leaves the weights a flat density"
+
+
+def check_slab(prior: str, slab_sd: Extent) -> None:
+    """Refuses a standard deviation of weights that are points.
 
     Args:
         prior: Name of the prior, for the error message.
-        slab_sd: Standard deviation; None: sqrt(2 / fan_in), He's scale.
-        noise: Test-time value of the noise that multiplies them, at the start; default 1.
+        slab_sd: What it was given: a number, None for He's scale, or `FLAT`.
 
     Raises:
-        ValueError: If `slab_sd` is not positive.
+        ValueError: If it is not positive.
     """
-    if slab_sd is not None and not slab_sd > 0:
-        raise ValueError(f"{prior}(slab_sd=...) must be positive, not {slab_sd}")
+    if slab_sd is not None and slab_sd != FLAT and not float(slab_sd) > 0:
+        raise ValueError(f"{prior}(slab_sd=...) must be positive, or inf for no decay, not {slab_sd}")
 
-    def decay(fan_in: int) -> dist.Normal:
-        return dist.Normal(0.0, math.sqrt(2.0 / fan_in) if slab_sd is None else slab_sd)
+
+def weight_decayed(slab_sd: Extent, noise: float = 1.0) -> Latent:
+    """The latent of weights that are points: w ~ Normal(0, slab_sd), from the network's weights divided by `noise`.
+
+    Args:
+        slab_sd: Standard deviation; None: sqrt(2 / fan_in), He's scale, or `FLAT`.
+        noise: Test-time value of the noise that multiplies them, at the start; default 1.
+    """
+
+    def decay(fan_in: int) -> Any:
+        if slab_sd == FLAT:
+            return PowerDensity()
+        return dist.Normal(0.0, math.sqrt(2.0 / fan_in) if slab_sd is None else float(slab_sd))
 
     return Latent(decay, guide="delta", init=lambda weight: weight / noise)

@@ -8,6 +8,7 @@ from bayesprune.models.group_noise import START_SPREAD, check_level
 from bayesprune.models.hierarchy import Hierarchy, Latent
 from bayesprune.models.inclusion import relative_threshold
 from bayesprune.models.log_uniform import IMPROPER, LogUniform
+from bayesprune.models.setting_types import typed_settings
 
 
 class GroupNormalJeffreys(Hierarchy):
@@ -25,6 +26,7 @@ class GroupNormalJeffreys(Hierarchy):
 
     noise = "z"
 
+    @typed_settings
     def __init__(self, per: str = "output") -> None:
         check_level("GroupNormalJeffreys(per=...)", per)
         super().__init__(

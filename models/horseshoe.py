@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bayesprune.models.hierarchy import Hierarchy, Latent
 from bayesprune.models.inclusion import shrinkage_below
+from bayesprune.models.setting_types import typed_settings
 
 
 class Horseshoe(Hierarchy):
@@ -28,6 +29,7 @@ class Horseshoe(Hierarchy):
         ValueError: If `tau0` is not positive or `expected_density` is not strictly between 0 and 1.
     """
 
+    @typed_settings
     def __init__(
         self,
         tau0: float | None = None,
@@ -67,6 +69,7 @@ class RegularisedHorseshoe(Hierarchy):
         ValueError: If an argument is out of range.
     """
 
+    @typed_settings
     def __init__(
         self,
         tau0: float | None = None,

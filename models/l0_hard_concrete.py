@@ -11,9 +11,10 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from bayesprune.models.group_noise import check_level, weight_decayed
+from bayesprune.models.group_noise import check_level, check_slab, weight_decayed
 from bayesprune.models.hierarchy import Hierarchy, Latent
 from bayesprune.models.inclusion import InclusionEvent
+from bayesprune.models.setting_types import Extent, typed_settings
 
 TEMPERATURE, LOWER, UPPER = 2.0 / 3.0, -0.1, 1.1
 """beta, gamma and zeta of the paper: of the concrete variable, and the interval to which it is stretched."""
@@ -71,7 +72,8 @@ class L0HardConcrete(Hierarchy):
 
     Args:
         lam: Price of a nonzero weight in full-data nats; default 1. A gate costs that of all its weights.
-        slab_sd: Standard deviation of w; default None: sqrt(2 / fan_in), He's scale.
+        slab_sd: Standard deviation of w; default None: sqrt(2 / fan_in), He's scale. Infinity (`math.inf`, in files
+            and on the command line ``inf``) is no decay: the paper's objective, a price on nonzero weights alone.
         level: Level of z: ``"weight"`` (default), ``"output"``, ``"input"`` or ``"kernel"``.
         dropout: Where the gates start: log alpha = log((1 - dropout) / dropout); default 0.5, the authors'. The points
             w start at the network's weights divided by the gate's test-time value.
@@ -80,11 +82,11 @@ class L0HardConcrete(Hierarchy):
         ValueError: If an argument is out of range.
     """
 
-    def __init__(
-        self, lam: float = 1.0, slab_sd: float | None = None, level: str = "weight", dropout: float = 0.5
-    ) -> None:
+    @typed_settings
+    def __init__(self, lam: float = 1.0, slab_sd: Extent = None, level: str = "weight", dropout: float = 0.5) -> None:
         if not lam >= 0:
             raise ValueError(f"L0HardConcrete(lam=...) must not be negative, not {lam}")
+        check_slab("L0HardConcrete", slab_sd)
         check_level("L0HardConcrete(level=...)", level, L0_LEVELS)
         opens = float(trained_gate(torch.tensor(math.log(1.0 / dropout - 1.0)))) if 0.0 < dropout < 1.0 else 0.0
         if not opens > 0:
@@ -99,7 +101,7 @@ class L0HardConcrete(Hierarchy):
 
         super().__init__(
             z=Latent(penalty, level, guide="hardconcrete", init=1.0 - dropout),
-            w=weight_decayed("L0HardConcrete", slab_sd, opens),
+            w=weight_decayed(slab_sd, opens),
             weight=lambda z, w: z * w,
             included=OpenGate("atom", gate="z"),
             improper=IMPROPER,

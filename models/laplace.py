@@ -8,6 +8,7 @@ import pyro.distributions as dist
 
 from bayesprune.models.hierarchy import Hierarchy
 from bayesprune.models.inclusion import relative_threshold
+from bayesprune.models.setting_types import typed_settings
 
 
 class Laplace(Hierarchy):
@@ -23,6 +24,7 @@ class Laplace(Hierarchy):
         ValueError: If `scale` is not positive.
     """
 
+    @typed_settings
     def __init__(self, scale: float | None = None) -> None:
         if scale is not None and not scale > 0:
             raise ValueError(f"Laplace(scale=...) must be positive, not {scale}")

@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
+from bayesprune.models.data_count import checked_data_size
 from bayesprune.models.hierarchy import Hierarchy
 from bayesprune.models.inclusion import relative_threshold
+from bayesprune.models.setting_types import typed_settings
 
 IMPROPER = "its penalty is constant for large weights, so it has no normaliser; fit it with guide='map'"
 
@@ -71,6 +73,7 @@ class MCP(Hierarchy):
         ValueError: If an argument is not positive.
     """
 
+    @typed_settings
     def __init__(self, lam: float | None = None, gamma: float | None = None) -> None:
         for name, value in {"lam": lam, "gamma": gamma}.items():
             if value is not None and not value > 0:
@@ -79,6 +82,7 @@ class MCP(Hierarchy):
         self.config = {"name": "MCP", "arguments": {"lam": lam, "gamma": gamma}}
 
     @classmethod
+    @typed_settings
     def from_paper(cls, lam: float, gamma: float, data_size: int | None = None) -> MCP:
         """By constants of a mean loss, mean loss + MCP(weight; lam, gamma): in full-data nats lam n and gamma / n.
 
@@ -92,17 +96,14 @@ class MCP(Hierarchy):
         Raises:
             ValueError: If a constant is not positive or `data_size` is missing.
         """
-        if data_size is None or data_size < 1:
-            raise ValueError(
-                "MCP.from_paper needs data_size=, the number of training data: its constants are per datum"
-            )
+        total = checked_data_size("MCP.from_paper", data_size)
         if not (lam > 0 and gamma > 0):
             raise ValueError(f"MCP.from_paper needs lam > 0 and gamma > 0, not {lam} and {gamma}")
         self = cls.__new__(cls)
-        self._declare(lam * data_size, gamma / data_size)
+        self._declare(lam * total, gamma / total)
         self.config = {
             "name": "MCP.from_paper",
-            "arguments": {"lam": lam, "gamma": gamma, "data_size": data_size},
+            "arguments": {"lam": lam, "gamma": gamma, "data_size": total},
         }
         self.full_kl = True
         return self

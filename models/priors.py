@@ -73,6 +73,7 @@ def _unit_gates(
 
 PRIORS: dict[str, PriorEntry] = {
     "gaussian": PriorEntry(Gaussian, "weight ~ Normal(0, sd): weight decay"),
+    "weight-decay": PriorEntry(Gaussian.from_weight_decay, "the same by MAP, by an optimizer's per-datum weight_decay"),
     "laplace": PriorEntry(Laplace, "weight ~ Laplace(0, scale): the lasso"),
     "mcp": PriorEntry(MCP, "minimax concave penalty: the lasso near zero, flat for large weights (improper)"),
     "mcp-paper": PriorEntry(MCP.from_paper, "the same by per-datum constants lam and gamma"),
@@ -101,6 +102,7 @@ PRIORS: dict[str, PriorEntry] = {
 }
 _CLASSES = {
     "Gaussian": "gaussian",
+    "Gaussian.from_weight_decay": "weight-decay",
     "Laplace": "laplace",
     "MCP": "mcp",
     "MCP.from_paper": "mcp-paper",

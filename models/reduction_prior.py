@@ -8,6 +8,7 @@ import pyro.distributions as dist
 
 from bayesprune.models.hierarchy import Hierarchy
 from bayesprune.models.inclusion import reduced_to_zero
+from bayesprune.models.setting_types import typed_settings
 
 
 class Reduction(Hierarchy):
@@ -27,6 +28,7 @@ class Reduction(Hierarchy):
         ValueError: If an argument is out of range.
     """
 
+    @typed_settings
     def __init__(self, expected_density: float = 0.1, sd: float | None = None, level: str = "weight") -> None:
         if sd is not None and not sd > 0:
             raise ValueError(f"Reduction(sd=...) must be positive, not {sd}")

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 from bayesprune.models.hierarchy import Hierarchy, Latent
 from bayesprune.models.inclusion import exact_zero
 from bayesprune.models.levels import DEFAULT_BLOCK
+from bayesprune.models.setting_types import typed_settings
 
 SPIKE_LEVELS = ("weight", "kernel", "output", "input", "block")
 
@@ -29,6 +30,7 @@ class SpikeAndSlab(Hierarchy):
         ValueError: If an argument is out of range.
     """
 
+    @typed_settings
     def __init__(
         self,
         expected_density: float = 0.1,

@@ -6,10 +6,11 @@ import math
 
 import torch
 
-from bayesprune.models.group_noise import check_level, weight_decayed
+from bayesprune.models.group_noise import FLAT, FLAT_SLAB, check_level, check_slab, weight_decayed
 from bayesprune.models.hierarchy import Hierarchy, Latent
 from bayesprune.models.inclusion import relative_threshold
 from bayesprune.models.log_uniform import TruncatedLogUniform
+from bayesprune.models.setting_types import Extent, typed_settings
 from bayesprune.models.truncated_log_normal import TruncatedLogNormal
 
 START_SPREAD = math.exp(-5.0)
@@ -26,7 +27,7 @@ class StructuredBayesianPruning(Hierarchy):
     Args:
         low: Logarithm of the smallest theta; default -20.
         high: Logarithm of the largest; default 0.
-        slab_sd: Standard deviation of w; default None: sqrt(2 / fan_in), He's scale.
+        slab_sd: Standard deviation of w; default None: sqrt(2 / fan_in), He's scale; infinity is no decay (improper).
         per: Level of theta: ``"output"`` (default), ``"input"`` or ``"kernel"``.
 
     Raises:
@@ -35,13 +36,13 @@ class StructuredBayesianPruning(Hierarchy):
 
     noise = "theta"
 
-    def __init__(
-        self, low: float = -20.0, high: float = 0.0, slab_sd: float | None = None, per: str = "output"
-    ) -> None:
+    @typed_settings
+    def __init__(self, low: float = -20.0, high: float = 0.0, slab_sd: Extent = None, per: str = "output") -> None:
         if not -60.0 <= low < high <= 60.0:
             raise ValueError(
                 f"StructuredBayesianPruning needs logarithms -60 <= low < high <= 60, not {low} and {high}"
             )
+        check_slab("StructuredBayesianPruning", slab_sd)
         check_level("StructuredBayesianPruning(per=...)", per)
         start = min(max(0.0, low), high)
         at = torch.tensor([start, math.log(START_SPREAD)], dtype=torch.float64)
@@ -54,9 +55,10 @@ class StructuredBayesianPruning(Hierarchy):
                 init=math.exp(start),
                 spread=START_SPREAD,
             ),
-            w=weight_decayed("StructuredBayesianPruning", slab_sd, float(first.mean)),
+            w=weight_decayed(slab_sd, float(first.mean)),
             weight=lambda theta, w: theta * w,
             included=relative_threshold(0.1),
+            improper=FLAT_SLAB if slab_sd == FLAT else None,
         )
         self.config = {
             "name": "StructuredBayesianPruning",

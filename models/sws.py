@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 import pyro.distributions as dist
 
+from bayesprune.models.data_count import checked_data_size
 from bayesprune.models.hierarchy import Hierarchy, Latent
 from bayesprune.models.inclusion import relative_threshold
+from bayesprune.models.setting_types import typed_settings
 
 
 class SWS(Hierarchy):
@@ -31,6 +33,7 @@ class SWS(Hierarchy):
         ValueError: If `kappa` is not positive.
     """
 
+    @typed_settings
     def __init__(self, kappa: float | None = None) -> None:
         if kappa is not None and not kappa > 0:
             raise ValueError(f"SWS(kappa=...) must be positive, not {kappa}")
@@ -42,6 +45,7 @@ class SWS(Hierarchy):
         self.config = {"name": "SWS", "arguments": {"kappa": kappa}}
 
     @classmethod
+    @typed_settings
     def from_paper(cls, xi: float, psi: float, data_size: int | None = None) -> SWS:
         """The authors' objective: mean loss + xi sum |w| / lam^2 + psi lam^2, lam starting at 1.
 
@@ -56,16 +60,13 @@ class SWS(Hierarchy):
         Raises:
             ValueError: If a constant is not positive or `data_size` is missing.
         """
-        if data_size is None or data_size < 1:
-            raise ValueError(
-                "SWS.from_paper needs data_size=, the number of training data: its constants are per datum"
-            )
+        total = checked_data_size("SWS.from_paper", data_size)
         if not (xi > 0 and psi > 0):
             raise ValueError(f"SWS.from_paper needs xi > 0 and psi > 0, not {xi} and {psi}")
         self = cls.__new__(cls)
-        total_xi, total_psi = xi * data_size, psi * data_size
+        total_xi, total_psi = xi * total, psi * total
         self._declare(lambda size, fan_in: total_xi, lambda size: total_psi)
-        self.config = {"name": "SWS.from_paper", "arguments": {"xi": xi, "psi": psi, "data_size": data_size}}
+        self.config = {"name": "SWS.from_paper", "arguments": {"xi": xi, "psi": psi, "data_size": total}}
         self.full_kl = True
         return self
 

@@ -13,7 +13,7 @@ from bayesprune.models.expected_costs import CostPressure
 from bayesprune.models.gate_pressures import BetaHyperPrior, FixedProbability, Flattening, GatePressure
 from bayesprune.models.hierarchy import Hierarchy
 from bayesprune.models.inclusion import exact_zero
-from bayesprune.models.plain_numbers import plain_number, plain_value
+from bayesprune.models.setting_types import typed_settings
 
 __all__ = ["UnitGates"]
 
@@ -51,6 +51,7 @@ class UnitGates:
         ValueError: If an argument is out of range, or more than one of the five prices is given.
     """
 
+    @typed_settings
     def __init__(
         self,
         log_gamma: float | None = None,
@@ -64,8 +65,6 @@ class UnitGates:
         layers: bool = False,
         start: float = 0.9,
     ) -> None:
-        log_gamma, kappa, probability, beta = map(plain_value, (log_gamma, kappa, probability, beta))
-        weight_scale, layers, start = map(plain_number, (weight_scale, layers, start))  # JSON holds them in `config`
         prices = {"log_gamma": log_gamma, "kappa": kappa, "cost": cost, "probability": probability, "beta": beta}
         given = [name for name, value in prices.items() if value is not None]
         if len(given) > 1:
@@ -85,7 +84,10 @@ class UnitGates:
             raise ValueError(f"UnitGates(start=...) must lie in (0, 1], not {start}: 0 is where units are gone")
         self.log_gamma, self.kappa, self.probability = log_gamma, kappa, probability
         self.beta = None if beta is None else (float(beta[0]), float(beta[1]))
-        self.cost = CostPressure(**cost) if isinstance(cost, Mapping) else cost
+        try:
+            self.cost = CostPressure(**cost) if isinstance(cost, Mapping) else cost
+        except TypeError as problem:
+            raise ValueError(f"UnitGates(cost=...) takes a CostPressure or its settings ({problem})") from problem
         self.weight_scale, self.estimator, self.layers, self.start = weight_scale, estimator, layers, start
 
     @property

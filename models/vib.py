@@ -10,9 +10,10 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from bayesprune.models.group_noise import START_SPREAD, check_level, weight_decayed
+from bayesprune.models.group_noise import START_SPREAD, check_level, check_slab, weight_decayed
 from bayesprune.models.hierarchy import Hierarchy, Latent
 from bayesprune.models.inclusion import relative_threshold
+from bayesprune.models.setting_types import Extent, typed_settings
 
 IMPROPER = "the scale of the noise is the best one for each guide, so there is no one prior"
 
@@ -64,7 +65,7 @@ class VIB(Hierarchy):
     Args:
         strength: Factor on the KL divergence; default 1, the evidence bound. The paper's gamma per datum is strength /
             data_size. Another than 1 is a tempered objective.
-        slab_sd: Standard deviation of w; default None: sqrt(2 / fan_in), He's scale.
+        slab_sd: Standard deviation of w; default None: sqrt(2 / fan_in), He's scale; infinity is no decay.
         per: Level of z: ``"output"`` (default), ``"input"`` or ``"kernel"``.
 
     Raises:
@@ -73,13 +74,15 @@ class VIB(Hierarchy):
 
     noise = "z"
 
-    def __init__(self, strength: float = 1.0, slab_sd: float | None = None, per: str = "output") -> None:
+    @typed_settings
+    def __init__(self, strength: float = 1.0, slab_sd: Extent = None, per: str = "output") -> None:
         if not strength > 0:
             raise ValueError(f"VIB(strength=...) must be positive, not {strength}")
+        check_slab("VIB", slab_sd)
         check_level("VIB(per=...)", per)
         super().__init__(
             z=Latent(lambda: FittedNormal(strength), per, guide="normal", init=1.0, spread=START_SPREAD),
-            w=weight_decayed("VIB", slab_sd),
+            w=weight_decayed(slab_sd),
             weight=lambda z, w: z * w,
             included=relative_threshold(0.1),
             improper=IMPROPER,

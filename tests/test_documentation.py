@@ -120,6 +120,22 @@ def test_the_page_on_the_kl_weight_runs():
     assert space["elbo"].settings["kl_weight"] == 1.0 and space["elbo"].settings["tempered"] is False
 
 
+def test_the_page_on_halo_runs():
+    space = {}
+    for block in code_blocks("docs/priors/halo.md"):
+        exec(compile(block, "docs/priors/halo.md", "exec"), space)
+    assert space["fit"].guide.is_map and space["fit"].settings["schedule"] == "constant"
+    masks = space["result"].masks
+    assert all(bool(mask.all()) == name.endswith("bias") for name, mask in masks.items())
+
+
+def test_the_page_on_sparse_variational_dropout_runs(declared):
+    declared |= {"network": declared["bnn"].network, "x": declared["data"][0], "y": declared["data"][1]}
+    for block in code_blocks("docs/priors/sparse-variational-dropout.md"):
+        exec(compile(block, "docs/priors/sparse-variational-dropout.md", "exec"), declared)
+    assert declared["result"].report.rule == "score > -3"
+
+
 def test_the_page_on_speed_runs():
     space = {}
     for block in code_blocks("docs/speed.md"):

@@ -55,6 +55,7 @@ def prune_run(
     trust_code: bool = False,
     network: str | None = None,
     prior: str | None = None,
+    min_score: float | None = None,
 ) -> dict[str, Any]:
     """Prunes a run or a path and writes a folder with weights, masks and a summary; nothing is fine-tuned.
 
@@ -82,6 +83,7 @@ def prune_run(
         trust_code: Whether to run whatever code the folder names; default False.
         network: Its network, repeated to allow it; default None.
         prior: Its prior, repeated to allow it; default None.
+        min_score: Keep weights whose score by `criterion` exceeds this; with `sparsity` and `min_inclusion` left out.
 
     Returns:
         The summary, as written to DIR/summary.json.
@@ -94,9 +96,11 @@ def prune_run(
     run, out, onnx = expanded(run), expanded(out), None if onnx is None else expanded(onnx)
     is_path = (run / INDEX_FILE).is_file()
     if is_path:
-        _check_path_request(sparsity, value, min_accuracy, min_inclusion is not None, per != "network", criterion)
+        _check_path_request(
+            sparsity, value, min_accuracy, min_inclusion is not None, per != "network", criterion, min_score is not None
+        )
     else:
-        _check_run_request(sparsity, min_inclusion, value is not None, min_accuracy is not None)
+        _check_run_request([sparsity, min_inclusion, min_score], value is not None, min_accuracy is not None)
     check_request(out, compact, onnx, latency, round_to)
     check_new_folder(out)
     if is_path:
@@ -113,7 +117,7 @@ def prune_run(
         splits = run_data(run, data_root)
         result = prune(
             fit, sparsity=sparsity, min_inclusion=min_inclusion, per=per, criterion=criterion, restart=restart,
-            data=splits.train,
+            data=splits.train, min_score=min_score,
         )  # fmt: skip
     fit.keep_inputs(splits.train)  # so that the scores before are with the statistics of each draw
     small, saved = compacted(result, splits.train[0], latency, round_to) if compact else (None, {})
@@ -159,14 +163,12 @@ def prune_run(
     return found
 
 
-def _check_run_request(
-    sparsity: float | None, min_inclusion: float | None, has_value: bool, has_min_accuracy: bool
-) -> None:
+def _check_run_request(rules: list[float | None], has_value: bool, has_min_accuracy: bool) -> None:
     for option, given in (("--value", has_value), ("--min-accuracy", has_min_accuracy)):
         if given:
             raise ValueError(f"{option} chooses a network of a path, but this is a run: leave it out")
-    if (sparsity is None) == (min_inclusion is None):
-        raise ValueError("give either --sparsity or --min-inclusion")
+    if rules.count(None) != len(rules) - 1:
+        raise ValueError("give one of --sparsity, --min-inclusion and --min-score")
 
 
 def _check_path_request(
@@ -176,8 +178,10 @@ def _check_path_request(
     has_min_inclusion: bool,
     has_per: bool,
     criterion: str | None,
+    has_min_score: bool,
 ) -> None:
-    for option, given in (("--min-inclusion", has_min_inclusion), ("--per", has_per), ("--criterion", criterion)):
+    said = (("--min-inclusion", has_min_inclusion), ("--min-score", has_min_score), ("--per", has_per))
+    for option, given in (*said, ("--criterion", criterion)):
         if given:
             raise ValueError(f"{option} says how a run is pruned, but the networks of a path are chosen: leave it out")
     if sparsity is None and value is None and min_accuracy is None:

@@ -28,6 +28,16 @@ def test_a_network_that_is_much_worse_is_told_on_the_screen_and_in_the_summary(c
     assert (code, out) == (0, "")
 
 
+def test_a_rule_by_a_score_is_that_of_the_summary(command, refused, run, tmp_path):
+    rule = ("--criterion", "magnitude", "--min-score", 0.1)
+    code, out, _ = command("prune", run, *rule, "--out", tmp_path / "p")
+    found = json.loads((tmp_path / "p" / "summary.json").read_text())
+    assert code == 0 and "score > 0.1, by magnitude: " in out
+    assert (found["rule"], found["criterion"]) == ("score > 0.1", "magnitude") and 0.0 < found["sparsity"] < 1.0
+    refused(["prune", run, "--min-score", 0.1, "--out", tmp_path / "q"], "name the criterion")
+    refused(["prune", run, *rule, "--sparsity", 0.5, "--out", tmp_path / "q"], "give one of --sparsity, ")
+
+
 def test_a_network_that_is_as_good_is_printed_without_a_note(command, run, tmp_path):
     code, out, _ = command("prune", run, "--sparsity", 0.1, "--out", tmp_path / "p")
     assert code == 0 and "note:" not in out

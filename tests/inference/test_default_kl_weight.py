@@ -81,3 +81,15 @@ def test_a_prior_of_ones_own_is_tempered_like_a_ready_one_and_a_mean_field_fades
     model = declared(50, own)
     assert default_kl_weight(model) == 0.1
     assert default_kl_warmup(model, Guide(model, "meanfield")) == default_kl_warmup(model, Guide(model, "map")) == 0.6
+
+
+def test_a_decay_of_biases_does_not_decide_the_weight_of_another_prior():
+    network = nn.Sequential(nn.Linear(8, 20), nn.ReLU(), nn.Linear(20, 3))
+    decay = Gaussian.from_weight_decay(1e-4, data_size=50)
+
+    def weight(priors):
+        return default_kl_weight(BayesianNetwork(network, priors, data_size=50))
+
+    assert weight({"*.weight": Gaussian(), "*.bias": decay}) == weight({"*.weight": Gaussian()}) == 0.1
+    assert weight({"*.weight": decay}) == weight({"*.weight": HALO.from_paper(1e-4, 1e-4, data_size=50)}) == 1.0
+    assert weight({"*.weight": HALO.from_paper(1e-4, 1e-4, data_size=50), "*.bias": decay}) == 1.0

@@ -39,6 +39,7 @@ PRIORS = {
     "group horseshoe": lambda: bp.GroupHorseshoe(0.3, per="input"),
     "hard concrete": bp.L0HardConcrete,
     "hard concrete an input": lambda: bp.L0HardConcrete(2.0, level="input", dropout=0.2),
+    "hard concrete without decay": lambda: bp.L0HardConcrete(slab_sd=math.inf),
     "structured Bayesian pruning": bp.StructuredBayesianPruning,
     "structured Bayesian pruning a kernel": lambda: bp.StructuredBayesianPruning(-4.0, 0.5, per="kernel"),
     "bottleneck": lambda: bp.VIB(0.5),
@@ -259,6 +260,40 @@ def test_a_fitted_scale_that_is_a_point_has_the_same_objective_at_its_best():
 
 def points_of(objective):
     return [(name, p) for name, p in objective.model.named_parameters() if p.requires_grad]
+
+
+@pytest.mark.parametrize("make", [bp.L0HardConcrete, bp.VIB, bp.StructuredBayesianPruning])
+def test_without_decay_nothing_but_the_gates_or_the_noise_costs(make):
+    """The objective of Louizos, Welling & Kingma 2018 without weight decay: a price on nonzero weights alone."""
+    torch.manual_seed(0)
+    flat = objective_of(make(slab_sd=math.inf), None)
+    x, y = batch_for(flat.model.network)
+    terms = flat.terms(x, y)
+    points = {site: float(term.detach()) for site, term in terms.kl_of.items() if site.endswith(".w")}
+    assert points and set(points.values()) == {0.0}
+    decayed = objective_of(make(), None).terms(x, y)
+    assert all(abs(float(decayed.kl_of[site].detach())) > 1.0 for site in points)  # the control
+    if make is bp.L0HardConcrete:
+        (log_alpha,) = (p for name, p in flat.guide.named_parameters() if name.endswith("log_alpha"))
+        price = sum(open_probability(float(a)) for a in log_alpha.detach())
+        assert float(terms.kl.detach()) == pytest.approx(price, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["l0-hard-concrete", "vib", "structured-bayesian-pruning"])
+def test_a_slab_without_decay_is_fitted_saved_and_read_back(name, tmp_path):
+    from bayesprune.models.priors import from_config, make_prior
+
+    prior = make_prior(name, slab_sd="inf")
+    assert prior.config == make_prior(name).__class__(slab_sd=math.inf).config
+    assert from_config(prior.config).fingerprint() == prior.fingerprint() != make_prior(name).fingerprint()
+    fit = fitted(prior, epochs=3)
+    assert bool(torch.isfinite(fit.guide.means()["0.weight.w"]).all())
+    again = bp.Fit.load(fit.save(tmp_path / "fit"), model(prior))
+    assert torch.equal(again.guide.means()["0.weight.w"], fit.guide.means()["0.weight.w"])
+    with pytest.raises(ValueError, match="has changed since"):
+        bp.Fit.load(tmp_path / "fit", model(make_prior(name)))
+    with pytest.raises(ValueError, match="cannot be simulated: "):
+        bp.prior_sparsity(prior, (3, 4))
 
 
 # -- pruning -------------------------------------------------------------------------------------------------------

@@ -222,6 +222,9 @@ def numbers(x, y):
 VARIANTS = {
     "halo": lambda: objective_of(HALO(), "map"),
     "halo of the paper": lambda: objective_of(HALO.from_paper(1e-3, 1e-2, 1e-3, 50), "map"),
+    "halo without xi": lambda: objective_of(HALO.from_paper(0.0, 1e-2, 1e-3, 50), "meanfield"),
+    "halo without psi": lambda: objective_of(HALO.from_paper(1e-3, 0.0, 0.0, 50, signed=False), "map"),
+    "halo without a penalty": lambda: objective_of(HALO(kappa=0.0), "meanfield"),
     "regularised horseshoe": lambda: objective_of(RegularisedHorseshoe(), "meanfield"),
     "terms from the draw": lambda: objective_of(Horseshoe(), "meanfield", analytic=False),
     "slab from the draw": lambda: objective_of(SpikeAndSlab(), "paired", analytic=False),

@@ -53,6 +53,69 @@ def test_density_distribution_function_and_quantile_are_the_exact_ones(log_gamma
         assert abs(float(prior(log_gamma).cdf(number(0.3))) - float(exact(log_gamma * 1.0001, 0.3)[1])) > 1e-12
 
 
+@pytest.mark.parametrize("log_gamma", [-50.0, -30.1, -7.0, -1.0, -1e-3, -1e-9, 1e-9, 1e-3, 1.0, 7.0, 30.1, 50.0])
+def test_the_distribution_function_and_the_quantile_keep_their_digits_at_both_ends(log_gamma):
+    """In relative terms: of 4.3e-18 nothing was left, for a log_gamma below 0."""
+    ends = [1e-300, 4.3e-18, 1e-12, 1e-3, 0.3, 0.7, 1 - 1e-3, 1 - 1e-12, 1 - 2.0**-52, 1 - 2.0**-53]
+    for x in ends:
+        for found, expected in zip(
+            (prior(log_gamma).cdf(number(x)), prior(log_gamma).icdf(number(x))), exact(log_gamma, x)[1:], strict=True
+        ):
+            assert 0.0 < float(found) <= 1.0
+            if expected < 1e-307:  # a float of that size has no more than a few digits
+                continue
+            assert abs(mpmath.mpf(float(found)) / expected - 1) < 3e-14
+    wrong = exact(log_gamma * (1 + 1e-9) if abs(log_gamma) > 1e-2 else log_gamma + 1e-9, 1e-12)[1]
+    assert abs(mpmath.mpf(float(prior(log_gamma).cdf(number(1e-12)))) / wrong - 1) > 1e-13  # the control
+    if log_gamma < 0:  # what stood here before: the mirror image, which cancels beside 0
+        slope = -log_gamma
+        mirrored = (torch.log1p(torch.expm1(number(slope)) * (1 - number(4.3e-18))) - slope) / log_gamma
+        assert abs(float(mirrored) / float(exact(log_gamma, 4.3e-18)[1]) - 1) > 0.1
+
+
+@pytest.mark.parametrize("log_gamma", [*SLOPES, 0.99, 1.01, -1.01, 3.0, 1e-12])
+def test_mean_variance_and_entropy_are_those_of_the_density(log_gamma):
+    """By quadrature over the quantile, x = F^-1(u): E f(x) is the integral of f over u, which has no peak."""
+    with mpmath.workdps(60):
+        slope = mpmath.mpf(log_gamma)
+
+        def quantile(u):
+            return u if slope == 0 else mpmath.expm1(slope * u) / mpmath.expm1(slope)
+
+        knots = [0, *(sorted({min(1, k / max(1, abs(slope))) for k in (1, 5, 30, 90)})), 1]
+        knots = [1 - k for k in reversed(knots)] if slope > 0 else knots
+        knots = sorted(set(knots))
+        mean = mpmath.quad(quantile, knots)
+        variance = mpmath.quad(lambda u: (quantile(u) - mean) ** 2, knots)
+        # -log p(x) = log(gamma^u) - log((gamma - 1) / log gamma) at x = F^-1(u)
+        constant = mpmath.mpf(0) if slope == 0 else mpmath.log(mpmath.expm1(slope) / slope)
+        entropy = mpmath.quad(lambda u: slope * u - constant, [0, 1])
+    fn = prior(log_gamma)
+    assert float(fn.mean) == pytest.approx(float(mean), rel=1e-13)
+    assert float(fn.variance) == pytest.approx(float(variance), rel=1e-12)
+    assert float(fn.entropy()) == pytest.approx(float(entropy), rel=1e-12, abs=1e-300)
+    single = FlatteningPrior(torch.tensor(log_gamma))
+    assert float(single.variance) == pytest.approx(float(variance), rel=3e-6)
+    assert float(single.mean) == pytest.approx(float(mean), rel=1e-6)
+    if abs(log_gamma) > 0.1:  # the control
+        assert float(prior(1.001 * log_gamma).variance) != pytest.approx(float(variance), rel=1e-7)
+        assert float(prior(1.001 * log_gamma).entropy()) != pytest.approx(float(entropy), rel=1e-7)
+
+
+def test_variance_and_entropy_follow_draws_and_have_gradients_at_every_slope():
+    torch.manual_seed(0)
+    fn = prior(7.0)
+    draws = fn.sample((200_000,))
+    assert float(draws.var()) == pytest.approx(float(fn.variance), rel=0.02)
+    assert float(-fn.log_prob(draws).mean()) == pytest.approx(float(fn.entropy()), abs=0.02)
+    slopes = torch.tensor([-1e3, -1.0, -1e-9, 0.0, 1e-9, 0.999, 1.001, 40.0, 1e3], requires_grad=True)
+    for value in (FlatteningPrior(slopes).mean, FlatteningPrior(slopes).variance, FlatteningPrior(slopes).entropy()):
+        (gradient,) = torch.autograd.grad(value.sum(), slopes)
+        assert bool(torch.isfinite(value).all()) and bool(torch.isfinite(gradient).all())
+    at = torch.tensor([0.3, -0.999, 1.001, 8.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda s: FlatteningPrior(s).variance + FlatteningPrior(s).entropy(), at)
+
+
 @pytest.mark.parametrize("log_gamma", SLOPES)
 def test_quantile_and_distribution_function_undo_each_other_and_the_mean_is_exact(log_gamma):
     u = torch.linspace(0.001, 0.999, 201, dtype=torch.float64)

@@ -8,7 +8,7 @@ import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
-from scipy import integrate, stats
+from scipy import integrate, optimize, stats
 
 from bayesprune.models.halo import HALO, SignedGamma, kappa_of
 from bayesprune.models.hierarchy import Hierarchy
@@ -67,6 +67,61 @@ def test_weight_decay_is_a_factor_on_both_weights_and_lam():
         expected = -0.5 * decay * size * float((w**2).sum() + (lam**2).sum())
         assert log_joint(with_decay, w, lam) - log_joint(without, w, lam) == pytest.approx(expected, rel=1e-9)
     assert with_decay.improper and without.improper is None
+
+
+ABSENT = [(0.0, 2.0), (0.3, 0.0), (0.0, 0.0)]
+
+
+@pytest.mark.parametrize(("xi", "psi"), ABSENT)
+@pytest.mark.parametrize("decay", [0.0, 1e-2])
+@pytest.mark.parametrize("signed", [True, False])
+def test_without_xi_or_psi_minus_the_log_joint_is_still_the_papers_penalty(xi, psi, decay, signed):
+    size = 50
+    declared = HALO.from_paper(xi / size, psi / size, decay, size, signed=signed)
+    sums = []
+    for w, lam in configurations():
+        shrunk = 0.5 * decay * size * float((w**2).sum() + (lam**2).sum())
+        sums.append(log_joint(declared, w, lam) + float(halo.halo_penalty([w], [lam], xi, psi)) + shrunk)
+    assert np.ptp(sums) < 1e-9 * max(1.0, abs(sums[0]))
+    wrong = [
+        total + 0.1 * float(w.abs().sum() + lam.sum()) for total, (w, lam) in zip(sums, configurations(), strict=True)
+    ]
+    assert np.ptp(wrong) > 1e-3  # the control: a penalty beside it
+    assert declared.latents["lam"].guide == ("delta" if not psi and not decay else None)
+    with pytest.raises(ValueError, match="cannot be simulated: (without a penalty|its factor)"):
+        TensorPrior("w", declared, SHAPE, 100).simulate()
+
+
+def test_a_kappa_of_zero_is_no_penalty_on_the_weights():
+    lam = torch.ones(SHAPE, dtype=torch.float64)
+    joints = [log_joint(HALO(kappa=0.0), w, lam) for w, _ in configurations()]
+    assert joints == pytest.approx([joints[0]] * 3, rel=1e-12)
+    others = [log_joint(HALO(kappa=1e-2), w, lam) for w, _ in configurations()]
+    assert np.ptp(others) > 1e-2
+    with pytest.raises(ValueError, match="cannot be simulated: without a penalty on them, the density of the weights"):
+        TensorPrior("w", HALO(kappa=0.0), SHAPE, 100).simulate()
+
+
+@pytest.mark.parametrize("psi", [0.0, 1e-9])
+def test_without_psi_the_best_lam_under_weight_decay_leaves_a_bridge_penalty(psi):
+    """sqrt(2 xi mu |w|), to which the published setting, whose psi is next to nothing, comes close too."""
+    xi, mu, size = 0.3, 0.02, 40
+    declared = HALO.from_paper(xi / size, psi / size, mu / size, size, signed=False)
+
+    def least(w):
+        def joint(log_lam):
+            at = torch.full((1,), w, dtype=torch.float64), torch.full((1,), math.exp(log_lam), dtype=torch.float64)
+            bound = TensorPrior("w", declared, (1,), size)
+            values = {"weight": at[0], "lam": at[1]}
+            return -sum(float(term) for term in bound.evaluate(values, DOUBLE)[1].values())
+
+        found = optimize.minimize_scalar(joint, bounds=(-8, 8), method="bounded", options={"xatol": 1e-10})
+        return found.fun - 0.5 * mu * w**2
+
+    penalties = [least(w) for w in (0.01, 0.2, 3.0)]
+    rises = [b - a for a, b in zip(penalties, penalties[1:], strict=False)]
+    bridge = [math.sqrt(2.0 * xi * mu * w) for w in (0.01, 0.2, 3.0)]
+    assert rises == pytest.approx([b - a for a, b in zip(bridge, bridge[1:], strict=False)], rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -133,9 +188,10 @@ def test_the_three_arguments_are_ways_of_stating_kappa():
     "arguments",
     [
         {"kappa": 1.0, "prior_sd": 1.0},
-        {"kappa": 0.0},
+        {"kappa": float("inf")},
         {"kappa": -1.0},
         {"prior_sd": 0.0},
+        {"prior_sd": float("inf")},
         {"prior_sd": float("nan")},
         {"expected_density": 0.0},
         {"expected_density": 1.0},
@@ -150,7 +206,9 @@ def test_arguments_out_of_range_are_refused(arguments):
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"xi": 0.0, "psi": 1.0, "data_size": 10},
+        {"xi": -1e-9, "psi": 1.0, "data_size": 10},
+        {"xi": float("nan"), "psi": 1.0, "data_size": 10},
+        {"xi": 1.0, "psi": 1.0, "data_size": 10, "lam_start": 0.0},
         {"xi": 1.0, "psi": -1.0, "data_size": 10},
         {"xi": 1.0, "psi": 1.0, "weight_decay": -1e-4, "data_size": 10},
         {"xi": 1.0, "psi": 1.0},
@@ -158,7 +216,7 @@ def test_arguments_out_of_range_are_refused(arguments):
     ],
 )
 def test_constants_of_the_paper_out_of_range_are_refused(arguments):
-    with pytest.raises(ValueError, match="from_paper needs"):
+    with pytest.raises(ValueError, match=r"HALO.from_paper( needs|\(xi=...\) takes a number, not nan)"):
         HALO.from_paper(**arguments)
 
 

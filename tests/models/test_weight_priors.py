@@ -14,6 +14,8 @@ SETTINGS = {
     "sws-paper": {"xi": 1e-3, "psi": 2e-3, "data_size": 60},
     "mcp": {"lam": 2.0},
     "mcp-paper": {"lam": 0.01, "gamma": 5.0, "data_size": 60},
+    "weight-decay": {"weight_decay": 1e-3, "data_size": 60},
+    "halo-paper": {"xi": 0.0, "psi": 1e-3, "weight_decay": 1e-4, "data_size": 60, "lam_start": 0.7},
     "continuous-spike-and-slab": {"expected_density": 0.3, "annealing": 0.5},
 }
 torch.manual_seed(0)
