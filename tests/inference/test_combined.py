@@ -57,7 +57,7 @@ def test_a_duplicated_column_is_believed_in_by_halves_where_each_restart_takes_o
     found = combined.inclusion_probabilities()["0.weight"].values[0]
     singles = [np.abs(fit.inclusion_probabilities(r)["0.weight"].values[0] - exact).max() for r in range(4)]
     assert min(singles) > 0.35  # the control: whichever restart one reads
-    assert np.abs(found - exact).max() < 0.1
+    assert np.abs(found - exact).max() < 0.2
     assert len(set(combined.solutions)) == 2
 
 
