@@ -1,4 +1,4 @@
-"""Deterministic nodes in fits: the objective against Pyro's ELBO, the graph against the plain path, NUTS, saved fits."""
+"""Deterministic nodes in fits: the objective is Pyro's ELBO, the graph does what the plain path does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nodes of a hierarchy whose callables return a tensor: shapes, draws against numbers by hand, refusals, fingerprints."""
+"""Nodes of a hierarchy whose callables return a tensor: numbers by hand, refusals, fingerprints."""
 
 from __future__ import annotations
 
