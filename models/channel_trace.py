@@ -102,10 +102,7 @@ class ChannelTrace(fx.Interpreter):
         """Refuses an operation, or keeps all that it touches, where that was asked for."""
         where = f"{self.node.name!r}"
         if not self.keep_unknown:
-            raise NotFollowedError(
-                f"channels cannot be followed through node {where} ({what}): write it with layers that are understood, "
-                'or pass unknown="keep" to keep every unit that it touches'
-            )
+            raise NotFollowedError(f"channels cannot be followed through node {where} ({what})")
         return self.ended(arguments, f"node {where} ({what}) is not understood")
 
     def ended(self, arguments: Any, reason: str) -> Any:
@@ -303,7 +300,21 @@ class ChannelTrace(fx.Interpreter):
 
 
 class NotFollowedError(ValueError):
-    """Channels cannot be followed through a node."""
+    """Channels cannot be followed through a node.
+
+    Args:
+        problem: The node, and why.
+        remedy: What else can be done than to write the network otherwise; default the argument of `compact` and
+            `ChannelGroups`. Who has no such argument says something else, by `otherwise`.
+    """
+
+    def __init__(self, problem: str, remedy: str = 'pass unknown="keep" to keep every unit that it touches') -> None:
+        super().__init__(f"{problem}: write it with layers that are understood, or {remedy}")
+        self.problem = problem
+
+    def otherwise(self, remedy: str) -> NotFollowedError:
+        """The same, with another remedy."""
+        return NotFollowedError(self.problem, remedy)
 
 
 def trace_channels(network: nn.Module, example_input: Any, unknown: str = "refuse") -> ChannelTrace:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bayesprune.models.channel_groups import ChannelGroups, Units
+from bayesprune.models.channel_trace import NotFollowedError
 from bayesprune.models.evaluation_mode import evaluation_mode
 from bayesprune.models.expected_costs import ExpectedCosts
 from bayesprune.models.gate_pressures import Flattening, GatePressure
@@ -138,7 +139,10 @@ class NetworkGates:
         example_input = example_input.to(like.device, like.dtype if example_input.is_floating_point() else None)
         self.whole: tuple[float, float]
         self.declared_count: int
-        self.groups = ChannelGroups(network, example_input)
+        try:
+            self.groups = ChannelGroups(network, example_input)
+        except NotFollowedError as problem:
+            raise problem.otherwise("leave out gates= and give priors= on its weights") from problem
         self.branches: dict[str, ResidualBranch] = (
             residual_branches(network, example_input) if declaration.layers else {}
         )
