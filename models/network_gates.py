@@ -19,6 +19,7 @@ from bayesprune.models.channel_trace import NotFollowedError
 from bayesprune.models.evaluation_mode import evaluation_mode
 from bayesprune.models.expected_costs import ExpectedCosts
 from bayesprune.models.gate_pressures import Flattening, GatePressure
+from bayesprune.models.iid import Iid
 from bayesprune.models.residual_branches import ResidualBranch, residual_branches
 from bayesprune.models.unit_gates import UnitGates
 
@@ -243,7 +244,7 @@ class NetworkGates:
                 pi = pressure.best(like.new_ones(gates.count))
             else:
                 pi = pyro.sample(gates.probability_site, prior.expand((gates.count,)).to_event(1))
-            values[site] = pyro.sample(site, dist.Bernoulli(pi).to_event(1))
+            values[site] = pyro.sample(site, Iid(dist.Bernoulli(pi), (gates.count,)))
         return values
 
     def multiply(

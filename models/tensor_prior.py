@@ -10,13 +10,14 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
 from bayesprune.models.declaration_errors import DeclarationError, NotEvaluatedError, WrongShapeError
 from bayesprune.models.declared_constants import moved, python_numbers_as
 from bayesprune.models.deterministic_nodes import as_node, check_node
 from bayesprune.models.first_line import first_line
 from bayesprune.models.fit_progress import FitProgress
+from bayesprune.models.gate_support import GatesNotDrawnError
 from bayesprune.models.hierarchy import PROGRESS, WEIGHT, Hierarchy, Latent, is_distribution
 from bayesprune.models.iid import Iid
 from bayesprune.models.levels import expand_blocks, level_shape
@@ -121,7 +122,7 @@ class TensorPrior:
         Returns:
             Weights of the tensor's shape.
         """
-        weight, values = self.run(pyro.sample, like, shared)
+        weight, values = self.run(_sampled, like, shared)
         for node in sorted(self.deterministic):
             pyro.deterministic(f"{self.name}.{node}", values[node])
         if not self.weight_is_latent:
@@ -447,6 +448,14 @@ class TensorPrior:
                 f"{latent} has entries of shape {shape} on {self.name}, but its distribution has shape "
                 f"{tuple(fn.batch_shape)}, which does not broadcast to it: give {latent} the level of its finest parent"
             )
+
+
+def _sampled(site: str, fn: Iid) -> Tensor:
+    """Pyro's sample; gates that it enumerates in parallel, by a further dimension, would pass for other weights."""
+    value: Tensor = pyro.sample(site, fn)
+    if value.ndim > len(fn.event_shape) and fn.base_dist.support is constraints.boolean:
+        raise GatesNotDrawnError
+    return value
 
 
 def _like(like: Tensor | None) -> Tensor:
