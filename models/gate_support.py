@@ -31,7 +31,7 @@ class GateSupport(type(constraints.independent(constraints.boolean, 0))):  # typ
     """
 
 
-@biject_to.register(GateSupport)  # type: ignore[untyped-decorator]
-@transform_to.register(GateSupport)  # type: ignore[untyped-decorator]
+@biject_to.register(GateSupport)
+@transform_to.register(GateSupport)
 def _refuse(support: GateSupport) -> NoReturn:
     raise GatesNotDrawnError

@@ -16,6 +16,7 @@ It is bound to a parameter tensor by `bayesprune.models.tensor_prior.TensorPrior
 from __future__ import annotations
 
 import ast
+import copy
 import hashlib
 import inspect
 import textwrap
@@ -263,6 +264,23 @@ class Hierarchy:
                 probe.progress.set(share)
                 probe.simulate()
         return probe
+
+    def __copy__(self) -> Hierarchy:
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        return made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Hierarchy:
+        made = object.__new__(type(self))
+        memo[id(self)] = made
+        made.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return made
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """What is sent to another process; see `bayesprune.models.declaration_transport`."""
+        from bayesprune.models.declaration_transport import reduced
+
+        return reduced(self)
 
     def probe(self, share: float = 1.0) -> list[float]:
         """Log densities and weights at fixed points: what a fingerprint compares, whatever the code looks like.
