@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["reduced"]
 
+_FUNCTIONS = ("nodes", "latents", "weight", "weight_value", "factor")
+"""What has functions and distributions, which are equal to themselves alone."""
 _CARRIERS = ("cloudpickle", "joblib.externals.cloudpickle")
 
 
@@ -24,9 +26,9 @@ def reduced(hierarchy: Hierarchy) -> tuple[Any, ...]:
     Raises:
         ValueError: If it has functions without a name that could be imported, and there is no `cloudpickle`.
     """
-    if hierarchy.config is not None:
-        from bayesprune.models.priors import from_config
+    from bayesprune.models.priors import from_config
 
+    if _is_ready(hierarchy):
         return from_config, (hierarchy.config,)
     state = vars(hierarchy)
     try:
@@ -40,6 +42,19 @@ def reduced(hierarchy: Hierarchy) -> tuple[Any, ...]:
             ) from problem
         return _unpacked, (type(hierarchy), carrier.dumps(state))
     return _made, (type(hierarchy), state)
+
+
+def _is_ready(hierarchy: Hierarchy) -> bool:
+    """Whether the name and the arguments say all: not of a class of one's own, or where something was set since."""
+    from bayesprune.models.priors import from_config
+
+    try:
+        made = None if hierarchy.config is None else from_config(hierarchy.config)
+    except ValueError:
+        return False
+    if made is None or type(made) is not type(hierarchy):
+        return False
+    return all(vars(made).get(name) == value for name, value in vars(hierarchy).items() if name not in _FUNCTIONS)
 
 
 def _carrier() -> Any:

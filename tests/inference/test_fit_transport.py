@@ -113,6 +113,26 @@ def test_a_copy_of_a_model_is_the_same_declaration(way):
         assert other.priors["0.weight"].hierarchy is other.patterns["?.weight"]
 
 
+class Halved(bp.SpikeAndSlab):
+    """A class of one's own; what it says is not what its name and arguments say."""
+
+
+def changed():
+    made = bp.SpikeAndSlab(0.3)
+    made.included = bp.relative_threshold(0.2)
+    return made
+
+
+@pytest.mark.parametrize("make", [lambda: Halved(0.3), changed], ids=["a class", "an attribute"])
+def test_a_ready_prior_that_was_changed_does_not_go_by_its_name(make):
+    pytest.importorskip("cloudpickle")
+    prior = make()
+    other = sent(prior)
+    assert type(other) is type(prior) and other.included == prior.included
+    assert other.fingerprint() == prior.fingerprint()
+    assert bp.SpikeAndSlab(0.3).__reduce_ex__(4)[0] is not prior.__reduce_ex__(4)[0]  # the control: unchanged
+
+
 def test_the_objective_is_copied_with_its_model_and_guide():
     objective = bp.objective(model(bp.SpikeAndSlab(0.3)))
     objective(X, Y).backward()
