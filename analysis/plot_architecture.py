@@ -14,6 +14,7 @@ from torch import nn
 from bayesprune.analysis.style import COLOURS, POSTERIOR, PRIOR, check_path, finished, new_figure, styled
 from bayesprune.inference.prune import PruneResult
 from bayesprune.models.architecture import layer_sizes, notation
+from bayesprune.models.channel_trace import NotFollowedError
 from bayesprune.models.compact import CompactResult
 
 if TYPE_CHECKING:
@@ -55,7 +56,10 @@ def plot_architecture(result: PruneResult | CompactResult, path: str | Path | No
             path is unknown.
     """
     check_path(path)
-    compacted = result.compact() if isinstance(result, PruneResult) else result
+    try:
+        compacted = result.compact() if isinstance(result, PruneResult) else result
+    except NotFollowedError as problem:
+        raise problem.otherwise('pass result.compact(unknown="keep")') from problem
     layers = _layers(compacted)
     if not layers:
         raise ValueError("the network has no linear layer and no convolution, so there are no widths to draw")

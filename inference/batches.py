@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.evaluation_mode import evaluation_mode
 from bayesprune.models.first_line import first_line
+from bayesprune.models.forward_constants import remedy_for
 from bayesprune.models.likelihoods import Likelihood
 
 Data = tuple[Tensor, Tensor] | Dataset[Any] | Iterable[Any]
@@ -409,7 +410,8 @@ def check_examples(model: BayesianNetwork, x: Tensor, y: Tensor) -> Tensor:
             outputs = model.network(x[: min(2, len(x))])
     except Exception as problem:  # forward is the user's code
         reason = first_line(problem)
-        raise ValueError(f"the network does not take inputs of shape {tuple(x.shape[1:])} ({reason})") from problem
+        words = f"the network does not take inputs of shape {tuple(x.shape[1:])} ({reason}){remedy_for(reason)}"
+        raise ValueError(words) from problem
     if not torch.is_tensor(outputs) or outputs.ndim == 0:
         got = "a single number" if torch.is_tensor(outputs) else f"a {type(outputs).__name__}"
         raise ValueError(

@@ -13,6 +13,7 @@ from bayesprune.inference.batches import Data
 from bayesprune.inference.plain_scores import plain_scores
 from bayesprune.inference.prune import PruneResult, own_zeros, pruned
 from bayesprune.inference.result import Fit
+from bayesprune.models.channel_trace import NotFollowedError
 from bayesprune.models.compact import CompactResult
 from bayesprune.models.costs import costs
 from bayesprune.models.latency import latency, ratio
@@ -147,6 +148,10 @@ def _compacted(pruned: PruneResult, example: Tensor, notes: dict[str, None]) -> 
         warnings.filterwarnings("ignore", message=".*all .* dead")  # a network of no use, as its scores show
         try:
             return pruned.compact(example)
+        except NotFollowedError as problem:
+            words = problem.otherwise('compact one of them with path.prune(value=...).compact(unknown="keep")')
+            notes[f"compact networks could not be made: {words}"] = None
+            return None
         except ValueError as problem:
             notes[f"compact networks could not be made: {problem}"] = None
             return None

@@ -19,6 +19,7 @@ from bayesprune.inference.outputs_at import BATCH, like, outputs_at
 from bayesprune.inference.predictive_intervals import coverage_at, intervals_at
 from bayesprune.inference.seeded import seeded
 from bayesprune.models.first_line import first_line
+from bayesprune.models.forward_constants import remedy_for
 
 if TYPE_CHECKING:
     from bayesprune.inference.result import Fit
@@ -247,7 +248,8 @@ def outputs_of_draws(
                 outputs = outputs_at(network, weights, x, batch_size, buffers)
             except (RuntimeError, ValueError) as problem:
                 reason = first_line(problem)
-                raise ValueError(f"the network does not take inputs of shape {tuple(x.shape)} ({reason})") from problem
+                words = f"the network does not take inputs of shape {tuple(x.shape)} ({reason}){remedy_for(reason)}"
+                raise ValueError(words) from problem
             found.append(function(outputs))
     return found
 

@@ -17,6 +17,7 @@ from bayesprune.inference.criteria import CRITERIA, Criterion
 from bayesprune.inference.min_score import checked_score, keep_above, share_kept
 from bayesprune.inference.pruned_scores import Alternative, gone_layers, loss_by_pruning
 from bayesprune.inference.result import Fit, Restart
+from bayesprune.inference.what_is_pruned import refuse_what_is_no_fit
 from bayesprune.models.bayesian_network import UNDER_PRIOR, BayesianNetwork
 from bayesprune.models.compact import CompactResult, compact
 from bayesprune.models.evaluation_mode import remember_held
@@ -95,12 +96,14 @@ class PruneResult:
     likelihood: Likelihood
     input_shape: tuple[int, ...] | None = None
 
-    def compact(self, example_input: Any = None, round_to: int = 1) -> CompactResult:
+    def compact(self, example_input: Any = None, round_to: int = 1, unknown: str = "refuse") -> CompactResult:
         """Removes dead units physically: see `bayesprune.compact`.
 
         Args:
             example_input: An input, `(n, ...)`; default None: zeros of the shape that the fit was made on.
             round_to: Widths are kept at multiples of this number where that is possible; default 1.
+            unknown: ``"refuse"`` (default) raises an error where an operation is not understood, ``"keep"`` keeps all
+                units that it touches.
 
         Raises:
             ValueError: As `compact` does; or if the shape of the input is not known.
@@ -112,7 +115,7 @@ class PruneResult:
                 )
             like = next(self.network.parameters())
             example_input = torch.zeros((2, *self.input_shape), dtype=like.dtype, device=like.device)
-        return replace(compact(self.network, example_input, round_to), likelihood=self.likelihood)
+        return replace(compact(self.network, example_input, round_to, unknown), likelihood=self.likelihood)
 
 
 class ManyFits(Protocol):
@@ -169,10 +172,11 @@ def prune(
         The pruned network, its masks and a report.
 
     Raises:
-        ValueError: For an impossible sparsity, one below what the fit already has, probabilities of a MAP, or
-            inclusion events of unlike kinds ranked together.
+        ValueError: For what is no fit, with how to get one from it; for an impossible sparsity, one below what the fit
+            already has, probabilities of a MAP, or inclusion events of unlike kinds ranked together.
     """
     if not isinstance(fit, Fit):
+        refuse_what_is_no_fit(fit)
         if min_inclusion is not None or criterion is not None or per != "network" or min_score is not None:
             raise ValueError(
                 "the networks of a path say themselves how they are pruned: choose one by sparsity=, value= and "

@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from bayesprune.inference import combined, own_loop, predictive
+from bayesprune.inference import combined, fit_transport, own_loop, predictive
 from bayesprune.inference.batch_normalisation import tracked_layers
 from bayesprune.inference.batches import Data
 from bayesprune.inference.guides import Guide
@@ -63,6 +63,9 @@ class Fit:
     settings: dict[str, Any] = field(default_factory=dict)
     inputs: Tensor | None = field(default=None, repr=False, compare=False)
     examples: tuple[Tensor, Tensor] | None = field(default=None, repr=False, compare=False)
+
+    __copy__, __deepcopy__ = fit_transport.copied, fit_transport.deeply_copied
+    __reduce_ex__ = fit_transport.reduced
 
     @property
     def model(self) -> BayesianNetwork:

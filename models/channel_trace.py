@@ -31,7 +31,8 @@ from bayesprune.models.channel_ties import Ties
 from bayesprune.models.example_run import ExampleRun, placed
 from bayesprune.models.faithful_graph import refuse_another_graph
 from bayesprune.models.first_line import first_line
-from bayesprune.models.function_traces import FUNCTIONS
+from bayesprune.models.forward_constants import FACTORIES, remedy_for
+from bayesprune.models.function_traces import FUNCTIONS, made_constant
 from bayesprune.models.layer_traces import LAYERS, changed_by_hand
 from bayesprune.models.traced_graph import OUT_OF_PLACE, graph_of, refuse_reserved_names
 
@@ -102,10 +103,7 @@ class ChannelTrace(fx.Interpreter):
         """Refuses an operation, or keeps all that it touches, where that was asked for."""
         where = f"{self.node.name!r}"
         if not self.keep_unknown:
-            raise NotFollowedError(
-                f"channels cannot be followed through node {where} ({what}): write it with layers that are understood, "
-                'or pass unknown="keep" to keep every unit that it touches'
-            )
+            raise NotFollowedError(f"channels cannot be followed through node {where} ({what})")
         return self.ended(arguments, f"node {where} ({what}) is not understood")
 
     def ended(self, arguments: Any, reason: str) -> Any:
@@ -215,7 +213,10 @@ class ChannelTrace(fx.Interpreter):
         if len(long) > 1:
             return self._kept_whole(name, value, f"{name} differs along several dimensions")
         if name not in self.tensors:
-            return self._kept_whole(name, value, f"{name} is neither a parameter nor a buffer")
+            words = f"{name} is neither a parameter nor a buffer"
+            if name.rpartition(".")[2].startswith("_tensor_constant"):  # that is what torch.fx calls it
+                words += ", but made inside forward: make it a buffer, or with x.new_zeros, x.new_ones or x.new_full"
+            return self._kept_whole(name, value, words)
         line = self.new_channels(name, long[0], found.shape[long[0]])
         line = self.slice(name, long[0], "pass", line)
         return Activation(along_dimension(line, long[0], found.shape), value)
@@ -257,7 +258,8 @@ class ChannelTrace(fx.Interpreter):
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A function of torch or Python."""
         if not activations((args, kwargs)):
-            return super().call_function(target, args, kwargs)
+            made = target in FACTORIES.values() and any(isinstance(each, fx.Node) for each in self.node.all_input_nodes)
+            return made_constant(self, target, *args, **kwargs) if made else super().call_function(target, args, kwargs)
         if target is getattr:
             return self._attribute(*args)
         plain = _OUT_OF_PLACE.get(target, target)
@@ -303,7 +305,21 @@ class ChannelTrace(fx.Interpreter):
 
 
 class NotFollowedError(ValueError):
-    """Channels cannot be followed through a node."""
+    """Channels cannot be followed through a node.
+
+    Args:
+        problem: The node, and why.
+        remedy: What else can be done than to write the network otherwise; default the argument of `compact` and
+            `ChannelGroups`. Who has no such argument says something else, by `otherwise`.
+    """
+
+    def __init__(self, problem: str, remedy: str = 'pass unknown="keep" to keep every unit that it touches') -> None:
+        super().__init__(f"{problem}: write it with layers that are understood, or {remedy}")
+        self.problem = problem
+
+    def otherwise(self, remedy: str) -> NotFollowedError:
+        """The same, with another remedy."""
+        return NotFollowedError(self.problem, remedy)
 
 
 def trace_channels(network: nn.Module, example_input: Any, unknown: str = "refuse") -> ChannelTrace:
@@ -334,7 +350,8 @@ def trace_channels(network: nn.Module, example_input: Any, unknown: str = "refus
         except Exception as problem:  # whatever the user's layers raise
             shapes = ", ".join(str(tuple(part.shape)) if torch.is_tensor(part) else str(part) for part in inputs)
             reason = first_line(problem)
-            raise ValueError(f"the network does not take an example input of shape {shapes} ({reason})") from problem
+            words = f"the network does not take an example input of shape {shapes} ({reason}){remedy_for(reason)}"
+            raise ValueError(words) from problem
         traced.examples, traced.changed = run.examples, run.changed
     traced.written = refuse_another_graph(untouched, traced.module, here)
     with torch.no_grad():

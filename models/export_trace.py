@@ -11,6 +11,7 @@ from torch import fx, nn
 from torch.utils import _pytree
 
 from bayesprune.models.first_line import first_line
+from bayesprune.models.forward_constants import recorded_factories
 from bayesprune.models.module_source import refuse_hooks
 from bayesprune.models.traced_graph import InPlaceTracer, refuse_reserved_names, take_out
 
@@ -32,7 +33,8 @@ def trace(network: nn.Module, inputs: tuple[Any, ...]) -> fx.Graph:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Was not able to add assertion", category=UserWarning)
-            graph = tracer.trace(network, concrete_args=held)
+            with recorded_factories(tracer):
+                graph = tracer.trace(network, concrete_args=held)
     except Exception as problem:  # the forward is the user's code, and a proxy in place of a tensor breaks it anyhow
         where = f"layer {tracer.inside!r}" if tracer.inside else "the network's forward"
         reason = first_line(problem)

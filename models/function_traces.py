@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bayesprune.models.channel_trace import ChannelTrace
 
 Handler = Callable[..., Any]
+_MADE = "made inside forward, where x.new_zeros, x.new_ones, x.new_full of the input and buffers are understood"
 
 
 def pointwise(trace: ChannelTrace, function: Handler, x: Any, *args: Any, **kwargs: Any) -> Any:
@@ -64,7 +65,7 @@ def stochastic_depth(trace: ChannelTrace, function: Handler, x: Activation, *arg
 def joined(trace: ChannelTrace, function: Handler, a: Any, b: Any, **kwargs: Any) -> Any:
     """A function of two activations, number by number: their channels are tied."""
     if any(torch.is_tensor(part) and part.numel() > 1 for part in (a, b)):
-        return trace.refuse("a tensor made inside forward", (a, b))
+        return trace.refuse(f"a tensor {_MADE}", (a, b))
     if isinstance(a, Activation) and isinstance(b, Activation):
         value = function(*torch.broadcast_tensors(a.value, b.value), **kwargs)
         return Activation(trace.ties.tie(a.channel, b.channel), value)
@@ -212,7 +213,7 @@ def concatenation(trace: ChannelTrace, function: Handler, tensors: Sequence[Any]
     """Concatenation along any dimension; beside each other, channels are tied."""
     dim = kwargs.get("axis", dim)
     if not all(isinstance(part, Activation) for part in tensors):
-        return trace.refuse("concatenation with a tensor made inside forward", list(tensors))
+        return trace.refuse(f"concatenation with a tensor {_MADE}", list(tensors))
     channels = [part.channel for part in tensors]
     _tie_beside(trace, channels, dim % channels[0].ndim)
     return Activation(concatenated(channels, dim), concatenated([part.value for part in tensors], dim))
@@ -221,7 +222,7 @@ def concatenation(trace: ChannelTrace, function: Handler, tensors: Sequence[Any]
 def stacked(trace: ChannelTrace, function: Handler, tensors: Sequence[Any], dim: int = 0) -> Any:
     """Stacking along a new dimension: all channels of one place are tied."""
     if not all(isinstance(part, Activation) for part in tensors):
-        return trace.refuse("stacking with a tensor made inside forward", list(tensors))
+        return trace.refuse(f"stacking with a tensor {_MADE}", list(tensors))
     channels = [part.channel for part in tensors]
     _tie_beside(trace, channels, None)
     return Activation(torch.stack(channels, dim), torch.stack([part.value for part in tensors], dim))
@@ -326,18 +327,34 @@ def nothing(trace: ChannelTrace, function: Handler, *args: Any, **kwargs: Any) -
 
 
 def new_constant(trace: ChannelTrace, function: Handler, x: Activation, *sizes: Any, **kwargs: Any) -> Any:
-    """`new_zeros`, `new_ones`: a start state, whose channels are tied to what it is used with."""
-    found = function(x.value, *sizes, **kwargs).double()
+    """`new_zeros`, `new_ones`, `new_full`: a start state, whose channels are tied to what it is used with."""
+    return _filled(trace, function(x.value, *sizes, **kwargs), trace.node.args[:1], trace.node.args[1:])
+
+
+def made_constant(trace: ChannelTrace, function: Handler, *sizes: Any, **kwargs: Any) -> Any:
+    """`torch.zeros`, `torch.ones`, `torch.full`: the same, by no tensor's method."""
+    return _filled(trace, function(*sizes, **kwargs), (), trace.node.args)
+
+
+def _filled(trace: ChannelTrace, made: Tensor, before: tuple[Any, ...], rest: tuple[Any, ...]) -> Any:
+    """A new tensor of one number, and in whose call in the code its number of channels stands.
+
+    Args:
+        trace: The trace.
+        made: The tensor.
+        before: The arguments that come before its sizes in the code.
+        rest: The others.
+    """
+    found = made.double()
     dim = 1 if found.ndim > 3 else found.ndim - 1
-    node = trace.node
-    packed = isinstance(node.args[1], (tuple, list))
-    written = list(node.args[1] if packed else node.args[1:])  # type: ignore[arg-type]
-    if len(written) != found.ndim or type(written[dim]) is not int:
-        return trace.refuse("a new tensor whose number of channels is not written in the code", x)
+    packed = bool(rest) and isinstance(rest[0], (tuple, list))
+    written: list[Any] = list(rest[0] if packed else rest)
+    if not found.ndim or len(written) != found.ndim or type(written[dim]) is not int:
+        return trace.refuse("a new tensor whose number of channels is not written in the code", before)
     line = trace.ties.new(found.shape[dim])
     written[dim] = Count(line)
-    arguments = (node.args[0], tuple(written)) if packed else (node.args[0], *written)
-    trace.sizes[node.name] = (node.op, node.target, arguments, dict(node.kwargs))
+    arguments = (*before, tuple(written), *rest[1:]) if packed else (*before, *written)
+    trace.sizes[trace.node.name] = (trace.node.op, trace.node.target, arguments, dict(trace.node.kwargs))
     return Activation(along_dimension(line, dim, found.shape), found)
 
 
@@ -402,7 +419,7 @@ FUNCTIONS: dict[str, Handler] = {
     **_table(padded, "pad"),
     **_table(shape_of, "size dim numel"),
     **_table(nothing, "assert"),
-    **_table(new_constant, "new_zeros new_ones"),
+    **_table(new_constant, "new_zeros new_ones new_full"),
     **_table(filled_like, "zeros_like ones_like"),
 }
 """Handler by name of function or method."""

@@ -16,18 +16,23 @@ It is bound to a parameter tensor by `bayesprune.models.tensor_prior.TensorPrior
 from __future__ import annotations
 
 import ast
+import copy
 import hashlib
 import inspect
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from bayesprune.models.declaration_errors import DeclarationError, NotEvaluatedError, WrongShapeError
 from bayesprune.models.inclusion import InclusionEvent
 from bayesprune.models.levels import DEFAULT_BLOCK, LEVELS
+
+if TYPE_CHECKING:
+    from bayesprune.models.tensor_prior import TensorPrior
 
 Distribution = torch.distributions.Distribution
 PROGRESS = "progress"
@@ -36,6 +41,8 @@ RESERVED: tuple[str, ...] = ("size", "fan_in", "inputs", "data_size", PROGRESS)
 channels; 1 for a vector), data, and the share of a fit's steps that are done (a tensor of no dimensions in [0, 1]; 1
 outside a fit and after it), by which a prior is annealed."""
 WEIGHT = "weight"
+TRIAL_SHAPES = ((6, 5), (6, 5, 3, 3), (6, 5, 3), (6, 5, 3, 3, 3))
+"""What a declaration is tried on: weights of a linear layer, then of convolutions in two, one and three dimensions."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +122,13 @@ class Hierarchy:
             on a latent. The prior is then unnormalised and cannot be simulated. Default None.
         default_guide: Guide of a fit that names none: ``"map"``, ``"meanfield"`` (default) or ``"paired"``.
         improper: Why the prior cannot be simulated, or None (default) for a proper prior.
-        latents: The latents by name; a bare distribution or callable means ``Latent(it)``, per weight.
+        latents: The latents by name; a bare distribution or callable means ``Latent(it)``, per weight. A callable that
+            returns a tensor is a deterministic node, such as ``phi=lambda t: t / t.sum()``: it has no guide, sees the
+            entries of its parents in the shapes of their levels, may reduce over them, and has any shape that
+            broadcasts to its own level.
 
     Attributes:
+        nodes: The latents and deterministic nodes by name, in an order in which parents come first.
         noise: Name of the latent that multiplies the weights as noise with a dropout rate (``"weight"``: the weights
             are their own), or None; set by the ready priors that have one.
         full_kl: Whether its constants are a paper's, so that a fit that is told no KL weight does not temper it; set by
@@ -128,7 +139,7 @@ class Hierarchy:
     Raises:
         ValueError: For an unknown parent, a cycle, a latent with a reserved name, a missing `weight`, an
             inclusion event that names no latent or does not fit, or a distribution whose parameters fall outside their
-            support.
+            support; or if it can be run on the weights of neither a linear layer nor a convolution.
     """
 
     noise: str | None = None
@@ -168,14 +179,18 @@ class Hierarchy:
             "its factor leaves the normaliser unknown, so it cannot be simulated" if factor else None
         )
         self.config: dict[str, Any] | None = None
-        self.latents = _parents_first(declared)
+        self.nodes = _parents_first(declared)
         self._check_parents()
-        self.weight_is_latent = self._check_by_simulation()
+        tried = self._tried()
+        self.weight_is_latent = tried.weight_is_latent
+        self._probed = (4, 3, *tried.shape[2:])
+        self.latents = {name: spec for name, spec in self.nodes.items() if name not in tried.deterministic}
+        self._check_deterministic(tried.deterministic)
 
     @property
     def parents(self) -> dict[str, tuple[str, ...]]:
-        """Names of the arguments of each latent, of ``weight`` and of ``factor``, those without being absent."""
-        found = {name: arguments(latent.distribution) for name, latent in self.latents.items() if _is_function(latent)}
+        """Names of the arguments of each node, of ``weight`` and of ``factor``, those without being absent."""
+        found = {name: arguments(node.distribution) for name, node in self.nodes.items() if _is_function(node)}
         if _is_function(self.weight_value):
             found[WEIGHT] = arguments(self.weight_value)
         if self.factor is not None:
@@ -193,32 +208,79 @@ class Hierarchy:
 
     def _check_parents(self) -> None:
         for name, parents in self.parents.items():
-            allowed = (*self.latents, *RESERVED, *((WEIGHT,) if name == "factor" else ()))
+            allowed = (*self.nodes, *RESERVED, *((WEIGHT,) if name == "factor" else ()))
             for parent in parents:
                 if parent not in allowed:
                     raise ValueError(
                         f"{name} depends on {parent!r}, which is not declared: the latents are "
-                        f"{', '.join(self.latents) or 'none'} and the reserved arguments {', '.join(RESERVED)}"
+                        f"{', '.join(self.nodes) or 'none'} and the reserved arguments {', '.join(RESERVED)}"
                     )
         event = self.included
         for role in ("gate", "slab"):
             latent = getattr(event, role, None)
-            if latent is not None and latent not in (*self.latents, WEIGHT):
+            if latent is not None and latent not in (*self.nodes, WEIGHT):
                 raise ValueError(f"included= names the {role} {latent!r}, which is not a latent of this hierarchy")
 
-    def _check_by_simulation(self) -> bool:
-        """Draws the hierarchy for a small tensor; says what is wrong in the user's words."""
+    def _check_deterministic(self, deterministic: set[str]) -> None:
+        for name in self.nodes:
+            spec = self.nodes[name]
+            if name in deterministic and any(each is not None for each in (spec.guide, spec.init, spec.spread)):
+                raise ValueError(
+                    f"{name} is a deterministic node, a function of others, so that guide=, init= and spread= mean "
+                    "nothing for it: give them to the latents that it depends on"
+                )
+        for role in ("gate", "slab"):
+            if (latent := getattr(self.included, role, None)) in deterministic:
+                raise ValueError(
+                    f"included= names {latent!r} as the {role}, but it is a deterministic node: name the latent that "
+                    "is drawn"
+                )
+
+    def _tried(self) -> TensorPrior:
+        """Draws the hierarchy for small tensors until one fits; says what is wrong in the user's words.
+
+        Raises:
+            ValueError: If none fits; of the tensor on which the declaration could be run, else of the first.
+        """
+        problems: list[ValueError] = []
+        for shape in TRIAL_SHAPES:
+            try:
+                return self._simulated(shape)
+            except ValueError as problem:
+                if isinstance(problem, DeclarationError) and not isinstance(problem, WrongShapeError):
+                    raise  # no other shape would mend that
+                problems.append(problem)
+        raise next((one for one in problems if not isinstance(one, NotEvaluatedError)), problems[0])
+
+    def _simulated(self, shape: tuple[int, ...]) -> TensorPrior:
         from bayesprune.models.tensor_prior import TensorPrior
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            probe = TensorPrior("probe", self, (6, 5), data_size=100)
+            probe = TensorPrior("a trial tensor", self, shape, data_size=100)
             shares = (1.0, 0.0) if self.is_annealed else (1.0,)
             # One draw of a few entries could miss a scale that is negative half of the time.
             for share in () if self.improper else 3 * shares:
                 probe.progress.set(share)
                 probe.simulate()
-        return probe.weight_is_latent
+        return probe
+
+    def __copy__(self) -> Hierarchy:
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        return made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Hierarchy:
+        made = object.__new__(type(self))
+        memo[id(self)] = made
+        made.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return made
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """What is sent to another process; see `bayesprune.models.declaration_transport`."""
+        from bayesprune.models.declaration_transport import reduced
+
+        return reduced(self)
 
     def probe(self, share: float = 1.0) -> list[float]:
         """Log densities and weights at fixed points: what a fingerprint compares, whatever the code looks like.
@@ -228,7 +290,7 @@ class Hierarchy:
         """
         from bayesprune.models.tensor_prior import TensorPrior
 
-        bound = TensorPrior("probe", self, (4, 3), data_size=100)
+        bound = TensorPrior("probe", self, self._probed, data_size=100)
         bound.progress.set(share)
         return bound.probe()
 
@@ -241,16 +303,21 @@ class Hierarchy:
         """Names, levels, parents, guides and the event: the printed hierarchy less its formulas."""
         lines = [
             f"{name} per {_level(latent)} of {', '.join(self.parents.get(name, ()))} guide {latent.guide}"
-            for name, latent in self.latents.items()
+            if name in self.latents
+            else f"{name} deterministic per {_level(latent)} of {', '.join(self.parents.get(name, ()))}"
+            for name, latent in self.nodes.items()
         ]
         lines.append(f"weight of {', '.join(self.parents.get(WEIGHT, ()))}; included {self.included}")
         return "\n".join(lines)
 
     def __str__(self) -> str:
-        width = max(len(name) for name in (*self.latents, WEIGHT, "included"))
+        width = max(len(name) for name in (*self.nodes, WEIGHT, "included"))
         lines = []
-        for name, latent in self.latents.items():
-            lines.append(f"{name:<{width}} ~ {describe(latent.distribution)}, per {_level(latent)}")
+        for name, latent in self.nodes.items():
+            if name in self.latents:
+                lines.append(f"{name:<{width}} ~ {describe(latent.distribution)}, per {_level(latent)}")
+            else:
+                lines.append(f"{name:<{width}} = {describe(latent.distribution)}")
         symbol = "~" if self.weight_is_latent else "="
         lines.append(f"{WEIGHT:<{width}} {symbol} {describe(self.weight_value)}")
         if self.factor is not None:

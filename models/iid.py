@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from bayesprune.models.gate_support import GateSupport
+
 
 class Iid(dist.Independent):
     """Entries of shape `shape` that are independent given the parameters of `base`.
@@ -40,7 +42,10 @@ class Iid(dist.Independent):
     @property
     def support(self) -> Any:
         """The base's support in every entry."""
-        return constraints.independent(self.base_dist.support, len(self.event_shape))
+        support, dimensions = self.base_dist.support, len(self.event_shape)
+        if support is constraints.boolean:
+            return GateSupport(support, dimensions)
+        return constraints.independent(support, dimensions)
 
     def _expanded(self) -> Any:
         return self.base_dist.expand(self.batch_shape + self.event_shape)

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bayesprune.models.channel_groups import ChannelGroups, Units
+from bayesprune.models.channel_trace import NotFollowedError
 from bayesprune.models.evaluation_mode import evaluation_mode
 from bayesprune.models.expected_costs import ExpectedCosts
 from bayesprune.models.gate_pressures import Flattening, GatePressure
+from bayesprune.models.iid import Iid
 from bayesprune.models.residual_branches import ResidualBranch, residual_branches
 from bayesprune.models.unit_gates import UnitGates
 
@@ -138,7 +140,10 @@ class NetworkGates:
         example_input = example_input.to(like.device, like.dtype if example_input.is_floating_point() else None)
         self.whole: tuple[float, float]
         self.declared_count: int
-        self.groups = ChannelGroups(network, example_input)
+        try:
+            self.groups = ChannelGroups(network, example_input)
+        except NotFollowedError as problem:
+            raise problem.otherwise("leave out gates= and give priors= on its weights") from problem
         self.branches: dict[str, ResidualBranch] = (
             residual_branches(network, example_input) if declaration.layers else {}
         )
@@ -239,7 +244,7 @@ class NetworkGates:
                 pi = pressure.best(like.new_ones(gates.count))
             else:
                 pi = pyro.sample(gates.probability_site, prior.expand((gates.count,)).to_event(1))
-            values[site] = pyro.sample(site, dist.Bernoulli(pi).to_event(1))
+            values[site] = pyro.sample(site, Iid(dist.Bernoulli(pi), (gates.count,)))
         return values
 
     def multiply(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,13 +10,18 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Transform, biject_to, constraints
+from torch.distributions import Distribution, constraints
 
+from bayesprune.models.declaration_errors import DeclarationError, NotEvaluatedError, WrongShapeError
+from bayesprune.models.declared_constants import moved, python_numbers_as
+from bayesprune.models.deterministic_nodes import as_node, check_node
 from bayesprune.models.first_line import first_line
 from bayesprune.models.fit_progress import FitProgress
+from bayesprune.models.gate_support import GatesNotDrawnError
 from bayesprune.models.hierarchy import PROGRESS, WEIGHT, Hierarchy, Latent, is_distribution
 from bayesprune.models.iid import Iid
 from bayesprune.models.levels import expand_blocks, level_shape
+from bayesprune.models.supports import fixed_values, interval_bounds, shuffled, support_name
 
 Draw = Callable[[str, Iid], Tensor]
 
@@ -66,6 +69,7 @@ class TensorPrior:
             removed: the prior stays the same. Default None: `shape`.
 
     Attributes:
+        deterministic: Names of the nodes that are functions of others, whose callables return a tensor.
         sites: The sample sites by name of latent; with ``"weight"`` among them if the weights are a latent.
         weight_is_latent: Whether the weights are sampled rather than a function of the latents.
         progress: The progress that callables are given.
@@ -101,8 +105,9 @@ class TensorPrior:
         self._constants: dict[tuple[str, torch.dtype, torch.device], Distribution] = {}
         self._arguments = {key: parents for key, parents in hierarchy.parents.items()}
         self.sites: dict[str, Site] = {}
+        self.deterministic: set[str] = set()
         self.weight_is_latent = False
-        self._shapes = {latent: self._shape_of(latent, spec) for latent, spec in hierarchy.latents.items()}
+        self._shapes = {node: self._shape_of(node, spec) for node, spec in hierarchy.nodes.items()}
         self._discover()
 
     # -- running ---------------------------------------------------------------------------------------------
@@ -117,7 +122,9 @@ class TensorPrior:
         Returns:
             Weights of the tensor's shape.
         """
-        weight, values = self.run(pyro.sample, like, shared)
+        weight, values = self.run(_sampled, like, shared)
+        for node in sorted(self.deterministic):
+            pyro.deterministic(f"{self.name}.{node}", values[node])
         if not self.weight_is_latent:
             pyro.deterministic(self.name, weight)
         if self.hierarchy.factor is not None:
@@ -224,7 +231,9 @@ class TensorPrior:
 
         def visit(site: str, fn: Iid) -> Tensor:
             known = self.sites[self._latent_of(site)]
-            value = _fixed_values(known.shape, known.support, fn.base_dist.support).double()
+            value = fixed_values(known.shape, known.support, fn.base_dist.support).double()
+            if self.deterministic:  # one that sorts is another than one that does not
+                value = shuffled(value)
             terms.append(float(fn.log_prob(value)))
             return value
 
@@ -245,15 +254,24 @@ class TensorPrior:
             shared: Values of latents of the whole network that were drawn already, by site; added to.
 
         Returns:
-            The weights, `(out, in, ...)`, and the values of the latents by name.
+            The weights, `(out, in, ...)`, and the values of the latents and deterministic nodes by name.
         """
         values: dict[str, Tensor] = {}
-        for latent, spec in self.hierarchy.latents.items():
+        for latent, spec in self.hierarchy.nodes.items():
             key = self._site_name(latent, spec)
             if spec.per == "network" and not spec.dims and key in shared:
                 values[latent] = shared[key]
                 continue
             fn = self._distribution(latent, spec, values, like)
+            node = as_node(fn, like)
+            if node is not None:
+                values[latent] = self._settled(latent, spec, node)
+                continue
+            if not is_distribution(fn):
+                raise DeclarationError(
+                    f"{latent} must return a Pyro distribution, or a tensor for a deterministic node, but returned "
+                    f"{type(fn).__name__}"
+                )
             values[latent] = draw(key, Iid(fn, self._shapes[latent]))
             if spec.per == "network" and not spec.dims:
                 shared[key] = values[latent]
@@ -303,26 +321,44 @@ class TensorPrior:
         """A distribution that depends on no latent, made once for each dtype and device."""
         key = (latent, like.dtype, like.device)
         if key not in self._constants:
-            with _defaults(like):
+            with python_numbers_as(like):
                 made = value if isinstance(value, Distribution) else value(**{p: self.reserved[p] for p in parents})
-            self._constants[key] = _moved(made, like)
+            self._constants[key] = moved(made, like)
         return self._constants[key]
 
     def _progress(self, like: Tensor) -> Tensor:
         return self.progress.share.to(like.device, like.dtype)
+
+    def _settled(self, node: str, spec: Latent, value: Tensor) -> Tensor:
+        """The value of a deterministic node, whose shape is checked the first time."""
+        if node not in self.deterministic:
+            above = self._latents_above(node)
+            free = not spec.dims and any(self.hierarchy.nodes[latent].dims for latent in above)
+            check_node(node, value, None if free else self._shapes[node], self.name)
+            self.deterministic.add(node)
+        # Blocks are repeated over rows and columns, for which there has to be one entry of each.
+        return value.expand(self._shapes[node]) if spec.per == "block" and not spec.dims else value
+
+    def _latents_above(self, node: str) -> list[str]:
+        """Names of the latents that a node depends on, by itself or through deterministic nodes."""
+        found: list[str] = []
+        for parent in self._arguments.get(node, ()):
+            if parent in self.hierarchy.nodes:
+                found += self._latents_above(parent) if parent in self.deterministic else [parent]
+        return found
 
     def _value_for(self, child: Latent, parent: str, values: dict[str, Tensor], like: Tensor) -> Any:
         if parent == PROGRESS:
             return self._progress(like)
         if parent in self.reserved:
             return self.reserved[parent]
-        spec = self.hierarchy.latents[parent]
+        spec = self.hierarchy.nodes[parent]
         if spec.per == "block" and not spec.dims and child.per != "block":
             return expand_blocks(values[parent], self.shape, spec.block)
         return values[parent]
 
     def _expanded(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        blocks = {n: s.block for n, s in self.hierarchy.latents.items() if s.per == "block" and not s.dims}
+        blocks = {n: s.block for n, s in self.hierarchy.nodes.items() if s.per == "block" and not s.dims}
         return {
             name: expand_blocks(value, self.shape, blocks[name]) if name in blocks else value
             for name, value in values.items()
@@ -350,32 +386,28 @@ class TensorPrior:
 
         def visit(site: str, fn: Iid) -> Tensor:
             latent = self._latent_of(site)
-            spec = self.hierarchy.latents.get(latent) or self.hierarchy.weight
+            spec = self.hierarchy.nodes.get(latent) or self.hierarchy.weight
+            self._check_of_network(latent)
             shape = self.shape if latent == WEIGHT else self._shapes[latent]
             self._check_distribution(latent, fn.base_dist, shape)
             priors[latent] = fn.base_dist
-            support = _support_name(fn.base_dist.support)
+            support = support_name(fn.base_dist.support)
             owner = self.pattern if spec and spec.per == "network" and not spec.dims else self.name
             per, guide, spread = (spec.per, spec.guide, spec.spread) if spec else (WEIGHT, None, None)
-            bounds = _bounds(fn.base_dist.support) if support == "interval" else None
+            bounds = interval_bounds(fn.base_dist.support) if support == "interval" else None
             self.sites[latent] = Site(site, latent, owner, shape, support, per, guide, spread, bounds)
-            return _fixed_values(shape, support, fn.base_dist.support)
+            return fixed_values(shape, support, fn.base_dist.support)
 
-        for latent, spec in self.hierarchy.latents.items():
-            if spec.per == "network" and not spec.dims:
-                for parent in self._arguments.get(latent, ()):
-                    above = self.hierarchy.latents.get(parent)
-                    if above is not None and above.per != "network":
-                        raise ValueError(
-                            f"{latent} is one number for the whole network but depends on {parent}, which is per "
-                            f"{above.per}: declare {latent} per='layer' or {parent} per='network'"
-                        )
         try:
             with _validation(), torch.no_grad():
                 weight, _ = self.run(visit, _like(None), {})
-        except (RuntimeError, TypeError, AttributeError) as problem:
-            raise ValueError(
-                f"the hierarchy cannot be evaluated on {self.name} of shape {self.shape}: {problem}"
+        except Exception as problem:  # a declaration is the user's code, which may be written for another shape
+            if isinstance(problem, ValueError) and "to unpack" not in str(problem):
+                raise  # it says itself what is wrong
+            raise NotEvaluatedError(
+                f"the hierarchy cannot be evaluated on {self.name} of shape {self.shape} "
+                f"({type(problem).__name__}: {first_line(problem)}): write it for tensors of this many dimensions, or "
+                "narrow the pattern to those that it is written for"
             ) from problem
         self.weight_is_latent = WEIGHT in self.sites
         event = self.hierarchy.included
@@ -387,38 +419,47 @@ class TensorPrior:
         if event is not None and event.kind == "reduction":
             level_shape(event.level, self.shape, tensor=self.name)  # refuses a level that the tensor lacks
         if weight.shape != self.shape:  # expand() would have refused; kept for callables returning odd tensors
-            raise ValueError(f"weight= has shape {tuple(weight.shape)}, but {self.name} has shape {self.shape}")
+            raise WrongShapeError(f"weight= has shape {tuple(weight.shape)}, but {self.name} has shape {self.shape}")
+
+    def _check_of_network(self, latent: str) -> None:
+        """Refuses a number for the whole network that depends on what each tensor has for itself."""
+        spec = self.hierarchy.nodes.get(latent)
+        if spec is None or spec.per != "network" or spec.dims:
+            return
+        for parent in self._latents_above(latent):
+            level = self.hierarchy.nodes[parent].per
+            if level != "network":
+                raise DeclarationError(
+                    f"{latent} is one number for the whole network but depends on {parent}, which is per "
+                    f"{level}: declare {latent} per='layer' or {parent} per='network'"
+                )
 
     def _check_distribution(self, latent: str, fn: Any, shape: tuple[int, ...]) -> None:
-        if not is_distribution(fn):
-            raise ValueError(f"{latent} must return a Pyro distribution, but returned {type(fn).__name__}")
         if fn.event_shape:
-            raise ValueError(f"{latent} must be univariate, but {type(fn).__name__} has event {tuple(fn.event_shape)}")
+            raise DeclarationError(
+                f"{latent} must be univariate, but {type(fn).__name__} has event {tuple(fn.event_shape)}"
+            )
         try:
             fits = torch.broadcast_shapes(fn.batch_shape, shape) == torch.Size(shape)
         except RuntimeError:
             fits = False
         if not fits:
-            raise ValueError(
+            raise WrongShapeError(
                 f"{latent} has entries of shape {shape} on {self.name}, but its distribution has shape "
                 f"{tuple(fn.batch_shape)}, which does not broadcast to it: give {latent} the level of its finest parent"
             )
 
 
+def _sampled(site: str, fn: Iid) -> Tensor:
+    """Pyro's sample; gates that it enumerates in parallel, by a further dimension, would pass for other weights."""
+    value: Tensor = pyro.sample(site, fn)
+    if value.ndim > len(fn.event_shape) and fn.base_dist.support is constraints.boolean:
+        raise GatesNotDrawnError
+    return value
+
+
 def _like(like: Tensor | None) -> Tensor:
     return torch.empty(0) if like is None else like
-
-
-@contextmanager
-def _defaults(like: Tensor) -> Iterator[None]:
-    """Python numbers inside a declaration become tensors of the weights' dtype and device, not rounded to float32."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(like.dtype)
-    try:
-        with torch.device(like.device):
-            yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 @contextmanager
@@ -432,57 +473,7 @@ def _validation() -> Iterator[None]:
             if "to satisfy the constraint" not in text:
                 raise
             text = text.replace("but found invalid values:", "").strip().rstrip(",")
-            raise ValueError(
+            raise DeclarationError(
                 f"wrong support in the hierarchy: {text}; use a parent whose values satisfy it "
                 "(a positive latent for a scale), or transform it"
             ) from problem
-
-
-def _moved(value: Any, like: Tensor) -> Any:
-    """Copies a distribution with its tensors in the dtype and on the device of `like`."""
-    if isinstance(value, Tensor):
-        return value.to(like.device, like.dtype if value.is_floating_point() else value.dtype)
-    if isinstance(value, (Distribution, Transform)):
-        made = copy.copy(value)
-        for name, part in vars(value).items():
-            if isinstance(part, (Tensor, Distribution, Transform, list)):
-                made.__dict__[name] = _moved(part, like)
-        return made
-    return [_moved(part, like) for part in value] if isinstance(value, list) else value
-
-
-def _support_name(support: Any) -> str:
-    if support is constraints.real:
-        return "real"
-    if support is constraints.boolean:
-        return "boolean"
-    if support is constraints.unit_interval or str(support) in ("Interval(lower_bound=0.0, upper_bound=1.0)",):
-        return "unit"
-    lower = getattr(support, "lower_bound", None)  # a tensor where it depends on a parent
-    if lower is not None and not hasattr(support, "upper_bound") and bool((torch.as_tensor(lower) == 0).all()):
-        return "positive"
-    return "other" if _bounds(support) is None else "interval"
-
-
-def _bounds(support: Any) -> tuple[float, float] | None:
-    """The ends of an interval of positive numbers that are the same for all entries, else None."""
-    ends = [torch.as_tensor(getattr(support, name, -1.0)) for name in ("lower_bound", "upper_bound")]
-    if any(end.numel() != 1 for end in ends) or not 0.0 < float(ends[0]) < float(ends[1]):
-        return None
-    return float(ends[0]), float(ends[1])
-
-
-def _fixed_values(shape: tuple[int, ...], support: str, constraint: Any = None) -> Tensor:
-    """Values inside the support, the same on every machine and with every random state."""
-    if support == "boolean":
-        return torch.ones(shape)
-    count = int(torch.Size(shape).numel())
-    # The far end is no fraction, so that no entry is exactly zero (a signed scale may not be).
-    line = torch.linspace(-1.0, math.sqrt(0.83), count).reshape(shape) if count > 1 else torch.full(shape, 0.5)
-    if support == "real":
-        return line
-    if support == "positive":
-        return line.exp()
-    if support == "unit":
-        return line.sigmoid()
-    return biject_to(constraint)(line)

@@ -14,6 +14,7 @@ from torch import fx, nn
 
 from bayesprune.models.expression_source import IN_PLACE
 from bayesprune.models.first_line import first_line
+from bayesprune.models.forward_constants import recorded_factories, remedy_for
 
 __all__ = ["OUT_OF_PLACE", "InPlaceTracer", "graph_of", "refuse_reserved_names", "take_out"]
 
@@ -84,7 +85,9 @@ def graph_of(network: nn.Module, inputs: int) -> fx.Graph:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Was not able to add assertion", category=UserWarning)
-            graph = InPlaceTracer().trace(network, concrete_args=held or None)
+            tracer = InPlaceTracer()
+            with recorded_factories(tracer):
+                graph = tracer.trace(network, concrete_args=held or None)
     except fx.proxy.TraceError as problem:
         raise ValueError(
             f"the network cannot be traced, because its forward depends on its data ({problem}): "
@@ -94,7 +97,9 @@ def graph_of(network: nn.Module, inputs: int) -> fx.Graph:
         raise
     except Exception as problem:  # forward is the user's code, and a proxy in place of a tensor may break it anyhow
         reason = first_line(problem)
-        raise ValueError(f"the network cannot be traced by torch.fx ({type(problem).__name__}: {reason})") from problem
+        raise ValueError(
+            f"the network cannot be traced by torch.fx ({type(problem).__name__}: {reason}){remedy_for(reason)}"
+        ) from problem
     if held:
         for node in [node for node in graph.nodes if node.op == "placeholder"][inputs:]:
             take_out(graph, node)

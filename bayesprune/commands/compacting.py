@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bayesprune.commands.console import figure
 from bayesprune.inference.prune import PruneResult
+from bayesprune.models.channel_trace import NotFollowedError
 from bayesprune.models.compact import CompactResult
 from bayesprune.models.costs import costs
 from bayesprune.models.export import export_network
@@ -79,7 +80,10 @@ def compacted(
     x = x.to(next(result.network.parameters()).dtype)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*all .* dead")  # the summary and the output say so
-        small = result.compact(x[:2], round_to=round_to or 1)
+        try:
+            small = result.compact(x[:2], round_to=round_to or 1)
+        except NotFollowedError as problem:
+            raise problem.otherwise('compact it in Python, bp.compact(network, x, unknown="keep")') from problem
     counted, report = costs(result.network, x[:1], small.network), small.report
     found = {
         "parameters": counted.parameters,

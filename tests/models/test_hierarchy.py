@@ -115,9 +115,9 @@ def test_multivariate_distributions_are_refused():
         Hierarchy(weight=lambda: dist.Normal(torch.zeros(6, 5), 1.0).to_event(1))
 
 
-def test_a_latent_whose_callable_returns_a_tensor_is_refused():
-    with pytest.raises(ValueError, match="lam must return a Pyro distribution.*Tensor"):
-        Hierarchy(lam=lambda: torch.ones(()), weight=lambda lam: dist.Normal(0.0, lam))
+def test_a_latent_whose_callable_returns_neither_a_distribution_nor_a_tensor_is_refused():
+    with pytest.raises(ValueError, match="lam must return a Pyro distribution, or a tensor.*returned list"):
+        Hierarchy(lam=lambda: [torch.ones(())], weight=lambda lam: dist.Normal(0.0, lam))
 
 
 @pytest.mark.parametrize(
