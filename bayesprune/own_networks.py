@@ -35,8 +35,8 @@ def complete_settings(name: str, settings: Mapping[str, Any], outputs: int) -> d
     wanted = [key for key in ("weights", "pretrained", "weights_backbone") if settings.get(key)]
     if wanted:
         raise ValueError(
-            f"--network-set {wanted[0]}={settings[wanted[0]]} asks torchvision to download weights: save the state dict "
-            "of that network to a file and give --weights FILE"
+            f"--network-set {wanted[0]}={settings[wanted[0]]} asks torchvision to download weights: save the state "
+            "dict of that network to a file and give --weights FILE"
         )
     return {"num_classes": outputs, **settings}
 
@@ -118,8 +118,8 @@ def _fit_channels(name: str, network: nn.Module, input_shape: tuple[int, ...]) -
         return
     if len(input_shape) != 3:
         raise ValueError(
-            f"{name} takes images (channels, height, width), but an input of the data has shape {input_shape}: save x as "
-            "(N, channels, height, width)"
+            f"{name} takes images (channels, height, width), but an input of the data has shape {input_shape}: save x "
+            "as (N, channels, height, width)"
         )
     if input_shape[0] != 1 or first.in_channels != COLOURS or first.groups != 1:
         raise ValueError(

@@ -49,9 +49,9 @@ class StartingWeights:
     def load_into(self, network: nn.Module) -> None:
         """Loads them into a network, in place.
 
-        Names may begin with what DataParallel (``module.``) or torch.compile (``_orig_mod.``) puts before them. Counters
-        of batch normalisation may be missing. Where the first convolution takes grey images, and the file's takes
-        colours, its weights are summed over the colours, as if each grey image were repeated three times.
+        Names may begin with what DataParallel (``module.``) or torch.compile (``_orig_mod.``) puts before them.
+        Counters of batch normalisation may be missing. Where the first convolution takes grey images, and the file's
+        takes colours, its weights are summed over the colours, as if each grey image were repeated three times.
 
         Args:
             network: The network.
@@ -159,6 +159,6 @@ def _what_to_do(
             f": only the last layer, {head}, differs, so give --new-head to start it anew and keep all else, or "
             "--network-set num_classes=N for as many outputs as the file has, where the network takes that"
         )
-    if not expected.keys() & found.keys():
+    if not any(name in found for name in expected if not name.endswith(_COUNTER)):
         return f": none of its names is the network's, which begin with {next(iter(expected))}"
     return ""

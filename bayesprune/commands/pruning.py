@@ -104,7 +104,7 @@ def prune_run(
         _check_run_request(sparsity, min_inclusion, value is not None, min_accuracy is not None)
     if finetune_epochs is not None and finetune_epochs < 1:
         raise ValueError(
-            f"--finetune takes epochs, 1 or more, not {finetune_epochs}: leave it out to fine-tune nothing"
+            f"--finetune takes epochs, at least 1, not {finetune_epochs}: leave it out for none"
         )
     check_request(out, compact, onnx, latency, round_to)
     check_new_folder(out)

@@ -1,7 +1,7 @@
 """State dicts that `torch.save` wrote, `.pt` and `.pth`, read by PyTorch's restricted unpickler.
 
-Such a file is a pickle. `torch.load(weights_only=True)` refuses whatever is not tensors and plain containers of them, so
-that no code in it runs. It is read only where a user names one; nothing here is ever written in this form.
+Such a file is a pickle. `torch.load(weights_only=True)` refuses whatever is not tensors and plain containers of them,
+so that no code in it runs. It is read only where a user names one; nothing here is ever written in this form.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def read_torch_tensors(file: Path, remedy: str) -> dict[str, Tensor]:
             f"code, so that it is not read: {remedy}"
         ) from problem
     except Exception as problem:  # PyTorch raises errors of all kinds for damaged files
-        raise damaged(file, f"it cannot be read as a state dict, {type(problem).__name__}", remedy) from problem
+        raise damaged(file, "it is no whole file of torch.save", remedy) from problem
     state = _state_within(found)
     if state is None:
         raise ValueError(
