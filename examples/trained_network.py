@@ -83,7 +83,9 @@ def main(arguments: list[str] | None = None) -> list[dict[str, float | str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="fashion-mnist", help="a name, a folder of images or a file .npz")
     parser.add_argument("--weights", type=Path, help="a state dict of resnet18(num_classes=10)")
-    parser.add_argument("--images", type=int, default=4000, help="training images; at most as many others are looked at")
+    parser.add_argument(
+        "--images", type=int, default=4000, help="training images; at most as many others are looked at"
+    )
     parser.add_argument("--epochs", type=int, nargs=3, default=(4, 10, 4), help="of training, the fit, fine-tuning")
     parser.add_argument("--kappa", type=float, help="price of a unit, nats per example; default log(N) / N")
     parser.add_argument("--batches", type=int, nargs="+", default=(1, 64), help="batch sizes that are timed")

@@ -103,9 +103,7 @@ def prune_run(
     else:
         _check_run_request(sparsity, min_inclusion, value is not None, min_accuracy is not None)
     if finetune_epochs is not None and finetune_epochs < 1:
-        raise ValueError(
-            f"--finetune takes epochs, at least 1, not {finetune_epochs}: leave it out for none"
-        )
+        raise ValueError(f"--finetune takes epochs, at least 1, not {finetune_epochs}: leave it out for none")
     check_request(out, compact, onnx, latency, round_to)
     check_new_folder(out)
     if is_path:
