@@ -4,8 +4,9 @@
     python examples/trained_network.py --weights resnet18.pth      # or begins with a state dict of yours
 
 The weights file is a state dict of `torchvision.models.resnet18(num_classes=10)`. Without one the example trains the
-network itself, as nothing is downloaded. It writes the compact network (network.py, compact.safetensors and plan.json,
-network.onnx where bayesprune[export] is installed) to --out, and prints what each stage costs and how often it is right.
+network itself, as nothing is downloaded. It writes the compact network to --out (network.py, compact.safetensors and
+plan.json, network.onnx where bayesprune[export] is installed), and prints what each stage costs and how often it is
+right.
 """
 
 from __future__ import annotations
@@ -57,13 +58,13 @@ def accuracy(network: nn.Module, examples: Examples) -> float:
 
 
 def make_smaller(
-    network: nn.Module, train_data: Examples, kappa: float | None, epochs: int
+    network: nn.Module, train_data: Examples, kappa: float | None, travel: float, epochs: int
 ) -> tuple[bp.Fit, bp.PruneResult, bp.CompactResult]:
     """Fits gates around trained weights, and takes the units away whose gate has closed."""
     x, _ = train_data
     gates = bp.UnitGates(kappa=kappa)  # a unit stays if the mean loss would rise by more than kappa without it
     model = bp.BayesianNetwork(network, {}, gates=gates, data_size=len(x), example_input=x[:1])
-    fit = bp.fit(model, train_data, epochs=epochs, batch_size=64)
+    fit = bp.fit(model, train_data, epochs=epochs, batch_size=64, gating=bp.Gating(travel=travel))
     pruned = bp.prune(fit, min_inclusion=0.5, data=train_data)  # statistics of batch normalisation come anew from data
     return fit, pruned, pruned.compact()
 
@@ -83,11 +84,10 @@ def main(arguments: list[str] | None = None) -> list[dict[str, float | str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="fashion-mnist", help="a name, a folder of images or a file .npz")
     parser.add_argument("--weights", type=Path, help="a state dict of resnet18(num_classes=10)")
-    parser.add_argument(
-        "--images", type=int, default=4000, help="training images; at most as many others are looked at"
-    )
+    parser.add_argument("--images", type=int, default=4000, help="for training; as many are scored, at most")
     parser.add_argument("--epochs", type=int, nargs=3, default=(4, 10, 4), help="of training, the fit, fine-tuning")
     parser.add_argument("--kappa", type=float, help="price of a unit, nats per example; default log(N) / N")
+    parser.add_argument("--travel", type=float, default=0.25, help="share of the fit that closing a useless gate takes")
     parser.add_argument("--batches", type=int, nargs="+", default=(1, 64), help="batch sizes that are timed")
     parser.add_argument("--out", type=Path, default=Path("runs/resnet-18-small"))
     given = parser.parse_args(arguments)
@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, float | str]]:
     if given.weights is None:
         train(network, *training, given.epochs[0])
 
-    fit, pruned, compact = make_smaller(network, training, given.kappa, given.epochs[1])
+    fit, pruned, compact = make_smaller(network, training, given.kappa, given.travel, given.epochs[1])
     tuned = bp.finetune(compact, training, given.epochs[2], batch_size=64, validation=validation)
 
     x = training[0]
@@ -129,7 +129,8 @@ def main(arguments: list[str] | None = None) -> list[dict[str, float | str]]:
         found = outputs_by_onnx(given.out / "network.onnx", test[0])
         if found is not None:
             right = float((found.argmax(dim=1) == test[1]).double().mean())
-            rows.append({**rows[-1], "stage": "ONNX", "test": right, "val": float("nan")})
+            counted = {name: rows[-1][name] for name in ("MACs", "parameters")}
+            rows.append({"stage": "ONNX", **counted, "test": right})
             with torch.no_grad():
                 print(f"ONNX: outputs differ by at most {float((found - tuned.network(test[0])).abs().max()):.1e}")
     show(rows)
