@@ -122,6 +122,9 @@ def follow_path(
     if not len(splits.validation[0]):
         raise ValueError(f"{data} has no validation data, on which the front is chosen: give more examples")
     declaration = declare(splits, network, prior, settings, on, likelihood, width, network_settings)
+    declared = declaration.as_dict()
+    if not declared["network_settings"]:  # so that a path of an earlier version, which does not name them, goes on
+        del declared["network_settings"]
     try:
         path = sparsity_path(
             lambda value: _with(declaration, knob, value).model(seed, start),
@@ -134,7 +137,7 @@ def follow_path(
             prunings=None if sparsities is None else [{"sparsity": sparsity} for sparsity in sparsities],
             folder=out,
             declaration={
-                **declaration.as_dict(),
+                **declared,
                 "data": splits.name,
                 "data_seed": seed,
                 "data_root": None if data_root is None else str(expanded(data_root).absolute()),
