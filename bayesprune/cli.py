@@ -33,9 +33,10 @@ from bayesprune.plain_text import neutral, plain_warnings
 
 # isort: off
 from bayesprune.options import (
-    BatchSize, Data, DataRoot, Device, Guide, Interval, KlWarmup, KlWeight, LearningRate, Likelihood, MinScore, Network,
-    On, Optimizer, OwnNetwork, OwnPrior, Particles, Precision, Prior, Quiet, Run, Schedule, Settings, Standardise,
-    TrustCode, Tune, Weights, Width, place_argument, place_option,
+    BatchSize, Compact, Data, DataRoot, Device, Finetune, Guide, Interval, KlWarmup, KlWeight, LearningRate, Likelihood,
+    MinScore, Network, NetworkSettings, NewHead, On, OnnxFile, Optimizer, OwnNetwork, OwnPrior, Particles, Precision,
+    Prior, Quiet, RoundTo, Run, Schedule, Settings, Standardise, TimeIt, TrustCode, Tune, Weights, Width,
+    place_argument, place_option,
 )  # fmt: skip
 # isort: on
 
@@ -81,6 +82,8 @@ def bayesprune_command(
         "bayesprune fit --data digits --prior own_prior.py:student --out runs/own",
         "bayesprune fit --data digits --weights trained.safetensors --prior reduction --out runs/reduced",
         "bayesprune fit --data digits --prior unit-gates --out runs/units",
+        "bayesprune fit --data images --network torchvision.models:resnet18 --weights resnet18.pth --new-head \\",
+        "    --prior unit-gates --out runs/resnet",
         "bayesprune fit --data digits --prior halo --tune kl_weight,expected_density --out runs/tuned",
     )
 )
@@ -89,6 +92,7 @@ def fit(
     prior: Prior,
     out: Annotated[Path, place_option("The run folder to make.")],
     network: Network = "lenet-300-100",
+    network_set: NetworkSettings = None,
     width: Width = 1.0,
     settings: Settings = None,
     gating: Annotated[
@@ -100,6 +104,7 @@ def fit(
     likelihood: Likelihood = None,
     standardise: Standardise = None,
     weights: Weights = None,
+    new_head: NewHead = False,
     epochs: Annotated[
         int | None,
         typer.Option(
@@ -141,6 +146,7 @@ def fit(
             out,
             data=data,
             network=network,
+            network_settings=parse_settings(network_set or [], "--network-set"),
             width=width,
             prior=prior,
             settings=parse_settings(settings or []),
@@ -149,6 +155,7 @@ def fit(
             likelihood=likelihood,
             standardise=standardise,
             weights=weights,
+            new_head=new_head,
             data_root=data_root,
             guide=guide,
             epochs=epochs,
@@ -212,6 +219,7 @@ def path(
         place_option("The folder to make, or to go on with."),
     ],
     network: Network = "lenet-300-100",
+    network_set: NetworkSettings = None,
     width: Width = 1.0,
     settings: Settings = None,
     on: On = None,
@@ -219,6 +227,7 @@ def path(
     likelihood: Likelihood = None,
     standardise: Standardise = None,
     weights: Weights = None,
+    new_head: NewHead = False,
     epochs: Annotated[
         int | None,
         typer.Option(help="Passes over the training data at each value.  [default: 10, and 834 steps at least]"),
@@ -261,6 +270,7 @@ def path(
             out,
             data=data,
             network=network,
+            network_settings=parse_settings(network_set or [], "--network-set"),
             width=width,
             prior=prior,
             knob=knob,
@@ -270,6 +280,7 @@ def path(
             likelihood=likelihood,
             standardise=standardise,
             weights=weights,
+            new_head=new_head,
             data_root=data_root,
             seed=seed,
             sparsities=None if sparsities is None else parse_numbers(sparsities, "--sparsities"),
@@ -298,6 +309,7 @@ def path(
         "bayesprune prune runs/spike --sparsity 0.95 --out runs/spike-95",
         "bayesprune prune runs/spike --min-inclusion 0.5 --out runs/spike-median",
         "bayesprune prune runs/units --min-inclusion 0.5 --compact --latency --onnx units.onnx --out runs/units-small",
+        "bayesprune prune runs/spike --sparsity 0.98 --finetune 5 --compact --out runs/spike-98",
         "bayesprune prune runs/front --min-accuracy 0.88 --out runs/front-88",
     )
 )
@@ -332,20 +344,11 @@ def prune(
     restart: Annotated[
         int | None, typer.Option(help="Which restart, from 0.  [default: 0; of a path the best on validation data]")
     ] = None,
-    compact: Annotated[
-        bool, typer.Option("--compact", help="Also write the network without its dead units, which is really smaller.")
-    ] = False,
-    onnx: Annotated[
-        Path | None,
-        place_option("Write the compact network as ONNX too (needs bayesprune[export]).", metavar="FILE"),
-    ] = None,
-    latency: Annotated[
-        bool, typer.Option("--latency", help="Time the compact network beside the one with zeros; takes a while.")
-    ] = False,
-    round_to: Annotated[
-        int | None,
-        typer.Option(help="Keep widths of the compact network at multiples of this.", show_default=False),
-    ] = None,
+    finetune: Finetune = None,
+    compact: Compact = False,
+    onnx: OnnxFile = None,
+    latency: TimeIt = False,
+    round_to: RoundTo = None,
     network: OwnNetwork = None,
     prior: OwnPrior = None,
     trust_code: TrustCode = False,
@@ -356,14 +359,14 @@ def prune(
 
     Of a path the network is taken that has the best validation score among those that meet --sparsity and --value.
     The zeros stand in place; units that nothing reads any more are removed by --compact, which changes no output.
-    Nothing is fine-tuned.
+    Nothing is fine-tuned, unless --finetune says for how long; the zeros stay.
     """
     from bayesprune.commands.pruning import print_pruned, prune_run
 
     summary = prune_run(
         run, out, sparsity, min_inclusion, per, criterion, restart, data_root,
         compact=compact, onnx=onnx, latency=latency, round_to=round_to, value=value, min_accuracy=min_accuracy,
-        trust_code=trust_code, network=network, prior=prior, min_score=min_score,
+        finetune_epochs=finetune, trust_code=trust_code, network=network, prior=prior, min_score=min_score,
     )  # fmt: skip
     if not quiet:
         print_pruned(out, summary)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,8 +15,6 @@ from bayesprune.data import DataSplits
 from bayesprune.data_files import are_no_classes
 from bayesprune.inference.unit_gate_estimators import estimator_named
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.files.places import expanded
-from bayesprune.models.files.tensor_file import infinite_buffers, read_tensors
 from bayesprune.models.hierarchy import Hierarchy
 from bayesprune.models.likelihood_names import LIKELIHOODS, likelihood_class
 from bayesprune.models.networks import NETWORKS, make_ready
@@ -29,14 +26,17 @@ from bayesprune.models.size_bounds import (
     checked_settings,
     checked_width,
 )
-from bayesprune.models.standardisation import put_in_units, units_of
 from bayesprune.models.unit_gates import UnitGates
-from bayesprune.prior_files import import_object, load_prior
+from bayesprune.own_networks import complete_settings, own_network
+from bayesprune.prior_files import load_prior
+from bayesprune.starting_weights import StartingWeights
 
 __all__ = ["UNIT_GATES", "Declaration", "declare", "make_network", "resolve_prior"]
 
 UNIT_GATES = "unit-gates"
 """The one ready prior that is not on tensors but on the units of the network."""
+_LATER = ("width", "network_settings")
+"""Attributes that earlier versions did not write."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Declaration:
         on: Patterns of the parameters that get the prior; none with gates of units.
         prior_settings: Settings of the prior.
         width: Multiplies the widths of the network's hidden layers.
+        network_settings: Arguments by name of a network of one's own.
     """
 
     network: str
@@ -64,6 +65,7 @@ class Declaration:
     on: tuple[str, ...] = ("*.weight",)
     prior_settings: dict[str, Any] = field(default_factory=dict)
     width: float = 1.0
+    network_settings: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The attributes, as JSON takes them."""
@@ -86,7 +88,7 @@ class Declaration:
                 `bayesprune.models.size_bounds`.
         """
         names = Declaration.__dataclass_fields__
-        missing = [name for name in names if name not in found and name != "width"]  # earlier versions had no width
+        missing = [name for name in names if name not in found and name not in _LATER]
         if missing:
             raise ValueError(f"{where} is damaged: it lacks {', '.join(missing)}")
         try:
@@ -100,18 +102,19 @@ class Declaration:
                 on=_pattern_names(found["on"]),
                 prior_settings=checked_settings(found["prior_settings"], "prior_settings"),
                 width=checked_width(found.get("width", 1.0)),
+                network_settings=checked_settings(found.get("network_settings", {}), "network_settings"),
             )
         except ValueError as problem:
             raise ValueError(f"{where} is damaged ({problem}): make it again, or restore it") from problem
         allowed = allowed_code(found, trust or CodeTrust(), where)
         return replace(made, network=allowed["network"], prior=allowed["prior"])
 
-    def model(self, seed: int = 0, weights: str | Path | None = None) -> BayesianNetwork:
+    def model(self, seed: int = 0, weights: StartingWeights | str | Path | None = None) -> BayesianNetwork:
         """Makes the model; the global random state is left as it was.
 
         Args:
             seed: Of the network's starting weights.
-            weights: A safetensors file with a trained network's state dict, by parameter names; default None.
+            weights: A trained network's state dict, or its file (`StartingWeights`); default None.
 
         Raises:
             ValueError: If something named does not exist or does not fit.
@@ -119,9 +122,9 @@ class Declaration:
         prior = resolve_prior(self.prior, self.prior_settings, self.data_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = make_network(self.network, self.input_shape, self.outputs, self.width)
+            network = make_network(self.network, self.input_shape, self.outputs, self.width, self.network_settings)
         if weights is not None:
-            _load_weights(network, expanded(weights))
+            StartingWeights.of(weights).load_into(network)
         likelihood = likelihood_class(self.likelihood)()
         if isinstance(prior, UnitGates):
             example = torch.zeros(1, *self.input_shape)
@@ -137,6 +140,7 @@ def declare(
     on: tuple[str, ...] | None = None,
     likelihood: str | None = None,
     width: float = 1.0,
+    network_settings: Mapping[str, Any] | None = None,
 ) -> Declaration:
     """Declares a model for a data set.
 
@@ -149,6 +153,8 @@ def declare(
             normalisation layers.
         likelihood: A name in `LIKELIHOODS`; default ``"categorical"`` for labels, else ``"normal"``.
         width: Multiplies the widths of the network's hidden layers; default 1.
+        network_settings: Arguments by name of a network of one's own; default none. A network of torchvision is told
+            the number of classes besides.
 
     Raises:
         ValueError: If the likelihood is unknown or does not go with the targets, labels are plainly no classes,
@@ -178,6 +184,9 @@ def declare(
         outputs = splits.classes
     else:
         outputs = likelihood_class(chosen).outputs_for(int(targets.shape[1]) if targets.ndim == 2 else 1)
+    given = checked_settings(network_settings or {}, "--network-set")
+    if is_code(network):
+        given = complete_settings(network, given, outputs)
     return Declaration(
         network=absolute(network),
         prior=absolute(prior),
@@ -185,18 +194,21 @@ def declare(
         outputs=checked_count(outputs, "outputs"),
         data_size=len(targets),
         likelihood=chosen,
-        on=_patterns(prior, network, splits.input_shape, outputs) if on is None else tuple(on),
+        on=_patterns(prior, network, splits.input_shape, outputs, given) if on is None else tuple(on),
         prior_settings=checked_settings(settings or {}, "settings"),
         width=width,
+        network_settings=given,
     )
 
 
-def _patterns(prior: str, network: str, input_shape: tuple[int, ...], outputs: int) -> tuple[str, ...]:
+def _patterns(
+    prior: str, network: str, input_shape: tuple[int, ...], outputs: int, settings: Mapping[str, Any]
+) -> tuple[str, ...]:
     """The pattern of all weights; where it would match scales of normalisation too, the weights by name."""
     if prior == UNIT_GATES:
         return ()
     with torch.random.fork_rng(devices=[]):
-        parameters = make_network(network, input_shape, outputs).named_parameters()
+        parameters = make_network(network, input_shape, outputs, settings=settings).named_parameters()
         matched = {name: parameter.ndim for name, parameter in parameters if name.endswith(".weight")}
     if min(matched.values(), default=2) >= 2:
         return ("*.weight",)
@@ -222,47 +234,35 @@ def resolve_prior(prior: str, settings: Mapping[str, Any], data_size: int) -> Hi
     return made
 
 
-def make_network(name: str, input_shape: tuple[int, ...], outputs: int, width: float = 1.0) -> nn.Module:
+def make_network(
+    name: str,
+    input_shape: tuple[int, ...],
+    outputs: int,
+    width: float = 1.0,
+    settings: Mapping[str, Any] | None = None,
+) -> nn.Module:
     """Makes the network of that name.
 
     Args:
         name: A name in `NETWORKS`; or `MODULE:NAME` (or `FILE.py:NAME`), a function of `(input_shape, outputs)`
-            or of nothing that returns an `nn.Module`, or a module itself.
+            or of nothing that returns an `nn.Module`, or a module itself: see `bayesprune.own_networks`.
         input_shape: Shape of one input.
         outputs: Outputs that are needed.
         width: Multiplies the widths of the hidden layers of a network in `NETWORKS`; default 1.
+        settings: Arguments by name of a function of one's own; default none.
 
     Raises:
-        ValueError: If the name is unknown, or is no network, or the width cannot be had.
+        ValueError: If the name is unknown, or is no network, or the width or a setting cannot be had.
     """
     if name in NETWORKS:
+        if settings:
+            raise ValueError(f"--network-set is for networks of one's own, MODULE:NAME, not for {name}: leave it out")
         return make_ready(name, input_shape, outputs, width)
     if not is_code(name):
         raise ValueError(f"network {name!r} is unknown: expected one of {', '.join(NETWORKS)}, or MODULE:NAME")
     if width != 1:
         raise ValueError(f"--width is for networks that are known by name, not for {name}: set its widths there")
-    found = import_object(name, "network")
-    if not isinstance(found, nn.Module) and callable(found):
-        given = (input_shape, outputs) if _takes_two(found) else ()
-        try:
-            found = found(*given)
-        except Exception as problem:
-            reason = " ".join(str(problem).split())
-            raise ValueError(
-                f"the network {name} cannot be made ({type(problem).__name__}: {reason}): it is called with "
-                "(input_shape, outputs), or with nothing"
-            ) from problem
-    if not isinstance(found, nn.Module):
-        raise ValueError(f"{name} is of type {type(found).__name__}: expected a torch.nn.Module or a function")
-    return found
-
-
-def _takes_two(function: Any) -> bool:
-    try:
-        inspect.signature(function).bind((1,), 1)
-    except (TypeError, ValueError):
-        return False
-    return True
+    return own_network(name, input_shape, outputs, settings)
 
 
 def _likelihood_name(found: Any) -> str:
@@ -277,30 +277,3 @@ def _pattern_names(found: Any) -> tuple[str, ...]:
     if not isinstance(found, (list, tuple)) or not all(isinstance(pattern, str) for pattern in found):
         raise ValueError("on is no list of patterns")
     return tuple(found)
-
-
-def _load_weights(network: nn.Module, file: Path) -> None:
-    """Loads a state dict into a network, in place."""
-    if not file.is_file():
-        raise ValueError(f"there is no file {file}: weights are read from a safetensors file")
-    state = read_tensors(file, "give trained weights that are finite, as safetensors", None, infinite_buffers(network))
-    if units_of(state) and not units_of(network):  # of a regression that was standardised inside
-        try:
-            put_in_units(network, units_of(state))
-        except ValueError as problem:
-            raise ValueError(f"{file} does not fit the network: {problem}") from problem
-    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
-    wrong = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
-    if wrong:
-        raise ValueError(
-            f"{file} does not fit the network: {wrong[0]} has shape {found.get(wrong[0], 'none')} in the file "
-            f"and {expected.get(wrong[0], 'none')} in the network ({len(wrong)} tensors differ)"
-        )
-    for name, value in network.state_dict().items():
-        if state[name].is_floating_point() != value.is_floating_point():
-            raise ValueError(
-                f"{file} does not fit the network: {name} is of {state[name].dtype} in the file, but {value.dtype} is "
-                "expected"
-            )
-    network.load_state_dict(state)

@@ -34,6 +34,12 @@ Network = Annotated[
     str,
     typer.Option(help="lenet-300-100, lenet-5, vgg-16-bn, resnet-18, resnet-20, resnet-32, resnet-56 or MODULE:NAME."),
 ]
+NetworkSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--network-set", metavar="KEY=VALUE", help="An argument of a network of your own, MODULE:NAME; repeatable."
+    ),
+]
 Width = Annotated[float, typer.Option(help="Multiplies the widths of the network's hidden layers.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the prior; repeatable.")
@@ -54,7 +60,13 @@ Standardise = Annotated[
     ),
 ]
 Interval = Annotated[float, typer.Option(help="Probability of the predictive intervals of a regression.")]
-Weights = Annotated[Path | None, place_option("Start from this state dict of a trained network, FILE.safetensors.")]
+Weights = Annotated[
+    Path | None,
+    place_option("Start from this state dict of a trained network, .safetensors, .pt or .pth.", metavar="FILE"),
+]
+NewHead = Annotated[
+    bool, typer.Option("--new-head", help="Start the last layer anew, and take all else from --weights.")
+]
 Tune = Annotated[
     list[str] | None,
     typer.Option(
@@ -85,6 +97,27 @@ MinScore = Annotated[
         help="Keep weights whose score by --criterion exceeds this: log alpha < 3 is dropout-rate and -3.",
         show_default=False,
     ),
+]
+
+# What `prune` does with the network that it has pruned.
+Finetune = Annotated[
+    int | None,
+    typer.Option(
+        metavar="EPOCHS", help="Train the pruned network further by maximum likelihood, zeros held.  [default: not]"
+    ),
+]
+Compact = Annotated[
+    bool, typer.Option("--compact", help="Also write the network without its dead units, which is really smaller.")
+]
+OnnxFile = Annotated[
+    Path | None,
+    place_option("Write the compact network as ONNX too (needs bayesprune[export]).", metavar="FILE"),
+]
+TimeIt = Annotated[
+    bool, typer.Option("--latency", help="Time the compact network beside the one with zeros; takes a while.")
+]
+RoundTo = Annotated[
+    int | None, typer.Option(help="Keep widths of the compact network at multiples of this.", show_default=False)
 ]
 
 # Code of the user's own in a folder that is read back: see bayesprune.code_trust.

@@ -57,7 +57,7 @@ _DROPPINGS = (".nfs", ".DS_Store")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 """What file systems without locks answer."""
 _TRIES = 20
-_OPTIONS = {"prior_settings": "--set", "network_code": "the code of --network"}
+_OPTIONS = {"prior_settings": "--set", "network_settings": "--network-set", "network_code": "the code of --network"}
 """Options whose names are not those of what they give."""
 
 

@@ -12,8 +12,8 @@ Keys of summary.json (null where something does not apply; counts are of the wei
 
     version, created             of bayesprune; ISO date and time of the end of the run
     data, data_root, data_seed   name or path; folder it was looked for in; seed of the validation split
-    network, width, prior, prior_settings, on, input_shape,
-    outputs, data_size, likelihood, starting_weights     the model
+    network, network_settings, width, prior, prior_settings, on,
+    input_shape, outputs, data_size, likelihood, starting_weights     the model
     guide, guide_families        ``"map"``, ``"meanfield"``, ``"paired"``, ``"mixed"``; each site's family
     epochs, steps, batch_size, learning_rate, optimizer, schedule,
     kl_warmup, kl_weight, particles, precision, device      how it was fitted
@@ -106,6 +106,7 @@ _LATER: dict[str, Any] = {
     "width": float, "path": dict, "units": _OBJECT, "branches": _OBJECT, "tuned": (list, type(None)),
     "correlated_inputs": (list, type(None)),
     "test_coverage_50": _NUMBER, "test_coverage_90": _NUMBER, "standardised": _OBJECT, "learned_likelihood": dict,
+    "network_settings": dict,
 }  # fmt: skip
 """Keys that runs of earlier versions do not have."""
 _DECLARED = (

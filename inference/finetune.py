@@ -263,4 +263,7 @@ def _noted(result: PruneResult | CompactResult, network: nn.Module, how: str) ->
     counted = _report(old.rule, old.criterion, old.kind, network, result.masks)  # kept zeros may have moved
     counts = {name: getattr(counted, name) for name in ("nonzero", "sparsity", "per_tensor")}
     notes = tuple(gone_layers(result.masks))  # what pruning cost is no longer so
-    return dataclasses.replace(old, **counts, finetuned=text, notes=notes)
+    statistics = old.batch_normalisation
+    if statistics is not None and before is None:
+        statistics += ", and followed the fine-tuning since"
+    return dataclasses.replace(old, **counts, finetuned=text, notes=notes, batch_normalisation=statistics)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from bayesprune.inference.default_kl_weight import FADE_IN, LEAST_WEIGHT
 from bayesprune.inference.default_length import LEAST_STEPS
+from bayesprune.inference.gating import NOISY
 from bayesprune.inference.raw_inputs import standardising_helps
 from bayesprune.inference.tuning_grid import stronger_or_weaker
 from bayesprune.models.plain_numbers import plain_value
@@ -46,6 +47,8 @@ class Remedies:
     def less_prior(self) -> str:
         """What lets the data say more."""
         knob, engine, lead = self._knob(weaker=True), self._engine(), self._standardise()
+        if self.fit.model.gates is not None and self._is_noisy():
+            return self.gentler_gates()  # a lower price makes longer steps of theta, and so more noise
         if self.fit.model.gates is not None and knob is not None:
             return _sentence([*lead, knob], [" and ".join(engine)] if engine else [])
         weight = self._weight()
@@ -99,6 +102,11 @@ class Remedies:
         examples = None if self.fit.examples is None else self.fit.examples[0]
         done = self.fit.settings.get("standardised") or {}
         return ["standardise=True"] if standardising_helps(self.fit.model.network, examples, done) else []
+
+    def _is_noisy(self) -> bool:
+        """Whether it was rather the noise of theta's gradient than the price that closed gates."""
+        noise = (self.fit.settings.get("gating") or [{}])[0].get("noise")
+        return isinstance(noise, (int, float)) and noise > NOISY
 
     def _weight(self) -> float:
         weight = self.fit.settings.get("kl_weight")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -134,6 +135,27 @@ def test_the_page_on_sparse_variational_dropout_runs(declared):
     for block in code_blocks("docs/priors/sparse-variational-dropout.md"):
         exec(compile(block, "docs/priors/sparse-variational-dropout.md", "exec"), declared)
     assert declared["result"].report.rule == "score > -3"
+
+
+@pytest.mark.filterwarnings("ignore:the noise of theta:UserWarning")  # a short fit
+@pytest.mark.filterwarnings("ignore:(all units of|.*units are dead):UserWarning")
+def test_the_page_on_trained_networks_runs(tmp_path, monkeypatch):
+    from torchvision.models import resnet18
+
+    digits = bp.load_data("digits")
+    few = replace(digits, train=tuple(part[:96] for part in digits.train))
+    monkeypatch.setattr(bp, "load_data", lambda name: few)
+    monkeypatch.chdir(tmp_path)
+    trained = resnet18(num_classes=10)
+    torch.save(trained.state_dict(), "resnet18.pth")
+    space = {}
+    for block in code_blocks("docs/trained.md"):
+        exec(compile(block, "docs/trained.md", "exec"), space)
+    grey, copy = space["x"][:4], trained.train()
+    network = space["network"].train()
+    torch.testing.assert_close(network(grey), copy(grey.repeat(1, 3, 1, 1)), rtol=1e-3, atol=1e-3)
+    assert "1 epoch, adam" in space["tuned"].report.finetuned
+    assert (tmp_path / "runs" / "resnet-18-small" / "network.py").is_file()
 
 
 def test_the_page_on_speed_runs():

@@ -30,6 +30,7 @@ from bayesprune.models.files.unwritable import naming
 from bayesprune.models.unit_gates import UnitGates
 from bayesprune.part_folder import writing_part
 from bayesprune.run_folder import summarise_run, write_rest
+from bayesprune.starting_weights import StartingWeights
 
 __all__ = ["fit_run", "objective_line", "parse_settings", "print_run", "remarks", "scores_line"]
 
@@ -71,6 +72,8 @@ def fit_run(
     on: tuple[str, ...] | None = None,
     likelihood: str | None = None,
     weights: str | Path | None = None,
+    new_head: bool = False,
+    network_settings: Mapping[str, Any] | None = None,
     data_root: str | Path | None = None,
     seed: int = 0,
     epochs: int | None = None,
@@ -96,7 +99,9 @@ def fit_run(
         settings: Settings of the prior.
         on: Patterns of the parameters that get the prior; default all weights.
         likelihood: A name; default by the targets.
-        weights: A safetensors file with the weights to start from; default random ones.
+        weights: A file of weights to start from (`StartingWeights`); default random ones.
+        new_head: Whether the last layer starts anew all the same; default False.
+        network_settings: Arguments by name of a network of one's own; default none.
         data_root: Folder where a named data set is looked for first.
         seed: Of the first restart and of the validation split.
         epochs: Passes over the training data; 0: none, `laplace_around` the network of `weights`. Default None: as
@@ -122,6 +127,8 @@ def fit_run(
         epochs = 0
     if epochs == 0:
         _check_nothing_trained(weights, how)
+    if new_head and weights is None:
+        raise ValueError("--new-head starts the last layer of --weights anew, but there are none: leave it out")
     if weights is not None and how.get("standardise") is None:
         how["standardise"] = ONLY_NOISE  # they were trained as they are
     declared = resolve_prior(prior, settings or {}, data_size=1)  # a misspelt name is told before data are fetched
@@ -133,8 +140,10 @@ def fit_run(
     name = data if data in DATASETS else str(expanded(data).absolute())
     root = None if data_root is None else str(expanded(data_root).absolute())
     begins_at = None if weights is None else expanded(weights)
+    start = None if begins_at is None else StartingWeights(begins_at, new_head)
     asked = {
         "data": data if data in DATASETS else os.path.realpath(name), "network": absolute(network), "width": width,
+        "network_settings": dict(network_settings or {}), "new_head": new_head,
         "network_code": _code_of(network), "prior": absolute(prior), "prior_settings": dict(settings or {}),
         "on": on and list(on), "guide": how.get("guide"), "seed": seed, "likelihood": likelihood, "epochs": epochs,
         "steps": steps,
@@ -145,8 +154,8 @@ def fit_run(
     _refuse_infinity(asked)
     with writing_part(out, asked, fresh) as part:
         splits = load_data(name if Path(name).exists() else data, seed=seed, root=root)
-        declaration = declare(splits, network, prior, settings, on, likelihood, width)
-        model = declaration.model(seed, begins_at)
+        declaration = declare(splits, network, prior, settings, on, likelihood, width, network_settings)
+        model = declaration.model(seed, start)
         tuned = None
         if epochs == 0:
             fitted = laplace_around(model, splits.train)
@@ -159,7 +168,7 @@ def fit_run(
             if tuning is None:
                 fitted = fit(model, splits.train, checkpoint=part.state, **arguments)
             else:
-                fitted, declaration, tuned = fit_tuned(tuning, declaration, splits, begins_at, part, arguments)
+                fitted, declaration, tuned = fit_tuned(tuning, declaration, splits, start, part, arguments)
         with part.filled() as folder:
             with naming(folder, part.folder):
                 write_fit(fitted, folder)
@@ -174,7 +183,7 @@ def fit_run(
                 gating_settings=dict(gating or {}) if isinstance(declared, UnitGates) else None,
                 tuned=None if tuned is None else tuned.rows(),
             )
-            summary["notes"] += [] if tuned is None else tuned.notes
+            summary["notes"] += [*([] if start is None else start.notes), *([] if tuned is None else tuned.notes)]
             with naming(folder, part.folder):
                 write_rest(folder, fitted, summary)
     return summary
@@ -220,7 +229,7 @@ def _gating(settings: Mapping[str, Any]) -> Gating:
 def _check_nothing_trained(weights: str | Path | None, how: Mapping[str, Any]) -> None:
     """Refuses what makes no sense where nothing is trained."""
     if weights is None:
-        raise ValueError("--epochs 0 trains nothing, so it needs a trained network: give --weights FILE.safetensors")
+        raise ValueError("--epochs 0 trains nothing, so it needs a trained network: give --weights FILE")
     if how.get("guide") not in (None, "meanfield"):
         raise ValueError(f"--epochs 0 makes a mean-field guide around the weights: leave out --guide {how['guide']}")
     if how.get("standardise"):

@@ -19,6 +19,7 @@ from bayesprune.inference.path_folder import INDEX_FILE, REMEDY, read_index
 from bayesprune.inference.sparsity_path import SparsityPath
 from bayesprune.models.files.places import expanded
 from bayesprune.run_folder import check_declared
+from bayesprune.starting_weights import StartingWeights
 
 _LATER = {"kl_weight": None, "particles": 1, "standardise": None}
 """Arguments that folders of earlier versions do not name, with what stands for them there."""
@@ -61,6 +62,8 @@ def follow_path(
     on: tuple[str, ...] | None = None,
     likelihood: str | None = None,
     weights: str | Path | None = None,
+    new_head: bool = False,
+    network_settings: Mapping[str, Any] | None = None,
     data_root: str | Path | None = None,
     seed: int = 0,
     sparsities: Sequence[float] | None = None,
@@ -80,7 +83,9 @@ def follow_path(
         settings: The other settings of the prior.
         on: Patterns of the parameters that get the prior; default all weights.
         likelihood: A name; default by the targets.
-        weights: A safetensors file with the weights to start from; default random ones.
+        weights: A file of weights to start from (`StartingWeights`); default random ones.
+        new_head: Whether the last layer starts anew all the same; default False.
+        network_settings: Arguments by name of a network of one's own; default none.
         data_root: Folder where a named data set is looked for first.
         seed: Of the first restart and of the validation split.
         sparsities: What fits are pruned to; default as `sparsity_path`.
@@ -98,6 +103,9 @@ def follow_path(
         OSError: If the folder cannot be written.
     """
     settings = dict(settings or {})
+    if new_head and weights is None:
+        raise ValueError("--new-head starts the last layer of --weights anew, but there are none: leave it out")
+    start = None if weights is None else StartingWeights(expanded(weights), new_head)
     if standardise is not None or weights is not None:
         how["standardise"] = ONLY_NOISE if standardise is None else standardise
     if prior == UNIT_GATES:
@@ -113,10 +121,13 @@ def follow_path(
     splits = load_data(name if Path(name).exists() else data, seed=seed, root=data_root)
     if not len(splits.validation[0]):
         raise ValueError(f"{data} has no validation data, on which the front is chosen: give more examples")
-    declaration = declare(splits, network, prior, settings, on, likelihood, width)
+    declaration = declare(splits, network, prior, settings, on, likelihood, width, network_settings)
+    declared = declaration.as_dict()
+    if not declared["network_settings"]:  # so that a path of an earlier version, which does not name them, goes on
+        del declared["network_settings"]
     try:
         path = sparsity_path(
-            lambda value: _with(declaration, knob, value).model(seed, weights),
+            lambda value: _with(declaration, knob, value).model(seed, start),
             splits.train,
             values,
             knob=knob,
@@ -126,7 +137,7 @@ def follow_path(
             prunings=None if sparsities is None else [{"sparsity": sparsity} for sparsity in sparsities],
             folder=out,
             declaration={
-                **declaration.as_dict(),
+                **declared,
                 "data": splits.name,
                 "data_seed": seed,
                 "data_root": None if data_root is None else str(expanded(data_root).absolute()),

@@ -33,7 +33,7 @@ from bayesprune.models.files.tensor_file import infinite_buffers, not_finite, re
 from bayesprune.models.first_line import first_line
 from bayesprune.models.likelihoods import Likelihood
 from bayesprune.models.network_source import network_source
-from bayesprune.models.size_bounds import checked_count, checked_input_shape, checked_width
+from bayesprune.models.size_bounds import checked_count, checked_input_shape, checked_settings, checked_width
 from bayesprune.models.standardisation import put_in_units, units_of
 from bayesprune.run_folder import SUMMARY_FILE, load_run, run_data
 
@@ -48,7 +48,7 @@ _PRUNED: dict[str, Any] = {
     "rule": str, "network": str, "input_shape": list, "outputs": int, "likelihood": dict, "input_scaling": dict,
     "compact_parameters": (int, type(None)),
 }  # fmt: skip
-_LATER: dict[str, Any] = {"width": float, "digests": dict}
+_LATER: dict[str, Any] = {"width": float, "digests": dict, "network_settings": dict}
 """Keys that earlier versions did not write."""
 
 
@@ -248,7 +248,8 @@ def load_pruned(
     dtype = next((value.dtype for value in state.values() if value.is_floating_point()), torch.float32)
     shape = summary["input_shape"]
     with torch.random.fork_rng(devices=[]):
-        made = make_network(reference, shape, summary["outputs"], summary["width"]).to(dtype).eval()
+        settings = summary["network_settings"]
+        made = make_network(reference, shape, summary["outputs"], summary["width"], settings).to(dtype).eval()
     try:
         if units_of(state):
             put_in_units(made, units_of(state))
@@ -326,6 +327,7 @@ def _read_summary(folder: Path) -> dict[str, Any]:
         if "rule" in found:
             found["outputs"] = checked_count(found["outputs"], "outputs")
             found["width"] = checked_width(found.get("width", 1.0))
+            found["network_settings"] = checked_settings(found.get("network_settings", {}), "network_settings")
     except ValueError as problem:
         raise damaged(file, problem, _REMEDY) from problem
     return found

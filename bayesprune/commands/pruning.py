@@ -15,6 +15,7 @@ from bayesprune.commands.console import figure, percent, stdout, table
 from bayesprune.commands.following_path import load_path
 from bayesprune.commands.input_scaling import input_scaling
 from bayesprune.finite_numbers import finite_numbers
+from bayesprune.inference.finetune import finetune
 from bayesprune.inference.path_folder import INDEX_FILE
 from bayesprune.inference.plain_scores import plain_scores
 from bayesprune.inference.prune import prune
@@ -52,18 +53,20 @@ def prune_run(
     round_to: int | None = None,
     value: float | None = None,
     min_accuracy: float | None = None,
+    finetune_epochs: int | None = None,
     trust_code: bool = False,
     network: str | None = None,
     prior: str | None = None,
     min_score: float | None = None,
 ) -> dict[str, Any]:
-    """Prunes a run or a path and writes a folder with weights, masks and a summary; nothing is fine-tuned.
+    """Prunes a run or a path and writes a folder with weights, masks and a summary.
 
     ``weights.safetensors`` is the state dict of the plain network, zeros in place; ``masks.safetensors`` says
     which weights are kept (1 or 0). Statistics of batch normalisation, where there are any, are estimated again on
     the training data. With `compact` the folder also holds the network without its dead units:
     ``compact.safetensors``, ``network.py``, which runs it with torch alone, and ``plan.json``. Before pruning the
-    scores are those of predictions averaged over draws, after it those of the one pruned network.
+    scores are those of predictions averaged over draws, after it those of the one pruned network. With
+    `finetune_epochs` that network is trained further, before anything of it is written or compacted.
 
     Args:
         run: The run folder, or the folder of a path.
@@ -80,6 +83,7 @@ def prune_run(
         round_to: What the compact network's widths are kept at multiples of; default 1.
         value: Of a path: the value of its knob.
         min_accuracy: Of a path: the least accuracy on the validation data.
+        finetune_epochs: Epochs of `finetune` on the training data, with its defaults; default None: none.
         trust_code: Whether to run whatever code the folder names; default False.
         network: Its network, repeated to allow it; default None.
         prior: Its prior, repeated to allow it; default None.
@@ -91,6 +95,7 @@ def prune_run(
     Raises:
         CodeNotTrusted: If the folder names code that is neither repeated nor trusted.
         ValueError: For bad input.
+        NonFiniteLossError: If the loss of the fine-tuning becomes NaN or infinite.
         OSError: If the folder cannot be written.
     """
     run, out, onnx = expanded(run), expanded(out), None if onnx is None else expanded(onnx)
@@ -101,6 +106,8 @@ def prune_run(
         )
     else:
         _check_run_request([sparsity, min_inclusion, min_score], value is not None, min_accuracy is not None)
+    if finetune_epochs is not None and finetune_epochs < 1:
+        raise ValueError(f"--finetune takes epochs, at least 1, not {finetune_epochs}: leave it out for none")
     check_request(out, compact, onnx, latency, round_to)
     check_new_folder(out)
     if is_path:
@@ -120,9 +127,14 @@ def prune_run(
             data=splits.train, min_score=min_score,
         )  # fmt: skip
     fit.keep_inputs(splits.train)  # so that the scores before are with the statistics of each draw
-    small, saved = compacted(result, splits.train[0], latency, round_to) if compact else (None, {})
     before = fit.score(*splits.test, restart=restart)
     after = plain_scores(result.network, result.likelihood, *splits.test)
+    tuned = {}
+    if finetune_epochs is not None:
+        validation = splits.validation if len(splits.validation[0]) else None
+        result = finetune(result, splits.train, finetune_epochs, validation=validation)
+        tuned = plain_scores(result.network, result.likelihood, *splits.test)
+    small, saved = compacted(result, splits.train[0], latency, round_to) if compact else (None, {})
     report = result.report
     found = {
         "version": bayesprune.__version__,
@@ -137,6 +149,8 @@ def prune_run(
         "sparsity": report.sparsity,
         **{f"test_{name}_before": value for name, value in before.items()},
         **{f"test_{name}_after": value for name, value in after.items()},
+        **{f"test_{name}_finetuned": tuned.get(name) for name in after},
+        "finetuned": report.finetuned,
         "per_tensor": report.per_tensor,
         "batch_normalisation": report.batch_normalisation,
         "notes": list(report.notes),
@@ -145,6 +159,7 @@ def prune_run(
         "onnx": None if onnx is None else str(onnx.absolute()),
         **{key: summary[key] for key in ("data", "network", "prior", "guide", "input_shape", "outputs")},
         "width": summary.get("width", 1.0),  # runs of earlier versions have none
+        "network_settings": summary.get("network_settings", {}),
         "likelihood": result.likelihood.learned_config(),
         "input_scaling": input_scaling(splits),
     }
@@ -205,7 +220,11 @@ def print_pruned(out: Path, summary: Mapping[str, Any]) -> None:
             show = figure if name in ("rmse", "nll") else percent
             before, after = (show(summary[f"test_{name}_{when}"]) for when in ("before", "after"))
             words = "share in 90 % intervals" if name == "coverage_90" else name
-            console.print(f"test {words} {before} before, {after} after")
+            tuned = summary[f"test_{name}_finetuned"]
+            more = "" if tuned is None else f", {show(tuned)} fine-tuned"
+            console.print(f"test {words} {before} before, {after} after{more}")
+    if summary["finetuned"] is not None:
+        console.print(f"fine-tuned: {summary['finetuned']}", soft_wrap=True)
     if summary["batch_normalisation"] is not None:
         console.print(f"batch normalisation: {summary['batch_normalisation']}")
     for note in summary["notes"]:

@@ -7,7 +7,6 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from bayesprune.code_trust import is_code
@@ -23,6 +22,7 @@ from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.priors import PRIORS
 from bayesprune.part_folder import Part
 from bayesprune.prior_files import import_object
+from bayesprune.starting_weights import StartingWeights
 
 __all__ = ["Tuning", "asked_tuning", "fit_tuned", "print_tuned"]
 
@@ -81,7 +81,7 @@ def fit_tuned(
     tuning: Tuning,
     declaration: Declaration,
     splits: DataSplits,
-    weights: Path | None,
+    weights: StartingWeights | None,
     part: Part,
     how: Mapping[str, Any],
 ) -> tuple[Fit, Declaration, Tuned]:
@@ -91,7 +91,7 @@ def fit_tuned(
         tuning: What `--tune` asks for.
         declaration: The model at the settings before.
         splits: The data.
-        weights: A file with the weights to start from; default random ones.
+        weights: The weights to start from; default random ones.
         part: Where trials and states of training are kept.
         how: Arguments of `bayesprune.fit`.
 

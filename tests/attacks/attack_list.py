@@ -174,7 +174,7 @@ def _share(lines: list[Command], parts: int, rng: random.Random) -> list[Command
 def _named_in(line: Command) -> tuple[str, ...]:
     """Targets that a command line names."""
     known = ("spike", "halo", "gates", "pruned", "compact", "path", "killed.part", "pictures", "named",
-             "weights.safetensors")  # fmt: skip
+             "weights.safetensors", "weights.pth")  # fmt: skip
     named = [name for name in known if name in line or f"{name.removesuffix('.part')}" in line]
     return tuple(named) if line[:1] != ("path",) or "path" in line[1:] else tuple(n for n in named if n != "path")
 
@@ -189,6 +189,7 @@ def _wrong_data(targets: Path) -> Iterator[Attack]:
          [("predict", "pruned", *_INPUT), ("predict", "pruned", "--raw", *_INPUT)]),
         ("weights.safetensors", "weights.safetensors", binary_mutations.TENSORS,
          [("fit", "--data", "labels.npz", "--weights", "weights.safetensors", *_LABELS)]),
+        ("weights.pth", "weights.pth", {}, [("fit", "--data", "labels.npz", "--weights", "weights.pth", *_LABELS)]),
         ("pictures", "pictures/b/3.png", {}, [("fit", "--data", "pictures", *_LABELS)]),
         ("named", "named/MNIST/raw/t10k-images-idx3-ubyte.gz", {},
          [("fit", "--data", "mnist", "--data-root", "named", *_LABELS)]),

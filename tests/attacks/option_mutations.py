@@ -25,7 +25,7 @@ TEXTS = (
 )  # fmt: skip
 """Values for any option: numbers, texts and paths alike."""
 
-ENDLESS = {"epochs", "first_epochs", "restarts", "draws", "steps"}
+ENDLESS = {"epochs", "first_epochs", "restarts", "draws", "steps", "finetune"}
 """Options of which a large number is a long wait that was asked for: they get the others only."""
 LARGE = {HUGE, "9" * 400}
 

@@ -147,3 +147,4 @@ def _make_weights(folder: Path) -> None:
     """The state dict of a network as `FIT` names it."""
     state = lenet_300_100(6, 3, hidden=(9, 3)).state_dict()
     save_file({name: value.contiguous() for name, value in state.items()}, folder / "weights.safetensors")
+    torch.save(state, folder / "weights.pth")

@@ -236,9 +236,10 @@ def test_pickled_arrays_are_not_unpickled(attack):
 def test_a_pickle_under_the_name_of_tensors_is_not_unpickled(attack):
     place = attack.place
     pickled = place / "pickled.safetensors"
-    torch.save(Leaves(attack.sentinel), pickled)
-    given = ("--data", place / "run", "--prior", "gaussian", "--weights", pickled, "--out", place / "out")
-    attack.withstood("fit", *given)
+    for named in (pickled, place / "pickled.pth"):
+        torch.save(Leaves(attack.sentinel), named)
+        given = ("--data", place / "run", "--prior", "gaussian", "--weights", named, "--out", place / "out")
+        attack.withstood("fit", *given)
     point = place / "path" / "point-000"
     files = (attack.run / "restart-0.safetensors", point / "restart-0.safetensors")
     files += (place / "pruned" / "weights.safetensors", place / "compact" / "compact.safetensors")

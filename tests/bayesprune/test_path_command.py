@@ -40,7 +40,7 @@ def test_a_path_writes_its_fits_an_index_and_a_picture(finished):
     assert found["arguments"]["epochs"] == 5 and found["arguments"]["first_epochs"] == 15
     assert found["declaration"]["prior"] == "halo" and found["declaration"]["data"] == "digits"
     declared, path = following_path.load_path(finished, trust_code=True)
-    assert declared == found["declaration"]
+    assert declared == found["declaration"] and "network_settings" not in declared  # as in earlier versions
     assert path.fit(30.0).settings["warm_start"] and path.fit(30.0).model.data_size == declared["data_size"]
 
 

@@ -175,6 +175,8 @@ def test_batch_normalisation_follows_and_a_batch_of_one_is_left_out(pruned):
     old, new = (result.network[1] for result in (pruned, tuned))
     assert int(new.num_batches_tracked - old.num_batches_tracked) == 4
     assert not torch.equal(old.running_mean, new.running_mean)
+    assert "followed" not in pruned.report.batch_normalisation
+    assert tuned.report.batch_normalisation.endswith(", and followed the fine-tuning since")
 
 
 @pytest.mark.parametrize("wrap", [lambda d: TensorDataset(*d), lambda d: DataLoader(TensorDataset(*d), 32)])

@@ -93,3 +93,15 @@ def test_labels_are_known_by_what_they_are_and_not_by_a_name():
     assert "hardly better than a constant prediction" in found["categorical"][0][0]
     assert found["named"] == found["categorical"] and "ece" in found["named"][1]
     assert bp.Bernoulli().is_labels and not bp.Poisson().is_labels and not bp.Normal().is_labels
+
+
+def test_a_lower_price_is_no_remedy_where_the_noise_of_gates_closed_them():
+    network = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    gates = bp.UnitGates(kappa=0.02)
+    bnn = bp.BayesianNetwork(network, {}, data_size=SIZE, gates=gates, example_input=X[:1])
+    fit = copy.copy(bp.fit(bnn, (X, Y), steps=20, device="cpu"))
+    report = {"step": 0.4, "noise": 0.1}
+    fit.settings = {**fit.settings, "gating": [report]}
+    assert "kappa=0.002" in Remedies(fit).less_prior()
+    report["noise"] = 12.0
+    assert Remedies(fit).less_prior() == "give steps=2500, or Gating(step=0.1) in place of 0.4"
