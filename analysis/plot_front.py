@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayesprune.analysis.style import check_path, colour, finished, new_figure, styled
+from bayesprune.analysis.style import check_path, colour, finished, legend_below, new_figure, styled
 from bayesprune.inference.sparsity_path import COSTS, SparsityPath
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def plot_front(
         _axes(axis, sizes[np.isfinite(sizes)], score, against)
         if worst is not None:
             axis.set_ylim(**{"bottom" if score == "accuracy" else "top": worst})
-        axis.legend()
+        legend_below(axis)
         return finished(figure, path)
 
 

@@ -21,6 +21,16 @@ SEQUENTIAL = "cividis"
 """Colour map of probabilities and counts."""
 PANEL = (3.4, 2.6)
 """Width and height of a panel in inches."""
+DASHES: tuple[Any, ...] = (
+    "-",
+    (0, (5, 1.5)),
+    (0, (3, 1, 1, 1)),
+    (0, (1, 1)),
+    (0, (8, 2)),
+    (0, (5, 1, 1, 1, 1, 1)),
+    "-",
+)
+"""Dashes of lines, one for each of `COLOURS`: those are alike in grey."""
 SUFFIXES = (".svg", ".pdf", ".png")
 _SETTINGS: dict[str, Any] = {
     "font.size": 9.0,
@@ -103,6 +113,41 @@ def finished(figure: Figure, path: str | Path | None) -> Figure:
         with written_over(os.path.realpath(expanded(path)), lambda _: True, "a file") as staged:
             figure.savefig(staged, format=Path(path).suffix[1:].lower(), metadata=metadata)
     return figure
+
+
+def legend_below(axis: Any, below: float | None = None) -> None:
+    """Puts the legend of an axis under it, where it cannot lie on the data; nothing where no line has a label.
+
+    Args:
+        axis: The axis, its labels set.
+        below: Distance from the axis in inches; default None: room for the numbers and the label of its lower side.
+    """
+    from matplotlib.transforms import ScaledTranslation
+
+    handles, labels = axis.get_legend_handles_labels()
+    if not handles:
+        return
+    if below is None:
+        below = 0.42 if axis.get_xlabel() else 0.25
+    figure = axis.figure
+    width = figure.get_size_inches()[0] / axis.get_subplotspec().get_gridspec().ncols - 0.3
+    entry = 0.4 + 0.064 * max(map(len, labels))  # inches of handle and text
+    axis.legend(
+        handles,
+        labels,
+        loc="upper left",
+        bbox_to_anchor=(0.0, 0.0),
+        bbox_transform=axis.transAxes + ScaledTranslation(0.0, -below, figure.dpi_scale_trans),
+        ncols=max(1, min(len(labels), int(width // entry))),
+        borderaxespad=0.0,
+        handlelength=1.6,
+        columnspacing=1.0,
+    )
+
+
+def line_look(number: int) -> dict[str, Any]:
+    """Colour and dashes of the `number`-th of several lines, apart in colour and in grey; they repeat after seven."""
+    return {"color": colour(number), "ls": DASHES[number % len(DASHES)]}
 
 
 def colour(number: int) -> str:
