@@ -87,6 +87,8 @@ def _side_by_side(calibrations: dict[str, DeletionCalibration], path: str | Path
             _reliability(axis, calibration)
             axis.set_title(f"{letter}  {name}\n    held-out loss {calibration.loss:.3g}", fontsize=8.5)
             axis.set_xlabel(calibration.score)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower left", ncols=2)
         _correlations_of_all(axes[panels - 1], list(calibrations.values()))
         for axis in axes[panels:]:
             axis.remove()
@@ -133,9 +135,10 @@ def _reliability(axis: Any, calibration: DeletionCalibration) -> None:
 
 def _changes(axis: Any, calibration: DeletionCalibration) -> None:
     deletions, curve = calibration.deletions, calibration.curve
-    # Linear up to the median standard error: below that a change is noise, and a logarithm would spread it out.
+    # Linear up to about the median standard error: below that a change is noise, and a logarithm would spread it out.
+    # A power of ten, so that the marks beside 0 stand a decade off.
     errors = deletions.error.values[deletions.error.values > 0]
-    axis.set_yscale("symlog", linthresh=float(np.median(errors)) if len(errors) else 1e-6)
+    axis.set_yscale("symlog", linthresh=10.0 ** np.round(np.log10(np.median(errors))) if len(errors) else 1e-6)
     axis.yaxis.get_major_locator().set_params(numticks=7)
     names = [str(name) for name in calibration.correlation.layer.values if name != ALL]
     one_of_many = len(names) > LABELLED

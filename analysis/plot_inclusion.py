@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from bayesprune.analysis.short_names import short_names
-from bayesprune.analysis.style import POSTERIOR, SEQUENTIAL, check_path, finished, new_figure, styled
+from bayesprune.analysis.style import POSTERIOR, SEQUENTIAL, check_path, finished, new_figure, of_name, styled
 from bayesprune.inference.result import Fit
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ ACROSS = 4
 """Panels in a row."""
 MAPS = ("first", "all", "none")
 SCALES = ("own", "shared")
-LETTERS = 22
-"""Of a tensor's name in a title."""
+LETTERS, TITLE = 24, 33
+"""Of a tensor's name in a title, and of a title on one line."""
 FLAT = 1e-4
 """A map whose probabilities differ by less has no colours of its own."""
 BLOCKS = 64
@@ -109,7 +109,7 @@ def _histogram(axis: Any, values: xr.DataArray, name: str, names_event: bool) ->
     axis.set_xlabel("inclusion probability")
     axis.set_ylabel(f"weights (of {flat.size:,})")
     undecided = float(((flat > 0.05) & (flat < 0.95)).mean())
-    axis.set_title(f"{name}, {undecided:.0%} undecided")
+    axis.set_title(of_name(name, f"{undecided:.0%} undecided", TITLE))
     if names_event:
         axis.text(0.98, 0.95, values.attrs["event"], ha="right", va="top", fontsize=7, transform=axis.transAxes)
 
@@ -139,7 +139,7 @@ def _picture(
     if array.ndim < 2:
         return None
     if array.ndim == 4 and max(array.shape[2:]) > 1:
-        return _Picture(f"{name}, each filter", _mosaic(array.mean(axis=1)))
+        return _Picture(of_name(name, "each filter", TITLE), _mosaic(array.mean(axis=1)))
     if array.ndim == 2 and (first or (alone and image_shape is not None)):
         inputs = array.shape[1]
         side = math.isqrt(inputs)
@@ -151,9 +151,11 @@ def _picture(
                     f"{inputs} inputs: give (height, width) or (channels, height, width)"
                 )
             image = array.mean(axis=0).reshape(shape)
-            return _Picture(f"{name}, mean of each pixel", image.mean(axis=0) if image.ndim == 3 else image)
+            return _Picture(
+                of_name(name, "mean of each pixel", TITLE), image.mean(axis=0) if image.ndim == 3 else image
+            )
     matrix = array.reshape(*array.shape[:2], -1).mean(axis=2)
-    return _Picture(f"{name}, outputs by inputs", _blocks(matrix), matrix.shape)
+    return _Picture(of_name(name, "outputs by inputs", TITLE), _blocks(matrix), matrix.shape)
 
 
 def _blocks(matrix: np.ndarray) -> np.ndarray:
@@ -195,6 +197,7 @@ def _show(figure: Any, axis: Any, picture: _Picture, shared: bool) -> None:
     else:
         axis.set_xlabel("input")
         axis.set_ylabel("output")
+        axis.locator_params(integer=True, min_n_ticks=1)
     axis.spines[:].set_visible(False)
     shrink = 0.65 if picture.sizes is None else 0.85  # an image of square pixels does not fill its panel
     figure.colorbar(drawn, ax=axis, shrink=shrink, label=f"inclusion probability,\n{span}")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bayesprune.analysis.draw_summaries import DrawSummaries
 from bayesprune.analysis.short_names import short_names
-from bayesprune.analysis.style import POSTERIOR, PRIOR, check_path, finished, new_figure, styled
+from bayesprune.analysis.style import POSTERIOR, PRIOR, check_path, finished, narrow_log_axis, new_figure, styled
 from bayesprune.inference.objective import fast_distributions
 from bayesprune.inference.result import Fit
 
@@ -155,6 +155,7 @@ def _panel(axis: Any, prior: np.ndarray, posterior: np.ndarray) -> None:
             axis.axvline(float(own[0]), lw=1.6, **how)
     if logarithmic:
         axis.set_xscale("log")
+        narrow_log_axis(axis, low, high)
     else:
         axis.locator_params(axis="x", nbins=4)
     axis.set_ylim(0.0, 1.15)

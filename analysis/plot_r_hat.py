@@ -10,7 +10,7 @@ import numpy as np
 
 from bayesprune.analysis.convergence import ELBO, Convergence, allowed_change
 from bayesprune.analysis.short_names import short_names
-from bayesprune.analysis.style import SEQUENTIAL, check_path, finished, new_figure, styled
+from bayesprune.analysis.style import SEQUENTIAL, TITLE_LETTERS, check_path, finished, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,7 +66,7 @@ def plot_r_hat(convergence: Convergence, path: str | Path | None = None) -> Figu
     windows = by_window.shape[1]
     with styled():
         width = 0.46 * (windows + 4) + 1.4 + 0.075 * max(map(len, labels.values()))
-        title = _title(convergence, len(shown), len(names), int(11.5 * width))
+        title = _title(convergence, len(shown), len(names), int(TITLE_LETTERS * width))
         size = (width / 3, 0.24 * len(shown) + 1.15 + 0.17 * title.count("\n"))
         figure, axes = new_figure(1, 3, title, size, width_ratios=[windows, 1, 2], sharey=True)
         left, middle, right = axes

@@ -22,7 +22,9 @@ from bayesprune.analysis.style import (
     finished,
     legend_below,
     line_look,
+    narrow_log_axis,
     new_figure,
+    of_name,
     styled,
 )  # fmt: skip
 from bayesprune.inference.result import Fit, Restart
@@ -37,6 +39,8 @@ LABELLED = 6
 """Histograms of at most this many tensors get a colour and a place in the legend of their own."""
 LETTERS = 26
 """Of a tensor's name."""
+TITLE = 35
+"""Letters of a title on one line."""
 PRIOR_DRAWS = 500
 WEIGHT_DRAWS = 200
 ACROSS = 3
@@ -184,6 +188,7 @@ def _intervals(axis: Any, scales: list[_Scale]) -> None:
         axis.plot(middle, row + 0.17, "o", color=POSTERIOR, ms=4, label="posterior" if first else None)
         labels.append(short[scale.site.tensor] + (f"[{entry}]" if scale.median.size > 1 else ""))
     axis.set_xscale("log")
+    narrow_log_axis(axis, *axis.get_xlim())
     axis.set_yticks(range(len(labels)), labels)
     axis.set_ylim(len(labels) - 0.4, -0.6)
     axis.set_xlabel("scale, 89 % interval")
@@ -256,7 +261,7 @@ def _signal_to_noise(fit: Fit, restart: int) -> Figure:
     for axis, (name, mean) in zip(axes, centre.items(), strict=False):
         sd = (squares[name] / WEIGHT_DRAWS).sqrt()
         _hexagons(figure, axis, np.abs(_flat(mean)), _flat(sd))
-        axis.set_title(f"{short[name]}, {float((mean.abs() > sd).double().mean()):.0%} with |mean| > sd")
+        axis.set_title(of_name(short[name], f"{float((mean.abs() > sd).double().mean()):.0%} with |mean| > sd", TITLE))
     for axis in axes[len(centre) :]:
         axis.remove()
     return figure

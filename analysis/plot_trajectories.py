@@ -113,7 +113,7 @@ def plot_trajectories(
         figure, axes = new_figure(math.ceil(panels / columns), columns, title)
         for axis, (kind, names) in zip(axes, lines.items(), strict=False):
             _lines(axis, trace, kind, names)
-        short = short_names(banded, LETTERS)
+        short = short_names(banded, LETTERS - 8)  # the restart follows
         for axis, name in zip(axes[len(lines) :], banded, strict=False):
             _bands(axis, trace, name, short[name], restart)
         if banded:

@@ -13,8 +13,8 @@ LEAST = 3
 def short_names(names: Iterable[str], letters: int) -> dict[str, str]:
     """Cuts the names that are longer than there is room for.
 
-    Of the parts between dots the longest lose their middle first, so that ``backbone_of_the_network.second_layer.bias`` becomes
-    ``bac…rk.sec…er.bias``. Names that would then be the same get a number.
+    Of the parts between dots the longest lose their middle first, so that ``backbone_of_all.second_layer.bias``
+    becomes ``ba…ll.se…er.bias``. Names that would then be the same get a number.
 
     Args:
         names: Names of parameters, sites or quantities, each once.
