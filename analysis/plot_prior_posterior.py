@@ -52,7 +52,8 @@ def plot_prior_posterior(
     These are latents, and by tensor ``.rms`` of its weights, ``.included`` (how many) and ``.effective``; see
     `to_arviz`. Both histograms are scaled to a peak of 1, as a posterior is often so narrow that its prior would
     be a flat line beside it. Axes say what the quantity is, and hold the draws from the 1 % to the 99 % quantile of
-    either. Positive quantities that span more than a decade have a logarithmic axis. Of a MAP the point is drawn.
+    either. Positive quantities that span more than a decade and are no counts have a
+    logarithmic axis. Of a MAP the point is drawn.
     (ArviZ's ``plot_prior_posterior`` smooths instead, which does not suit priors of heavy tails.)
 
     Args:
@@ -144,7 +145,9 @@ def _panel(axis: Any, prior: np.ndarray, posterior: np.ndarray) -> None:
     """Both histograms, each with bins of its own."""
     ends = np.quantile(prior, SEEN), np.quantile(posterior, SEEN)
     low, high = min(ends[0][0], ends[1][0]), max(ends[0][1], ends[1][1])
-    logarithmic = bool(min(prior.min(), posterior.min()) > 0 and high > 10.0 * low)
+    counts_something = _whole(prior) and _whole(posterior)  # bins of equal width, which a logarithm would spread
+    positive = min(prior.min(), posterior.min()) > 0
+    logarithmic = bool(positive and high > 10.0 * low and not counts_something)
     for values, own, shade, label in ((prior, ends[0], PRIOR, "prior"), (posterior, ends[1], POSTERIOR, "posterior")):
         how: dict[str, Any] = {"color": shade, "alpha": 0.6, "label": label}
         if own[0] < own[1]:
@@ -162,8 +165,13 @@ def _panel(axis: Any, prior: np.ndarray, posterior: np.ndarray) -> None:
     axis.set_yticks([0.0, 0.5, 1.0])
 
 
+def _whole(values: np.ndarray) -> bool:
+    """Whether all values are whole numbers, as counts are."""
+    return bool((values == np.floor(values)).all())
+
+
 def _bins(values: np.ndarray, low: float, high: float, logarithmic: bool) -> np.ndarray:
     """Edges of bins; around whole numbers where all values are whole, as of counts."""
-    if (values == np.floor(values)).all():
+    if _whole(values):
         return np.arange(np.floor(low) - 0.5, high + 1.0, max(1, math.ceil((high - low) / BINS)))
     return np.geomspace(low, high, BINS + 1) if logarithmic else np.linspace(low, high, BINS + 1)

@@ -279,6 +279,12 @@ def _hexagons(figure: Any, axis: Any, mean: np.ndarray, sd: np.ndarray) -> None:
         axis.set_yticks([])
         return
     (left, right), (low, high) = _decades(mean[drawn]), _decades(sd[drawn])
+    for beyond, label, name in (
+        (mean[drawn] < left, axis.set_xlabel, axis.get_xlabel()),
+        (sd[drawn] < low, axis.set_ylabel, axis.get_ylabel()),
+    ):
+        if beyond.mean() > 0.01:
+            label(f"{name}\n(smaller ones at the edge)")
     image = axis.hexbin(
         mean[drawn].clip(left, right),
         sd[drawn].clip(low, high),

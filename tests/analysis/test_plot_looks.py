@@ -1,4 +1,4 @@
-"""What can be told of a figure without eyes: legends off the data, labels inside the figure, axes that say what they are."""
+"""What can be told of a figure without eyes: legends off the data, labels inside it, axes that say what they are."""
 
 from __future__ import annotations
 
