@@ -168,7 +168,8 @@ def test_probabilities_that_are_all_the_same_have_the_colours_of_0_to_1(spike, m
 
 
 def test_logarithmic_counts_have_at_least_a_decade(spike, monkeypatch):
-    three = spike.inclusion_probabilities()[["fc3.weight"]].isel({"fc3.weight.output": [0], "fc3.weight.input": [0, 1, 2]})
+    three = spike.inclusion_probabilities()[["fc3.weight"]]
+    three = three.isel({"fc3.weight.output": [0], "fc3.weight.input": [0, 1, 2]})
     monkeypatch.setattr(type(spike), "inclusion_probabilities", lambda self, restart=0: three)
     low, high = bp.plot_inclusion(spike, maps="none").axes[0].get_ylim()
     assert low < 1.0 and high >= 10.0
