@@ -40,7 +40,11 @@ class Convergence:
     Attributes:
         table: Over `(window, quantity)`: ``r_hat`` with restarts as chains, ``r_hat_within`` (between the
             halves of the window, the largest over restarts), ``ess`` (effective number of iterates), ``mean``
-            and ``mcse`` (Monte Carlo error of the mean); ``first_step`` and ``last_step`` over `window`.
+            and ``mcse`` (Monte Carlo error of the mean); ``change`` between the halves of the window, the largest
+            over restarts (of the ELBO as a share of its gain since the KL warm-up, of others relative), ``matters``,
+            whether that is more than 0.1 % of the gain or 1 %, and ``moves``, whether moreover ``r_hat_within`` is
+            above chance, the attribute ``r_hat_limit``: what moves in the last window fails the fit;
+            ``first_step`` and ``last_step`` over `window`.
         verdict: ``"converged"``, ``"not converged"`` or ``"cannot tell"``.
         reason: Why, in one sentence.
         elbo: Mean ELBO (of a MAP: log joint) of the last window over restarts, in full-data nats; NaN where
@@ -120,6 +124,8 @@ def convergence(fit: Fit, windows: int = 4) -> Convergence:
     steps = cut.pop("step")
     table = _table(cut, steps)
     table.attrs["objective"] = kind
+    gain = abs(float(cut[ELBO][0].mean() - cut[ELBO][-1].mean()))
+    table = _judged(table, cut, gain)
     reason += _slowed(fit) if verdict == "converged" else ""
     last = cut[ELBO][-1]
     error = float("nan")
@@ -248,6 +254,20 @@ def _table(cut: dict[str, list[Array]], steps: list[Array]) -> xr.Dataset:
     )
 
 
+def _judged(table: xr.Dataset, cut: dict[str, list[Array]], gain: float) -> xr.Dataset:
+    """The table with what the verdict makes of each quantity, in every window as it does in the last one."""
+    restarts, length = next(iter(cut.values()))[0].shape
+    limit = r_hat_limit(2, length // 2)
+    with np.errstate(invalid="ignore"):  # of what became infinite
+        change = [[_change(window, name, gain) for window in windows] for name, windows in cut.items()]
+        matters = [[not _small_change(window, name, gain) for window in windows] for name, windows in cut.items()]
+    found = table.assign(
+        change=(("window", "quantity"), np.array(change).T), matters=(("window", "quantity"), np.array(matters).T)
+    )
+    moves = found.matters & (found.r_hat_within > limit)  # NaN is not above anything
+    return found.assign(moves=moves).assign_attrs(r_hat_limit=limit, restarts=restarts)
+
+
 def _level(chain: Array) -> Array:
     """A series less its linear trend, `(1, n)`: a trend would count as noise and hide itself."""
     step = np.arange(len(chain), dtype=float)
@@ -324,13 +344,31 @@ def _moving(last: dict[str, Array], gain: float) -> str | None:
 
 def _small_change(window: Array, name: str, gain: float) -> bool:
     """Whether the means of the halves of a window differ too little to matter, in every restart."""
+    change, size = _halfway(window, name, gain)
+    return bool((change <= allowed_change(name) * size).all())
+
+
+def allowed_change(name: str) -> float:
+    """Largest change between the halves of a window that is too small to matter, as a share; see `Convergence`."""
+    return SMALL_DRIFT if name == ELBO else SMALL_CHANGE
+
+
+def _change(window: Array, name: str, gain: float) -> float:
+    """The largest change between the halves of a window, relative to what it is measured by; NaN where that is 0."""
+    change, size = _halfway(window, name, gain)
+    return float(np.max(np.divide(change, size, out=np.full_like(change, np.nan), where=size > 0)))
+
+
+def _halfway(window: Array, name: str, gain: float) -> tuple[Array, Array]:
+    """By restart: the change between the halves of a window, and the size of which it is a share."""
     means = np.stack([_halves(chain).mean(axis=1) for chain in window])
     change = np.abs(means[:, 1] - means[:, 0])
     if name == ELBO:
-        return bool((change <= SMALL_DRIFT * gain).all())
+        return change, np.full_like(change, gain)
     # A change of a logarithm (or logit) is relative by itself.
-    size = 1.0 if name.removeprefix("mean ").startswith(("log ", "logit ")) else np.abs(means).max(axis=1)
-    return bool((change <= SMALL_CHANGE * size).all())
+    if name.removeprefix("mean ").startswith(("log ", "logit ")):
+        return change, np.ones_like(change)
+    return change, np.abs(means).max(axis=1)
 
 
 def _slowed(fit: Fit) -> str:

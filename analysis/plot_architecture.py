@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from bayesprune.analysis.style import COLOURS, POSTERIOR, PRIOR, check_path, finished, new_figure, styled
+from bayesprune.analysis.short_names import short_names
+from bayesprune.analysis.style import COLOURS, POSTERIOR, PRIOR, check_path, finished, legend_below, new_figure, styled
 from bayesprune.inference.prune import PruneResult
 from bayesprune.models.architecture import layer_sizes, notation
 from bayesprune.models.channel_trace import NotFollowedError
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 LONGEST = 8
 """Networks of more layers are not written out as a row of widths."""
+LETTERS = 26
+"""Of a layer's name."""
 ARROW = "\N{RIGHTWARDS ARROW}"
 
 
@@ -72,10 +75,11 @@ def plot_architecture(result: PruneResult | CompactResult, path: str | Path | No
         _bars(right, weights, ("before", "not zero", "stored, compact"), (PRIOR, COLOURS[1], POSTERIOR))
         for axis, what in ((left, "units"), (right, "weights")):
             axis.set_xlabel(what)
-            axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.3 + 0.02 * min(len(layers), 8)), ncols=3)
+            legend_below(axis)
         right.set_xscale("log")
         right.set_xlim(0.7, 8.0 * weights.max())  # room for the numbers
-        left.set_yticks(range(len(layers)), [layer.name for layer in layers])
+        names = [layer.name for layer in layers]
+        left.set_yticks(range(len(layers)), list(map(short_names(names, LETTERS).get, names)))
         left.set_ylim(len(layers) - 0.5, -0.5)
         return finished(figure, path)
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesprune.analysis.style import POSTERIOR, PRIOR, check_path, finished, new_figure, styled
+from bayesprune.analysis.style import POSTERIOR, PRIOR, check_path, finished, legend_below, new_figure, styled
 from bayesprune.inference.batches import Data
 from bayesprune.inference.metrics import expected_calibration_error
 from bayesprune.inference.outputs_at import outputs_at
@@ -74,17 +74,21 @@ def plot_calibration(
     errors = {what: expected_calibration_error(p, y, bins) for what, p in diagrams.items()}  # checks labels and bins
     with styled():
         columns = len(diagrams)
-        title = f"Calibration on {len(y):,} examples"
-        figure, axes = new_figure(2, columns, title, (3.4, 2.2), height_ratios=[2.6, 1.0], sharex="col")
+        title = f"Calibration on {len(y):,} examples" + (f", restart {restart}" if len(fit.restarts) > 1 else "")
+        figure, axes = new_figure(2, columns, title, (3.4, 2.4), height_ratios=[2.6, 1.0], sharex="col")
         for column, (what, probabilities) in enumerate(diagrams.items()):
             confidence, predicted = probabilities.double().max(dim=1)
             right = (predicted == y).numpy()
             _reliability(axes[column], confidence.numpy(), right, bins, probability)
             axes[column].set_title(f"{what}: ECE {errors[what]:.4f}")
             below = axes[columns + column]
-            below.hist(confidence.numpy(), bins=np.linspace(0.0, 1.0, bins + 1), color=POSTERIOR, log=True)
+            counts, _, _ = below.hist(
+                confidence.numpy(), bins=np.linspace(0.0, 1.0, bins + 1), color=POSTERIOR, log=True
+            )
+            below.set_ylim(0.7, max(1.5 * counts.max(), 11.0))  # a decade at least has numbers
             below.set_xlabel("confidence")
             below.set_ylabel("examples")
+            legend_below(axes[column], 0.12)
         return finished(figure, path)
 
 
@@ -106,12 +110,11 @@ def _reliability(axis: Any, confidence: np.ndarray, right: np.ndarray, bins: int
     means = np.array([confidence[rows].mean() for rows in within])
     ends = np.array([consistency_interval(confidence[rows], probability) for rows in within])
     axis.plot([0, 1], [0, 1], color=PRIOR, lw=0.8, ls="--")
-    axis.vlines(means, *ends.T, color=PRIOR, lw=4.0, alpha=0.6, label=f"{probability:.0%} if calibrated")
+    axis.vlines(means, *ends.T, color=PRIOR, lw=4.0, alpha=0.6, label=f"{probability:.0%} interval if calibrated")
     axis.plot(means, [right[rows].mean() for rows in within], "o", color=POSTERIOR, ms=4, label="share that is right")
     axis.set_xlim(0.0, 1.02)
     axis.set_ylim(-0.03, 1.03)
     axis.set_ylabel("share of examples")
-    axis.legend(loc="lower right")
 
 
 def consistency_interval(confidence: np.ndarray, probability: float) -> tuple[float, float]:

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayesprune.analysis.deletion_calibration import ALL, DeletionCalibration
-from bayesprune.analysis.style import COLOURS, PRIOR, check_path, colour, finished, new_figure, styled
+from bayesprune.analysis.short_names import short_names
+from bayesprune.analysis.style import (
+    COLOURS,
+    PANEL,
+    PRIOR,
+    check_path,
+    colour,
+    finished,
+    legend_below,
+    new_figure,
+    styled,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,6 +29,8 @@ if TYPE_CHECKING:
 LABELLED = 6
 """At most this many tensors get a colour of their own."""
 CURVE = COLOURS[-1]
+LETTERS = 26
+"""Of a tensor's name."""
 ACROSS = 3
 """Panels in a row where several fits are drawn."""
 
@@ -49,7 +62,8 @@ def plot_deletion_calibration(
     count = calibration.deletions.sizes["deletion"]
     title = f"Deletion calibration: {calibration.score}, {count} deletions of one {calibration.per} each"
     with styled():
-        figure, axes = new_figure(1, 3, title)
+        rows = calibration.correlation.sizes["layer"]  # names one below the other
+        figure, axes = new_figure(1, 3, title, (PANEL[0], max(PANEL[1] + 0.3, 0.16 * rows + 1.2)))
         _reliability(axes[0], calibration)
         _changes(axes[1], calibration)
         _correlations(axes[2], calibration)
@@ -57,6 +71,7 @@ def plot_deletion_calibration(
             axis.set_xlabel(calibration.score)
             if calibration.kind is not None:
                 axis.set_xlim(-0.02, 1.02)
+            legend_below(axis)
         return finished(figure, path)
 
 
@@ -72,7 +87,8 @@ def _side_by_side(calibrations: dict[str, DeletionCalibration], path: str | Path
             _reliability(axis, calibration)
             axis.set_title(f"{letter}  {name}\n    held-out loss {calibration.loss:.3g}", fontsize=8.5)
             axis.set_xlabel(calibration.score)
-            axis.get_legend().remove()
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower left", ncols=2)
         _correlations_of_all(axes[panels - 1], list(calibrations.values()))
         for axis in axes[panels:]:
             axis.remove()
@@ -115,14 +131,15 @@ def _reliability(axis: Any, calibration: DeletionCalibration) -> None:
     axis.set_ylim(-0.03, 1.03)
     axis.set_ylabel("share of harmful deletions")
     axis.set_title(f"Harmful: loss up by > {calibration.threshold:g} s.e.")
-    axis.legend()
 
 
 def _changes(axis: Any, calibration: DeletionCalibration) -> None:
     deletions, curve = calibration.deletions, calibration.curve
-    # Linear up to the median standard error: below that a change is noise, and a logarithm would spread it out.
+    # Linear up to about the median standard error: below that a change is noise, and a logarithm would spread it out.
+    # A power of ten, so that the marks beside 0 stand a decade off.
     errors = deletions.error.values[deletions.error.values > 0]
-    axis.set_yscale("symlog", linthresh=float(np.median(errors)) if len(errors) else 1e-6)
+    axis.set_yscale("symlog", linthresh=10.0 ** np.round(np.log10(np.median(errors))) if len(errors) else 1e-6)
+    axis.yaxis.get_major_locator().set_params(numticks=7)
     names = [str(name) for name in calibration.correlation.layer.values if name != ALL]
     one_of_many = len(names) > LABELLED
     for number, name in enumerate(names):
@@ -140,7 +157,6 @@ def _changes(axis: Any, calibration: DeletionCalibration) -> None:
     axis.axhline(0.0, color=PRIOR, lw=0.6)
     axis.set_ylabel("change of loss [nats per example]")
     axis.set_title(f"Held-out loss, {calibration.loss:.3g} before")
-    axis.legend()
 
 
 def _correlations(axis: Any, calibration: DeletionCalibration) -> None:
@@ -152,7 +168,9 @@ def _correlations(axis: Any, calibration: DeletionCalibration) -> None:
     bars = np.clip(np.stack([value - table.lower.values, table.upper.values - value]), 0.0, None)
     axis.axvline(0.0, color=PRIOR, lw=0.6)
     axis.errorbar(value, place, xerr=bars, ls="", color=CURVE, marker="o", markersize=4, elinewidth=0.8)
-    axis.set_yticks(place, names)
+    axis.set_yticks(place, list(map(short_names(names, LETTERS).get, names)))
+    for row in place[~np.isfinite(value)]:
+        axis.text(0.03, row, "not defined", va="center", fontsize=7.0)
     if len(names) <= LABELLED + 1:  # the names say the colours of the dots beside
         for number, text in enumerate(axis.get_yticklabels()[1:]):
             text.set_color(colour(number))

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayesprune.analysis.style import check_path, colour, finished, new_figure, styled
+from bayesprune.analysis.short_names import short_names
+from bayesprune.analysis.style import check_path, colour, finished, legend_below, line_look, new_figure, styled
 from bayesprune.inference.sparsity_path import COSTS, SparsityPath
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LETTERS = 60
+"""Of the label of a path."""
 PANEL = (5.2, 3.4)
 LOGARITHMIC = 10.0
 """Sizes are drawn on a logarithmic axis where the largest is more than this many times the smallest."""
@@ -70,29 +73,38 @@ def plot_front(
             raise ValueError(
                 f"the path {label} has no scores on {split!r} data: it has {', '.join(one.table.split.values)}"
             )
+    short = short_names(named, LETTERS)
     with styled():
-        figure, (axis,) = new_figure(1, 1, f"Fronts: {split} data, chosen on validation data", PANEL)
+        figure, (axis,) = new_figure(1, 1, _title(split, named), PANEL)
         for number, (label, one) in enumerate(named.items()):
             _path(
-                axis, one.table.sel(split=split), fronts[label].sel(split=split), score, against, label, colour(number)
+                axis, one.table.sel(split=split), fronts[label].sel(split=split), score, against, short[label], number
             )
         sizes = np.concatenate([line.get_xdata() for line in axis.lines])
         _axes(axis, sizes[np.isfinite(sizes)], score, against)
         if worst is not None:
             axis.set_ylim(**{"bottom" if score == "accuracy" else "top": worst})
-        axis.legend()
+        legend_below(axis)
         return finished(figure, path)
 
 
-def _path(axis: Any, table: Any, front: Any, score: str, against: str, label: str, shade: str) -> None:
+def _title(split: str, named: Mapping[str, SparsityPath]) -> str:
+    """What is drawn, and of what the lines are means."""
+    restarts = {one.table.sizes["restart"] for one in named.values()}
+    number = f"{restarts.pop()} " if len(restarts) == 1 else ""
+    lines = "lines: 1 restart" if number == "1 " else f"lines: mean and sd of {number}restarts"
+    return f"Fronts: {split} data, chosen on validation data\n{lines}; dots: every pruned network"
+
+
+def _path(axis: Any, table: Any, front: Any, score: str, against: str, label: str, number: int) -> None:
     """All networks as dots, the front as a line."""
-    size, unit = COSTS[against], _UNITS.get(against, 1.0)
+    size, unit, shade = COSTS[against], _UNITS.get(against, 1.0), colour(number)
     axis.plot(
         unit * table[size].values.ravel(), table[score].values.ravel(),
         ls="", marker="o", markersize=2.0, alpha=0.3, markeredgewidth=0.0, color=shade,
     )  # fmt: skip
     x, y, spread = unit * front[size].values, front[score].values, front[f"{score}_sd"].values
-    axis.plot(x, y, marker="o", markersize=3.5, color=shade, label=label)
+    axis.plot(x, y, marker="o", markersize=3.5, label=label, **line_look(number))
     if np.isfinite(spread).all():
         axis.fill_between(x, y - spread, y + spread, color=shade, alpha=0.2, lw=0)
 

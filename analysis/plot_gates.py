@@ -12,6 +12,7 @@ import xarray as xr
 
 from bayesprune.analysis.gate_records import gate_records
 from bayesprune.analysis.plot_architecture import ARROW
+from bayesprune.analysis.short_names import short_names
 from bayesprune.analysis.style import COLOURS, POSTERIOR, check_path, finished, new_figure, styled
 from bayesprune.inference.result import Fit
 
@@ -23,6 +24,8 @@ DRAWN = 12
 """At most this many sets of units get a panel; the title names the others."""
 LETTERS = 42
 """Of the title on the width of one panel."""
+NAME = 28
+"""Letters of a name in the title of its panel."""
 LAYERS = "layer gates"
 KINDS = {False: ("gone", COLOURS[1]), True: ("in the network", POSTERIOR)}
 """Label and colour of the lines, by whether the last gate probability is above 1/2; those that stay lie on top."""
@@ -60,8 +63,9 @@ def plot_gates(fit: Fit | xr.Dataset, restart: int = 0, path: str | Path | None 
         title = textwrap.fill(f"{title}; not drawn: {', '.join(omitted)}", LETTERS * columns)
     with styled():
         figure, axes = new_figure(math.ceil(len(drawn) / columns), columns, title, sharex=True, sharey=True)
+        short = short_names(drawn, NAME)
         for axis, name in zip(axes, drawn, strict=False):
-            _lines(axis, name, records["gate_step"].values, records["theta"].values[:, panels[name]])
+            _lines(axis, short[name], records["gate_step"].values, records["theta"].values[:, panels[name]])
             mark_rounding(axis, records)
         _legend(figure)
         for axis in axes[::columns]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from bayesprune.analysis.style import POSTERIOR, SEQUENTIAL, check_path, finished, new_figure, styled
+from bayesprune.analysis.short_names import short_names
+from bayesprune.analysis.style import POSTERIOR, SEQUENTIAL, check_path, finished, new_figure, of_name, styled
 from bayesprune.inference.result import Fit
 
 if TYPE_CHECKING:
@@ -21,6 +22,11 @@ BINS = 40
 ACROSS = 4
 """Panels in a row."""
 MAPS = ("first", "all", "none")
+SCALES = ("own", "shared")
+LETTERS, TITLE = 24, 33
+"""Of a tensor's name in a title, and of a title on one line."""
+FLAT = 1e-4
+"""A map whose probabilities differ by less has no colours of its own."""
 BLOCKS = 64
 """Most blocks along a side of a map of outputs by inputs."""
 
@@ -32,13 +38,16 @@ def plot_inclusion(
     image_shape: Sequence[int] | None = None,
     maps: str = "first",
     path: str | Path | None = None,
+    colours: str = "own",
 ) -> Figure:
     """Draws histograms of the inclusion probabilities, and maps of where in a layer they lie.
 
     One histogram a tensor (logarithmic counts), with the share of probabilities strictly between 0.05 and
     0.95, about which the fit is undecided. A map shows, of a first Linear layer on images, the mean inclusion
     probability of each pixel's weights; of a convolution the probabilities of each filter, averaged over its
-    input channels; of any other layer outputs by inputs, in at most 64 x 64 blocks, each with its mean.
+    input channels; of any other layer outputs by inputs, in at most 64 x 64 blocks, each with its mean. The colours of
+    a map run over the probabilities in it, and its bar says from where to where; ``colours="shared"`` lets those of all
+    maps run from 0 to 1, to compare layers.
 
     Args:
         fit: The fit.
@@ -48,53 +57,59 @@ def plot_inclusion(
             a square where the number of inputs is one.
         maps: Without `tensor`, which layers get a map: ``"first"`` (default), ``"all"`` or ``"none"``.
         path: File to write or replace, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
+        colours: ``"own"`` (default) or ``"shared"``.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: For a MAP, which has no probabilities; an unknown tensor or choice of maps; an `image_shape`
-            that does not fit the inputs; or a path whose format is unknown.
+        ValueError: For a MAP, which has no probabilities; an unknown tensor or choice of maps or colours; an
+            `image_shape` that does not fit the inputs; or a path whose format is unknown.
     """
     check_path(path)
     if maps not in MAPS:
         raise ValueError(f"maps={maps!r} is unknown: expected one of {', '.join(MAPS)}")
+    if colours not in SCALES:
+        raise ValueError(f"colours={colours!r} is unknown: expected one of {', '.join(SCALES)}")
     probabilities = fit.inclusion_probabilities(restart)
     names = [str(name) for name in probabilities.data_vars]
     if tensor is not None and tensor not in names:
         raise ValueError(f"there is no tensor {tensor!r} with a prior: there are {', '.join(names)}")
     shown = [tensor] if tensor is not None else names
     first = _first_layer(fit, names)
+    short = short_names(shown if first is None else {*shown, first}, LETTERS)
     mapped = shown if tensor is not None or maps == "all" else [first] if maps == "first" and first else []
     pictures = [
         found for name in mapped
-        if (found := _picture(probabilities[name], image_shape, name == first, tensor is not None)) is not None
+        if (found := _picture(probabilities[name], short[name], image_shape, name == first, tensor is not None))
     ]  # fmt: skip
     events = {probabilities[name].attrs["event"] for name in shown}
     title = f"Inclusion probabilities: {events.pop()}" if len(events) == 1 else "Inclusion probabilities"
+    if len(pictures) > 1:
+        title += ", maps in the same colours" if colours == "shared" else ", each map in colours of its own"
     panels = len(shown) + len(pictures)
     columns = min(ACROSS, panels)
     with styled():
         figure, axes = new_figure(math.ceil(panels / columns), columns, title, (2.9, 2.5))
         for axis, name in zip(axes, shown, strict=False):
-            _histogram(axis, probabilities[name], names_event=bool(events))
+            _histogram(axis, probabilities[name], short[name], names_event=bool(events))
         for axis, picture in zip(axes[len(shown) :], pictures, strict=False):
-            _show(figure, axis, picture)
+            _show(figure, axis, picture, shared=colours == "shared")
         for axis in axes[panels:]:
             axis.remove()
         return finished(figure, path)
 
 
-def _histogram(axis: Any, values: xr.DataArray, names_event: bool) -> None:
+def _histogram(axis: Any, values: xr.DataArray, name: str, names_event: bool) -> None:
     """One tensor's probabilities."""
     flat = values.values.ravel()
     counts, _, _ = axis.hist(flat, bins=np.linspace(0.0, 1.0, BINS + 1), color=POSTERIOR, log=True)
     axis.set_xlim(0.0, 1.0)
-    axis.set_ylim(0.7, counts.max() * (6.0 if names_event else 1.5))
+    axis.set_ylim(0.7, max(counts.max() * (6.0 if names_event else 1.5), 11.0))  # a decade at least has numbers
     axis.set_xlabel("inclusion probability")
-    axis.set_ylabel("weights")
+    axis.set_ylabel(f"weights (of {flat.size:,})")
     undecided = float(((flat > 0.05) & (flat < 0.95)).mean())
-    axis.set_title(f"{values.name}, {undecided:.0%} undecided")
+    axis.set_title(of_name(name, f"{undecided:.0%} undecided", TITLE))
     if names_event:
         axis.text(0.98, 0.95, values.attrs["event"], ha="right", va="top", fontsize=7, transform=axis.transAxes)
 
@@ -116,13 +131,15 @@ class _Picture:
     sizes: tuple[int, int] | None = None
 
 
-def _picture(values: xr.DataArray, image_shape: Sequence[int] | None, first: bool, alone: bool) -> _Picture | None:
+def _picture(
+    values: xr.DataArray, name: str, image_shape: Sequence[int] | None, first: bool, alone: bool
+) -> _Picture | None:
     """The map of a layer, or None for a vector; `image_shape` is of the first layer, or of the only one asked for."""
-    array, name = values.values, str(values.name)
+    array = values.values
     if array.ndim < 2:
         return None
     if array.ndim == 4 and max(array.shape[2:]) > 1:
-        return _Picture(f"{name}, each filter", _mosaic(array.mean(axis=1)))
+        return _Picture(of_name(name, "each filter", TITLE), _mosaic(array.mean(axis=1)))
     if array.ndim == 2 and (first or (alone and image_shape is not None)):
         inputs = array.shape[1]
         side = math.isqrt(inputs)
@@ -130,13 +147,15 @@ def _picture(values: xr.DataArray, image_shape: Sequence[int] | None, first: boo
         if shape is not None:
             if len(shape) not in (2, 3) or math.prod(shape) != inputs:
                 raise ValueError(
-                    f"image_shape={tuple(shape)} has {math.prod(shape)} pixels, but {name} takes "
+                    f"image_shape={tuple(shape)} has {math.prod(shape)} pixels, but {values.name} takes "
                     f"{inputs} inputs: give (height, width) or (channels, height, width)"
                 )
             image = array.mean(axis=0).reshape(shape)
-            return _Picture(f"{name}, mean of each pixel", image.mean(axis=0) if image.ndim == 3 else image)
+            return _Picture(
+                of_name(name, "mean of each pixel", TITLE), image.mean(axis=0) if image.ndim == 3 else image
+            )
     matrix = array.reshape(*array.shape[:2], -1).mean(axis=2)
-    return _Picture(f"{name}, outputs by inputs", _blocks(matrix), matrix.shape)
+    return _Picture(of_name(name, "outputs by inputs", TITLE), _blocks(matrix), matrix.shape)
 
 
 def _blocks(matrix: np.ndarray) -> np.ndarray:
@@ -161,13 +180,16 @@ def _mosaic(filters: np.ndarray) -> np.ndarray:
     return canvas
 
 
-def _show(figure: Any, axis: Any, picture: _Picture) -> None:
-    """Draws an image whose colours run over the probabilities in it."""
+def _show(figure: Any, axis: Any, picture: _Picture, shared: bool) -> None:
+    """Draws an image whose colours run over the probabilities in it, or from 0 to 1 where all maps share them."""
     how: dict[str, Any] = {}
     if picture.sizes is not None:
         outputs, inputs = picture.sizes
         how = {"extent": (-0.5, inputs - 0.5, outputs - 0.5, -0.5), "aspect": "auto"}
-    drawn = axis.imshow(picture.image, cmap=SEQUENTIAL, interpolation="nearest", **how)
+    low, high = float(np.nanmin(picture.image)), float(np.nanmax(picture.image))
+    span = f"{low:.3g} to {high:.3g}" if f"{low:.3g}" != f"{high:.3g}" else f"{low:.3g} everywhere"
+    ends = (0.0, 1.0) if shared or high - low < FLAT else (low, high)
+    drawn = axis.imshow(picture.image, cmap=SEQUENTIAL, interpolation="nearest", vmin=ends[0], vmax=ends[1], **how)
     axis.set_title(picture.title)
     if picture.sizes is None:
         axis.set_xticks([])
@@ -175,6 +197,7 @@ def _show(figure: Any, axis: Any, picture: _Picture) -> None:
     else:
         axis.set_xlabel("input")
         axis.set_ylabel("output")
+        axis.locator_params(integer=True, min_n_ticks=1)
     axis.spines[:].set_visible(False)
     shrink = 0.65 if picture.sizes is None else 0.85  # an image of square pixels does not fill its panel
-    figure.colorbar(drawn, ax=axis, shrink=shrink, label="inclusion probability")
+    figure.colorbar(drawn, ax=axis, shrink=shrink, label=f"inclusion probability,\n{span}")

@@ -8,12 +8,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from bayesprune.analysis.style import COLOURS, SEQUENTIAL, check_path, colour, finished, new_figure, styled
+from bayesprune.analysis.short_names import short_names
+from bayesprune.analysis.style import (
+    COLOURS,
+    SEQUENTIAL,
+    check_path,
+    finished,
+    legend_below,
+    line_look,
+    new_figure,
+    styled,
+)
 from bayesprune.inference.result import Fit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LETTERS = 30
+"""Of a tensor's name in the legend."""
 LABELLED = 6
 """At most this many tensors get a colour and a place in the legend of their own."""
 
@@ -47,9 +59,11 @@ def plot_pruning_trace(fit: Fit | xr.Dataset, path: str | Path | None = None) ->
         columns = 2 if len(panels) == 4 else 3
         figure, axes = new_figure(-(-len(panels) // columns), columns, title)
         for axis, draw in zip(axes, panels, strict=True):
-            draw(figure, axis, trace)
             axis.set_xlabel("epoch")
+            draw(figure, axis, trace)
             axis.xaxis.get_major_locator().set_params(integer=True)
+            if trace.sizes["epoch"] == 1:
+                axis.set_xticks(trace.epoch.values)
         return finished(figure, path)
 
 
@@ -66,14 +80,13 @@ def trace_of(fit: Fit | xr.Dataset) -> xr.Dataset:
     return fit.trace.assign_attrs(data_size=fit.model.data_size, is_map=int(fit.guide.is_map))
 
 
-def _lines(axis: Any, values: xr.DataArray, line_colour: str, label: str, **how: Any) -> None:
+def _lines(axis: Any, values: xr.DataArray, label: str, **how: Any) -> None:
     """One line a restart, the first with the label; a single epoch gets a mark."""
     for number, row in enumerate(values.transpose("restart", "epoch").values):
         mark = "o" if np.isfinite(row).sum() == 1 else None
         axis.plot(
             values.epoch.values,
             row,
-            color=line_colour,
             marker=mark,
             markersize=3,
             label=None if number else label,
@@ -86,22 +99,22 @@ def _objective(figure: Any, axis: Any, trace: xr.Dataset) -> None:
     _lines(
         axis,
         -trace["expected_log_likelihood"] / size,
-        COLOURS[0],
         "\N{MINUS SIGN}log-likelihood" if is_map else "\N{MINUS SIGN}E[log-likelihood]",
+        **line_look(0),
     )
-    _lines(axis, trace["kl"] / size, COLOURS[1], "\N{MINUS SIGN}log prior" if is_map else "KL")
+    _lines(axis, trace["kl"] / size, "\N{MINUS SIGN}log prior" if is_map else "KL", **line_look(1))
     axis.set_ylabel("nats per datum")
     axis.set_title("Minus log joint, its two parts" if is_map else "Negative ELBO, its two parts")
     values = np.concatenate([(trace[k] / size).values.ravel() for k in ("expected_log_likelihood", "kl")])
     values = np.abs(values[np.isfinite(values)])
     if not is_map and values.min() > 0 and values.max() > 10 * np.median(values):
         axis.set_yscale("log")
-    axis.legend()
+    legend_below(axis)
 
 
 def _score(figure: Any, axis: Any, trace: xr.Dataset) -> None:
     name = next(str(n) for n in trace.data_vars if str(n).startswith("validation_"))
-    _lines(axis, trace[name], COLOURS[2], name)
+    _lines(axis, trace[name], name, color=COLOURS[2])
     score = name.removeprefix("validation_")
     axis.set_title(f"Validation {'NLL' if score == 'nll' else score}")
     axis.set_ylabel("nats per example" if score == "nll" else "RMSE" if score == "rmse" else f"{score} (fraction)")
@@ -109,18 +122,19 @@ def _score(figure: Any, axis: Any, trace: xr.Dataset) -> None:
 
 def _sparsity(figure: Any, axis: Any, trace: xr.Dataset) -> None:
     tensors = [str(name) for name in trace.tensor.values]
+    short = short_names(tensors, LETTERS)
     for number, name in enumerate(tensors):
         few = len(tensors) <= LABELLED
-        shade = colour(number) if few else "#B0B0B0"
-        label = name if few else ("each tensor" if number == 0 else "_")
-        _lines(axis, trace["sparsity"].sel(tensor=name, drop=True), shade, label)
+        look = line_look(number) if few else {"color": "#B0B0B0"}
+        label = short[name] if few else ("each tensor" if number == 0 else "_")
+        _lines(axis, trace["sparsity"].sel(tensor=name, drop=True), label, **look)
     if len(tensors) > 1:
-        _lines(axis, trace["network_sparsity"], "black", "network", ls="--")
+        _lines(axis, trace["network_sparsity"], "network", color="black", ls=":", lw=1.8)
     axis.set_ylim(-0.03, 1.03)
     # Without gates the trace counts weights below a tenth of their layer's rms.
     axis.set_ylabel("fraction of zeros" if "inclusion_histogram" in trace else "share near zero (< 0.1 rms)")
     axis.set_title("Sparsity")
-    axis.legend()
+    legend_below(axis)
 
 
 def _histogram(figure: Any, axis: Any, trace: xr.Dataset) -> None:
@@ -132,7 +146,7 @@ def _histogram(figure: Any, axis: Any, trace: xr.Dataset) -> None:
     image = axis.imshow(
         np.where(shares > 0, shares, np.nan),
         cmap=SEQUENTIAL,
-        norm=LogNorm(vmin=shares[shares > 0].min(), vmax=1.0),
+        norm=LogNorm(vmin=min(shares[shares > 0].min(), 0.1), vmax=1.0),
         origin="lower",
         aspect="auto",
         extent=(epochs[0] - 0.5, epochs[-1] + 0.5, 0.0, 1.0),
@@ -145,8 +159,9 @@ def _histogram(figure: Any, axis: Any, trace: xr.Dataset) -> None:
 
 def _schedules(figure: Any, axis: Any, trace: xr.Dataset) -> None:
     rates = trace["learning_rate"].isel(restart=[0])
-    _lines(axis, trace["kl_weight"].isel(restart=[0]), COLOURS[3], "weight of the KL term")
-    _lines(axis, rates / float(rates.max()), COLOURS[4], f"learning rate / {float(rates.max()):.2g}", ls="--")
+    _lines(axis, trace["kl_weight"].isel(restart=[0]), "weight of the KL term", color=COLOURS[3])
+    _lines(axis, rates / float(rates.max()), f"learning rate / {float(rates.max()):.2g}", color=COLOURS[4], ls="--")
     axis.set_ylim(bottom=-0.03)
+    axis.set_ylabel("factor")
     axis.set_title("Schedules")
-    axis.legend()
+    legend_below(axis)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bayesprune.analysis.short_names import short_names
 from bayesprune.analysis.style import (
     PANEL,
     POSTERIOR,
@@ -19,7 +20,11 @@ from bayesprune.analysis.style import (
     check_path,
     colour,
     finished,
+    legend_below,
+    line_look,
+    narrow_log_axis,
     new_figure,
+    of_name,
     styled,
 )  # fmt: skip
 from bayesprune.inference.result import Fit, Restart
@@ -30,6 +35,12 @@ if TYPE_CHECKING:
 
 FEW = 4
 """Scales of at most this many entries a tensor are drawn as intervals, others as histograms."""
+LABELLED = 6
+"""Histograms of at most this many tensors get a colour and a place in the legend of their own."""
+LETTERS = 26
+"""Of a tensor's name."""
+TITLE = 35
+"""Letters of a title on one line."""
 PRIOR_DRAWS = 500
 WEIGHT_DRAWS = 200
 ACROSS = 3
@@ -66,8 +77,8 @@ def plot_scales(fit: Fit, restart: int = 0, path: str | Path | None = None) -> F
         The figure.
 
     Raises:
-        ValueError: For a MAP under priors without random scales; a restart that does not exist; or a path
-            whose format is unknown.
+        ValueError: For a fit without random scales whose weights do not vary from draw to draw, as of a MAP; a restart
+            that does not exist; or a path whose format is unknown.
     """
     check_path(path)
     if not 0 <= restart < len(fit.restarts):
@@ -89,7 +100,9 @@ def _scales(one: Restart) -> Figure:
     panels = list(_collect(one).items())
     columns = min(ACROSS, len(panels))
     what = "points" if one.guide.is_map else "posterior"
-    figure, axes = new_figure(math.ceil(len(panels) / columns), columns, f"Scales: {what} against prior", (3.7, 2.8))
+    rows = max((_rows(scales) for _, scales in panels if scales[0].median.size <= FEW), default=0)
+    panel = (3.7, max(2.8, 0.17 * rows + 1.0))  # names one below the other
+    figure, axes = new_figure(math.ceil(len(panels) / columns), columns, f"Scales: {what} against prior", panel)
     for axis, (title, scales) in zip(axes, panels, strict=False):
         axis.set_title(f"{title}, per {scales[0].site.per}")
         if scales[0].median.size <= FEW:
@@ -99,6 +112,11 @@ def _scales(one: Restart) -> Figure:
     for axis in axes[len(panels) :]:
         axis.remove()
     return figure
+
+
+def _rows(scales: list[_Scale]) -> int:
+    """Intervals that a panel has."""
+    return sum(scale.median.size for scale in scales)
 
 
 def _collect(one: Restart) -> dict[str, list[_Scale]]:
@@ -156,6 +174,7 @@ def _flat(value: Tensor) -> np.ndarray:
 def _intervals(axis: Any, scales: list[_Scale]) -> None:
     """Median and 89 % interval of every entry, prior above posterior."""
     labels, width = [], 1.598  # standard Normal quantile of 1 - TAIL
+    short = short_names(dict.fromkeys(scale.site.tensor for scale in scales), LETTERS)
     for row, (scale, entry) in enumerate((s, e) for s in scales for e in range(s.median.size)):
         first = row == 0
         if scale.prior_draws is not None:
@@ -167,12 +186,13 @@ def _intervals(axis: Any, scales: list[_Scale]) -> None:
             reach = np.exp(width * scale.log_sd[entry])
             axis.plot([middle / reach, middle * reach], [row + 0.17] * 2, color=POSTERIOR, lw=2.0)
         axis.plot(middle, row + 0.17, "o", color=POSTERIOR, ms=4, label="posterior" if first else None)
-        labels.append(scale.site.tensor + (f"[{entry}]" if scale.median.size > 1 else ""))
+        labels.append(short[scale.site.tensor] + (f"[{entry}]" if scale.median.size > 1 else ""))
     axis.set_xscale("log")
+    narrow_log_axis(axis, *axis.get_xlim())
     axis.set_yticks(range(len(labels)), labels)
     axis.set_ylim(len(labels) - 0.4, -0.6)
-    axis.set_xlabel("scale")
-    axis.legend(loc="upper left", bbox_to_anchor=(0.0, -0.22), ncols=2, borderaxespad=0.0)
+    axis.set_xlabel("scale, 89 % interval")
+    legend_below(axis)
 
 
 def _histograms(axis: Any, scales: list[_Scale]) -> None:
@@ -181,10 +201,14 @@ def _histograms(axis: Any, scales: list[_Scale]) -> None:
     priors = [np.log10(np.maximum(s.prior_draws, 1e-38)) for s in scales if s.prior_draws is not None]
     ends = [np.quantile(values, [0.002, 0.998]) for values in (*logs, *priors)]
     bins = np.linspace(min(low for low, _ in ends) - 0.05, max(high for _, high in ends) + 0.05, 46)
+    few = len(scales) <= LABELLED
+    short = short_names([scale.site.tensor for scale in scales], LETTERS)
     same = not scales[0].prior.hierarchy.parents.get(scales[0].site.latent)
     for number, values in enumerate(priors[:1] if same else priors):
         how: dict[str, Any] = (
-            {"color": PRIOR, "alpha": 0.45} if same else {"histtype": "step", "ls": "--", "color": colour(number)}
+            {"color": PRIOR, "alpha": 0.45}
+            if same
+            else {"histtype": "step", "ls": ":", "color": colour(number) if few else PRIOR}
         )
         axis.hist(values, bins=bins, density=True, label="prior" if number == 0 else None, **how)
     for number, (scale, values) in enumerate(zip(scales, logs, strict=True)):
@@ -193,14 +217,14 @@ def _histograms(axis: Any, scales: list[_Scale]) -> None:
             bins=bins,
             density=True,
             histtype="step",
-            lw=1.2,
-            color=colour(number),
-            label=scale.site.tensor,
+            lw=1.2 if few else 0.6,
+            label=short[scale.site.tensor] if few else f"each of {len(scales)} tensors" if number == 0 else None,
+            **(line_look(number) if few else {"color": POSTERIOR}),
         )
     axis.set_xlim(bins[0], bins[-1])
     axis.set_xlabel("log10 of the scale")
-    axis.set_ylabel("density of entries")
-    axis.legend()
+    axis.set_ylabel("density of entries [per decade]")
+    legend_below(axis)
 
 
 def _log10_draws(scale: _Scale) -> np.ndarray:
@@ -225,13 +249,19 @@ def _signal_to_noise(fit: Fit, restart: int) -> Figure:
             total += (draw[name].double() - centre[name]).square()
 
     fit.map_draws(add, WEIGHT_DRAWS, restart)
+    if not any(total.any() for total in squares.values()):
+        raise ValueError(
+            "this fit has no random scales, and its weights do not vary from draw to draw, so there is neither scale "
+            "nor spread to draw: use plot_pruning_trace or layer_table"
+        )
+    short = short_names(centre, LETTERS)
     columns = min(ACROSS, len(centre))
-    title = "Weights: posterior sd against |mean|"
+    title = f"Weights: posterior sd, of {WEIGHT_DRAWS} draws, against |mean|"
     figure, axes = new_figure(math.ceil(len(centre) / columns), columns, title, (3.5, PANEL[1]))
     for axis, (name, mean) in zip(axes, centre.items(), strict=False):
         sd = (squares[name] / WEIGHT_DRAWS).sqrt()
         _hexagons(figure, axis, np.abs(_flat(mean)), _flat(sd))
-        axis.set_title(f"{name}, {float((mean.abs() > sd).double().mean()):.0%} with |mean| > sd")
+        axis.set_title(of_name(short[name], f"{float((mean.abs() > sd).double().mean()):.0%} with |mean| > sd", TITLE))
     for axis in axes[len(centre) :]:
         axis.remove()
     return figure
@@ -240,12 +270,21 @@ def _signal_to_noise(fit: Fit, restart: int) -> Figure:
 def _hexagons(figure: Any, axis: Any, mean: np.ndarray, sd: np.ndarray) -> None:
     """Counts of weights over log sd and log |mean|, both axes in whole decades."""
     drawn = (mean > 0) & (sd > 0)  # a weight that no draw included has no sd
-    axis.set_xlabel("|mean|")
-    axis.set_ylabel("sd")
+    axis.set_xlabel("|posterior mean| of a weight")
+    axis.set_ylabel("posterior sd")
     if not drawn.any():
-        axis.text(0.5, 0.5, "every weight is zero in every draw", ha="center", transform=axis.transAxes)
+        why = "no weight varies from draw to draw" if (mean > 0).any() else "every weight is zero in every draw"
+        axis.text(0.5, 0.5, why, ha="center", transform=axis.transAxes)
+        axis.set_xticks([])
+        axis.set_yticks([])
         return
     (left, right), (low, high) = _decades(mean[drawn]), _decades(sd[drawn])
+    for beyond, label, name in (
+        (mean[drawn] < left, axis.set_xlabel, axis.get_xlabel()),
+        (sd[drawn] < low, axis.set_ylabel, axis.get_ylabel()),
+    ):
+        if beyond.mean() > 0.01:
+            label(f"{name}\n(smaller ones at the edge)")
     image = axis.hexbin(
         mean[drawn].clip(left, right),
         sd[drawn].clip(low, high),
@@ -262,10 +301,10 @@ def _hexagons(figure: Any, axis: Any, mean: np.ndarray, sd: np.ndarray) -> None:
     ends = [max(left, low), min(right, high)]
     if ends[0] < ends[1]:
         axis.plot(ends, ends, color="black", lw=0.9, ls="--", label="|mean| = sd")
-        axis.legend(loc="lower left")
+        legend_below(axis)
     axis.set_xlim(left, right)
     axis.set_ylim(low, high)
-    figure.colorbar(image, ax=axis, label="weights").minorticks_off()
+    figure.colorbar(image, ax=axis, label=f"weights (of {len(mean):,})").minorticks_off()
 
 
 def _decades(values: np.ndarray) -> tuple[float, float]:

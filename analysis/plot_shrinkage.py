@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayesprune.analysis.style import POSTERIOR, PRIOR, check_path, finished, new_figure, styled
+from bayesprune.analysis.short_names import short_names
+from bayesprune.analysis.style import POSTERIOR, PRIOR, check_path, finished, legend_below, new_figure, styled
 from bayesprune.inference.result import Fit
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 BINS = 40
 ACROSS = 3
+LETTERS = 24
+"""Of a tensor's name in a title."""
 
 
 def plot_shrinkage(fit: Fit, restart: int = 0, draws: int = 200, path: str | Path | None = None) -> Figure:
@@ -44,19 +47,20 @@ def plot_shrinkage(fit: Fit, restart: int = 0, draws: int = 200, path: str | Pat
     with styled():
         title = "Shrinkage factors, effective number of weights"
         figure, axes = new_figure(math.ceil(len(factors) / columns), columns, title)
+        short = short_names(map(str, factors), LETTERS)
         for axis, (name, factor) in zip(axes, factors.items(), strict=False):
             kappa = factor.values.astype(float).ravel().clip(0.0, 1.0)  # a float32 mean of ones can exceed one
             counts, _, _ = axis.hist(kappa, bins=np.linspace(0.0, 1.0, BINS + 1), color=POSTERIOR, log=True)
             event = fit.restarts[restart].model.priors[str(name)].hierarchy.included
             if event is not None and event.kind == "shrinkage":
-                axis.axvline(event.threshold, color=PRIOR, ls="--", label="included below")
-                axis.legend(loc="upper left")
+                axis.axvline(event.threshold, color=PRIOR, ls="--", label=f"included below {event.threshold:g}")
             axis.set_xlim(0.0, 1.0)
-            axis.set_ylim(0.7, counts.max() * 6.0)
+            axis.set_ylim(0.7, max(counts.max() * 1.5, 11.0))  # a decade at least has numbers
             by = "the posterior" if factor.attrs["by"] == "posterior" else "the Fisher information"
             axis.set_xlabel(f"shrinkage factor by {by}")
             axis.set_ylabel("weights")
-            axis.set_title(f"{name}: {(1.0 - kappa).sum():,.0f} of {kappa.size:,}")
+            legend_below(axis)
+            axis.set_title(f"{short[str(name)]}: {(1.0 - kappa).sum():,.0f} of {kappa.size:,}")
         for axis in axes[len(factors) :]:
             axis.remove()
         return finished(figure, path)

@@ -13,13 +13,25 @@ import xarray as xr
 from scipy.special import expit
 
 from bayesprune.analysis.plot_pruning_trace import trace_of
-from bayesprune.analysis.style import COLOURS, PRIOR, check_path, colour, finished, new_figure, styled
+from bayesprune.analysis.short_names import short_names
+from bayesprune.analysis.style import (
+    COLOURS,
+    PRIOR,
+    check_path,
+    finished,
+    legend_below,
+    line_look,
+    new_figure,
+    styled,
+)
 from bayesprune.inference.result import Fit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ACROSS = 3
+LETTERS = 34
+"""Of a name in a legend or a title."""
 LABELLED = 6
 """At most this many lines of a panel, or tensors with a panel of bands, get a colour and a name of their own."""
 BANDS = ((0.05, 0.95), (0.25, 0.75))
@@ -57,7 +69,7 @@ KINDS = (
 
 
 def plot_trajectories(
-    fit: Fit | xr.Dataset, tensors: Sequence[str] | None = None, restart: int = 0, path: str | Path | None = None
+    fit: Fit | xr.Dataset, tensors: str | Sequence[str] | None = None, restart: int = 0, path: str | Path | None = None
 ) -> Figure:
     """Draws how inclusion probabilities and scales moved during training.
 
@@ -69,7 +81,7 @@ def plot_trajectories(
 
     Args:
         fit: The fit, or the trace of one in progress, as `read_trace` reads it.
-        tensors: Tensors that get a panel of bands; default None: the first six with gates.
+        tensors: A tensor or several that get a panel of bands; default None: the first six with gates.
         restart: Whose bands; default the first.
         path: File to write or replace, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
 
@@ -85,7 +97,7 @@ def plot_trajectories(
     if not 0 <= restart < trace.sizes["restart"]:
         raise ValueError(f"there is no restart {restart}: this fit has {trace.sizes['restart']}, counted from 0")
     gated = [str(name) for name in trace.gated_tensor.values] if "inclusion_histogram" in trace else []
-    banded = gated[:LABELLED] if tensors is None else list(tensors)
+    banded = gated[:LABELLED] if tensors is None else [tensors] if isinstance(tensors, str) else list(tensors)
     for name in banded:
         if name not in gated:
             known = f"there are {', '.join(gated)}" if gated else "the prior has no gates"
@@ -101,10 +113,11 @@ def plot_trajectories(
         figure, axes = new_figure(math.ceil(panels / columns), columns, title)
         for axis, (kind, names) in zip(axes, lines.items(), strict=False):
             _lines(axis, trace, kind, names)
+        short = short_names(banded, LETTERS - 8)  # the restart follows
         for axis, name in zip(axes[len(lines) :], banded, strict=False):
-            _bands(axis, trace, name, restart)
+            _bands(axis, trace, name, short[name], restart)
         if banded:
-            axes[len(lines)].legend()
+            legend_below(axes[len(lines)])
         for axis in axes[panels:]:
             axis.remove()
         return finished(figure, path)
@@ -124,15 +137,19 @@ def recorded_kinds(trace: xr.Dataset) -> dict[Kind, list[str]]:
 def _lines(axis: Any, trace: xr.Dataset, kind: Kind, names: Sequence[str]) -> None:
     """A line for each quantity and restart, over steps."""
     few = len(names) <= LABELLED
-    for number, name in enumerate(names):
+    labels = {}
+    for name in names:
         prefix = next(prefix for prefix in kind.prefixes if name.startswith(prefix))
-        label = name.removeprefix(prefix) + kind.prefixes[prefix] if few else "each"
+        labels[name] = name.removeprefix(prefix) + kind.prefixes[prefix]
+    short = short_names(labels.values(), LETTERS)
+    for number, name in enumerate(names):
+        label = short[labels[name]] if few else f"each of {len(names)}"
         for restart in range(trace.sizes["restart"]):
             values = kind.transform(trace["scales"].sel(quantity=name).isel(restart=restart).values)
             axis.plot(
                 trace["iterate_step"].isel(restart=restart).values,
                 values,
-                color=colour(number) if few else PRIOR,
+                **(line_look(number) if few else {"color": PRIOR}),
                 lw=1.1 if few else 0.6,
                 marker="o" if np.isfinite(values).sum() == 1 else None,
                 markersize=3,
@@ -144,10 +161,10 @@ def _lines(axis: Any, trace: xr.Dataset, kind: Kind, names: Sequence[str]) -> No
     axis.set_ylabel(kind.label)
     axis.set_title(kind.title)
     axis.set_xlabel("step")
-    axis.legend()
+    legend_below(axis)
 
 
-def _bands(axis: Any, trace: xr.Dataset, name: str, restart: int) -> None:
+def _bands(axis: Any, trace: xr.Dataset, name: str, title: str, restart: int) -> None:
     """Median and quantile bands over a tensor's weights, by epoch."""
     counts = trace["inclusion_histogram"].isel(restart=restart).sel(gated_tensor=name).dropna("epoch", how="all")
     counts = counts.transpose("epoch", "bin")
@@ -168,7 +185,9 @@ def _bands(axis: Any, trace: xr.Dataset, name: str, restart: int) -> None:
     axis.set_ylabel("inclusion probability")
     axis.set_xlabel("epoch")
     axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.set_title(name + (f", restart {restart}" if trace.sizes["restart"] > 1 else ""))
+    if len(epochs) == 1:
+        axis.set_xticks(epochs)
+    axis.set_title(title + (f", restart {restart}" if trace.sizes["restart"] > 1 else ""))
 
 
 def _quantile(counts: np.ndarray, share: float) -> np.ndarray:

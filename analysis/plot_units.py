@@ -10,7 +10,18 @@ import xarray as xr
 
 from bayesprune.analysis.gate_records import gate_records
 from bayesprune.analysis.plot_gates import mark_rounding, restart_title
-from bayesprune.analysis.style import COLOURS, POSTERIOR, PRIOR, check_path, colour, finished, new_figure, styled
+from bayesprune.analysis.short_names import short_names
+from bayesprune.analysis.style import (
+    COLOURS,
+    POSTERIOR,
+    PRIOR,
+    check_path,
+    finished,
+    legend_below,
+    line_look,
+    new_figure,
+    styled,
+)
 from bayesprune.inference.result import Fit
 
 if TYPE_CHECKING:
@@ -18,7 +29,9 @@ if TYPE_CHECKING:
 
 LABELLED = 6
 """At most this many sets of units get a colour and a place in the legend of their own."""
-PANEL = (4.2, 3.0)
+LETTERS = 44
+"""Of the name of a set in the legend."""
+PANEL = (4.2, 3.4)
 
 
 def plot_units(fit: Fit | xr.Dataset, restart: int = 0, path: str | Path | None = None) -> Figure:
@@ -50,7 +63,7 @@ def plot_units(fit: Fit | xr.Dataset, restart: int = 0, path: str | Path | None 
             mark_rounding(axis, records)
             axis.set_ylim(-0.03, 1.05)
             axis.set_xlabel("step")
-            axis.legend()
+            legend_below(axis)
         return finished(figure, path)
 
 
@@ -58,11 +71,13 @@ def _units(axis: Any, records: xr.Dataset) -> None:
     """Steps down for each set, the whole network, and residual branches."""
     units, names = records["units_left"].values, records["unit_group"].values
     few = len(names) <= LABELLED
+    short = short_names(map(str, names), LETTERS)
     for number, name in enumerate(names):
-        label = str(name) if few else ("each set" if number == 0 else None)
-        _steps(axis, records, units[:, number], label, color=colour(number) if few else PRIOR, lw=1.3 if few else 0.7)
+        label = short[str(name)] if few else ("each set" if number == 0 else None)
+        look = line_look(number) if few else {"color": PRIOR}
+        _steps(axis, records, units[:, number], label, lw=1.3 if few else 0.7, **look)
     if len(names) > 1:
-        _steps(axis, records, units.sum(axis=1), "all units", color="black", ls="--")
+        _steps(axis, records, units.sum(axis=1), "all units", color="black", ls=":", lw=1.8)
     branches = records["theta"].values[:, records["is_layer"].values] > 0.0
     if branches.size:
         _steps(axis, records, branches.sum(axis=1), "residual branches", color="black", ls="-.")

@@ -3,7 +3,7 @@
     python -m benchmarks.gallery
 
 8 x 8 images: LeNet-300-100 with spike and slab by the paired guide, and a smaller network with a horseshoe, two
-restarts; unit gates on LeNet-300-100. Writes docs/images, or --out. 74 s on one core.
+restarts; unit gates on LeNet-300-100. Writes docs/images, or --out. 45 s on one core.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def test_many_quantities_share_one_colour_and_one_label(panel):
     )
     axis = panel(bp.plot_trajectories(trace), "Scales")
     assert len(axis.lines) == 9 and len({line.get_color() for line in axis.lines}) == 1
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["each"]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["each of 9"]
 
 
 def test_kinds_are_told_apart_by_how_names_begin(panel):
