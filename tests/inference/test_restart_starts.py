@@ -10,7 +10,7 @@ from torch import nn
 
 import bayesprune as bp
 from bayesprune.inference.default_kl_weight import FADE_IN, default_kl_warmup
-from bayesprune.inference.guides import GATE_START_SD, Guide
+from bayesprune.inference.guides import GATE_START_SD, HIDDEN_GATE_START_SD, Guide
 
 
 def regression(width=1, hidden=False, prior=None):
@@ -54,13 +54,14 @@ def test_gates_of_further_restarts_start_elsewhere_and_the_first_where_declared(
     assert not torch.equal(odds[1], odds[2])
 
 
-def test_they_move_by_a_normal_of_the_stated_sd():
-    guide = Guide(regression(width=4000))
+@pytest.mark.parametrize(("hidden", "sd"), [(False, GATE_START_SD), (True, HIDDEN_GATE_START_SD)])
+def test_they_move_by_a_normal_of_the_stated_sd(hidden, sd):
+    guide = Guide(regression(width=4000, hidden=hidden))
     torch.manual_seed(0)
     before = copy.deepcopy(guide.log_odds())
     guide.vary_gates()
-    (moved,) = [guide.log_odds()[name] - value for name, value in before.items()]
-    assert float(moved.std()) == pytest.approx(GATE_START_SD, rel=0.03)
+    moved = torch.cat([(guide.log_odds()[name] - value).flatten() for name, value in before.items()])
+    assert float(moved.std()) == pytest.approx(sd, rel=0.03)
     assert abs(float(moved.mean())) < 0.05
 
 
