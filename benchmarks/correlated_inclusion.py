@@ -54,15 +54,19 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description="Inclusion probabilities of correlated regressions.")
     parser.add_argument("--restarts", type=int, default=RESTARTS)
+    parser.add_argument("--particles", type=int, default=4, help="draws a step; the package's default is 1")
+    parser.add_argument("--only", default="", help="part of the names of the regressions")
     parser.add_argument("--learning-rate", type=float, default=5e-3, help="of Adam; the package's default is 1e-3")
     options = parser.parse_args()
     torch.set_num_threads(1)
     began = time.process_time()
-    print(f"{options.restarts} restarts, learning rate {options.learning_rate:g}, all data a step, else defaults")
+    how = f"learning rate {options.learning_rate:g}, {options.particles} particles, all data a step, else defaults"
+    print(f"{options.restarts} restarts, {how}")
     print(f"{'regression':<20}{'corr.':>6}{'first':>7}{'median':>8}{'worst':>7}{'combined':>10}{'solutions':>10}  note")
-    problems = correlated_problems() | orthogonal_problems()
+    problems = {name: p for name, p in (correlated_problems() | orthogonal_problems()).items() if options.only in name}
     for name, problem in problems.items():
-        row = compared(problem, fitted(problem, options.restarts, learning_rate=options.learning_rate))
+        settings = {"learning_rate": options.learning_rate, "particles": options.particles}
+        row = compared(problem, fitted(problem, options.restarts, **settings))
         single = row["single"]
         noted = "every restart" if row["noted"] else "some" if row["any_note"] else "none"
         print(

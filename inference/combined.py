@@ -14,7 +14,7 @@ from torch import Tensor
 from bayesprune.inference.given_numbers import whole_number
 from bayesprune.inference.guides import WITHOUT_DENSITY
 from bayesprune.inference.identified import identified_tensor
-from bayesprune.inference.inclusion_notes import CORRELATED
+from bayesprune.inference.inclusion_notes import CORRELATED, DISAGREE
 from bayesprune.inference.metrics import are_of_classes, expected_calibration_error
 from bayesprune.inference.outputs_at import like
 from bayesprune.inference.predictive import Prediction, outputs_of_draws
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Combined", "combined"]
 
-SAME = 0.1
-"""Restarts of a regression whose inclusion probabilities differ nowhere by more are one solution, found twice."""
 WEIGHTS = ("elbo", "equal")
 
 
@@ -228,7 +226,7 @@ def _solutions(fit: Fit) -> tuple[int, ...]:
     first: list[Tensor] = []
     numbers = []
     for one in found:
-        same = [n for n, other in enumerate(first) if float((one - other).abs().max()) <= SAME]
+        same = [n for n, other in enumerate(first) if float((one - other).abs().max()) <= DISAGREE]
         if not same:
             first.append(one)
         numbers.append(same[0] if same else len(first) - 1)

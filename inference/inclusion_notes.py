@@ -17,8 +17,9 @@ __all__ = ["CORRELATED", "DISAGREE", "inclusion_facts", "inclusion_notes", "mean
 
 CORRELATED = "correlated_inputs"
 """Key of `Fit.settings`: what `correlated_inputs` found, a restart each, where it found anything."""
-DISAGREE = 0.1
-"""Difference of an inclusion probability between restarts from which on they disagree about it."""
+DISAGREE = 0.2
+"""Difference of an inclusion probability between restarts from which on they disagree about it; up to a tenth either
+way is the noise of the gradient, of one draw a step."""
 
 
 def inclusion_facts(fit: Fit) -> dict[str, Any]:
