@@ -17,6 +17,7 @@ Keys of summary.json (null where something does not apply; counts are of the wei
     guide, guide_families        ``"map"``, ``"meanfield"``, ``"paired"``, ``"mixed"``; each site's family
     epochs, steps, batch_size, learning_rate, optimizer, schedule,
     kl_warmup, kl_weight, particles, precision, device      how it was fitted
+    kl_warmups                   the share of each restart, where they differ
     chosen                       which of steps, kl_weight and kl_warmup the fit chose by rule
     clip, local_reparameterisation, sticking_the_landing    options of the gradient
     resumed_at_epoch             the first epoch that the last call trained, if earlier ones were interrupted
@@ -172,6 +173,7 @@ def summarise_run(fit: Fit, declaration: Declaration, splits: DataSplits, **aske
         "resumed_at_epoch": None,
         "standardised": None,
         "correlated_inputs": None,
+        "kl_warmups": None,
         **found,
         **declaration.as_dict(),
         "notes": [*_hardly_classes(declaration), *found["notes"]],

@@ -12,9 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from bayesprune.inference.given_numbers import whole_number
-from bayesprune.inference.guides import WITHOUT_DENSITY
-from bayesprune.inference.identified import identified_tensor
-from bayesprune.inference.inclusion_notes import CORRELATED, DISAGREE
+from bayesprune.inference.inclusion_notes import CORRELATED, DISAGREE, regression_of, why_no_elbo
 from bayesprune.inference.metrics import are_of_classes, expected_calibration_error
 from bayesprune.inference.outputs_at import like
 from bayesprune.inference.predictive import Prediction, outputs_of_draws
@@ -25,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Combined", "combined"]
 
 WEIGHTS = ("elbo", "equal")
+NOISE = 3.0
+"""Nats by which the ELBOs of one solution may differ, besides their errors: a restart further below has failed."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Combined:
         weights: Weight of each restart in the mixture, `(restarts,)`, summing to 1.
         elbo: ELBO of each restart, `(restarts,)`, in nats; NaN where weights are equal because they were asked to be.
             Of a tempered fit it is that of the likelihood to the power of one over the KL weight.
-        error: Standard error of each ELBO over draws.
+        error: Standard error of each ELBO over draws and, where it is of a part of the examples, over these, as far as
+            it differs from the best restart's.
         solutions: Number of the solution that each restart has found, from 0: those of one number are the same.
         reason: How the weights came about, in a sentence.
     """
@@ -67,7 +68,7 @@ class Combined:
             ValueError: For networks with hidden units, whose weights are other quantities in each restart; and as
                 `Fit.inclusion_probabilities`.
         """
-        if len(self.fit.restarts) > 1 and identified_tensor(self.fit.model) is None:
+        if len(self.fit.restarts) > 1 and regression_of(self.fit) is None:
             raise ValueError(
                 "hidden units of one restart are not those of another, so that inclusion probabilities of weights are "
                 "not averaged over restarts: read those of one, fit.inclusion_probabilities(restart), or the "
@@ -151,7 +152,8 @@ def combined(
 
     A mixture of q_r, the guides of the restarts, with weights w_r has the ELBO sum_r w_r (ELBO_r - log w_r) as long as
     they hardly overlap, which is largest at w_r proportional to exp(ELBO_r) (Jaakkola & Jordan 1998). Restarts of a
-    regression that have come to the same probabilities overlap altogether: they count as one, and share its weight.
+    regression that have come to the same probabilities, and to the same ELBO within 3 nats and its error, overlap
+    altogether: they count as one, whose ELBO is the best of theirs, and share its weight.
     Of a fit with KL weight T the ELBO is that of the likelihood to the power 1 / T, whose posterior it approximates.
 
     Of a regression with correlated inputs this is nearer to the posterior than a single restart; it is still no proof,
@@ -174,24 +176,35 @@ def combined(
     if weights not in WEIGHTS:
         raise ValueError(f"weights= takes {' or '.join(map(repr, WEIGHTS))}, not {weights!r}")
     count = len(fit.restarts)
-    solutions = _solutions(fit)
     if weights == "equal":
         nothing = np.full(count, math.nan)
-        return Combined(fit, np.full(count, 1.0 / count), nothing, nothing, solutions, "equal weights, as asked for")
-    _check_elbo(fit)
+        found = _solutions(fit, np.zeros(count), np.zeros(count))
+        return Combined(fit, np.full(count, 1.0 / count), nothing, nothing, found, "equal weights, as asked for")
+    if (why := why_no_elbo(fit)) is not None:
+        raise ValueError(
+            f"there is no ELBO to weigh restarts by, as {why}: use combined(weights='equal'), or fit with a guide that "
+            "has a density at every site"
+        )
     x, y = _examples(fit, data)
-    found = np.array([_elbo(fit, number, x, y, whole_number("draws", draws, least=2), seed) for number in range(count)])
-    elbo, error = found.T
-    groups = np.array(solutions)
-    means = np.array([elbo[groups == one].mean() for one in range(max(solutions) + 1)])
-    share = np.exp(means - means.max())
+    draws = whole_number("draws", draws, least=2)
+    evaluated = [_elbo(fit, number, x, y, draws, seed) for number in range(count)]
+    elbo, error = np.array([one.elbo for one in evaluated]), np.array([one.error for one in evaluated])
+    sampling = _sampling_errors(fit, evaluated, int(elbo.argmax()))
+    error = np.sqrt(error**2 + sampling**2)
+    solutions = _solutions(fit, elbo, error)
+    numbers = np.array(solutions)
+    best = np.array([elbo[numbers == one].max() for one in range(max(solutions) + 1)])
+    share = np.exp(best - best.max())
     share /= share.sum()
-    each = np.array([share[one] / (groups == one).sum() for one in solutions])
+    inside = np.exp(elbo - best[numbers])
+    each = share[numbers] * inside / np.array([inside[numbers == one].sum() for one in solutions])
     tempered = float(fit.settings.get("kl_weight") or 1.0)
-    reason = f"{count} restarts, {max(solutions) + 1} solutions, weighted by their ELBO"
+    reason = f"{count} restarts, {len(share)} solutions, weighted by their ELBO"
     reason += f" (of the likelihood to the power {1.0 / tempered:g})" if tempered != 1.0 else ""
     if len(x) < fit.model.data_size:
         reason += f", on {len(x):,} of {fit.model.data_size:,} examples"
+        if bool(((elbo.max() - elbo < 3.0 * error) & (sampling > 1.0)).any()):
+            reason += ", too few to tell their weights: give data=(x, y), all of the training data"
     if share.max() > 0.99 and len(share) > 1:
         reason += f": one has nearly all the weight; weights='equal' averages {count} of them"
     return Combined(fit, each, elbo, error, solutions, reason)
@@ -211,44 +224,31 @@ def shared_out(weights: np.ndarray, draws: int) -> list[int]:
     return [int(count) for count in counts]
 
 
-def _solutions(fit: Fit) -> tuple[int, ...]:
-    """Numbers of solutions by restart: where weights are identified, one number where probabilities agree."""
+def _solutions(fit: Fit, elbo: np.ndarray, error: np.ndarray) -> tuple[int, ...]:
+    """Numbers of solutions by restart, of a regression: the same where probabilities agree, and ELBOs but for noise."""
     from bayesprune.inference.weight_inclusion import probabilities_at
 
     count = len(fit.restarts)
-    name = identified_tensor(fit.model)
-    if name is None:
-        return tuple(range(count))
+    name = regression_of(fit)
     try:
+        if name is None:
+            return tuple(range(count))
         found = [probabilities_at(fit, number)[name] for number in range(count)]
     except ValueError:  # a MAP, or a prior without an event
         return tuple(range(count))
-    first: list[Tensor] = []
-    numbers = []
-    for one in found:
-        same = [n for n, other in enumerate(first) if float((one - other).abs().max()) <= DISAGREE]
+    numbers = [-1] * count
+    solutions: list[int] = []  # the best restart of each
+    for number in np.argsort(-elbo, kind="stable"):
+        same = [
+            solution
+            for solution, best in enumerate(solutions)
+            if float((found[number] - found[best]).abs().max()) <= DISAGREE
+            and elbo[best] - elbo[number] <= NOISE + 3.0 * math.hypot(error[best], error[number])
+        ]
         if not same:
-            first.append(one)
-        numbers.append(same[0] if same else len(first) - 1)
+            solutions.append(int(number))
+        numbers[number] = same[0] if same else len(solutions) - 1
     return tuple(numbers)
-
-
-def _check_elbo(fit: Fit) -> None:
-    for one in fit.restarts:
-        points = [name for name, family in one.guide.family_of.items() if family in WITHOUT_DENSITY]
-        improper = [name for name, prior in one.model.priors.items() if prior.hierarchy.improper]
-        if points or improper or one.guide.gates is not None:
-            what = (
-                f"{points[0]} is a point"
-                if points
-                else f"the prior on {improper[0]} is improper"
-                if improper
-                else "gates of units have another objective"
-            )
-            raise ValueError(
-                f"there is no ELBO to weigh restarts by, as {what}: use combined(weights='equal'), or fit with a guide "
-                "that has a density at every site"
-            )
 
 
 def _examples(fit: Fit, data: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
@@ -265,9 +265,17 @@ def _examples(fit: Fit, data: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Ten
     return data[0], data[1]
 
 
+@dataclass(frozen=True)
+class _Evaluated:
+    """The ELBO of a restart, its standard error over draws, and its log-likelihood of each example, `(n,)`, in nats."""
+
+    elbo: float
+    error: float
+    likelihoods: np.ndarray
+
+
 @torch.no_grad()
-def _elbo(fit: Fit, restart: int, x: Tensor, y: Tensor, draws: int, seed: int | None) -> tuple[float, float]:
-    """ELBO of one restart and its standard error over draws, in nats."""
+def _elbo(fit: Fit, restart: int, x: Tensor, y: Tensor, draws: int, seed: int | None) -> _Evaluated:
     from bayesprune.inference.objective import Objective
     from bayesprune.inference.seeded import seeded
 
@@ -275,9 +283,13 @@ def _elbo(fit: Fit, restart: int, x: Tensor, y: Tensor, draws: int, seed: int | 
     reference = next(one.model.network.parameters())
     placed = like(y, reference)
     scale = one.model.data_size / len(x)
+    sums = np.zeros(len(x))
 
     def total(outputs: Tensor) -> float:
-        return scale * float(one.model.likelihood.log_prob(outputs, placed).sum())
+        nonlocal sums
+        found = one.model.likelihood.log_prob(outputs, placed).double().cpu().numpy()
+        sums = sums + found
+        return scale * float(found.sum())
 
     likelihoods = np.array(outputs_of_draws(fit, total, x, draws, restart, seed=seed))
     objective = Objective(one.model, one.guide)
@@ -292,4 +304,14 @@ def _elbo(fit: Fit, restart: int, x: Tensor, y: Tensor, draws: int, seed: int | 
     tempered = float(fit.settings.get("kl_weight") or 1.0)
     variance = likelihoods.var(ddof=1) / len(likelihoods) / tempered**2 if len(likelihoods) > 1 else 0.0
     variance += kl.var(ddof=1) / len(kl)
-    return float(likelihoods.mean() / tempered - kl.mean()), float(math.sqrt(variance))
+    elbo = float(likelihoods.mean() / tempered - kl.mean())
+    return _Evaluated(elbo, math.sqrt(variance), sums / len(likelihoods) / tempered)
+
+
+def _sampling_errors(fit: Fit, evaluated: list[_Evaluated], best: int) -> np.ndarray:
+    """Standard error of each ELBO less the best one's that comes of looking at a part of the examples, in nats."""
+    size, seen = fit.model.data_size, len(evaluated[0].likelihoods)
+    if seen >= size or seen < 2:
+        return np.zeros(len(evaluated))
+    left = size / math.sqrt(seen) * math.sqrt(1.0 - seen / size)
+    return np.array([left * (one.likelihoods - evaluated[best].likelihoods).std(ddof=1) for one in evaluated])

@@ -10,7 +10,13 @@ from __future__ import annotations
 
 import math
 
-from bayesprune.inference.guides import Guide, GuideChoice, assign_families
+from bayesprune.inference.guides import (
+    GATE_START_SD,
+    HIDDEN_GATE_START_SD,
+    Guide,
+    GuideChoice,
+    assign_families,
+)
 from bayesprune.inference.identified import identified_tensor
 from bayesprune.models.bayesian_network import BayesianNetwork
 
@@ -88,10 +94,11 @@ def _weights_are_points(model: BayesianNetwork, guide: GuideChoice) -> bool:
     return spread < 0.5 * weights
 
 
-def default_rules(**given: float | None) -> dict[str, str]:
+def default_rules(restarts: int = 1, **given: float | None) -> dict[str, str]:
     """The rules that stand for what was not given, for what is kept on disk and gone on with under the same ones.
 
     Args:
+        restarts: How many there are; default 1.
         **given: `kl_weight` and `kl_warmup`, None where they are left to the rules.
     """
     rules = {
@@ -99,7 +106,11 @@ def default_rules(**given: float | None) -> dict[str, str]:
         f"at least {LEAST_WEIGHT:g}",
         "kl_warmup": f"{FADE_IN:g}",
     }
-    return {name: rules[name] for name, value in given.items() if value is None}
+    if restarts > 1:
+        rules["kl_warmup"] += ", 0 in every second restart of a regression with gates"
+    found = {name: rules[name] for name, value in given.items() if value is None}
+    moved = f"log odds of gates move by {GATE_START_SD:g}, of networks by {HIDDEN_GATE_START_SD:g}"
+    return found | ({"starts of restarts": moved} if restarts > 1 else {})
 
 
 def _states_constants(model: BayesianNetwork) -> bool:

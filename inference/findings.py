@@ -86,7 +86,7 @@ def findings(fit: Fit) -> list[str]:
     layers = emptied_layers(fit, collapsed_layers(fit))
     rose = _loss_rose(facts)
     if (useless := _no_better_than_constant(facts, layers, rose)) is not None:
-        return [useless]
+        return [useless, *inclusion_notes(fit)]
     lost = None if rose else _worse_on_validation(facts)
     found = [
         f"{layers}: {facts.remedies.about(layers.tensors).less_prior()}"

@@ -215,7 +215,7 @@ def fit(
     if checkpoint is not None:
         arguments = settings | {
             "optimizer": optimizer, "schedule": schedule, "restarts": restarts, "path": path,
-            "kl_warmup": kl_warmup, "rules": default_rules(kl_warmup=kl_warmup),
+            "kl_warmup": kl_warmup, "rules": default_rules(restarts, kl_warmup=kl_warmup),
             "compiled": compiled, "gate_estimator": gate_estimator, "gating": gating,
             "unit_gate_estimator": unit_gate_estimator, "channels_last": channels_last, "workers": workers,
             "standardise": standardise,
@@ -289,10 +289,12 @@ def fit(
             finished.append(Restart(state.objective.model, state.objective.guide, seed + number))
             states.append(state)
             reports.append(stepper.report if point is None else point.report(stepper))
+    warmups = [state.kl_warmup for state in states]
     settings |= {
         "input_shape": list(input_shape),  # data that can be read only once are not read after training
         "epochs": states[0].epoch,
         "kl_warmup": states[0].kl_warmup,
+        **({"kl_warmups": warmups} if len(set(warmups)) > 1 else {}),
         "chosen": [name for name, value in left_open.items() if value is None],
         "stopped_early": [ending_of(state) for state in states if state.step < state.steps],
         "data_sketch": sketch,
@@ -317,7 +319,7 @@ def fit(
     if any(needs_fisher(restart.model) for restart in finished):
         for restart in finished:
             restart.fisher = diagonal_fisher(restart.model, restart.guide, batches, inputs=result.inputs)
-    settings |= inclusion_facts(result)
+    settings |= inclusion_facts(result, batches)
     return result
 
 

@@ -100,7 +100,7 @@ def fit_of(
         inputs = inputs_of(batches) if tracked_layers(model.network) else None
         batches.expect_nothing()
         result = Fit(restarts, trace, settings, inputs, kept_examples(batches, model.network))
-        settings |= inclusion_facts(result)
+        settings |= inclusion_facts(result, batches)
         for one in restarts:
             if needs_fisher(one.model):
                 with torch.enable_grad():

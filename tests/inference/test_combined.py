@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 
@@ -75,10 +76,14 @@ def test_the_elbo_is_the_exact_one_within_its_error(problem, fit, combined):
 
 def test_solutions_are_weighted_by_their_elbo_and_shared_by_those_who_found_them(combined):
     groups = np.array(combined.solutions)
-    means = np.array([combined.elbo[groups == one].mean() for one in (0, 1)])
+    best = np.array([combined.elbo[groups == one].max() for one in (0, 1)])
     shares = np.array([combined.weights[groups == one].sum() for one in (0, 1)])
-    assert math.log(shares[0] / shares[1]) == pytest.approx(means[0] - means[1], abs=1e-9)
+    assert math.log(shares[0] / shares[1]) == pytest.approx(best[0] - best[1], abs=1e-9)
     assert combined.weights.sum() == pytest.approx(1.0)
+    for one in (0, 1):  # within a solution too
+        members = np.flatnonzero(groups == one)
+        ratios = combined.weights[members] / combined.weights[members[0]]
+        np.testing.assert_allclose(np.log(ratios), combined.elbo[members] - combined.elbo[members[0]], atol=1e-9)
     by_count = np.array([(groups == one).mean() for one in (0, 1)])
     assert not np.allclose(shares, by_count, atol=0.05) or (by_count == 0.5).all()  # no counting of heads
 
@@ -87,6 +92,29 @@ def test_a_solution_found_again_changes_nothing(fit, combined):
     again = dataclasses.replace(fit, restarts=[*fit.restarts, fit.restarts[0], fit.restarts[0]])
     more = again.combined(draws=800).inclusion_probabilities()["0.weight"].values
     np.testing.assert_allclose(more, combined.inclusion_probabilities()["0.weight"].values, atol=0.02)
+
+
+def test_a_restart_that_has_failed_is_a_solution_of_its_own_and_weighs_nothing(problem, fit):
+    failed = copy.deepcopy(fit.restarts[0])
+    with torch.no_grad():
+        failed.guide.families[0].location.mul_(-3.0)  # the same probabilities, and wrong weights
+    found = dataclasses.replace(fit, restarts=[*fit.restarts, failed]).combined(draws=200)
+    assert found.weights[-1] < 1e-6
+    assert found.solutions[-1] not in found.solutions[:-1]
+    equal = dataclasses.replace(fit, restarts=[*fit.restarts, failed]).combined(weights="equal")
+    assert equal.weights[-1] == 0.2
+
+
+def test_the_part_of_the_examples_that_was_looked_at_counts_among_the_errors(problem, fit, combined):
+    x, y = data_of(problem)
+    part = fit.combined((x[:20], y[:20]), draws=800)
+    assert "on 20 of 60 examples" in part.reason
+    other = int(np.argmin(part.elbo))
+    means = [fit.predict(x[:20], 800, r).draws for r in (other, int(np.argmax(part.elbo)))]
+    each = [torch.distributions.Normal(m, problem.noise_sd).log_prob(y[:20]).mean(0) for m in means]
+    expected = 3.0 * float((each[0] - each[1]).std()) * np.sqrt(20.0) * np.sqrt(1 - 20 / 60)
+    assert part.error[other] == pytest.approx(np.hypot(expected, combined.error[other]), rel=0.25)
+    assert part.error[other] > 1.5 * combined.error[other]
 
 
 def test_predictions_are_those_of_all_restarts_by_their_weights(problem, fit):

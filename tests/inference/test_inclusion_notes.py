@@ -6,20 +6,22 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import bayesprune as bp
-from bayesprune.inference.correlated_inputs import RELEVANT, largest_correlation
-from bayesprune.inference.inclusion_notes import inclusion_notes, meaning_of
+from bayesprune.inference.correlated_inputs import RELEVANT, chooses_inputs, largest_correlation
+from bayesprune.inference.identified import regression_tensor
+from bayesprune.inference.inclusion_notes import inclusion_notes, meaning_of, regression_of
 from tests.oracles.correlated_regressions import correlated_problems, orthogonal_problems
 from tests.oracles.spike_and_slab_reference import RegressionProblem, enumerate_posterior, paired_fixed_point
 
 
 def line_fit(x, y, prior=None, restarts=1, steps=300, **options):
     torch.manual_seed(0)
-    line = nn.Sequential(nn.Linear(x.shape[1], 1, bias=False), nn.Flatten(0))
-    bnn = bp.BayesianNetwork(line, {"0.weight": prior or bp.SpikeAndSlab(0.25, 1.0)}, bp.Normal(1.0), len(x))
-    options = {"learning_rate": 1e-2, "batch_size": len(x), "device": "cpu"} | options
-    return bp.fit(bnn, (x, y), restarts=restarts, steps=steps, **options)
+    line = nn.Sequential(nn.Linear(4, 1, bias=False), nn.Flatten(0))
+    bnn = bp.BayesianNetwork(line, {"0.weight": prior or bp.SpikeAndSlab(0.25, 1.0)}, bp.Normal(1.0), 80)
+    options = {"learning_rate": 1e-2, "batch_size": 80, "device": "cpu"} | options
+    return bp.fit(bnn, x if y is None else (x, y), restarts=restarts, steps=steps, **options)
 
 
 def correlated_data(correlation, rows=80):
@@ -126,6 +128,138 @@ def test_restarts_that_disagree_say_about_which_weight_and_agreement_says_it_too
     assert "read fit.combined(), which weighs the restarts" in correlated
     assert apart in bp.agreement(fit, x).notes
     assert f"note: {apart}" in str(bp.agreement(fit, x))
+
+
+class VectorReads(nn.Module):
+    """Four hidden units, read by a vector."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.v = nn.Linear(4, 4), nn.Parameter(torch.ones(4))
+
+    def forward(self, x):
+        return torch.tanh(self.fc(x)) @ self.v
+
+
+class Tied(nn.Module):
+    """Hidden units read by the weights that make them."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 3, bias=False)
+
+    def forward(self, x):
+        return torch.tanh(self.fc(x)) @ self.fc.weight
+
+
+class Highest(nn.Module):
+    """The largest of three outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.fc(x).amax(1)
+
+
+class Squares(nn.Module):
+    """Inputs with their squares, made inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 2)
+
+    def forward(self, x):
+        return torch.exp(0.1 * self.fc(torch.cat([x, x**2], 1)))
+
+
+def declared(network, noise=1.0):
+    return bp.BayesianNetwork(network, {"fc.weight": bp.SpikeAndSlab(0.25, 1.0)}, bp.Normal(noise), 80)
+
+
+@pytest.mark.parametrize("kind", [VectorReads, Tied, Highest])
+def test_outputs_of_a_layer_that_are_tied_or_pooled_are_hidden_units(kind):
+    model = declared(kind())
+    assert regression_tensor(model, torch.randn(6, 4)) is None
+    assert regression_tensor(declared(Squares()), torch.randn(6, 4)) == "fc.weight"  # the control
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_linear_layer_of_several_outputs_in_units_of_its_own_is_a_regression(rows):
+    x = torch.randn(60, 4) * 3.0 + 1.0
+    y = (x[:, :1].expand(60, rows) * torch.tensor([1.0, 50.0, 0.1][:rows])).squeeze(-1)
+    network = nn.Sequential(nn.Linear(4, rows), nn.Flatten(0) if rows == 1 else nn.Identity())
+    model = bp.BayesianNetwork(network, {"0.weight": bp.SpikeAndSlab(0.25, 1.0)}, bp.Normal(), 60)
+    fit = bp.fit(model, (x, y), steps=5, device="cpu")
+    assert fit.settings["standardised"]["targets"]
+    assert regression_of(fit) == "0.weight"
+
+
+def test_a_frozen_network_before_the_layer_leaves_a_regression_and_one_behind_it_none():
+    body, head = nn.Linear(4, 5), nn.Linear(5, 2)
+    for parameter in body.parameters():
+        parameter.requires_grad_(False)
+    priors = {"2.weight": bp.SpikeAndSlab()}
+    model = bp.BayesianNetwork(nn.Sequential(body, nn.Tanh(), head), priors, bp.Normal(1.0), 10)
+    assert regression_tensor(model, torch.randn(6, 4)) == "2.weight"
+    last = nn.Linear(5, 2)
+    for parameter in last.parameters():
+        parameter.requires_grad_(False)
+    network = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), last)
+    model = bp.BayesianNetwork(network, {"0.weight": bp.SpikeAndSlab()}, bp.Normal(1.0), 10)
+    assert regression_tensor(model, torch.randn(6, 4)) is None
+
+
+def test_features_that_the_network_makes_are_what_correlates():
+    x = torch.rand(80, 4) + 1.0  # squares go with their inputs
+    fit = bp.fit(declared(Squares()), (x, torch.randn(80, 2)), steps=5, device="cpu")
+    (note,) = inclusion_notes(fit)
+    first, second = fit.settings["correlated_inputs"][0]["inputs"]
+    assert abs(first - second) == 4
+    assert note.startswith(f"inputs {first} and {second} correlate by ")
+
+
+def test_data_of_a_loader_are_looked_at_too():
+    x, y = correlated_data(0.95)
+    loader = DataLoader(TensorDataset(x, y), 20, shuffle=True)
+    assert inclusion_notes(line_fit(loader, None, steps=20)) == inclusion_notes(line_fit(x, y, steps=20)) != []
+
+
+@pytest.mark.parametrize(
+    "prior",
+    [bp.Gaussian(), bp.Laplace(), bp.SpikeAndSlab(level="output"), bp.GroupHorseshoe()],
+    ids=lambda p: repr(p)[:12],
+)
+def test_a_prior_that_does_not_choose_among_inputs_has_no_such_note(prior):
+    x, y = correlated_data(0.95)
+    fit = line_fit(x, y, prior, steps=20)
+    assert chooses_inputs(fit.model.priors["0.weight"]) is False
+    assert inclusion_notes(fit) == []
+
+
+def test_a_map_which_has_no_probabilities_has_none():
+    x, y = correlated_data(0.95)
+    assert inclusion_notes(line_fit(x, y, bp.HALO(kappa=1.0), steps=20)) == []
+
+
+def test_restarts_without_an_elbo_are_not_said_to_be_weighed_by_it():
+    x, y = correlated_data(0.95)
+    fit = line_fit(x, y, bp.L0HardConcrete(), steps=20, restarts=2)
+    notes = inclusion_notes(fit)
+    assert notes
+    assert not any("combined" in note for note in notes)
+
+
+def test_the_input_that_others_explain_is_named_and_has_to_be_relevant():
+    rng = np.random.default_rng(0)
+    others = rng.standard_normal((400, 12))
+    noise = rng.standard_normal((400, 2))
+    x = torch.tensor(np.column_stack([others, others.sum(1) + 0.3 * noise[:, 0], noise[:, 1]]))
+    assert largest_correlation(x)["explained_input"] == 12
+    alone = torch.zeros(14, dtype=torch.bool)
+    alone[13] = True  # the only one that matters is independent of all
+    assert largest_correlation(x, alone) is None
 
 
 def test_probabilities_of_hidden_units_are_not_compared():
