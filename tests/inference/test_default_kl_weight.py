@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from bayesprune.inference.default_kl_weight import default_kl_warmup, default_kl_weight
+from bayesprune.inference.default_kl_weight import default_kl_warmup, default_kl_weight, default_rules
 from bayesprune.inference.guides import Guide
 from bayesprune.inference.shrinkage import is_linear
 from bayesprune.models.bayesian_network import BayesianNetwork
@@ -93,3 +93,11 @@ def test_a_decay_of_biases_does_not_decide_the_weight_of_another_prior():
     assert weight({"*.weight": Gaussian(), "*.bias": decay}) == weight({"*.weight": Gaussian()}) == 0.1
     assert weight({"*.weight": decay}) == weight({"*.weight": HALO.from_paper(1e-4, 1e-4, data_size=50)}) == 1.0
     assert weight({"*.weight": HALO.from_paper(1e-4, 1e-4, data_size=50), "*.bias": decay}) == 1.0
+
+
+def test_what_further_restarts_begin_with_is_a_rule_of_fits_that_have_any():
+    one, several = default_rules(kl_warmup=None), default_rules(2, kl_warmup=None)
+    assert one == {"kl_warmup": "0.6"}  # checkpoints of earlier versions go on
+    assert set(several) == {"kl_warmup", "starts of restarts"}
+    assert several["kl_warmup"] != one["kl_warmup"]
+    assert set(default_rules(2, kl_warmup=0.5)) == {"starts of restarts"}
