@@ -83,7 +83,7 @@ def test_other_arguments_are_told_in_one_line(refused, networks_file, finished):
     refused(arguments(networks_file, finished, epochs=6), "epochs 5, but now it is 6", "choose another folder")
     refused(arguments(networks_file, finished, "--set", "kappa=3"), "--set gives kappa, which --values go along")
     refused(arguments(networks_file, finished, values="3,x", epochs=5), "--values takes numbers with commas", "'3,x'")
-    refused(arguments(networks_file, finished, values="3,-1", epochs=5), "HALO(kappa=...) must be positive, not -1")
+    refused(arguments(networks_file, finished, values="3,-1", epochs=5), "HALO(kappa=...) must not be negative, not -1")
     wrong = [part if part != "kappa" else "kapa" for part in arguments(networks_file, finished, epochs=5)]
     refused(wrong, "the prior halo has no setting 'kapa' (did you mean 'kappa'?)")
 

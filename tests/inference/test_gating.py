@@ -408,7 +408,7 @@ def test_residual_branches_leave_while_a_fit_runs():
         ({"log_gamma": 2.0, "kappa": 0.1}, r"takes one of log_gamma, kappa, .*, not log_gamma and kappa"),
         ({"log_gamma": 0.0}, r"log_gamma=...\) must be positive, not 0.0: a price of zero or less"),
         ({"log_gamma": -1.0}, r"log_gamma=...\) must be positive, not -1.0"),
-        ({"kappa": float("inf")}, r"kappa=...\) must be positive, not inf"),
+        ({"kappa": float("inf")}, r"kappa=...\) takes a number or None, not inf"),
         ({"kappa": 0.1, "weight_scale": 0.0}, r"weight_scale=...\) must be positive, not 0.0$"),
         ({"probability": 1.0}, r"must lie in \(0, 1\), not 1.0"),
         ({"beta": (0.5, 2.0)}, r"both at least 1, not \(0.5, 2.0\)"),
