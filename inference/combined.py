@@ -68,16 +68,19 @@ class Combined:
             ValueError: For networks with hidden units, whose weights are other quantities in each restart; and as
                 `Fit.inclusion_probabilities`.
         """
+        from bayesprune.inference.weight_inclusion import probabilities_at
+
         if len(self.fit.restarts) > 1 and regression_of(self.fit) is None:
             raise ValueError(
                 "hidden units of one restart are not those of another, so that inclusion probabilities of weights are "
                 "not averaged over restarts: read those of one, fit.inclusion_probabilities(restart), or the "
                 "predictions of all, combined().predict(x)"
             )
-        found = [self.fit.inclusion_probabilities(number, draws) for number in range(len(self.weights))]
-        mean = found[0].copy(deep=True)
+        found = [probabilities_at(self.fit, number, draws) for number in range(len(self.weights))]
+        mean = self.fit.inclusion_probabilities(0, draws).copy(deep=True)
         for name in mean:
-            mean[name].values[...] = sum(w * one[name].values for w, one in zip(self.weights, found, strict=True))
+            parts = [w * one[str(name)].numpy() for w, one in zip(self.weights, found, strict=True)]
+            mean[name].values[...] = sum(parts)
         mean.attrs = {"weights": self.weights.tolist()}
         if self.fit.settings.get(CORRELATED):
             mean.attrs["notes"] = (
