@@ -206,6 +206,10 @@ def pruned(
     """As `prune` of a fit; the network is compared with the fit only if asked, as who measures it anyway does not."""
     if per not in ("network", "layer"):
         raise ValueError(f"per= takes 'network' or 'layer', not {per!r}")
+    if per == "layer" and min_score is not None:
+        raise ValueError(
+            "per='layer' is about where a sparsity is reached, which min_score= does not set: leave it out"
+        )
     one = fit._restart(restart)
     events = {name: prior.hierarchy.included for name, prior in one.model.priors.items()}
     own = {n: event for n, event in events.items() if n not in one.model.left_to_gates} or events
@@ -248,7 +252,7 @@ def pruned(
         _check_scores(scores, weights)
         above = {} if least is None else keep_above(scores, least, units)
         sparsity = 1.0 - share_kept(above, one.model) if sparsity is None else sparsity
-        _refuse_less(fit, restart, sparsity)
+        _refuse_less(fit, restart, sparsity, least)
         scores = _with_removed(one.model, scores, units)
         if per == "layer" and units and not above:
             _refuse_less_in_layers(scores, sparsity)
@@ -444,11 +448,16 @@ def own_zeros(fit: Fit, restart: int = 0) -> tuple[int, int]:
     return total - left, total
 
 
-def _refuse_less(fit: Fit, restart: int, sparsity: float) -> None:
-    """Refuses to put weights back that the fit has left out."""
+def _refuse_less(fit: Fit, restart: int, sparsity: float, least: float | None) -> None:
+    """Refuses to put weights back that the fit has left out; `least` is the score that gave the sparsity, or None."""
     zeros, total = own_zeros(fit, restart)
     if round(sparsity * total) < zeros:
         already = math.ceil(zeros / total * 1e4) / 1e4
+        if least is not None:
+            raise ValueError(
+                f"the fit already has sparsity {already:.4f} ({total - zeros} of {total} weights are left), more than "
+                f"the {sparsity:.4f} that min_score={least:g} leaves: raise it"
+            )
         raise ValueError(
             f"the fit already has sparsity {already:.4f} ({total - zeros} of {total} weights are left), more than the "
             f"{sparsity:g} asked for: ask for at least that, or use min_inclusion="
