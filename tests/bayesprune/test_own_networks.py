@@ -1,4 +1,4 @@
-"""Networks by `MODULE:NAME`: what settings of torchvision's may ask for, and layers that are a network by themselves."""
+"""Networks by `MODULE:NAME`: what settings of torchvision's may ask for, and bare layers."""
 
 from __future__ import annotations
 
