@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import warnings
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from bayesprune.models.size_bounds import require_holdable
 from bayesprune.prior_files import import_object
@@ -108,15 +110,33 @@ def _refuse_downloads(settings: Mapping[str, Any]) -> None:
         )
 
 
+class _WithoutParameters(TorchFunctionMode):
+    """Makes what `torch.empty` makes, the parameters of layers, on the device ``meta``, and all else on the CPU."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = dict(kwargs or {})
+        if func is torch.empty:
+            given["device"] = "meta"
+        return func(*args, **given)
+
+
 def _sketched(make: Any, given: tuple[Any, ...], settings: Mapping[str, Any]) -> nn.Module:
-    """What is made, on the device ``meta``; of what cannot be made there nothing, as making it in full tells why."""
-    try:
-        with warnings.catch_warnings():
+    """What is made, without the numbers; of what cannot be made so nothing, as making it in full tells why."""
+    for counts_with_tensors in (False, True):  # RegNet does, which the device meta has no numbers for
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices=[]))
+            stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")  # said when it is made in full
-            made = make(*given, **settings)
-    except Exception:
-        return nn.Module()
-    return made if isinstance(made, nn.Module) else nn.Module()
+            if counts_with_tensors:
+                stack.enter_context(torch.device("cpu"))
+                stack.enter_context(_WithoutParameters())
+            try:
+                made = make(*given, **settings)
+            except Exception:
+                continue
+            if isinstance(made, nn.Module):
+                return made
+    return nn.Module()
 
 
 def _binds(function: Any, given: tuple[Any, ...], settings: Mapping[str, Any]) -> bool:

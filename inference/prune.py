@@ -206,10 +206,6 @@ def pruned(
     """As `prune` of a fit; the network is compared with the fit only if asked, as who measures it anyway does not."""
     if per not in ("network", "layer"):
         raise ValueError(f"per= takes 'network' or 'layer', not {per!r}")
-    if per == "layer" and min_score is not None:
-        raise ValueError(
-            "per='layer' is about where a sparsity is reached, which min_score= does not set: leave it out"
-        )
     one = fit._restart(restart)
     events = {name: prior.hierarchy.included for name, prior in one.model.priors.items()}
     own = {n: event for n, event in events.items() if n not in one.model.left_to_gates} or events
@@ -241,7 +237,7 @@ def pruned(
     else:
         if sparsity is not None and not 0.0 <= sparsity < 1.0:
             raise ValueError(f"sparsity is a fraction of zeros in [0, 1), not {sparsity}")
-        least = None if sparsity is not None else checked_score(min_score, criterion)
+        least = None if sparsity is not None else checked_score(min_score, criterion, per)
         everywhere = all(prior.hierarchy.included is not None for prior in one.model.priors.values())
         by_event = everywhere and kinds in ({"atom"}, {"reduction"}) and not one.guide.is_map and not units
         chosen = criterion or ("inclusion" if by_event else "magnitude")

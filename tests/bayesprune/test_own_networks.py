@@ -54,20 +54,22 @@ def test_a_backbone_is_not_downloaded_by_torchvision_s_default(offline):
     assert isinstance(network, torch.nn.Module) and not offline
 
 
-def test_a_network_that_a_folder_makes_too_large_takes_no_memory():
-    with pytest.raises(ValueError, match="shufflenet_v2_x0_5 of these sizes has .* parameters, but at most"):
-        make_network(SHUFFLENET, (3, 32, 32), 2, settings={"num_classes": 20_000_000})
+@pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "regnet_y_400mf"])  # the second counts with tensors
+def test_a_network_that_a_folder_makes_too_large_takes_no_memory(name):
+    with pytest.raises(ValueError, match=f"{name} of these sizes has .* parameters, but at most"):
+        make_network(f"torchvision.models:{name}", (3, 32, 32), 2, settings={"num_classes": 20_000_000})
 
 
-def test_counting_before_it_is_made_changes_no_weight():
-    from torchvision.models import shufflenet_v2_x0_5
+@pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "regnet_y_400mf"])
+def test_counting_before_it_is_made_changes_no_weight(name):
+    import torchvision
 
     torch.manual_seed(3)
-    direct = shufflenet_v2_x0_5(num_classes=5).state_dict()
+    direct = getattr(torchvision.models, name)(num_classes=5).state_dict()
     torch.manual_seed(3)
-    made = own_network(SHUFFLENET, (3, 32, 32), 5, {"num_classes": 5}).state_dict()
+    made = own_network(f"torchvision.models:{name}", (3, 32, 32), 5, {"num_classes": 5}).state_dict()
     assert all(torch.equal(value, made[name]) for name, value in direct.items())
-    other = own_network(SHUFFLENET, (3, 32, 32), 5, {"num_classes": 5}).state_dict()
+    other = own_network(f"torchvision.models:{name}", (3, 32, 32), 5, {"num_classes": 5}).state_dict()
     assert not torch.equal(other["fc.weight"], made["fc.weight"])  # control
 
 
