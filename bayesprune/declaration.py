@@ -124,7 +124,7 @@ class Declaration:
             torch.manual_seed(seed)
             network = make_network(self.network, self.input_shape, self.outputs, self.width, self.network_settings)
         if weights is not None:
-            StartingWeights.of(weights).load_into(network)
+            StartingWeights.of(weights).load_into(network, self.input_shape)
         likelihood = likelihood_class(self.likelihood)()
         if isinstance(prior, UnitGates):
             example = torch.zeros(1, *self.input_shape)
@@ -208,8 +208,10 @@ def _patterns(
     if prior == UNIT_GATES:
         return ()
     with torch.random.fork_rng(devices=[]):
-        parameters = make_network(network, input_shape, outputs, settings=settings).named_parameters()
-        matched = {name: parameter.ndim for name, parameter in parameters if name.endswith(".weight")}
+        parameters = dict(make_network(network, input_shape, outputs, settings=settings).named_parameters())
+    matched = {name: parameter.ndim for name, parameter in parameters.items() if name.endswith(".weight")}
+    if not matched and "weight" in parameters:  # a bare layer, whose names have no dot
+        return ("weight",)
     if min(matched.values(), default=2) >= 2:
         return ("*.weight",)
     return tuple(name for name, ndim in matched.items() if ndim >= 2)

@@ -62,10 +62,10 @@ Standardise = Annotated[
 Interval = Annotated[float, typer.Option(help="Probability of the predictive intervals of a regression.")]
 Weights = Annotated[
     Path | None,
-    place_option("Start from this state dict of a trained network, .safetensors, .pt or .pth.", metavar="FILE"),
+    place_option("Start from this state dict of a trained network: safetensors or of torch.save.", metavar="FILE"),
 ]
 NewHead = Annotated[
-    bool, typer.Option("--new-head", help="Start the last layer anew, and take all else from --weights.")
+    bool, typer.Option("--new-head", help="Start the layer of the outputs anew, and take all else from --weights.")
 ]
 Tune = Annotated[
     list[str] | None,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
+from bayesprune.models.size_bounds import require_holdable
 from bayesprune.prior_files import import_object
 from bayesprune.starting_weights import COLOURS
 
@@ -32,12 +36,7 @@ def complete_settings(name: str, settings: Mapping[str, Any], outputs: int) -> d
     found = import_object(name, "network")
     if not _is_torchvision(found):
         return dict(settings)
-    wanted = [key for key in ("weights", "pretrained", "weights_backbone") if settings.get(key)]
-    if wanted:
-        raise ValueError(
-            f"--network-set {wanted[0]}={settings[wanted[0]]} asks torchvision to download weights: save the state "
-            "dict of that network to a file and give --weights FILE"
-        )
+    _refuse_downloads(settings)
     return {"num_classes": outputs, **settings}
 
 
@@ -57,7 +56,8 @@ def own_network(
         settings: Arguments by name; default none.
 
     Raises:
-        ValueError: In one sentence, if it cannot be made, or the images have channels that it does not take.
+        ValueError: In one sentence, if it cannot be made, the images have channels that it does not take, or one of
+            torchvision would download weights or have more parameters than `MOST_PARAMETERS`.
     """
     settings = dict(settings or {})
     found = import_object(name, "network")
@@ -76,6 +76,11 @@ def own_network(
                 f"the network {name} cannot be called with --network-set {', '.join(settings)}: its arguments are "
                 f"{', '.join(_arguments(found)) or 'none'}"
             )
+        if _is_torchvision(found):  # the settings may come out of somebody else's folder
+            _refuse_downloads(settings)
+            if "weights_backbone" in _arguments(found):  # torchvision's default is to download
+                settings.setdefault("weights_backbone", None)
+            require_holdable(lambda: _sketched(found, given, settings), name)
         try:
             made = found(*given, **settings)
         except Exception as problem:
@@ -94,6 +99,44 @@ def own_network(
 def _is_torchvision(found: Any) -> bool:
     home = getattr(found, "__module__", None) or ""
     return not isinstance(found, nn.Module) and (home == _TORCHVISION or home.startswith(f"{_TORCHVISION}."))
+
+
+def _refuse_downloads(settings: Mapping[str, Any]) -> None:
+    wanted = [key for key in ("weights", "pretrained", "weights_backbone") if settings.get(key)]
+    if wanted:
+        raise ValueError(
+            f"--network-set {wanted[0]}={settings[wanted[0]]} asks torchvision to download weights: save the state "
+            "dict of that network to a file and give --weights FILE"
+        )
+
+
+class _WithoutParameters(TorchFunctionMode):
+    """Makes what `torch.empty` makes, the parameters of layers, on the device ``meta``, and all else on the CPU."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = dict(kwargs or {})
+        if func is torch.empty:
+            given["device"] = "meta"
+        return func(*args, **given)
+
+
+def _sketched(make: Any, given: tuple[Any, ...], settings: Mapping[str, Any]) -> nn.Module:
+    """What is made, without the numbers; of what cannot be made so nothing, as making it in full tells why."""
+    for counts_with_tensors in (False, True):  # RegNet does, which the device meta has no numbers for
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices=[]))
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")  # said when it is made in full
+            if counts_with_tensors:
+                stack.enter_context(torch.device("cpu"))
+                stack.enter_context(_WithoutParameters())
+            try:
+                made = make(*given, **settings)
+            except Exception:
+                continue
+            if isinstance(made, nn.Module):
+                return made
+    return nn.Module()
 
 
 def _binds(function: Any, given: tuple[Any, ...], settings: Mapping[str, Any]) -> bool:

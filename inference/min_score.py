@@ -14,15 +14,17 @@ from bayesprune.models.plain_numbers import plain_number
 __all__ = ["checked_score", "keep_above", "share_kept"]
 
 
-def checked_score(min_score: Any, criterion: str | Callable[..., Any] | None) -> float:
+def checked_score(min_score: Any, criterion: str | Callable[..., Any] | None, per: str) -> float:
     """Returns the value as a Python number.
 
     Args:
         min_score: What was given.
         criterion: The criterion that it is a score of.
+        per: As in `prune`; only ``"network"`` makes sense, as the value is the same in every layer.
 
     Raises:
-        ValueError: If it is no finite number, or no criterion is named whose score has a meaning of its own.
+        ValueError: If it is no finite number, no criterion is named whose score has a meaning of its own, or `per` is
+            another.
     """
     least = plain_number(min_score)
     if isinstance(least, bool) or not isinstance(least, (int, float)) or not math.isfinite(least):
@@ -33,6 +35,10 @@ def checked_score(min_score: Any, criterion: str | Callable[..., Any] | None) ->
         )
     if criterion == "inclusion":
         raise ValueError("min_score= is no rule on inclusion probabilities: use min_inclusion=, without criterion=")
+    if per != "network":
+        raise ValueError(
+            "per='layer' is about where a sparsity is reached, which min_score= does not set: leave it out"
+        )
     return float(least)
 
 

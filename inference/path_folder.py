@@ -154,7 +154,7 @@ def _compare(folder: Path, index: Mapping[str, Any], asked: Mapping[str, Any]) -
                 f"{folder} holds a path of an earlier version, whose fits had other defaults of {' and '.join(now)}: "
                 "give these as they were then (1, and 0.2 or for points 0), or choose another folder"
             )
-        if before != now and name != "rules":
+        if before != now and name not in ("rules", "notes"):  # notes are said of what was asked for
             raise ValueError(
                 f"{folder} holds a path with {name} {before}, but now it is {now}: call it with the arguments of "
                 "then to go on, or choose another folder"

@@ -237,7 +237,7 @@ def pruned(
     else:
         if sparsity is not None and not 0.0 <= sparsity < 1.0:
             raise ValueError(f"sparsity is a fraction of zeros in [0, 1), not {sparsity}")
-        least = None if sparsity is not None else checked_score(min_score, criterion)
+        least = None if sparsity is not None else checked_score(min_score, criterion, per)
         everywhere = all(prior.hierarchy.included is not None for prior in one.model.priors.values())
         by_event = everywhere and kinds in ({"atom"}, {"reduction"}) and not one.guide.is_map and not units
         chosen = criterion or ("inclusion" if by_event else "magnitude")
@@ -248,7 +248,7 @@ def pruned(
         _check_scores(scores, weights)
         above = {} if least is None else keep_above(scores, least, units)
         sparsity = 1.0 - share_kept(above, one.model) if sparsity is None else sparsity
-        _refuse_less(fit, restart, sparsity)
+        _refuse_less(fit, restart, sparsity, least)
         scores = _with_removed(one.model, scores, units)
         if per == "layer" and units and not above:
             _refuse_less_in_layers(scores, sparsity)
@@ -444,11 +444,16 @@ def own_zeros(fit: Fit, restart: int = 0) -> tuple[int, int]:
     return total - left, total
 
 
-def _refuse_less(fit: Fit, restart: int, sparsity: float) -> None:
-    """Refuses to put weights back that the fit has left out."""
+def _refuse_less(fit: Fit, restart: int, sparsity: float, least: float | None) -> None:
+    """Refuses to put weights back that the fit has left out; `least` is the score that gave the sparsity, or None."""
     zeros, total = own_zeros(fit, restart)
     if round(sparsity * total) < zeros:
         already = math.ceil(zeros / total * 1e4) / 1e4
+        if least is not None:
+            raise ValueError(
+                f"the fit already has sparsity {already:.4f} ({total - zeros} of {total} weights are left), more than "
+                f"the {sparsity:.4f} that min_score={least:g} leaves: raise it"
+            )
         raise ValueError(
             f"the fit already has sparsity {already:.4f} ({total - zeros} of {total} weights are left), more than the "
             f"{sparsity:g} asked for: ask for at least that, or use min_inclusion="

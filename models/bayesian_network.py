@@ -304,7 +304,9 @@ def match_patterns(patterns: Mapping[str, Any], tensors: Mapping[str, Any]) -> d
     listed = ", ".join(tensors)
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in tensors):
-            raise ValueError(f"the pattern {pattern!r} matches no parameter: the network has {listed}")
+            raise ValueError(
+                f"the pattern {pattern!r} matches no parameter: the network has {listed}, so give one of these names"
+            )
     matched = {}
     for name in tensors:
         found = [pattern for pattern in patterns if fnmatchcase(name, pattern)]

@@ -32,7 +32,7 @@ from bayesprune.part_folder import writing_part
 from bayesprune.run_folder import summarise_run, write_rest
 from bayesprune.starting_weights import StartingWeights
 
-__all__ = ["fit_run", "objective_line", "parse_settings", "print_run", "remarks", "scores_line"]
+__all__ = ["content_of", "fit_run", "objective_line", "parse_settings", "print_run", "remarks", "scores_line"]
 
 
 def parse_settings(pairs: Sequence[str], option: str = "--set") -> dict[str, Any]:
@@ -147,7 +147,7 @@ def fit_run(
         "network_code": _code_of(network), "prior": absolute(prior), "prior_settings": dict(settings or {}),
         "on": on and list(on), "guide": how.get("guide"), "seed": seed, "likelihood": likelihood, "epochs": epochs,
         "steps": steps,
-        "weights": None if begins_at is None else f"{os.path.realpath(begins_at)}, content {_content(begins_at)}",
+        "weights": None if begins_at is None else f"{os.path.realpath(begins_at)}, content {content_of(begins_at)}",
         **{key: value for key, value in how.items() if key != "callbacks"}, "gating": dict(gating or {}),
         "tune": None if tuning is None else tuning.knobs,
     }  # fmt: skip
@@ -189,7 +189,7 @@ def fit_run(
     return summary
 
 
-def _content(file: Path) -> str:
+def content_of(file: Path) -> str:
     """Hexadecimal digits of a file's content; none where there is no such file, which is told later."""
     return tensor_digest(read_regular(file, "give another one")) if file.is_file() else "none"
 
@@ -206,7 +206,7 @@ def _code_of(network: str) -> str | None:
             return None
         place = "" if found is None or found.origin is None else found.origin
     file = expanded(place) if place else None
-    return _content(file) if file is not None and file.is_file() else None
+    return content_of(file) if file is not None and file.is_file() else None
 
 
 def _refuse_infinity(asked: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from bayesprune.analysis.plot_front import plot_front
 from bayesprune.code_trust import CodeTrust, repeating
 from bayesprune.commands.console import print_lines, stdout
+from bayesprune.commands.fitting import content_of
 from bayesprune.data import DATASETS, load_data
 from bayesprune.declaration import UNIT_GATES, Declaration, declare, resolve_prior
 from bayesprune.inference.continuation import sparsity_path
@@ -125,6 +126,9 @@ def follow_path(
     declared = declaration.as_dict()
     if not declared["network_settings"]:  # so that a path of an earlier version, which does not name them, goes on
         del declared["network_settings"]
+    if start is not None:
+        _with(declaration, knob, values[0]).model(seed, start)  # fills the notes on what is done to the weights
+        declared |= _declared_weights(expanded(out), start)
     try:
         path = sparsity_path(
             lambda value: _with(declaration, knob, value).model(seed, start),
@@ -190,9 +194,24 @@ def print_path(out: Path, path: SparsityPath) -> None:
     """Prints the table of a path, and what may be done next."""
     console = stdout()
     print_lines(console, str(path))
+    declared = read_index(out)["declaration"]
+    for note in declared.get("notes", ()):
+        console.print(f"note: {note}", soft_wrap=True)
     console.print(f"written to {out}: path.json, {FRONT_FILE}, a folder for each fit")
-    again = repeating(read_index(out)["declaration"])
+    again = repeating(declared)
     console.print(f"next: bayesprune prune {out} --sparsity 0.95{again} --out {out}-pruned", soft_wrap=True)
+
+
+def _declared_weights(folder: Path, start: StartingWeights) -> dict[str, Any]:
+    """What a path's folder keeps of the weights that it starts from, beside the place of their file.
+
+    Folders of earlier versions have no digest, and do not say of a new head either: they go on without both.
+    """
+    before = (read_index(folder)["declaration"] or {}) if (folder / INDEX_FILE).is_file() else {}
+    if before.get("starting_weights") is not None and "weights_digest" not in before:
+        return {"notes": list(start.notes)}
+    new_head = {"new_head": True} if start.new_head else {}
+    return {**new_head, "weights_digest": content_of(start.file), "notes": list(start.notes)}
 
 
 def _with(declaration: Declaration, knob: str, value: float) -> Declaration:

@@ -106,6 +106,8 @@ def prune_run(
         )
     else:
         _check_run_request([sparsity, min_inclusion, min_score], value is not None, min_accuracy is not None)
+        if min_score is not None:
+            _check_min_score(per, criterion)
     if finetune_epochs is not None and finetune_epochs < 1:
         raise ValueError(f"--finetune takes epochs, at least 1, not {finetune_epochs}: leave it out for none")
     check_request(out, compact, onnx, latency, round_to)
@@ -184,6 +186,19 @@ def _check_run_request(rules: list[float | None], has_value: bool, has_min_accur
             raise ValueError(f"{option} chooses a network of a path, but this is a run: leave it out")
     if rules.count(None) != len(rules) - 1:
         raise ValueError("give one of --sparsity, --min-inclusion and --min-score")
+
+
+def _check_min_score(per: str, criterion: str | None) -> None:
+    if criterion is None:
+        raise ValueError(
+            "--min-score is a value of a criterion's score: name the criterion, e.g. --criterion dropout-rate"
+        )
+    if criterion == "inclusion":
+        raise ValueError("--min-score is no rule on inclusion probabilities: give --min-inclusion, without --criterion")
+    if per == "layer":
+        raise ValueError(
+            "--per layer is about where --sparsity is reached, which --min-score does not set: leave it out"
+        )
 
 
 def _check_path_request(

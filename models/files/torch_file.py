@@ -1,4 +1,4 @@
-"""State dicts that `torch.save` wrote, `.pt` and `.pth`, read by PyTorch's restricted unpickler.
+"""State dicts that `torch.save` wrote, whatever they are called, read by PyTorch's restricted unpickler.
 
 Such a file is a pickle. `torch.load(weights_only=True)` refuses whatever is not tensors and plain containers of them,
 so that no code in it runs. It is read only where a user names one; nothing here is ever written in this form.
@@ -19,11 +19,31 @@ from torch import Tensor, nn
 
 from bayesprune.models.files.json_file import damaged, read_regular
 
-__all__ = ["SUFFIXES", "read_torch_tensors"]
+__all__ = ["is_of_torch", "read_torch_tensors"]
 
-SUFFIXES = (".pt", ".pth")
+_SUFFIXES = (".pt", ".pth")
+_ARCHIVE, _PICKLE = b"PK\x03\x04", b"\x80"
+"""How files of `torch.save` begin, now and before PyTorch 1.6."""
 _WITHIN = ("state_dict", "model", "model_state_dict")
 """Keys under which checkpoints of training loops have the state dict."""
+
+
+def is_of_torch(file: Path) -> bool:
+    """Whether a file is to be read as one of `torch.save`: by how it begins, else by what it is called.
+
+    A safetensors file begins with the length of its header in eight bytes, the first of which may be that of a pickle,
+    and then has a brace.
+    """
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(9)
+    except OSError:  # told when it is read in full
+        start = b""
+    if start.startswith(_ARCHIVE):
+        return True
+    if start[8:] == b"{":
+        return False
+    return start.startswith(_PICKLE) or file.suffix.lower() in _SUFFIXES
 
 
 def read_torch_tensors(file: Path, remedy: str) -> dict[str, Tensor]:

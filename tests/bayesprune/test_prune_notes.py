@@ -34,7 +34,10 @@ def test_a_rule_by_a_score_is_that_of_the_summary(command, refused, run, tmp_pat
     found = json.loads((tmp_path / "p" / "summary.json").read_text())
     assert code == 0 and "score > 0.1, by magnitude: " in out
     assert (found["rule"], found["criterion"]) == ("score > 0.1", "magnitude") and 0.0 < found["sparsity"] < 1.0
-    refused(["prune", run, "--min-score", 0.1, "--out", tmp_path / "q"], "name the criterion")
+    refused(["prune", run, "--min-score", 0.1, "--out", tmp_path / "q"], "name the criterion, e.g. --criterion")
+    refused(["prune", run, *rule, "--per", "layer", "--out", tmp_path / "q"], "--per layer", "--min-score", "leave it")
+    by_inclusion = ("--criterion", "inclusion", "--min-score", 0.1)
+    refused(["prune", run, *by_inclusion, "--out", tmp_path / "q"], "give --min-inclusion, without --criterion")
     refused(["prune", run, *rule, "--sparsity", 0.5, "--out", tmp_path / "q"], "give one of --sparsity, ")
 
 

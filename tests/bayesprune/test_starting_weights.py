@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import nn
 
 from bayesprune.models.files.torch_file import read_torch_tensors
@@ -69,6 +70,52 @@ def test_a_file_of_torch_save_is_where_a_network_starts(trained, tmp_path, how, 
 def test_the_form_of_old_files_is_read(trained, tmp_path):
     torch.save(trained.state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     assert same(loaded(tmp_path / "old.pth")[0], trained)
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("name", ["best.pth.tar", "last.ckpt", "weights.bin", "weights", "weights.safetensors"])
+def test_a_file_of_torch_save_is_known_by_its_first_bytes(trained, tmp_path, name, old):
+    torch.save(trained.state_dict(), tmp_path / name, _use_new_zipfile_serialization=not old)
+    assert same(loaded(tmp_path / name)[0], trained)
+
+
+def test_so_is_a_safetensors_file_whatever_the_length_of_its_header(trained, tmp_path):
+    starts = set()
+    for length in range(0, 256, 8):
+        stored = save(trained.state_dict(), metadata={"x": "." * length})
+        (tmp_path / f"{length}.pth").write_bytes(stored)
+        assert same(loaded(tmp_path / f"{length}.pth")[0], trained)
+        starts.add(stored[:1])
+    assert b"\x80" in starts  # one of them begins as a pickle does
+
+
+def test_what_is_neither_is_told_by_its_name(tmp_path):
+    for name, part in (("w.pth", "no file of torch.save"), ("w.bin", "is damaged")):
+        (tmp_path / name).write_bytes(b"neither")
+        with pytest.raises(ValueError, match=part):
+            loaded(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_numbers_beyond_the_range_of_the_network_are_refused(trained, tmp_path, suffix):
+    state = {name: v.double() if v.is_floating_point() else v for name, v in trained.state_dict().items()}
+    write = torch.save if suffix == ".pth" else save_file
+    write(state, tmp_path / f"fine{suffix}")
+    assert same(loaded(tmp_path / f"fine{suffix}")[0], trained)  # control
+    state["head.bias"][1] = 1e300
+    write(state, tmp_path / f"large{suffix}")
+    with pytest.raises(ValueError, match="numbers in head.bias beyond 3.4e\\+38, the range of the network's float32"):
+        loaded(tmp_path / f"large{suffix}")
+
+
+def test_names_of_old_files_of_densenet_are_joined(tmp_path):
+    from torchvision.models import DenseNet
+
+    made = [DenseNet(4, (2, 1), 4, num_classes=3) for _ in range(2)]
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", n): v for n, v in made[0].state_dict().items()}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    torch.save(old, tmp_path / "old.pth")
+    assert not same(made[1], made[0]) and same(loaded(tmp_path / "old.pth", made[1])[0], made[0])
 
 
 def test_wrapped_names_are_taken_off_only_where_all_have_them(trained, tmp_path):
@@ -170,7 +217,7 @@ def test_a_new_head_leaves_all_else_as_trained(tmp_path, suffix):
 
 
 def test_a_new_head_lets_no_other_layer_differ(tmp_path):
-    state = network(outputs=50).state_dict() | {"conv.weight": torch.ones(5, 1, 3, 3)}
+    state = network(outputs=50).state_dict() | {"conv.weight": torch.ones(4, 1, 5, 5)}
     torch.save(state, tmp_path / "w.pth")
     for new_head in (False, True):
         with pytest.raises(ValueError, match="conv.weight has shape") as problem:

@@ -73,6 +73,7 @@ def test_any_criterion_has_a_rule_by_its_score(dropped):
         ({"min_score": 0.0, "sparsity": 0.5, "criterion": "magnitude"}, "give one of sparsity=, min_inclusion= and"),
         ({"min_score": 0.0, "criterion": "dropout_rate"}, "criterion 'dropout_rate' is unknown"),
         ({}, "give one of sparsity=, min_inclusion= and min_score="),
+        ({"min_score": 0.1, "criterion": "magnitude", "per": "layer"}, "per='layer' is about .*: leave it out"),
     ],
 )
 def test_what_it_cannot_be_is_refused_in_one_sentence(dropped, arguments, says):
@@ -85,8 +86,10 @@ def test_weights_that_the_fit_has_left_out_are_not_put_back():
     (gates,) = (family for family in fit.guide.families if hasattr(family, "logit"))
     with torch.no_grad():
         gates.logit.copy_(torch.where(torch.arange(gates.logit.numel()) % 2 == 0, 9.0, -9.0))
-    with pytest.raises(ValueError, match="the fit already has sparsity 0.4"):
+    with pytest.raises(ValueError, match="the fit already has sparsity 0.4.* that min_score=-1 leaves: raise it$"):
         bp.prune(fit, criterion="magnitude", min_score=-1.0)
+    with pytest.raises(ValueError, match="more than the 0.1 asked for"):  # a sparsity that was given
+        bp.prune(fit, criterion="inclusion", sparsity=0.1)
     assert bp.prune(fit, criterion="inclusion", sparsity=0.6).report.sparsity > 0.5  # the control
 
 
