@@ -69,6 +69,24 @@ def test_log_likelihoods_are_densities_in_the_units_of_the_targets(regression, i
     assert np.abs(found.values[0] - standard).min() > 2
 
 
+def test_log_likelihoods_of_counts_and_of_two_targets_are_densities_by_hand(inputs):
+    counts = torch.arange(DATA) % 5
+    fit = fitted(bp.Poisson(), inputs, counts, standardise=False)
+    found = bp.to_arviz(fit, draws=5, data=(inputs, counts))["log_likelihood"]["y"].values[0]
+    bias, weight = fit.model.network.bias.detach().numpy(), fit.draws(5)["weight"].numpy()
+    rates = np.exp((inputs.numpy() @ weight.transpose(0, 2, 1) + bias)[..., 0])
+    np.testing.assert_allclose(found, stats.poisson.logpmf(counts.numpy(), rates), rtol=1e-8)
+    assert np.abs(found - stats.poisson.logpmf(counts.numpy()[::-1], rates)).max() > 0.1  # control
+    two = torch.stack([3 * inputs[:, 0], inputs[:, 1] - 2], dim=1)
+    fit = fitted(bp.Normal(), inputs, two, 2, standardise=False)
+    found = bp.to_arviz(fit, draws=5, data=(inputs, two))["log_likelihood"]["y"].values[0]
+    bias, weight = fit.model.network.bias.detach().numpy(), fit.draws(5)["weight"].numpy()
+    means = inputs.numpy() @ weight.transpose(0, 2, 1) + bias
+    each = stats.norm.logpdf(two.numpy(), means, fit.model.likelihood.scale.detach().numpy())
+    np.testing.assert_allclose(found, each.sum(axis=2), rtol=1e-8)
+    assert np.abs(found - each[..., 0]).max() > 0.1  # control: both targets count
+
+
 def test_predictive_draws_have_the_spread_of_weights_and_noise_together(regression, inputs):
     fit, y = regression
     tree = bp.to_arviz(fit, draws=DRAWS, data=(inputs, y))
