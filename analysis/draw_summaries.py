@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bayesprune.inference.axis_names import axis_names
 from bayesprune.inference.result import Fit
 from bayesprune.inference.seeded import seeded
 from bayesprune.inference.shrinkage import shrinkage_at
@@ -19,7 +20,6 @@ from bayesprune.models.tensor_prior import Site, TensorPrior
 
 FULL = 512
 """Sites of at most this many entries are kept in full; layers of more outputs get no summaries by output."""
-AXES = ("output", "input", "kernel_row", "kernel_column", "kernel_depth")
 Draw = dict[str, Tensor]
 
 
@@ -95,7 +95,8 @@ class DrawSummaries:
         if math.prod(site.shape) <= FULL:
             kept = [axis for axis, extent in enumerate(site.shape) if extent != 1]
             shape = [site.shape[axis] for axis in kept]
-            dims = tuple(f"{name}.{AXES[axis] if axis < len(AXES) else axis}" for axis in kept)
+            names = axis_names(name, len(site.shape))
+            dims = tuple(names[axis] for axis in kept)
             binary = site.support == "boolean"
             self._add(name, dims, lambda d, _: d[name].reshape(shape).to(torch.int8 if binary else d[name].dtype))
         elif site.support == "positive":
@@ -119,8 +120,7 @@ class DrawSummaries:
         if not asked and size > FULL:
             self.left_out[name] = f"{size:,} weights, above {FULL}: weights={name!r} keeps them"
         else:
-            dims = tuple(f"{name}.{AXES[axis]}" for axis in range(len(prior.shape)))
-            self._add(name, dims, lambda d, _: d[name])
+            self._add(name, axis_names(name, len(prior.shape)), lambda d, _: d[name])
         if not any(prior is one for one in self._events):
             return
         self._add(f"{name}.included", (), lambda _, included: included[name].sum())

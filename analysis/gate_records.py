@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
+from bayesprune.inference.given_numbers import restart_number
 from bayesprune.inference.result import Fit
 
 
@@ -25,8 +26,7 @@ def gate_records(fit: Fit | xr.Dataset, restart: int = 0) -> xr.Dataset:
     trace = fit if isinstance(fit, xr.Dataset) else fit.trace
     if "theta" not in trace:
         raise ValueError("the trace of this fit holds no unit gates: fit BayesianNetwork(..., gates=UnitGates())")
-    if not 0 <= restart < trace.sizes["restart"]:
-        raise ValueError(f"there is no restart {restart}: this fit has {trace.sizes['restart']}, counted from 0")
+    restart = restart_number(restart, trace.sizes["restart"])
     # A trace that was read from a file may hold 0 and 1 in place of booleans.
     trace = trace.assign_coords(is_layer=trace["is_layer"].astype(bool))
     branches = trace["unit_set"].values[trace["is_layer"].values]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from bayesprune.inference.given_numbers import restart_number
 from bayesprune.inference.inclusion_notes import inclusion_notes, meaning_of
 from bayesprune.inference.result import Fit, Restart
 from bayesprune.inference.trace import inclusion_record
@@ -73,8 +74,7 @@ def layer_table(fit: Fit, restart: int = 0, draws: int = 200) -> LayerTable:
     Raises:
         ValueError: If there is no such restart.
     """
-    if not 0 <= restart < len(fit.restarts):
-        raise ValueError(f"there is no restart {restart}: this fit has {len(fit.restarts)}, counted from 0")
+    restart = restart_number(restart, len(fit.restarts))
     one = fit.restarts[restart]
     record = inclusion_record(one.guide)
     included, effective, notes = _posterior_counts(fit, restart, draws)

@@ -16,6 +16,7 @@ from torch import Tensor
 from bayesprune.analysis.draw_summaries import DrawSummaries
 from bayesprune.analysis.short_names import short_names
 from bayesprune.analysis.style import POSTERIOR, PRIOR, check_path, finished, narrow_log_axis, new_figure, styled
+from bayesprune.inference.given_numbers import restart_number
 from bayesprune.inference.objective import fast_distributions
 from bayesprune.inference.result import Fit
 
@@ -72,8 +73,7 @@ def plot_prior_posterior(
             below 2, or the format of the path is unknown.
     """
     check_path(path)
-    if not 0 <= restart < len(fit.restarts):
-        raise ValueError(f"there is no restart {restart}: this fit has {len(fit.restarts)}, counted from 0")
+    restart = restart_number(restart, len(fit.restarts))
     if draws < 2:
         raise ValueError(f"a histogram needs draws: draws must be at least 2, not {draws}")
     one = fit.restarts[restart]

@@ -27,6 +27,7 @@ from bayesprune.analysis.style import (
     of_name,
     styled,
 )  # fmt: skip
+from bayesprune.inference.given_numbers import restart_number
 from bayesprune.inference.result import Fit, Restart
 from bayesprune.models.tensor_prior import Site, TensorPrior
 
@@ -81,8 +82,7 @@ def plot_scales(fit: Fit, restart: int = 0, path: str | Path | None = None) -> F
             that does not exist; or a path whose format is unknown.
     """
     check_path(path)
-    if not 0 <= restart < len(fit.restarts):
-        raise ValueError(f"there is no restart {restart}: this fit has {len(fit.restarts)}, counted from 0")
+    restart = restart_number(restart, len(fit.restarts))
     one = fit.restarts[restart]
     if not any(prior.scales for prior in one.model.priors.values()):
         if one.guide.is_map:

@@ -24,6 +24,7 @@ from bayesprune.analysis.style import (
     new_figure,
     styled,
 )
+from bayesprune.inference.given_numbers import restart_number
 from bayesprune.inference.result import Fit
 
 if TYPE_CHECKING:
@@ -94,8 +95,7 @@ def plot_trajectories(
     """
     check_path(path)
     trace = trace_of(fit)
-    if not 0 <= restart < trace.sizes["restart"]:
-        raise ValueError(f"there is no restart {restart}: this fit has {trace.sizes['restart']}, counted from 0")
+    restart = restart_number(restart, trace.sizes["restart"])
     gated = [str(name) for name in trace.gated_tensor.values] if "inclusion_histogram" in trace else []
     banded = gated[:LABELLED] if tensors is None else [tensors] if isinstance(tensors, str) else list(tensors)
     for name in banded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from bayesprune.inference.seeded import seeded
 from bayesprune.models.first_line import first_line
 
 MOST = 10_000_000
-"""Numbers that a group holds unless it is asked for: 40 MB in single precision, 500 draws of 20,000 examples."""
+"""Numbers that a group holds unless it is asked for: 500 draws of 20,000 examples."""
 PROBED = 8
 """Examples on which the likelihood is tried before the first draw."""
 DENSITIES, DRAWN = "log_likelihood", "posterior_predictive"
@@ -29,6 +30,8 @@ class Pointwise:
 
     Each is one variable ``y`` over ``example``, for observations of several numbers over ``target`` as well, in the
     units of the targets; log-likelihoods are one number an example, in nats. Labels and counts are 32-bit integers.
+    Log-likelihoods are in double precision: in single precision a draw 90 nats off the others has ArviZ's smoothing
+    divide by weights that are zero, and its leave-one-out is NaN.
 
     What cannot be had, or would mislead, is left out: log-likelihoods of draws that are all alike (a MAP), which
     leave-one-out would take for certainty; observations of a likelihood that cannot draw them; and both where they
@@ -45,7 +48,7 @@ class Pointwise:
         left_out: Why a group is left out, by its name.
 
     Raises:
-        ValueError: If the likelihood does not take the data, or cannot draw the observations that are asked for.
+        ValueError: If the likelihood does not take the data, or the groups are asked for and there is neither.
     """
 
     def __init__(
@@ -62,14 +65,18 @@ class Pointwise:
         if one.guide.is_certain:
             self.left_out[DENSITIES] = "all draws of this fit are alike: they say nothing of a point left out"
         if undrawable is not None:
-            if wanted:
-                raise ValueError(f"pointwise=True draws observations, but {undrawable}: leave it out")
+            if wanted and DENSITIES in self.left_out:
+                raise ValueError(
+                    f"pointwise=True has nothing to keep: all draws of this fit are alike, and {undrawable}; leave it "
+                    "out"
+                )
             self.left_out[DRAWN] = undrawable
-        for name, numbers in ((DENSITIES, len(self.y)), (DRAWN, self.y.numel())):
+        drawn = 8 if self.y.dtype == torch.float64 else 4
+        for name, numbers, each in ((DENSITIES, len(self.y), 8), (DRAWN, self.y.numel(), drawn)):
             if wanted is False:
                 self.left_out.setdefault(name, "pointwise=False")
             elif wanted is None and draws * numbers > MOST:
-                size = f"{draws * numbers * 4 / 1e6:,.0f} MB"
+                size = f"{draws * numbers * each / 1e6:,.0f} MB"
                 self.left_out.setdefault(
                     name, f"{draws} draws of {len(self.y):,} examples take {size} and more: pointwise=True keeps them"
                 )
@@ -90,7 +97,7 @@ class Pointwise:
             density = likelihood.log_prob(outputs, y)
             total += float(density.sum())
             if DENSITIES not in self.left_out:
-                densities.append(_array(density))
+                densities.append(_array(density).astype(np.float64))
             if DRAWN not in self.left_out:
                 drawn.append(self._numbers(likelihood.distribution(outputs).sample(torch.Size([self.each]))))
         if densities:
@@ -137,9 +144,10 @@ class Pointwise:
             try:
                 distribution = model.likelihood.distribution(outputs)
                 found = distribution.sample(torch.Size([2]))
-                self._whole = self._whole or bool(distribution.support.is_discrete)
             except Exception as problem:  # whatever a likelihood of one's own raises
                 return f"{what} cannot ({first_line(problem)})"
+            with suppress(Exception):  # one that does not say its support is taken for what the targets are
+                self._whole = self._whole or bool(distribution.support.is_discrete)
         if tuple(found.shape) != (2, *y.shape):
             return f"{what} draws shape {tuple(found.shape[1:])} where observations have {tuple(y.shape)}"
         return None

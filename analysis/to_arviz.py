@@ -14,6 +14,7 @@ from torch import Tensor
 from bayesprune.analysis.arviz_shim import arviz, for_top_level
 from bayesprune.analysis.draw_summaries import Draw, DrawSummaries
 from bayesprune.analysis.pointwise import Pointwise
+from bayesprune.inference.given_numbers import restart_number
 from bayesprune.inference.guides import WITHOUT_DENSITY
 from bayesprune.inference.objective import fast_distributions
 from bayesprune.inference.predictive import draw_statistics
@@ -73,8 +74,9 @@ def to_arviz(
         restart: Whose posterior; default the first.
         data: All training data, `(x, y)`; default None leaves out what needs them. Batch normalisation has the
             statistics of each draw there, estimated on at most 2,000 of them.
-        pointwise: Whether ``log_likelihood`` and ``posterior_predictive`` are kept, 4 bytes a draw and number (8 in
-            double precision); default None: each where it has at most 10 million numbers, 500 draws of 20,000 examples.
+        pointwise: Whether ``log_likelihood`` and ``posterior_predictive`` are kept, 8 bytes a draw and
+            log-likelihood and 4 a number drawn (8 in double precision); default None: each where it has at most 10
+            million numbers, 500 draws of 20,000 examples.
         sample_dims: Default ``("chain", "draw")``. ``"sample"`` for draws along that one dimension, as ArviZ has them
             for variational inference, always in a data tree, which `arviz.preview` takes on Python 3.11; functions need
             the dimension named then, as in ``summary(tree, sample_dims="sample", kind="stats")``.
@@ -84,8 +86,8 @@ def to_arviz(
 
     Raises:
         ValueError: If there is no such restart, the pattern matches nothing, `data` are not all the data,
-            `pointwise` is asked for without them or of a likelihood that draws no observations, or `sample_dims` is
-            unknown.
+            `pointwise` is asked for without them or of a MAP whose likelihood draws no observations, or `sample_dims`
+            is unknown.
     """
     along = (sample_dims,) if isinstance(sample_dims, str) else tuple(sample_dims)
     if along not in (CHAIN, SAMPLE):
@@ -104,9 +106,7 @@ def data_tree(
     along: tuple[str, ...] = CHAIN,
 ) -> xr.DataTree:
     """As `to_arviz`, always as a data tree: what is written to files, from which either ArviZ reads what it takes."""
-    number = 0 if restart is None else restart
-    if not 0 <= number < len(fit.restarts):
-        raise ValueError(f"there is no restart {number}: this fit has {len(fit.restarts)}, counted from 0")
+    number = restart_number(0 if restart is None else restart, len(fit.restarts))
     one = fit.restarts[number]
     if data is not None and len(data[0]) != one.model.data_size:
         raise ValueError(

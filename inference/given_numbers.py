@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -32,6 +33,25 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
     if number < least:
         raise ValueError(f"{name} must be at least {least}, not {number}")
     return int(number)
+
+
+def restart_number(value: Any, restarts: int) -> int:
+    """Returns the number of a restart as an int.
+
+    Args:
+        value: The number, counted from 0; all that Python takes for an index.
+        restarts: How many restarts there are.
+
+    Raises:
+        ValueError: If it is none, or there is no such restart.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if not 0 <= number < restarts:
+        raise ValueError(f"there is no restart {value!r}: this fit has {restarts}, counted from 0")
+    return number
 
 
 def real_number(name: str, value: Any) -> float:

@@ -86,7 +86,8 @@ class Objective(nn.Module):
         unit_gate_estimator: How theta of gates of units gets its gradient; default None: as these declare.
 
     Attributes:
-        latest: What the last call of ``objective(x, y)`` came to, without its graph; None before the first one.
+        latest: What the last call of ``objective(x, y)`` with gradients came to, without its graph; None before the
+            first one. A call without gradients looks on, and is no part of the training.
     """
 
     def __init__(
@@ -129,8 +130,9 @@ class Objective(nn.Module):
             kl_weight: Factor on the KL term; anything but 1 is a tempered objective. Default 1.
         """
         found = self.terms(x, y, kl_weight)
-        parts = {site: term.detach() for site, term in found.kl_of.items()}
-        self.latest = Evaluation(found.loss.detach(), found.log_likelihood, found.kl, parts, float(kl_weight))
+        if torch.is_grad_enabled():
+            parts = {site: term.detach() for site, term in found.kl_of.items()}
+            self.latest = Evaluation(found.loss.detach(), found.log_likelihood, found.kl, parts, float(kl_weight))
         return found.loss
 
     def terms(

@@ -73,12 +73,12 @@ class Record:
 
         Args:
             loss: The loss in full-data nats: what `SVI.step` returned. Default None: that of the last call of
-                ``objective(x, y)``, whose expected log-likelihood, KL term and KL weight are known too. Of a loss that
-                is given, the KL weight is taken for 1, and its KL term is computed from the guide.
+                ``objective(x, y)`` with gradients, whose expected log-likelihood, KL term and KL weight are known too.
+                Of a loss that is given, the KL weight is taken for 1, and its KL term is computed from the guide.
 
         Raises:
-            ValueError: If no loss is given and ``objective(x, y)`` has not been called since the last step, or the
-                loss is that of ``objective(x, y)`` divided by the number of data.
+            ValueError: If no loss is given and ``objective(x, y)`` has not been called with gradients since the last
+                step, or the loss is that of ``objective(x, y)`` divided by the number of data.
         """
         loss = loss.detach() if torch.is_tensor(loss) else loss  # it may have a graph
         value, found = None if loss is None else float(loss), self.objective.latest
@@ -97,8 +97,8 @@ class Record:
                 )
         if found is None and value is None:
             raise ValueError(
-                "there is no loss to record: call objective(x, y) before record.step(), or give the loss, "
-                "record.step(svi.step(x, y))"
+                "there is no loss to record: call objective(x, y) with gradients before record.step(), or give the "
+                "loss, record.step(svi.step(x, y))"
             )
         state = self.state
         state.step += 1

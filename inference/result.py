@@ -12,8 +12,10 @@ import xarray as xr
 from torch import Tensor
 
 from bayesprune.inference import combined, fit_transport, own_loop, predictive
+from bayesprune.inference.axis_names import axis_names
 from bayesprune.inference.batch_normalisation import tracked_layers
 from bayesprune.inference.batches import Data
+from bayesprune.inference.given_numbers import restart_number
 from bayesprune.inference.guides import Guide
 from bayesprune.inference.kept_inputs import inputs_of
 from bayesprune.inference.predictive import Prediction
@@ -398,9 +400,7 @@ class Fit:
     # -- inside ----------------------------------------------------------------------------------------------
 
     def _restart(self, number: int) -> Restart:
-        if not 0 <= number < len(self.restarts):
-            raise ValueError(f"there is no restart {number}: this fit has {len(self.restarts)}, counted from 0")
-        return self.restarts[number]
+        return self.restarts[restart_number(number, len(self.restarts))]
 
     def _refuse_map(self, one: Restart) -> None:
         if one.guide.gates is not None:
@@ -455,9 +455,8 @@ class Fit:
 
 
 def dimensions(name: str, prior: TensorPrior) -> tuple[str, ...]:
-    """Names of a tensor's dimensions, its own so that tensors of several shapes share a data set."""
-    kinds = ("output", "input", "kernel_row", "kernel_column", "kernel_depth")
-    return tuple(f"{name}.{kinds[axis]}" for axis in range(len(prior.shape)))
+    """Names of a tensor's dimensions."""
+    return axis_names(name, len(prior.shape))
 
 
 def _positive(name: str, value: int) -> None:

@@ -15,6 +15,7 @@ from torch.func import functional_call, grad, vmap
 from bayesprune.inference.batch_normalisation import statistics_at
 from bayesprune.inference.batches import Batches
 from bayesprune.inference.data_pull import DataPull, data_pulls, factor_by_posterior
+from bayesprune.inference.finite_parameters import check_finite_outputs
 from bayesprune.inference.guides import Guide
 from bayesprune.inference.outputs_at import outputs_at
 from bayesprune.inference.seeded import seeded
@@ -55,6 +56,9 @@ def diagonal_fisher(
 
     Returns:
         F by name of parameter tensor, `(out, in, ...)`, in 1 / weight^2 per datum.
+
+    Raises:
+        NonFiniteLossError: If the network gives NaN there.
     """
     network = model.network
     network.eval()
@@ -76,6 +80,7 @@ def diagonal_fisher(
         for x in _inputs(batches, examples):
             with torch.no_grad():
                 outputs = outputs_at(network, centre, x, len(x), statistics)
+                check_finite_outputs(outputs)
                 y = model.likelihood.distribution(outputs).sample()
             for part_x, part_y in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
                 for name, square in squares(part_x, part_y).items():

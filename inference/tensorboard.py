@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bayesprune.inference.callbacks import Callback, FitState
+from bayesprune.inference.given_numbers import whole_number
 from bayesprune.inference.trace import BINS
 from bayesprune.models.files.places import expanded
 
@@ -48,8 +49,7 @@ class TensorBoard(Callback):
     is_resumable = True  # what was written last stands in the state
 
     def __init__(self, folder: str | Path, every: int | None = None) -> None:
-        if every is not None and every < 1:
-            raise ValueError(f"every is the number of steps between two points, at least 1, not {every}")
+        every = None if every is None else whole_number("every", every)
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as problem:

@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from bayesprune.inference.finite_parameters import check_finite_parameters
 from bayesprune.inference.guides import Guide
 from bayesprune.inference.hard_concrete import HardConcreteFamily
 from bayesprune.models.bayesian_network import BayesianNetwork
@@ -33,7 +34,11 @@ def inclusion_record(guide: Guide) -> dict[str, Any]:
 
     Returns:
         ``sparsity`` by tensor, ``network_sparsity``, and ``histogram`` (counts, `BINS`) by tensor with gates.
+
+    Raises:
+        NonFiniteLossError: If a parameter of the guide is not finite.
     """
+    check_finite_parameters(guide)
     model = guide.model
     probabilities = guide.inclusion()
     centre = guide.means()

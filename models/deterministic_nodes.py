@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.models.declaration_errors import WrongShapeError
+from bayesprune.models.plain_numbers import plain_number
 
 __all__ = ["as_node", "check_node"]
 
@@ -16,11 +17,13 @@ def as_node(value: Any, like: Tensor) -> Tensor | None:
     """The value of a deterministic node, or None where a callable has returned anything else.
 
     Args:
-        value: What the node's callable has returned; a number counts as a tensor of no dimensions.
+        value: What the node's callable has returned; a number, NumPy's too, counts as a tensor of no
+            dimensions.
         like: A tensor whose dtype and device numbers take.
     """
     if isinstance(value, Tensor):
         return value
+    value = plain_number(value)
     if isinstance(value, (int, float)):
         return torch.full((), float(value), dtype=like.dtype, device=like.device)
     return None

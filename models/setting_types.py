@@ -58,7 +58,8 @@ def typed_settings(
 ) -> Callable[Concatenate[Owner, Given], Made]:
     """Decorator of what makes a ready prior, an `__init__` or below a `classmethod`: checks the types of its settings.
 
-    It is then given Python's own numbers, which its `config` can store, and ranges are all that it has to check.
+    It is then given Python's own numbers, which its `config` can store, and ranges are all that it has to check. An
+    argument that is missing or not there is a `TypeError`, as in Python, that says which arguments there are.
     """
     signature = inspect.signature(make)
 
@@ -68,8 +69,12 @@ def typed_settings(
 
     @functools.wraps(make)
     def checked(owner: Owner, *args: Given.args, **kwargs: Given.kwargs) -> Made:
-        _, *given = signature.bind(owner, *args, **kwargs).arguments.items()
         what = f"{owner.__name__}.{make.__name__}" if isinstance(owner, type) else type(owner).__name__
+        try:
+            _, *given = signature.bind(owner, *args, **kwargs).arguments.items()
+        except TypeError as problem:  # which does not say of what
+            _, *known = signature.parameters
+            raise TypeError(f"{what}(...) takes {', '.join(known)}: {problem}") from None
         settings = {key: _checked(f"{what}({key}=...)", value, kinds()[key], "None") for key, value in given}
         for key, value in settings.items():
             if isinstance(value, float) and value and not SIZES[0] <= abs(value) <= SIZES[1]:

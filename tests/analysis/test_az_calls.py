@@ -168,3 +168,28 @@ def test_without_the_data_leave_one_out_finds_nothing_to_take_for_them(az, fits,
         tree = bp.to_arviz(fits["gates"], draws=4, **how)
         with pytest.raises(TypeError, match="log likelihood not found"):
             az.loo(tree)
+
+
+def test_a_draw_that_is_far_off_does_not_make_leave_one_out_nan(az, monkeypatch):
+    """In single precision exp(-120) is 0, and ArviZ divides by a quartile of such weights."""
+    torch.manual_seed(0)
+    x = torch.randn(20, 3)
+    fit = bp.fit(bp.BayesianNetwork(nn.Linear(3, 1), {"weight": bp.Gaussian()}, bp.Normal(), 20), (x, x[:, 0]), steps=5)
+    density, calls = bp.Normal.log_prob, iter(range(10_000))
+
+    def odd(self, outputs, y):
+        found = density(self, outputs, y).clone()
+        if next(calls) == 7:
+            found[3] = -120.0
+        return found
+
+    monkeypatch.setattr(bp.Normal, "log_prob", odd)
+    tree = bp.to_arviz(fit, draws=400, data=(x, x[:, 0]))
+    values = tree["log_likelihood"]["y"]
+    assert float(values.min()) == -120.0 and not values.isnull().any()
+    found = az.loo(tree, pointwise=True)
+    assert float(found.pareto_k[3]) > 1 and np.isfinite(found["elpd" if MODULAR else "elpd_loo"])
+    tree["log_likelihood"]["y"] = values.astype("float32")  # control
+    with np.errstate(all="ignore"):
+        single = az.loo(tree, pointwise=True)
+    assert not float(single.pareto_k[3]) > 1

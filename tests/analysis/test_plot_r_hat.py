@@ -130,3 +130,21 @@ def test_wrong_input_is_told(spike):
         bp.plot_r_hat(bp.convergence(spike))
     with pytest.raises(ValueError, match="has no format"):
         bp.plot_r_hat(None, path="figure.bmp")
+
+
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_what_is_not_defined_is_a_dash_without_a_colour(restarts):
+    found = made(3, moving=(0, 1), restarts=restarts)
+    table = found.table
+    for name in ("r_hat", "r_hat_within", "change"):
+        table[name].values[:, 1] = np.nan
+    left, middle, right, _ = bp.plot_r_hat(found).axes
+    cells = np.array(texts(left)).reshape(3, 3)
+    assert (cells[1] == "\N{EN DASH}").all() and (cells[2] != "\N{EN DASH}").all()
+    assert [text == "\N{EN DASH}" for text in texts(middle)] == [False, True, False]
+    assert [text == "\N{EN DASH}" for text in texts(right)] == [False, True, False]
+    assert not np.isfinite(middle.images[0].get_array().filled(np.nan)[1]).any()
+    assert np.isfinite(middle.images[0].get_array().filled(np.nan)[0]).all()  # control
+    for name in ("r_hat", "r_hat_within"):
+        table[name].values[:] = np.nan
+    assert set(texts(bp.plot_r_hat(found).axes[0])) == {"\N{EN DASH}"}

@@ -69,6 +69,24 @@ def test_log_likelihoods_are_densities_in_the_units_of_the_targets(regression, i
     assert np.abs(found.values[0] - standard).min() > 2
 
 
+def test_log_likelihoods_of_counts_and_of_two_targets_are_densities_by_hand(inputs):
+    counts = torch.arange(DATA) % 5
+    fit = fitted(bp.Poisson(), inputs, counts, standardise=False)
+    found = bp.to_arviz(fit, draws=5, data=(inputs, counts))["log_likelihood"]["y"].values[0]
+    bias, weight = fit.model.network.bias.detach().numpy(), fit.draws(5)["weight"].numpy()
+    rates = np.exp((inputs.numpy() @ weight.transpose(0, 2, 1) + bias)[..., 0])
+    np.testing.assert_allclose(found, stats.poisson.logpmf(counts.numpy(), rates), rtol=1e-8)
+    assert np.abs(found - stats.poisson.logpmf(counts.numpy()[::-1], rates)).max() > 0.1  # control
+    two = torch.stack([3 * inputs[:, 0], inputs[:, 1] - 2], dim=1)
+    fit = fitted(bp.Normal(), inputs, two, 2, standardise=False)
+    found = bp.to_arviz(fit, draws=5, data=(inputs, two))["log_likelihood"]["y"].values[0]
+    bias, weight = fit.model.network.bias.detach().numpy(), fit.draws(5)["weight"].numpy()
+    means = inputs.numpy() @ weight.transpose(0, 2, 1) + bias
+    each = stats.norm.logpdf(two.numpy(), means, fit.model.likelihood.scale.detach().numpy())
+    np.testing.assert_allclose(found, each.sum(axis=2), rtol=1e-8)
+    assert np.abs(found - each[..., 0]).max() > 0.1  # control: both targets count
+
+
 def test_predictive_draws_have_the_spread_of_weights_and_noise_together(regression, inputs):
     fit, y = regression
     tree = bp.to_arviz(fit, draws=DRAWS, data=(inputs, y))
@@ -238,8 +256,42 @@ def test_a_likelihood_that_cannot_draw_is_left_out_with_the_reason_or_refused(li
     tree = bp.to_arviz(fit, draws=3, data=(inputs, y))
     assert "posterior_predictive" not in tree and "log_likelihood" in tree
     assert left_out(tree)["posterior_predictive"] == reason
-    with pytest.raises(ValueError, match=r"pointwise=True draws observations, but the likelihood .*: leave it out"):
-        bp.to_arviz(fit, draws=3, data=(inputs, y), pointwise=True)
+
+
+def test_what_cannot_draw_keeps_its_large_log_likelihoods_where_they_are_asked_for(inputs, monkeypatch):
+    monkeypatch.setattr(pointwise, "MOST", DATA)
+    y = (inputs[:, 0]).exp()
+    fit = fitted(WithoutDistribution(), inputs, y, epochs=1)
+    assert "log_likelihood" not in bp.to_arviz(fit, draws=3, data=(inputs, y))  # control
+    tree = bp.to_arviz(fit, draws=3, data=(inputs, y), pointwise=True)
+    assert tree["log_likelihood"]["y"].shape == (1, 3, DATA) and "log_likelihood" not in left_out(tree)
+    reason = "the likelihood without-distribution cannot (only a density is known)"
+    assert left_out(tree)["posterior_predictive"] == reason
+    point = fitted(WithoutDistribution(), inputs, y, guide="map", epochs=1)
+    with pytest.raises(ValueError, match=r"^pointwise=True has nothing to keep: all draws .* alike, and the l"):
+        bp.to_arviz(point, draws=3, data=(inputs, y), pointwise=True)
+    assert "log_likelihood" not in bp.to_arviz(point, draws=3, data=(inputs, y))
+
+
+class WithoutSupport(dist.Normal):
+    @property
+    def support(self):
+        raise NotImplementedError
+
+
+class OfNoKnownSupport(bp.Normal):
+    """Draws, but does not say whether whole numbers."""
+
+    def distribution(self, outputs):
+        return WithoutSupport(outputs.squeeze(-1), 1.0)
+
+
+def test_a_distribution_that_does_not_say_its_support_draws_all_the_same(regression, inputs):
+    fit, y = regression
+    fit = fitted(OfNoKnownSupport(), inputs, y, epochs=1)
+    drawn = bp.to_arviz(fit, draws=3, data=(inputs, y))["posterior_predictive"]["y"]
+    assert drawn.dtype == np.float64 and drawn.shape == (1, 3, DATA)
+    assert "posterior_predictive" not in left_out(bp.to_arviz(fit, draws=3, data=(inputs, y)))
 
 
 def test_targets_that_the_likelihood_does_not_take_are_refused_in_its_words(regression, inputs):

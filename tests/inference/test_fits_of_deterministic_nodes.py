@@ -136,3 +136,27 @@ def test_nuts_samples_a_model_with_a_node():
     mcmc = MCMC(NUTS(model, max_tree_depth=3), num_samples=3, warmup_steps=3, disable_progbar=True)
     mcmc.run(X, Y)
     assert set(mcmc.get_samples()) == {"weight.t", "weight.tau", "weight"}
+
+
+@pytest.mark.slow
+def test_nuts_without_information_gives_the_prior_of_a_node():
+    """Inputs of zero say nothing, so that the posterior is the prior: shares t_j / sum t of Dirichlet(2, 2, 2, 2)."""
+    torch.manual_seed(0)
+    prior = Hierarchy(
+        t=Latent(dist.Gamma(2.0, 1.0), per="weight"),
+        phi=lambda t: t / t.sum(),
+        weight=lambda phi: dist.Normal(0.0, phi),
+    )
+    model = bp.BayesianNetwork(torch.nn.Linear(4, 1, bias=False).double(), {"weight": prior}, bp.Normal(scale=1.0), 30)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    mcmc = MCMC(NUTS(model, target_accept_prob=0.9), num_samples=600, warmup_steps=200, disable_progbar=True)
+    mcmc.run(torch.zeros(30, 4, dtype=torch.float64), torch.zeros(30, dtype=torch.float64))
+    found = mcmc.get_samples()
+    t, weight = found["weight.t"].squeeze(1), found["weight"].squeeze(1)
+    shares = t / t.sum(1, keepdim=True)
+    torch.testing.assert_close(shares.mean(0), torch.full((4,), 0.25).double(), atol=0.04, rtol=0)
+    variance = 0.25 * 0.75 / 9.0  # of Beta(2, 6)
+    torch.testing.assert_close(shares.var(0), torch.full((4,), variance).double(), atol=0.006, rtol=0)
+    assert float((weight / shares).std()) == pytest.approx(1.0, abs=0.1)
+    assert abs(float((weight / t).std()) - 1.0) > 0.3  # control: the weights know the shares, not t

@@ -186,6 +186,9 @@ def test_a_place_that_cannot_be_written_to_is_refused(tmp_path):
         bp.TensorBoard(tmp_path / "file" / "runs")
     with pytest.raises(ValueError, match="at least 1, not 0"):
         bp.TensorBoard(tmp_path, every=0)
+    with pytest.raises(ValueError, match="^every must be a whole number, not .x.: give an int"):
+        bp.TensorBoard(tmp_path, every="x")
+    assert type(bp.TensorBoard(tmp_path, every=3.0).every) is int  # control
 
 
 def test_a_disk_that_fails_is_told_once_and_the_fit_goes_on(tmp_path, monkeypatch):

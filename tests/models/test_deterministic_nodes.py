@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -102,6 +103,16 @@ def test_a_node_of_nodes_and_numbers_is_taken():
     torch.testing.assert_close(prior.evaluate(given)[1]["weight"], expected)
     double = {name: value.double() for name, value in given.items()}
     assert prior.evaluate(double, torch.empty(0, dtype=torch.float64))[1]["weight"].dtype == torch.float64
+
+
+@pytest.mark.parametrize("number", [np.float32(0.5), np.float64(0.5), np.array(0.5), np.int64(1), 0.5], ids=repr)
+def test_a_number_of_numpy_is_a_node_too(number):
+    prior = bound(Hierarchy(scale=lambda: number, weight=lambda scale: dist.Normal(0.0, scale)))
+    given = values_of(prior)
+    expected = dist.Normal(0.0, float(number)).log_prob(given["weight"]).sum()
+    torch.testing.assert_close(prior.evaluate(given)[1]["weight"], expected)
+    with pytest.raises(ValueError, match="returned ndarray"):  # control
+        bound(Hierarchy(scale=lambda: np.ones(3), weight=lambda scale: dist.Normal(0.0, scale)))
 
 
 def test_a_node_of_named_dimensions_has_any_shape_that_its_children_take():

@@ -15,6 +15,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
 
+from bayesprune.models.compact import compact  # noqa: E402
 from bayesprune.models.networks import lenet_5, lenet_300_100  # noqa: E402
 from bayesprune.models.onnx_export import export_onnx  # noqa: E402
 
@@ -116,6 +117,30 @@ def test_onnxruntime_gives_what_a_recurrent_network_gives(tmp_path):
     file = export_onnx(network, torch.randn(1, 5, 3), tmp_path / "network.onnx")
     check(network, file, (5, 3))
     seen_to_fail(network, file, (5, 3))
+
+
+class OwnZeros(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.b(torch.cat([self.a(x).relu() + torch.zeros(x.shape[0], 6), torch.zeros(x.shape[0], 2)], 1))
+
+
+def test_a_network_that_makes_zeros_is_exported_after_it_was_cut(tmp_path):
+    torch.manual_seed(0)
+    network = OwnZeros()
+    with torch.no_grad():
+        network.a.weight[2:4], network.a.bias[2:4] = 0.0, 0.0
+    small = compact(network, torch.randn(2, 4)).network
+    assert small.a.weight.shape == (4, 4)
+    export_onnx(small, torch.randn(1, 4), tmp_path / "small.onnx")
+    for batch in (1, 7):
+        x = torch.randn(batch, 4)
+        _, (found,) = run(tmp_path / "small.onnx", x)
+        torch.testing.assert_close(found, network(x).detach())
+        assert not torch.allclose(found, network(x + 1.0).detach(), atol=1e-3)  # control
 
 
 def test_an_export_is_quiet_replaces_the_file_and_leaves_the_network(tmp_path, capfd, caplog):

@@ -159,3 +159,17 @@ def test_a_tile_without_rows_is_refused(block):
 def test_settings_of_gating_are_checked_too(key, value):
     with pytest.raises(ValueError, match=f"the setting {key} of Gating takes"):
         bp.Gating(**{key: value})
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: bp.SpikeAndSlab(pi=0.1), r"SpikeAndSlab\(\.\.\.\) takes expected_density, .*: .* argument 'pi'$"),
+        (lambda: bp.SpikeAndSlab(0.1, expected_density=0.1), r"^SpikeAndSlab\(.*: multiple values for argument"),
+        (lambda: bp.HALO.from_paper(pi=0.1), r"^HALO\.from_paper\(\.\.\.\) takes xi, psi, .*'"),
+    ],
+)
+def test_an_argument_that_is_not_there_is_refused_with_the_name_of_what_was_called(make, said):
+    with pytest.raises(TypeError, match=said) as raised:
+        make()
+    assert "owner" not in str(raised.value) and "self" not in str(raised.value) and "cls" not in str(raised.value)
