@@ -1,7 +1,7 @@
 """Inclusion probabilities of correlated regressions beside enumeration: one restart, and several combined.
 
 Run ``python -m benchmarks.correlated_inclusion``; it prints a table, a line a regression. The truth is that of
-`tests/oracles`. Cost: 8 regressions x 8 restarts x about 10 processor seconds.
+`tests/oracles`. Cost: 8 regressions x 8 restarts x about 13 processor seconds.
 """
 
 from __future__ import annotations
