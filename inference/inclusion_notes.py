@@ -51,7 +51,7 @@ def inclusion_facts(fit: Fit, data: Batches | None = None) -> dict[str, Any]:
     if x is None and data is not None:
         try:
             x = inputs_of(data, reference)
-        except ValueError:  # data that can be read only once
+        except Exception:  # of whatever reads the user's data: one more pass for a note is not worth the loss of a fit
             return {}
     if x is None:
         return {}

@@ -220,6 +220,35 @@ def test_features_that_the_network_makes_are_what_correlates():
     assert note.startswith(f"inputs {first} and {second} correlate by ")
 
 
+class ReadsOnce:
+    """Batches for so many passes, and an error for whoever asks for more."""
+
+    def __init__(self, x, y, passes):
+        self.batches, self.left = [(x[:40], y[:40]), (x[40:], y[40:])], passes
+
+    def __len__(self):
+        return 2
+
+    def __iter__(self):
+        if not self.left:
+            raise OSError("the tape has been rewound")
+        self.left -= 1
+        return iter(self.batches)
+
+
+def test_data_that_cannot_be_read_again_cost_the_note_and_not_the_fit():
+    x, y = correlated_data(0.95)
+    for passes in range(1, 20):  # as many as the fit itself asks for
+        try:
+            fit = line_fit(ReadsOnce(x, y, passes), None, steps=4)
+        except OSError:
+            continue
+        break
+    assert passes < 19
+    assert inclusion_notes(fit) == []
+    assert inclusion_notes(line_fit(ReadsOnce(x, y, 19), None, steps=4)) != []
+
+
 def test_data_of_a_loader_are_looked_at_too():
     x, y = correlated_data(0.95)
     loader = DataLoader(TensorDataset(x, y), 20, shuffle=True)
