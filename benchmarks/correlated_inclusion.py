@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 import bayesprune as bp
-from tests.oracles.correlated_regressions import correlated_problems, orthogonal_problems
-from tests.oracles.spike_and_slab_reference import RegressionProblem, enumerate_posterior
+from bayesprune.inference.correlated_inputs import largest_correlation
+from tests.oracles.correlated_regressions import correlated_problems, orthogonal_problems, random_problem
+from tests.oracles.spike_and_slab_reference import RegressionProblem, enumerate_posterior, paired_fixed_point
 
 RESTARTS = 8
 
@@ -50,16 +51,41 @@ def compared(problem: RegressionProblem, fit: bp.Fit) -> dict[str, Any]:
     }
 
 
+def where_the_rule_speaks(count: int) -> None:
+    """Prints how the notes' rule does on random regressions, at the exact optimum of the paired guide."""
+    rng, off, silent, unnoted, least = np.random.default_rng(0), 0, 0, 0, 1.0
+    for _ in range(count):
+        problem = random_problem(rng)
+        pips = paired_fixed_point(problem, start=0.9, sweeps=300)[0]
+        noted = largest_correlation(torch.tensor(problem.x)) is not None
+        silent += not noted
+        if np.abs(pips - enumerate_posterior(problem).pips).max() > 0.1:
+            off, unnoted = off + 1, unnoted + (not noted)
+            correlations = np.abs(np.corrcoef(problem.x.T) - np.eye(problem.x.shape[1]))
+            least = min(least, float(correlations.max()))
+    print(
+        f"{count:,} random regressions: {off:,} are off by more than 0.1, {unnoted} of them without a note, the least"
+    )
+    print(f"of the largest correlations among these is {least:.2f}; {silent:,} of all have no note")
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description="Inclusion probabilities of correlated regressions.")
     parser.add_argument("--restarts", type=int, default=RESTARTS)
     parser.add_argument("--particles", type=int, default=4, help="draws a step; the package's default is 1")
+    parser.add_argument(
+        "--random", type=int, default=0, help="only that: the notes' rule on so many random regressions"
+    )
     parser.add_argument("--only", default="", help="part of the names of the regressions")
     parser.add_argument("--learning-rate", type=float, default=5e-3, help="of Adam; the package's default is 1e-3")
     options = parser.parse_args()
     torch.set_num_threads(1)
     began = time.process_time()
+    if options.random:
+        where_the_rule_speaks(options.random)
+        print(f"cost: {options.random:,} regressions, {(time.process_time() - began) / 60:.1f} processor minutes")
+        return
     how = f"learning rate {options.learning_rate:g}, {options.particles} particles, all data a step, else defaults"
     print(f"{options.restarts} restarts, {how}")
     print(f"{'regression':<20}{'corr.':>6}{'first':>7}{'median':>8}{'worst':>7}{'combined':>10}{'solutions':>10}  note")

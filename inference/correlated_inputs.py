@@ -16,10 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["CORRELATION", "chooses_inputs", "correlated_inputs", "largest_correlation"]
 
 CORRELATION = 0.3
-"""Correlation of two inputs from which on probabilities of theirs may be off by more than 0.1: the least seen among
-7,700 random regressions (4 to 8 inputs, 40 to 300 data) beside enumeration was 0.30; chance has 0.3 with 40 data."""
-RELEVANT = 0.05
-"""Inclusion probability from which on an input is looked at: where all correlated ones are out, little can be wrong."""
+"""Correlation of two inputs from which on probabilities of theirs may be off by more than 0.1: see
+``python -m benchmarks.correlated_inclusion --random 3000``; chance has 0.3 with 40 data."""
 SHARE = 0.5
 """Share of an input's variance that the others explain, adjusted for their number, from which on it is one of them."""
 _BLOCK, _FEW = 1024, 16
@@ -27,15 +25,15 @@ _BLOCK, _FEW = 1024, 16
 
 @torch.no_grad()
 def correlated_inputs(one: Restart, x: Tensor) -> dict[str, Any] | None:
-    """The pair of inputs of a regression whose correlation is the largest, one of which has to be relevant.
+    """The pair of inputs of a regression whose correlation is the largest.
 
     Args:
         one: The restart.
         x: Training inputs, `(n, ...)`, on its device.
 
     Returns:
-        ``inputs`` (two numbers of what the layer reads, the relevant one first), their ``correlation`` in [0, 1],
-        ``explained``, the largest share of a relevant input's variance that all others explain (0 where there are too
+        ``inputs`` (two numbers of what the layer reads), their ``correlation`` in [0, 1],
+        ``explained``, the largest share of an input's variance that all others explain (0 where there are too
         few data to tell), and ``explained_input``, which that is. None where there are hidden units, where the prior
         does not choose among inputs, or where nothing reaches `CORRELATION` or `SHARE`.
     """
@@ -47,8 +45,7 @@ def correlated_inputs(one: Restart, x: Tensor) -> dict[str, Any] | None:
     columns = features_of(one.model, name, x)
     if columns is None:
         return None
-    relevance = _inclusion_by_input(one, name)
-    return largest_correlation(columns, None if relevance is None else relevance > RELEVANT)
+    return largest_correlation(columns)
 
 
 def chooses_inputs(prior: TensorPrior) -> bool:
@@ -71,28 +68,23 @@ def chooses_inputs(prior: TensorPrior) -> bool:
     return True
 
 
-def largest_correlation(columns: Tensor, relevant: Tensor | None = None) -> dict[str, Any] | None:
-    """The same of a design, told which of its columns are relevant.
+def largest_correlation(columns: Tensor) -> dict[str, Any] | None:
+    """The same of a design, whatever a fit has found: two inputs that matter together may both have been left out.
 
     Args:
         columns: Inputs, `(n, p)`, float64.
-        relevant: True and False by column, `(p,)`; default None: all are.
     """
     columns = columns - columns.mean(0)
     columns = columns / columns.norm(dim=0).clamp_min(1e-12)
-    if relevant is None:
-        relevant = torch.ones(columns.shape[1], dtype=torch.bool)
-    if not bool(relevant.any()):
-        return None
     largest, pair = 0.0, (0, 0)
-    for part in torch.nonzero(relevant).flatten().split(_BLOCK):
+    for part in torch.arange(columns.shape[1]).split(_BLOCK):
         found = (columns[:, part].T @ columns).abs()
         found[torch.arange(len(part)), part] = 0.0
         at = int(found.argmax())
         if float(found.flatten()[at]) > largest:
             largest = float(found.flatten()[at])
             pair = (int(part[at // found.shape[1]]), at % found.shape[1])
-    explained, which = _explained(columns, relevant)
+    explained, which = _explained(columns)
     if largest <= CORRELATION and explained <= SHARE:
         return None
     return {
@@ -103,18 +95,8 @@ def largest_correlation(columns: Tensor, relevant: Tensor | None = None) -> dict
     }
 
 
-def _inclusion_by_input(one: Restart, name: str) -> Tensor | None:
-    """The largest inclusion probability of each input's weights, of gates; None where there are none."""
-    prior, closed = one.model.priors[name], one.guide.inclusion()
-    event = prior.hierarchy.included
-    if event is None or event.gate is None:
-        return None
-    pip = prior.spread(event.gate, closed[prior.sites[event.gate].name]).expand(prior.shape)
-    return pip.amax(0).cpu()
-
-
-def _explained(columns: Tensor, relevant: Tensor) -> tuple[float, int]:
-    """The largest adjusted R^2 of a relevant standardised column `(n,)` on all others, and which column it is."""
+def _explained(columns: Tensor) -> tuple[float, int]:
+    """The largest adjusted R^2 of a standardised column `(n,)` on all others, and which column it is."""
     count, width = columns.shape
     if width < 3 or count < 2 * width or width > _BLOCK:
         return 0.0, 0
@@ -125,6 +107,6 @@ def _explained(columns: Tensor, relevant: Tensor) -> tuple[float, int]:
     inverse = ((vectors**2)[:, ~is_null] / values[~is_null]).sum(1)
     shares = 1.0 - (1.0 / inverse.clamp_min(1.0)) * (count - 1) / (count - width)
     shares = torch.where(inside, 1.0, shares)
-    shares = torch.where(relevant & (columns.norm(dim=0) > 0.5), shares, 0.0)
+    shares = torch.where(columns.norm(dim=0) > 0.5, shares, 0.0)
     at = int(shares.argmax())
     return max(0.0, float(shares[at])), at

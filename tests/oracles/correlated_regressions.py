@@ -54,6 +54,25 @@ def orthogonal_problems() -> dict[str, RegressionProblem]:
     }
 
 
+def random_problem(rng: np.random.Generator) -> RegressionProblem:
+    """A small regression of some correlation, weak and strong effects, few and many data."""
+    n, p = int(rng.choice([40, 100, 300])), int(rng.integers(4, 8))
+    rho, kind = float(rng.choice([0.0, 0.2, 0.4, 0.6, 0.8, 0.95])), int(rng.integers(3))
+    if kind == 0:
+        covariance = np.full((p, p), rho) + np.eye(p) * (1.0 - rho)
+    elif kind == 1:
+        covariance = rho ** np.abs(np.subtract.outer(np.arange(p), np.arange(p)))
+    else:
+        covariance = np.eye(p)
+        covariance[0, 1] = covariance[1, 0] = rho
+    x = rng.standard_normal((n, p)) @ np.linalg.cholesky(covariance + 1e-9 * np.eye(p)).T
+    x = (x - x.mean(0)) / x.std(0)
+    b = np.zeros(p)
+    size = int(rng.integers(0, 4))
+    b[rng.choice(p, size, replace=False)] = rng.choice([0.15, 0.3, 0.6, 1.5], size) * rng.choice([-1.0, 1.0], size)
+    return RegressionProblem(x, x @ b + rng.standard_normal(n), 1.0, 1.0, float(rng.choice([0.1, 0.25, 0.5])))
+
+
 def _standardised(x: Any, y: Any, slab_sd: float = 0.3, inclusion: float = 0.5) -> RegressionProblem:
     """Real data; the known noise sd is that of the residuals of least squares on the columns that are kept."""
     x, y = np.asarray(x, dtype=np.float64)[:, :COLUMNS], np.asarray(y, dtype=np.float64)
