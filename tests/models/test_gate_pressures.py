@@ -51,7 +51,8 @@ def test_a_fixed_probability_costs_the_divergence_itself():
         (BetaHyperPrior(1.0, 5.0), lambda t: 1.0 / (t * (1.0 - t)) - 5.0 / (t * (5.0 - t))),
         (BetaHyperPrior(1.0, 1.0), lambda t: 0.0),  # uniform: the best pi is theta, and nothing presses
     ],
-    ids=repr,
+    # One name a row: the address of a lambda would be another in each process that shares the tests.
+    ids=["flat", "flat-steep", "fixed", "beta-2-2", "beta-1-5", "uniform"],
 )
 def test_only_the_flattening_hyper_prior_is_straight_with_a_slope(pressure, curvature):
     for theta in (0.15, 0.5, 0.85):
