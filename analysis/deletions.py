@@ -16,8 +16,8 @@ from bayesprune.inference.criteria import CRITERIA, Criterion
 from bayesprune.inference.outputs_at import outputs_at
 from bayesprune.inference.result import Fit
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.levels import level_shape
-from bayesprune.models.tensor_prior import TensorPrior
+from bayesprune.models.language.levels import level_shape
+from bayesprune.models.language.tensor_prior import TensorPrior
 
 Array = np.ndarray
 Scores = str | Criterion | Mapping[str, Any]

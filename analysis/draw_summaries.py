@@ -15,8 +15,8 @@ from bayesprune.inference.axis_names import axis_names
 from bayesprune.inference.result import Fit
 from bayesprune.inference.seeded import seeded
 from bayesprune.inference.shrinkage import shrinkage_at
-from bayesprune.models.network_gates import GateSet
-from bayesprune.models.tensor_prior import Site, TensorPrior
+from bayesprune.models.gates.network_gates import GateSet
+from bayesprune.models.language.tensor_prior import Site, TensorPrior
 
 FULL = 512
 """Sites of at most this many entries are kept in full; layers of more outputs get no summaries by output."""

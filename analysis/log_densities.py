@@ -17,7 +17,7 @@ from bayesprune.inference.kept_inputs import inputs_of
 from bayesprune.inference.outputs_at import BATCH, like, outputs_at
 from bayesprune.inference.paired import SlabFactor
 from bayesprune.inference.result import Fit, Restart
-from bayesprune.models.iid import Iid
+from bayesprune.models.language.iid import Iid
 
 
 class LogDensities:

@@ -14,9 +14,9 @@ from torch import nn
 from bayesprune.analysis.short_names import short_names
 from bayesprune.analysis.style import COLOURS, POSTERIOR, PRIOR, check_path, finished, legend_below, new_figure, styled
 from bayesprune.inference.prune import PruneResult
-from bayesprune.models.architecture import layer_sizes, notation
-from bayesprune.models.channel_trace import NotFollowedError
-from bayesprune.models.compact import CompactResult
+from bayesprune.models.units.architecture import layer_sizes, notation
+from bayesprune.models.units.channel_trace import NotFollowedError
+from bayesprune.models.units.compact import CompactResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +42,7 @@ class _Layer:
 def plot_architecture(result: PruneResult | CompactResult, path: str | Path | None = None) -> Figure:
     """Draws units and weights of each linear layer and convolution, before pruning and after the removal of dead units.
 
-    The title has the widths in the notation of `bayesprune.models.architecture.architecture`, ``784-300-100-10``;
+    The title has the widths in the notation of `bayesprune.models.units.architecture.architecture`, ``784-300-100-10``;
     networks of more than 8 layers, or of a form that it lists, are not written out. Inputs cannot be removed; the
     subtitle says how many are still read. Weights are those of the dense layer, those that are not zero, and those that
     the compact layer stores.

@@ -15,7 +15,7 @@ from bayesprune.inference.metrics import expected_calibration_error
 from bayesprune.inference.outputs_at import outputs_at
 from bayesprune.inference.predictive import draw_statistics
 from bayesprune.inference.result import Fit
-from bayesprune.models.likelihoods import Categorical
+from bayesprune.models.likelihoods.likelihoods import Categorical
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -29,7 +29,7 @@ from bayesprune.analysis.style import (
 )  # fmt: skip
 from bayesprune.inference.given_numbers import restart_number
 from bayesprune.inference.result import Fit, Restart
-from bayesprune.models.tensor_prior import Site, TensorPrior
+from bayesprune.models.language.tensor_prior import Site, TensorPrior
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

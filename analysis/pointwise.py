@@ -15,7 +15,7 @@ from bayesprune.inference.draw_statistics import DrawStatistics
 from bayesprune.inference.outputs_at import BATCH, like, outputs_at
 from bayesprune.inference.result import Restart
 from bayesprune.inference.seeded import seeded
-from bayesprune.models.first_line import first_line
+from bayesprune.models.checks.first_line import first_line
 
 MOST = 10_000_000
 """Numbers that a group holds unless it is asked for: 500 draws of 20,000 examples."""

@@ -71,109 +71,111 @@ if TYPE_CHECKING:
     from bayesprune.inference.trace_file import read_trace as read_trace
     from bayesprune.inference.tuning import Tuned as Tuned
     from bayesprune.inference.tuning import tune as tune
-    from bayesprune.models.architecture import architecture as architecture
     from bayesprune.models.bayesian_network import BayesianNetwork as BayesianNetwork
-    from bayesprune.models.channel_groups import ChannelGroups as ChannelGroups
-    from bayesprune.models.compact import CompactResult as CompactResult
-    from bayesprune.models.compact import compact as compact
-    from bayesprune.models.continuous_spike_and_slab import ContinuousSpikeAndSlab as ContinuousSpikeAndSlab
-    from bayesprune.models.costs import costs as costs
-    from bayesprune.models.expected_costs import CostPressure as CostPressure
-    from bayesprune.models.expected_costs import ExpectedCosts as ExpectedCosts
-    from bayesprune.models.export import export_network as export_network
-    from bayesprune.models.flattening import FlatteningPrior as FlatteningPrior
-    from bayesprune.models.gaussian import Gaussian as Gaussian
-    from bayesprune.models.group_horseshoe import GroupHorseshoe as GroupHorseshoe
-    from bayesprune.models.group_normal_jeffreys import GroupNormalJeffreys as GroupNormalJeffreys
-    from bayesprune.models.halo import HALO as HALO
-    from bayesprune.models.hierarchy import Hierarchy as Hierarchy
-    from bayesprune.models.hierarchy import Latent as Latent
-    from bayesprune.models.horseshoe import Horseshoe as Horseshoe
-    from bayesprune.models.horseshoe import RegularisedHorseshoe as RegularisedHorseshoe
-    from bayesprune.models.inclusion import exact_zero as exact_zero
-    from bayesprune.models.inclusion import reduced_to_zero as reduced_to_zero
-    from bayesprune.models.inclusion import relative_threshold as relative_threshold
-    from bayesprune.models.inclusion import shrinkage_below as shrinkage_below
-    from bayesprune.models.inclusion import slab_membership as slab_membership
-    from bayesprune.models.l0_hard_concrete import L0HardConcrete as L0HardConcrete
-    from bayesprune.models.laplace import Laplace as Laplace
-    from bayesprune.models.latency import latency as latency
-    from bayesprune.models.likelihoods import Bernoulli as Bernoulli
-    from bayesprune.models.likelihoods import Categorical as Categorical
-    from bayesprune.models.likelihoods import Likelihood as Likelihood
-    from bayesprune.models.likelihoods import Normal as Normal
-    from bayesprune.models.likelihoods import Poisson as Poisson
-    from bayesprune.models.mcp import MCP as MCP
-    from bayesprune.models.networks import lenet_5 as lenet_5
-    from bayesprune.models.networks import lenet_300_100 as lenet_300_100
-    from bayesprune.models.networks import resnet_18 as resnet_18
-    from bayesprune.models.networks import resnet_20 as resnet_20
-    from bayesprune.models.networks import resnet_32 as resnet_32
-    from bayesprune.models.networks import resnet_56 as resnet_56
-    from bayesprune.models.networks import vgg_16_bn as vgg_16_bn
-    from bayesprune.models.onnx_export import export_onnx as export_onnx
-    from bayesprune.models.prior_sparsity import prior_sparsity as prior_sparsity
-    from bayesprune.models.real_likelihoods import HeteroscedasticNormal as HeteroscedasticNormal
-    from bayesprune.models.real_likelihoods import StudentT as StudentT
-    from bayesprune.models.reduction_prior import Reduction as Reduction
-    from bayesprune.models.sparse import to_sparse as to_sparse
-    from bayesprune.models.sparse_variational_dropout import SparseVariationalDropout as SparseVariationalDropout
-    from bayesprune.models.spike_and_slab import SpikeAndSlab as SpikeAndSlab
-    from bayesprune.models.spike_slab_mixture import SpikeSlabMixture as SpikeSlabMixture
-    from bayesprune.models.structured_bayesian_pruning import StructuredBayesianPruning as StructuredBayesianPruning
-    from bayesprune.models.sws import SWS as SWS
-    from bayesprune.models.unit_gates import UnitGates as UnitGates
-    from bayesprune.models.vib import VIB as VIB
+    from bayesprune.models.costs.costs import costs as costs
+    from bayesprune.models.costs.expected_costs import CostPressure as CostPressure
+    from bayesprune.models.costs.expected_costs import ExpectedCosts as ExpectedCosts
+    from bayesprune.models.costs.latency import latency as latency
+    from bayesprune.models.deployment.export import export_network as export_network
+    from bayesprune.models.deployment.onnx_export import export_onnx as export_onnx
+    from bayesprune.models.deployment.sparse import to_sparse as to_sparse
+    from bayesprune.models.distributions.flattening import FlatteningPrior as FlatteningPrior
+    from bayesprune.models.distributions.spike_slab_mixture import SpikeSlabMixture as SpikeSlabMixture
+    from bayesprune.models.gates.unit_gates import UnitGates as UnitGates
+    from bayesprune.models.language.hierarchy import Hierarchy as Hierarchy
+    from bayesprune.models.language.hierarchy import Latent as Latent
+    from bayesprune.models.language.inclusion import exact_zero as exact_zero
+    from bayesprune.models.language.inclusion import reduced_to_zero as reduced_to_zero
+    from bayesprune.models.language.inclusion import relative_threshold as relative_threshold
+    from bayesprune.models.language.inclusion import shrinkage_below as shrinkage_below
+    from bayesprune.models.language.inclusion import slab_membership as slab_membership
+    from bayesprune.models.language.prior_sparsity import prior_sparsity as prior_sparsity
+    from bayesprune.models.likelihoods.likelihoods import Bernoulli as Bernoulli
+    from bayesprune.models.likelihoods.likelihoods import Categorical as Categorical
+    from bayesprune.models.likelihoods.likelihoods import Likelihood as Likelihood
+    from bayesprune.models.likelihoods.likelihoods import Normal as Normal
+    from bayesprune.models.likelihoods.likelihoods import Poisson as Poisson
+    from bayesprune.models.likelihoods.real_likelihoods import HeteroscedasticNormal as HeteroscedasticNormal
+    from bayesprune.models.likelihoods.real_likelihoods import StudentT as StudentT
+    from bayesprune.models.networks.networks import lenet_5 as lenet_5
+    from bayesprune.models.networks.networks import lenet_300_100 as lenet_300_100
+    from bayesprune.models.networks.networks import resnet_18 as resnet_18
+    from bayesprune.models.networks.networks import resnet_20 as resnet_20
+    from bayesprune.models.networks.networks import resnet_32 as resnet_32
+    from bayesprune.models.networks.networks import resnet_56 as resnet_56
+    from bayesprune.models.networks.networks import vgg_16_bn as vgg_16_bn
+    from bayesprune.models.priors.continuous_spike_and_slab import ContinuousSpikeAndSlab as ContinuousSpikeAndSlab
+    from bayesprune.models.priors.gaussian import Gaussian as Gaussian
+    from bayesprune.models.priors.group_horseshoe import GroupHorseshoe as GroupHorseshoe
+    from bayesprune.models.priors.group_normal_jeffreys import GroupNormalJeffreys as GroupNormalJeffreys
+    from bayesprune.models.priors.halo import HALO as HALO
+    from bayesprune.models.priors.horseshoe import Horseshoe as Horseshoe
+    from bayesprune.models.priors.horseshoe import RegularisedHorseshoe as RegularisedHorseshoe
+    from bayesprune.models.priors.l0_hard_concrete import L0HardConcrete as L0HardConcrete
+    from bayesprune.models.priors.laplace import Laplace as Laplace
+    from bayesprune.models.priors.mcp import MCP as MCP
+    from bayesprune.models.priors.reduction import Reduction as Reduction
+    from bayesprune.models.priors.sparse_variational_dropout import SparseVariationalDropout as SparseVariationalDropout
+    from bayesprune.models.priors.spike_and_slab import SpikeAndSlab as SpikeAndSlab
+    from bayesprune.models.priors.structured_bayesian_pruning import (
+        StructuredBayesianPruning as StructuredBayesianPruning,
+    )
+    from bayesprune.models.priors.sws import SWS as SWS
+    from bayesprune.models.priors.vib import VIB as VIB
+    from bayesprune.models.units.architecture import architecture as architecture
+    from bayesprune.models.units.channel_groups import ChannelGroups as ChannelGroups
+    from bayesprune.models.units.compact import CompactResult as CompactResult
+    from bayesprune.models.units.compact import compact as compact
 
 # Public name -> the module it lives in.
 _HOMES: dict[str, str] = {
     # the language
-    "Latent": "bayesprune.models.hierarchy",
-    "Hierarchy": "bayesprune.models.hierarchy",
-    "exact_zero": "bayesprune.models.inclusion",
-    "shrinkage_below": "bayesprune.models.inclusion",
-    "relative_threshold": "bayesprune.models.inclusion",
-    "slab_membership": "bayesprune.models.inclusion",
-    "SpikeSlabMixture": "bayesprune.models.spike_slab_mixture",
-    "reduced_to_zero": "bayesprune.models.inclusion",
+    "Latent": "bayesprune.models.language.hierarchy",
+    "Hierarchy": "bayesprune.models.language.hierarchy",
+    "exact_zero": "bayesprune.models.language.inclusion",
+    "shrinkage_below": "bayesprune.models.language.inclusion",
+    "relative_threshold": "bayesprune.models.language.inclusion",
+    "slab_membership": "bayesprune.models.language.inclusion",
+    "SpikeSlabMixture": "bayesprune.models.distributions.spike_slab_mixture",
+    "reduced_to_zero": "bayesprune.models.language.inclusion",
     "BayesianNetwork": "bayesprune.models.bayesian_network",
-    "prior_sparsity": "bayesprune.models.prior_sparsity",
-    "FlatteningPrior": "bayesprune.models.flattening",
+    "prior_sparsity": "bayesprune.models.language.prior_sparsity",
+    "FlatteningPrior": "bayesprune.models.distributions.flattening",
     # ready priors
-    "Gaussian": "bayesprune.models.gaussian",
-    "Laplace": "bayesprune.models.laplace",
-    "HALO": "bayesprune.models.halo",
-    "Horseshoe": "bayesprune.models.horseshoe",
-    "RegularisedHorseshoe": "bayesprune.models.horseshoe",
-    "Reduction": "bayesprune.models.reduction_prior",
-    "SpikeAndSlab": "bayesprune.models.spike_and_slab",
-    "ContinuousSpikeAndSlab": "bayesprune.models.continuous_spike_and_slab",
-    "SWS": "bayesprune.models.sws",
-    "MCP": "bayesprune.models.mcp",
-    "SparseVariationalDropout": "bayesprune.models.sparse_variational_dropout",
-    "GroupNormalJeffreys": "bayesprune.models.group_normal_jeffreys",
-    "GroupHorseshoe": "bayesprune.models.group_horseshoe",
-    "L0HardConcrete": "bayesprune.models.l0_hard_concrete",
-    "StructuredBayesianPruning": "bayesprune.models.structured_bayesian_pruning",
-    "VIB": "bayesprune.models.vib",
-    "UnitGates": "bayesprune.models.unit_gates",
-    "CostPressure": "bayesprune.models.expected_costs",
+    "Gaussian": "bayesprune.models.priors.gaussian",
+    "Laplace": "bayesprune.models.priors.laplace",
+    "HALO": "bayesprune.models.priors.halo",
+    "Horseshoe": "bayesprune.models.priors.horseshoe",
+    "RegularisedHorseshoe": "bayesprune.models.priors.horseshoe",
+    "Reduction": "bayesprune.models.priors.reduction",
+    "SpikeAndSlab": "bayesprune.models.priors.spike_and_slab",
+    "ContinuousSpikeAndSlab": "bayesprune.models.priors.continuous_spike_and_slab",
+    "SWS": "bayesprune.models.priors.sws",
+    "MCP": "bayesprune.models.priors.mcp",
+    "SparseVariationalDropout": "bayesprune.models.priors.sparse_variational_dropout",
+    "GroupNormalJeffreys": "bayesprune.models.priors.group_normal_jeffreys",
+    "GroupHorseshoe": "bayesprune.models.priors.group_horseshoe",
+    "L0HardConcrete": "bayesprune.models.priors.l0_hard_concrete",
+    "StructuredBayesianPruning": "bayesprune.models.priors.structured_bayesian_pruning",
+    "VIB": "bayesprune.models.priors.vib",
+    "UnitGates": "bayesprune.models.gates.unit_gates",
+    "CostPressure": "bayesprune.models.costs.expected_costs",
     # likelihoods
-    "Categorical": "bayesprune.models.likelihoods",
-    "Normal": "bayesprune.models.likelihoods",
-    "Bernoulli": "bayesprune.models.likelihoods",
-    "Poisson": "bayesprune.models.likelihoods",
-    "StudentT": "bayesprune.models.real_likelihoods",
-    "HeteroscedasticNormal": "bayesprune.models.real_likelihoods",
-    "Likelihood": "bayesprune.models.likelihoods",
+    "Categorical": "bayesprune.models.likelihoods.likelihoods",
+    "Normal": "bayesprune.models.likelihoods.likelihoods",
+    "Bernoulli": "bayesprune.models.likelihoods.likelihoods",
+    "Poisson": "bayesprune.models.likelihoods.likelihoods",
+    "StudentT": "bayesprune.models.likelihoods.real_likelihoods",
+    "HeteroscedasticNormal": "bayesprune.models.likelihoods.real_likelihoods",
+    "Likelihood": "bayesprune.models.likelihoods.likelihoods",
     # networks and data
-    "lenet_300_100": "bayesprune.models.networks",
-    "lenet_5": "bayesprune.models.networks",
-    "resnet_18": "bayesprune.models.networks",
-    "resnet_20": "bayesprune.models.networks",
-    "resnet_32": "bayesprune.models.networks",
-    "resnet_56": "bayesprune.models.networks",
-    "vgg_16_bn": "bayesprune.models.networks",
+    "lenet_300_100": "bayesprune.models.networks.networks",
+    "lenet_5": "bayesprune.models.networks.networks",
+    "resnet_18": "bayesprune.models.networks.networks",
+    "resnet_20": "bayesprune.models.networks.networks",
+    "resnet_32": "bayesprune.models.networks.networks",
+    "resnet_56": "bayesprune.models.networks.networks",
+    "vgg_16_bn": "bayesprune.models.networks.networks",
     "load_data": "bayesprune.data",
     # inference
     "fit": "bayesprune.inference.fit",
@@ -203,16 +205,16 @@ _HOMES: dict[str, str] = {
     "reduction": "bayesprune.inference.reduction",
     "laplace_around": "bayesprune.inference.laplace_around",
     # really smaller
-    "ChannelGroups": "bayesprune.models.channel_groups",
-    "compact": "bayesprune.models.compact",
-    "CompactResult": "bayesprune.models.compact",
-    "costs": "bayesprune.models.costs",
-    "ExpectedCosts": "bayesprune.models.expected_costs",
-    "architecture": "bayesprune.models.architecture",
-    "latency": "bayesprune.models.latency",
-    "to_sparse": "bayesprune.models.sparse",
-    "export_network": "bayesprune.models.export",
-    "export_onnx": "bayesprune.models.onnx_export",
+    "ChannelGroups": "bayesprune.models.units.channel_groups",
+    "compact": "bayesprune.models.units.compact",
+    "CompactResult": "bayesprune.models.units.compact",
+    "costs": "bayesprune.models.costs.costs",
+    "ExpectedCosts": "bayesprune.models.costs.expected_costs",
+    "architecture": "bayesprune.models.units.architecture",
+    "latency": "bayesprune.models.costs.latency",
+    "to_sparse": "bayesprune.models.deployment.sparse",
+    "export_network": "bayesprune.models.deployment.export",
+    "export_onnx": "bayesprune.models.deployment.onnx_export",
     # analysis
     "to_arviz": "bayesprune.analysis.to_arviz",
     "convergence": "bayesprune.analysis.convergence",

@@ -15,18 +15,18 @@ from bayesprune.data import DataSplits
 from bayesprune.data_files import are_no_classes
 from bayesprune.inference.unit_gate_estimators import estimator_named
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.hierarchy import Hierarchy
-from bayesprune.models.likelihood_names import LIKELIHOODS, likelihood_class
-from bayesprune.models.networks import NETWORKS, make_ready
-from bayesprune.models.priors import PRIORS, make_prior
-from bayesprune.models.size_bounds import (
+from bayesprune.models.checks.size_bounds import (
     MOST_DATA,
     checked_count,
     checked_input_shape,
     checked_settings,
     checked_width,
 )
-from bayesprune.models.unit_gates import UnitGates
+from bayesprune.models.gates.unit_gates import UnitGates
+from bayesprune.models.language.hierarchy import Hierarchy
+from bayesprune.models.likelihoods.names import LIKELIHOODS, likelihood_class
+from bayesprune.models.networks.networks import NETWORKS, make_ready
+from bayesprune.models.priors.ready import PRIORS, make_prior
 from bayesprune.own_networks import complete_settings, own_network
 from bayesprune.prior_files import load_prior
 from bayesprune.starting_weights import StartingWeights
@@ -85,7 +85,7 @@ class Declaration:
         Raises:
             CodeNotTrusted: If it names code that `trust` does not allow.
             ValueError: In one sentence, if something is missing, of another type or out of the bounds of
-                `bayesprune.models.size_bounds`.
+                `bayesprune.models.checks.size_bounds`.
         """
         names = Declaration.__dataclass_fields__
         missing = [name for name in names if name not in found and name not in _LATER]
@@ -159,7 +159,7 @@ def declare(
     Raises:
         ValueError: If the likelihood is unknown or does not go with the targets, labels are plainly no classes,
             patterns are given for gates of units, or a size or setting is out of the bounds of
-            `bayesprune.models.size_bounds`.
+            `bayesprune.models.checks.size_bounds`.
     """
     if on is not None and prior == UNIT_GATES:
         raise ValueError(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from bayesprune.models.files.places import expanded
-from bayesprune.models.likelihood_names import likelihood_names
+from bayesprune.models.likelihoods.names import likelihood_names
 
 
 def place_option(text: str, *names: str, metavar: str = "PATH") -> Any:

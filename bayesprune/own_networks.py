@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from bayesprune.models.size_bounds import require_holdable
+from bayesprune.models.checks.size_bounds import require_holdable
 from bayesprune.prior_files import import_object
 from bayesprune.starting_weights import COLOURS
 

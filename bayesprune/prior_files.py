@@ -32,7 +32,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bayesprune.models.hierarchy import Hierarchy
+from bayesprune.models.language.hierarchy import Hierarchy
 
 __all__ = ["import_file", "import_object", "load_prior", "split_reference"]
 

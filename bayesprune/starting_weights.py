@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bayesprune.models.files.places import expanded
 from bayesprune.models.files.tensor_file import infinite_buffers, not_finite, read_tensors
 from bayesprune.models.files.torch_file import is_of_torch, read_torch_tensors
-from bayesprune.models.standardisation import put_in_units, units_of
+from bayesprune.models.networks.standardisation import put_in_units, units_of
 from bayesprune.new_heads import layer_of, named, output_layer, resized_layers
 
 __all__ = ["COLOURS", "StartingWeights"]

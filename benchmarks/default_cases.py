@@ -24,8 +24,8 @@ import bayesprune as bp
 from bayesprune.data import DataSplits
 from bayesprune.declaration import resolve_prior
 from bayesprune.inference.schedules import hold_then_cosine
-from bayesprune.models.likelihood_names import likelihood_class
-from bayesprune.models.networks import make_ready
+from bayesprune.models.likelihoods.names import likelihood_class
+from bayesprune.models.networks.networks import make_ready
 
 RATE, BATCH = 1e-3, 128
 """Of the plain network: those of `bayesprune.fit`."""

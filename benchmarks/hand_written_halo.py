@@ -20,7 +20,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from bayesprune.models.halo import kappa_of
+from bayesprune.models.priors.halo import kappa_of
 from benchmarks.flat_network import FlatNetwork, Setup, gradient, is_layer_weight, leaf
 
 PSI = 3.0

@@ -14,7 +14,7 @@ import torch
 
 import bayesprune as bp
 from bayesprune.inference.plain_scores import plain_scores
-from bayesprune.models.priors import make_prior
+from bayesprune.models.priors.ready import make_prior
 
 SHRINKAGE = ("horseshoe", "regularised-horseshoe", "halo")
 EPOCHS = {"digits": 200, "fashion-mnist": 60}

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from bayesprune.models.latency import latency, ratio
-from bayesprune.models.sparse_linear import SparseLinear
+from bayesprune.models.costs.latency import latency, ratio
+from bayesprune.models.deployment.sparse_linear import SparseLinear
 
 BLOCK = 16
 DENSITIES = (0.5, 0.2, 0.1, 0.05, 0.01)

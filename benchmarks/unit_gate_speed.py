@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import bayesprune as bp
-from bayesprune.models.latency import latency, ratio
+from bayesprune.models.costs.latency import latency, ratio
 from benchmarks.compact_speed import BATCHES, RUNTIMES, in_onnxruntime
 from benchmarks.ledger import Ledger
 from benchmarks.magnitude import accuracy

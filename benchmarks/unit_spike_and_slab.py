@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import bayesprune as bp
 from bayesprune.inference.metrics import accuracy
-from bayesprune.models.latency import latency, ratio
+from bayesprune.models.costs.latency import latency, ratio
 from benchmarks.compact_speed import in_onnxruntime
 from benchmarks.ledger import Ledger
 

@@ -20,7 +20,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 import bayesprune as bp
-from bayesprune.models.latency import ratio
+from bayesprune.models.costs.latency import ratio
 
 Examples = tuple[torch.Tensor, torch.Tensor]
 

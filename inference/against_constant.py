@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bayesprune.inference.batches import Batches
-from bayesprune.models.constant_prediction import constant_log_likelihood
-from bayesprune.models.likelihoods import Likelihood
+from bayesprune.models.likelihoods.constant_prediction import constant_log_likelihood
+from bayesprune.models.likelihoods.likelihoods import Likelihood
 
 __all__ = ["CONSTANT", "constant_of_training"]
 

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from bayesprune.models.channel_groups import Units
+from bayesprune.models.units.channel_groups import Units
 
 __all__ = ["attraction_bounds", "fan_out_norms", "is_attracted", "lipschitz_estimates", "time_to_zero"]
 

@@ -19,8 +19,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bayesprune.inference.batches import Batches, Data
 from bayesprune.inference.trainable_batch import TrainableBatches, seen_by
-from bayesprune.models.evaluation_mode import evaluation_mode, held_in_evaluation
-from bayesprune.models.first_line import first_line
+from bayesprune.models.checks.first_line import first_line
+from bayesprune.models.networks.evaluation_mode import evaluation_mode, held_in_evaluation
 
 __all__ = ["BATCH_SIZE", "reestimate_statistics", "statistics_at", "take_statistics", "tracked_layers"]
 

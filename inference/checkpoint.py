@@ -47,11 +47,11 @@ from bayesprune.inference.objective import Objective
 from bayesprune.inference.paths import PathReport, Stepper
 from bayesprune.inference.result import Fit
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.cutting import cut
 from bayesprune.models.files.flushing import flush
 from bayesprune.models.files.json_file import damaged, need, read_json, read_regular, write_json
 from bayesprune.models.files.places import expanded
 from bayesprune.models.files.unwritable import Unwritable
+from bayesprune.models.units.cutting import cut
 
 __all__ = ["STATE_BEFORE", "Checkpoint", "CheckpointError", "KeptState", "kept_state", "open_checkpoint"]
 

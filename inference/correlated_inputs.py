@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.inference.identified import features_of, identified_tensor, regression_tensor
-from bayesprune.models.tensor_prior import TensorPrior
+from bayesprune.models.language.tensor_prior import TensorPrior
 
 if TYPE_CHECKING:
     from bayesprune.inference.result import Restart

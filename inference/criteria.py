@@ -16,7 +16,7 @@ from bayesprune.inference.membership import membership_log_odds
 from bayesprune.inference.reduction import event_log_odds, reduction
 from bayesprune.inference.result import Fit
 from bayesprune.inference.truncated_lognormal import TruncatedLogNormalFactor
-from bayesprune.models.hierarchy import WEIGHT
+from bayesprune.models.language.hierarchy import WEIGHT
 
 Criterion = Callable[[Fit, int], dict[str, Tensor]]
 

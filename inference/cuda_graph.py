@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesprune.models.first_line import first_line
+from bayesprune.models.checks.first_line import first_line
 
 _WARM_UP = 3
 """Runs before the capture, in which libraries choose their algorithms and compilers compile."""

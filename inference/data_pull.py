@@ -30,9 +30,9 @@ from torch import Tensor
 from bayesprune.inference.families import NormalFamily
 from bayesprune.inference.guides import Guide
 from bayesprune.inference.seeded import seeded
-from bayesprune.models.hierarchy import WEIGHT
-from bayesprune.models.iid import Iid
-from bayesprune.models.tensor_prior import TensorPrior
+from bayesprune.models.language.hierarchy import WEIGHT
+from bayesprune.models.language.iid import Iid
+from bayesprune.models.language.tensor_prior import TensorPrior
 
 if TYPE_CHECKING:
     from bayesprune.inference.result import Restart

@@ -3,7 +3,7 @@
 Weights start, and have their priors, on the scale of numbers of about the size of one; targets of 150 +- 77 are out of
 their reach for thousands of steps, and a noise of 1 beside them makes a likelihood of nothing but misfit. So where the
 targets are real numbers with a noise to learn, `fit` standardises inputs and targets inside of the network
-(`bayesprune.models.standardisation`), and starts the noise at the standard deviation of the targets.
+(`bayesprune.models.networks.standardisation`), and starts the noise at the standard deviation of the targets.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from bayesprune.inference.batches import Batches
 from bayesprune.inference.raw_inputs import ASKED, NO_NOISE
 from bayesprune.inference.result import Fit
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.evaluation_mode import evaluation_mode
-from bayesprune.models.first_line import first_line
-from bayesprune.models.likelihoods import Normal
-from bayesprune.models.standardisation import UNITS, put_in_units, units_of
+from bayesprune.models.checks.first_line import first_line
+from bayesprune.models.likelihoods.likelihoods import Normal
+from bayesprune.models.networks.evaluation_mode import evaluation_mode
+from bayesprune.models.networks.standardisation import UNITS, put_in_units, units_of
 
 __all__ = ["ONLY_NOISE", "Moments", "in_data_units", "moments_of"]
 

@@ -19,7 +19,7 @@ from torch.distributions import SigmoidTransform
 
 from bayesprune.inference.functional import is_functional
 from bayesprune.inference.normal_draw import NormalDraw
-from bayesprune.models.tensor_prior import Site
+from bayesprune.models.language.tensor_prior import Site
 
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 RELATIVE_SPREAD = 0.1

@@ -20,9 +20,9 @@ from bayesprune.inference.prune import PruneResult, _report
 from bayesprune.inference.pruned_scores import gone_layers
 from bayesprune.inference.schedules import Schedule, schedule_named
 from bayesprune.inference.trainable_batch import NothingTrainableError, TrainableBatches, check_trainable
-from bayesprune.models.compact import CompactResult
-from bayesprune.models.evaluation_mode import begin_training, evaluation_mode
-from bayesprune.models.likelihoods import Likelihood
+from bayesprune.models.likelihoods.likelihoods import Likelihood
+from bayesprune.models.networks.evaluation_mode import begin_training, evaluation_mode
+from bayesprune.models.units.compact import CompactResult
 
 __all__ = ["finetune"]
 

@@ -49,7 +49,7 @@ from bayesprune.inference.unit_gate_estimators import UnitGateEstimator, estimat
 from bayesprune.inference.validation_scores import validation_scores
 from bayesprune.inference.warm_start import begin_at
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.evaluation_mode import begin_training, held_in_evaluation
+from bayesprune.models.networks.evaluation_mode import begin_training, held_in_evaluation
 
 ITERATES = 1000
 """About how many iterates of the ELBO and the scales a fit records."""

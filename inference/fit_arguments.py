@@ -18,7 +18,7 @@ from bayesprune.inference.guides import assign_families
 from bayesprune.inference.paths import PATHS
 from bayesprune.inference.result import Fit
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.plain_numbers import plain_number
+from bayesprune.models.checks.plain_numbers import plain_number
 
 __all__ = [
     "PRECISIONS",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bayesprune.models.network_gates import NetworkGates
+from bayesprune.models.gates.network_gates import NetworkGates
 
 
 class GateFamily(nn.Module):

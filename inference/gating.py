@@ -17,9 +17,9 @@ from bayesprune.inference.gate_family import GateFamily
 from bayesprune.inference.objective import Objective, frozen_statistics
 from bayesprune.inference.unit_transfer import check_removable, transfer
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.macs import count_macs
-from bayesprune.models.network_gates import NetworkGates
-from bayesprune.models.setting_types import checked_types
+from bayesprune.models.checks.setting_types import checked_types
+from bayesprune.models.costs.macs import count_macs
+from bayesprune.models.gates.network_gates import NetworkGates
 from bayesprune.models.unit_removal import without_units
 
 __all__ = ["GateTraining", "Gating"]

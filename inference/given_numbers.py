@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from bayesprune.models.plain_numbers import is_finite, plain_number
+from bayesprune.models.checks.plain_numbers import is_finite, plain_number
 
 __all__ = ["checked_seed", "real_number", "whole_number"]
 

@@ -24,9 +24,9 @@ from bayesprune.inference.paired import Pair, PairedFamily, SlabFactor
 from bayesprune.inference.starting_values import starting_values
 from bayesprune.inference.truncated_lognormal import TruncatedLogNormalFamily
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.iid import Iid
-from bayesprune.models.pyro_parameters import name_parameters
-from bayesprune.models.tensor_prior import Site, TensorPrior
+from bayesprune.models.language.iid import Iid
+from bayesprune.models.language.pyro_parameters import name_parameters
+from bayesprune.models.language.tensor_prior import Site, TensorPrior
 
 MODES = ("map", "meanfield", "paired")
 SUPPORTS = {

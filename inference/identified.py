@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.evaluation_mode import evaluation_mode
-from bayesprune.models.standardisation import UNITS
+from bayesprune.models.networks.evaluation_mode import evaluation_mode
+from bayesprune.models.networks.standardisation import UNITS
 
 __all__ = ["features_of", "identified_tensor", "regression_tensor"]
 

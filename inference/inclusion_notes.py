@@ -13,7 +13,7 @@ from bayesprune.inference.guides import WITHOUT_DENSITY
 from bayesprune.inference.identified import identified_tensor, regression_tensor
 from bayesprune.inference.kept_inputs import inputs_of
 from bayesprune.inference.outputs_at import like
-from bayesprune.models.hierarchy import Hierarchy
+from bayesprune.models.language.hierarchy import Hierarchy
 
 if TYPE_CHECKING:
     from bayesprune.inference.result import Fit

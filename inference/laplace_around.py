@@ -23,10 +23,10 @@ from bayesprune.inference.reduction import fixed_prior_sd
 from bayesprune.inference.result import Fit, Restart
 from bayesprune.inference.trace import inclusion_record, scale_record, trace_dataset
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.evaluation_mode import remember_held
-from bayesprune.models.gaussian import Gaussian
-from bayesprune.models.likelihoods import Likelihood
-from bayesprune.models.plain_numbers import plain_number
+from bayesprune.models.checks.plain_numbers import plain_number
+from bayesprune.models.likelihoods.likelihoods import Likelihood
+from bayesprune.models.networks.evaluation_mode import remember_held
+from bayesprune.models.priors.gaussian import Gaussian
 
 EXAMPLES = 1000
 """Training examples over which the curvature is averaged unless said otherwise."""

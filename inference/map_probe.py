@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.hierarchy import WEIGHT
-from bayesprune.models.iid import Iid
-from bayesprune.models.tensor_prior import TensorPrior
+from bayesprune.models.language.hierarchy import WEIGHT
+from bayesprune.models.language.iid import Iid
+from bayesprune.models.language.tensor_prior import TensorPrior
 
 DECADES = (4, 8, 12)
 """Powers of ten by which scales are shrunk."""

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from bayesprune.inference.result import Fit
-from bayesprune.models.tensor_prior import TensorPrior
+from bayesprune.models.language.tensor_prior import TensorPrior
 
 
 def log_odds_at(prior: TensorPrior, values: dict[str, Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.plain_numbers import plain_number
+from bayesprune.models.checks.plain_numbers import plain_number
 
 __all__ = ["checked_score", "keep_above", "share_kept"]
 

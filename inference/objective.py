@@ -25,7 +25,7 @@ from bayesprune.inference.sticking_the_landing import landing_term
 from bayesprune.inference.terms import only_by_term, registered_term, site_term
 from bayesprune.inference.unit_gate_estimators import Estimate, Gates, UnitGateEstimator, estimator_named
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.iid import Iid
+from bayesprune.models.language.iid import Iid
 
 GATES = "gates"
 """What the part of the KL term that belongs to gates of units is called."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bayesprune.models.evaluation_mode import evaluation_mode
+from bayesprune.models.networks.evaluation_mode import evaluation_mode
 
 __all__ = ["BATCH", "like", "outputs_at"]
 

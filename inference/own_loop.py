@@ -21,7 +21,7 @@ from bayesprune.inference.objective import Objective, Terms, frozen_statistics
 from bayesprune.inference.shrinkage import diagonal_fisher, needs_fisher
 from bayesprune.inference.trace import inclusion_record, kl_by_tensor, scale_record, trace_dataset
 from bayesprune.inference.trainable_batch import TrainableBatches
-from bayesprune.models.evaluation_mode import begin_training, remember_held
+from bayesprune.models.networks.evaluation_mode import begin_training, remember_held
 
 if TYPE_CHECKING:
     from bayesprune.inference.record import Record

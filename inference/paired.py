@@ -27,8 +27,8 @@ from bayesprune.inference.families import (
     starting_log_scale,
 )
 from bayesprune.inference.functional import is_functional
-from bayesprune.models.levels import expand_blocks
-from bayesprune.models.tensor_prior import Site
+from bayesprune.models.language.levels import expand_blocks
+from bayesprune.models.language.tensor_prior import Site
 
 
 @dataclass(frozen=True)

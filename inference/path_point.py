@@ -13,10 +13,10 @@ from bayesprune.inference.batches import Data
 from bayesprune.inference.plain_scores import plain_scores
 from bayesprune.inference.prune import PruneResult, own_zeros, pruned
 from bayesprune.inference.result import Fit
-from bayesprune.models.channel_trace import NotFollowedError
-from bayesprune.models.compact import CompactResult
-from bayesprune.models.costs import costs
-from bayesprune.models.latency import latency, ratio
+from bayesprune.models.costs.costs import costs
+from bayesprune.models.costs.latency import latency, ratio
+from bayesprune.models.units.channel_trace import NotFollowedError
+from bayesprune.models.units.compact import CompactResult
 
 __all__ = ["SPARSITIES", "Pruning", "Splits", "check_prunings", "default_prunings", "label", "measure", "prune_as"]
 

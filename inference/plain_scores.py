@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from bayesprune.inference.metrics import are_of_classes, expected_calibration_error
 from bayesprune.inference.outputs_at import outputs_at
 from bayesprune.inference.predictive_intervals import coverage_at
-from bayesprune.models.likelihoods import Likelihood
+from bayesprune.models.likelihoods.likelihoods import Likelihood
 
 __all__ = ["plain_scores"]
 

@@ -18,8 +18,8 @@ from bayesprune.inference.metrics import are_of_classes, expected_calibration_er
 from bayesprune.inference.outputs_at import BATCH, like, outputs_at
 from bayesprune.inference.predictive_intervals import coverage_at, intervals_at
 from bayesprune.inference.seeded import seeded
-from bayesprune.models.first_line import first_line
-from bayesprune.models.forward_constants import remedy_for
+from bayesprune.models.checks.first_line import first_line
+from bayesprune.models.graphs.forward_constants import remedy_for
 
 if TYPE_CHECKING:
     from bayesprune.inference.result import Fit

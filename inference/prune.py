@@ -19,11 +19,11 @@ from bayesprune.inference.pruned_scores import Alternative, gone_layers, loss_by
 from bayesprune.inference.result import Fit, Restart
 from bayesprune.inference.what_is_pruned import refuse_what_is_no_fit
 from bayesprune.models.bayesian_network import UNDER_PRIOR, BayesianNetwork
-from bayesprune.models.compact import CompactResult, compact
-from bayesprune.models.evaluation_mode import remember_held
-from bayesprune.models.inclusion import Kind
-from bayesprune.models.likelihoods import Likelihood
+from bayesprune.models.language.inclusion import Kind
+from bayesprune.models.likelihoods.likelihoods import Likelihood
+from bayesprune.models.networks.evaluation_mode import remember_held
 from bayesprune.models.unit_removal import restored, restored_tensor
+from bayesprune.models.units.compact import CompactResult, compact
 
 MILDER_INCLUSION = (0.3, 0.1, 0.03, 0.01)
 MILDER_SPARSITY = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3)

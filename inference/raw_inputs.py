@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bayesprune.models.standardisation import UNITS, units_of
+from bayesprune.models.networks.standardisation import UNITS, units_of
 
 __all__ = ["ASKED", "NO_NOISE", "are_raw", "standardising_helps"]
 

@@ -19,10 +19,10 @@ from torch import Tensor
 from bayesprune.inference.families import NormalFamily
 from bayesprune.inference.result import Fit, Restart, dimensions
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.iid import Iid
-from bayesprune.models.inclusion import REDUCED_LEVELS
-from bayesprune.models.levels import level_shape
-from bayesprune.models.tensor_prior import TensorPrior
+from bayesprune.models.language.iid import Iid
+from bayesprune.models.language.inclusion import REDUCED_LEVELS
+from bayesprune.models.language.levels import level_shape
+from bayesprune.models.language.tensor_prior import TensorPrior
 
 WIDTHS = "the reduced model's prior has to be narrower than the fit's: give a reduced_sd in [0, prior sd)"
 

@@ -15,7 +15,7 @@ from bayesprune.inference.default_length import LEAST_STEPS
 from bayesprune.inference.gating import NOISY
 from bayesprune.inference.raw_inputs import standardising_helps
 from bayesprune.inference.tuning_grid import stronger_or_weaker
-from bayesprune.models.plain_numbers import plain_value
+from bayesprune.models.checks.plain_numbers import plain_value
 
 if TYPE_CHECKING:
     from bayesprune.inference.result import Fit

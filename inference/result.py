@@ -27,7 +27,7 @@ from bayesprune.inference.shrinkage import (
     shrinkage_form,
 )
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.tensor_prior import TensorPrior
+from bayesprune.models.language.tensor_prior import TensorPrior
 
 
 @dataclass
@@ -262,7 +262,7 @@ class Fit:
 
         Returns:
             One variable a tensor, `(out, in, ...)`, in [0, 1]; its attribute ``kind`` is the kind of the event
-            (see `bayesprune.models.inclusion`), ``event`` its text.
+            (see `bayesprune.models.language.inclusion`), ``event`` its text.
 
         Raises:
             ValueError: For a MAP, which has no probabilities but those of membership at its point, or a prior that

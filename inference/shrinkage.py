@@ -20,9 +20,9 @@ from bayesprune.inference.guides import Guide
 from bayesprune.inference.outputs_at import outputs_at
 from bayesprune.inference.seeded import seeded
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.hierarchy import WEIGHT
-from bayesprune.models.inclusion import InclusionEvent, ShrinkageForm
-from bayesprune.models.tensor_prior import TensorPrior
+from bayesprune.models.language.hierarchy import WEIGHT
+from bayesprune.models.language.inclusion import InclusionEvent, ShrinkageForm
+from bayesprune.models.language.tensor_prior import TensorPrior
 
 if TYPE_CHECKING:
     from bayesprune.inference.result import Restart

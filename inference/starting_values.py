@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesprune.models.hierarchy import WEIGHT, Latent, arguments
-from bayesprune.models.iid import Iid
-from bayesprune.models.tensor_prior import Site, TensorPrior
+from bayesprune.models.language.hierarchy import WEIGHT, Latent, arguments
+from bayesprune.models.language.iid import Iid
+from bayesprune.models.language.tensor_prior import Site, TensorPrior
 
 PRIOR_DRAWS = 101
 DENSE_START = 0.9

@@ -14,7 +14,7 @@ from torch import Tensor
 from bayesprune.inference.families import Factor, NormalFactor
 from bayesprune.inference.paired import SlabFactor
 from bayesprune.inference.terms import only_by_term, site_term
-from bayesprune.models.iid import Iid
+from bayesprune.models.language.iid import Iid
 
 
 def landing_term(prior: Iid, factor: Factor, value: Tensor) -> Tensor | None:

@@ -20,9 +20,7 @@ from bayesprune.inference.guides import Guide
 from bayesprune.inference.result import Fit, Restart
 from bayesprune.inference.trace_file import UNREADABLE
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.cutting import cut
 from bayesprune.models.declared_model import code_of_ones_own, declared_model
-from bayesprune.models.evaluation_mode import remember_held
 from bayesprune.models.files.json_file import damaged, need, read_json, read_regular, write_json
 from bayesprune.models.files.netcdf_file import write_netcdf
 from bayesprune.models.files.new_folder import new_folder, replaced_folder
@@ -36,7 +34,9 @@ from bayesprune.models.files.tensor_file import (
     write_tensors,
 )
 from bayesprune.models.files.unwritable import permitted
-from bayesprune.models.standardisation import UNITS, put_in_units, units_of
+from bayesprune.models.networks.evaluation_mode import remember_held
+from bayesprune.models.networks.standardisation import UNITS, put_in_units, units_of
+from bayesprune.models.units.cutting import cut
 
 FORMAT = 1
 FIT_FILE, TRACE_FILE = "fit.json", "trace.nc"

@@ -30,9 +30,9 @@ from bayesprune.inference.families import (
 )
 from bayesprune.inference.paired import Pair, SlabFactor
 from bayesprune.inference.terms import Term, registered_term
-from bayesprune.models.first_line import first_line
-from bayesprune.models.hierarchy import is_distribution
-from bayesprune.models.tensor_prior import Site
+from bayesprune.models.checks.first_line import first_line
+from bayesprune.models.language.hierarchy import is_distribution
+from bayesprune.models.language.tensor_prior import Site
 
 BATCHES = 32
 """Averages over this many batches of draws give the standard errors."""

@@ -37,11 +37,11 @@ from bayesprune.inference.functional import is_functional
 from bayesprune.inference.hard_concrete import HardConcreteFactor
 from bayesprune.inference.paired import SlabFactor
 from bayesprune.inference.truncated_lognormal import TruncatedLogNormalFactor
-from bayesprune.models.halo import SignedGamma
-from bayesprune.models.iid import Iid
-from bayesprune.models.l0_hard_concrete import NonzeroPenalty
-from bayesprune.models.log_uniform import LogUniform, TruncatedLogUniform
-from bayesprune.models.vib import FittedNormal
+from bayesprune.models.distributions.log_uniform import LogUniform, TruncatedLogUniform
+from bayesprune.models.language.iid import Iid
+from bayesprune.models.priors.halo import SignedGamma
+from bayesprune.models.priors.l0_hard_concrete import NonzeroPenalty
+from bayesprune.models.priors.vib import FittedNormal
 
 Term = Callable[[Any, Any], Tensor]
 """(univariate prior, factor) -> E_q[log q - log p] in nats, summed over the site."""

@@ -23,7 +23,7 @@ from bayesprune.inference.families import BernoulliFamily, Family
 from bayesprune.inference.functional import GivenNoise, RecordNoise, functional
 from bayesprune.inference.objective import Objective, Terms, frozen_statistics, tracks_statistics
 from bayesprune.inference.paired import PairedFamily
-from bayesprune.models.first_line import first_line
+from bayesprune.models.checks.first_line import first_line
 
 
 class UntraceableError(ValueError):

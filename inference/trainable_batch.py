@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bayesprune.inference.batches import Batches
-from bayesprune.models.evaluation_mode import evaluation_mode
+from bayesprune.models.networks.evaluation_mode import evaluation_mode
 
 __all__ = ["NothingTrainableError", "TrainableBatches", "check_trainable", "seen_by", "trainable_batch"]
 

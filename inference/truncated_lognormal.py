@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.inference.families import Factor, Family, starting_log_scale
-from bayesprune.models.truncated_log_normal import TruncatedLogNormal
+from bayesprune.models.distributions.truncated_log_normal import TruncatedLogNormal
 
 
 @dataclass(frozen=True)

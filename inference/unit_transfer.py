@@ -12,7 +12,7 @@ from bayesprune.inference.guides import Guide
 from bayesprune.inference.objective import Objective
 from bayesprune.inference.paired import PairedFamily
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.tensor_prior import Site
+from bayesprune.models.language.tensor_prior import Site
 from bayesprune.models.unit_removal import Removed
 
 __all__ = ["check_removable", "transfer"]

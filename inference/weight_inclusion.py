@@ -12,7 +12,7 @@ from bayesprune.inference.membership import membership_log_odds
 from bayesprune.inference.reduction import event_log_odds
 from bayesprune.inference.result import Fit, Restart, dimensions
 from bayesprune.inference.shrinkage import stated_event
-from bayesprune.models.tensor_prior import TensorPrior
+from bayesprune.models.language.tensor_prior import TensorPrior
 
 __all__ = ["probabilities_at", "unit_inclusion", "weight_inclusion"]
 

@@ -10,7 +10,7 @@ from torch import nn
 from bayesprune.inference.guides import Guide
 from bayesprune.inference.objective import Objective
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.compact import CompactResult
+from bayesprune.models.units.compact import CompactResult
 
 __all__ = ["refuse_what_is_no_fit"]
 

@@ -15,13 +15,13 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bayesprune.models.fit_progress import FitProgress
-from bayesprune.models.hierarchy import Hierarchy
-from bayesprune.models.likelihoods import Categorical, Likelihood
-from bayesprune.models.network_gates import NetworkGates
-from bayesprune.models.pyro_parameters import name_parameters
-from bayesprune.models.tensor_prior import Site, TensorPrior
-from bayesprune.models.unit_gates import UnitGates
+from bayesprune.models.gates.network_gates import NetworkGates
+from bayesprune.models.gates.unit_gates import UnitGates
+from bayesprune.models.language.fit_progress import FitProgress
+from bayesprune.models.language.hierarchy import Hierarchy
+from bayesprune.models.language.pyro_parameters import name_parameters
+from bayesprune.models.language.tensor_prior import Site, TensorPrior
+from bayesprune.models.likelihoods.likelihoods import Categorical, Likelihood
 
 OBSERVED = "obs"
 UNDER_PRIOR = "_parameters_under_a_prior"

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.channel_groups import Units
-from bayesprune.models.cutting import cut, units_plan
-from bayesprune.models.network_gates import NetworkGates
-from bayesprune.models.residual_branches import residual_branches
+from bayesprune.models.gates.network_gates import NetworkGates
+from bayesprune.models.units.channel_groups import Units
+from bayesprune.models.units.cutting import cut, units_plan
+from bayesprune.models.units.residual_branches import residual_branches
 
 __all__ = ["Removed", "composed_plan", "restored", "restored_tensor", "without_units"]
 

@@ -14,7 +14,7 @@ from torch import nn
 
 import bayesprune as bp
 from bayesprune.inference import default_length
-from bayesprune.models.levels import LEVELS
+from bayesprune.models.language.levels import LEVELS
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -105,9 +105,9 @@ def test_a_forbidden_import_is_caught(floor, source):
 @pytest.mark.parametrize(
     ("floor", "source"),
     [
-        ("models", "import torch\nfrom torchvision import models\nfrom bayesprune.models.halo import HALO"),
+        ("models", "import torch\nfrom torchvision import models\nfrom bayesprune.models.priors.halo import HALO"),
         ("inference", "from bayesprune import models\nfrom pyro import infer"),
-        ("analysis", "from bayesprune.inference.result import Fit\nfrom bayesprune.models.halo import HALO"),
+        ("analysis", "from bayesprune.inference.result import Fit\nfrom bayesprune.models.priors.halo import HALO"),
         ("bayesprune", "from bayesprune.analysis import to_arviz\nfrom bayesprune.data import load_data"),
     ],
 )

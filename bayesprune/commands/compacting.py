@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from bayesprune.commands.console import figure
 from bayesprune.inference.prune import PruneResult
-from bayesprune.models.channel_trace import NotFollowedError
-from bayesprune.models.compact import CompactResult
-from bayesprune.models.costs import costs
-from bayesprune.models.export import export_network
+from bayesprune.models.costs.costs import costs
+from bayesprune.models.costs.latency import latency, ratio
+from bayesprune.models.deployment.export import export_network
+from bayesprune.models.deployment.onnx_export import export_onnx, require_extra
 from bayesprune.models.files.new_file import check_new_file, new_file
 from bayesprune.models.files.places import expanded
-from bayesprune.models.latency import latency, ratio
-from bayesprune.models.onnx_export import export_onnx, require_extra
+from bayesprune.models.units.channel_trace import NotFollowedError
+from bayesprune.models.units.compact import CompactResult
 
 __all__ = ["KEYS", "check_request", "compacted", "compact_lines", "write_compact"]
 

@@ -27,7 +27,7 @@ from bayesprune.models.files.json_file import read_regular
 from bayesprune.models.files.places import expanded
 from bayesprune.models.files.tensor_file import tensor_digest
 from bayesprune.models.files.unwritable import naming
-from bayesprune.models.unit_gates import UnitGates
+from bayesprune.models.gates.unit_gates import UnitGates
 from bayesprune.part_folder import writing_part
 from bayesprune.run_folder import summarise_run, write_rest
 from bayesprune.starting_weights import StartingWeights

@@ -24,17 +24,17 @@ from bayesprune.inference.batch_normalisation import tracked_layers
 from bayesprune.inference.outputs_at import outputs_at
 from bayesprune.inference.predictive_intervals import intervals_at
 from bayesprune.inference.result import Fit
-from bayesprune.models.compact import cut
-from bayesprune.models.export_trace import run_traced, trace
+from bayesprune.models.checks.first_line import first_line
+from bayesprune.models.checks.size_bounds import checked_count, checked_input_shape, checked_settings, checked_width
+from bayesprune.models.deployment.export_trace import run_traced, trace
+from bayesprune.models.deployment.network_source import network_source
 from bayesprune.models.files.json_file import damaged, need, read_json
 from bayesprune.models.files.new_file import check_new_file, new_file
 from bayesprune.models.files.places import expanded
 from bayesprune.models.files.tensor_file import infinite_buffers, not_finite, read_tensors
-from bayesprune.models.first_line import first_line
-from bayesprune.models.likelihoods import Likelihood
-from bayesprune.models.network_source import network_source
-from bayesprune.models.size_bounds import checked_count, checked_input_shape, checked_settings, checked_width
-from bayesprune.models.standardisation import put_in_units, units_of
+from bayesprune.models.likelihoods.likelihoods import Likelihood
+from bayesprune.models.networks.standardisation import put_in_units, units_of
+from bayesprune.models.units.compact import cut
 from bayesprune.run_folder import SUMMARY_FILE, load_run, run_data
 
 __all__ = ["Predicted", "load_pruned", "predict_file", "print_predicted"]

@@ -21,7 +21,7 @@ from bayesprune.inference.paths import PathReport
 from bayesprune.inference.result import Fit
 from bayesprune.models.files.json_file import damaged
 from bayesprune.models.files.places import expanded
-from bayesprune.models.likelihoods import Categorical
+from bayesprune.models.likelihoods.likelihoods import Categorical
 from bayesprune.part_folder import find_part
 from bayesprune.run_folder import PLOTS_FOLDER, SUMMARY_FILE, load_run, read_summary, run_data
 

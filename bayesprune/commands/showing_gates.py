@@ -13,7 +13,7 @@ from bayesprune.analysis.training_costs import training_costs
 from bayesprune.commands.console import percent
 from bayesprune.inference.gating import INTERIOR
 from bayesprune.inference.result import Fit
-from bayesprune.models.architecture import architecture
+from bayesprune.models.units.architecture import architecture
 
 __all__ = ["gate_lines", "progress_gate_lines", "what_is_left"]
 

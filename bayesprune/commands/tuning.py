@@ -19,7 +19,7 @@ from bayesprune.inference.trials import Values
 from bayesprune.inference.tuning import FIRST_STEPS, STEPS, Tuned, tune
 from bayesprune.inference.tuning_grid import BY_DATA_SIZE, KL_WEIGHT, MOST_VALUES, around, given_knobs
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.priors import PRIORS
+from bayesprune.models.priors.ready import PRIORS
 from bayesprune.part_folder import Part
 from bayesprune.prior_files import import_object
 from bayesprune.starting_weights import StartingWeights

@@ -11,7 +11,7 @@ import typer
 
 from bayesprune import cli
 from bayesprune.inference.gating import Gating
-from bayesprune.models.priors import PRIORS
+from bayesprune.models.priors.ready import PRIORS
 from tests.attacks.targets import FIT
 
 HUGE = "1180591620717411303424"

@@ -23,8 +23,8 @@ from bayesprune.inference import checkpoint, trace_file
 from bayesprune.inference.callbacks import Callback, FitState
 from bayesprune.inference.fit import fit
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.networks import lenet_300_100
-from bayesprune.models.spike_and_slab import SpikeAndSlab
+from bayesprune.models.networks.networks import lenet_300_100
+from bayesprune.models.priors.spike_and_slab import SpikeAndSlab
 
 __all__ = ["EVIL", "FIT", "INTERRUPTED", "go_on", "make_targets"]
 

@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from bayesprune import cli
-from bayesprune.models.priors import PRIORS
+from bayesprune.models.priors.ready import PRIORS
 from tests.attacks.attack_list import all_attacks
 from tests.attacks.targets import make_targets
 

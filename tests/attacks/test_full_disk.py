@@ -85,7 +85,7 @@ def test_export(disk):
 def test_onnx_export(disk, monkeypatch):
     """The exporter itself takes seconds, so that a file of its size stands in for what it writes."""
     pytest.importorskip("onnxscript")
-    module = "bayesprune.models.onnx_export"
+    module = "bayesprune.models.deployment.onnx_export"
     monkeypatch.setattr(
         f"{module}._export", lambda network, inputs, file, names: Path(file).write_bytes(b"x" * 250_000)
     )

@@ -11,11 +11,12 @@ from torch import fx
 from torch.func import functional_call
 
 import bayesprune as bp
-from bayesprune.models import channel_trace, compact_check, example_run, layer_traces, traced_graph
-from bayesprune.models.channel_counts import ChannelCounts
-from bayesprune.models.channel_trace import ChannelTrace
-from bayesprune.models.compact import compact
+from bayesprune.models.graphs import example_run, traced_graph
 from bayesprune.models.unit_removal import without_units
+from bayesprune.models.units import channel_trace, compact_check, layer_traces
+from bayesprune.models.units.channel_counts import ChannelCounts
+from bayesprune.models.units.channel_trace import ChannelTrace
+from bayesprune.models.units.compact import compact
 from tests.oracles.innocent_networks import INNOCENT
 from tests.oracles.odd_networks import ODD, combinations
 from tests.oracles.units_reference import Net

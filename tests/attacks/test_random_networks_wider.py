@@ -9,7 +9,7 @@ import warnings
 import pytest
 import torch
 
-from bayesprune.models.compact import compact
+from bayesprune.models.units.compact import compact
 from tests.oracles.random_network import CHANNELS, SIDE, random_network
 
 EXACT = 1e-9  # of the largest output, and of 1

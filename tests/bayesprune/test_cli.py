@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bayesprune import cli
-from bayesprune.models.networks import lenet_300_100
+from bayesprune.models.networks.networks import lenet_300_100
 from bayesprune.run_folder import SUMMARY_FILE, load_run
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ def files(tmp_path_factory):
     np.savez(folder / "labels.npz", x=x, y=y)
     np.savez(folder / "numbers.npz", x=x, y=x[:, 0] - x[:, 1] + 0.1 * generator.normal(size=150))
     (folder / TINY).write_text(
-        "from bayesprune.models.networks import lenet_300_100\n"
+        "from bayesprune.models.networks.networks import lenet_300_100\n"
         "def tiny(input_shape, outputs):\n"
         "    return lenet_300_100(input_shape[0], outputs, hidden=(8,))\n"
         "wrong = lenet_300_100(5, 3, hidden=(8,))\n"
@@ -171,7 +171,7 @@ def test_compare_prints_a_row_a_run_and_once_what_is_the_same_in_all(bayesprune,
 
 
 def test_priors_lists_every_prior_with_its_settings(bayesprune):
-    from bayesprune.models.priors import PRIORS
+    from bayesprune.models.priors.ready import PRIORS
 
     code, out, err = bayesprune("priors")
     assert (code, err) == (0, "")

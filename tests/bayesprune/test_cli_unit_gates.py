@@ -17,7 +17,7 @@ from bayesprune import cli, run_folder
 from bayesprune.declaration import Declaration, resolve_prior
 from bayesprune.inference import trace_file
 from bayesprune.inference.trace_file import read_trace
-from bayesprune.models.priors import PRIORS
+from bayesprune.models.priors.ready import PRIORS
 from bayesprune.run_folder import load_run, read_summary, run_data
 
 ROOT = Path(__file__).parents[2]

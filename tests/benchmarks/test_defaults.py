@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from bayesprune.models.priors import PRIORS
+from bayesprune.models.priors.ready import PRIORS
 from benchmarks import defaults
 from benchmarks.default_cases import CASES, train_plain
 from benchmarks.defaults_table import marks, table

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from bayesprune.inference.guides import Guide
 from bayesprune.inference.objective import Objective
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.gaussian import Gaussian
-from bayesprune.models.halo import HALO
-from bayesprune.models.horseshoe import Horseshoe
-from bayesprune.models.networks import lenet_5, lenet_300_100, resnet_20
-from bayesprune.models.spike_and_slab import SpikeAndSlab
+from bayesprune.models.networks.networks import lenet_5, lenet_300_100, resnet_20
+from bayesprune.models.priors.gaussian import Gaussian
+from bayesprune.models.priors.halo import HALO
+from bayesprune.models.priors.horseshoe import Horseshoe
+from bayesprune.models.priors.spike_and_slab import SpikeAndSlab
 from benchmarks.flat_network import FlatNetwork, Setup, is_layer_weight
 from benchmarks.hand_written_halo import PSI, FlatHalo
 from benchmarks.hand_written_horseshoe import FlatHorseshoe

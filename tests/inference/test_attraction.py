@@ -15,7 +15,7 @@ from bayesprune.inference.attraction import (
     lipschitz_estimates,
     time_to_zero,
 )
-from bayesprune.models.channel_groups import ChannelGroups
+from bayesprune.models.units.channel_groups import ChannelGroups
 
 KAPPA, DECAY, LIPSCHITZ = 0.2, 0.5, 1.0  # bounds are 0.2 for the norm and 0.1 for theta
 

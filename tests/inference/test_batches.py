@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from bayesprune.inference.batches import Batches, check_data
 from bayesprune.inference.schedules import constant, cosine, hold_then_cosine, schedule_named, steps, warmup
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.gaussian import Gaussian
+from bayesprune.models.priors.gaussian import Gaussian
 
 CPU = torch.device("cpu")
 X, Y = torch.arange(20.0).reshape(10, 2), torch.arange(10) % 3

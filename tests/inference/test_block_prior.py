@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.models.sparse_linear import SparseLinear
+from bayesprune.models.deployment.sparse_linear import SparseLinear
 
 
 def fitted(level):

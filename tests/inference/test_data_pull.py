@@ -14,7 +14,7 @@ import bayesprune as bp
 from bayesprune.inference.data_pull import DataPull, data_pulls, factor_by_posterior, information
 from bayesprune.inference.families import NormalFamily
 from bayesprune.inference.shrinkage import shrinkage_factor, shrinkage_form, stated_event
-from bayesprune.models.priors import from_config, make_prior
+from bayesprune.models.priors.ready import from_config, make_prior
 
 SIZE, NOISE = 40, 0.7
 TRUE = torch.tensor([1.5, -0.4, 0.0, 0.8], dtype=torch.float64)

@@ -19,14 +19,14 @@ from bayesprune.inference.laplace_around import laplace_around
 from bayesprune.inference.prune import prune
 from bayesprune.inference.result import Fit
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.gaussian import Gaussian
-from bayesprune.models.horseshoe import Horseshoe
-from bayesprune.models.likelihoods import Categorical, Normal, Poisson
-from bayesprune.models.networks import lenet_300_100, make_ready
-from bayesprune.models.real_likelihoods import HeteroscedasticNormal, StudentT
-from bayesprune.models.spike_and_slab import SpikeAndSlab
-from bayesprune.models.standardisation import UNITS, units_of
-from bayesprune.models.unit_gates import UnitGates
+from bayesprune.models.gates.unit_gates import UnitGates
+from bayesprune.models.likelihoods.likelihoods import Categorical, Normal, Poisson
+from bayesprune.models.likelihoods.real_likelihoods import HeteroscedasticNormal, StudentT
+from bayesprune.models.networks.networks import lenet_300_100, make_ready
+from bayesprune.models.networks.standardisation import UNITS, units_of
+from bayesprune.models.priors.gaussian import Gaussian
+from bayesprune.models.priors.horseshoe import Horseshoe
+from bayesprune.models.priors.spike_and_slab import SpikeAndSlab
 
 SIZE = 90
 

@@ -11,16 +11,16 @@ from bayesprune.inference.default_kl_weight import default_kl_warmup, default_kl
 from bayesprune.inference.guides import Guide
 from bayesprune.inference.shrinkage import is_linear
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.gaussian import Gaussian
-from bayesprune.models.halo import HALO
-from bayesprune.models.hierarchy import Hierarchy
-from bayesprune.models.l0_hard_concrete import L0HardConcrete
-from bayesprune.models.likelihoods import Categorical, Normal
-from bayesprune.models.mcp import MCP
-from bayesprune.models.structured_bayesian_pruning import StructuredBayesianPruning
-from bayesprune.models.sws import SWS
-from bayesprune.models.unit_gates import UnitGates
-from bayesprune.models.vib import VIB
+from bayesprune.models.gates.unit_gates import UnitGates
+from bayesprune.models.language.hierarchy import Hierarchy
+from bayesprune.models.likelihoods.likelihoods import Categorical, Normal
+from bayesprune.models.priors.gaussian import Gaussian
+from bayesprune.models.priors.halo import HALO
+from bayesprune.models.priors.l0_hard_concrete import L0HardConcrete
+from bayesprune.models.priors.mcp import MCP
+from bayesprune.models.priors.structured_bayesian_pruning import StructuredBayesianPruning
+from bayesprune.models.priors.sws import SWS
+from bayesprune.models.priors.vib import VIB
 
 
 def declared(data_size, prior=None, patterns=("*.weight",)):

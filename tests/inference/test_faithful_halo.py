@@ -8,7 +8,7 @@ from torch import nn
 
 from bayesprune.inference.fit import fit
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.halo import HALO
+from bayesprune.models.priors.halo import HALO
 from tests.oracles import halo_reference as halo
 
 STEPS, BATCH, SIZE = 200, 8, 40

@@ -18,7 +18,7 @@ from bayesprune.inference.families import (
     to_unconstrained,
 )
 from bayesprune.inference.paired import GatedSlab, Pair, PairedFamily
-from bayesprune.models.tensor_prior import Site
+from bayesprune.models.language.tensor_prior import Site
 
 
 def site(name, shape, support="real", per="weight"):

@@ -15,9 +15,9 @@ from bayesprune.inference.finetune import finetune
 from bayesprune.inference.fit import NonFiniteLossError, fit
 from bayesprune.inference.prune import prune
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.compact import compact
-from bayesprune.models.gaussian import Gaussian
-from bayesprune.models.likelihoods import Categorical, Normal
+from bayesprune.models.likelihoods.likelihoods import Categorical, Normal
+from bayesprune.models.priors.gaussian import Gaussian
+from bayesprune.models.units.compact import compact
 
 SIZE = 120
 torch.manual_seed(5)

@@ -16,13 +16,13 @@ from bayesprune.inference.callbacks import Callback
 from bayesprune.inference.fit import NonFiniteLossError, fit
 from bayesprune.inference.gate_estimators import ScoreFunction
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.gaussian import Gaussian
-from bayesprune.models.halo import HALO
-from bayesprune.models.hierarchy import Hierarchy, Latent
-from bayesprune.models.horseshoe import Horseshoe
-from bayesprune.models.inclusion import relative_threshold
-from bayesprune.models.likelihoods import Normal
-from bayesprune.models.spike_and_slab import SpikeAndSlab
+from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.inclusion import relative_threshold
+from bayesprune.models.likelihoods.likelihoods import Normal
+from bayesprune.models.priors.gaussian import Gaussian
+from bayesprune.models.priors.halo import HALO
+from bayesprune.models.priors.horseshoe import Horseshoe
+from bayesprune.models.priors.spike_and_slab import SpikeAndSlab
 
 SIZE = 30
 torch.manual_seed(11)

@@ -12,7 +12,7 @@ import bayesprune as bp
 from bayesprune.inference.guides import Guide
 from bayesprune.inference.objective import Objective
 from bayesprune.inference.traced import trace
-from bayesprune.models.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy, Latent
 from tests.oracles.plain_path import (
     TOLERANCE,
     batch_for,

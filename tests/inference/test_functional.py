@@ -10,8 +10,8 @@ import torch
 
 from bayesprune.inference.functional import GivenNoise, RecordNoise, functional, is_functional
 from bayesprune.inference.paired import PairedFamily
-from bayesprune.models.hierarchy import Hierarchy, Latent
-from bayesprune.models.spike_and_slab import SpikeAndSlab
+from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.priors.spike_and_slab import SpikeAndSlab
 from tests.oracles.plain_path import distance, objective_of
 
 TIGHT = 1e-12

@@ -13,12 +13,12 @@ from bayesprune.inference.fit import make_optimizer
 from bayesprune.inference.fused import FusedStep, clipped
 from bayesprune.inference.gate_estimators import ScoreFunction, antithetic
 from bayesprune.inference.traced import trace
-from bayesprune.models.gaussian import Gaussian
-from bayesprune.models.halo import HALO
-from bayesprune.models.hierarchy import Hierarchy, Latent
-from bayesprune.models.horseshoe import Horseshoe
-from bayesprune.models.likelihoods import Normal
-from bayesprune.models.spike_and_slab import SpikeAndSlab
+from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.likelihoods.likelihoods import Normal
+from bayesprune.models.priors.gaussian import Gaussian
+from bayesprune.models.priors.halo import HALO
+from bayesprune.models.priors.horseshoe import Horseshoe
+from bayesprune.models.priors.spike_and_slab import SpikeAndSlab
 from tests.oracles.plain_path import (
     CLASSES,
     apart,

@@ -15,10 +15,10 @@ from bayesprune.inference.gate_estimators import ScoreFunction, antithetic, defa
 from bayesprune.inference.guides import Guide
 from bayesprune.inference.objective import Objective
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.hierarchy import Hierarchy, Latent
-from bayesprune.models.inclusion import exact_zero
-from bayesprune.models.likelihoods import Bernoulli, Normal
-from bayesprune.models.spike_and_slab import SpikeAndSlab
+from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.inclusion import exact_zero
+from bayesprune.models.likelihoods.likelihoods import Bernoulli, Normal
+from bayesprune.models.priors.spike_and_slab import SpikeAndSlab
 
 GATES = 4
 LOGIT = torch.tensor([0.3, -1.0, 1.5, 0.0], dtype=torch.float64)

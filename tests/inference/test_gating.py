@@ -18,8 +18,8 @@ from bayesprune.inference.fit import make_optimizer
 from bayesprune.inference.gating import GateTraining, Gating
 from bayesprune.inference.guides import Guide
 from bayesprune.inference.objective import Objective
-from bayesprune.models.macs import count_macs
-from bayesprune.models.networks import NETWORKS
+from bayesprune.models.costs.macs import count_macs
+from bayesprune.models.networks.networks import NETWORKS
 from tests.oracles.enumerated_objective import enumerated
 from tests.oracles.gated_networks import CASES, PERCEPTRON
 from tests.oracles.units_reference import Net

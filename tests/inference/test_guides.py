@@ -11,12 +11,12 @@ from torch import nn
 from bayesprune.inference.guides import Guide, assign_families
 from bayesprune.inference.objective import Objective
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.gaussian import Gaussian
-from bayesprune.models.halo import HALO
-from bayesprune.models.hierarchy import Hierarchy, Latent
-from bayesprune.models.horseshoe import Horseshoe, RegularisedHorseshoe
-from bayesprune.models.inclusion import exact_zero
-from bayesprune.models.spike_and_slab import SpikeAndSlab
+from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.inclusion import exact_zero
+from bayesprune.models.priors.gaussian import Gaussian
+from bayesprune.models.priors.halo import HALO
+from bayesprune.models.priors.horseshoe import Horseshoe, RegularisedHorseshoe
+from bayesprune.models.priors.spike_and_slab import SpikeAndSlab
 
 X, Y = torch.randn(5, 4), torch.tensor([0, 1, 0, 1, 1])
 

@@ -14,7 +14,7 @@ from bayesprune.inference.batches import Batches
 from bayesprune.inference.laplace_around import diagonal_ggn, laplace_around
 from bayesprune.inference.prune import keep_highest, masked_network
 from bayesprune.inference.reduction import evidence_change, reduced_inclusion, reduction
-from bayesprune.models.likelihoods import Bernoulli, Categorical, Likelihood, Normal, Poisson
+from bayesprune.models.likelihoods.likelihoods import Bernoulli, Categorical, Likelihood, Normal, Poisson
 from tests.oracles import reduction_reference as exact
 from tests.oracles import spike_and_slab_reference as spike
 

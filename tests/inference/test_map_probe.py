@@ -9,11 +9,11 @@ from torch import nn
 from bayesprune.inference.guides import Guide
 from bayesprune.inference.map_probe import check_map_exists
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.gaussian import Gaussian
-from bayesprune.models.halo import HALO
-from bayesprune.models.hierarchy import Hierarchy, Latent
-from bayesprune.models.horseshoe import Horseshoe, RegularisedHorseshoe
-from bayesprune.models.laplace import Laplace
+from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.priors.gaussian import Gaussian
+from bayesprune.models.priors.halo import HALO
+from bayesprune.models.priors.horseshoe import Horseshoe, RegularisedHorseshoe
+from bayesprune.models.priors.laplace import Laplace
 
 
 def centred(scale, family=dist.Normal, per="weight"):

@@ -17,7 +17,7 @@ from bayesprune.inference.criteria import dropout_rate
 from bayesprune.inference.guides import Guide
 from bayesprune.inference.objective import Objective
 from bayesprune.inference.traced import trace
-from bayesprune.models.truncated_log_normal import TruncatedLogNormal
+from bayesprune.models.distributions.truncated_log_normal import TruncatedLogNormal
 from tests.oracles.noise_reference import open_probability
 from tests.oracles.plain_path import (
     TOLERANCE,
@@ -281,7 +281,7 @@ def test_without_decay_nothing_but_the_gates_or_the_noise_costs(make):
 
 @pytest.mark.parametrize("name", ["l0-hard-concrete", "vib", "structured-bayesian-pruning"])
 def test_a_slab_without_decay_is_fitted_saved_and_read_back(name, tmp_path):
-    from bayesprune.models.priors import from_config, make_prior
+    from bayesprune.models.priors.ready import from_config, make_prior
 
     prior = make_prior(name, slab_sd="inf")
     assert prior.config == make_prior(name).__class__(slab_sd=math.inf).config

@@ -12,10 +12,10 @@ from bayesprune.inference.hard_concrete import HardConcrete, HardConcreteFactor
 from bayesprune.inference.sticking_the_landing import landing_term
 from bayesprune.inference.terms import registered_terms, site_term
 from bayesprune.inference.truncated_lognormal import TruncatedLogNormalFactor
-from bayesprune.models.iid import Iid
-from bayesprune.models.l0_hard_concrete import NonzeroPenalty, hard_concrete, log_odds_of_open, trained_gate
-from bayesprune.models.log_uniform import LogUniform, TruncatedLogUniform
-from bayesprune.models.vib import FittedNormal
+from bayesprune.models.distributions.log_uniform import LogUniform, TruncatedLogUniform
+from bayesprune.models.language.iid import Iid
+from bayesprune.models.priors.l0_hard_concrete import NonzeroPenalty, hard_concrete, log_odds_of_open, trained_gate
+from bayesprune.models.priors.vib import FittedNormal
 from tests.oracles.known_terms import NOISE_PAIRS, factor_at, number
 from tests.oracles.noise_reference import (
     TruncatedNormal,

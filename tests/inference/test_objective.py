@@ -17,13 +17,13 @@ from bayesprune.inference.gate_estimators import ScoreFunction
 from bayesprune.inference.guides import Guide
 from bayesprune.inference.objective import Objective, objective
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.gaussian import Gaussian
-from bayesprune.models.halo import HALO
-from bayesprune.models.hierarchy import Hierarchy, Latent
-from bayesprune.models.horseshoe import Horseshoe, RegularisedHorseshoe
-from bayesprune.models.laplace import Laplace
-from bayesprune.models.likelihoods import Bernoulli, Categorical, Normal, Poisson
-from bayesprune.models.spike_and_slab import SpikeAndSlab
+from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.likelihoods.likelihoods import Bernoulli, Categorical, Normal, Poisson
+from bayesprune.models.priors.gaussian import Gaussian
+from bayesprune.models.priors.halo import HALO
+from bayesprune.models.priors.horseshoe import Horseshoe, RegularisedHorseshoe
+from bayesprune.models.priors.laplace import Laplace
+from bayesprune.models.priors.spike_and_slab import SpikeAndSlab
 
 SIZE, BATCH = 50, 8
 

@@ -17,10 +17,10 @@ from bayesprune.inference.fit import NonFiniteLossError, fit, make_optimizer
 from bayesprune.inference.gate_estimators import ScoreFunction
 from bayesprune.inference.paths import PathReport, Stepper
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.gaussian import Gaussian
-from bayesprune.models.halo import HALO
-from bayesprune.models.hierarchy import Hierarchy, Latent
-from bayesprune.models.spike_and_slab import SpikeAndSlab
+from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.priors.gaussian import Gaussian
+from bayesprune.models.priors.halo import HALO
+from bayesprune.models.priors.spike_and_slab import SpikeAndSlab
 from tests.oracles.plain_path import apart, batch_for, mlp, objective_of, state_of
 
 SIZE = 30

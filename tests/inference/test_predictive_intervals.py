@@ -11,9 +11,9 @@ from torch import nn
 from bayesprune.inference.fit import fit
 from bayesprune.inference.predictive_intervals import _Mixture, coverage_at, intervals_at
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.gaussian import Gaussian
-from bayesprune.models.likelihoods import Bernoulli, Normal, Poisson
-from bayesprune.models.real_likelihoods import HeteroscedasticNormal, StudentT
+from bayesprune.models.likelihoods.likelihoods import Bernoulli, Normal, Poisson
+from bayesprune.models.likelihoods.real_likelihoods import HeteroscedasticNormal, StudentT
+from bayesprune.models.priors.gaussian import Gaussian
 
 
 def double(*shape):

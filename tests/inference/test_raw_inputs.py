@@ -9,9 +9,9 @@ from torch import nn
 from bayesprune.inference.fit import NonFiniteLossError, fit
 from bayesprune.inference.raw_inputs import are_raw
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.gaussian import Gaussian
-from bayesprune.models.likelihoods import Categorical, Normal, Poisson
-from bayesprune.models.networks import lenet_300_100
+from bayesprune.models.likelihoods.likelihoods import Categorical, Normal, Poisson
+from bayesprune.models.networks.networks import lenet_300_100
+from bayesprune.models.priors.gaussian import Gaussian
 
 SIZE = 200
 SDS = torch.tensor([1.0, 50.0, 0.01, 1000.0])

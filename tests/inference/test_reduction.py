@@ -24,9 +24,9 @@ from bayesprune.inference.reduction import (
 )
 from bayesprune.inference.result import Fit, Restart
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.gaussian import Gaussian
-from bayesprune.models.hierarchy import Hierarchy, Latent
-from bayesprune.models.likelihoods import Normal
+from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.likelihoods.likelihoods import Normal
+from bayesprune.models.priors.gaussian import Gaussian
 from tests.oracles import reduction_reference as exact
 from tests.oracles import spike_and_slab_reference as spike
 

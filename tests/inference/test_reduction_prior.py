@@ -151,7 +151,7 @@ def test_around_a_network_of_ones_own_priors_it_is_the_same_as_by_their_sd():
 
 
 def test_it_is_saved_and_read_back_by_name(tmp_path):
-    from bayesprune.models.priors import from_config
+    from bayesprune.models.priors.ready import from_config
 
     made = bp.Reduction(0.2, 0.7, "output")
     assert from_config(made.config).fingerprint() == made.fingerprint()

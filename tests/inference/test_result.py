@@ -15,13 +15,13 @@ from torch import nn
 
 from bayesprune.inference.shrinkage import shrinkage_factor
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.gaussian import Gaussian
-from bayesprune.models.halo import HALO
-from bayesprune.models.hierarchy import Hierarchy, Latent
-from bayesprune.models.horseshoe import Horseshoe
-from bayesprune.models.inclusion import exact_zero, relative_threshold, shrinkage_below
-from bayesprune.models.likelihoods import Categorical, Normal
-from bayesprune.models.spike_and_slab import SpikeAndSlab
+from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.inclusion import exact_zero, relative_threshold, shrinkage_below
+from bayesprune.models.likelihoods.likelihoods import Categorical, Normal
+from bayesprune.models.priors.gaussian import Gaussian
+from bayesprune.models.priors.halo import HALO
+from bayesprune.models.priors.horseshoe import Horseshoe
+from bayesprune.models.priors.spike_and_slab import SpikeAndSlab
 from tests.oracles.own_loops import WAYS, fit_by
 
 SIZE = 400

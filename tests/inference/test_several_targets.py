@@ -12,9 +12,9 @@ from bayesprune.inference.fit import fit
 from bayesprune.inference.prune import prune
 from bayesprune.inference.result import Fit
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.gaussian import Gaussian
-from bayesprune.models.likelihoods import Likelihood, Normal
-from bayesprune.models.real_likelihoods import HeteroscedasticNormal, StudentT
+from bayesprune.models.likelihoods.likelihoods import Likelihood, Normal
+from bayesprune.models.likelihoods.real_likelihoods import HeteroscedasticNormal, StudentT
+from bayesprune.models.priors.gaussian import Gaussian
 
 SIZE = 90
 HOW = {"steps": 40, "batch_size": 30, "device": "cpu", "learning_rate": 0.01, "path": "plain"}

@@ -10,13 +10,13 @@ from torch.func import functional_call
 
 from bayesprune.inference.guides import Guide
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.gaussian import Gaussian
-from bayesprune.models.halo import HALO
-from bayesprune.models.hierarchy import Hierarchy, Latent
-from bayesprune.models.horseshoe import Horseshoe, RegularisedHorseshoe
-from bayesprune.models.inclusion import exact_zero
-from bayesprune.models.laplace import Laplace
-from bayesprune.models.spike_and_slab import SpikeAndSlab
+from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.inclusion import exact_zero
+from bayesprune.models.priors.gaussian import Gaussian
+from bayesprune.models.priors.halo import HALO
+from bayesprune.models.priors.horseshoe import Horseshoe, RegularisedHorseshoe
+from bayesprune.models.priors.laplace import Laplace
+from bayesprune.models.priors.spike_and_slab import SpikeAndSlab
 
 
 def network():

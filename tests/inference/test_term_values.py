@@ -18,7 +18,7 @@ from bayesprune.inference.families import (
 )
 from bayesprune.inference.paired import SlabFactor
 from bayesprune.inference.terms import registered_term, registered_terms, site_term
-from bayesprune.models.iid import Iid
+from bayesprune.models.language.iid import Iid
 from tests.oracles.known_terms import FAMILIES, NOISE_PAIRS, entry, factor_at, number
 
 SHAPE = (2, 3)

@@ -16,9 +16,9 @@ import torch
 from bayesprune.inference.families import BernoulliFactor, DeltaFactor, LogNormalFactor, NormalFactor
 from bayesprune.inference.paired import Pair, SlabFactor
 from bayesprune.inference.terms import register_term, site_term
-from bayesprune.models.halo import SignedGamma
-from bayesprune.models.iid import Iid
-from bayesprune.models.tensor_prior import Site
+from bayesprune.models.language.iid import Iid
+from bayesprune.models.language.tensor_prior import Site
+from bayesprune.models.priors.halo import SignedGamma
 
 SHAPE = (3, 4)
 NODES, WEIGHTS = (torch.tensor(v) for v in np.polynomial.hermite_e.hermegauss(101))

@@ -26,18 +26,18 @@ from bayesprune.inference.paired import SlabFactor
 from bayesprune.inference.terms import normal_normal, registered_terms
 from bayesprune.inference.traced import UntraceableError, leaves_of, trace
 from bayesprune.inference.truncated_lognormal import TruncatedLogNormalFactor
-from bayesprune.models.gaussian import Gaussian
-from bayesprune.models.group_normal_jeffreys import GroupNormalJeffreys
-from bayesprune.models.halo import HALO, SignedGamma
-from bayesprune.models.hierarchy import Hierarchy, Latent
-from bayesprune.models.horseshoe import Horseshoe, RegularisedHorseshoe
-from bayesprune.models.inclusion import exact_zero
-from bayesprune.models.l0_hard_concrete import L0HardConcrete, NonzeroPenalty
-from bayesprune.models.likelihoods import Bernoulli, Normal, Poisson
-from bayesprune.models.log_uniform import LogUniform, TruncatedLogUniform
-from bayesprune.models.spike_and_slab import SpikeAndSlab
-from bayesprune.models.structured_bayesian_pruning import StructuredBayesianPruning
-from bayesprune.models.vib import VIB, FittedNormal
+from bayesprune.models.distributions.log_uniform import LogUniform, TruncatedLogUniform
+from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.inclusion import exact_zero
+from bayesprune.models.likelihoods.likelihoods import Bernoulli, Normal, Poisson
+from bayesprune.models.priors.gaussian import Gaussian
+from bayesprune.models.priors.group_normal_jeffreys import GroupNormalJeffreys
+from bayesprune.models.priors.halo import HALO, SignedGamma
+from bayesprune.models.priors.horseshoe import Horseshoe, RegularisedHorseshoe
+from bayesprune.models.priors.l0_hard_concrete import L0HardConcrete, NonzeroPenalty
+from bayesprune.models.priors.spike_and_slab import SpikeAndSlab
+from bayesprune.models.priors.structured_bayesian_pruning import StructuredBayesianPruning
+from bayesprune.models.priors.vib import VIB, FittedNormal
 from tests.oracles.plain_path import (
     TOLERANCE,
     batch_for,

@@ -9,9 +9,9 @@ from torch import nn
 import bayesprune as bp
 from bayesprune.inference.callbacks import Callback
 from bayesprune.inference.gating import RECORDS
-from bayesprune.models.cutting import cut
-from bayesprune.models.residual_branches import residual_branches
 from bayesprune.models.unit_removal import without_units
+from bayesprune.models.units.cutting import cut
+from bayesprune.models.units.residual_branches import residual_branches
 
 SIZE = 64
 GENERATOR = torch.Generator().manual_seed(0)

@@ -8,11 +8,11 @@ from torch import nn
 
 from bayesprune.inference.fit import fit
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.gaussian import Gaussian
-from bayesprune.models.halo import HALO
-from bayesprune.models.horseshoe import Horseshoe
-from bayesprune.models.likelihoods import Normal
-from bayesprune.models.spike_and_slab import SpikeAndSlab
+from bayesprune.models.likelihoods.likelihoods import Normal
+from bayesprune.models.priors.gaussian import Gaussian
+from bayesprune.models.priors.halo import HALO
+from bayesprune.models.priors.horseshoe import Horseshoe
+from bayesprune.models.priors.spike_and_slab import SpikeAndSlab
 
 SIZE = 30
 torch.manual_seed(5)

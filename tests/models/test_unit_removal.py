@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from bayesprune.models.cutting import cut
 from bayesprune.models.unit_removal import composed_plan, restored, restored_tensor, without_units
+from bayesprune.models.units.cutting import cut
 from tests.oracles.gated_networks import CASES, PERCEPTRON
 
 EVERY = pytest.mark.parametrize("name", CASES)

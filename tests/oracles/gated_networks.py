@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import bayesprune as bp
-from bayesprune.models.gate_pressures import GatePressure
-from bayesprune.models.networks import lenet_5
+from bayesprune.models.gates.gate_pressures import GatePressure
+from bayesprune.models.networks.networks import lenet_5
 from tests.oracles.units_reference import Net
 
 Gates = Mapping[str, Tensor]

@@ -24,12 +24,12 @@ from bayesprune.inference.families import (
 from bayesprune.inference.hard_concrete import HardConcreteFactor
 from bayesprune.inference.paired import Pair, SlabFactor
 from bayesprune.inference.truncated_lognormal import TruncatedLogNormalFactor
-from bayesprune.models.halo import SignedGamma
-from bayesprune.models.l0_hard_concrete import NonzeroPenalty, hard_concrete
-from bayesprune.models.log_uniform import LogUniform, TruncatedLogUniform
-from bayesprune.models.tensor_prior import Site
-from bayesprune.models.truncated_log_normal import TruncatedLogNormal
-from bayesprune.models.vib import FittedNormal
+from bayesprune.models.distributions.log_uniform import LogUniform, TruncatedLogUniform
+from bayesprune.models.distributions.truncated_log_normal import TruncatedLogNormal
+from bayesprune.models.language.tensor_prior import Site
+from bayesprune.models.priors.halo import SignedGamma
+from bayesprune.models.priors.l0_hard_concrete import NonzeroPenalty, hard_concrete
+from bayesprune.models.priors.vib import FittedNormal
 
 
 @dataclass(frozen=True)

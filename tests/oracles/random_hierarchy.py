@@ -12,8 +12,8 @@ from operator import mul
 import pyro.distributions as dist
 from hypothesis import strategies as st
 
-from bayesprune.models.hierarchy import Hierarchy, Latent
-from bayesprune.models.inclusion import exact_zero
+from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.inclusion import exact_zero
 
 SCALES = {
     "gamma": lambda size: dist.Gamma(2.5, 2.5 / size),

@@ -1,0 +1,1 @@
+"""What leaves the house: exported, compact and sparse networks."""

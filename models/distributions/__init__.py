@@ -1,0 +1,1 @@
+"""Distributions that PyTorch and Pyro do not have."""

@@ -1,0 +1,1 @@
+"""Gates on units: their declaration, their prices, and where they act in a network."""

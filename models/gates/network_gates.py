@@ -1,0 +1,407 @@
+"""The gates of a network: which gates there are, what each multiplies, and their Pyro sites."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from bayesprune.models.costs.expected_costs import ExpectedCosts
+from bayesprune.models.gates.gate_pressures import Flattening, GatePressure
+from bayesprune.models.gates.unit_gates import UnitGates
+from bayesprune.models.language.iid import Iid
+from bayesprune.models.networks.evaluation_mode import evaluation_mode
+from bayesprune.models.units.channel_groups import ChannelGroups, Units
+from bayesprune.models.units.channel_trace import NotFollowedError
+from bayesprune.models.units.residual_branches import ResidualBranch, residual_branches
+
+__all__ = ["GateSet", "NetworkGates"]
+
+_PROBED = 3
+"""Examples on which masks for each of them are tried."""
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+@dataclass(frozen=True)
+class GateSet:
+    """The gates of the units that the same layers make, or the one gate of a residual branch.
+
+    Attributes:
+        owner: Name of the set of units (as in `ChannelGroups`), or of the branch.
+        site: Name of the Pyro site of the gates, `(count,)`.
+        probability_site: Name of the site of their prior probability pi, `(count,)`.
+        numbers: Number of each gate's unit in its set, `(count,)`; units that may not be removed have no gate.
+        is_layer: Whether it is the gate of a branch.
+    """
+
+    owner: str
+    site: str
+    probability_site: str
+    numbers: Tensor
+    is_layer: bool
+
+    @property
+    def count(self) -> int:
+        """How many gates there are."""
+        return len(self.numbers)
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """What one dimension of a tensor has to do with gates.
+
+    Attributes:
+        tensor: Name of the parameter.
+        dim: The dimension.
+        parts: Site and number of the gate of each index, -1 for an index without one; `(size of dim,)` each.
+    """
+
+    tensor: str
+    dim: int
+    parts: tuple[tuple[str, Tensor], ...]
+
+    @property
+    def layer(self) -> str:
+        return self.tensor.rpartition(".")[0]
+
+    def mask(self, values: Mapping[str, Tensor]) -> Tensor:
+        """The gate of each index, one where there is none; `(..., size of dim)` for gates `(..., count)`."""
+        mask: Tensor | None = None
+        for (site, number), is_whole in zip(self.parts, self._is_whole, strict=True):
+            number = number.to(values[site].device)
+            taken = values[site].index_select(-1, number.clamp_min(0))
+            taken = taken if is_whole else torch.where(number >= 0, taken, 1.0)
+            mask = taken if mask is None else mask * taken
+        assert mask is not None
+        return mask
+
+    @cached_property
+    def _is_whole(self) -> list[bool]:
+        """Whether every index has a gate of the part."""
+        return [bool((number >= 0).all()) for _, number in self.parts]
+
+    def gate_number(self, sets: Mapping[str, GateSet]) -> Tensor:
+        """Number of each index's gate among all gates, -1 for none."""
+        starts, total = {}, 0
+        for site, one in sets.items():
+            starts[site] = total
+            total += one.count
+        found = torch.full_like(self.parts[0][1], -1)
+        for site, number in self.parts:
+            found = torch.where(number >= 0, starts[site] + number, found)
+        return found
+
+
+class NetworkGates:
+    """A `UnitGates` bound to a network.
+
+    Args:
+        declaration: What was declared.
+        network: The network.
+        example_input: A tensor of inputs, `(n, ...)`, to trace it with.
+        data_size: Number of data.
+        before: The gates of the network before units were removed, whose units alone have a gate, and whose costs stand
+            for the whole network; default None: this is the network as it was declared.
+
+    Attributes:
+        groups: The units of the network.
+        branches: Residual branches with a gate.
+        sets: The gates, by site.
+        weights: Names of the weights (not biases) that make or read a unit with a gate.
+        costs: Expected costs of the network.
+        whole: MACs of one example and parameters with all gates open, of the network as it was declared.
+        declared_count: How many gates were declared.
+        per_example: Whether every example of a batch can have gates of its own (readers are linear layers and
+            convolutions, called as modules).
+        is_pressed_by_cost: Whether the price is the expected cost of the network.
+
+    Raises:
+        ValueError: If the network cannot be traced, or no unit may be removed.
+    """
+
+    def __init__(
+        self,
+        declaration: UnitGates,
+        network: nn.Module,
+        example_input: Tensor,
+        data_size: int,
+        before: NetworkGates | None = None,
+    ) -> None:
+        self.declaration, self.data_size = declaration, data_size
+        like = next(network.parameters())
+        example_input = example_input.to(like.device, like.dtype if example_input.is_floating_point() else None)
+        self.whole: tuple[float, float]
+        self.declared_count: int
+        try:
+            self.groups = ChannelGroups(network, example_input)
+        except NotFollowedError as problem:
+            raise problem.otherwise("leave out gates= and give priors= on its weights") from problem
+        self.branches: dict[str, ResidualBranch] = (
+            residual_branches(network, example_input) if declaration.layers else {}
+        )
+        if before is not None:  # what a removal has made removable, or a branch, has no gate
+            outputs = {branch.output for branch in before.branches.values()}
+            self.branches = {name: branch for name, branch in self.branches.items() if branch.output in outputs}
+        if declaration.layers and before is None and not self.branches:
+            raise ValueError(
+                "layers=True puts gates on residual branches, but the network has none: leave it out, or use a network "
+                "with residual sums"
+            )
+        self.sets: dict[str, GateSet] = {}
+        for units in self.groups.sets.values():
+            numbers = units.removable.nonzero().squeeze(1)
+            if len(numbers) and (before is None or before.has_gates(units)):
+                site = f"{units.name}.gate"
+                self.sets[site] = GateSet(units.name, site, f"{units.name}.gate_probability", numbers, False)
+        if not self.sets and before is None:
+            reasons = "; ".join(f"{u.name}: {u.refused}" for u in self.groups.sets.values())
+            raise ValueError(f"no unit of the network may be removed, so that there is nothing to gate ({reasons})")
+        for name in self.branches:
+            site = f"{name}.layer_gate"
+            self.sets[site] = GateSet(name, site, f"{name}.layer_gate_probability", torch.zeros(1).long(), True)
+        roles: dict[str, dict[tuple[str, int], list[tuple[str, Tensor]]]] = {"input": {}, "output": {}}
+        for gates in self.sets.values():
+            if not gates.is_layer:
+                _gather(roles, gates, self.groups[gates.owner])
+        self._readers = [_Slice(tensor, dim, tuple(parts)) for (tensor, dim), parts in roles["input"].items()]
+        self._makers = [_Slice(tensor, dim, tuple(parts)) for (tensor, dim), parts in roles["output"].items()]
+        self.costs = ExpectedCosts(
+            network, example_input, self.groups, {name: branch.layers for name, branch in self.branches.items()}
+        )
+        self.whole = self.costs.whole if before is None else before.whole
+        count = sum(gates.count for gates in self.sets.values())
+        self.declared_count = count if before is None else before.declared_count
+        parameters = dict(network.named_parameters())
+        touched = dict.fromkeys(part.tensor for part in [*self._makers, *self._readers])
+        self.weights = tuple(name for name in touched if parameters[name].ndim >= 2)
+        self.per_example = self._readers_are_modules(network) and self._takes_masks(network, example_input)
+        pressure = declaration.pressure(data_size)
+        self.is_pressed_by_cost = pressure is None
+        self._pressures: dict[str, GatePressure] = {}
+        if pressure is not None:
+            self._pressures = dict.fromkeys(self.sets, pressure)
+        else:
+            self.press({site: torch.full((gates.count,), declaration.start) for site, gates in self.sets.items()})
+
+    def has_gates(self, units: Units) -> bool:
+        """Whether units have gates here; those of a smaller network too, whose first layer may have been removed."""
+        return any(f"{self.groups[layer].name}.gate" in self.sets for layer in units.layers)
+
+    def pressure(self, site: str) -> GatePressure:
+        """What presses the gates of a site to zero."""
+        return self._pressures[site]
+
+    def press(self, theta: Mapping[str, Tensor]) -> None:
+        """Sets the price of every gate to its marginal expected cost at `theta`, where cost is the price."""
+        if self.is_pressed_by_cost:
+            self._pressures = {site: Flattening(price) for site, price in self.prices(theta).items()}
+
+    def prices(self, theta: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What opening each gate a little more costs at `theta`, nats for each unit of probability, by site."""
+        with torch.enable_grad():
+            at = {site: value.detach().requires_grad_(True) for site, value in theta.items()}
+            return dict(zip(at, torch.autograd.grad(self.cost(at), list(at.values())), strict=True))
+
+    def cost(self, theta: Mapping[str, Tensor]) -> Tensor:
+        """What the gates cost in nats at posterior probabilities `theta`, by site; a constant less under a cost."""
+        if self.declaration.cost is not None:
+            return self.data_size * self.declaration.cost.penalty(self.costs, *self.by_owner(theta), self.whole)
+        pressure = self.declaration.pressure(self.data_size)
+        assert pressure is not None
+        removed = self.declared_count - sum(gates.count for gates in self.sets.values())
+        like = next(iter(theta.values()), torch.zeros(1))
+        costs = [pressure.cost(value).sum() for value in theta.values()]
+        return torch.stack([*costs, removed * pressure.cost(like.new_zeros(()))]).sum()
+
+    def by_owner(self, theta: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Probabilities by set of units, `(units,)` with ones for those without a gate, and by residual branch."""
+        units, layers = {}, {}
+        for site, gates in self.sets.items():
+            if gates.is_layer:
+                layers[gates.owner] = theta[site].squeeze(0)
+            else:
+                all_open = torch.ones(
+                    self.groups[gates.owner].count, dtype=theta[site].dtype, device=theta[site].device
+                )
+                units[gates.owner] = all_open.index_copy(0, gates.numbers.to(all_open.device), theta[site])
+        return units, layers
+
+    def sample(self, like: Tensor) -> dict[str, Tensor]:
+        """Draws pi and gates as Pyro statements; returns the gates by site."""
+        values = {}
+        for site, gates in self.sets.items():
+            pressure = self._pressures[site]
+            prior = pressure.prior(like)
+            if prior is None:
+                pi = pressure.best(like.new_ones(gates.count))
+            else:
+                pi = pyro.sample(gates.probability_site, prior.expand((gates.count,)).to_event(1))
+            values[site] = pyro.sample(site, Iid(dist.Bernoulli(pi), (gates.count,)))
+        return values
+
+    def multiply(
+        self, weights: Mapping[str, Tensor], values: Mapping[str, Tensor], network: nn.Module
+    ) -> dict[str, Tensor]:
+        """Puts gates into weights: what reads a unit is multiplied by its gate, and what a branch puts out by its own.
+
+        Args:
+            weights: Weights by name of tensor; what is not among them is taken from the network.
+            values: Gates by site, `(count,)`.
+            network: The network.
+
+        Returns:
+            The given weights and all others that gates multiply, by name.
+        """
+        gated = dict(weights)
+        for reader in self._readers:
+            weight = gated.get(reader.tensor, network.get_parameter(reader.tensor))
+            gated[reader.tensor] = weight * _along(reader.mask(values), reader.dim, weight.ndim)
+        for name, branch in self.branches.items():
+            for tensor in branch.output:
+                gated[tensor] = gated.get(tensor, network.get_parameter(tensor)) * values[f"{name}.layer_gate"]
+        return gated
+
+    def close(
+        self, weights: Mapping[str, Tensor], values: Mapping[str, Tensor], network: nn.Module
+    ) -> dict[str, Tensor]:
+        """As `multiply`; what makes a unit whose gate is exactly zero is zero too, which changes no output."""
+        gated = self.multiply(weights, values, network)
+        for maker in self._makers:
+            if maker.tensor in weights:
+                is_open = (maker.mask(values) != 0).to(gated[maker.tensor].dtype)
+                gated[maker.tensor] = gated[maker.tensor] * _along(is_open, maker.dim, gated[maker.tensor].ndim)
+        for name, branch in self.branches.items():
+            for tensor in weights:
+                if tensor.rpartition(".")[0] in branch.layers and not bool(values[f"{name}.layer_gate"]):
+                    gated[tensor] = torch.zeros_like(gated[tensor])
+        return gated
+
+    def open_probabilities(self, theta: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+        """Probability that all gates of a weight are open: of its row, its column and its branch.
+
+        Args:
+            theta: Probabilities of the gates by site, `(count,)`.
+            network: The network.
+
+        Returns:
+            Probabilities by name of tensor, `(out, in, ...)`, for `weights` and all other weights inside branches.
+        """
+        found: dict[str, Tensor] = {}
+        for name in self.weights:
+            ndim = network.get_parameter(name).ndim
+            parts = [part for part in (*self._makers, *self._readers) if part.tensor == name]
+            open_ = [_along(part.mask(theta), part.dim, ndim) for part in parts]
+            together = open_[0] if len(open_) == 1 else open_[0] * open_[1]
+            if len(parts) == 2:  # a gate that a weight meets twice, as rows and columns of a residual sum, is still one
+                place = together.device
+                row, column = (_along(part.gate_number(self.sets).to(place), part.dim, ndim) for part in parts)
+                together = torch.where((row == column) & (row >= 0), open_[0].expand_as(together), together)
+            found[name] = together.expand_as(network.get_parameter(name)).clone()
+        for branch in self.branches.values():
+            for name, parameter in network.named_parameters():
+                if name.rpartition(".")[0] in branch.layers and parameter.ndim >= 2:
+                    there = theta[f"{branch.name}.layer_gate"]
+                    found[name] = found.get(name, torch.ones_like(parameter)) * there
+        return found
+
+    @contextmanager
+    def gated(self, network: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+        """Lets the network run with gates on what its layers read: `(count,)`, or `(batch, count)` for each example.
+
+        The same as weights from `multiply`, where all examples share their gates.
+        """
+        handles = []
+        try:
+            for reader in self._readers:
+                mask = reader.mask(values)
+                hook = _multiply_input(mask, network.get_submodule(reader.layer))
+                handles.append(network.get_submodule(reader.layer).register_forward_pre_hook(hook))
+            for name, branch in self.branches.items():
+                layer = network.get_submodule(branch.output[0].rpartition(".")[0])
+                handles.append(layer.register_forward_hook(_multiply_output(values[f"{name}.layer_gate"])))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _readers_are_modules(self, network: nn.Module) -> bool:
+        """Whether every reader is a linear layer or convolution."""
+        layers = (network.get_submodule(reader.layer) for reader in self._readers)
+        return all(isinstance(layer, (nn.Linear, *_CONVOLUTIONS)) for layer in layers)
+
+    def _takes_masks(self, network: nn.Module, example_input: Tensor) -> bool:
+        """Whether masks for each example do what gates in weights do, example by example: layers may mix dimensions."""
+        generator = torch.Generator().manual_seed(0)
+        x = example_input[:1].repeat(_PROBED, *[1] * (example_input.ndim - 1))
+        if x.is_floating_point():
+            x = torch.randn(x.shape, generator=generator).to(x)
+        like = next(network.parameters())
+        masks = {
+            site: (torch.rand(_PROBED, one.count, generator=generator) < 0.5).to(like)
+            for site, one in self.sets.items()
+        }
+        try:
+            with evaluation_mode(network), torch.no_grad():
+                with self.gated(network, masks):
+                    together = network(x)
+                alone = [
+                    functional_call(network, self.multiply({}, {s: m[row] for s, m in masks.items()}, network), (part,))
+                    for row, part in enumerate(x.split(1))
+                ]
+        except (RuntimeError, ValueError, IndexError):
+            return False
+        expected = torch.cat(alone)
+        scale = 1e-3 * float(expected.abs().max())
+        return together.shape == expected.shape and torch.allclose(together, expected, rtol=1e-3, atol=scale)
+
+
+def _gather(roles: dict[str, dict[tuple[str, int], list[tuple[str, Tensor]]]], gates: GateSet, units: Units) -> None:
+    """Adds the slices of a set to those of its role, with numbers of gates in place of numbers of units."""
+    number = torch.full((units.count + 1,), -1)  # the last for indices of other sets
+    number[gates.numbers] = torch.arange(gates.count)
+    for part in units.slices:
+        if part.role in roles:
+            roles[part.role].setdefault((part.tensor, part.dim), []).append((gates.site, number[part.unit]))
+
+
+def _along(vector: Tensor, dim: int, ndim: int) -> Tensor:
+    """A vector along one dimension of a tensor of `ndim`."""
+    return vector.reshape([-1 if axis == dim else 1 for axis in range(ndim)])
+
+
+def _multiply_input(mask: Tensor, layer: nn.Module) -> Any:
+    """A hook that multiplies the channels that a layer reads: `(channels,)` or `(batch, channels)`."""
+    if isinstance(layer, nn.Linear):
+
+        def multiply(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            x = args[0]
+            shaped = mask if mask.ndim == 1 else mask.reshape(len(mask), *[1] * (x.ndim - 2), -1)
+            return (x * shaped, *args[1:])
+
+        return multiply
+    # A weight has the columns of one group of a grouped convolution, and the rows of all groups of a transposed one.
+    groups = layer.groups if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) else 1
+    channels = mask.repeat(*[1] * (mask.ndim - 1), groups) if groups != 1 else mask
+
+    def multiply_channels(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        x = args[0]
+        return (x * channels.reshape(*channels.shape, *[1] * (x.ndim - 2)), *args[1:])
+
+    return multiply_channels
+
+
+def _multiply_output(gate: Tensor) -> Any:
+    """A hook that multiplies what a layer puts out by one gate, `(1,)` or `(batch, 1)`."""
+
+    def multiply(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+        return output * (gate if gate.ndim == 1 else gate.reshape(len(gate), *[1] * (output.ndim - 1)))
+
+    return multiply

@@ -1,0 +1,400 @@
+"""The prior language: latents, and the hierarchy that makes a parameter tensor's prior out of them.
+
+A hierarchy is declared by name; the argument names of a callable name its parents::
+
+    Hierarchy(
+        tau=Latent(dist.HalfCauchy(1.0), per="layer"),
+        lam=Latent(dist.HalfCauchy(1.0), per="weight"),
+        z=Latent(dist.Normal(0.0, 1.0), per="weight"),
+        weight=lambda tau, lam, z: tau * lam * z,
+        included=shrinkage_below(0.5),
+    )
+
+It is bound to a parameter tensor by `bayesprune.models.language.tensor_prior.TensorPrior`.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import hashlib
+import inspect
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from bayesprune.models.language.declaration_errors import DeclarationError, NotEvaluatedError, WrongShapeError
+from bayesprune.models.language.inclusion import InclusionEvent
+from bayesprune.models.language.levels import DEFAULT_BLOCK, LEVELS
+
+if TYPE_CHECKING:
+    from bayesprune.models.language.tensor_prior import TensorPrior
+
+Distribution = torch.distributions.Distribution
+PROGRESS = "progress"
+RESERVED: tuple[str, ...] = ("size", "fan_in", "inputs", "data_size", PROGRESS)
+"""Arguments a callable may take besides the latents: entries of the tensor, those of one output, its columns (input
+channels; 1 for a vector), data, and the share of a fit's steps that are done (a tensor of no dimensions in [0, 1]; 1
+outside a fit and after it), by which a prior is annealed."""
+WEIGHT = "weight"
+TRIAL_SHAPES = ((6, 5), (6, 5, 3, 3), (6, 5, 3), (6, 5, 3, 3, 3))
+"""What a declaration is tried on: weights of a linear layer, then of convolutions in two, one and three dimensions."""
+
+
+@dataclass(frozen=True)
+class Latent:
+    """A latent of a hierarchy: a distribution, a level, and optionally how the guide treats it.
+
+    Attributes:
+        distribution: A univariate Pyro distribution (its constants are float32; numbers in a callable take the dtype of
+            the weights), or a callable that returns one; the names of its arguments name its parents (other latents, or
+            ``size``, ``fan_in``, ``inputs``, ``data_size``, ``progress``).
+        per: The level, one of `LEVELS`; default one entry a weight.
+        dims: Named dimensions in place of a level, e.g. ``{"output": None, "rank": 16}``; None takes the
+            tensor's own size, for the names ``"output"`` and ``"input"``. Passed to callables unexpanded.
+        guide: Family of the guide for this latent whatever the fit asks for (``"delta"``, ``"normal"``,
+            ``"lognormal"``, ``"logitnormal"``, ``"bernoulli"``, ``"hardconcrete"``, ``"truncatedlognormal"``); default
+            None: the fit decides.
+        init: Where the guide's location starts: a number, or a callable of latents' starting values, the
+            reserved arguments but ``progress``, and ``weight`` (the network's current weights). Default None: from
+            the network's weights where the hierarchy can be solved for them, else the prior median.
+        block: Rows and columns of a tile for ``per="block"``; default 16 x 16.
+        spread: Standard deviation with which the guide starts: of a real latent as a share of its root mean square, of
+            others that of the logarithm or logit; default None: 0.1.
+    """
+
+    distribution: Any
+    per: str = "weight"
+    dims: Mapping[str, int | None] | None = None
+    guide: str | None = None
+    init: float | Callable[..., Tensor] | None = None
+    block: tuple[int, int] = DEFAULT_BLOCK
+    spread: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.distribution, Distribution) and not callable(self.distribution):
+            raise ValueError(
+                f"a latent needs a Pyro distribution or a callable that returns one, not "
+                f"{type(self.distribution).__name__}: write Latent(dist.Normal(0.0, 1.0))"
+            )
+        if isinstance(self.distribution, Distribution) and self.distribution.event_shape:
+            raise ValueError(
+                f"{type(self.distribution).__name__} has event shape {tuple(self.distribution.event_shape)}, but a "
+                "latent takes a univariate distribution: its level or dims say how many entries there are"
+            )
+        if self.per not in LEVELS:
+            raise ValueError(f"level {self.per!r} is unknown: per= takes one of {', '.join(LEVELS)}")
+        if self.spread is not None and not self.spread > 0:
+            raise ValueError(f"spread= is a standard deviation to start from and must be positive, not {self.spread}")
+        for name, extent in (self.dims or {}).items():
+            if extent is None and name not in ("output", "input"):
+                raise ValueError(
+                    f"dims[{name!r}] has no size: give a number (only 'output' and 'input' take the tensor's own)"
+                )
+            if extent is not None and extent < 1:
+                raise ValueError(f"dims[{name!r}] must be at least 1, not {extent}")
+        if len(self.block) != 2 or min(self.block) < 1:
+            raise ValueError(f"block= takes the rows and columns of a tile, each at least 1, not {self.block}")
+
+
+def arguments(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Returns the names of a callable's arguments without defaults: its parents."""
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(
+        p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    )
+
+
+class Hierarchy:
+    """Latents and how the weights of a parameter tensor depend on them.
+
+    Args:
+        weight: The tensor's weights: a distribution or a callable returning one (then ``weight`` is itself a
+            latent), or a callable returning a tensor (then it is a deterministic node). A `Latent` carries a
+            guide and a start as well.
+        included: The inclusion event, made by `exact_zero`, `shrinkage_below`, `relative_threshold` or
+            `slab_membership`; default None: `inclusion_probabilities` is then refused.
+        factor: A callable that returns a further log factor of the joint in nats (a scalar), e.g. weight decay
+            on a latent. The prior is then unnormalised and cannot be simulated. Default None.
+        default_guide: Guide of a fit that names none: ``"map"``, ``"meanfield"`` (default) or ``"paired"``.
+        improper: Why the prior cannot be simulated, or None (default) for a proper prior.
+        latents: The latents by name; a bare distribution or callable means ``Latent(it)``, per weight. A callable that
+            returns a tensor is a deterministic node, such as ``phi=lambda t: t / t.sum()``: it has no guide, sees the
+            entries of its parents in the shapes of their levels, may reduce over them, and has any shape that
+            broadcasts to its own level.
+
+    Attributes:
+        nodes: The latents and deterministic nodes by name, in an order in which parents come first.
+        noise: Name of the latent that multiplies the weights as noise with a dropout rate (``"weight"``: the weights
+            are their own), or None; set by the ready priors that have one.
+        full_kl: Whether its constants are a paper's, so that a fit that is told no KL weight does not temper it; set by
+            the ready priors' `from_paper`.
+        latents: The latents by name, in an order in which parents come first.
+        config: Name and arguments for a ready prior, by which a saved fit finds it; None for one of your own.
+
+    Raises:
+        ValueError: For an unknown parent, a cycle, a latent with a reserved name, a missing `weight`, an
+            inclusion event that names no latent or does not fit, or a distribution whose parameters fall outside their
+            support; or if it can be run on the weights of neither a linear layer nor a convolution.
+    """
+
+    noise: str | None = None
+    full_kl: bool = False
+
+    def __init__(
+        self,
+        *,
+        weight: Any = None,
+        included: InclusionEvent | None = None,
+        factor: Callable[..., Tensor] | None = None,
+        default_guide: str = "meanfield",
+        improper: str | None = None,
+        **latents: Any,
+    ) -> None:
+        if weight is None:
+            raise ValueError(
+                "the hierarchy declares no weight: add weight=..., a distribution or a function of the latents"
+            )
+        declared = {name: _as_latent(name, value) for name, value in latents.items()}
+        for name in declared:
+            if name in RESERVED:
+                raise ValueError(f"{name!r} is a reserved argument ({', '.join(RESERVED)}): rename the latent")
+        self.weight = weight if isinstance(weight, Latent) else None
+        self.weight_value = weight.distribution if isinstance(weight, Latent) else weight
+        if not callable(self.weight_value) and not isinstance(self.weight_value, Distribution):
+            raise ValueError(f"weight= takes a distribution or a callable of the latents, not {type(weight).__name__}")
+        if factor is not None and not callable(factor):
+            raise ValueError(
+                f"factor= takes a callable that returns a log factor, not {type(factor).__name__}: "
+                "give a latent another name"
+            )
+        self.included = included
+        self.factor = factor
+        self.default_guide = default_guide
+        self.improper = improper or (
+            "its factor leaves the normaliser unknown, so it cannot be simulated" if factor else None
+        )
+        self.config: dict[str, Any] | None = None
+        self.nodes = _parents_first(declared)
+        self._check_parents()
+        tried = self._tried()
+        self.weight_is_latent = tried.weight_is_latent
+        self._probed = (4, 3, *tried.shape[2:])
+        self.latents = {name: spec for name, spec in self.nodes.items() if name not in tried.deterministic}
+        self._check_deterministic(tried.deterministic)
+
+    @property
+    def parents(self) -> dict[str, tuple[str, ...]]:
+        """Names of the arguments of each node, of ``weight`` and of ``factor``, those without being absent."""
+        found = {name: arguments(node.distribution) for name, node in self.nodes.items() if _is_function(node)}
+        if _is_function(self.weight_value):
+            found[WEIGHT] = arguments(self.weight_value)
+        if self.factor is not None:
+            found["factor"] = arguments(self.factor)
+        return found
+
+    @property
+    def is_annealed(self) -> bool:
+        """Whether the declaration asks for the progress of the fit."""
+        return any(PROGRESS in parents for parents in self.parents.values())
+
+    def is_final(self, share: float) -> bool:
+        """Whether the declaration at this share of a fit's steps is already the one that the fit ends on."""
+        return not self.is_annealed or self.probe(share) == self.probe()
+
+    def _check_parents(self) -> None:
+        for name, parents in self.parents.items():
+            allowed = (*self.nodes, *RESERVED, *((WEIGHT,) if name == "factor" else ()))
+            for parent in parents:
+                if parent not in allowed:
+                    raise ValueError(
+                        f"{name} depends on {parent!r}, which is not declared: the latents are "
+                        f"{', '.join(self.nodes) or 'none'} and the reserved arguments {', '.join(RESERVED)}"
+                    )
+        event = self.included
+        for role in ("gate", "slab"):
+            latent = getattr(event, role, None)
+            if latent is not None and latent not in (*self.nodes, WEIGHT):
+                raise ValueError(f"included= names the {role} {latent!r}, which is not a latent of this hierarchy")
+
+    def _check_deterministic(self, deterministic: set[str]) -> None:
+        for name in self.nodes:
+            spec = self.nodes[name]
+            if name in deterministic and any(each is not None for each in (spec.guide, spec.init, spec.spread)):
+                raise ValueError(
+                    f"{name} is a deterministic node, a function of others, so that guide=, init= and spread= mean "
+                    "nothing for it: give them to the latents that it depends on"
+                )
+        for role in ("gate", "slab"):
+            if (latent := getattr(self.included, role, None)) in deterministic:
+                raise ValueError(
+                    f"included= names {latent!r} as the {role}, but it is a deterministic node: name the latent that "
+                    "is drawn"
+                )
+
+    def _tried(self) -> TensorPrior:
+        """Draws the hierarchy for small tensors until one fits; says what is wrong in the user's words.
+
+        Raises:
+            ValueError: If none fits; of the tensor on which the declaration could be run, else of the first.
+        """
+        problems: list[ValueError] = []
+        for shape in TRIAL_SHAPES:
+            try:
+                return self._simulated(shape)
+            except ValueError as problem:
+                if isinstance(problem, DeclarationError) and not isinstance(problem, WrongShapeError):
+                    raise  # no other shape would mend that
+                problems.append(problem)
+        raise next((one for one in problems if not isinstance(one, NotEvaluatedError)), problems[0])
+
+    def _simulated(self, shape: tuple[int, ...]) -> TensorPrior:
+        from bayesprune.models.language.tensor_prior import TensorPrior
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            probe = TensorPrior("a trial tensor", self, shape, data_size=100)
+            shares = (1.0, 0.0) if self.is_annealed else (1.0,)
+            # One draw of a few entries could miss a scale that is negative half of the time.
+            for share in () if self.improper else 3 * shares:
+                probe.progress.set(share)
+                probe.simulate()
+        return probe
+
+    def __copy__(self) -> Hierarchy:
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        return made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Hierarchy:
+        made = object.__new__(type(self))
+        memo[id(self)] = made
+        made.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return made
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """What is sent to another process; see `bayesprune.models.language.declaration_transport`."""
+        from bayesprune.models.language.declaration_transport import reduced
+
+        return reduced(self)
+
+    def probe(self, share: float = 1.0) -> list[float]:
+        """Log densities and weights at fixed points: what a fingerprint compares, whatever the code looks like.
+
+        Args:
+            share: The progress that the declaration is given; default 1, its value after a fit.
+        """
+        from bayesprune.models.language.tensor_prior import TensorPrior
+
+        bound = TensorPrior("probe", self, self._probed, data_size=100)
+        bound.progress.set(share)
+        return bound.probe()
+
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that change when the declaration changes."""
+        digits = [f"{value:.4e}" for value in self.probe()]
+        return hashlib.sha256((self.structure() + " ".join(digits)).encode()).hexdigest()[:16]
+
+    def structure(self) -> str:
+        """Names, levels, parents, guides and the event: the printed hierarchy less its formulas."""
+        lines = [
+            f"{name} per {_level(latent)} of {', '.join(self.parents.get(name, ()))} guide {latent.guide}"
+            if name in self.latents
+            else f"{name} deterministic per {_level(latent)} of {', '.join(self.parents.get(name, ()))}"
+            for name, latent in self.nodes.items()
+        ]
+        lines.append(f"weight of {', '.join(self.parents.get(WEIGHT, ()))}; included {self.included}")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        width = max(len(name) for name in (*self.nodes, WEIGHT, "included"))
+        lines = []
+        for name, latent in self.nodes.items():
+            if name in self.latents:
+                lines.append(f"{name:<{width}} ~ {describe(latent.distribution)}, per {_level(latent)}")
+            else:
+                lines.append(f"{name:<{width}} = {describe(latent.distribution)}")
+        symbol = "~" if self.weight_is_latent else "="
+        lines.append(f"{WEIGHT:<{width}} {symbol} {describe(self.weight_value)}")
+        if self.factor is not None:
+            lines.append(f"{'factor':<{width}} = {describe(self.factor)} nats")
+        lines.append(f"{'included':<{width}} : {self.included or 'no event declared'}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        if self.config is None:
+            return f"Hierarchy({', '.join((*self.latents, WEIGHT))})"
+        given = ", ".join(f"{k}={v!r}" for k, v in self.config["arguments"].items() if v is not None)
+        return f"{self.config['name']}({given})"
+
+
+def _as_latent(name: str, value: Any) -> Latent:
+    if isinstance(value, Latent):
+        return value
+    if isinstance(value, Distribution) or callable(value):
+        return Latent(value)
+    raise ValueError(f"{name}= takes a Latent, a distribution or a callable, not {type(value).__name__}")
+
+
+def _is_function(value: Any) -> bool:
+    distribution = value.distribution if isinstance(value, Latent) else value
+    return not isinstance(distribution, Distribution) and callable(distribution)
+
+
+def _level(latent: Latent) -> str:
+    if latent.dims:
+        return " x ".join(f"{k}={v or 'own'}" for k, v in latent.dims.items())
+    return "block of {} x {}".format(*latent.block) if latent.per == "block" else latent.per
+
+
+def _parents_first(latents: dict[str, Latent]) -> dict[str, Latent]:
+    """Orders latents so that parents come first; refuses a cycle by naming it."""
+    ordered: dict[str, Latent] = {}
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in ordered:
+            return
+        if name in path:
+            raise ValueError(f"the latents depend on one another in a cycle: {' -> '.join((*path, name))}")
+        latent = latents[name]
+        for parent in arguments(latent.distribution) if _is_function(latent) else ():
+            if parent in latents:
+                visit(parent, (*path, name))
+        ordered[name] = latent
+
+    for name in latents:
+        visit(name, ())
+    return ordered
+
+
+def describe(value: Any) -> str:
+    """Prints a distribution with its parameters, or a callable by its formula where the source is at hand."""
+    if isinstance(value, Distribution):
+        return _distribution_text(value)
+    given = f"f({', '.join(arguments(value))})"
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(value)).strip().rstrip(","))
+    except (OSError, SyntaxError, TypeError, ValueError):
+        return given
+    found = [
+        n for n in ast.walk(tree) if isinstance(n, ast.Lambda) and tuple(a.arg for a in n.args.args) == arguments(value)
+    ]
+    return ast.unparse(found[0].body) if len(found) == 1 else given
+
+
+def _distribution_text(value: Any) -> str:
+    declared = list(getattr(value, "arg_constraints", {}))
+    parts = []
+    for name in [n for n in declared if n in value.__dict__] or declared:
+        parameter = getattr(value, name)
+        parts.append(f"{name}={parameter.item():g}" if torch.is_tensor(parameter) and parameter.numel() == 1 else name)
+    return f"{type(value).__name__}({', '.join(parts)})"
+
+
+def is_distribution(value: Any) -> bool:
+    """Whether a callable's result is a distribution (the node is a latent) rather than a tensor."""
+    return isinstance(value, Distribution)

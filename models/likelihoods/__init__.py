@@ -1,0 +1,1 @@
+"""What a network's outputs mean: the distribution of an observation given the outputs for it."""

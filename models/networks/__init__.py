@@ -1,0 +1,1 @@
+"""Reference networks, and what is done to any network without looking into its graph."""

@@ -1,0 +1,1 @@
+"""The ready priors, one file each, and their names."""

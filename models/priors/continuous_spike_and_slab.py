@@ -1,0 +1,96 @@
+"""Continuous spike and slab: a narrow Normal in place of the exact zero, made narrower while the fit goes on."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from bayesprune.models.checks.setting_types import typed_settings
+from bayesprune.models.distributions.spike_slab_mixture import SpikeSlabMixture
+from bayesprune.models.language.hierarchy import Hierarchy
+from bayesprune.models.language.inclusion import slab_membership
+
+SPIKE_SHARE, INITIAL_SHARE = 0.01, 0.3
+"""Default spike sd as a share of the slab's, so that weights in the spike matter little even in sums over many; and
+that of the spike when the fit begins, near enough to the slab's that neither part holds a weight."""
+
+
+class ContinuousSpikeAndSlab(Hierarchy):
+    """z ~ Bernoulli(expected_density), weight ~ Normal(0, slab_sd if z else spike_sd) (George & McCulloch 1993).
+
+    z is integrated out exactly: weight ~ `SpikeSlabMixture`, with p(z = 1 | weight) in closed form. During a fit the
+    spike narrows from `initial_spike_sd` to `spike_sd` by a constant factor a step, over the share `annealing` of the
+    steps, so that weights choose their part while that is still easy (Rockova & George 2018, dynamic posterior
+    exploration, here within one fit). Then it stays, so that the fit ends on the objective of the declared prior.
+
+    Args:
+        expected_density: Prior probability (fraction of 1) of the slab; default 0.1.
+        slab_sd: Standard deviation of a weight in the slab; default None: sqrt(2 / (expected_density fan_in)), He's
+            scale for the network that is left.
+        spike_sd: Standard deviation of a weight in the spike; default None: a hundredth of the slab's, or
+            `initial_spike_sd` where that is smaller.
+        initial_spike_sd: That of the spike when the fit begins; default None: three tenths of the slab's, or `spike_sd`
+            where that is larger.
+        annealing: Share of the steps over which the spike narrows, in [0, 1]; default 0.8. At 0 it is `spike_sd` from
+            the first step.
+
+    Raises:
+        ValueError: If an argument is out of range; on a tensor, if the three standard deviations are not in the order
+            spike_sd <= initial_spike_sd <= slab_sd.
+    """
+
+    @typed_settings
+    def __init__(
+        self,
+        expected_density: float = 0.1,
+        slab_sd: float | None = None,
+        spike_sd: float | None = None,
+        initial_spike_sd: float | None = None,
+        annealing: float = 0.8,
+    ) -> None:
+        if not 0.0 < expected_density < 1.0:
+            raise ValueError(
+                f"ContinuousSpikeAndSlab(expected_density=...) must be strictly between 0 and 1, not {expected_density}"
+            )
+        for name, sd in {"slab_sd": slab_sd, "spike_sd": spike_sd, "initial_spike_sd": initial_spike_sd}.items():
+            if sd is not None and not sd > 0:
+                raise ValueError(f"ContinuousSpikeAndSlab({name}=...) must be positive, not {sd}")
+        if not 0.0 <= annealing <= 1.0:
+            raise ValueError(f"ContinuousSpikeAndSlab(annealing=...) is a share of steps in [0, 1], not {annealing}")
+
+        def slab(fan_in: int) -> float:
+            return math.sqrt(2.0 / (expected_density * fan_in)) if slab_sd is None else slab_sd
+
+        def spike(fan_in: int, progress: Tensor | None = None) -> float | Tensor:
+            widest = slab(fan_in)
+            last = min(SPIKE_SHARE * widest, initial_spike_sd or widest) if spike_sd is None else spike_sd
+            first = max(INITIAL_SHARE * widest, last) if initial_spike_sd is None else initial_spike_sd
+            if not last <= first <= widest:
+                raise ValueError(
+                    f"ContinuousSpikeAndSlab needs spike_sd <= initial_spike_sd <= slab_sd, not {last:g}, {first:g} "
+                    f"and {widest:g} (at fan_in {fan_in}): change one of them"
+                )
+            if progress is None:
+                return last
+            left = (1.0 - progress / annealing).clamp_min(0.0)  # exactly 0 at the end: the spike is exactly the last
+            return last * (first / last) ** left
+
+        super().__init__(
+            weight=(
+                (lambda fan_in, progress: SpikeSlabMixture(expected_density, spike(fan_in, progress), slab(fan_in)))
+                if annealing
+                else (lambda fan_in: SpikeSlabMixture(expected_density, spike(fan_in), slab(fan_in)))
+            ),
+            included=slab_membership(),
+        )
+        self.config = {
+            "name": "ContinuousSpikeAndSlab",
+            "arguments": {
+                "expected_density": expected_density,
+                "slab_sd": slab_sd,
+                "spike_sd": spike_sd,
+                "initial_spike_sd": initial_spike_sd,
+                "annealing": annealing,
+            },
+        }

@@ -1,0 +1,79 @@
+"""Levels: shapes of latents for every kind of tensor, and blocks at the edge."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bayesprune.models.language.levels import LEVELS, expand_blocks, level_shape
+
+LINEAR, CONV, BIAS = (5, 7), (4, 3, 5, 5), (5,)
+EXPECTED = {
+    ("weight", LINEAR): (5, 7),
+    ("weight", CONV): (4, 3, 5, 5),
+    ("weight", BIAS): (5,),
+    ("output", LINEAR): (5, 1),
+    ("output", CONV): (4, 1, 1, 1),
+    ("output", BIAS): (5,),
+    ("input", LINEAR): (1, 7),
+    ("input", CONV): (1, 3, 1, 1),
+    ("kernel", LINEAR): (5, 7),
+    ("kernel", CONV): (4, 3, 1, 1),
+    ("layer", LINEAR): (),
+    ("layer", CONV): (),
+    ("layer", BIAS): (),
+    ("network", LINEAR): (),
+    ("network", CONV): (),
+    ("network", BIAS): (),
+}
+
+
+@pytest.mark.parametrize(("level", "shape"), list(EXPECTED))
+def test_a_level_has_the_documented_shape_and_broadcasts_to_the_tensor(level, shape):
+    found = level_shape(level, shape)
+    assert found == EXPECTED[level, shape]
+    assert torch.broadcast_shapes(found, shape) == torch.Size(shape)
+
+
+@pytest.mark.parametrize("level", ["input", "kernel", "block"])
+def test_a_bias_has_no_input_level_and_the_error_names_the_tensor(level):
+    with pytest.raises(ValueError, match=f"per='{level}'.*fc1.bias"):
+        level_shape(level, BIAS, tensor="fc1.bias")
+
+
+def test_an_unknown_level_lists_those_there_are():
+    with pytest.raises(ValueError, match="'row' is unknown.*weight.*network"):
+        level_shape("row", LINEAR)
+    assert "unit" not in LEVELS
+
+
+@pytest.mark.parametrize(
+    ("shape", "block", "expected"),
+    [
+        ((32, 48), (16, 16), (2, 3)),
+        ((33, 47), (16, 16), (3, 3)),
+        ((1, 1), (16, 16), (1, 1)),
+        ((10, 784), (4, 100), (3, 8)),
+        ((20, 6, 3, 3), (16, 4), (2, 2, 1, 1)),
+    ],
+)
+def test_blocks_are_counted_with_the_smaller_ones_at_the_edge(shape, block, expected):
+    assert level_shape("block", shape, block) == expected
+
+
+@pytest.mark.parametrize(("shape", "block"), [((5, 7), (2, 3)), ((4, 6), (2, 3)), ((5, 4, 3, 3), (3, 3))])
+def test_each_entry_gets_the_value_of_its_own_block(shape, block):
+    blocks = level_shape("block", shape, block)
+    value = torch.arange(float(torch.Size(blocks).numel())).reshape(blocks)
+    spread = expand_blocks(value, shape, block)
+    assert spread.shape == (*shape[:2], *(1,) * (len(shape) - 2))
+    for row in range(shape[0]):
+        for column in range(shape[1]):
+            expected = value[row // block[0], column // block[1]]
+            assert torch.equal(spread[row, column], expected)
+
+
+def test_the_gradient_of_a_block_is_the_sum_over_its_entries():
+    value = torch.ones(3, 3, requires_grad=True)
+    expand_blocks(value, (5, 7), (2, 3)).sum().backward()
+    assert value.grad.tolist() == [[6.0, 6.0, 2.0], [6.0, 6.0, 2.0], [3.0, 3.0, 1.0]]
