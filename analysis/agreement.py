@@ -11,8 +11,8 @@ import numpy as np
 import xarray as xr
 from torch import Tensor
 
-from bayesprune.inference.inclusion_notes import inclusion_notes
-from bayesprune.inference.result import Fit
+from bayesprune.inference.fit_result import Fit
+from bayesprune.inference.inclusion.inclusion_notes import inclusion_notes
 
 Array = np.ndarray
 

@@ -11,8 +11,8 @@ import xarray as xr
 from scipy import stats
 
 from bayesprune.analysis.arviz_shim import arviz
+from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.own_loop import UNRECORDED
-from bayesprune.inference.result import Fit
 
 Array = np.ndarray
 

@@ -26,7 +26,7 @@ from bayesprune.analysis.deletions import (
     scores_by_weight,
     selected_priors,
 )
-from bayesprune.inference.result import Fit
+from bayesprune.inference.fit_result import Fit
 from bayesprune.models.bayesian_network import BayesianNetwork
 
 ALL = "all"

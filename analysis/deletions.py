@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesprune.inference.batch_normalisation import statistics_at, take_statistics
-from bayesprune.inference.batches import check_examples
-from bayesprune.inference.criteria import CRITERIA, Criterion
-from bayesprune.inference.outputs_at import outputs_at
-from bayesprune.inference.result import Fit
+from bayesprune.inference.data.batch_normalisation import statistics_at, take_statistics
+from bayesprune.inference.data.batches import check_examples
+from bayesprune.inference.fit_result import Fit
+from bayesprune.inference.predictions.outputs_at import outputs_at
+from bayesprune.inference.pruning.criteria import CRITERIA, Criterion
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.language.levels import level_shape
 from bayesprune.models.language.tensor_prior import TensorPrior

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesprune.inference.axis_names import axis_names
-from bayesprune.inference.result import Fit
-from bayesprune.inference.seeded import seeded
-from bayesprune.inference.shrinkage import shrinkage_at
+from bayesprune.inference.fit_result import Fit
+from bayesprune.inference.guides.seeded import seeded
+from bayesprune.inference.posterior.axis_names import axis_names
+from bayesprune.inference.posterior.shrinkage import shrinkage_at
 from bayesprune.models.gates.network_gates import GateSet
 from bayesprune.models.language.tensor_prior import Site, TensorPrior
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from bayesprune.inference.given_numbers import restart_number
-from bayesprune.inference.result import Fit
+from bayesprune.inference.fit_result import Fit
+from bayesprune.models.checks.given_numbers import restart_number
 
 
 def gate_records(fit: Fit | xr.Dataset, restart: int = 0) -> xr.Dataset:

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from bayesprune.inference.given_numbers import restart_number
-from bayesprune.inference.inclusion_notes import inclusion_notes, meaning_of
-from bayesprune.inference.result import Fit, Restart
-from bayesprune.inference.trace import inclusion_record
+from bayesprune.inference.fit_result import Fit, Restart
+from bayesprune.inference.inclusion.inclusion_notes import inclusion_notes, meaning_of
+from bayesprune.inference.watching.pruning_trace import inclusion_record
+from bayesprune.models.checks.given_numbers import restart_number
 
 TITLES = {
     "tensor": "tensor",

@@ -9,14 +9,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from bayesprune.inference.batch_normalisation import tracked_layers
-from bayesprune.inference.batches import Data
-from bayesprune.inference.draw_statistics import DrawStatistics
-from bayesprune.inference.guides import WITHOUT_DENSITY
-from bayesprune.inference.kept_inputs import inputs_of
-from bayesprune.inference.outputs_at import BATCH, like, outputs_at
-from bayesprune.inference.paired import SlabFactor
-from bayesprune.inference.result import Fit, Restart
+from bayesprune.inference.data.batch_normalisation import tracked_layers
+from bayesprune.inference.data.batches import Data
+from bayesprune.inference.data.kept_inputs import inputs_of
+from bayesprune.inference.fit_result import Fit, Restart
+from bayesprune.inference.guides.guide import WITHOUT_DENSITY
+from bayesprune.inference.guides.paired import SlabFactor
+from bayesprune.inference.predictions.draw_statistics import DrawStatistics
+from bayesprune.inference.predictions.outputs_at import BATCH, like, outputs_at
 from bayesprune.models.language.iid import Iid
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from bayesprune.analysis.log_densities import LogDensities, check_density
 from bayesprune.analysis.pareto_smoothing import FEWEST_DRAWS, largest_khat, pareto_smoothed
-from bayesprune.inference.objective import fast_distributions
-from bayesprune.inference.result import Fit
+from bayesprune.inference.fit_result import Fit
+from bayesprune.inference.objective.objective import fast_distributions
 
 Array = np.ndarray
 

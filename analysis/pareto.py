@@ -12,9 +12,9 @@ from torch import Tensor
 
 from bayesprune.analysis.log_densities import LogDensities, check_density
 from bayesprune.analysis.pareto_smoothing import GOOD, largest_khat, pareto_smoothed
-from bayesprune.inference.guides import WITHOUT_DENSITY
-from bayesprune.inference.objective import fast_distributions
-from bayesprune.inference.result import Fit, Restart
+from bayesprune.inference.fit_result import Fit, Restart
+from bayesprune.inference.guides.guide import WITHOUT_DENSITY
+from bayesprune.inference.objective.objective import fast_distributions
 
 JOINT = "joint"
 LARGEST_BLOCK = 30

@@ -13,7 +13,7 @@ from torch import nn
 
 from bayesprune.analysis.short_names import short_names
 from bayesprune.analysis.style import COLOURS, POSTERIOR, PRIOR, check_path, finished, legend_below, new_figure, styled
-from bayesprune.inference.prune import PruneResult
+from bayesprune.inference.pruning.prune import PruneResult
 from bayesprune.models.units.architecture import layer_sizes, notation
 from bayesprune.models.units.channel_trace import NotFollowedError
 from bayesprune.models.units.compact import CompactResult

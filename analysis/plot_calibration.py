@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from bayesprune.analysis.style import POSTERIOR, PRIOR, check_path, finished, legend_below, new_figure, styled
-from bayesprune.inference.batches import Data
-from bayesprune.inference.metrics import expected_calibration_error
-from bayesprune.inference.outputs_at import outputs_at
-from bayesprune.inference.predictive import draw_statistics
-from bayesprune.inference.result import Fit
+from bayesprune.inference.data.batches import Data
+from bayesprune.inference.fit_result import Fit
+from bayesprune.inference.predictions.metrics import expected_calibration_error
+from bayesprune.inference.predictions.outputs_at import outputs_at
+from bayesprune.inference.predictions.predictive import draw_statistics
 from bayesprune.models.likelihoods.likelihoods import Categorical
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 
 from bayesprune.analysis.short_names import short_names
 from bayesprune.analysis.style import check_path, colour, finished, legend_below, line_look, new_figure, styled
-from bayesprune.inference.sparsity_path import COSTS, SparsityPath
+from bayesprune.inference.sparsity_path.sparsity_path import COSTS, SparsityPath
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,7 +14,7 @@ from bayesprune.analysis.gate_records import gate_records
 from bayesprune.analysis.plot_architecture import ARROW
 from bayesprune.analysis.short_names import short_names
 from bayesprune.analysis.style import COLOURS, POSTERIOR, check_path, finished, new_figure, styled
-from bayesprune.inference.result import Fit
+from bayesprune.inference.fit_result import Fit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,7 +13,7 @@ import xarray as xr
 
 from bayesprune.analysis.short_names import short_names
 from bayesprune.analysis.style import POSTERIOR, SEQUENTIAL, check_path, finished, new_figure, of_name, styled
-from bayesprune.inference.result import Fit
+from bayesprune.inference.fit_result import Fit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

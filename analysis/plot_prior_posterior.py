@@ -16,9 +16,9 @@ from torch import Tensor
 from bayesprune.analysis.draw_summaries import DrawSummaries
 from bayesprune.analysis.short_names import short_names
 from bayesprune.analysis.style import POSTERIOR, PRIOR, check_path, finished, narrow_log_axis, new_figure, styled
-from bayesprune.inference.given_numbers import restart_number
-from bayesprune.inference.objective import fast_distributions
-from bayesprune.inference.result import Fit
+from bayesprune.inference.fit_result import Fit
+from bayesprune.inference.objective.objective import fast_distributions
+from bayesprune.models.checks.given_numbers import restart_number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

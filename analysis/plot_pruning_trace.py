@@ -19,7 +19,7 @@ from bayesprune.analysis.style import (
     new_figure,
     styled,
 )
-from bayesprune.inference.result import Fit
+from bayesprune.inference.fit_result import Fit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -27,8 +27,8 @@ from bayesprune.analysis.style import (
     of_name,
     styled,
 )  # fmt: skip
-from bayesprune.inference.given_numbers import restart_number
-from bayesprune.inference.result import Fit, Restart
+from bayesprune.inference.fit_result import Fit, Restart
+from bayesprune.models.checks.given_numbers import restart_number
 from bayesprune.models.language.tensor_prior import Site, TensorPrior
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 
 from bayesprune.analysis.short_names import short_names
 from bayesprune.analysis.style import POSTERIOR, PRIOR, check_path, finished, legend_below, new_figure, styled
-from bayesprune.inference.result import Fit
+from bayesprune.inference.fit_result import Fit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

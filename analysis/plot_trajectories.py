@@ -24,8 +24,8 @@ from bayesprune.analysis.style import (
     new_figure,
     styled,
 )
-from bayesprune.inference.given_numbers import restart_number
-from bayesprune.inference.result import Fit
+from bayesprune.inference.fit_result import Fit
+from bayesprune.models.checks.given_numbers import restart_number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +41,7 @@ BANDS = ((0.05, 0.95), (0.25, 0.75))
 
 @dataclass(frozen=True, eq=False)
 class Kind:
-    """Quantities of a trace that share a panel; see `bayesprune.inference.trace.scale_record`.
+    """Quantities of a trace that share a panel; see `bayesprune.inference.watching.pruning_trace.scale_record`.
 
     Attributes:
         title: Of the panel.

@@ -23,7 +23,7 @@ from bayesprune.analysis.deletions import (
     scores_by_weight,
     selected_priors,
 )
-from bayesprune.inference.result import Fit
+from bayesprune.inference.fit_result import Fit
 
 BANDS = (0.0, 0.05, 0.5, 0.95, 1.0)
 SIZES = (1, 10, 100, 1000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bayesprune.analysis.convergence import RESOLUTION, check_windows, judge
-from bayesprune.inference.callbacks import FitState
+from bayesprune.inference.watching.callbacks import FitState
 
 FEWEST = 100
 """Iterates after the KL warm-up below which there is no look: errors estimated from short windows are too noisy."""

@@ -14,11 +14,11 @@ from torch import Tensor
 from bayesprune.analysis.arviz_shim import arviz, for_top_level
 from bayesprune.analysis.draw_summaries import Draw, DrawSummaries
 from bayesprune.analysis.pointwise import Pointwise
-from bayesprune.inference.given_numbers import restart_number
-from bayesprune.inference.guides import WITHOUT_DENSITY
-from bayesprune.inference.objective import fast_distributions
-from bayesprune.inference.predictive import draw_statistics
-from bayesprune.inference.result import Fit, Restart
+from bayesprune.inference.fit_result import Fit, Restart
+from bayesprune.inference.guides.guide import WITHOUT_DENSITY
+from bayesprune.inference.objective.objective import fast_distributions
+from bayesprune.inference.predictions.predictive import draw_statistics
+from bayesprune.models.checks.given_numbers import restart_number
 
 CHAIN, SAMPLE = ("chain", "draw"), ("sample",)
 DIAGNOSTICS = (

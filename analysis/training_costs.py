@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 
 from bayesprune.analysis.gate_records import gate_records
-from bayesprune.inference.endings import endings_of
-from bayesprune.inference.result import Fit
+from bayesprune.inference.fit_result import Fit
+from bayesprune.inference.watching.endings import endings_of
 
 EARLY = 0.25
 """Share of the steps at which is counted how much of the removal was done."""

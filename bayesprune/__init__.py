@@ -46,31 +46,31 @@ if TYPE_CHECKING:
     from bayesprune.analysis.training_costs import TrainingCosts as TrainingCosts
     from bayesprune.analysis.training_costs import training_costs as training_costs
     from bayesprune.data import load_data as load_data
-    from bayesprune.inference.batch_normalisation import reestimate_statistics as reestimate_statistics
-    from bayesprune.inference.callbacks import Callback as Callback
     from bayesprune.inference.combined import Combined as Combined
-    from bayesprune.inference.continuation import sparsity_path as sparsity_path
-    from bayesprune.inference.finetune import finetune as finetune
-    from bayesprune.inference.fit import fit as fit
-    from bayesprune.inference.gating import Gating as Gating
-    from bayesprune.inference.iterate_average import IterateAverage as IterateAverage
-    from bayesprune.inference.laplace_around import laplace_around as laplace_around
-    from bayesprune.inference.objective import objective as objective
-    from bayesprune.inference.prune import PruneResult as PruneResult
-    from bayesprune.inference.prune import prune as prune
-    from bayesprune.inference.record import Record as Record
-    from bayesprune.inference.reduction import evidence_change as evidence_change
-    from bayesprune.inference.reduction import reduced_inclusion as reduced_inclusion
-    from bayesprune.inference.reduction import reduction as reduction
-    from bayesprune.inference.result import Fit as Fit
-    from bayesprune.inference.sparsity_path import SparsityPath as SparsityPath
-    from bayesprune.inference.tensorboard import TensorBoard as TensorBoard
-    from bayesprune.inference.term_check import check_term as check_term
-    from bayesprune.inference.terms import register_term as register_term
-    from bayesprune.inference.trace_file import WriteTrace as WriteTrace
-    from bayesprune.inference.trace_file import read_trace as read_trace
-    from bayesprune.inference.tuning import Tuned as Tuned
-    from bayesprune.inference.tuning import tune as tune
+    from bayesprune.inference.data.batch_normalisation import reestimate_statistics as reestimate_statistics
+    from bayesprune.inference.fit_result import Fit as Fit
+    from bayesprune.inference.inclusion.reduction import evidence_change as evidence_change
+    from bayesprune.inference.inclusion.reduction import reduced_inclusion as reduced_inclusion
+    from bayesprune.inference.inclusion.reduction import reduction as reduction
+    from bayesprune.inference.objective.objective import objective as objective
+    from bayesprune.inference.pruning.finetune import finetune as finetune
+    from bayesprune.inference.pruning.prune import PruneResult as PruneResult
+    from bayesprune.inference.pruning.prune import prune as prune
+    from bayesprune.inference.rules.gate_training import Gating as Gating
+    from bayesprune.inference.rules.iterate_average import IterateAverage as IterateAverage
+    from bayesprune.inference.sparsity_path.continuation import sparsity_path as sparsity_path
+    from bayesprune.inference.sparsity_path.sparsity_path import SparsityPath as SparsityPath
+    from bayesprune.inference.terms.check import check_term as check_term
+    from bayesprune.inference.terms.registry import register_term as register_term
+    from bayesprune.inference.training.fit import fit as fit
+    from bayesprune.inference.training.laplace_around import laplace_around as laplace_around
+    from bayesprune.inference.tuning.tuning import Tuned as Tuned
+    from bayesprune.inference.tuning.tuning import tune as tune
+    from bayesprune.inference.watching.callbacks import Callback as Callback
+    from bayesprune.inference.watching.record import Record as Record
+    from bayesprune.inference.watching.tensorboard import TensorBoard as TensorBoard
+    from bayesprune.inference.watching.trace_file import WriteTrace as WriteTrace
+    from bayesprune.inference.watching.trace_file import read_trace as read_trace
     from bayesprune.models.bayesian_network import BayesianNetwork as BayesianNetwork
     from bayesprune.models.costs.costs import costs as costs
     from bayesprune.models.costs.expected_costs import CostPressure as CostPressure
@@ -178,32 +178,32 @@ _HOMES: dict[str, str] = {
     "vgg_16_bn": "bayesprune.models.networks.networks",
     "load_data": "bayesprune.data",
     # inference
-    "fit": "bayesprune.inference.fit",
-    "Gating": "bayesprune.inference.gating",
-    "Fit": "bayesprune.inference.result",
+    "fit": "bayesprune.inference.training.fit",
+    "Gating": "bayesprune.inference.rules.gate_training",
+    "Fit": "bayesprune.inference.fit_result",
     "Combined": "bayesprune.inference.combined",
-    "objective": "bayesprune.inference.objective",
-    "Record": "bayesprune.inference.record",
-    "Callback": "bayesprune.inference.callbacks",
-    "IterateAverage": "bayesprune.inference.iterate_average",
-    "WriteTrace": "bayesprune.inference.trace_file",
-    "TensorBoard": "bayesprune.inference.tensorboard",
-    "read_trace": "bayesprune.inference.trace_file",
-    "register_term": "bayesprune.inference.terms",
-    "check_term": "bayesprune.inference.term_check",
-    "prune": "bayesprune.inference.prune",
-    "sparsity_path": "bayesprune.inference.continuation",
-    "SparsityPath": "bayesprune.inference.sparsity_path",
-    "PruneResult": "bayesprune.inference.prune",
-    "finetune": "bayesprune.inference.finetune",
-    "tune": "bayesprune.inference.tuning",
-    "Tuned": "bayesprune.inference.tuning",
-    "reestimate_statistics": "bayesprune.inference.batch_normalisation",
+    "objective": "bayesprune.inference.objective.objective",
+    "Record": "bayesprune.inference.watching.record",
+    "Callback": "bayesprune.inference.watching.callbacks",
+    "IterateAverage": "bayesprune.inference.rules.iterate_average",
+    "WriteTrace": "bayesprune.inference.watching.trace_file",
+    "TensorBoard": "bayesprune.inference.watching.tensorboard",
+    "read_trace": "bayesprune.inference.watching.trace_file",
+    "register_term": "bayesprune.inference.terms.registry",
+    "check_term": "bayesprune.inference.terms.check",
+    "prune": "bayesprune.inference.pruning.prune",
+    "sparsity_path": "bayesprune.inference.sparsity_path.continuation",
+    "SparsityPath": "bayesprune.inference.sparsity_path.sparsity_path",
+    "PruneResult": "bayesprune.inference.pruning.prune",
+    "finetune": "bayesprune.inference.pruning.finetune",
+    "tune": "bayesprune.inference.tuning.tuning",
+    "Tuned": "bayesprune.inference.tuning.tuning",
+    "reestimate_statistics": "bayesprune.inference.data.batch_normalisation",
     # bayesian model reduction
-    "evidence_change": "bayesprune.inference.reduction",
-    "reduced_inclusion": "bayesprune.inference.reduction",
-    "reduction": "bayesprune.inference.reduction",
-    "laplace_around": "bayesprune.inference.laplace_around",
+    "evidence_change": "bayesprune.inference.inclusion.reduction",
+    "reduced_inclusion": "bayesprune.inference.inclusion.reduction",
+    "reduction": "bayesprune.inference.inclusion.reduction",
+    "laplace_around": "bayesprune.inference.training.laplace_around",
     # really smaller
     "ChannelGroups": "bayesprune.models.units.channel_groups",
     "compact": "bayesprune.models.units.compact",

@@ -23,7 +23,7 @@ from torch import Tensor
 from torchvision import datasets as torchvision_datasets
 
 from bayesprune.data_files import DataSource, are_no_classes, read_folder, read_idx, read_npz, validate_arrays
-from bayesprune.inference.given_numbers import checked_seed
+from bayesprune.models.checks.given_numbers import checked_seed
 from bayesprune.models.files.places import expanded
 
 __all__ = ["DATASETS", "DataSplits", "available", "load_data", "validate_arrays"]

@@ -13,7 +13,7 @@ from torch import nn
 from bayesprune.code_trust import CodeTrust, absolute, allowed_code, is_code
 from bayesprune.data import DataSplits
 from bayesprune.data_files import are_no_classes
-from bayesprune.inference.unit_gate_estimators import estimator_named
+from bayesprune.inference.objective.unit_gate_estimators import estimator_named
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.size_bounds import (
     MOST_DATA,

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bayesprune.inference.checkpoint import STATE_BEFORE, CheckpointError, KeptState, kept_state
-from bayesprune.inference.fit import NonFiniteLossError
-from bayesprune.inference.trace_file import PROGRESS_FILE, TRACE_FILE, RunningFit, WriteTrace, read_progress
-from bayesprune.inference.trials import trials_kept
+from bayesprune.inference.training.checkpoint import STATE_BEFORE, CheckpointError, KeptState, kept_state
+from bayesprune.inference.training.fit import NonFiniteLossError
+from bayesprune.inference.tuning.trials import trials_kept
+from bayesprune.inference.watching.trace_file import PROGRESS_FILE, TRACE_FILE, RunningFit, WriteTrace, read_progress
 from bayesprune.models.files.flushing import flush, flush_folder
 from bayesprune.models.files.json_file import read_json, write_json
 from bayesprune.models.files.new_folder import check_new_folder, folders_above

@@ -70,7 +70,7 @@ from bayesprune.models.files.places import expanded
 if TYPE_CHECKING:  # `compare` reads summaries without waiting for PyTorch
     from bayesprune.data import DataSplits
     from bayesprune.declaration import Declaration
-    from bayesprune.inference.result import Fit
+    from bayesprune.inference.fit_result import Fit
 
 __all__ = [
     "ARVIZ_FILE",
@@ -339,7 +339,7 @@ def load_run(path: str | Path, trust_code: bool = False, network: str | None = N
     """
     from bayesprune.code_trust import CodeTrust
     from bayesprune.declaration import Declaration
-    from bayesprune.inference.result import Fit
+    from bayesprune.inference.fit_result import Fit
 
     trust, path = CodeTrust(trust_code, network, prior), expanded(path)
     declaration = Declaration.from_dict(read_summary(path), trust, path / SUMMARY_FILE)

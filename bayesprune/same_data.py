@@ -16,7 +16,7 @@ def scaling_sketch(splits: DataSplits) -> Any:
     """Sketch of what data were standardised by, which standardised data in other units do not show."""
     import torch
 
-    from bayesprune.inference.data_sketch import data_sketch
+    from bayesprune.inference.data.data_sketch import data_sketch
 
     # One tensor: means near zero are of rounding errors alone, and are told beside the standard deviations.
     return data_sketch((torch.cat([splits.mean.reshape(-1), splits.sd.reshape(-1)]),))
@@ -34,7 +34,7 @@ def check_same_data(kept: Mapping[str, Any], splits: DataSplits, path: str | Pat
     Raises:
         ValueError: If they differ by more than rounding.
     """
-    from bayesprune.inference.data_sketch import data_sketch, is_same_sketch
+    from bayesprune.inference.data.data_sketch import data_sketch, is_same_sketch
 
     now = {"data_sketch": data_sketch(splits.train), "scaling_sketch": scaling_sketch(splits)}
     if any(kept.get(key) is not None and not is_same_sketch(kept[key], value) for key, value in now.items()):

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.inference.kept_inputs import evenly_spaced
-from bayesprune.inference.plain_scores import plain_scores
+from bayesprune.inference.data.kept_inputs import evenly_spaced
+from bayesprune.inference.predictions.plain_scores import plain_scores
 
 CASES: dict[str, tuple[Any, float]] = {
     "horseshoe": (bp.Horseshoe, 1.0),

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.inference.batch_normalisation import reestimate_statistics
+from bayesprune.inference.data.batch_normalisation import reestimate_statistics
 from bayesprune.models.costs.latency import latency, ratio
 from bayesprune.models.networks.networks import resnet_18, vgg_16_bn
 from benchmarks.ledger import Ledger

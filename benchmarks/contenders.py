@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import bayesprune as bp
-from bayesprune.inference.fit import make_optimizer
-from bayesprune.inference.guides import Guide
-from bayesprune.inference.objective import Objective
+from bayesprune.inference.guides.guide import Guide
+from bayesprune.inference.objective.objective import Objective
+from bayesprune.inference.training.fit import make_optimizer
 from bayesprune.models.networks.networks import lenet_5, lenet_300_100, resnet_20
 from benchmarks.flat_network import FlatNetwork, Setup, is_layer_weight
 from benchmarks.hand_written import LocalReparameterisation, Loop, PerTensor
@@ -192,8 +192,8 @@ def fused_step(case: Case) -> Step:
     Raises:
         ImportError: If this version has no fused path.
     """
-    from bayesprune.inference.fused import FusedStep
-    from bayesprune.inference.traced import trace
+    from bayesprune.inference.execution.fused import FusedStep
+    from bayesprune.inference.execution.objective_graph import trace
 
     objective = make_objective(case)
     optimizer = make_optimizer("adam", objective, case.setup.learning_rate)

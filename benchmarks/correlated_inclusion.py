@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.inference.correlated_inputs import largest_correlation
+from bayesprune.inference.inclusion.correlated_inputs import largest_correlation
 from tests.oracles.correlated_regressions import correlated_problems, orthogonal_problems, random_problem
 from tests.oracles.spike_and_slab_reference import RegressionProblem, enumerate_posterior, paired_fixed_point
 

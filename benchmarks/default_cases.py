@@ -23,7 +23,7 @@ from torch.nn import functional
 import bayesprune as bp
 from bayesprune.data import DataSplits
 from bayesprune.declaration import resolve_prior
-from bayesprune.inference.schedules import hold_then_cosine
+from bayesprune.inference.rules.schedules import hold_then_cosine
 from bayesprune.models.likelihoods.names import likelihood_class
 from bayesprune.models.networks.networks import make_ready
 

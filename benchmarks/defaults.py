@@ -30,7 +30,7 @@ from torch._inductor import config as inductor
 
 import bayesprune as bp
 from bayesprune.data import DataSplits
-from bayesprune.inference.plain_scores import plain_scores
+from bayesprune.inference.predictions.plain_scores import plain_scores
 from bayesprune.models.priors.ready import PRIORS
 from benchmarks.default_cases import CASES, constant_figures, plain_figures, train_plain
 from benchmarks.defaults_table import PLAIN, table

@@ -24,7 +24,7 @@ from scipy import stats
 from torch.func import functional_call
 
 import bayesprune as bp
-from bayesprune.inference.criteria import magnitude, signal_to_noise
+from bayesprune.inference.pruning.criteria import magnitude, signal_to_noise
 from benchmarks.earlier_defaults import EARLIER, EARLIER_POINTS
 from benchmarks.ledger import Ledger
 from benchmarks.magnitude import Settings, train_dense

@@ -23,7 +23,7 @@ def seconds(splits: Any, epochs: int, flushed: bool) -> float:
     torch.manual_seed(0)
     x, y = splits.train
     model = bp.BayesianNetwork(bp.lenet_300_100(), {"*.weight": bp.VIB(30.0, per="input")}, data_size=len(x))
-    home = import_module("bayesprune.inference.fit")
+    home = import_module("bayesprune.inference.training.fit")
     began = time.process_time()
     with nullcontext() if flushed else patch.object(home, "flushed_denormals", nullcontext):
         bp.fit(model, (x, y), epochs=epochs, learning_rate=2e-3, path="plain")

@@ -21,8 +21,8 @@ from torch import nn
 
 import bayesprune as bp
 from bayesprune.analysis.convergence import judge
-from bayesprune.inference.callbacks import FitState
-from bayesprune.inference.fit import NonFiniteLossError
+from bayesprune.inference.training.fit import NonFiniteLossError
+from bayesprune.inference.watching.callbacks import FitState
 from benchmarks.ledger import Ledger
 
 DRAWS = 200

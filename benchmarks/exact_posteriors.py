@@ -18,7 +18,7 @@ from pyro.ops.stats import effective_sample_size
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.inference.gate_estimators import antithetic
+from bayesprune.inference.objective.latent_gate_estimators import antithetic
 from tests.oracles import horseshoe_reference as horseshoe
 from tests.oracles import spike_and_slab_reference as spike
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import bayesprune as bp
-from bayesprune.inference.schedules import cosine, steps
+from bayesprune.inference.rules.schedules import cosine, steps
 from benchmarks.ledger import Ledger, mean_and_spread
 from benchmarks.magnitude import Settings, accuracy, one_shot, train_dense, train_gradual
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 import bayesprune as bp
-from bayesprune.inference.metrics import accuracy
+from bayesprune.inference.predictions.metrics import accuracy
 from benchmarks.earlier_defaults import EARLIER
 from benchmarks.ledger import Ledger, mean_and_spread
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import bayesprune as bp
-from bayesprune.inference.unit_gate_estimators import ESTIMATORS, Gates
+from bayesprune.inference.objective.unit_gate_estimators import ESTIMATORS, Gates
 from benchmarks.ledger import Ledger
 
 THETAS = (0.5, 0.8, 0.95, 0.99)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import bayesprune as bp
-from bayesprune.inference.plain_scores import plain_scores
+from bayesprune.inference.predictions.plain_scores import plain_scores
 from bayesprune.models.priors.ready import make_prior
 
 SHRINKAGE = ("horseshoe", "regularised-horseshoe", "halo")

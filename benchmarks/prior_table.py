@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 import bayesprune as bp
-from bayesprune.inference.criteria import Criterion
-from bayesprune.inference.plain_scores import plain_scores
+from bayesprune.inference.predictions.plain_scores import plain_scores
+from bayesprune.inference.pruning.criteria import Criterion
 from benchmarks.earlier_defaults import EARLIER, EARLIER_POINTS
 from benchmarks.ledger import Ledger
 

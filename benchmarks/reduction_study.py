@@ -22,9 +22,9 @@ import torch
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.inference.batches import Batches
-from bayesprune.inference.laplace_around import diagonal_ggn
-from bayesprune.inference.prune import keep_highest, masked_network
+from bayesprune.inference.data.batches import Batches
+from bayesprune.inference.pruning.prune import keep_highest, masked_network
+from bayesprune.inference.training.laplace_around import diagonal_ggn
 from benchmarks.ledger import Ledger, mean_and_spread
 from benchmarks.magnitude import Settings, accuracy, one_shot, train_dense
 

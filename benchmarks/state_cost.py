@@ -17,7 +17,7 @@ from unittest.mock import patch
 import torch
 
 import bayesprune as bp
-from bayesprune.inference.checkpoint import Checkpoint
+from bayesprune.inference.training.checkpoint import Checkpoint
 
 
 def measure(data: Any, epochs: int, folder: str | None, traced: bool = False) -> dict[str, float]:

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 import bayesprune as bp
 from bayesprune.analysis.style import colour, finished, new_figure, styled
-from bayesprune.inference.criteria import Criterion, dropout_rate
+from bayesprune.inference.pruning.criteria import Criterion, dropout_rate
 from benchmarks.earlier_defaults import EARLIER
 from benchmarks.ledger import Ledger, mean_and_spread
 from benchmarks.magnitude import Settings, accuracy, train_dense, weight_matrices

@@ -30,8 +30,8 @@ from scipy.optimize import brentq
 from torch import Tensor, nn
 
 import bayesprune as bp
-from bayesprune.inference.callbacks import FitState
-from bayesprune.inference.validation_scores import validation_scores
+from bayesprune.inference.predictions.validation_scores import validation_scores
+from bayesprune.inference.watching.callbacks import FitState
 from benchmarks.ledger import Ledger, mean_and_spread
 from benchmarks.magnitude import accuracy, weight_matrices
 from benchmarks.unit_gate_peers import hidden_widths

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import bayesprune as bp
-from bayesprune.inference.metrics import accuracy
+from bayesprune.inference.predictions.metrics import accuracy
 from bayesprune.models.costs.latency import latency, ratio
 from benchmarks.compact_speed import in_onnxruntime
 from benchmarks.ledger import Ledger

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import bayesprune as bp
-from bayesprune.inference.paths import PathReport
+from bayesprune.inference.execution.stepper import PathReport
 from benchmarks import fashion_halo, fashion_spike_and_slab
 from benchmarks.ledger import Ledger, mean_and_spread
 

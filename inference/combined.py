@@ -11,14 +11,14 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from bayesprune.inference.given_numbers import whole_number
-from bayesprune.inference.inclusion_notes import CORRELATED, DISAGREE, regression_of, why_no_elbo
-from bayesprune.inference.metrics import are_of_classes, expected_calibration_error
-from bayesprune.inference.outputs_at import like
-from bayesprune.inference.predictive import Prediction, outputs_of_draws
+from bayesprune.inference.inclusion.inclusion_notes import CORRELATED, DISAGREE, regression_of, why_no_elbo
+from bayesprune.inference.predictions.metrics import are_of_classes, expected_calibration_error
+from bayesprune.inference.predictions.outputs_at import like
+from bayesprune.inference.predictions.predictive import Prediction, outputs_of_draws
+from bayesprune.models.checks.given_numbers import whole_number
 
 if TYPE_CHECKING:
-    from bayesprune.inference.result import Fit
+    from bayesprune.inference.fit_result import Fit
 
 __all__ = ["Combined", "combined"]
 
@@ -68,7 +68,7 @@ class Combined:
             ValueError: For networks with hidden units, whose weights are other quantities in each restart; and as
                 `Fit.inclusion_probabilities`.
         """
-        from bayesprune.inference.weight_inclusion import probabilities_at
+        from bayesprune.inference.inclusion.weight_inclusion import probabilities_at
 
         if len(self.fit.restarts) > 1 and regression_of(self.fit) is None:
             raise ValueError(
@@ -229,7 +229,7 @@ def shared_out(weights: np.ndarray, draws: int) -> list[int]:
 
 def _solutions(fit: Fit, elbo: np.ndarray, error: np.ndarray) -> tuple[int, ...]:
     """Numbers of solutions by restart, of a regression: the same where probabilities agree, and ELBOs but for noise."""
-    from bayesprune.inference.weight_inclusion import probabilities_at
+    from bayesprune.inference.inclusion.weight_inclusion import probabilities_at
 
     count = len(fit.restarts)
     name = regression_of(fit)
@@ -279,8 +279,8 @@ class _Evaluated:
 
 @torch.no_grad()
 def _elbo(fit: Fit, restart: int, x: Tensor, y: Tensor, draws: int, seed: int | None) -> _Evaluated:
-    from bayesprune.inference.objective import Objective
-    from bayesprune.inference.seeded import seeded
+    from bayesprune.inference.guides.seeded import seeded
+    from bayesprune.inference.objective.objective import Objective
 
     one = fit.restarts[restart]
     reference = next(one.model.network.parameters())

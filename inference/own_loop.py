@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bayesprune.inference.against_constant import CONSTANT, constant_of_training
-from bayesprune.inference.batch_normalisation import tracked_layers
-from bayesprune.inference.batches import Batches, Data, check_data
-from bayesprune.inference.data_sketch import data_sketch
-from bayesprune.inference.guides import Guide
-from bayesprune.inference.inclusion_notes import inclusion_facts
-from bayesprune.inference.kept_inputs import inputs_of, kept_examples
-from bayesprune.inference.objective import Objective, Terms, frozen_statistics
-from bayesprune.inference.shrinkage import diagonal_fisher, needs_fisher
-from bayesprune.inference.trace import inclusion_record, kl_by_tensor, scale_record, trace_dataset
-from bayesprune.inference.trainable_batch import TrainableBatches
+from bayesprune.inference.data.against_constant import CONSTANT, constant_of_training
+from bayesprune.inference.data.batch_normalisation import tracked_layers
+from bayesprune.inference.data.batches import Batches, Data, check_data
+from bayesprune.inference.data.data_sketch import data_sketch
+from bayesprune.inference.data.kept_inputs import inputs_of, kept_examples
+from bayesprune.inference.data.trainable_batch import TrainableBatches
+from bayesprune.inference.guides.guide import Guide
+from bayesprune.inference.inclusion.inclusion_notes import inclusion_facts
+from bayesprune.inference.objective.objective import Objective, Terms, frozen_statistics
+from bayesprune.inference.posterior.shrinkage import diagonal_fisher, needs_fisher
+from bayesprune.inference.watching.pruning_trace import inclusion_record, kl_by_tensor, scale_record, trace_dataset
 from bayesprune.models.networks.evaluation_mode import begin_training, remember_held
 
 if TYPE_CHECKING:
-    from bayesprune.inference.record import Record
-    from bayesprune.inference.result import Fit, Restart
+    from bayesprune.inference.fit_result import Fit, Restart
+    from bayesprune.inference.watching.record import Record
 
 __all__ = ["fit_of"]
 
@@ -66,7 +66,7 @@ def fit_of(
         ValueError: If these are no such objectives, they do not go together or belong to another record, the data do
             not fit, a parameter is not finite, or the model has gates of units, which only `fit` can train.
     """
-    from bayesprune.inference.result import Fit, Restart  # which has this function for a method
+    from bayesprune.inference.fit_result import Fit, Restart  # which has this function for a method
 
     objectives = _checked_objectives(objective)
     records = _checked_records(record, objectives)
@@ -145,7 +145,7 @@ def _structure(one: Objective) -> Any:
 
 
 def _checked_records(record: Any, objectives: list[Objective]) -> list[Record | None]:
-    from bayesprune.inference.record import Record
+    from bayesprune.inference.watching.record import Record
 
     if record is None:
         return [None] * len(objectives)

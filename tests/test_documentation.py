@@ -13,7 +13,7 @@ from sklearn.datasets import load_diabetes
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.inference import default_length
+from bayesprune.inference.defaults import length
 from bayesprune.models.language.levels import LEVELS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,8 +29,8 @@ def code_blocks(name, epochs=1):
 @pytest.fixture(autouse=True)
 def short_by_default(monkeypatch):
     """Fits that are told no length have a few steps."""
-    monkeypatch.setattr(default_length, "PASSES", 3)
-    monkeypatch.setattr(default_length, "LEAST_STEPS", 30)
+    monkeypatch.setattr(length, "PASSES", 3)
+    monkeypatch.setattr(length, "LEAST_STEPS", 30)
 
 
 @pytest.mark.filterwarnings("ignore:the noise of theta:UserWarning")  # a short fit

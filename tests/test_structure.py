@@ -81,7 +81,7 @@ def test_tests_and_benchmarks_import_by_the_full_name(path):
 @pytest.mark.parametrize(
     ("floor", "source"),
     [
-        ("models", "from bayesprune.inference.fit import fit"),
+        ("models", "from bayesprune.inference.training.fit import fit"),
         ("models", "import bayesprune.analysis.to_arviz"),
         ("models", "from bayesprune import HALO"),
         ("models", "import bayesprune"),
@@ -107,7 +107,7 @@ def test_a_forbidden_import_is_caught(floor, source):
     [
         ("models", "import torch\nfrom torchvision import models\nfrom bayesprune.models.priors.halo import HALO"),
         ("inference", "from bayesprune import models\nfrom pyro import infer"),
-        ("analysis", "from bayesprune.inference.result import Fit\nfrom bayesprune.models.priors.halo import HALO"),
+        ("analysis", "from bayesprune.inference.fit_result import Fit\nfrom bayesprune.models.priors.halo import HALO"),
         ("bayesprune", "from bayesprune.analysis import to_arviz\nfrom bayesprune.data import load_data"),
     ],
 )

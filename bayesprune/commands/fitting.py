@@ -16,12 +16,12 @@ from bayesprune.commands.showing_gates import what_is_left
 from bayesprune.commands.tuning import asked_tuning, fit_tuned, print_tuned
 from bayesprune.data import DATASETS, load_data
 from bayesprune.declaration import declare, resolve_prior
-from bayesprune.inference.data_units import ONLY_NOISE
-from bayesprune.inference.fit import fit
-from bayesprune.inference.gating import Gating
-from bayesprune.inference.laplace_around import laplace_around
-from bayesprune.inference.paths import PathReport
-from bayesprune.inference.storage import write_fit
+from bayesprune.inference.data.data_units import ONLY_NOISE
+from bayesprune.inference.execution.stepper import PathReport
+from bayesprune.inference.posterior.storage import write_fit
+from bayesprune.inference.rules.gate_training import Gating
+from bayesprune.inference.training.fit import fit
+from bayesprune.inference.training.laplace_around import laplace_around
 from bayesprune.models.files.flushing import flush_folder
 from bayesprune.models.files.json_file import read_regular
 from bayesprune.models.files.places import expanded

@@ -14,10 +14,10 @@ from bayesprune.commands.console import print_lines, stdout
 from bayesprune.commands.fitting import content_of
 from bayesprune.data import DATASETS, load_data
 from bayesprune.declaration import UNIT_GATES, Declaration, declare, resolve_prior
-from bayesprune.inference.continuation import sparsity_path
-from bayesprune.inference.data_units import ONLY_NOISE
-from bayesprune.inference.path_folder import INDEX_FILE, REMEDY, read_index
-from bayesprune.inference.sparsity_path import SparsityPath
+from bayesprune.inference.data.data_units import ONLY_NOISE
+from bayesprune.inference.sparsity_path.continuation import sparsity_path
+from bayesprune.inference.sparsity_path.folder import INDEX_FILE, REMEDY, read_index
+from bayesprune.inference.sparsity_path.sparsity_path import SparsityPath
 from bayesprune.models.files.places import expanded
 from bayesprune.run_folder import check_declared
 from bayesprune.starting_weights import StartingWeights

@@ -20,10 +20,10 @@ from bayesprune.commands.input_scaling import input_scaling, scaled_like_trainin
 from bayesprune.commands.pruning import COMPACT_FILE, PLAN_FILE, WEIGHTS_FILE
 from bayesprune.data_files import ARRAY_ERRORS, reason_of
 from bayesprune.declaration import make_network
-from bayesprune.inference.batch_normalisation import tracked_layers
-from bayesprune.inference.outputs_at import outputs_at
-from bayesprune.inference.predictive_intervals import intervals_at
-from bayesprune.inference.result import Fit
+from bayesprune.inference.data.batch_normalisation import tracked_layers
+from bayesprune.inference.fit_result import Fit
+from bayesprune.inference.predictions.outputs_at import outputs_at
+from bayesprune.inference.predictions.predictive_intervals import intervals_at
 from bayesprune.models.checks.first_line import first_line
 from bayesprune.models.checks.size_bounds import checked_count, checked_input_shape, checked_settings, checked_width
 from bayesprune.models.deployment.export_trace import run_traced, trace

@@ -15,10 +15,10 @@ from bayesprune.commands.console import figure, percent, stdout, table
 from bayesprune.commands.following_path import load_path
 from bayesprune.commands.input_scaling import input_scaling
 from bayesprune.finite_numbers import finite_numbers
-from bayesprune.inference.finetune import finetune
-from bayesprune.inference.path_folder import INDEX_FILE
-from bayesprune.inference.plain_scores import plain_scores
-from bayesprune.inference.prune import prune
+from bayesprune.inference.predictions.plain_scores import plain_scores
+from bayesprune.inference.pruning.finetune import finetune
+from bayesprune.inference.pruning.prune import prune
+from bayesprune.inference.sparsity_path.folder import INDEX_FILE
 from bayesprune.models.files.json_file import write_json
 from bayesprune.models.files.new_folder import check_new_folder, new_folder
 from bayesprune.models.files.places import expanded

@@ -17,8 +17,8 @@ from bayesprune.commands.console import figure, percent, print_lines, stdout
 from bayesprune.commands.fitting import objective_line, remarks, scores_line
 from bayesprune.commands.showing_gates import gate_lines, what_is_left
 from bayesprune.commands.showing_progress import show_progress
-from bayesprune.inference.paths import PathReport
-from bayesprune.inference.result import Fit
+from bayesprune.inference.execution.stepper import PathReport
+from bayesprune.inference.fit_result import Fit
 from bayesprune.models.files.json_file import damaged
 from bayesprune.models.files.places import expanded
 from bayesprune.models.likelihoods.likelihoods import Categorical

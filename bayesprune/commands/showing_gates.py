@@ -11,8 +11,8 @@ import xarray as xr
 from bayesprune.analysis.gate_records import gate_records
 from bayesprune.analysis.training_costs import training_costs
 from bayesprune.commands.console import percent
-from bayesprune.inference.gating import INTERIOR
-from bayesprune.inference.result import Fit
+from bayesprune.inference.fit_result import Fit
+from bayesprune.inference.rules.gate_training import INTERIOR
 from bayesprune.models.units.architecture import architecture
 
 __all__ = ["gate_lines", "progress_gate_lines", "what_is_left"]

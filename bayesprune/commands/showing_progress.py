@@ -14,8 +14,8 @@ from rich.table import Table
 
 from bayesprune.commands.console import figure, percent, stdout, table
 from bayesprune.commands.showing_gates import progress_gate_lines
-from bayesprune.inference.trace_file import TRACE_FILE, UNREADABLE, RunningFit, read_progress, read_trace
-from bayesprune.inference.trials import trials_kept
+from bayesprune.inference.tuning.trials import trials_kept
+from bayesprune.inference.watching.trace_file import TRACE_FILE, UNREADABLE, RunningFit, read_progress, read_trace
 from bayesprune.part_folder import TUNING_FOLDER, what_is_kept
 from bayesprune.run_folder import PLOTS_FOLDER
 

@@ -72,7 +72,7 @@ def compare_runs(runs: Sequence[str | Path]) -> None:
 
 def list_priors() -> None:
     """Prints the ready priors with their settings."""
-    from bayesprune.inference.gating import Gating
+    from bayesprune.inference.rules.gate_training import Gating
     from bayesprune.models.priors.ready import PRIORS
 
     shown = table("prior", "what it is", "settings (--set key=value)")

@@ -13,11 +13,11 @@ from bayesprune.code_trust import is_code
 from bayesprune.commands.console import figure, percent, stdout, table
 from bayesprune.data import DataSplits
 from bayesprune.declaration import Declaration, resolve_prior
-from bayesprune.inference.fit import fit
-from bayesprune.inference.result import Fit
-from bayesprune.inference.trials import Values
-from bayesprune.inference.tuning import FIRST_STEPS, STEPS, Tuned, tune
-from bayesprune.inference.tuning_grid import BY_DATA_SIZE, KL_WEIGHT, MOST_VALUES, around, given_knobs
+from bayesprune.inference.defaults.knob_grid import BY_DATA_SIZE, KL_WEIGHT, MOST_VALUES, around, given_knobs
+from bayesprune.inference.fit_result import Fit
+from bayesprune.inference.training.fit import fit
+from bayesprune.inference.tuning.trials import Values
+from bayesprune.inference.tuning.tuning import FIRST_STEPS, STEPS, Tuned, tune
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.priors.ready import PRIORS
 from bayesprune.part_folder import Part

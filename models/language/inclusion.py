@@ -128,7 +128,7 @@ def reduced_to_zero(expected_density: float = 0.1, level: str = "weight") -> Inc
     """The evidence prefers the model that has the weight to the one that lacks it (Bayesian model reduction).
 
     Its probability is closed-form for weights ~ Normal(0, sd) under a mean-field guide: see
-    `bayesprune.inference.reduction`.
+    `bayesprune.inference.inclusion.reduction`.
 
     Args:
         expected_density: Prior probability of the model that has it; default 0.1.

@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 import bayesprune as bp
 from bayesprune.analysis.plot_calibration import consistency_interval
-from bayesprune.inference.metrics import expected_calibration_error
+from bayesprune.inference.predictions.metrics import expected_calibration_error
 
 
 def binned(probabilities, y, bins):

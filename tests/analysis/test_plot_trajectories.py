@@ -8,7 +8,7 @@ import xarray as xr
 
 import bayesprune as bp
 from bayesprune.analysis.plot_trajectories import BANDS, recorded_kinds
-from bayesprune.inference.trace_file import WriteTrace, read_trace
+from bayesprune.inference.watching.trace_file import WriteTrace, read_trace
 
 
 def titles(figure):

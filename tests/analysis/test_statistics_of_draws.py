@@ -12,8 +12,8 @@ from torch import nn
 import bayesprune as bp
 from bayesprune.analysis.deletions import base_network
 from bayesprune.analysis.log_densities import LogDensities
-from bayesprune.inference.batch_normalisation import reestimate_statistics
-from bayesprune.inference.metrics import expected_calibration_error
+from bayesprune.inference.data.batch_normalisation import reestimate_statistics
+from bayesprune.inference.predictions.metrics import expected_calibration_error
 
 SIZE = 120
 torch.manual_seed(5)

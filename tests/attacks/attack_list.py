@@ -133,7 +133,7 @@ def _as_a_command(function: Callable[[], int]) -> int:
 
 
 def _load_fit() -> int:
-    from bayesprune.inference.result import Fit
+    from bayesprune.inference.fit_result import Fit
 
     Fit.load("spike").summary()
     return 0

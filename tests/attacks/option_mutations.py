@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from bayesprune import cli
-from bayesprune.inference.gating import Gating
+from bayesprune.inference.rules.gate_training import Gating
 from bayesprune.models.priors.ready import PRIORS
 from tests.attacks.targets import FIT
 

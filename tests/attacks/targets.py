@@ -19,9 +19,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from bayesprune import cli
-from bayesprune.inference import checkpoint, trace_file
-from bayesprune.inference.callbacks import Callback, FitState
-from bayesprune.inference.fit import fit
+from bayesprune.inference.training import checkpoint
+from bayesprune.inference.training.fit import fit
+from bayesprune.inference.watching import trace_file
+from bayesprune.inference.watching.callbacks import Callback, FitState
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.networks.networks import lenet_300_100
 from bayesprune.models.priors.spike_and_slab import SpikeAndSlab

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bayesprune.data import load_data
-from bayesprune.inference.result import Fit
+from bayesprune.inference.fit_result import Fit
 from tests.attacks.armed_folders import MODULES, Leaves
 
 # --------------------------------------------------------------------------------------- names of networks and priors

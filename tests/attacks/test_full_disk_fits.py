@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bayesprune.inference import checkpoint
+from bayesprune.inference.training import checkpoint
 from bayesprune.run_folder import read_summary
 from tests.attacks.small_disks import FREE, command, listed
 from tests.oracles.same_runs import is_same

@@ -18,7 +18,8 @@ import pytest
 
 import bayesprune.commands.fitting  # noqa: F401  # imported once, before processes are forked
 from bayesprune import cli
-from bayesprune.inference import checkpoint, trace_file
+from bayesprune.inference.training import checkpoint
+from bayesprune.inference.watching import trace_file
 from bayesprune.run_folder import read_summary
 from tests.oracles.same_runs import is_same
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bayesprune.inference import default_length
+from bayesprune.inference.defaults import length
 from bayesprune.run_folder import read_summary
 
 
 @pytest.fixture
 def short_by_default(monkeypatch):
-    monkeypatch.setattr(default_length, "PASSES", 2)
-    monkeypatch.setattr(default_length, "LEAST_STEPS", 5)
+    monkeypatch.setattr(length, "PASSES", 2)
+    monkeypatch.setattr(length, "LEAST_STEPS", 5)
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ import pytest
 import bayesprune as bp
 from bayesprune import cli, run_folder
 from bayesprune.declaration import Declaration, resolve_prior
-from bayesprune.inference import trace_file
-from bayesprune.inference.trace_file import read_trace
+from bayesprune.inference.watching import trace_file
+from bayesprune.inference.watching.trace_file import read_trace
 from bayesprune.models.priors.ready import PRIORS
 from bayesprune.run_folder import load_run, read_summary, run_data
 

@@ -9,7 +9,7 @@ import pytest
 
 from bayesprune import cli
 from bayesprune.commands.fitting import remarks
-from bayesprune.inference.against_constant import CONSTANT
+from bayesprune.inference.data.against_constant import CONSTANT
 
 CONST = "better than a constant prediction"
 

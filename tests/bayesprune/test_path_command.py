@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from bayesprune.commands import following_path
-from bayesprune.inference import continuation, path_folder
-from bayesprune.inference.path_folder import read_index
+from bayesprune.inference.sparsity_path.folder import read_index
+from bayesprune.inference.sparsity_path.sparsity_path import continuation, folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,7 +51,7 @@ def test_every_key_of_the_index_is_documented(finished):
     keys = {*found, *found["arguments"], *found["declaration"], *found["points"][0]}
     keys |= {name.removeprefix("validation_").removeprefix("test_") for name in found["points"][0]["networks"][0][0]}
     assert keys <= documented
-    assert set(found) <= set(re.findall(r"[a-z_]+", path_folder.__doc__))
+    assert set(found) <= set(re.findall(r"[a-z_]+", folder.__doc__))
     assert "no_such_key" not in documented  # control
 
 

@@ -16,9 +16,9 @@ import pytest
 
 import bayesprune.commands.fitting
 from bayesprune import cli
-from bayesprune.inference import checkpoint
-from bayesprune.inference.fit import NonFiniteLossError
-from bayesprune.inference.trace_file import WriteTrace, read_progress
+from bayesprune.inference.training import checkpoint
+from bayesprune.inference.training.fit import NonFiniteLossError
+from bayesprune.inference.watching.trace_file import WriteTrace, read_progress
 from bayesprune.models.files.processes import _started
 from bayesprune.run_folder import read_summary
 from tests.oracles.same_runs import is_same
@@ -279,7 +279,7 @@ def test_the_time_that_is_left_counts_the_steps_of_this_call(arguments, broken, 
         write(watcher, state, finished)
         seen.append(read_progress(watcher.folder))
 
-    monkeypatch.setattr("bayesprune.inference.trace_file.SHARE", 1.0)
+    monkeypatch.setattr("bayesprune.inference.watching.trace_file.SHARE", 1.0)
     monkeypatch.setattr(WriteTrace, "_write", written)
     assert command(*arguments(tmp_path / "run", epochs=10))[0] == 0
     assert seen[0].epoch == 9 and seen[0].steps_before == 8 * seen[0].step // 9

@@ -16,7 +16,7 @@ import xarray as xr
 import bayesprune.run_folder
 from bayesprune.commands.fitting import fit_run
 from bayesprune.declaration import Declaration, declare, make_network
-from bayesprune.inference.result import Fit
+from bayesprune.inference.fit_result import Fit
 from bayesprune.models.files.json_file import write_json
 from bayesprune.models.files.new_folder import check_new_folder, new_folder
 from bayesprune.run_folder import (

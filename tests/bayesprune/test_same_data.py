@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bayesprune.data import DataSplits, load_data
-from bayesprune.inference.data_sketch import data_sketch
+from bayesprune.inference.data.data_sketch import data_sketch
 from bayesprune.run_folder import SUMMARY_FILE, run_data
 from bayesprune.same_data import check_same_data, scaling_sketch
 

@@ -13,8 +13,8 @@ import pytest
 import xarray as xr
 
 from bayesprune.commands.showing_progress import _duration, show_progress
-from bayesprune.inference import trace_file
-from bayesprune.inference.trace_file import read_progress, read_trace
+from bayesprune.inference.watching import trace_file
+from bayesprune.inference.watching.trace_file import read_progress, read_trace
 from bayesprune.models.files.json_file import write_json
 from bayesprune.part_folder import part_folder, writing_part
 from bayesprune.run_folder import load_run
@@ -113,7 +113,7 @@ def killed(data, networks_file, tmp_path):
     script.write_text(
         "import os, sys\n"
         "from bayesprune import cli\n"
-        "from bayesprune.inference import trace_file\n"
+        "from bayesprune.inference.watching import trace_file\n"
         "write = trace_file.WriteTrace.on_epoch\n"
         "def on_epoch(watcher, state):\n"
         "    write(watcher, state)\n"

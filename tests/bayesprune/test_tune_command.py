@@ -10,10 +10,11 @@ import pytest
 import bayesprune.commands.fitting
 from bayesprune.commands.fitting import fit_run
 from bayesprune.commands.tuning import asked_tuning
-from bayesprune.inference import checkpoint, continuation
-from bayesprune.inference.trace_file import WriteTrace
-from bayesprune.inference.trials import Trials
-from bayesprune.inference.tuning import Tuned
+from bayesprune.inference.sparsity_path.sparsity_path import continuation
+from bayesprune.inference.training import checkpoint
+from bayesprune.inference.tuning.trials import Trials
+from bayesprune.inference.tuning.tuning import Tuned
+from bayesprune.inference.watching.trace_file import WriteTrace
 from bayesprune.run_folder import read_summary
 from tests.oracles.same_runs import numbers
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bayesprune.inference.guides import Guide
-from bayesprune.inference.objective import Objective
+from bayesprune.inference.guides.guide import Guide
+from bayesprune.inference.objective.objective import Objective
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.networks.networks import lenet_5, lenet_300_100, resnet_20
 from bayesprune.models.priors.gaussian import Gaussian

@@ -17,8 +17,8 @@ from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.inference import record as record_module
-from bayesprune.inference.objective import Objective
+from bayesprune.inference.objective.objective import Objective
+from bayesprune.inference.watching import record as record_module
 from tests.oracles.own_loops import fit_by, trained_by
 
 SIZE = 60

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from bayesprune.inference.unit_gate_estimators import Estimate, GateNll, Gates
+from bayesprune.inference.objective.unit_gate_estimators import Estimate, GateNll, Gates
 
 
 def every_draw(theta: Mapping[str, Tensor]) -> Iterator[tuple[dict[str, Tensor], Tensor]]:

@@ -14,16 +14,16 @@ import pyro.distributions as dist
 import torch
 from scipy import integrate, special, stats
 
-from bayesprune.inference.families import (
+from bayesprune.inference.guides.families import (
     BernoulliFactor,
     DeltaFactor,
     LogitNormalFactor,
     LogNormalFactor,
     NormalFactor,
 )
-from bayesprune.inference.hard_concrete import HardConcreteFactor
-from bayesprune.inference.paired import Pair, SlabFactor
-from bayesprune.inference.truncated_lognormal import TruncatedLogNormalFactor
+from bayesprune.inference.guides.hard_concrete import HardConcreteFactor
+from bayesprune.inference.guides.paired import Pair, SlabFactor
+from bayesprune.inference.guides.truncated_lognormal import TruncatedLogNormalFactor
 from bayesprune.models.distributions.log_uniform import LogUniform, TruncatedLogUniform
 from bayesprune.models.distributions.truncated_log_normal import TruncatedLogNormal
 from bayesprune.models.language.tensor_prior import Site
@@ -158,7 +158,7 @@ CASES = {
 
 NOISE_PAIRS = {pair for pair in CASES if pair[0] in (LogUniform, FittedNormal, NonzeroPenalty, TruncatedLogUniform)}
 """Pairs that the checker and the quadrature below cannot take, since their terms are an approximation, no average over
-draws, or of a factor with ends; tests/inference/test_noise_terms.py holds them to integrals of their own."""
+draws, or of a factor with ends; tests/inference/terms/test_noise_terms.py holds them to integrals of their own."""
 
 
 def site(name, shape, support="real", per="weight"):

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bayesprune.inference.guides import Guide
-from bayesprune.inference.objective import Objective
+from bayesprune.inference.guides.guide import Guide
+from bayesprune.inference.objective.objective import Objective
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.likelihoods.likelihoods import Categorical
 

@@ -11,7 +11,7 @@ from scipy import integrate, optimize
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.inference.families import DeltaFamily
+from bayesprune.inference.guides.families import DeltaFamily
 from bayesprune.models.distributions.flattening import FlatteningPrior, best_prior_probability
 
 SLOPES = [0.0, 1e-6, -1e-6, 1e-3, -0.5, 0.7, -2.0, 7.0, 14.0, -14.0, 29.9, 30.1, -31.0, 300.0, 1e3, -1e3]

@@ -13,7 +13,7 @@ from pyro.optim import Adam
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.inference.guides import Guide
+from bayesprune.inference.guides.guide import Guide
 from bayesprune.models.language.gate_support import GatesNotDrawnError
 from bayesprune.models.language.hierarchy import Hierarchy, Latent
 from bayesprune.models.language.iid import Iid

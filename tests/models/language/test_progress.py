@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.inference.callbacks import Callback
-from bayesprune.inference.traced import trace
+from bayesprune.inference.execution.objective_graph import trace
+from bayesprune.inference.watching.callbacks import Callback
 from bayesprune.models.language.hierarchy import Hierarchy, Latent
 from bayesprune.models.language.tensor_prior import TensorPrior
 from tests.oracles.plain_path import (

@@ -11,8 +11,8 @@ from scipy import integrate, stats
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.inference.criteria import CRITERIA
-from bayesprune.inference.membership import membership_log_odds
+from bayesprune.inference.inclusion.membership import membership_log_odds
+from bayesprune.inference.pruning.criteria import CRITERIA
 from bayesprune.models.distributions.spike_slab_mixture import SpikeSlabMixture
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.tensor_prior import TensorPrior

@@ -12,9 +12,9 @@ from scipy import optimize, special
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.inference.guides import Guide
-from bayesprune.inference.map_probe import check_map_exists
-from bayesprune.inference.objective import Objective
+from bayesprune.inference.guides.guide import Guide
+from bayesprune.inference.guides.map_probe import check_map_exists
+from bayesprune.inference.objective.objective import Objective
 from bayesprune.models.language.hierarchy import Hierarchy, Latent
 from bayesprune.models.language.tensor_prior import TensorPrior
 from bayesprune.models.priors.sws import SWS

@@ -46,7 +46,7 @@ def test_a_fit_is_saved_and_read_back_with_its_prior(name, tmp_path):
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("guide", ["map", "meanfield"])
 def test_the_graph_of_the_fused_path_is_the_plain_objective(name, guide):
-    from bayesprune.inference.traced import trace
+    from bayesprune.inference.execution.objective_graph import trace
 
     objective = objective_of(make_prior(name, **SETTINGS[name]), guide)
     x, y = batch_for(objective.model.network)

@@ -1,0 +1,1 @@
+"""Training data as a fit sees them: batches, their statistics and sketches, fingerprints."""

@@ -1,0 +1,1 @@
+"""What a fit chooses by itself, and the knobs of priors."""

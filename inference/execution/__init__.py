@@ -1,0 +1,1 @@
+"""How a step is executed: plain, or as one compiled or captured graph."""

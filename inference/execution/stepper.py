@@ -1,0 +1,303 @@
+"""Which path a fit's steps take, plain or fused, and why.
+
+The plain path starts at once; the fused path costs a trace, and a compilation that only a long fit repays. `Stepper`
+times a few evaluations before the first step, and decides.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import time
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayesprune.inference.execution.fused import FusedStep
+from bayesprune.inference.execution.objective_graph import UntraceableError, trace
+from bayesprune.inference.guides.functional import GivenNoise
+from bayesprune.inference.objective.objective import Objective, Terms, frozen_statistics
+
+PATHS = ("auto", "plain", "fused")
+_SAVED = 0.4
+"""Share of a plain step that a compiled one is expected to save; 0.2 (convolutions) to 0.7 were measured
+(benchmarks/step_cost.py)."""
+_SECONDS_AT_LEAST, _SECONDS_PER_NODE = 5.0, 0.04
+"""What a compilation is expected to cost on one core: at least, and for every operation of the graph."""
+_EVALUATIONS = 4
+"""Evaluations timed on the plain path before the decision; the first ones warm up."""
+_TIMED = 50
+"""Steps timed on the fused path, for the report."""
+_MARGIN = 1.5
+"""The expected saving has to be this many times the expected cost: neither is known well."""
+_CHECK_EVERY = 500
+"""Steps between two comparisons of the fused path with the plain one."""
+_AGREEMENT = {torch.float64: 1e-9, torch.float32: 1e-3}
+"""Largest difference of the two paths' losses, relative to their parts, that rounding explains."""
+_AGREEMENT_AUTOCAST = 0.03
+
+
+@dataclass
+class PathReport:
+    """Which path the steps of a restart took, and why.
+
+    Attributes:
+        name: ``"plain"`` or ``"fused"``.
+        reason: Why, in one sentence.
+        compiled: Whether the graph was compiled.
+        fused_steps: Steps on the fused path.
+        plain_steps: Steps on the plain path; on the fused one those with batches of another shape.
+        compile_seconds: What tracing and compiling cost, as measured; 0 without.
+        plain_ms: Milliseconds of loss and gradient on the plain path, timed before the first step; 0 if not timed.
+        fused_ms: Median milliseconds of a fused step; 0 if there was none.
+        break_even: Steps after which compilation had paid for itself; 0 where it is not known.
+        from_draw: Sites whose term is estimated from the draw, for want of a registered one.
+        plain_tensors: Parameter tensors whose priors are evaluated outside the graph.
+    """
+
+    name: str = "plain"
+    reason: str = ""
+    compiled: bool = False
+    fused_steps: int = 0
+    plain_steps: int = 0
+    compile_seconds: float = 0.0
+    plain_ms: float = 0.0
+    fused_ms: float = 0.0
+    break_even: int = 0
+    from_draw: list[str] = field(default_factory=list)
+    plain_tensors: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The attributes, rounded, for a run's summary."""
+        return {name: round(v, 3) if isinstance(v, float) else v for name, v in asdict(self).items()}
+
+    def __str__(self) -> str:
+        text = f"{self.name} path: {self.reason}"
+        if self.compiled:
+            text += f"; compiled in {self.compile_seconds:.1f} s"
+            if self.plain_ms and self.fused_ms:
+                text += f", {self.fused_ms:.2f} ms a step, the plain path's loss and gradient {self.plain_ms:.2f} ms"
+            if self.break_even:
+                text += f", repaid after {self.break_even} steps"
+        if self.from_draw:
+            text += f"; estimated from the draw: {', '.join(self.from_draw)}"
+        if self.plain_tensors:
+            text += f"; outside the graph: {', '.join(self.plain_tensors)}"
+        return text
+
+
+class Stepper:
+    """Takes the optimizer steps of one restart, on the path that is asked for or that pays.
+
+    Args:
+        objective: The objective.
+        optimizer: Its optimizer.
+        steps: Steps that are to come.
+        path: ``"plain"``, ``"fused"`` or ``"auto"`` (default): fused where compilation is expected to be repaid.
+        compiled: Whether the fused path is compiled; default None: where it pays.
+        clip: Largest norm of the gradient of the loss divided by `data_size`; default None: no limit.
+        why: The reason that is reported where `path` is ``"plain"``.
+
+    Attributes:
+        report: Which path, and why.
+
+    Raises:
+        ValueError: For an unknown path; in the first step, if the fused path is asked for and cannot be taken.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        steps: int,
+        path: str = "auto",
+        compiled: bool | None = None,
+        clip: float | None = None,
+        why: str = "it was asked for",
+    ) -> None:
+        if path not in PATHS:
+            raise ValueError(f"path {path!r} is unknown: expected one of {', '.join(PATHS)}")
+        self.objective, self.optimizer, self.steps = objective, optimizer, steps
+        self.path, self.compiled, self.clip = path, compiled, clip
+        self.report = PathReport()
+        self._fused: FusedStep | None = None
+        self._decided = False
+        self._times: list[float] = []
+        if path == "plain":
+            self._stay(why)
+
+    def step(self, x: Tensor, y: Tensor, kl_weight: float) -> Terms:
+        """Takes one step.
+
+        Args:
+            x: Inputs, `(batch, ...)`.
+            y: Targets.
+            kl_weight: Factor on the KL term.
+
+        Returns:
+            The terms before the step.
+        """
+        if not self._decided:
+            self._decide(x, y, kl_weight)
+        if self._fused is not None and self._fused.traced.fits(x, y):
+            return self._fused_step(self._fused, x, y, kl_weight)
+        if self._fused is not None:
+            self._fused.release()
+        terms = self._plain_step(x, y, kl_weight)
+        if self._fused is not None:
+            self._fused.resume()
+        self.report.plain_steps += 1
+        return terms
+
+    def go_on_with(self, objective: Objective, optimizer: torch.optim.Optimizer) -> None:
+        """Takes further steps with another objective and optimizer, on the plain path."""
+        self.objective, self.optimizer = objective, optimizer
+
+    def finish(self) -> PathReport:
+        """Leaves the optimizer as the plain path would, and completes the report."""
+        if self._fused is not None:
+            self._fused.release()
+        report = self.report
+        report.fused_ms = 1e3 * statistics.median(self._times) if self._times else 0.0
+        if report.compiled and report.plain_ms > report.fused_ms > 0:
+            report.break_even = round(1e3 * report.compile_seconds / (report.plain_ms - report.fused_ms))
+        return report
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    def _plain_step(self, x: Tensor, y: Tensor, kl_weight: float, noise: Sequence[Tensor] | None = None) -> Terms:
+        self.optimizer.zero_grad(set_to_none=True)
+        with nullcontext() if noise is None else GivenNoise(noise):
+            terms = self.objective.terms(x, y, kl_weight)
+        (terms.loss / self.objective.model.data_size).backward()
+        if self.clip is not None:
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, self.clip)
+        self.optimizer.step()
+        return terms
+
+    def _fused_step(self, fused: FusedStep, x: Tensor, y: Tensor, kl_weight: float) -> Terms:
+        number = self.report.fused_steps
+        is_checked = number % _CHECK_EVERY == 0 and not fused.traced.has_random_numbers
+        if is_checked:
+            plain, traced = fused.plain_terms(x, y, kl_weight), fused.graph_terms(x, y, kl_weight)
+            if not self._agree(plain, traced, kl_weight):
+                reason = (
+                    f"at step {number + 1} of the fused path its loss is {float(traced.loss):.6g} where the plain one "
+                    f"gives {float(plain.loss):.6g}, so the declaration or the network reads something that changes "
+                    "during the fit"
+                )
+                return self._instead(fused, reason, x, y, kl_weight)
+        clock = time.perf_counter()
+        try:
+            terms = fused(x, y, kl_weight, fused.noise if is_checked else None)
+        except Exception as problem:
+            if number > 0 or not self.report.compiled:
+                raise
+            why = (str(problem).strip() or type(problem).__name__).splitlines()[0][:200]
+            if self.path == "fused":
+                raise ValueError(
+                    f"path='fused' cannot be compiled here ({why}): use compiled=False or path='plain'"
+                ) from problem
+            return self._instead(fused, f"the graph cannot be compiled here ({why})", x, y, kl_weight)
+        if is_checked and not self._agree(plain, terms, kl_weight):
+            how = "compiled" if self.report.compiled else "captured"
+            raise RuntimeError(
+                f"the fused path as it was {how} gave a loss of {float(terms.loss):.6g} at step {number + 1} of it, "
+                f"where the plain one gives {float(plain.loss):.6g}: fit with path='plain', and report it"
+            )
+        self.report.fused_steps += 1
+        if number == 0 and self.report.compiled:
+            self.report.compile_seconds += time.perf_counter() - clock
+        elif number > 2 and len(self._times) < _TIMED:
+            float(terms.loss)  # waits for a GPU
+            self._times.append(time.perf_counter() - clock)
+        return terms
+
+    def _instead(self, fused: FusedStep, reason: str, x: Tensor, y: Tensor, kl_weight: float) -> Terms:
+        """Leaves the fused path and takes the step on the plain one, at the same noise."""
+        fused.release()
+        self._stay(reason)
+        warnings.warn(str(self.report), UserWarning, stacklevel=4)
+        self.report.plain_steps += 1
+        return self._plain_step(x, y, kl_weight, fused.noise)
+
+    def _agree(self, plain: Terms, fused: Terms, kl_weight: float) -> bool:
+        size = float(plain.kl.abs() * kl_weight + plain.log_likelihood.abs())
+        allowed = _AGREEMENT_AUTOCAST if self.objective.autocast else _AGREEMENT.get(plain.loss.dtype, 1e-3)
+        difference = abs(float(plain.loss) - float(fused.loss))
+        return difference <= allowed * size or not difference < float("inf")  # what is not finite, `fit` reports
+
+    def _stay(self, reason: str) -> None:
+        self._decided, self._fused = True, None
+        self.report.name, self.report.reason, self.report.compiled = "plain", reason, False
+
+    def _decide(self, x: Tensor, y: Tensor, kl_weight: float) -> None:
+        """Chooses the path before the first step."""
+        asked, is_gpu = self.path == "fused", x.device.type == "cuda"
+        self.report.plain_ms = 1e3 * self._time_plain(x, y, kl_weight, once=asked and self.compiled is not None)
+        total = 1e-3 * self.report.plain_ms * self.steps
+        reason = "it was asked for" if asked else f"{self.steps} steps of {self.report.plain_ms:.3g} ms are to come"
+        can_compile = is_gpu or shutil.which(_compiler()) is not None
+        if not asked and not can_compile:
+            self._stay(f"there is no C++ compiler ({_compiler()}), without which the fused path gains little")
+            return
+        if not asked and not is_gpu and _SAVED * total < _MARGIN * _SECONDS_AT_LEAST:
+            self._stay(f"{reason}, which do not repay compilation")
+            return
+        clock = time.perf_counter()
+        try:
+            traced = trace(self.objective, x, y)
+        except UntraceableError as problem:
+            if asked:
+                raise ValueError(f"path='fused' cannot be taken: {problem}; use path='auto' or 'plain'") from problem
+            self._stay(str(problem))
+            return
+        cost = max(_SECONDS_AT_LEAST, _SECONDS_PER_NODE * len(traced.graph.graph.nodes))
+        pays = can_compile and _SAVED * total > _MARGIN * cost
+        compiled = pays if self.compiled is None else self.compiled
+        if not asked and not compiled and not is_gpu:
+            declined = "without compilation the fused path gains little"
+            unpaid = f"which do not repay about {cost:.0f} s of compilation"
+            self._stay(f"{reason}, {declined if self.compiled is False else unpaid}")
+            return
+        if compiled:
+            reason += f", and compilation is expected to take {cost:.0f} s"
+        elif not can_compile:
+            reason += f", not compiled because there is no C++ compiler ({_compiler()})"
+        elif self.compiled is None and not is_gpu:
+            reason += f", not compiled, which {self.steps} steps would not repay"
+        self._fused = FusedStep(self.objective, self.optimizer, traced, compiled, self.clip)
+        self._decided = True
+        report = self.report
+        report.name, report.reason, report.compiled = "fused", reason, compiled
+        report.compile_seconds = time.perf_counter() - clock
+        report.plain_tensors, report.from_draw = list(traced.alone), self.objective.estimated_from_draw()
+
+    def _time_plain(self, x: Tensor, y: Tensor, kl_weight: float, once: bool) -> float:
+        """Seconds of loss and gradient on the plain path; changes nothing."""
+        objective = self.objective
+        parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+        devices = [x.device] if x.device.type == "cuda" else []
+        times: list[float] = []
+        while len(times) < (1 if once else _EVALUATIONS):
+            clock = time.perf_counter()
+            with torch.random.fork_rng(devices=devices), frozen_statistics(objective.model.network):
+                loss = objective.terms(x, y, kl_weight).loss / objective.model.data_size
+                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            float(loss.detach())
+            del gradients
+            times.append(time.perf_counter() - clock)
+            if _SAVED * times[-1] * self.steps < _SECONDS_AT_LEAST:
+                break  # clear already
+        return min(times)
+
+
+def _compiler() -> str:
+    return os.environ.get("CXX", "g++")

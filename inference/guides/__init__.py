@@ -1,0 +1,1 @@
+"""Guides: q over every latent, its families, and where they start."""

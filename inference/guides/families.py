@@ -1,0 +1,369 @@
+"""Guide families: what q looks like over the sites that share a family, stored in flat vectors.
+
+All sites of one family live in one vector a parameter (one draw of noise, one exponential, one optimizer step
+for the whole network), cut into sites by `torch.split`, whose gradient is a single concatenation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import SigmoidTransform
+
+from bayesprune.inference.guides.functional import is_functional
+from bayesprune.inference.guides.normal_draw import NormalDraw
+from bayesprune.models.language.tensor_prior import Site
+
+LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
+RELATIVE_SPREAD = 0.1
+"""A guide's standard deviations start at this share of its site's root mean square (in log space: this number)."""
+
+
+@dataclass(frozen=True)
+class Factor:
+    """q of one site for one draw.
+
+    Attributes:
+        value: The drawn value, differentiable, of the site's shape.
+    """
+
+    value: Tensor
+    has_density: ClassVar[bool] = True
+
+    @property
+    def log_value(self) -> Tensor:
+        """Logarithm of the drawn value; where the value is an exponential, what it is the exponential of."""
+        return self.value.log()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density of q in nats, summed over the site."""
+        fn = self.distribution()
+        return fn.log_prob(value).sum()
+
+    def distribution(self) -> Any:
+        """Q as a Pyro distribution whose batch shape is the site's."""
+        raise TypeError(f"{type(self).__name__} does not say its distribution")
+
+
+@dataclass(frozen=True)
+class DeltaFactor(Factor):
+    """A point: MAP. It has no density, so its term is minus the log prior.
+
+    Attributes:
+        logarithm: Logarithm of the value where the guide holds it, else None.
+    """
+
+    logarithm: Tensor | None = None
+    has_density: ClassVar[bool] = False
+
+    @property
+    def log_value(self) -> Tensor:
+        """Logarithm of the value."""
+        return super().log_value if self.logarithm is None else self.logarithm
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Zero, as Pyro's Delta has it at its point."""
+        return value.new_zeros(())
+
+    def distribution(self) -> Any:
+        """Delta at the value."""
+        return dist.Delta(self.value)
+
+
+@dataclass(frozen=True)
+class NormalFactor(Factor):
+    """Normal(location, scale) on the real line.
+
+    Attributes:
+        location: Mean.
+        log_scale: Logarithm of the standard deviation.
+        sums: Sums over the site of location^2 + scale^2 and of log_scale, `(2,)`.
+    """
+
+    location: Tensor
+    log_scale: Tensor
+    sums: Tensor
+
+    @property
+    def scale(self) -> Tensor:
+        """Standard deviation."""
+        return self.log_scale.exp()
+
+    def distribution(self) -> Any:
+        """The Normal."""
+        return dist.Normal(self.location, self.scale)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density in nats, summed."""
+        standard = (value - self.location) / self.scale
+        return -(0.5 * standard.square() + self.log_scale + LOG_SQRT_2PI).sum()
+
+
+@dataclass(frozen=True)
+class LogNormalFactor(NormalFactor):
+    """exp of a Normal, for positive sites; location and scale are those of the logarithm.
+
+    Attributes:
+        logarithm: The drawn logarithm of the value; None: it is computed.
+    """
+
+    logarithm: Tensor | None = None
+
+    @property
+    def log_value(self) -> Tensor:
+        """Logarithm of the drawn value."""
+        return super().log_value if self.logarithm is None else self.logarithm
+
+    def distribution(self) -> Any:
+        """The LogNormal."""
+        return dist.LogNormal(self.location, self.scale)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density in nats, summed."""
+        logarithm = self.log_value if value is self.value else value.log()
+        return super().log_prob(logarithm) - logarithm.sum()
+
+
+@dataclass(frozen=True)
+class LogitNormalFactor(NormalFactor):
+    """Sigmoid of a Normal, for sites on the unit interval; location and scale are those of the logit."""
+
+    def distribution(self) -> Any:
+        """The logit-Normal."""
+        return dist.TransformedDistribution(dist.Normal(self.location, self.scale), [SigmoidTransform()])
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density in nats, summed."""
+        return super().log_prob(torch.logit(value)) - (value.log() + torch.log1p(-value)).sum()
+
+
+@dataclass(frozen=True)
+class BernoulliFactor(Factor):
+    """Bernoulli(sigmoid(logit)); its value is left to the gate estimator and holds the probability until then.
+
+    Attributes:
+        logit: Log odds of a one.
+    """
+
+    logit: Tensor
+
+    @property
+    def probability(self) -> Tensor:
+        """Probability of a one."""
+        return self.value
+
+    def distribution(self) -> Any:
+        """The Bernoulli."""
+        return dist.Bernoulli(logits=self.logit)
+
+
+class Family(nn.Module):
+    """Flat parameters of the sites that share a guide family.
+
+    Args:
+        sites: The sites.
+        starts: Starting value of each site, in the site's own space.
+    """
+
+    stochastic: ClassVar[bool] = True
+
+    def __init__(self, sites: Sequence[Site], starts: dict[str, Tensor]) -> None:
+        super().__init__()
+        self._given: dict[str, list[Tensor]] | None = None
+        self.sites = tuple(sites)
+        self.sizes = [int(torch.Size(site.shape).numel()) for site in sites]
+        self.build(torch.cat([starts[site.name].detach().expand(site.shape).reshape(-1) for site in sites]))
+
+    def build(self, start: Tensor) -> None:
+        """Creates the parameters from the flat starting values."""
+        raise TypeError(f"{type(self).__name__} must define build")
+
+    def draw(self) -> dict[str, Factor]:
+        """Draws every site once; returns its factors by name of site."""
+        raise TypeError(f"{type(self).__name__} must define draw")
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters as ``"location"`` (slow) and ``"spread"`` (log scales of weights, log odds: fast)."""
+        raise TypeError(f"{type(self).__name__} must define groups")
+
+    def cut(self, flat: Tensor) -> list[Tensor]:
+        """Cuts a flat vector into tensors of the sites' shapes."""
+        return [part.view(site.shape) for part, site in zip(flat.split(self.sizes), self.sites, strict=True)]
+
+    def pieces(self, parameter: str) -> list[Tensor]:
+        """The flat parameter of that name cut into what belongs to each site; what `given` says, inside it."""
+        if self._given is not None:
+            return self._given[parameter]
+        return self.cut(getattr(self, parameter))
+
+    def noise(self, parameter: str) -> list[Tensor]:
+        """Standard normal noise of the shapes of a parameter's pieces, by one draw of `torch.randn_like`."""
+        return self.cut(torch.randn_like(torch.cat([piece.reshape(-1) for piece in self.pieces(parameter)])))
+
+    def centres(self) -> dict[str, Tensor]:
+        """The point of each site by name, in its own space; none for gates, whose point is their probability."""
+        if not hasattr(self, "location"):
+            return {}
+        cut = zip(self.sites, self.cut(cast(Tensor, self.location).detach()), strict=True)
+        return {site.name: to_support(part, site.support) for site, part in cut}
+
+    def log_odds(self) -> dict[str, Tensor]:
+        """Log q(gate != 0) / q(gate = 0) of each gate by name; none where there are no gates."""
+        return {}
+
+    def gate_logits(self) -> list[nn.Parameter]:
+        """Flat log odds of gates, which further restarts start elsewhere; none where there are no gates."""
+        return []
+
+    @contextmanager
+    def given(self, pieces: dict[str, list[Tensor]]) -> Iterator[None]:
+        """Lets tensors stand for the pieces of the flat parameters, by name of parameter.
+
+        In the functional form every site is then computed from its own tensors, with no vector to cut and to join.
+        """
+        self._given = pieces
+        try:
+            yield
+        finally:
+            self._given = None
+
+
+def to_unconstrained(value: Tensor, support: str) -> Tensor:
+    """Maps a value of a site to the real line: identity, logarithm or logit."""
+    if support == "positive":
+        return value.log()
+    return torch.logit(value) if support == "unit" else value
+
+
+def to_support(value: Tensor, support: str) -> Tensor:
+    """Maps the real line to a site's support: identity, exponential or sigmoid."""
+    if support == "positive":
+        return value.exp()
+    return value.sigmoid() if support == "unit" else value
+
+
+class DeltaFamily(Family):
+    """Points; positive and unit-interval sites by their logarithm and logit.
+
+    The density is that of the site itself, with no Jacobian: a MAP does not depend on these coordinates.
+    """
+
+    stochastic = False
+
+    def build(self, start: Tensor) -> None:
+        """Creates `location`."""
+        self.location = nn.Parameter(to_unconstrained(start, self.sites[0].support))
+
+    def draw(self) -> dict[str, Factor]:
+        """Returns the points."""
+        support = self.sites[0].support
+        locations = self.pieces("location")
+        if is_functional():
+            values = [to_support(location, support) for location in locations]
+        else:
+            values = self.cut(to_support(self.location, support))
+        logarithms = locations if support == "positive" else [None] * len(locations)
+        points = zip(self.sites, values, logarithms, strict=True)
+        return {site.name: DeltaFactor(value, logarithm) for site, value, logarithm in points}
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """Real points are locations; logarithms and logits are spreads."""
+        return {"location" if self.sites[0].support == "real" else "spread": [self.location]}
+
+
+class NormalFamily(Family):
+    """Independent Normals on the real line, or the exponential or sigmoid of them."""
+
+    factor_class = {"real": NormalFactor, "positive": LogNormalFactor, "unit": LogitNormalFactor}
+
+    def build(self, start: Tensor) -> None:
+        """Creates `location` and `log_scale`."""
+        location = to_unconstrained(start, self.sites[0].support)
+        self.location = nn.Parameter(location)
+        self.log_scale = nn.Parameter(starting_log_scale(self, location))
+
+    def draw(self) -> dict[str, Factor]:
+        """Draws all the sites with one vector of noise."""
+        support = self.sites[0].support
+        factors: dict[str, Factor] = {}
+        for site, value, *rest in draw_normals(self):
+            known = {"logarithm": value} if support == "positive" else {}
+            factors[site.name] = self.factor_class[support](to_support(value, support), *rest, **known)
+        return factors
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """Log scales of real sites are spreads.
+
+        Those of positive and unit-interval sites are not: hyper-parameters that run ahead of the weights shrink them
+        away before the data have spoken (seen: a horseshoe on 1,293 images fell to the empty network).
+        """
+        if self.sites[0].support == "real":
+            return {"location": [self.location], "spread": [self.log_scale]}
+        return {"location": [self.location, self.log_scale]}
+
+
+class BernoulliFamily(Family):
+    """Independent Bernoullis; what a draw of a gate is, the gate estimator decides."""
+
+    def build(self, start: Tensor) -> None:
+        """Creates `logit` from starting probabilities."""
+        self.logit = nn.Parameter(torch.logit(start))
+
+    def draw(self) -> dict[str, Factor]:
+        """Returns the probabilities; nothing is drawn here."""
+        logits = self.pieces("logit")
+        probabilities = [each.sigmoid() for each in logits] if is_functional() else self.cut(self.logit.sigmoid())
+        cut = zip(self.sites, probabilities, logits, strict=True)
+        return {site.name: BernoulliFactor(probability, logit) for site, probability, logit in cut}
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """Log odds are a spread."""
+        return {"spread": [self.logit]}
+
+    def gate_logits(self) -> list[nn.Parameter]:
+        """The log odds of a one."""
+        return [self.logit]
+
+    def log_odds(self) -> dict[str, Tensor]:
+        """Log odds of a one."""
+        return {site.name: part for site, part in zip(self.sites, self.cut(self.logit.detach()), strict=True)}
+
+
+def draw_normals(family: Family) -> list[tuple[Site, Tensor, Tensor, Tensor, Tensor]]:
+    """Draws the Normals of a family: for each site its value on the real line, location, log scale and sums."""
+    if is_functional():
+        return _draw_by_site(family)
+    location, log_scale = cast(Tensor, family.location), cast(Tensor, family.log_scale)
+    sums, *values = NormalDraw.apply(location, log_scale, torch.randn_like(location), family.sizes)
+    shaped = [value.view(site.shape) for value, site in zip(values, family.sites, strict=True)]
+    cut = (shaped, family.cut(location), family.cut(log_scale), sums.unbind(dim=1))
+    return list(zip(family.sites, *cut, strict=True))
+
+
+def _draw_by_site(family: Family) -> list[tuple[Site, Tensor, Tensor, Tensor, Tensor]]:
+    """The same in plain operations, site by site; one vector of noise for all of them, as above."""
+    locations, log_scales = family.pieces("location"), family.pieces("log_scale")
+    drawn = []
+    noises = zip(family.sites, locations, log_scales, family.noise("location"), strict=True)
+    for site, location, log_scale, noise in noises:
+        scale = log_scale.exp()
+        sums = torch.stack([(location.square() + scale.square()).sum(), log_scale.sum()])
+        drawn.append((site, location + scale * noise, location, log_scale, sums))
+    return drawn
+
+
+def starting_log_scale(family: Family, location: Tensor) -> Tensor:
+    """Log standard deviations to start from: `RELATIVE_SPREAD`, or what the latent says, times a real site's rms."""
+    parts = []
+    for site, part in zip(family.sites, location.split(family.sizes), strict=True):
+        size = part.square().mean().sqrt().clamp_min(1e-3) if site.support == "real" else part.new_ones(())
+        spread = RELATIVE_SPREAD if site.spread is None else site.spread
+        parts.append((spread * size).log().expand(part.shape))
+    return torch.cat(parts).clone()

@@ -1,0 +1,321 @@
+"""Guides: q over every latent of a Bayesian network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from bayesprune.inference.guides.families import (
+    BernoulliFamily,
+    DeltaFamily,
+    Factor,
+    Family,
+    NormalFamily,
+)
+from bayesprune.inference.guides.gate_family import GateFamily
+from bayesprune.inference.guides.hard_concrete import HardConcreteFamily
+from bayesprune.inference.guides.identified import identified_tensor
+from bayesprune.inference.guides.paired import Pair, PairedFamily, SlabFactor
+from bayesprune.inference.guides.starting_values import starting_values
+from bayesprune.inference.guides.truncated_lognormal import TruncatedLogNormalFamily
+from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.language.iid import Iid
+from bayesprune.models.language.pyro_parameters import name_parameters
+from bayesprune.models.language.tensor_prior import Site, TensorPrior
+
+MODES = ("map", "meanfield", "paired")
+SUPPORTS = {
+    "delta": ("real", "positive", "unit"),
+    "normal": ("real",),
+    "lognormal": ("positive",),
+    "logitnormal": ("unit",),
+    "bernoulli": ("boolean",),
+    "hardconcrete": ("unit",),
+    "truncatedlognormal": ("interval",),
+}
+"""Guide families for one latent, and the supports on which each is defined."""
+WITHOUT_DENSITY = ("delta", "hardconcrete")
+"""Families that have no log density, so that the objective is no bound on the evidence."""
+GATE_START_SD, HIDDEN_GATE_START_SD = 2.0, 0.5
+"""Of the log odds at which gates of further restarts start: of a regression, where from 0.9 most go to between 0.15 and
+0.998; of networks with hidden units, where 2 left twice as many weights in as 0.5 and as no move at all (digits)."""
+_MEANFIELD = {"real": "normal", "positive": "lognormal", "unit": "logitnormal", "boolean": "bernoulli"}
+
+GuideChoice = str | Mapping[str, str] | None
+
+
+class Guide(nn.Module):
+    """q over every site of a model, independent across sites but for the pairs of spike and slab.
+
+    It is a Pyro guide, ``guide(x, y)``, for `Trace_ELBO`, `Predictive` or `poutine`; its parameters exist from the
+    start. `bayesprune.inference.objective.objective.Objective` asks it for `draw` instead.
+
+    Args:
+        model: The model; the guide starts at its network's weights.
+        choice: ``"map"`` (points), ``"meanfield"`` (Normal, LogNormal, logit-Normal, Bernoulli by support),
+            ``"paired"`` (mean-field, with q(slab | gate) for spike and slab), or a mapping from names of latents or
+            patterns of sites to families (`SUPPORTS`); what it leaves out takes the prior's default. Default None:
+            each prior's own default.
+
+    Attributes:
+        choice: The choice that it was made by.
+        family_of: The guide family of each site by name, those of gates of units among them.
+        gates: The guide of gates of units, or None.
+        notes: Sentences worth telling the user.
+
+    Raises:
+        ValueError: If a family does not fit a latent's support, or nothing can be paired where asked.
+    """
+
+    def __init__(self, model: BayesianNetwork, choice: GuideChoice = None) -> None:
+        super().__init__()
+        self._model = (model,)  # in a tuple: the model's parameters are not the guide's
+        self.choice = dict(choice) if isinstance(choice, Mapping) else choice
+        self.notes: list[str] = []
+        self.family_of = assign_families(model, choice)
+        starts: dict[str, Tensor] = {}
+        shared: dict[str, Tensor] = {}
+        for name, prior in model.priors.items():
+            values, note = starting_values(prior, model.starting_weights(name), shared)
+            if note:
+                self.notes.append(note)
+            for latent, value in values.items():
+                starts.setdefault(prior.sites[latent].name, value)
+        self.families = nn.ModuleList(_build(model, self.family_of, starts))
+        self.gates = None
+        if model.gates is not None:
+            self.gates = GateFamily(model.gates, next(model.network.parameters()))
+            for one in model.gates.sets.values():
+                self.family_of |= {one.site: "bernoulli", one.probability_site: "delta"}
+
+    @property
+    def model(self) -> BayesianNetwork:
+        """The model that this guide was made for."""
+        return self._model[0]
+
+    @property
+    def is_map(self) -> bool:
+        """Whether every site is a point."""
+        return all(family == "delta" for family in self.family_of.values())
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether all draws are the same: points everywhere, and gates that are open or closed for good."""
+        if self.gates is None:
+            return self.is_map
+        theta = self.gates.theta.detach()
+        return self.is_point_but_for_gates and bool(((theta == 0) | (theta == 1)).all())
+
+    @property
+    def is_point_but_for_gates(self) -> bool:
+        """Whether every site of a prior on a tensor is a point."""
+        return all(self.family_of[name] == "delta" for name in self.model.sites)
+
+    @torch.no_grad()
+    def vary_gates(self) -> None:
+        """Moves the log odds of all gates at random: where a further restart starts.
+
+        From one start the probabilities of correlated weights always come to the same of several optima.
+        """
+        sd = HIDDEN_GATE_START_SD if identified_tensor(self.model) is None else GATE_START_SD
+        for family in self.families:
+            for logit in family.gate_logits():  # type: ignore[operator]
+                logit += sd * torch.randn_like(logit)
+
+    def draw(self) -> dict[str, Factor]:
+        """Draws every site once with gradients; gates keep their probabilities for the gate estimator."""
+        factors: dict[str, Factor] = {}
+        for family in self.families:
+            factors.update(family.draw())  # type: ignore[operator]
+        return factors
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by ``"location"`` (slow) and ``"spread"`` (log scales of weights, log odds: fast)."""
+        groups: dict[str, list[nn.Parameter]] = {"location": [], "spread": []}
+        for family in self.families:
+            for name, parameters in family.groups().items():  # type: ignore[operator]
+                groups[name] += parameters
+        return groups
+
+    def forward(self, x: Tensor | None = None, y: Tensor | None = None) -> dict[str, Tensor]:
+        """The Pyro guide: samples every site; gates are real Bernoullis.
+
+        Returns:
+            Drawn values by name of site.
+        """
+        name_parameters(self, self)
+        factors = self.draw()
+        values = self._run(lambda site, fn: pyro.sample(site, fn), factors)
+        if self.gates is not None:
+            for name, pi in self.gates.best_priors().items():
+                values[name] = pyro.sample(name, dist.Delta(pi).to_event(1))
+            for site, theta in self.gates.by_site(self.gates.theta).items():
+                values[site] = pyro.sample(site, dist.Bernoulli(theta).to_event(1))
+        return values
+
+    @torch.no_grad()
+    def sample(self) -> dict[str, Tensor]:
+        """One draw from q without gradients and without Pyro: values by name of site."""
+        values = self._run(lambda _, fn: fn.sample(), self.draw())
+        return values if self.gates is None else values | self.gates.sample()
+
+    @torch.no_grad()
+    def means(self) -> dict[str, Tensor]:
+        """The point of each site: median of its factor; for a gate its probability, for a slab E[slab | included].
+
+        The values of `DeltaFactor`s and the locations of Normals are those; a LogNormal's is its median, a truncated
+        log-Normal's its mean, a hard concrete gate's that of the trained network.
+        """
+        values = self.inclusion()
+        for family in self.families:  # not from a draw: looking at a guide takes no random numbers
+            values |= family.centres()  # type: ignore[operator]
+        return values if self.gates is None else values | self.gates.probabilities()
+
+    def open_units(self, threshold: float) -> dict[str, Tensor]:
+        """Which weights meet only gates of units whose probability exceeds a threshold, by tensor, `(out, in, ...)`.
+
+        Empty for a model without such gates.
+        """
+        if self.gates is None:
+            return {}
+        theta = {site: (value > threshold).to(value.dtype) for site, value in self.gates.probabilities().items()}
+        return {n: value > 0 for n, value in self.gates.gates.open_probabilities(theta, self.model.network).items()}
+
+    def inclusion(self) -> dict[str, Tensor]:
+        """q(gate != 0) of every gate by name, in closed form."""
+        return {name: logit.sigmoid() for name, logit in self.log_odds().items()}
+
+    def log_odds(self) -> dict[str, Tensor]:
+        """Log q(gate != 0) / q(gate = 0) of every gate by name: keeps the order of what rounds to 1."""
+        found: dict[str, Tensor] = {}
+        for family in self.families:
+            found |= family.log_odds()  # type: ignore[operator]
+        return found
+
+    def _run(self, draw, factors: dict[str, Factor]) -> dict[str, Tensor]:  # type: ignore[no-untyped-def] # noqa: ANN001
+        """Visits the sites in the model's order, so that a slab knows its gate and its prior."""
+        values: dict[str, Tensor] = {}
+
+        def visit(site: str, prior: Iid) -> Tensor:
+            factor = factors[site]
+            if isinstance(factor, SlabFactor):
+                fn = factor.conditional(values[factor.pair.gate.name], prior.base_dist)
+            else:
+                fn = factor.distribution()
+            values[site] = draw(site, fn.to_event(len(fn.batch_shape)))
+            return values[site]
+
+        shared: dict[str, Tensor] = {}
+        for name, prior in self.model.priors.items():
+            prior.run(visit, self.model.network.get_parameter(name), shared)
+        return values
+
+
+def assign_families(model: BayesianNetwork, choice: GuideChoice = None) -> dict[str, str]:
+    """Returns the guide family of each site: a name in `SUPPORTS`, or ``"paired"``.
+
+    A mapping wins over a latent's own `guide`, that over the mode of the fit, that over the prior's default.
+
+    Raises:
+        ValueError: As `Guide`.
+    """
+    if choice is not None and not isinstance(choice, (str, Mapping)):
+        raise ValueError(
+            f"a guide is chosen by a name ({', '.join(MODES)}) or a mapping by latent, not by an object of type "
+            f"{type(choice).__name__}: fit a guide of your own by pyro.infer.SVI(model, guide, ...)"
+        )
+    if isinstance(choice, str) and choice not in MODES:
+        raise ValueError(f"guide {choice!r} is unknown: expected one of {', '.join(MODES)}, or a mapping by latent")
+    mapping = dict(choice) if isinstance(choice, Mapping) else {}
+    _check_mapping(mapping, model)
+    families: dict[str, str] = {}
+    any_pair = False
+    for prior in model.priors.values():
+        mode = choice if isinstance(choice, str) else prior.hierarchy.default_guide
+        chosen = {
+            latent: next((f for key, f in mapping.items() if key == latent or fnmatchcase(site.name, key)), site.guide)
+            for latent, site in prior.sites.items()
+        }
+        pair = _pair(prior) or ()
+        if mode != "paired" or any(chosen.get(latent, "absent") is not None for latent in pair):
+            pair = ()  # one of the two was given a family of its own
+        any_pair = any_pair or bool(pair)
+        for latent, site in prior.sites.items():
+            families[site.name] = "paired" if latent in pair else chosen[latent] or _by_mode(mode, site)
+            _check_support(site, families[site.name])
+    if choice == "paired" and not any_pair:
+        raise ValueError(
+            "guide='paired' needs a prior with a gate and a slab, such as SpikeAndSlab or "
+            "included=exact_zero(gate=..., slab=...): use 'meanfield' or 'map' here"
+        )
+    return families
+
+
+def _check_mapping(mapping: Mapping[str, str], model: BayesianNetwork) -> None:
+    for key, family in mapping.items():
+        if family not in SUPPORTS:
+            raise ValueError(f"guide family {family!r} is unknown: expected one of {', '.join(SUPPORTS)}")
+        if not any(key == site.latent or fnmatchcase(name, key) for name, site in model.sites.items()):
+            raise ValueError(f"guide= names {key!r}, which matches no latent: the sites are {', '.join(model.sites)}")
+
+
+def _check_support(site: Site, family: str) -> None:
+    if family not in SUPPORTS and family != "paired":
+        raise ValueError(f"{site.name}: guide family {family!r} is unknown: expected one of {', '.join(SUPPORTS)}")
+    if family != "paired" and site.support not in SUPPORTS[family]:
+        if site.support == "boolean":
+            raise ValueError(
+                f"{site.name} is a Bernoulli, which has no {family} guide: use guide='paired' or 'meanfield'"
+            )
+        raise ValueError(
+            f"{site.name} has {site.support} values, but the {family} guide is for "
+            f"{' or '.join(SUPPORTS[family])} ones: choose another family for {site.latent}"
+        )
+
+
+def _by_mode(mode: str, site: Site) -> str:
+    if mode == "map":
+        return "delta"
+    if site.support not in _MEANFIELD:
+        raise ValueError(
+            f"{site.name} has a support for which there is no mean-field family: let {site.latent} be real, positive "
+            "or in [0, 1], and transform it where it is used"
+        )
+    return _MEANFIELD[site.support]
+
+
+def _pair(prior: TensorPrior) -> tuple[str, str] | None:
+    event = prior.hierarchy.included
+    if event is None or event.gate is None or event.slab is None:
+        return None
+    return event.gate, event.slab
+
+
+def _build(model: BayesianNetwork, family_of: dict[str, str], starts: dict[str, Tensor]) -> list[Family]:
+    """One module for each family and support, in the order in which they first appear."""
+    grouped: dict[tuple[str, str], list[Site]] = {}
+    for name, site in model.sites.items():
+        if family_of[name] != "paired":
+            grouped.setdefault((family_of[name], site.support), []).append(site)
+    classes = {
+        "delta": DeltaFamily,
+        "bernoulli": BernoulliFamily,
+        "hardconcrete": HardConcreteFamily,
+        "truncatedlognormal": TruncatedLogNormalFamily,
+    }
+    built: list[Family] = [classes.get(family, NormalFamily)(sites, starts) for (family, _), sites in grouped.items()]
+    pairs = []
+    for prior in model.priors.values():
+        named = _pair(prior)
+        if named is not None and family_of[prior.sites[named[0]].name] == "paired":
+            block = prior.hierarchy.latents[named[0]].block
+            pairs.append(Pair(prior.sites[named[0]], prior.sites[named[1]], block))
+    return [*built, PairedFamily(pairs, starts)] if pairs else built
+
+
+__all__ = ["MODES", "SUPPORTS", "Guide", "GuideChoice", "assign_families"]

@@ -1,0 +1,140 @@
+"""The paired guide q(z) q(slab | z) of spike and slab.
+
+Titsias & Lazaro-Gredilla 2011. q(z) = Bernoulli(a), q(slab | z = 1) = Normal(m, v), q(slab | z = 0) = the slab's
+prior, so that a weight left out adds nothing but its gate to the KL divergence:
+
+    KL = KL(Bernoulli(a) || Bernoulli(lambda)) + a KL(Normal(m, v) || slab prior)
+
+It is exact for orthogonal regression, where a guide that does not condition the slab on the gate is far off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from bayesprune.inference.guides.families import (
+    BernoulliFactor,
+    Factor,
+    Family,
+    NormalFactor,
+    draw_normals,
+    starting_log_scale,
+)
+from bayesprune.inference.guides.functional import is_functional
+from bayesprune.models.language.levels import expand_blocks
+from bayesprune.models.language.tensor_prior import Site
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The sites of one spike and slab: the gate, the slab, and how the gate spreads over the slab."""
+
+    gate: Site
+    slab: Site
+    block: tuple[int, int]
+
+    def spread(self, gate: Tensor) -> Tensor:
+        """One entry a gate to a tensor that broadcasts against the slab."""
+        return expand_blocks(gate, self.slab.shape, self.block) if self.gate.per == "block" else gate
+
+
+@dataclass(frozen=True)
+class SlabFactor(NormalFactor):
+    """q(slab | z): Normal(location, scale) where z is one, the slab's prior where it is zero.
+
+    Attributes:
+        inclusion: q(z = 1) of each slab entry (broadcasts against the slab).
+        pair: The sites.
+    """
+
+    inclusion: Tensor
+    pair: Pair
+
+    def conditional(self, gate: Tensor, prior: dist.TorchDistribution) -> dist.TorchDistribution:
+        """q(slab | z) as a Pyro distribution over the site, for drawn gates (zeros and ones)."""
+        return GatedSlab(NormalFactor.distribution(self), prior, self.pair.spread(gate) > 0.5)
+
+
+class GatedSlab(dist.TorchDistribution):
+    """Entry-wise choice between two univariate distributions: `included` where `on`, else `excluded`."""
+
+    arg_constraints: dict[str, Any] = {}
+    has_rsample = False
+
+    def __init__(self, included: dist.TorchDistribution, excluded: dist.TorchDistribution, on: Tensor) -> None:
+        shape = included.batch_shape
+        self.included, self.excluded, self.on = included, excluded.expand(shape), on.expand(shape)
+        super().__init__(shape, validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        """That of the included distribution."""
+        return self.included.support
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draws of shape `sample_shape + batch_shape`."""
+        size = torch.Size(sample_shape)
+        return torch.where(self.on, self.included.sample(size), self.excluded.sample(size))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density in nats, entry by entry."""
+        return torch.where(self.on, self.included.log_prob(value), self.excluded.log_prob(value))
+
+
+class PairedFamily(Family):
+    """Gates and slabs of every spike and slab in the network; its `sites` are the slabs."""
+
+    def __init__(self, pairs: Sequence[Pair], starts: dict[str, Tensor]) -> None:
+        super().__init__([pair.slab for pair in pairs], starts)
+        self.pairs = tuple(pairs)
+        self.gate_sizes = [int(torch.Size(pair.gate.shape).numel()) for pair in pairs]
+        gates = [starts[pair.gate.name].detach().expand(pair.gate.shape).reshape(-1) for pair in pairs]
+        self.logit = nn.Parameter(torch.logit(torch.cat(gates)))
+
+    def build(self, start: Tensor) -> None:
+        """Creates `location` and `log_scale` of the slabs."""
+        self.location = nn.Parameter(start)
+        self.log_scale = nn.Parameter(starting_log_scale(self, start))
+
+    def draw(self) -> dict[str, Factor]:
+        """Draws the slabs as if included; the gates are left to the gate estimator."""
+        slabs, logits = draw_normals(self), self.pieces("logit")
+        if is_functional():
+            probabilities = [logit.sigmoid() for logit in logits]
+        else:
+            probabilities = self._cut_gates(self.logit.sigmoid())
+        factors: dict[str, Factor] = {}
+        for pair, slab, probability, logit in zip(self.pairs, slabs, probabilities, logits, strict=True):
+            _, value, location, log_scale, sums = slab
+            gate = BernoulliFactor(probability, logit)
+            factors[pair.gate.name] = gate
+            factors[pair.slab.name] = SlabFactor(value, location, log_scale, sums, pair.spread(gate.probability), pair)
+        return factors
+
+    def pieces(self, parameter: str) -> list[Tensor]:
+        """The flat parameter of that name by pair: of the gates' shapes for `logit`, else of the slabs'."""
+        if parameter == "logit" and self._given is None:
+            return self._cut_gates(self.logit)
+        return super().pieces(parameter)
+
+    def _cut_gates(self, flat: Tensor) -> list[Tensor]:
+        return [part.view(pair.gate.shape) for part, pair in zip(flat.split(self.gate_sizes), self.pairs, strict=True)]
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """Slab locations move in the weights' units, log scales and log odds as spreads."""
+        return {"location": [self.location], "spread": [self.log_scale, self.logit]}
+
+    def gate_logits(self) -> list[nn.Parameter]:
+        """Log odds of a one, of the gates."""
+        return [self.logit]
+
+    def log_odds(self) -> dict[str, Tensor]:
+        """Log odds of a one, of the gates."""
+        gates = zip(self.pairs, self._cut_gates(self.logit.detach()), strict=True)
+        return {pair.gate.name: part for pair, part in gates}

@@ -1,0 +1,1 @@
+"""Posterior inclusion: probabilities of weights and units, evidence, and how far to trust them."""

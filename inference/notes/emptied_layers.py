@@ -1,0 +1,121 @@
+"""Layers that a fit has lost: no weight or unit is left in them, or they are at the prior."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from bayesprune.inference.watching.pruning_trace import inclusion_record
+
+if TYPE_CHECKING:
+    from bayesprune.inference.fit_result import Fit
+
+__all__ = ["EmptiedLayers", "collapsed_layers", "emptied_layers"]
+
+NEGLIGIBLE = 1e-3
+"""Weights whose root mean square is below this share of He's scale, sqrt(2 / fan_in), are none."""
+NATS = 1.0
+"""What the means of a layer may have cost against its prior at most, in nats of all the data, for it to be at it."""
+SHARE = 0.05
+"""Largest mean square of the means, as a share of the posterior variances, of a layer that is at its prior."""
+DRAWS = 16
+"""Draws of the weights from which their standard deviations are taken."""
+
+
+@dataclass(frozen=True)
+class EmptiedLayers:
+    """Names of layers, each in one list at most.
+
+    Attributes:
+        units: Sets of units whose gates are all closed.
+        gone: Tensors all of whose weights are negligible.
+        excluded: Tensors all of whose inclusion probabilities are at most 1/2.
+        at_prior: Tensors whose posterior has learned nothing.
+    """
+
+    units: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    at_prior: tuple[str, ...] = ()
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of the tensors among them."""
+        return (*self.gone, *self.excluded, *self.at_prior)
+
+    def __bool__(self) -> bool:
+        return bool(self.units or self.gone or self.excluded or self.at_prior)
+
+    def __str__(self) -> str:
+        parts = [
+            f"all units of {_listed(self.units)} are closed" if self.units else "",
+            f"nothing is left of {_listed(self.gone)}" if self.gone else "",
+            f"no inclusion probability of {_listed(self.excluded)} is above 1/2: pruning there would leave nothing"
+            if self.excluded
+            else "",
+            f"the weights of {_listed(self.at_prior)} are where the prior has them" if self.at_prior else "",
+        ]
+        return "; ".join(part for part in parts if part)
+
+
+def collapsed_layers(fit: Fit) -> list[str]:
+    """Tensors of the first restart whose inclusion probabilities are all at most 1/2."""
+    guide = fit.restarts[0].guide
+    sparsity = inclusion_record(guide)["sparsity"]
+    events = {name: prior.hierarchy.included for name, prior in guide.model.priors.items()}
+    return [name for name, event in events.items() if event is not None and event.gate and sparsity[name] == 1.0]
+
+
+@torch.no_grad()
+def emptied_layers(fit: Fit, collapsed: list[str]) -> EmptiedLayers:
+    """Looks for layers that the first restart has lost; tensors of one dimension, such as biases, may be zero.
+
+    A layer has learned nothing where the means of its weights, at which its draws are centred, differ from zero by so
+    little that all of them together cost less than a nat, 1/2 sum (mean / sd)^2: the data had no say in them.
+
+    Args:
+        fit: The fit.
+        collapsed: What `collapsed_layers` found.
+    """
+    one = fit.restarts[0]
+    if one.guide.gates is not None:
+        closed = _closed_sets(fit)
+        if closed:
+            return EmptiedLayers(units=closed)
+    matrices = {name: prior for name, prior in one.model.priors.items() if len(prior.shape) > 1}
+    centre = one.model.weights_at(one.guide.means())
+    squares = {name: float(centre[name].double().square().mean()) for name in matrices}
+    he = {name: 2.0 / prior.reserved["fan_in"] for name, prior in matrices.items()}
+    gone = [name for name in matrices if squares[name] <= NEGLIGIBLE**2 * he[name]]
+    excluded = [name for name in collapsed if name not in gone]
+    rest = [name for name in matrices if name not in (*gone, *excluded)]
+    at_prior: list[str] = []
+    if rest and not one.guide.is_certain:
+        spread = dict.fromkeys(rest, 0.0)
+
+        def add(draw: dict[str, torch.Tensor]) -> None:
+            for name in rest:
+                spread[name] += float((draw[name] - centre[name]).double().square().mean()) / DRAWS
+
+        fit.map_draws(add, DRAWS)
+        for name in rest:
+            if not 0.0 < spread[name] < float("inf"):
+                continue
+            share = squares[name] / spread[name]
+            if share < SHARE and 0.5 * share * centre[name].numel() < NATS:
+                at_prior.append(name)
+    return EmptiedLayers((), tuple(gone), tuple(excluded), tuple(at_prior))
+
+
+def _closed_sets(fit: Fit) -> tuple[str, ...]:
+    """Sets of units none of which is more likely open than closed; branches may go as a whole."""
+    branches = set(fit.trace["unit_set"].values[fit.trace["is_layer"].values.astype(bool)].tolist())
+    found = fit.unit_inclusion()
+    return tuple(str(name) for name in found if name not in branches and not bool((found[name] > 0.5).any()))
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    shown = list(names[:3]) + ([f"{len(names) - 3} more"] if len(names) > 3 else [])
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"

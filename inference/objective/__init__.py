@@ -1,0 +1,1 @@
+"""The negative ELBO and the estimators of its gradients."""

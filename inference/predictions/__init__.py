@@ -1,0 +1,1 @@
+"""What networks and fits predict, with scores and intervals."""

@@ -1,0 +1,33 @@
+"""Scores of one plain network, such as a pruned one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bayesprune.inference.predictions.metrics import are_of_classes, expected_calibration_error
+from bayesprune.inference.predictions.outputs_at import outputs_at
+from bayesprune.inference.predictions.predictive_intervals import coverage_at
+from bayesprune.models.likelihoods.likelihoods import Likelihood
+
+__all__ = ["plain_scores"]
+
+
+@torch.no_grad()
+def plain_scores(network: nn.Module, likelihood: Likelihood, x: Tensor, y: Tensor) -> dict[str, float]:
+    """Scores of one plain network: those of the likelihood, nll in nats per example, for classes ece, else coverage.
+
+    Args:
+        network: The network, in evaluation mode, on the CPU.
+        likelihood: What its outputs mean.
+        x: Inputs, `(n, ...)`.
+        y: Targets.
+    """
+    dtype = next(network.parameters()).dtype
+    x, y = (part.cpu().to(dtype if part.is_floating_point() else part.dtype) for part in (x, y))
+    outputs = outputs_at(network, {}, x)
+    prediction = likelihood.predict(outputs)
+    scores = {**likelihood.scores(prediction, y), "nll": -float(likelihood.log_prob(outputs, y).mean())}
+    if are_of_classes(likelihood, prediction, y):
+        scores["ece"] = expected_calibration_error(prediction, y)
+    return scores | (coverage_at(likelihood, [outputs], y) if likelihood.is_ordered else {})

@@ -1,0 +1,1 @@
+"""Pruning: criteria, plain networks with zeros in place, fine-tuning."""

@@ -1,0 +1,101 @@
+"""Criteria: the extension point ``criterion(fit, restart) -> score per weight`` that says what pruning keeps.
+
+A criterion returns one tensor a parameter tensor, of its shape (for units one number a channel, the contract of
+Torch-Pruning's importances); the higher, the sooner it is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bayesprune.inference.fit_result import Fit
+from bayesprune.inference.guides.families import NormalFactor
+from bayesprune.inference.guides.truncated_lognormal import TruncatedLogNormalFactor
+from bayesprune.inference.inclusion.membership import membership_log_odds
+from bayesprune.inference.inclusion.reduction import event_log_odds, reduction
+from bayesprune.models.language.hierarchy import WEIGHT
+
+Criterion = Callable[[Fit, int], dict[str, Tensor]]
+
+
+def inclusion(fit: Fit, restart: int = 0) -> dict[str, Tensor]:
+    """Posterior inclusion probability.
+
+    Log odds for gates, membership and reduction, so that probabilities which round to 1 keep their order.
+    """
+    one = fit.restarts[restart]
+    priors = one.model.priors
+    events = {name: prior.hierarchy.included for name, prior in priors.items()}
+    if all(event is not None and event.kind == "reduction" for event in events.values()):
+        return {name: event_log_odds(one, prior) for name, prior in priors.items()}
+    if all(event is not None and event.kind == "membership" for event in events.values()):
+        return membership_log_odds(fit, restart)
+    gates = {}
+    for name, event in events.items():
+        if event is not None and event.gate is not None:
+            gates[name] = event.gate
+    if len(gates) == len(priors):
+        log_odds = one.guide.log_odds()
+        return {
+            name: priors[name].spread(gate, log_odds[priors[name].sites[gate].name]) for name, gate in gates.items()
+        }
+    probabilities = fit.inclusion_probabilities(restart)
+    return {str(name): torch.as_tensor(value.values) for name, value in probabilities.items()}
+
+
+def magnitude(fit: Fit, restart: int = 0) -> dict[str, Tensor]:
+    """|E[weight | included]|; what HALO and magnitude pruning rank by."""
+    return {name: weight.abs() for name, weight in fit.included_weights(restart).items()}
+
+
+def signal_to_noise(fit: Fit, restart: int = 0, draws: int = 100) -> dict[str, Tensor]:
+    """|mean| / sd of the weight over draws of the posterior (Graves 2011; Blundell et al. 2015)."""
+    if fit.restarts[restart].guide.is_map:
+        raise ValueError("this fit is a MAP: points have no noise to compare with; use criterion='magnitude'")
+    scores = {}
+    for name, weights in fit.draws(draws, restart, sites=fit.model.priors.__contains__).items():
+        scores[name] = weights.mean(dim=0).abs() / weights.std(dim=0).clamp_min(1e-30)
+    return scores
+
+
+@torch.no_grad()
+def dropout_rate(fit: Fit, restart: int = 0) -> dict[str, Tensor]:
+    """Minus log alpha = log(mean^2 / variance) of the multiplicative noise, under q; spread over the group's weights.
+
+    Of the weight itself for sparse variational dropout, else of the group's noise (its signal-to-noise ratio squared).
+
+    Raises:
+        ValueError: For a prior without such noise, or one whose noise has another guide than its own.
+    """
+    one = fit.restarts[restart]
+    device = next(one.guide.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        factors = one.guide.draw()
+    scores = {}
+    for name, prior in one.model.priors.items():
+        latent = prior.hierarchy.noise
+        factor = None if latent is None else factors[prior.sites[latent].name]
+        if type(factor) is NormalFactor:
+            size = factor.location.abs().clamp_min(torch.finfo(factor.location.dtype).tiny)
+            score = 2.0 * (size.log() - factor.log_scale)
+        elif isinstance(factor, TruncatedLogNormalFactor):
+            score = factor.distribution().log_signal_to_noise
+        else:
+            raise ValueError(
+                f"the prior on {name} has no multiplicative noise with a dropout rate: rank by another criterion, "
+                "e.g. 'inclusion' or 'magnitude'"
+            )
+        scores[name] = score if latent == WEIGHT else prior.spread(str(latent), score)
+    return scores
+
+
+CRITERIA: dict[str, Criterion] = {
+    "inclusion": inclusion,
+    "magnitude": magnitude,
+    "signal-to-noise": signal_to_noise,
+    "dropout-rate": dropout_rate,
+    "reduction": reduction,
+}

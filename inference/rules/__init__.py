@@ -1,0 +1,1 @@
+"""What is trained beside the optimizer: gates and their removal, averages of iterates, schedules."""

@@ -1,0 +1,131 @@
+"""Transfer: guide, point estimates and optimizer of a fit go on with the units that are left of its network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bayesprune.inference.guides.families import Family
+from bayesprune.inference.guides.guide import Guide
+from bayesprune.inference.guides.paired import PairedFamily
+from bayesprune.inference.objective.objective import Objective
+from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.language.tensor_prior import Site
+from bayesprune.models.unit_removal import Removed
+
+__all__ = ["check_removable", "transfer"]
+
+Cut = Callable[[Tensor], Tensor]
+
+
+def check_removable(model: BayesianNetwork) -> None:
+    """Refuses, before training starts, models whose latents cannot be cut with their units.
+
+    Raises:
+        ValueError: If a latent's entries are not those of weights, rows or columns.
+    """
+    for prior in model.priors.values():
+        for latent, spec in prior.hierarchy.latents.items():
+            if spec.dims or spec.per == "block":
+                raise ValueError(
+                    f"{prior.name}: the latent {latent} is declared per {'dims=' if spec.dims else 'block'}, whose "
+                    "entries cannot leave with single units: fit with gating=Gating(remove=None)"
+                )
+
+
+@torch.no_grad()
+def transfer(
+    removed: Removed,
+    before: tuple[Objective, torch.optim.Optimizer],
+    after: tuple[Objective, torch.optim.Optimizer],
+) -> None:
+    """Copies what is left of every trained tensor, and of the optimizer's state of it, into a new objective, IN PLACE.
+
+    Args:
+        removed: What was removed.
+        before: Objective and optimizer of before.
+        after: Those made for `removed.model`, which are filled.
+    """
+    old, new = before[0], after[0]
+    pairs = [*_guide_pairs(old.guide, new.guide, removed), *_point_pairs(old.model, new.model, removed)]
+    for source, target, cut in pairs:
+        target.copy_(cut(source))
+    old_q, new_q = old.guide.gates, new.guide.gates
+    assert old_q is not None and new_q is not None
+    for name in ("absorbed", "origin"):
+        getattr(new_q, name).copy_(getattr(old_q, name)[removed.gates.to(old_q.theta.device)])
+    new_q.settled.copy_(old_q.settled)
+    for source, target, cut in pairs:
+        state = before[1].state.get(source)
+        if state:
+            after[1].state[target] = {
+                key: cut(value).clone() if torch.is_tensor(value) and value.shape == source.shape else value
+                for key, value in state.items()
+            }
+
+
+def _guide_pairs(old: Guide, new: Guide, removed: Removed) -> list[tuple[Tensor, Tensor, Cut]]:
+    """Parameters of the guide: the old one, the new one, and how one is cut to the other."""
+    index = removed.gates.to(next(old.parameters()).device)
+    assert old.gates is not None and new.gates is not None
+    pairs: list[tuple[Tensor, Tensor, Cut]] = [(old.gates.theta, new.gates.theta, lambda flat: flat[index])]
+    shapes = {name: prior.shape for name, prior in old.model.priors.items()}
+    earlier = {_kind(family): family for family in old.families}
+    for family in new.families:
+        source = earlier[_kind(family)]
+        for name, target in family.named_parameters():
+            left = {site.name for site in _sites_of(family, name)}
+            cut = _flat_cut(_sites_of(source, name), left, removed.kept, shapes)
+            pairs.append((source.get_parameter(name), target, cut))
+    return pairs
+
+
+def _kind(family: nn.Module) -> tuple[type, str]:
+    """A guide has one family of each kind."""
+    assert isinstance(family, Family)
+    return type(family), family.sites[0].support
+
+
+def _sites_of(family: nn.Module, parameter: str) -> Sequence[Site]:
+    """The sites whose entries a flat parameter of a family holds, in order."""
+    assert isinstance(family, Family)
+    if isinstance(family, PairedFamily) and parameter == "logit":
+        return [pair.gate for pair in family.pairs]
+    return family.sites
+
+
+def _flat_cut(
+    sites: Sequence[Site], left: set[str], kept: Mapping[str, Mapping[int, Tensor]], shapes: Mapping[str, Sequence[int]]
+) -> Cut:
+    sizes = [int(torch.Size(site.shape).numel()) for site in sites]
+
+    def cut(flat: Tensor) -> Tensor:
+        parts = []
+        for site, part in zip(sites, flat.split(sizes), strict=True):
+            if site.name in left:
+                value = part.view(site.shape)
+                for dim, index in kept.get(site.tensor, {}).items():
+                    if dim < value.ndim and value.shape[dim] == shapes[site.tensor][dim]:
+                        value = value.index_select(dim, index.to(value.device))
+                parts.append(value.reshape(-1))
+        return torch.cat(parts)
+
+    return cut
+
+
+def _point_pairs(old: BayesianNetwork, new: BayesianNetwork, removed: Removed) -> list[tuple[Tensor, Tensor, Cut]]:
+    """Point estimates of the network; those of the likelihood are shared."""
+    before = dict(old.network.named_parameters())
+    pairs: list[tuple[Tensor, Tensor, Cut]] = []
+    for name, target in new.network.named_parameters():
+        kept = removed.kept.get(name, {})
+
+        def cut(value: Tensor, kept: Mapping[int, Tensor] = kept) -> Tensor:
+            for dim, index in kept.items():
+                value = value.index_select(dim, index.to(value.device))
+            return value
+
+        pairs.append((before[name], target, cut))
+    return pairs + [(parameter, parameter, lambda value: value) for parameter in old.likelihood.parameters()]

@@ -1,0 +1,1 @@
+"""Terms of the negative ELBO, their registry, and the check of a term."""

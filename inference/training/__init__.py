@@ -1,0 +1,1 @@
+"""Training: `fit`, its arguments and checkpoints, and a fit made without training."""

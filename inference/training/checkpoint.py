@@ -1,0 +1,451 @@
+"""Checkpoints: a fit that was interrupted goes on after its last finished epoch, with the numbers it would have had.
+
+A state is written after an epoch, unless that would take more than a hundredth of the time (`SHARE`), and after the
+last one. What is killed meanwhile goes on after the last state.
+
+    FOLDER/checkpoint.json                  what was asked for; another model, data or argument is refused
+    FOLDER/restart-0.json                   numbers of a restart after an epoch; replaced in one go, and with that valid
+    FOLDER/restart-0-step-400.safetensors   its tensors, to which restart-0.json refers
+
+Keys of restart-N.json:
+
+    format      number of this format
+    tensors     name of the file of tensors
+    digest      of that file and of what was kept; anything else is damaged
+    kept        finished, seconds, counts (of `FitState`), path (a `PathReport`), plan (of removed units), tensors (of
+                the objective), optimizer (numbers of its groups; state by position), random (states of torch's
+                generators), gates (`GateTraining.kept`), passed (`KeptInputs.state`, which earlier versions did not
+                write); in it tensors are {"$tensor": number in the file}, arrays {"$array": number}, numbers that are
+                not finite {"$float": name}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from bayesprune.inference.data.batches import Batches
+from bayesprune.inference.data.fingerprints import as_then, data_fingerprint, described, model_fingerprint
+from bayesprune.inference.data.kept_inputs import KeptInputs
+from bayesprune.inference.execution.stepper import PathReport, Stepper
+from bayesprune.inference.fit_result import Fit
+from bayesprune.inference.objective.objective import Objective
+from bayesprune.inference.rules.gate_training import GateTraining
+from bayesprune.inference.watching.callbacks import FitState
+from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.files.flushing import flush
+from bayesprune.models.files.json_file import damaged, need, read_json, read_regular, write_json
+from bayesprune.models.files.places import expanded
+from bayesprune.models.files.unwritable import Unwritable
+from bayesprune.models.units.cutting import cut
+
+__all__ = ["STATE_BEFORE", "Checkpoint", "CheckpointError", "KeptState", "kept_state", "open_checkpoint"]
+
+FORMAT = 1
+ASKED_FILE = "checkpoint.json"
+SHARE, LEAST = 0.01, 5.0
+"""Largest share of the time that is spent on writing states; seconds that a restart takes before its first one."""
+STATE_BEFORE = "the state before it is kept, and the same call goes on from there"
+"""Note of an error of a state that could not be written."""
+_REMEDY = "begin the fit anew in another folder"
+_COUNTS = ("epoch", "step", "kl_weight", "stop", "stop_reason", "history", "iterates")
+"""What is kept of a `FitState` as it is."""
+
+_KEPT = {
+    "finished": bool, "seconds": float, "counts": dict, "path": dict, "plan": (dict, type(None)), "tensors": list,
+    "optimizer": (dict, type(None)), "random": (list, type(None)), "gates": (dict, type(None)),
+}  # fmt: skip
+"""What a state is made of, and of which kind each part is."""
+
+Rebuild = Callable[[BayesianNetwork], tuple[Objective, torch.optim.Optimizer]]
+
+
+class CheckpointError(ValueError):
+    """What stands in a checkpoint's folder cannot be gone on with: it is of another fit, or damaged."""
+
+
+@dataclass(frozen=True)
+class KeptState:
+    """How far the fit had got whose states a folder holds.
+
+    Attributes:
+        restart: The last restart that has a state, from 0.
+        epoch: The last epoch of it that was kept.
+        finished: Whether that restart had ended.
+    """
+
+    restart: int
+    epoch: int
+    finished: bool
+
+
+def kept_state(folder: Path) -> KeptState | None:
+    """How far a fit had got; None where there is no state.
+
+    Args:
+        folder: The folder of `fit(checkpoint=)`.
+
+    Raises:
+        CheckpointError: If the file of the last state cannot be read.
+    """
+    restarts = len(list(folder.glob("restart-*.json")))
+    if not restarts:
+        return None
+    file = folder / f"restart-{restarts - 1}.json"
+    try:
+        kept = _read_json(file, {"kept": dict})["kept"]
+        return KeptState(restarts - 1, int(kept["counts"]["epoch"]), bool(kept["finished"]))
+    except (KeyError, TypeError) as problem:
+        raise CheckpointError(str(damaged(file, problem, _REMEDY))) from problem
+
+
+def open_checkpoint(
+    folder: str | Path,
+    model: BayesianNetwork,
+    batches: Batches,
+    validation: Sequence[Tensor] | None,
+    start: Fit | None,
+    watchers: Sequence[Any],
+    arguments: Mapping[str, Any],
+) -> Path:
+    """Makes the folder of a fit's checkpoints, or takes up one whose arguments are the same.
+
+    Args:
+        folder: The folder; it must not exist, be empty, or be that of checkpoints.
+        model: The model; its starting weights do not count.
+        batches: The training data; of a `Dataset` or a loader, whose content is not read, type and size count.
+        validation: The validation data.
+        start: The earlier fit of a warm start.
+        watchers: Callbacks and stopping rules.
+        arguments: All else that the numbers depend on, by name; callables and other objects count by their names,
+            data classes with their fields.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If something else stands in the folder, other arguments were asked for then, it cannot be written,
+            or a callback, a rule or a loader remembers what cannot be kept.
+    """
+    for one in watchers:
+        if not getattr(one, "is_resumable", False):
+            raise ValueError(
+                f"checkpoint= cannot keep what {getattr(one, '__name__', type(one).__name__)} remembers from step to "
+                "step: leave one of them out, or say is_resumable = True on it if it goes on from FitState alone"
+            )
+    loader = batches.loader
+    if isinstance(loader, DataLoader) and (loader.generator or getattr(loader.sampler, "generator", None)):
+        raise ValueError(
+            "checkpoint= cannot keep the random state of a loader's own generator: make the loader without generator="
+        )
+    folder = expanded(folder)
+    earlier = None if start is None else [t for one in start.restarts for t in _tensors(one.guide, one.model)]
+    asked = {
+        "model": model_fingerprint(model),
+        "gates": None if model.gates is None else model.gates.declaration.config,
+        "data": data_fingerprint(batches.tensors if batches.tensors is not None else batches.loader),
+        "validation": None if validation is None else data_fingerprint(tuple(validation)),
+        "start": None if earlier is None else data_fingerprint([value.reshape(-1) for value in earlier]),
+        **{name: repr(value) if is_dataclass(value) else described(value) for name, value in arguments.items()},
+    }
+    asked = json.loads(json.dumps(asked))  # as it is read back: tuples are lists there
+    file = folder / ASKED_FILE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for pattern in (f".{ASKED_FILE}-*", ".restart-*.json-*"):  # what a run that was killed was writing
+            for stale in folder.glob(pattern):
+                stale.unlink()
+        if any(folder.glob("restart-*.json")):
+            before = _read_json(file, {"asked": dict})["asked"]
+            _compare(folder, before, asked | {"model": as_then(asked["model"], before.get("model"))})
+        elif not any(folder.iterdir()) or _is_ours(file):
+            write_json(file, {"format": FORMAT, "asked": asked})  # no epoch of an earlier call was finished
+        else:
+            raise ValueError(f"{folder} exists and holds no checkpoint: choose another folder")
+    except OSError as problem:
+        raise ValueError(
+            f"{folder} cannot be written ({problem.strerror}): choose a folder that you may write to"
+        ) from problem
+    return folder
+
+
+class Checkpoint:
+    """The checkpoint of one restart.
+
+    Args:
+        folder: The folder, from `open_checkpoint`.
+        restart: Number of the restart.
+        device: Where it runs.
+        passed: What is kept of the data that pass by.
+
+    Attributes:
+        finished: Whether the restart had been finished before.
+        resumed_at_epoch: The first epoch that was not kept before; None where the restart begins here.
+        seconds: Seconds that it had taken before.
+
+    Raises:
+        ValueError: If a file is damaged.
+    """
+
+    def __init__(self, folder: Path, restart: int, device: torch.device, passed: KeptInputs) -> None:
+        self.device, self.passed = device, passed
+        self.file = folder / f"restart-{restart}.json"
+        self._kept = _read(self.file) if self.file.exists() else None
+        self.finished: bool = self._kept is not None and self._kept["finished"]
+        self.resumed_at_epoch: int | None = None if self._kept is None else self._kept["counts"]["epoch"] + 1
+        self.seconds: float = 0.0 if self._kept is None else self._kept["seconds"]
+        self._reason, self._writes = "", 0
+        self._began = time.perf_counter()
+        self._due = self._began + LEAST
+
+    def restore(self, state: FitState, training: GateTraining | None, rebuild: Rebuild) -> PathReport | None:
+        """Puts a restart that has just been set up where it was after its last kept epoch, IN PLACE.
+
+        Args:
+            state: Its state; where units had been removed, it gets the objective and optimizer of what was left.
+            training: Its gates of units.
+            rebuild: Makes a fresh objective and optimizer for a model.
+
+        Returns:
+            The path that its steps took; None for a restart that had not finished an epoch, which is left as it is.
+
+        Raises:
+            ValueError: If what was kept is not that of this model.
+        """
+        kept = self._kept
+        if kept is None:
+            return None
+        model = state.objective.model
+        try:
+            if kept["plan"] != model.plan:
+                whole = model.network if model.declared is None else model.declared
+                network = cut(whole, model.example_input, kept["plan"], keep_mode=True)
+                state.objective, state.optimizer = rebuild(model.with_network(network, kept["plan"]))
+            with torch.no_grad():
+                for own, value in zip(_tensors(state.objective), kept["tensors"], strict=True):
+                    if own.shape != value.shape:
+                        raise ValueError(f"{tuple(value.shape)} where {tuple(own.shape)} was expected")
+                    own.copy_(value)
+            if not self.finished:
+                _restore_optimizer(state.optimizer, kept["optimizer"])
+            for name in _COUNTS:
+                setattr(state, name, kept["counts"][name])
+            if training is not None:
+                training.go_on_from(kept["gates"])
+            if kept.get("passed") is not None:  # earlier versions kept none
+                self.passed.go_on_from(kept["passed"])
+            report = PathReport(**kept["path"])
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as problem:
+            reason = " ".join(str(problem).split())[:200]
+            raise CheckpointError(f"{self.file} is not of this model ({reason}): choose another folder") from problem
+        self._reason = report.reason
+        return report
+
+    def restore_random_state(self) -> None:
+        """Sets the random state of torch to that of the last kept epoch."""
+        if self._kept is not None and not self.finished:
+            cpu, *gpu = self._kept["random"]
+            torch.set_rng_state(cpu)
+            if gpu:
+                torch.cuda.set_rng_state(gpu[0], self.device)
+
+    def report(self, stepper: Stepper) -> PathReport:
+        """Which path the steps took so far, with the reason for which it was chosen before an interruption."""
+        report = stepper.finish()
+        if self._reason and report.name == "fused":
+            report.reason = self._reason
+        return report
+
+    def write(self, state: FitState, stepper: Stepper, training: GateTraining | None, finished: bool = False) -> None:
+        """Keeps the restart as it stands; an epoch is passed over where that would take too large a share of the time.
+
+        Args:
+            state: Its state.
+            stepper: What takes its steps.
+            training: Its gates of units.
+            finished: Whether it is finished, so that optimizer and random state are not needed again; default False.
+
+        Raises:
+            ValueError: If the optimizer keeps what JSON and tensors cannot hold.
+            OSError: If it cannot be written; the state before stays, and nothing else.
+        """
+        began = time.perf_counter()
+        if began < self._due and not finished:
+            return
+        path = self.report(stepper)  # tells the optimizer the number of its steps
+        random = [torch.get_rng_state()]
+        if self.device.type == "cuda":
+            random.append(torch.cuda.get_rng_state(self.device))
+        kept = {
+            "finished": finished,
+            "seconds": self.seconds + time.perf_counter() - self._began,
+            "counts": {name: getattr(state, name) for name in _COUNTS},
+            "path": asdict(path),
+            "plan": state.objective.model.plan,
+            "tensors": _tensors(state.objective),
+            "optimizer": None if finished else _optimizer_state(state.optimizer),
+            "random": None if finished else random,
+            "gates": None if training is None else training.kept(),
+            "passed": self.passed.state(),
+        }
+        tensors: dict[str, Tensor] = {}
+        packed = _packed(kept, tensors)
+        stored = safetensors.torch.save(tensors)
+        written = self.file.with_name(f"{self.file.stem}-step-{state.step}.safetensors")
+        try:
+            written.write_bytes(stored)
+            flush(written)
+            flush(written.parent)
+            digest = _digest(stored, packed)
+            write_json(self.file, {"format": FORMAT, "tensors": written.name, "digest": digest, "kept": packed}, None)
+        except OSError as problem:
+            with contextlib.suppress(OSError):
+                written.unlink()
+            unwritable = problem if isinstance(problem, Unwritable) else Unwritable(written, problem)
+            if self._kept is not None or self._writes:
+                unwritable.add_note(STATE_BEFORE)
+            raise unwritable from problem
+        with contextlib.suppress(OSError):
+            flush(written.parent)  # before what the state before needs is gone
+        for stale in self.file.parent.glob(f"{self.file.stem}-step-*.safetensors"):
+            if stale.name != written.name:
+                stale.unlink(missing_ok=True)
+        self._writes += 1
+        now = time.perf_counter()
+        self._due = now + (now - began) * (1.0 / SHARE - 1.0)
+
+
+def _tensors(*modules: torch.nn.Module) -> list[Tensor]:
+    """All parameters and buffers, in order."""
+    return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+
+
+def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """State of each parameter by position, and the numbers of the groups but for their rates, which the fit sets."""
+    found = optimizer.state_dict()
+    states = found["state"]
+    return {
+        "groups": [
+            {key: value for key, value in group.items() if isinstance(value, (int, float)) and key != "lr"}
+            for group in found["param_groups"]
+        ],
+        "states": [states.get(number) for group in found["param_groups"] for number in group["params"]],
+    }
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, kept: dict[str, Any]) -> None:
+    fresh = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict(
+        {
+            "param_groups": [own | numbers for own, numbers in zip(fresh, kept["groups"], strict=True)],
+            "state": {number: state for number, state in enumerate(kept["states"]) if state is not None},
+        }
+    )
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():  # a fused optimizer reads memory in order: the layouts have to be the same
+            if torch.is_tensor(value) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[key] = torch.empty_like(parameter, requires_grad=False).copy_(value)
+
+
+def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """A value as JSON holds it; its tensors and arrays are added to `tensors`."""
+    if torch.is_tensor(value) or isinstance(value, np.ndarray):
+        name = str(len(tensors))
+        tensors[name] = torch.as_tensor(value).detach().cpu().clone(memory_format=torch.contiguous_format)
+        return {"$tensor" if torch.is_tensor(value) else "$array": name}
+    if isinstance(value, Mapping):
+        return {str(key): _packed(each, tensors) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_packed(each, tensors) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$float": str(float(value))}
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    raise ValueError(
+        f"checkpoint= keeps tensors, numbers and texts, not {type(value).__name__}, which the optimizer or the scores "
+        "of a likelihood hold: fit without checkpoint="
+    )
+
+
+def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_unpacked(each, tensors) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value) == 1:
+        (key, name), *_ = value.items()
+        if key == "$float":
+            return float(name)
+        if key in ("$tensor", "$array"):
+            return tensors[name] if key == "$tensor" else tensors[name].numpy()
+    return {key: _unpacked(each, tensors) for key, each in value.items()}
+
+
+def _digest(stored: bytes, packed: Any) -> str:
+    return blake2b(stored + json.dumps(packed).encode(), digest_size=16).hexdigest()
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What was kept of a restart."""
+    found = _read_json(file, {"tensors": str, "digest": str, "kept": dict})
+    beside = file.with_name(Path(found["tensors"]).name)
+    try:
+        stored = read_regular(beside, _REMEDY)
+        if _digest(stored, found["kept"]) != found["digest"]:
+            raise damaged(file, "its content is not what was written", _REMEDY)
+        unpacked: dict[str, Any] = _unpacked(found["kept"], safetensors.torch.load(stored))
+        need(file, unpacked, _KEPT, _REMEDY)
+        need(file, unpacked["counts"], dict.fromkeys(_COUNTS, object), _REMEDY)
+    except (SafetensorError, TypeError, KeyError) as problem:
+        raise CheckpointError(str(damaged(file, problem, _REMEDY))) from problem
+    except ValueError as problem:
+        raise CheckpointError(str(problem)) from problem
+    return unpacked
+
+
+def _read_json(file: Path, needed: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        found = read_json(file, _REMEDY, {"format": int})
+        if found["format"] != FORMAT:
+            reason = f"it was written in format {found['format']}, but this version reads {FORMAT}"
+            raise damaged(file, reason, _REMEDY)
+        need(file, found, needed, _REMEDY)
+    except ValueError as problem:
+        raise CheckpointError(str(problem)) from problem
+    return found
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether it is what `open_checkpoint` writes, and not another program's checkpoint.json."""
+    try:
+        return bool(_read_json(file, {"asked": dict}))
+    except CheckpointError:
+        return False
+
+
+def _compare(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for name in {**before, **now}:
+        if name == "rules" and name not in before and now[name]:
+            raise CheckpointError(
+                f"{folder} holds a fit of an earlier version, which had other defaults of {' and '.join(now[name])}: "
+                "give these as they were then (a fade-in of 0.2, or 0 for points), or choose another folder"
+            )
+        if before.get(name) != now.get(name):
+            raise CheckpointError(
+                f"{folder} holds a fit with {name} {before.get(name)}, but now it is {now.get(name)}: call it with the "
+                "arguments of then to go on, or choose another folder"
+            )

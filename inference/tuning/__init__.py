@@ -1,0 +1,1 @@
+"""Choice of KL weight and knobs by short fits."""

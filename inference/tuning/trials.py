@@ -1,0 +1,251 @@
+"""Trials: short fits of a model at values of its knobs, scored on validation data, and kept in a folder.
+
+FOLDER/trials.json     what was asked for, and what each finished trial came to
+FOLDER/trial-000       the state of training of the first one (`fit(checkpoint=)`), and so on
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from bayesprune.inference.data.batches import Data
+from bayesprune.inference.data.fingerprints import data_fingerprint, described
+from bayesprune.inference.defaults.knob_grid import KL_WEIGHT
+from bayesprune.inference.fit_result import Fit
+from bayesprune.inference.sparsity_path.continuation import fit_from
+from bayesprune.inference.training.checkpoint import CheckpointError
+from bayesprune.inference.training.fit import NonFiniteLossError
+from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.files.json_file import damaged, need, read_json, write_json
+
+__all__ = ["Trial", "Trials", "Values", "trials_kept"]
+
+TRIALS_FILE = "trials.json"
+_REMEDY = "begin anew in another folder"
+_FOLDS = 10
+_ROW: dict[str, Any] = {
+    "number": int, "knob": str, "values": dict, "warm_from": (int, type(None)), "steps": int,
+    "nll": (float, type(None)), "standard_error": (float, type(None)), "score_name": str, "score": (float, type(None)),
+    "sparsity": (float, type(None)), "seconds": float, "problem": (str, type(None)),
+}  # fmt: skip
+
+Values = Mapping[str, float | None]
+"""Values of knobs by name; None: what the model takes by itself."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one short fit came to.
+
+    Attributes:
+        number: Which trial, from 0.
+        knob: The knob that it was a trial of.
+        values: Values of all the knobs.
+        warm_from: Number of the trial that it was warm-started from; None: a cold start.
+        steps: Its length.
+        nll: Of the averaged prediction on validation data, nats per example; None where it is not finite, or the fit
+            ended with a loss that was not.
+        standard_error: Of `nll`, from ten folds of the validation data; None where it was not asked for.
+        score_name: Name of the likelihood's first score, ``"accuracy"`` or ``"rmse"``; empty where the fit failed.
+        score: That score, on validation data.
+        sparsity: What the fit left out itself, a fraction of zeros.
+        seconds: That it took.
+        problem: Why there is no fit: its loss was not finite, or its model cannot be had; None where there is one.
+    """
+
+    number: int
+    knob: str
+    values: dict[str, float | None]
+    warm_from: int | None
+    steps: int
+    nll: float | None
+    standard_error: float | None
+    score_name: str
+    score: float | None
+    sparsity: float | None
+    seconds: float
+    problem: str | None = None
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether it came to an end with a finite score: anything else is never chosen."""
+        return self.nll is not None
+
+    @property
+    def loss(self) -> float:
+        """`nll`, infinity where there is none."""
+        return math.inf if self.nll is None else self.nll
+
+
+class Trials:
+    """Runs trials one after the other; those that a folder keeps are not run again.
+
+    Args:
+        model_at: Makes the model at values of the prior's knobs.
+        data: Training data.
+        validation: `(x, y)`.
+        first_steps: Length of a cold start.
+        steps: Length of a warm one.
+        with_errors: Whether standard errors are wanted.
+        how: Further arguments of `fit`, the KL weight aside.
+        folder: Where trials are kept; None: nowhere.
+        asked: What tells this search from another one, which is refused; JSON must hold it.
+
+    Attributes:
+        rows: The trials so far.
+
+    Raises:
+        ValueError: If the folder keeps trials of another search, or is damaged.
+    """
+
+    def __init__(
+        self,
+        model_at: Callable[..., BayesianNetwork],
+        data: Data,
+        validation: tuple[Tensor, Tensor],
+        first_steps: int,
+        steps: int,
+        with_errors: bool,
+        how: Mapping[str, Any],
+        folder: Path | None,
+        asked: Mapping[str, Any],
+    ) -> None:
+        self.model_at, self.data, self.validation, self.how = model_at, data, validation, dict(how)
+        self.lengths, self.with_errors, self.folder = (first_steps, steps), with_errors, folder
+        self.rows: list[Trial] = []
+        self._fits: dict[int, Fit] = {}
+        self._asked = {
+            **asked,
+            "lengths": list(self.lengths),
+            "data": data_fingerprint(data),
+            "validation": data_fingerprint(tuple(validation)),
+            "how": described({name: value for name, value in self.how.items() if name != "progress"}),
+        }
+        self._kept = [] if folder is None else self._read(folder)
+
+    def run(self, knob: str, values: Values, before: Trial | None = None) -> Trial:
+        """Fits and scores at these values, unless it is kept already.
+
+        Args:
+            knob: The knob that it is a trial of.
+            values: Values of all knobs.
+            before: A trial to be warm-started from; default None: a cold start.
+        """
+        number = len(self.rows)
+        if number < len(self._kept):
+            trial = self._kept[number]
+        else:
+            trial = self._scored(knob, values, before)
+            self._keep(trial)
+        self.rows.append(trial)
+        return trial
+
+    def forget(self, *but: Trial | None) -> None:
+        """Lets go of the fits in memory of all trials but these."""
+        kept = {trial.number for trial in but if trial is not None}
+        self._fits = {number: fit for number, fit in self._fits.items() if number in kept}
+
+    def _fit(self, number: int, values: Values, before: Trial | None) -> Fit:
+        """The fit of a trial; one that a folder keeps is restored."""
+        if number not in self._fits:
+            given = {name: value for name, value in values.items() if name != KL_WEIGHT}
+            weight = {} if values.get(KL_WEIGHT) is None else {KL_WEIGHT: values[KL_WEIGHT]}
+            start = None
+            if before is not None:
+                earlier = None if before.warm_from is None else self.rows[before.warm_from]
+                start = self._fit(before.number, before.values, earlier)
+            first, later = self.lengths
+            self._fits[number] = fit_from(
+                start,
+                self.model_at(**given),
+                self.data,
+                first={"steps": first},
+                later={"steps": later},
+                checkpoint=None if self.folder is None else self.folder / f"trial-{number:03d}",
+                **{**self.how, **weight},
+            )
+        return self._fits[number]
+
+    def _scored(self, knob: str, values: Values, before: Trial | None) -> Trial:
+        number, began = len(self.rows), time.perf_counter()
+        loss, name, score, error, sparsity, problem = math.nan, "", math.nan, None, None, None
+        found = dict(values)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # of values that are only tried
+                fit = self._fit(number, values, before)
+            scores = fit.score(*self.validation)
+            loss, name = scores["nll"], next(iter(scores))
+            score, sparsity = scores[name], fit.summary()["sparsity"]
+            if KL_WEIGHT in found:  # the default of `fit`, where it was left to it
+                found[KL_WEIGHT] = float(fit.settings[KL_WEIGHT])
+            if self.with_errors:
+                error = _finite(self._standard_error(fit))
+        except NonFiniteLossError as reason:
+            problem = str(reason)
+        except ValueError as reason:
+            if number == 0 or isinstance(reason, CheckpointError):  # not of this value
+                raise
+            problem = str(reason)
+        return Trial(
+            number, knob, found, None if before is None else before.number, self.lengths[before is not None],
+            _finite(loss), error, name, _finite(score), sparsity, time.perf_counter() - began, problem,
+        )  # fmt: skip
+
+    def _standard_error(self, fit: Fit) -> float:
+        """Of the mean of the nll over examples, from the means of folds: the prediction is the same for all of them."""
+        x, y = self.validation
+        folds = min(_FOLDS, len(x))
+        if folds < 2:
+            return 0.0
+        means = [fit.negative_log_likelihood(x[fold::folds], y[fold::folds]) for fold in range(folds)]
+        middle = sum(means) / folds
+        return math.sqrt(sum((mean - middle) ** 2 for mean in means) / (folds - 1) / folds)
+
+    def _keep(self, trial: Trial) -> None:
+        if self.folder is None:
+            return
+        rows = [asdict(one) for one in (*self.rows, trial)]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / TRIALS_FILE, {"asked": self._asked, "trials": rows})
+
+    def _read(self, folder: Path) -> list[Trial]:
+        file = folder / TRIALS_FILE
+        if not file.is_file():
+            return []
+        found = read_json(file, _REMEDY, {"asked": dict, "trials": list})
+        asked = json.loads(json.dumps(self._asked))  # as it is read back: tuples are lists there
+        for name in {**asked, **found["asked"]}:
+            if asked.get(name) != found["asked"].get(name):
+                raise ValueError(
+                    f"{folder} keeps trials with {name} {found['asked'].get(name)}, but now it is {asked.get(name)}: "
+                    f"call it with the arguments of then to go on, or {_REMEDY}"
+                )
+        rows = []
+        for number, row in enumerate(found["trials"]):
+            if not isinstance(row, dict) or set(row) != set(_ROW):
+                raise damaged(file, "its trials have other keys", _REMEDY)
+            need(file, row, _ROW, _REMEDY)
+            is_before = row["warm_from"] is None or 0 <= row["warm_from"] < number
+            if row["number"] != number or not is_before:
+                raise damaged(file, "its trials are in another order", _REMEDY)
+            rows.append(Trial(**row))
+        return rows
+
+
+def trials_kept(folder: Path) -> int:
+    """How many trials a folder keeps, finished or begun; 0 where it is no folder of trials."""
+    return len({file.parent for file in folder.glob("trial-*/restart-*.json")})
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
