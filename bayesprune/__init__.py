@@ -19,32 +19,32 @@ __version__ = "0.1.0"
 
 # What type checkers and editors read; `_HOMES` below says the same to Python, and a test compares the two.
 if TYPE_CHECKING:
-    from bayesprune.analysis.agreement import agreement as agreement
-    from bayesprune.analysis.convergence import convergence as convergence
-    from bayesprune.analysis.deletion_calibration import DeletionCalibration as DeletionCalibration
-    from bayesprune.analysis.deletion_calibration import deletion_calibration as deletion_calibration
-    from bayesprune.analysis.layer_table import layer_table as layer_table
-    from bayesprune.analysis.loo import loo as loo
-    from bayesprune.analysis.pareto import pareto_khat as pareto_khat
-    from bayesprune.analysis.plot_architecture import plot_architecture as plot_architecture
-    from bayesprune.analysis.plot_calibration import plot_calibration as plot_calibration
-    from bayesprune.analysis.plot_deletion_calibration import plot_deletion_calibration as plot_deletion_calibration
-    from bayesprune.analysis.plot_front import plot_front as plot_front
-    from bayesprune.analysis.plot_gates import plot_gates as plot_gates
-    from bayesprune.analysis.plot_inclusion import plot_inclusion as plot_inclusion
-    from bayesprune.analysis.plot_prior_posterior import plot_prior_posterior as plot_prior_posterior
-    from bayesprune.analysis.plot_pruning_trace import plot_pruning_trace as plot_pruning_trace
-    from bayesprune.analysis.plot_r_hat import plot_r_hat as plot_r_hat
-    from bayesprune.analysis.plot_scales import plot_scales as plot_scales
-    from bayesprune.analysis.plot_shrinkage import plot_shrinkage as plot_shrinkage
-    from bayesprune.analysis.plot_trajectories import plot_trajectories as plot_trajectories
-    from bayesprune.analysis.plot_units import plot_units as plot_units
-    from bayesprune.analysis.set_deletion import SetDeletion as SetDeletion
-    from bayesprune.analysis.set_deletion import set_deletion as set_deletion
-    from bayesprune.analysis.stopping import until_converged as until_converged
-    from bayesprune.analysis.to_arviz import to_arviz as to_arviz
-    from bayesprune.analysis.training_costs import TrainingCosts as TrainingCosts
-    from bayesprune.analysis.training_costs import training_costs as training_costs
+    from bayesprune.analysis.arviz.to_arviz import to_arviz as to_arviz
+    from bayesprune.analysis.deletion.deletion_calibration import DeletionCalibration as DeletionCalibration
+    from bayesprune.analysis.deletion.deletion_calibration import deletion_calibration as deletion_calibration
+    from bayesprune.analysis.deletion.set_deletion import SetDeletion as SetDeletion
+    from bayesprune.analysis.deletion.set_deletion import set_deletion as set_deletion
+    from bayesprune.analysis.diagnostics.agreement import agreement as agreement
+    from bayesprune.analysis.diagnostics.convergence import convergence as convergence
+    from bayesprune.analysis.diagnostics.loo import loo as loo
+    from bayesprune.analysis.diagnostics.pareto import pareto_khat as pareto_khat
+    from bayesprune.analysis.diagnostics.stopping import until_converged as until_converged
+    from bayesprune.analysis.plots.architecture import plot_architecture as plot_architecture
+    from bayesprune.analysis.plots.calibration import plot_calibration as plot_calibration
+    from bayesprune.analysis.plots.deletion_calibration import plot_deletion_calibration as plot_deletion_calibration
+    from bayesprune.analysis.plots.front import plot_front as plot_front
+    from bayesprune.analysis.plots.gates import plot_gates as plot_gates
+    from bayesprune.analysis.plots.inclusion import plot_inclusion as plot_inclusion
+    from bayesprune.analysis.plots.prior_posterior import plot_prior_posterior as plot_prior_posterior
+    from bayesprune.analysis.plots.pruning_trace import plot_pruning_trace as plot_pruning_trace
+    from bayesprune.analysis.plots.r_hat import plot_r_hat as plot_r_hat
+    from bayesprune.analysis.plots.scales import plot_scales as plot_scales
+    from bayesprune.analysis.plots.shrinkage import plot_shrinkage as plot_shrinkage
+    from bayesprune.analysis.plots.trajectories import plot_trajectories as plot_trajectories
+    from bayesprune.analysis.plots.units import plot_units as plot_units
+    from bayesprune.analysis.tables.layer_table import layer_table as layer_table
+    from bayesprune.analysis.tables.training_costs import TrainingCosts as TrainingCosts
+    from bayesprune.analysis.tables.training_costs import training_costs as training_costs
     from bayesprune.data import load_data as load_data
     from bayesprune.inference.combined import Combined as Combined
     from bayesprune.inference.data.batch_normalisation import reestimate_statistics as reestimate_statistics
@@ -216,32 +216,32 @@ _HOMES: dict[str, str] = {
     "export_network": "bayesprune.models.deployment.export",
     "export_onnx": "bayesprune.models.deployment.onnx_export",
     # analysis
-    "to_arviz": "bayesprune.analysis.to_arviz",
-    "convergence": "bayesprune.analysis.convergence",
-    "until_converged": "bayesprune.analysis.stopping",
-    "agreement": "bayesprune.analysis.agreement",
-    "pareto_khat": "bayesprune.analysis.pareto",
-    "loo": "bayesprune.analysis.loo",
-    "plot_inclusion": "bayesprune.analysis.plot_inclusion",
-    "plot_pruning_trace": "bayesprune.analysis.plot_pruning_trace",
-    "plot_scales": "bayesprune.analysis.plot_scales",
-    "plot_front": "bayesprune.analysis.plot_front",
-    "plot_trajectories": "bayesprune.analysis.plot_trajectories",
-    "plot_r_hat": "bayesprune.analysis.plot_r_hat",
-    "plot_prior_posterior": "bayesprune.analysis.plot_prior_posterior",
-    "plot_shrinkage": "bayesprune.analysis.plot_shrinkage",
-    "plot_architecture": "bayesprune.analysis.plot_architecture",
-    "plot_gates": "bayesprune.analysis.plot_gates",
-    "plot_units": "bayesprune.analysis.plot_units",
-    "training_costs": "bayesprune.analysis.training_costs",
-    "TrainingCosts": "bayesprune.analysis.training_costs",
-    "plot_calibration": "bayesprune.analysis.plot_calibration",
-    "layer_table": "bayesprune.analysis.layer_table",
-    "deletion_calibration": "bayesprune.analysis.deletion_calibration",
-    "DeletionCalibration": "bayesprune.analysis.deletion_calibration",
-    "plot_deletion_calibration": "bayesprune.analysis.plot_deletion_calibration",
-    "set_deletion": "bayesprune.analysis.set_deletion",
-    "SetDeletion": "bayesprune.analysis.set_deletion",
+    "to_arviz": "bayesprune.analysis.arviz.to_arviz",
+    "convergence": "bayesprune.analysis.diagnostics.convergence",
+    "until_converged": "bayesprune.analysis.diagnostics.stopping",
+    "agreement": "bayesprune.analysis.diagnostics.agreement",
+    "pareto_khat": "bayesprune.analysis.diagnostics.pareto",
+    "loo": "bayesprune.analysis.diagnostics.loo",
+    "plot_inclusion": "bayesprune.analysis.plots.inclusion",
+    "plot_pruning_trace": "bayesprune.analysis.plots.pruning_trace",
+    "plot_scales": "bayesprune.analysis.plots.scales",
+    "plot_front": "bayesprune.analysis.plots.front",
+    "plot_trajectories": "bayesprune.analysis.plots.trajectories",
+    "plot_r_hat": "bayesprune.analysis.plots.r_hat",
+    "plot_prior_posterior": "bayesprune.analysis.plots.prior_posterior",
+    "plot_shrinkage": "bayesprune.analysis.plots.shrinkage",
+    "plot_architecture": "bayesprune.analysis.plots.architecture",
+    "plot_gates": "bayesprune.analysis.plots.gates",
+    "plot_units": "bayesprune.analysis.plots.units",
+    "training_costs": "bayesprune.analysis.tables.training_costs",
+    "TrainingCosts": "bayesprune.analysis.tables.training_costs",
+    "plot_calibration": "bayesprune.analysis.plots.calibration",
+    "layer_table": "bayesprune.analysis.tables.layer_table",
+    "deletion_calibration": "bayesprune.analysis.deletion.deletion_calibration",
+    "DeletionCalibration": "bayesprune.analysis.deletion.deletion_calibration",
+    "plot_deletion_calibration": "bayesprune.analysis.plots.deletion_calibration",
+    "set_deletion": "bayesprune.analysis.deletion.set_deletion",
+    "SetDeletion": "bayesprune.analysis.deletion.set_deletion",
 }
 
 __all__ = ["__version__", *_HOMES]

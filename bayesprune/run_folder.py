@@ -133,7 +133,7 @@ def write_rest(folder: Path, fit: Fit, summary: dict[str, Any]) -> None:
     Raises:
         OSError: If something cannot be written.
     """
-    from bayesprune.analysis.to_arviz import data_tree
+    from bayesprune.analysis.arviz.to_arviz import data_tree
     from bayesprune.models.files.netcdf_file import write_netcdf
 
     write_netcdf(data_tree(fit, draws=ARVIZ_DRAWS), folder / ARVIZ_FILE)
@@ -153,7 +153,7 @@ def summarise_run(fit: Fit, declaration: Declaration, splits: DataSplits, **aske
         asked: Further keys, such as ``data_seed`` and ``data_root``.
     """
     import bayesprune
-    from bayesprune.analysis.convergence import convergence
+    from bayesprune.analysis.diagnostics.convergence import convergence
     from bayesprune.finite_numbers import finite_numbers
     from bayesprune.same_data import scaling_sketch
 

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.analysis.convergence import judge
+from bayesprune.analysis.diagnostics.convergence import judge
 from bayesprune.inference.training.fit import NonFiniteLossError
 from bayesprune.inference.watching.callbacks import FitState
 from benchmarks.ledger import Ledger

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 
 import bayesprune as bp
-from bayesprune.analysis.style import colour, finished, new_figure, styled
+from bayesprune.analysis.plots.style import colour, finished, new_figure, styled
 from bayesprune.inference.pruning.criteria import Criterion, dropout_rate
 from benchmarks.earlier_defaults import EARLIER
 from benchmarks.ledger import Ledger, mean_and_spread

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bayesprune.analysis.plot_front import plot_front
+from bayesprune.analysis.plots.front import plot_front
 from bayesprune.code_trust import CodeTrust, repeating
 from bayesprune.commands.console import print_lines, stdout
 from bayesprune.commands.fitting import content_of

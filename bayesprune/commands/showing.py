@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from bayesprune.analysis.layer_table import layer_table
+from bayesprune.analysis.tables.layer_table import layer_table
 from bayesprune.code_trust import CodeNotTrusted
 from bayesprune.commands.console import figure, percent, print_lines, stdout
 from bayesprune.commands.fitting import objective_line, remarks, scores_line
@@ -168,17 +168,17 @@ def write_plots(
     Raises:
         OSError: If they cannot be written.
     """
-    from bayesprune.analysis.convergence import convergence
-    from bayesprune.analysis.plot_calibration import plot_calibration
-    from bayesprune.analysis.plot_gates import plot_gates
-    from bayesprune.analysis.plot_inclusion import plot_inclusion
-    from bayesprune.analysis.plot_prior_posterior import plot_prior_posterior
-    from bayesprune.analysis.plot_pruning_trace import plot_pruning_trace
-    from bayesprune.analysis.plot_r_hat import plot_r_hat
-    from bayesprune.analysis.plot_scales import plot_scales
-    from bayesprune.analysis.plot_shrinkage import plot_shrinkage
-    from bayesprune.analysis.plot_trajectories import plot_trajectories, recorded_kinds
-    from bayesprune.analysis.plot_units import plot_units
+    from bayesprune.analysis.diagnostics.convergence import convergence
+    from bayesprune.analysis.plots.calibration import plot_calibration
+    from bayesprune.analysis.plots.gates import plot_gates
+    from bayesprune.analysis.plots.inclusion import plot_inclusion
+    from bayesprune.analysis.plots.prior_posterior import plot_prior_posterior
+    from bayesprune.analysis.plots.pruning_trace import plot_pruning_trace
+    from bayesprune.analysis.plots.r_hat import plot_r_hat
+    from bayesprune.analysis.plots.scales import plot_scales
+    from bayesprune.analysis.plots.shrinkage import plot_shrinkage
+    from bayesprune.analysis.plots.trajectories import plot_trajectories, recorded_kinds
+    from bayesprune.analysis.plots.units import plot_units
 
     folder.mkdir(exist_ok=True)
     priors = fit.model.priors.values()

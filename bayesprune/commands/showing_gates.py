@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from bayesprune.analysis.gate_records import gate_records
-from bayesprune.analysis.training_costs import training_costs
+from bayesprune.analysis.tables.gate_records import gate_records
+from bayesprune.analysis.tables.training_costs import training_costs
 from bayesprune.commands.console import percent
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.rules.gate_training import INTERIOR

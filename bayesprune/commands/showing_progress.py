@@ -152,10 +152,10 @@ def _latest(trace: xr.Dataset) -> list[tuple[str, str]]:
 
 
 def _write_plots(trace: xr.Dataset, folder: Path) -> list[Path]:
-    from bayesprune.analysis.plot_gates import plot_gates
-    from bayesprune.analysis.plot_pruning_trace import plot_pruning_trace
-    from bayesprune.analysis.plot_trajectories import plot_trajectories, recorded_kinds
-    from bayesprune.analysis.plot_units import plot_units
+    from bayesprune.analysis.plots.gates import plot_gates
+    from bayesprune.analysis.plots.pruning_trace import plot_pruning_trace
+    from bayesprune.analysis.plots.trajectories import plot_trajectories, recorded_kinds
+    from bayesprune.analysis.plots.units import plot_units
 
     folder.mkdir(exist_ok=True)
     drawn: dict[str, Callable[..., Any]] = {"pruning_trace": partial(plot_pruning_trace, trace)}

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.analysis.deletions import base_network
-from bayesprune.analysis.log_densities import LogDensities
+from bayesprune.analysis.deletion.deletions import base_network
+from bayesprune.analysis.diagnostics.log_densities import LogDensities
 from bayesprune.inference.data.batch_normalisation import reestimate_statistics
 from bayesprune.inference.predictions.metrics import expected_calibration_error
 

@@ -1,0 +1,1 @@
+"""Fits in the form that ArviZ takes."""

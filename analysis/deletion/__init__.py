@@ -1,0 +1,1 @@
+"""What deleting weights and units does to the held-out loss."""

@@ -1,0 +1,1 @@
+"""Figures of a fit, one file each, in one style."""

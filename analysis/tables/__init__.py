@@ -1,0 +1,1 @@
+"""Tables of a fit: layers, gates, costs of training."""
