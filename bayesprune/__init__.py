@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from bayesprune.analysis.tables.layer_table import layer_table as layer_table
     from bayesprune.analysis.tables.training_costs import TrainingCosts as TrainingCosts
     from bayesprune.analysis.tables.training_costs import training_costs as training_costs
-    from bayesprune.data import load_data as load_data
+    from bayesprune.data.sets import load_data as load_data
     from bayesprune.inference.combined import Combined as Combined
     from bayesprune.inference.data.batch_normalisation import reestimate_statistics as reestimate_statistics
     from bayesprune.inference.fit_result import Fit as Fit
@@ -176,7 +176,7 @@ _HOMES: dict[str, str] = {
     "resnet_32": "bayesprune.models.networks.networks",
     "resnet_56": "bayesprune.models.networks.networks",
     "vgg_16_bn": "bayesprune.models.networks.networks",
-    "load_data": "bayesprune.data",
+    "load_data": "bayesprune.data.sets",
     # inference
     "fit": "bayesprune.inference.training.fit",
     "Gating": "bayesprune.inference.rules.gate_training",

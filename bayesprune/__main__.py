@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bayesprune.cli import main
+from bayesprune.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import bayesprune as bp
-from bayesprune.data import DataSplits
-from bayesprune.declaration import resolve_prior
+from bayesprune.data.sets import DataSplits
 from bayesprune.inference.rules.schedules import hold_then_cosine
 from bayesprune.models.likelihoods.names import likelihood_class
 from bayesprune.models.networks.networks import make_ready
+from bayesprune.runs.declaration import resolve_prior
 
 RATE, BATCH = 1e-3, 128
 """Of the plain network: those of `bayesprune.fit`."""

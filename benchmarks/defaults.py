@@ -29,7 +29,7 @@ import torch
 from torch._inductor import config as inductor
 
 import bayesprune as bp
-from bayesprune.data import DataSplits
+from bayesprune.data.sets import DataSplits
 from bayesprune.inference.predictions.plain_scores import plain_scores
 from bayesprune.models.priors.ready import PRIORS
 from benchmarks.default_cases import CASES, constant_figures, plain_figures, train_plain

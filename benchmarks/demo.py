@@ -22,7 +22,7 @@ from bayesprune.commands.console import percent, stdout, table
 from bayesprune.commands.fitting import fit_run
 from bayesprune.commands.pruning import prune_run
 from bayesprune.commands.showing import write_plots
-from bayesprune.run_folder import PLOTS_FOLDER, load_run
+from bayesprune.runs.run_folder import PLOTS_FOLDER, load_run
 
 OUT = Path("runs", "demo")
 TARGET = 0.95

@@ -48,7 +48,7 @@ def test_the_readme_runs_from_top_to_bottom():
 
 
 def test_the_readme_s_prior_is_the_one_in_the_examples():
-    from bayesprune.prior_files import load_prior
+    from bayesprune.runs.prior_files import load_prior
 
     space = {}
     exec(code_blocks("README.md")[1], space)

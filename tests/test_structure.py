@@ -86,11 +86,11 @@ def test_tests_and_benchmarks_import_by_the_full_name(path):
         ("models", "from bayesprune import HALO"),
         ("models", "import bayesprune"),
         ("inference", "from bayesprune import analysis"),
-        ("inference", "from bayesprune.data import load_data"),
+        ("inference", "from bayesprune.data.sets import load_data"),
         ("inference", "def f():\n    from bayesprune.analysis.tables.layer_table import layer_table"),
         ("inference", "if TYPE_CHECKING:\n    from bayesprune.analysis import convergence"),
         ("inference", "importlib.import_module('bayesprune.analysis.plots.scales')"),
-        ("analysis", "from bayesprune.cli import main"),
+        ("analysis", "from bayesprune.cli.app import main"),
         ("analysis", "from bayesprune import load_data"),
         ("analysis", "from .layer_table import layer_table"),
         ("analysis", "from . import layer_table"),
@@ -108,7 +108,7 @@ def test_a_forbidden_import_is_caught(floor, source):
         ("models", "import torch\nfrom torchvision import models\nfrom bayesprune.models.priors.halo import HALO"),
         ("inference", "from bayesprune import models\nfrom pyro import infer"),
         ("analysis", "from bayesprune.inference.fit_result import Fit\nfrom bayesprune.models.priors.halo import HALO"),
-        ("bayesprune", "from bayesprune.analysis import to_arviz\nfrom bayesprune.data import load_data"),
+        ("bayesprune", "from bayesprune.analysis import to_arviz\nfrom bayesprune.data.sets import load_data"),
     ],
 )
 def test_an_allowed_import_is_let_through(floor, source):

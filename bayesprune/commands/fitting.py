@@ -10,12 +10,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from bayesprune.code_trust import absolute, repeating
 from bayesprune.commands.console import figure, percent, stdout
 from bayesprune.commands.showing_gates import what_is_left
 from bayesprune.commands.tuning import asked_tuning, fit_tuned, print_tuned
-from bayesprune.data import DATASETS, load_data
-from bayesprune.declaration import declare, resolve_prior
+from bayesprune.data.sets import DATASETS, load_data
 from bayesprune.inference.data.data_units import ONLY_NOISE
 from bayesprune.inference.execution.stepper import PathReport
 from bayesprune.inference.posterior.storage import write_fit
@@ -28,9 +26,11 @@ from bayesprune.models.files.places import expanded
 from bayesprune.models.files.tensor_file import tensor_digest
 from bayesprune.models.files.unwritable import naming
 from bayesprune.models.gates.unit_gates import UnitGates
-from bayesprune.part_folder import writing_part
-from bayesprune.run_folder import summarise_run, write_rest
-from bayesprune.starting_weights import StartingWeights
+from bayesprune.runs.code_trust import absolute, repeating
+from bayesprune.runs.declaration import declare, resolve_prior
+from bayesprune.runs.part_folder import writing_part
+from bayesprune.runs.run_folder import summarise_run, write_rest
+from bayesprune.runs.starting_weights import StartingWeights
 
 __all__ = ["content_of", "fit_run", "objective_line", "parse_settings", "print_run", "remarks", "scores_line"]
 

@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from bayesprune.analysis.plots.front import plot_front
-from bayesprune.code_trust import CodeTrust, repeating
 from bayesprune.commands.console import print_lines, stdout
 from bayesprune.commands.fitting import content_of
-from bayesprune.data import DATASETS, load_data
-from bayesprune.declaration import UNIT_GATES, Declaration, declare, resolve_prior
+from bayesprune.data.sets import DATASETS, load_data
 from bayesprune.inference.data.data_units import ONLY_NOISE
 from bayesprune.inference.sparsity_path.continuation import sparsity_path
 from bayesprune.inference.sparsity_path.folder import INDEX_FILE, REMEDY, read_index
 from bayesprune.inference.sparsity_path.sparsity_path import SparsityPath
 from bayesprune.models.files.places import expanded
-from bayesprune.run_folder import check_declared
-from bayesprune.starting_weights import StartingWeights
+from bayesprune.runs.code_trust import CodeTrust, repeating
+from bayesprune.runs.declaration import UNIT_GATES, Declaration, declare, resolve_prior
+from bayesprune.runs.run_folder import check_declared
+from bayesprune.runs.starting_weights import StartingWeights
 
 _LATER = {"kl_weight": None, "particles": 1, "standardise": None}
 """Arguments that folders of earlier versions do not name, with what stands for them there."""

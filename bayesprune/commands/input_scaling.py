@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bayesprune.data import DATASETS, DataSplits
-from bayesprune.data_files import read_npz
+from bayesprune.data.files import read_npz
+from bayesprune.data.sets import DATASETS, DataSplits
 from bayesprune.models.files.places import expanded
 
 __all__ = ["input_scaling", "scaled_like_training"]

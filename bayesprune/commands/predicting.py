@@ -14,12 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bayesprune.code_trust import CodeTrust, allowed_code
 from bayesprune.commands.console import figure, stdout
 from bayesprune.commands.input_scaling import input_scaling, scaled_like_training
 from bayesprune.commands.pruning import COMPACT_FILE, PLAN_FILE, WEIGHTS_FILE
-from bayesprune.data_files import ARRAY_ERRORS, reason_of
-from bayesprune.declaration import make_network
+from bayesprune.data.files import ARRAY_ERRORS, reason_of
 from bayesprune.inference.data.batch_normalisation import tracked_layers
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.predictions.outputs_at import outputs_at
@@ -35,7 +33,9 @@ from bayesprune.models.files.tensor_file import infinite_buffers, not_finite, re
 from bayesprune.models.likelihoods.likelihoods import Likelihood
 from bayesprune.models.networks.standardisation import put_in_units, units_of
 from bayesprune.models.units.compact import cut
-from bayesprune.run_folder import SUMMARY_FILE, load_run, run_data
+from bayesprune.runs.code_trust import CodeTrust, allowed_code
+from bayesprune.runs.declaration import make_network
+from bayesprune.runs.run_folder import SUMMARY_FILE, load_run, run_data
 
 __all__ = ["Predicted", "load_pruned", "predict_file", "print_predicted"]
 

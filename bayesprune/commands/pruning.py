@@ -14,7 +14,6 @@ from bayesprune.commands.compacting import KEYS, check_request, compact_lines, c
 from bayesprune.commands.console import figure, percent, stdout, table
 from bayesprune.commands.following_path import load_path
 from bayesprune.commands.input_scaling import input_scaling
-from bayesprune.finite_numbers import finite_numbers
 from bayesprune.inference.predictions.plain_scores import plain_scores
 from bayesprune.inference.pruning.finetune import finetune
 from bayesprune.inference.pruning.prune import prune
@@ -23,14 +22,15 @@ from bayesprune.models.files.json_file import write_json
 from bayesprune.models.files.new_folder import check_new_folder, new_folder
 from bayesprune.models.files.places import expanded
 from bayesprune.models.files.tensor_file import tensor_digest, write_tensors
-from bayesprune.run_folder import (
+from bayesprune.runs.finite_numbers import finite_numbers
+from bayesprune.runs.run_folder import (
     data_of,
     guide_name,
     load_run,
     read_summary,
     run_data,
 )
-from bayesprune.same_data import check_same_data
+from bayesprune.runs.same_data import check_same_data
 
 __all__ = ["print_pruned", "prune_run"]
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from bayesprune.analysis.tables.layer_table import layer_table
-from bayesprune.code_trust import CodeNotTrusted
 from bayesprune.commands.console import figure, percent, print_lines, stdout
 from bayesprune.commands.fitting import objective_line, remarks, scores_line
 from bayesprune.commands.showing_gates import gate_lines, what_is_left
@@ -22,8 +21,9 @@ from bayesprune.inference.fit_result import Fit
 from bayesprune.models.files.json_file import damaged
 from bayesprune.models.files.places import expanded
 from bayesprune.models.likelihoods.likelihoods import Categorical
-from bayesprune.part_folder import find_part
-from bayesprune.run_folder import PLOTS_FOLDER, SUMMARY_FILE, load_run, read_summary, run_data
+from bayesprune.runs.code_trust import CodeNotTrusted
+from bayesprune.runs.part_folder import find_part
+from bayesprune.runs.run_folder import PLOTS_FOLDER, SUMMARY_FILE, load_run, read_summary, run_data
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

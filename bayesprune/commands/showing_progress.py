@@ -16,8 +16,8 @@ from bayesprune.commands.console import figure, percent, stdout, table
 from bayesprune.commands.showing_gates import progress_gate_lines
 from bayesprune.inference.tuning.trials import trials_kept
 from bayesprune.inference.watching.trace_file import TRACE_FILE, UNREADABLE, RunningFit, read_progress, read_trace
-from bayesprune.part_folder import TUNING_FOLDER, what_is_kept
-from bayesprune.run_folder import PLOTS_FOLDER
+from bayesprune.runs.part_folder import TUNING_FOLDER, what_is_kept
+from bayesprune.runs.run_folder import PLOTS_FOLDER
 
 __all__ = ["show_progress"]
 

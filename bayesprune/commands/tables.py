@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bayesprune.commands.console import figure, percent, stdout, table
-from bayesprune.run_folder import read_summary
+from bayesprune.runs.run_folder import read_summary
 
 __all__ = ["compare_runs", "list_data", "list_priors"]
 
@@ -90,7 +90,7 @@ def list_priors() -> None:
 
 def list_data(root: str | Path | None = None) -> None:
     """Prints the data sets that are known by name, and whether they are here."""
-    from bayesprune.data import DATASETS, available
+    from bayesprune.data.sets import DATASETS, available
 
     shown = table("data", "what it is", "")
     for name, summary in DATASETS.items():

@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bayesprune.code_trust import is_code
 from bayesprune.commands.console import figure, percent, stdout, table
-from bayesprune.data import DataSplits
-from bayesprune.declaration import Declaration, resolve_prior
+from bayesprune.data.sets import DataSplits
 from bayesprune.inference.defaults.knob_grid import BY_DATA_SIZE, KL_WEIGHT, MOST_VALUES, around, given_knobs
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.training.fit import fit
@@ -20,9 +18,11 @@ from bayesprune.inference.tuning.trials import Values
 from bayesprune.inference.tuning.tuning import FIRST_STEPS, STEPS, Tuned, tune
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.priors.ready import PRIORS
-from bayesprune.part_folder import Part
-from bayesprune.prior_files import import_object
-from bayesprune.starting_weights import StartingWeights
+from bayesprune.runs.code_trust import is_code
+from bayesprune.runs.declaration import Declaration, resolve_prior
+from bayesprune.runs.part_folder import Part
+from bayesprune.runs.prior_files import import_object
+from bayesprune.runs.starting_weights import StartingWeights
 
 __all__ = ["Tuning", "asked_tuning", "fit_tuned", "print_tuned"]
 

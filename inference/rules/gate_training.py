@@ -51,8 +51,8 @@ class Gating:
         remove: When closed units leave network, guide and optimizer: ``"epoch"`` (default) at the end of each epoch, a
             number after so many steps, None never: their gates stay closed, but no time is saved.
         rule: Which units leave: ``"absorbed"`` (default), or ``"attracted"``: those with theta below 1/2 inside the
-            attraction set of zero as well (see `bayesprune.inference.rules.attraction`), which are closed before theta has
-            arrived there.
+            attraction set of zero as well (see `bayesprune.inference.rules.attraction`), which are closed before theta
+            has arrived there.
         round_at: Share of the steps after which theta is rounded at 1/2 and trained no more; the rest of the fit trains
             the network that is left. Default 2/3; None: never.
 

@@ -227,7 +227,8 @@ def read_trace(folder: str | Path) -> xr.Dataset:
     """Reads trace.nc of a folder that `WriteTrace` writes.
 
     Returns:
-        As `bayesprune.inference.watching.pruning_trace.trace_dataset`, with the attributes ``data_size`` and ``is_map`` (0 or 1).
+        As `bayesprune.inference.watching.pruning_trace.trace_dataset`, with the attributes ``data_size`` and ``is_map``
+        (0 or 1).
 
     Raises:
         ValueError: If there is no such file, or it is damaged.

@@ -42,8 +42,8 @@ class UnitGates:
         beta: `(a, b)` of a Beta hyper-prior in its place, both at least 1, for comparison.
         weight_scale: Standard deviation of the weights of gated layers that have no other prior; default 0.3. Weight
             decay in nats per datum is 1 / (weight_scale^2 data_size).
-        estimator: How theta's gradient is estimated, a name in `bayesprune.inference.objective.unit_gate_estimators.ESTIMATORS`;
-            default ``"trapezoid"``.
+        estimator: How theta's gradient is estimated, a name in
+            `bayesprune.inference.objective.unit_gate_estimators.ESTIMATORS`; default ``"trapezoid"``.
         layers: Whether residual branches have a gate as well, with which the whole branch goes; default False.
         start: theta at the start, in (0, 1]; default 0.9.
 

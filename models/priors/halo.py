@@ -186,7 +186,8 @@ class HALO(Hierarchy):
 
         SGD with momentum 0.9 and one learning rate for weights and lam, batches of 64, all of them points, the penalty
         there in full from the first step on. The rate stays what it is; the authors divide it by ten after a half and
-        three quarters of the epochs, which is ``schedule=steps([0.5, 0.75])`` of `bayesprune.inference.rules.schedules`.
+        three quarters of the epochs, which is ``schedule=steps([0.5, 0.75])`` of
+        `bayesprune.inference.rules.schedules`.
 
         Args:
             learning_rate: Positive; default 0.1, the authors'.

@@ -8,7 +8,7 @@ import pickle
 import shutil
 import sys
 
-from bayesprune import cli
+from bayesprune.cli import app as cli
 
 OWN = """
 from pathlib import Path

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bayesprune import cli, exits
+from bayesprune.cli import app as cli
+from bayesprune.cli import exits
 from tests.attacks import binary_mutations, json_mutations, option_mutations
 from tests.attacks.targets import FIT, INTERRUPTED, go_on
 from tests.attacks.verdict import LIMIT, SENTINEL, Outcome, complaints, run_under_alarm

@@ -26,7 +26,7 @@ def small_folders(tmp_path_factory):
     ready, own = ("--width", 0.02, *data), ("--network", f"{place / 'own.py'}:net", *data)
     knob = ("--first-epochs", 1, "--restarts", 1, "--sparsities", "0.5", "--knob")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bayesprune.run_folder.ARVIZ_DRAWS", 3)
+        patch.setattr("bayesprune.runs.run_folder.ARVIZ_DRAWS", 3)
         assert commands("fit", "--prior", "spike-and-slab", *ready, "--out", place / "run") == 0
         assert commands("prune", place / "run", "--sparsity", 0.5, "--quiet", "--out", place / "pruned") == 0
         more = ("--min-inclusion", 0.0, "--compact", "--quiet")

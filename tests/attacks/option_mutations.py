@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from bayesprune import cli
+from bayesprune.cli import app as cli
 from bayesprune.inference.rules.gate_training import Gating
 from bayesprune.models.priors.ready import PRIORS
 from tests.attacks.targets import FIT

@@ -6,7 +6,7 @@ import contextlib
 import os
 import resource
 
-from bayesprune import cli
+from bayesprune.cli import app as cli
 
 FREE = (0, 4, 40, 140, 300)  # KB; what is written takes 350 to 800
 

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from bayesprune import cli
+from bayesprune.cli import app as cli
 from bayesprune.inference.training import checkpoint
 from bayesprune.inference.training.fit import fit
 from bayesprune.inference.watching import trace_file

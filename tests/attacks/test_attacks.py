@@ -10,7 +10,7 @@ import inspect
 import pytest
 import typer
 
-from bayesprune import cli
+from bayesprune.cli import app as cli
 from bayesprune.models.priors.ready import PRIORS
 from tests.attacks.attack_list import all_attacks
 from tests.attacks.targets import make_targets

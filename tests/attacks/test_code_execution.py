@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from bayesprune.data import load_data
+from bayesprune.data.sets import load_data
 from bayesprune.inference.fit_result import Fit
 from tests.attacks.armed_folders import MODULES, Leaves
 

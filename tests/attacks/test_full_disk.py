@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import bayesprune as bp
-from bayesprune import cli
+from bayesprune.cli import app as cli
 from bayesprune.models.files.new_folder import new_folder
-from bayesprune.run_folder import load_run
+from bayesprune.runs.run_folder import load_run
 from tests.attacks.small_disks import SmallDisk, SmallFiles, command, fails_until_there_is_room, listed
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bayesprune.inference.training import checkpoint
-from bayesprune.run_folder import read_summary
+from bayesprune.runs.run_folder import read_summary
 from tests.attacks.small_disks import FREE, command, listed
 from tests.oracles.same_runs import is_same
 
@@ -23,7 +23,7 @@ NETWORK = (
 def given(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "SHARE", 1.0)
     monkeypatch.setattr(checkpoint, "LEAST", 0.0)
-    monkeypatch.setattr("bayesprune.run_folder.ARVIZ_DRAWS", 2)
+    monkeypatch.setattr("bayesprune.runs.run_folder.ARVIZ_DRAWS", 2)
     generator = np.random.default_rng(0)
     y = np.arange(120) % 3
     np.savez(tmp_path / "data.npz", x=generator.normal(size=(120, 64)) + np.eye(3, 64)[y], y=y)

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 import bayesprune.commands.fitting  # noqa: F401  # imported once, before processes are forked
-from bayesprune import cli
+from bayesprune.cli import app as cli
 from bayesprune.inference.training import checkpoint
 from bayesprune.inference.watching import trace_file
-from bayesprune.run_folder import read_summary
+from bayesprune.runs.run_folder import read_summary
 from tests.oracles.same_runs import is_same
 
 NETWORK = (
@@ -149,7 +149,7 @@ def fits(tmp_path_factory):
         patched.setattr(checkpoint, "SHARE", 0.5)  # a state after almost every epoch, so that there is much to hit
         patched.setattr(checkpoint, "LEAST", 0.0)
         patched.setattr(trace_file, "SHARE", 0.5)
-        patched.setattr("bayesprune.run_folder.ARVIZ_DRAWS", 2)
+        patched.setattr("bayesprune.runs.run_folder.ARVIZ_DRAWS", 2)
         yield Fits(tmp_path_factory.mktemp("kills"))
 
 

@@ -13,9 +13,9 @@ import pytest
 import xarray as xr
 from PIL import Image
 
-from bayesprune import cli
+from bayesprune.cli import app as cli
+from bayesprune.cli.plain_text import neutral, plain_warnings
 from bayesprune.commands.console import print_lines, stdout, table
-from bayesprune.plain_text import neutral, plain_warnings
 
 EVIL = {
     "a colour": "\x1b[31mred",

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bayesprune.code_trust import CodeNotTrusted
 from bayesprune.commands.following_path import load_path
 from bayesprune.commands.predicting import load_pruned
-from bayesprune.run_folder import load_run
+from bayesprune.runs.code_trust import CodeNotTrusted
+from bayesprune.runs.run_folder import load_run
 from tests.attacks.armed_folders import commands
 
 NET, PRIOR, KNOB = "{made}/own.py:net", "{made}/own.py:prior", "{made}/own.py:by_scale"
@@ -85,7 +85,7 @@ def test_another_reference_is_refused_with_both(own, small_folders, other, capsy
 
 
 def test_the_commands_that_are_printed_work(small_folders, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("bayesprune.run_folder.ARVIZ_DRAWS", 3)
+    monkeypatch.setattr("bayesprune.runs.run_folder.ARVIZ_DRAWS", 3)
     folder = tmp_path / "with a space"
     folder.mkdir()
     shutil.copy(small_folders / "own.py", folder / "own.py")

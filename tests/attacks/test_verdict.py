@@ -10,7 +10,7 @@ import warnings
 
 import pytest
 
-from bayesprune import cli
+from bayesprune.cli import app as cli
 from tests.attacks.verdict import complaints, run_under_alarm
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bayesprune import cli
+from bayesprune.cli import app as cli
 
 NETWORKS = """
 from torch import nn

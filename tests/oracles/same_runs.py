@@ -9,7 +9,7 @@ import xarray as xr
 from safetensors.torch import load_file
 
 from bayesprune.inference.posterior.storage import TRACE_FILE
-from bayesprune.run_folder import read_summary
+from bayesprune.runs.run_folder import read_summary
 
 TIMED = {"seconds", "created", "path", "resumed_at_epoch"}
 

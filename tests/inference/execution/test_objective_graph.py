@@ -24,8 +24,8 @@ from bayesprune.inference.guides.hard_concrete import HardConcreteFactor
 from bayesprune.inference.guides.paired import SlabFactor
 from bayesprune.inference.guides.truncated_lognormal import TruncatedLogNormalFactor
 from bayesprune.inference.objective.latent_gate_estimators import ScoreFunction, antithetic
+from bayesprune.inference.terms import registry as terms_module
 from bayesprune.inference.terms.registry import normal_normal, registered_terms
-from bayesprune.inference.terms.registry import registry as terms_module
 from bayesprune.models.distributions.log_uniform import LogUniform, TruncatedLogUniform
 from bayesprune.models.language.hierarchy import Hierarchy, Latent
 from bayesprune.models.language.inclusion import exact_zero

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from bayesprune.inference.execution import stepper
+from bayesprune.inference.execution import stepper as stepper_module
 from bayesprune.inference.execution.stepper import PathReport, Stepper
 from bayesprune.inference.objective.latent_gate_estimators import ScoreFunction
 from bayesprune.inference.training.fit import NonFiniteLossError, fit, make_optimizer
@@ -166,7 +166,7 @@ class Changes(Callback):
 def test_a_declaration_that_reads_what_changes_turns_the_path_plain_and_the_step_is_taken_there(
     monkeypatch, optimizer, no_compilation
 ):
-    monkeypatch.setattr(stepper, "_CHECK_EVERY", 4)
+    monkeypatch.setattr(stepper_module, "_CHECK_EVERY", 4)
     box = {"sd": 1.0}
     prior = Hierarchy(s=Latent(lambda: dist.Gamma(3.0, 3.0)), weight=lambda s: dist.Normal(0.0, s * box["sd"]))
 
@@ -184,7 +184,7 @@ def test_a_declaration_that_reads_what_changes_turns_the_path_plain_and_the_step
     assert "at step 5 of the fused path" in report["reason"]
     assert far(turned, plain) < TIGHT
     # The control: unchecked, the old number is used on.
-    monkeypatch.setattr(stepper, "_CHECK_EVERY", 100)
+    monkeypatch.setattr(stepper_module, "_CHECK_EVERY", 100)
     unchecked = run("fused")
     assert unchecked.settings["path"]["fused_steps"] == 9 and far(unchecked, plain) > 1e-4
 
@@ -254,7 +254,7 @@ def stepper_of(path, steps=100, objective=None, **more):
 def decided(path, seconds, monkeypatch, compiler=True, **more):
     """The report after one step, and whether a shorter timing was asked for."""
     asked = long(monkeypatch, seconds)
-    monkeypatch.setattr(stepper, "_SECONDS_PER_NODE", 1.0)  # a graph of a hundred operations is a large one here
+    monkeypatch.setattr(stepper_module, "_SECONDS_PER_NODE", 1.0)  # a graph of a hundred operations is a large one here
     monkeypatch.setattr(shutil, "which", lambda name: name if compiler else None)
     stepper = stepper_of(path, **more)
     stepper.step(*batch_for(stepper.objective.model.network), 1.0)

@@ -12,8 +12,10 @@ import xarray as xr
 from torch import nn
 
 import bayesprune as bp
+from bayesprune.inference.sparsity_path import continuation
+from bayesprune.inference.sparsity_path import folder as path_folder
 from bayesprune.inference.sparsity_path.folder import INDEX_FILE
-from bayesprune.inference.sparsity_path.sparsity_path import _non_dominated, continuation, folder
+from bayesprune.inference.sparsity_path.sparsity_path import _non_dominated
 
 SIZE = 60
 torch.manual_seed(2)
@@ -136,7 +138,7 @@ def test_two_paths_that_differ_a_little_are_told_apart(uninterrupted):
 
 
 def test_a_run_that_was_killed_while_writing_loses_that_point_only(uninterrupted, tmp_path, monkeypatch):
-    folder, real = tmp_path / "path", folder.write_json
+    folder, real = tmp_path / "path", path_folder.write_json
 
     def write(file, index):
         if len(index["points"]) == 2:
@@ -144,7 +146,7 @@ def test_a_run_that_was_killed_while_writing_loses_that_point_only(uninterrupted
         real(file, index)
 
     with monkeypatch.context() as patch:
-        patch.setattr(folder, "write_json", write)
+        patch.setattr(path_folder, "write_json", write)
         with pytest.raises(Interrupted):
             quick(folder=folder)
     (folder / ".point-002-abc12345").mkdir()  # what a fit that was being written leaves behind

@@ -247,7 +247,7 @@ def test_a_registered_term_is_used_and_a_wrong_one_is_caught_by_the_sampled_term
     q = normal_like(Copy, location, log_scale, double(3, 4))
     sampled = float(site_term(prior, q, q.value))  # no term registered: from the draw
     assert sampled == pytest.approx(float(site_term(prior, q, q.value, analytic=False)))
-    from bayesprune.inference.terms.registry import registry
+    from bayesprune.inference.terms import registry
 
     try:
         register_term(Shifted, Copy)(lambda p, factor: factor.location.sum() * 0 + 123.0)
