@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import bayesprune.commands.fitting
+from bayesprune.cli import app as cli
 from bayesprune.inference.training import checkpoint
 from bayesprune.inference.training.fit import NonFiniteLossError
 from bayesprune.inference.watching.trace_file import WriteTrace, read_progress
