@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tests.analysis.test_convergence import N, noise, synthetic
 
 import bayesprune as bp
 from bayesprune.analysis.diagnostics.convergence import ELBO
 from bayesprune.analysis.diagnostics.stopping import GROWTH
+from tests.analysis.diagnostics.test_convergence import N, noise, synthetic
 from tests.analysis.regressions import data_of, model_of
 from tests.oracles.conjugate_regression import regression
 

@@ -152,7 +152,7 @@ def test_widths_are_rounded_up(command, run, tmp_path):
 
 
 def test_latency_is_the_median_of_paired_ratios(command, run, tmp_path, monkeypatch):
-    from bayesprune.models.costs.costs import latency as module
+    from bayesprune.models.costs import latency as module
 
     batches = []
 

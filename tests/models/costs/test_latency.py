@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from bayesprune.models.costs.costs import latency as module
+from bayesprune.models.costs import latency as module
 from bayesprune.models.costs.latency import Latency, latency, ratio
 
 

@@ -9,8 +9,9 @@ import pytest
 import scipy.stats
 import torch
 
+from bayesprune.models.likelihoods import constant_prediction
 from bayesprune.models.likelihoods.constant_prediction import constant_log_likelihood
-from bayesprune.models.likelihoods.likelihoods import Bernoulli, Categorical, Normal, Poisson, constant_prediction
+from bayesprune.models.likelihoods.likelihoods import Bernoulli, Categorical, Normal, Poisson
 from bayesprune.models.likelihoods.real_likelihoods import HeteroscedasticNormal
 
 GENERATOR = np.random.default_rng(0)
