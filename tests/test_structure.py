@@ -10,12 +10,15 @@ import sys
 import time
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = ("models", "inference", "analysis", "bayesprune")  # a floor imports itself and the floors before it
 FACE = FLOORS.index("bayesprune")
-LONGEST = 500  # lines
+LONGEST = 500  # lines of a test, a benchmark
+LONGEST_OF_THE_PACKAGE = 450
+MOST = 20  # files of a folder of the package
 NAMELESS = {"util", "utils", "helper", "helpers", "common", "misc"}
 SECOND = 1.0
 
@@ -115,6 +118,176 @@ def test_an_allowed_import_is_let_through(floor, source):
     assert forbidden_imports(source, floor) == []
 
 
+# ------------------------------------------------------------------------------------------------- wings
+
+# Which wing of a floor may import which others of it; a file that stands on the floor itself is a wing of its own.
+# A new import between wings is a decision: it is made here, and `test_wings_make_no_circle` says whether it can be.
+WINGS = {
+    "models": {
+        "files": "",
+        "checks": "",
+        "distributions": "",
+        "language": "checks",
+        "networks": "checks",
+        "graphs": "checks",
+        "likelihoods": "checks",
+        "units": "graphs likelihoods checks",
+        "costs": "units networks checks",
+        "gates": "units costs distributions language networks checks",
+        "priors": "distributions language gates checks",
+        "deployment": "costs networks graphs language files checks",
+        "bayesian_network": "gates language likelihoods",
+        "unit_removal": "bayesian_network gates units",
+        "declared_model": "bayesian_network priors gates networks likelihoods checks",
+    },
+    "inference": {
+        "data": "",
+        "guides": "",
+        "restart": "guides",
+        "terms": "guides",
+        "objective": "terms guides",
+        "execution": "objective guides",
+        "watching": "objective guides",
+        "rules": "watching objective guides",
+        "predictions": "restart objective guides data",
+        "posterior": "restart predictions watching guides data",
+        "defaults": "guides data",
+        "inclusion": "restart posterior predictions guides data",
+        "notes": "restart inclusion posterior predictions defaults rules watching guides data",
+        "combined": "restart inclusion predictions objective guides",
+        "own_loop": "restart inclusion posterior watching objective guides data",
+        "fit_result": "restart combined own_loop notes inclusion posterior predictions guides data",
+        "training": "fit_result restart inclusion posterior predictions defaults"
+        " rules watching execution objective guides data",
+        "pruning": "training fit_result restart inclusion predictions rules objective guides data",
+        "sparsity_path": "pruning training fit_result predictions defaults data",
+        "tuning": "sparsity_path training fit_result defaults data",
+    },
+    "analysis": {
+        "arviz": "",
+        "tables": "",
+        "deletion": "",
+        "diagnostics": "arviz",
+        "plots": "arviz diagnostics deletion tables",
+    },
+    "bayesprune": {"data": "", "runs": "data", "commands": "runs data", "cli": "commands"},
+}
+
+
+def wing_of(module):
+    """(floor, wing) of a dotted name; None for floors themselves and for the face."""
+    parts = module.split(".")
+    if parts[0] != "bayesprune" or len(parts) < 2:
+        return None
+    if parts[1] in FLOORS[:FACE]:
+        return (parts[1], parts[2]) if len(parts) > 2 else None
+    return ("bayesprune", parts[1]) if parts[1] in WINGS["bayesprune"] else None
+
+
+def home_of(path):
+    """The dotted name of a file of the package."""
+    parts = path.with_suffix("").parts
+    dotted = ".".join(parts if parts[0] == "bayesprune" else ("bayesprune", *parts))
+    return dotted.removesuffix(".__init__")
+
+
+def wrong_wings(source, module):
+    """One line for each import into a wing of the same floor that the table does not allow."""
+    here = wing_of(module)
+    if here is None:
+        return []
+    floor, wing = here
+    if wing not in WINGS[floor]:
+        return [f"{floor}/{wing} stands in no table"]
+    allowed = {wing, *WINGS[floor][wing].split()}
+    wrong = []
+    for line, name in imported_modules(source):
+        there = wing_of(name)
+        if there is not None and there[0] == floor and there[1] not in allowed:
+            wrong.append(f"line {line}: {floor}/{wing} may not import {there[1]}")
+    return wrong
+
+
+@pytest.mark.parametrize("path", CODE, ids=str)
+def test_wings_import_what_the_table_allows(path):
+    assert wrong_wings((ROOT / path).read_text(), home_of(path)) == []
+
+
+@pytest.mark.parametrize("floor", WINGS)
+def test_wings_make_no_circle(floor):
+    before = set()
+    for wing, allowed in WINGS[floor].items():  # each wing imports wings that stand above it in the table
+        assert set(allowed.split()) <= before, wing
+        before.add(wing)
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "count"),
+    [
+        ("bayesprune.models.language.hierarchy", "from bayesprune.models.priors.ready import PRIORS", 1),
+        ("bayesprune.models.language.hierarchy", "from bayesprune.models.language.levels import Level", 0),
+        ("bayesprune.inference.guides.families", "def f():\n    from bayesprune.inference.training import fit", 1),
+        ("bayesprune.inference.fit_result", "from bayesprune.inference.training.fit import fit", 1),
+        ("bayesprune.inference.training.fit", "from bayesprune.inference.fit_result import Fit", 0),
+        ("bayesprune.inference.new_wing.file", "import torch", 1),
+        ("bayesprune.analysis.plots.gates", "from bayesprune.inference.training.fit import fit", 0),
+        ("bayesprune.runs.run_folder", "from bayesprune.commands.fitting import fit", 1),
+    ],
+)
+def test_a_wrong_wing_is_caught(module, source, count):
+    assert len(wrong_wings(source, module)) == count
+
+
+def file_imports():
+    """(file, file) of every import between files of the package, those in functions and for type checkers too."""
+    homes = {home_of(path) for path in CODE}
+    for path in CODE:
+        for _, name in imported_modules((ROOT / path).read_text()):
+            found = name if name in homes else name.rpartition(".")[0]
+            # The face knows every home, as strings and for type checkers; a name asked of it comes when it is used.
+            if found in homes and {found, home_of(path)}.isdisjoint({"bayesprune"}):
+                yield home_of(path), found
+
+
+def circles(edges):
+    """The sets of names that reach each other."""
+    return [sorted(some) for some in nx.strongly_connected_components(nx.DiGraph(edges)) if len(some) > 1]
+
+
+def test_files_make_no_circle():
+    edges = [(one, other) for one, other in file_imports() if one != other]
+    assert len(edges) > 500  # control: the imports were found
+    assert circles(edges) == []
+    assert circles([("a", "b"), ("b", "c"), ("c", "a"), ("c", "d")]) == [["a", "b", "c"]]
+
+
+def hidden_imports(source):
+    """One line for each import of the package inside a function: it hides a circle, or is there for no reason."""
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+    wrong = set()
+    for function in ast.walk(ast.parse(source)):
+        if isinstance(function, functions):
+            for node in ast.walk(function):
+                names = []
+                if isinstance(node, ast.ImportFrom):
+                    names = [node.module or ""]
+                elif isinstance(node, ast.Import):
+                    names = [alias.name for alias in node.names]
+                wrong |= {f"line {node.lineno}: {name}" for name in names if name.split(".")[0] == "bayesprune"}
+    return sorted(wrong)
+
+
+@pytest.mark.parametrize("path", [path for path in CODE if path.parts[0] != "bayesprune"], ids=str)
+def test_imports_stand_at_the_top(path):
+    # The face imports late on purpose: its help and its lists do not wait for PyTorch.
+    assert hidden_imports((ROOT / path).read_text()) == []
+
+
+def test_a_hidden_import_is_caught():
+    assert hidden_imports("def f():\n    if x:\n        from bayesprune.models.bayesian_network import A") != []
+    assert hidden_imports("import bayesprune\ndef f():\n    import torch") == []
+
+
 # ------------------------------------------------------------------------------------- files and folders
 
 
@@ -128,7 +301,13 @@ def test_the_face_reaches_each_floor_by_a_relative_link(floor):
 
 @pytest.mark.parametrize("path", ALL, ids=str)
 def test_no_file_is_too_long(path):
-    assert len((ROOT / path).read_text().splitlines()) <= LONGEST
+    longest = LONGEST_OF_THE_PACKAGE if path in CODE else LONGEST
+    assert len((ROOT / path).read_text().splitlines()) <= longest
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in CODE}), ids=str)
+def test_no_folder_is_too_full(folder):
+    assert len([path for path in CODE if path.parent == folder]) <= MOST
 
 
 def nameless(path):

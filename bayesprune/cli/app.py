@@ -29,7 +29,7 @@ from bayesprune.cli.exits import (
     sentence,
     what_is_left,
 )
-from bayesprune.cli.plain_text import neutral, plain_warnings
+from bayesprune.commands.plain_text import neutral, plain_warnings
 
 # isort: off
 from bayesprune.cli.options import (

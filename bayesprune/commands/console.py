@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bayesprune.cli.plain_text import neutral
+from bayesprune.commands.plain_text import neutral
 
 __all__ = ["figure", "percent", "print_lines", "stdout", "table"]
 

@@ -14,8 +14,8 @@ import xarray as xr
 from PIL import Image
 
 from bayesprune.cli import app as cli
-from bayesprune.cli.plain_text import neutral, plain_warnings
 from bayesprune.commands.console import print_lines, stdout, table
+from bayesprune.commands.plain_text import neutral, plain_warnings
 
 EVIL = {
     "a colour": "\x1b[31mred",
