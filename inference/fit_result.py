@@ -81,6 +81,17 @@ class Fit:
         """The fitted guide of the first restart."""
         return self.restarts[0].guide
 
+    def restart(self, number: int) -> Restart:
+        """One of the restarts: its model, guide, seed and Fisher information.
+
+        Args:
+            number: Which, from 0; numpy integers are taken as well.
+
+        Raises:
+            ValueError: If there is none of that number.
+        """
+        return self.restarts[restart_number(number, len(self.restarts))]
+
     def draws(
         self, n: int = 100, restart: int = 0, sites: Callable[[str], bool] | None = None, seed: int | None = None
     ) -> dict[str, Tensor]:
@@ -122,7 +133,7 @@ class Fit:
             What the function returned, draw by draw.
         """
         _positive("n", n)
-        one = self._restart(restart)
+        one = self.restart(restart)
         results = []
         with torch.no_grad(), seeded(one.guide, one.seed, seed):
             for number in range(n):
@@ -144,7 +155,7 @@ class Fit:
         Raises:
             ValueError: If a prior declares no event, or one that cannot be evaluated.
         """
-        one = self._restart(restart)
+        one = self.restart(restart)
         with torch.no_grad():
             return {name: self._included(one, prior, draw, draw[name]) for name, prior in one.model.priors.items()}
 
@@ -310,7 +321,7 @@ class Fit:
         Raises:
             ValueError: If no prior is a scale mixture with random scales, or what the factor needs is not there.
         """
-        one = self._restart(restart)
+        one = self.restart(restart)
         mixtures = [prior for prior in one.model.priors.values() if is_scale_mixture(prior)]
         if not mixtures:
             raise ValueError(
@@ -355,7 +366,7 @@ class Fit:
         Returns:
             Weights by name of tensor, `(out, in, ...)`.
         """
-        one = self._restart(restart)
+        one = self.restart(restart)
         values = one.guide.means()
         for site in one.model.sites.values():
             if site.support == "boolean":
@@ -400,9 +411,6 @@ class Fit:
         return found if data is None else found.keep_inputs(data)
 
     # -- inside ----------------------------------------------------------------------------------------------
-
-    def _restart(self, number: int) -> Restart:
-        return self.restarts[restart_number(number, len(self.restarts))]
 
     def _refuse_map(self, one: Restart) -> None:
         if one.guide.gates is not None:

@@ -155,7 +155,7 @@ def deletion_calibration(
     """
     _check_numbers(n, bins, threshold, probability, batch_size)
     check_choices(per, base, precision)
-    priors = selected_priors(fit._restart(restart).model.priors, tensors)
+    priors = selected_priors(fit.restart(restart).model.priors, tensors)
     groups = {name: group_numbers(prior, per) for name, prior in priors.items()}
     by_weight, what, kind = scores_by_weight(fit, restart, priors, scores)
     by_group = {name: _means(by_weight[name], groups[name]) for name in priors}

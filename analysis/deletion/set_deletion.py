@@ -134,7 +134,7 @@ def set_deletion(
             f"probability must lie strictly between 0 and 1 and threshold be at least 0, not {probability}, {threshold}"
         )
     check_choices(per, base, precision)
-    priors = selected_priors(fit._restart(restart).model.priors, tensors)
+    priors = selected_priors(fit.restart(restart).model.priors, tensors)
     groups = {name: group_numbers(prior, per) for name, prior in priors.items()}
     by_weight, what, _ = scores_by_weight(fit, restart, priors, scores)
     owner, number, score = _listed(groups, by_weight)

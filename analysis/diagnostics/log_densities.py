@@ -43,7 +43,7 @@ class LogDensities:
     """
 
     def __init__(self, fit: Fit, restart: int, data: Data | None = None) -> None:
-        one = fit._restart(restart)
+        one = fit.restart(restart)
         model, guide = copy.deepcopy((one.model, one.guide))
         model.double().network.eval()
         self.one = Restart(model, guide.double(), one.seed)

@@ -121,7 +121,7 @@ def loo(
         ValueError: For a MAP, and with `posterior` for a guide with points; if there is no such restart, `data` are not
             all the data, or a number is out of range.
     """
-    one = fit._restart(restart)
+    one = fit.restart(restart)
     if one.guide.is_map:
         raise ValueError("this fit is a MAP: a point leaves no draws to weight; score it on held-out data")
     if posterior:

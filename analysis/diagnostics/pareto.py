@@ -127,7 +127,7 @@ def pareto_khat(
             empty or names what is no continuous site with a density; if there is neither a block nor `joint`; if `data`
             are not all the data, or a number is out of range.
     """
-    one = fit._restart(restart)
+    one = fit.restart(restart)
     if one.guide.is_map:
         raise ValueError("this fit is a MAP: points have no density to compare with; fit with guide='meanfield'")
     if joint:

@@ -17,7 +17,7 @@ __all__ = ["effective_parameters"]
 
 def effective_parameters(fit: Fit, restart: int, draws: int, probability: float) -> xr.Dataset:
     """See `Fit.effective_parameters`."""
-    one = fit._restart(restart)
+    one = fit.restart(restart)
     fit._refuse_map(one)
     mixtures = [prior for prior in one.model.priors.values() if is_counted_by_shrinkage(prior)]
     rest = [prior for prior in one.model.priors.values() if prior not in mixtures]

@@ -80,7 +80,7 @@ def evidence_change(fit: Fit, reduced_sd: float = 0.0, restart: int = 0, per: st
         ValueError: If a prior is not Normal(0, sd) with a fixed sd, the guide of its weights is not Normal,
             `reduced_sd` is not below every prior sd, or `per` is unknown.
     """
-    one = fit._restart(restart)
+    one = fit.restart(restart)
     priors = one.model.priors
     changes = _changes(one, reduced_sd)
     return xr.Dataset(
@@ -116,7 +116,7 @@ def reduced_inclusion(
         raise ValueError(
             f"expected_density is {expected_density}, but a prior probability strictly between 0 and 1 is expected"
         )
-    one = fit._restart(restart)
+    one = fit.restart(restart)
     prior_log_odds = math.log(expected_density) - math.log1p(-expected_density)
     reduced = "weight = 0" if reduced_sd == 0 else f"weight ~ Normal(0, {reduced_sd:g})"
     attrs = {"kind": "reduction", "event": f"the full model against {reduced}, one {per} at a time (reduction)"}
@@ -143,7 +143,7 @@ def reduction(fit: Fit, restart: int = 0) -> dict[str, Tensor]:
     Raises:
         ValueError: As `evidence_change`.
     """
-    one = fit._restart(restart)
+    one = fit.restart(restart)
     return {name: -_of_event(one.model.priors[name], change) for name, change in _changes(one, 0.0).items()}
 
 

@@ -19,7 +19,7 @@ __all__ = ["probabilities_at", "unit_inclusion", "weight_inclusion"]
 
 def weight_inclusion(fit: Fit, restart: int = 0, draws: int = 200, units: bool = True) -> xr.Dataset:
     """See `Fit.inclusion_probabilities`."""
-    one = fit._restart(restart)
+    one = fit.restart(restart)
     found = probabilities_at(fit, restart, draws, units)
     variables = {}
     for name, prior in one.model.priors.items():
@@ -33,7 +33,7 @@ def weight_inclusion(fit: Fit, restart: int = 0, draws: int = 200, units: bool =
 
 def probabilities_at(fit: Fit, restart: int = 0, draws: int = 200, units: bool = True) -> dict[str, Tensor]:
     """Inclusion probabilities of one restart by name of tensor, on the CPU; arguments and errors as above."""
-    one = fit._restart(restart)
+    one = fit.restart(restart)
     fit._refuse_map(one)
     found: dict[str, Tensor] = {}
     sampled: list[TensorPrior] = []
@@ -63,7 +63,7 @@ def probabilities_at(fit: Fit, restart: int = 0, draws: int = 200, units: bool =
 
 def unit_inclusion(fit: Fit, restart: int = 0) -> xr.Dataset:
     """See `Fit.unit_inclusion`."""
-    one = fit._restart(restart)
+    one = fit.restart(restart)
     q = one.guide.gates
     if q is None or "theta" not in fit.trace:
         raise ValueError("the model has no gates of units: declare gates=UnitGates(...)")

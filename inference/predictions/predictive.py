@@ -80,7 +80,7 @@ def predict(
     statistics: str | None = None,
 ) -> Prediction:
     """See `Fit.predict`."""
-    likelihood = fit._restart(restart).model.likelihood
+    likelihood = fit.restart(restart).model.likelihood
     chosen = draw_statistics(fit, restart, data, statistics)
     drawn = outputs_of_draws(
         fit, lambda outputs: likelihood.predict(outputs).cpu(), x, draws, restart, batch_size, seed, chosen
@@ -99,7 +99,7 @@ def score(
     statistics: str | None = None,
 ) -> dict[str, float]:
     """See `Fit.score`; prediction and density are of one pass over the draws."""
-    model = fit._restart(restart).model
+    model = fit.restart(restart).model
     likelihood, placed_y = model.likelihood, like(y, next(model.network.parameters()))
     chosen = draw_statistics(fit, restart, data, statistics)
 
@@ -149,7 +149,7 @@ def predictive_intervals(
         ValueError: For labels, which have no intervals; for a probability outside of (0, 1) or no draws; if the network
             does not take the inputs.
     """
-    likelihood = fit._restart(restart).model.likelihood
+    likelihood = fit.restart(restart).model.likelihood
     if not likelihood.is_ordered:
         raise ValueError(
             f"the likelihood {likelihood.name} is of labels, which have no intervals: use predict() for probabilities"
@@ -173,7 +173,7 @@ def negative_log_likelihood(
     statistics: str | None = None,
 ) -> float:
     """See `Fit.negative_log_likelihood`."""
-    model = fit._restart(restart).model
+    model = fit.restart(restart).model
     placed_y = like(y, next(model.network.parameters()))
     chosen = draw_statistics(fit, restart, data, statistics)
     return _nll(
@@ -197,7 +197,7 @@ def draw_statistics(
     Raises:
         ValueError: As `Fit.predict`.
     """
-    one = fit._restart(restart)
+    one = fit.restart(restart)
     network, inputs = one.model.network, fit.inputs
     if data is not None and statistics != RUNNING and tracked_layers(network):  # else the data are not touched
         inputs = inputs_of(data, next(network.parameters()))
@@ -235,7 +235,7 @@ def outputs_of_draws(
     """
     if draws < 1:
         raise ValueError(f"draws must be at least 1, not {draws}")
-    one = fit._restart(restart)
+    one = fit.restart(restart)
     network = one.model.network
     x = like(x, next(network.parameters()))
     chosen = draw_statistics(fit, restart) if statistics is None else statistics

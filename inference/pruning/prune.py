@@ -206,7 +206,7 @@ def pruned(
     """As `prune` of a fit; the network is compared with the fit only if asked, as who measures it anyway does not."""
     if per not in ("network", "layer"):
         raise ValueError(f"per= takes 'network' or 'layer', not {per!r}")
-    one = fit._restart(restart)
+    one = fit.restart(restart)
     events = {name: prior.hierarchy.included for name, prior in one.model.priors.items()}
     own = {n: event for n, event in events.items() if n not in one.model.left_to_gates} or events
     kinds = {event.kind for event in own.values() if event is not None}
