@@ -83,12 +83,12 @@ if TYPE_CHECKING:
     from bayesprune.models.distributions.spike_slab_mixture import SpikeSlabMixture as SpikeSlabMixture
     from bayesprune.models.gates.unit_gates import UnitGates as UnitGates
     from bayesprune.models.language.hierarchy import Hierarchy as Hierarchy
-    from bayesprune.models.language.hierarchy import Latent as Latent
     from bayesprune.models.language.inclusion import exact_zero as exact_zero
     from bayesprune.models.language.inclusion import reduced_to_zero as reduced_to_zero
     from bayesprune.models.language.inclusion import relative_threshold as relative_threshold
     from bayesprune.models.language.inclusion import shrinkage_below as shrinkage_below
     from bayesprune.models.language.inclusion import slab_membership as slab_membership
+    from bayesprune.models.language.latent import Latent as Latent
     from bayesprune.models.language.prior_sparsity import prior_sparsity as prior_sparsity
     from bayesprune.models.likelihoods.likelihoods import Bernoulli as Bernoulli
     from bayesprune.models.likelihoods.likelihoods import Categorical as Categorical
@@ -130,7 +130,7 @@ if TYPE_CHECKING:
 # Public name -> the module it lives in.
 _HOMES: dict[str, str] = {
     # the language
-    "Latent": "bayesprune.models.language.hierarchy",
+    "Latent": "bayesprune.models.language.latent",
     "Hierarchy": "bayesprune.models.language.hierarchy",
     "exact_zero": "bayesprune.models.language.inclusion",
     "shrinkage_below": "bayesprune.models.language.inclusion",

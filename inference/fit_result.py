@@ -20,7 +20,6 @@ from bayesprune.inference.guides.seeded import seeded
 from bayesprune.inference.posterior import fit_transport
 from bayesprune.inference.posterior.axis_names import axis_names
 from bayesprune.inference.posterior.shrinkage import (
-    is_scale_mixture,
     shrinkage_at,
     shrinkage_draws,
     shrinkage_form,
@@ -29,6 +28,7 @@ from bayesprune.inference.predictions import predictive
 from bayesprune.inference.predictions.predictive import Prediction
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.given_numbers import restart_number
+from bayesprune.models.language.scale_mixture import is_scale_mixture
 from bayesprune.models.language.tensor_prior import TensorPrior
 
 

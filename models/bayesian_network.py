@@ -19,6 +19,7 @@ from bayesprune.models.gates.network_gates import NetworkGates
 from bayesprune.models.gates.unit_gates import UnitGates
 from bayesprune.models.language.fit_progress import FitProgress
 from bayesprune.models.language.hierarchy import Hierarchy
+from bayesprune.models.language.latent import Declared
 from bayesprune.models.language.pyro_parameters import name_parameters
 from bayesprune.models.language.tensor_prior import Site, TensorPrior
 from bayesprune.models.likelihoods.likelihoods import Categorical, Likelihood
@@ -115,7 +116,7 @@ class BayesianNetwork(nn.Module):
         self._bind(copied, {name: chosen[name] for name in tensors if name in chosen}, shapes)
 
     def _bind(
-        self, network: nn.Module, chosen: Mapping[str, tuple[str, Hierarchy]], declared: Mapping[str, tuple[int, ...]]
+        self, network: nn.Module, chosen: Mapping[str, tuple[str, Declared]], declared: Mapping[str, tuple[int, ...]]
     ) -> None:
         """Binds hierarchies to the tensors of a network; sizes and fan-ins are those of the `declared` shapes."""
         self.network = network

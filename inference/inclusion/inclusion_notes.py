@@ -13,7 +13,7 @@ from bayesprune.inference.guides.guide import WITHOUT_DENSITY
 from bayesprune.inference.guides.identified import identified_tensor, regression_tensor
 from bayesprune.inference.inclusion.correlated_inputs import CORRELATION, chooses_inputs, correlated_inputs
 from bayesprune.inference.predictions.outputs_at import like
-from bayesprune.models.language.hierarchy import Hierarchy
+from bayesprune.models.language.latent import Declared
 
 if TYPE_CHECKING:
     from bayesprune.inference.fit_result import Fit
@@ -116,7 +116,7 @@ def why_no_elbo(fit: Fit) -> str | None:
     return None
 
 
-def meaning_of(hierarchy: Hierarchy) -> str | None:
+def meaning_of(hierarchy: Declared) -> str | None:
     """What an inclusion probability is not, in a sentence, where its name promises more than it is.
 
     Args:

@@ -30,8 +30,9 @@ from torch import Tensor
 from bayesprune.inference.guides.families import NormalFamily
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.guides.seeded import seeded
-from bayesprune.models.language.hierarchy import WEIGHT
 from bayesprune.models.language.iid import Iid
+from bayesprune.models.language.latent import WEIGHT
+from bayesprune.models.language.scale_mixture import conditional_sd
 from bayesprune.models.language.tensor_prior import TensorPrior
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class _Sums:
         A weight given its scales counts as a Normal of its standard deviation, but for a Laplace, whose mean curvature
         2 Normal(0 | m, v) / b and slope erf(m / sqrt(2 v)) / b over q are known, and are others.
         """
-        s = self.prior.conditional_sd(values).double()
+        s = conditional_sd(self.prior, values).double()
         if not self.prior.weight_is_latent:
             self.first += s / DRAWS
             self.second += s.square() / DRAWS

@@ -20,8 +20,9 @@ from bayesprune.inference.guides.seeded import seeded
 from bayesprune.inference.posterior.data_pull import DataPull, data_pulls, factor_by_posterior
 from bayesprune.inference.predictions.outputs_at import outputs_at
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.language.hierarchy import WEIGHT
 from bayesprune.models.language.inclusion import InclusionEvent, ShrinkageForm
+from bayesprune.models.language.latent import WEIGHT
+from bayesprune.models.language.scale_mixture import conditional_sd, is_scale_mixture
 from bayesprune.models.language.tensor_prior import TensorPrior
 
 if TYPE_CHECKING:
@@ -156,15 +157,6 @@ def is_linear(model: BayesianNetwork) -> bool:
     return model.gates is None and len(model.matrices) == 1 and every == set(model.matrices)
 
 
-def is_scale_mixture(prior: TensorPrior) -> bool:
-    """Whether the weight is, given random scales, a scaled Normal or Laplace."""
-    if prior.hierarchy.included is not None and prior.hierarchy.included.kind == "atom":
-        return False
-    if prior.weight_is_latent:  # its scale may be a real latent, such as HALO's signed lam
-        return any(parent in prior.sites for parent in prior.hierarchy.parents.get(WEIGHT, ()))
-    return bool(prior.scales) and prior.standard_normal is not None
-
-
 def is_counted_by_shrinkage(prior: TensorPrior) -> bool:
     """Whether effective parameters are the sum of one minus the shrinkage factor, rather than of another event."""
     event = prior.hierarchy.included
@@ -209,7 +201,7 @@ def shrinkage_at(one: Restart, prior: TensorPrior, values: dict[str, Tensor]) ->
     Raises:
         ValueError: If the fit lacks the Fisher information that the factor needs, or the guide its Normals.
     """
-    sd = prior.conditional_sd({latent: values[site.name] for latent, site in prior.sites.items()})
+    sd = conditional_sd(prior, {latent: values[site.name] for latent, site in prior.sites.items()})
     if shrinkage_form(one, prior) == "posterior":
         return factor_by_posterior(_pulls(one)[prior.name], sd)
     if one.fisher is None:

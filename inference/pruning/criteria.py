@@ -16,7 +16,7 @@ from bayesprune.inference.guides.families import NormalFactor
 from bayesprune.inference.guides.truncated_lognormal import TruncatedLogNormalFactor
 from bayesprune.inference.inclusion.membership import membership_log_odds
 from bayesprune.inference.inclusion.reduction import event_log_odds, reduction
-from bayesprune.models.language.hierarchy import WEIGHT
+from bayesprune.models.language.latent import WEIGHT
 
 Criterion = Callable[[Fit, int], dict[str, Tensor]]
 

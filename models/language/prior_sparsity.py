@@ -8,6 +8,7 @@ import torch
 
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.levels import level_shape
+from bayesprune.models.language.scale_mixture import conditional_sd
 from bayesprune.models.language.tensor_prior import TensorPrior
 
 
@@ -75,7 +76,7 @@ def prior_sparsity(
             values = prior.simulate()
             weight = values["weight"]
             if event.kind == "shrinkage":
-                kappa = 1.0 / (1.0 + precision * prior.conditional_sd(values).square())
+                kappa = 1.0 / (1.0 + precision * conditional_sd(prior, values).square())
                 included = kappa < event.threshold
             elif event.kind == "relative":
                 included = weight.abs() > event.threshold * weight.square().mean().sqrt()

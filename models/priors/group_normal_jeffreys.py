@@ -6,8 +6,9 @@ import pyro.distributions as dist
 
 from bayesprune.models.checks.setting_types import typed_settings
 from bayesprune.models.distributions.log_uniform import IMPROPER, LogUniform
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import relative_threshold
+from bayesprune.models.language.latent import Latent
 from bayesprune.models.priors.group_noise import START_SPREAD, check_level
 
 

@@ -25,8 +25,9 @@ from torch.distributions import constraints
 
 from bayesprune.models.checks.setting_types import typed_settings
 from bayesprune.models.distributions.power_density import PowerDensity
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import relative_threshold, shrinkage_below
+from bayesprune.models.language.latent import Latent
 from bayesprune.models.priors.data_count import checked_data_size
 
 

@@ -8,8 +8,9 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from bayesprune.models.checks.setting_types import typed_settings
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import shrinkage_below
+from bayesprune.models.language.latent import Latent
 
 
 class Horseshoe(Hierarchy):

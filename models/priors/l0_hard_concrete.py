@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from bayesprune.models.checks.setting_types import Extent, typed_settings
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import InclusionEvent
+from bayesprune.models.language.latent import Latent
 from bayesprune.models.priors.group_noise import check_level, check_slab, weight_decayed
 
 TEMPERATURE, LOWER, UPPER = 2.0 / 3.0, -0.1, 1.1

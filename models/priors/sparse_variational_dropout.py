@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bayesprune.models.distributions.log_uniform import IMPROPER, LogUniform
-from bayesprune.models.language.hierarchy import WEIGHT, Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import relative_threshold
+from bayesprune.models.language.latent import WEIGHT, Latent
 
 
 class SparseVariationalDropout(Hierarchy):

@@ -7,8 +7,9 @@ import math
 import pyro.distributions as dist
 
 from bayesprune.models.checks.setting_types import typed_settings
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import exact_zero
+from bayesprune.models.language.latent import Latent
 from bayesprune.models.language.levels import DEFAULT_BLOCK
 
 SPIKE_LEVELS = ("weight", "kernel", "output", "input", "block")

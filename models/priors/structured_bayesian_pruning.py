@@ -9,8 +9,9 @@ import torch
 from bayesprune.models.checks.setting_types import Extent, typed_settings
 from bayesprune.models.distributions.log_uniform import TruncatedLogUniform
 from bayesprune.models.distributions.truncated_log_normal import TruncatedLogNormal
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import relative_threshold
+from bayesprune.models.language.latent import Latent
 from bayesprune.models.priors.group_noise import FLAT, FLAT_SLAB, check_level, check_slab, weight_decayed
 
 START_SPREAD = math.exp(-5.0)

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import pyro.distributions as dist
 
 from bayesprune.models.checks.setting_types import typed_settings
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import relative_threshold
+from bayesprune.models.language.latent import Latent
 from bayesprune.models.priors.data_count import checked_data_size
 
 

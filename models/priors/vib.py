@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from bayesprune.models.checks.setting_types import Extent, typed_settings
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import relative_threshold
+from bayesprune.models.language.latent import Latent
 from bayesprune.models.priors.group_noise import START_SPREAD, check_level, check_slab, weight_decayed
 
 IMPROPER = "the scale of the noise is the best one for each guide, so there is no one prior"

@@ -15,8 +15,9 @@ from torch import nn
 
 from bayesprune.inference.posterior.shrinkage import shrinkage_factor
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import exact_zero, relative_threshold, shrinkage_below
+from bayesprune.models.language.latent import Latent
 from bayesprune.models.likelihoods.likelihoods import Categorical, Normal
 from bayesprune.models.priors.gaussian import Gaussian
 from bayesprune.models.priors.halo import HALO

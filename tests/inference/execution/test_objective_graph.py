@@ -27,8 +27,9 @@ from bayesprune.inference.objective.latent_gate_estimators import ScoreFunction,
 from bayesprune.inference.terms import registry as terms_module
 from bayesprune.inference.terms.registry import normal_normal, registered_terms
 from bayesprune.models.distributions.log_uniform import LogUniform, TruncatedLogUniform
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import exact_zero
+from bayesprune.models.language.latent import Latent
 from bayesprune.models.likelihoods.likelihoods import Bernoulli, Normal, Poisson
 from bayesprune.models.priors.gaussian import Gaussian
 from bayesprune.models.priors.group_normal_jeffreys import GroupNormalJeffreys

@@ -24,7 +24,8 @@ from bayesprune.inference.inclusion.reduction import (
     reduction,
 )
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
+from bayesprune.models.language.latent import Latent
 from bayesprune.models.likelihoods.likelihoods import Normal
 from bayesprune.models.priors.gaussian import Gaussian
 from tests.oracles import reduction_reference as exact

@@ -17,7 +17,8 @@ from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.objective.latent_gate_estimators import ScoreFunction
 from bayesprune.inference.objective.objective import Objective, objective
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
+from bayesprune.models.language.latent import Latent
 from bayesprune.models.likelihoods.likelihoods import Bernoulli, Categorical, Normal, Poisson
 from bayesprune.models.priors.gaussian import Gaussian
 from bayesprune.models.priors.halo import HALO
