@@ -74,7 +74,7 @@ def typed_settings(
             _, *given = signature.bind(owner, *args, **kwargs).arguments.items()
         except TypeError as problem:  # which does not say of what
             _, *known = signature.parameters
-            raise TypeError(f"{what}(...) takes {', '.join(known)}: {problem}") from None
+            raise TypeError(f"{what}(...) takes {', '.join(known) or 'no settings'}: {problem}") from None
         settings = {key: _checked(f"{what}({key}=...)", value, kinds()[key], "None") for key, value in given}
         for key, value in settings.items():
             if isinstance(value, float) and value and not SIZES[0] <= abs(value) <= SIZES[1]:

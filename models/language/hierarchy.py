@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.models.language.declaration_errors import DeclarationError, NotEvaluatedError, WrongShapeError
+from bayesprune.models.language.declaration_transport import reduced
 from bayesprune.models.language.inclusion import InclusionEvent
 from bayesprune.models.language.latent import (
     PROGRESS,
@@ -210,8 +211,6 @@ class Hierarchy:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """What is sent to another process; see `bayesprune.models.language.declaration_transport`."""
-        from bayesprune.models.language.declaration_transport import reduced
-
         return reduced(self)
 
     def probe(self, share: float = 1.0) -> list[float]:

@@ -23,11 +23,11 @@ from scipy.stats import gamma
 from torch import Tensor
 from torch.distributions import constraints
 
-from bayesprune.models.checks.setting_types import typed_settings
 from bayesprune.models.distributions.power_density import PowerDensity
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import relative_threshold, shrinkage_below
 from bayesprune.models.language.latent import Latent
+from bayesprune.models.language.ready_registry import ready
 from bayesprune.models.priors.data_count import checked_data_size
 
 
@@ -72,6 +72,7 @@ class SignedGamma(TorchDistribution):
         return SignedGamma(self.concentration.expand(batch_shape), self.rate.expand(batch_shape), False)
 
 
+@ready("halo", "hierarchical adaptive lasso, by its one constant kappa")
 class HALO(Hierarchy):
     """weight ~ Laplace(0, lam^2 / xi), lam ~ Gamma(3, psi), one lam a weight, with psi = 3 and xi = kappa / 9.
 
@@ -88,7 +89,6 @@ class HALO(Hierarchy):
         ValueError: If more than one is given, or one is out of its range.
     """
 
-    @typed_settings
     def __init__(
         self, kappa: float | None = None, prior_sd: float | None = None, expected_density: float | None = None
     ) -> None:
@@ -115,10 +115,9 @@ class HALO(Hierarchy):
                 included=shrinkage_below(0.5),
                 default_guide="map",
             )
-        self.config = {"name": "HALO", "arguments": given}
 
     @classmethod
-    @typed_settings
+    @ready("halo-paper", "the same by the authors' per-datum constants xi, psi, weight_decay")
     def from_paper(
         cls,
         xi: float,
@@ -169,15 +168,6 @@ class HALO(Hierarchy):
             raise ValueError(f"HALO.from_paper needs a lam_start from 1e-6 to 1e6, not {lam_start}")
         self = cls.__new__(cls)
         self._declare(xi * total, psi * total, weight_decay * total, signed, lam_start)
-        arguments = {
-            "xi": xi,
-            "psi": psi,
-            "weight_decay": weight_decay,
-            "data_size": total,
-            "signed": signed,
-            "lam_start": lam_start,
-        }
-        self.config = {"name": "HALO.from_paper", "arguments": arguments}
         self.full_kl = True
         return self
 

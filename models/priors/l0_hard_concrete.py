@@ -11,10 +11,11 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from bayesprune.models.checks.setting_types import Extent, typed_settings
+from bayesprune.models.checks.setting_types import Extent
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import InclusionEvent
 from bayesprune.models.language.latent import Latent
+from bayesprune.models.language.ready_registry import ready
 from bayesprune.models.priors.group_noise import check_level, check_slab, weight_decayed
 
 TEMPERATURE, LOWER, UPPER = 2.0 / 3.0, -0.1, 1.1
@@ -64,6 +65,7 @@ class OpenGate(InclusionEvent):
         return f"{self.gate} != 0 (atom)"
 
 
+@ready("l0-hard-concrete", "a price on nonzero weights or groups, by hard concrete gates")
 class L0HardConcrete(Hierarchy):
     """weight = z w with hard concrete gates z, a price `lam` on weights that are not zero, and w ~ Normal(0, slab_sd).
 
@@ -83,7 +85,6 @@ class L0HardConcrete(Hierarchy):
         ValueError: If an argument is out of range.
     """
 
-    @typed_settings
     def __init__(self, lam: float = 1.0, slab_sd: Extent = None, level: str = "weight", dropout: float = 0.5) -> None:
         if not lam >= 0:
             raise ValueError(f"L0HardConcrete(lam=...) must not be negative, not {lam}")
@@ -107,10 +108,6 @@ class L0HardConcrete(Hierarchy):
             included=OpenGate("atom", gate="z"),
             improper=IMPROPER,
         )
-        self.config = {
-            "name": "L0HardConcrete",
-            "arguments": {"lam": lam, "slab_sd": slab_sd, "level": level, "dropout": dropout},
-        }
 
 
 def hard_concrete(log_alpha: Tensor, noise: Tensor) -> Tensor:

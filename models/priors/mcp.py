@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
-from bayesprune.models.checks.setting_types import typed_settings
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import relative_threshold
+from bayesprune.models.language.ready_registry import ready
 from bayesprune.models.priors.data_count import checked_data_size
 
 IMPROPER = "its penalty is constant for large weights, so it has no normaliser; fit it with guide='map'"
@@ -56,6 +56,7 @@ class MinimaxConcave(TorchDistribution):
         return MinimaxConcave(self.lam.expand(batch_shape), self.gamma.expand(batch_shape), validate_args=False)
 
 
+@ready("mcp", "minimax concave penalty: the lasso near zero, flat for large weights (improper)")
 class MCP(Hierarchy):
     """log p(weight) = -MCP(weight; lam, gamma), flat for large weights: they are not shrunk (Zhang 2010).
 
@@ -73,16 +74,14 @@ class MCP(Hierarchy):
         ValueError: If an argument is not positive.
     """
 
-    @typed_settings
     def __init__(self, lam: float | None = None, gamma: float | None = None) -> None:
         for name, value in {"lam": lam, "gamma": gamma}.items():
             if value is not None and not value > 0:
                 raise ValueError(f"MCP({name}=...) must be positive, not {value}")
         self._declare(lam, gamma)
-        self.config = {"name": "MCP", "arguments": {"lam": lam, "gamma": gamma}}
 
     @classmethod
-    @typed_settings
+    @ready("mcp-paper", "the same by per-datum constants lam and gamma")
     def from_paper(cls, lam: float, gamma: float, data_size: int | None = None) -> MCP:
         """By constants of a mean loss, mean loss + MCP(weight; lam, gamma): in full-data nats lam n and gamma / n.
 
@@ -101,10 +100,6 @@ class MCP(Hierarchy):
             raise ValueError(f"MCP.from_paper needs lam > 0 and gamma > 0, not {lam} and {gamma}")
         self = cls.__new__(cls)
         self._declare(lam * total, gamma / total)
-        self.config = {
-            "name": "MCP.from_paper",
-            "arguments": {"lam": lam, "gamma": gamma, "data_size": total},
-        }
         self.full_kl = True
         return self
 

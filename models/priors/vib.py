@@ -10,10 +10,11 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from bayesprune.models.checks.setting_types import Extent, typed_settings
+from bayesprune.models.checks.setting_types import Extent
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import relative_threshold
 from bayesprune.models.language.latent import Latent
+from bayesprune.models.language.ready_registry import ready
 from bayesprune.models.priors.group_noise import START_SPREAD, check_level, check_slab, weight_decayed
 
 IMPROPER = "the scale of the noise is the best one for each guide, so there is no one prior"
@@ -57,6 +58,7 @@ class FittedNormal(TorchDistribution):
         return FittedNormal(self.strength.expand(batch_shape), False)
 
 
+@ready("vib", "variational information bottleneck: noise a group, its prior's scale fitted")
 class VIB(Hierarchy):
     """weight = z w with z ~ Normal(0, xi) a group, xi fitted in closed form; w ~ Normal(0, slab_sd) are points.
 
@@ -75,7 +77,6 @@ class VIB(Hierarchy):
 
     noise = "z"
 
-    @typed_settings
     def __init__(self, strength: float = 1.0, slab_sd: Extent = None, per: str = "output") -> None:
         if not strength > 0:
             raise ValueError(f"VIB(strength=...) must be positive, not {strength}")
@@ -88,4 +89,3 @@ class VIB(Hierarchy):
             included=relative_threshold(0.1),
             improper=IMPROPER,
         )
-        self.config = {"name": "VIB", "arguments": {"strength": strength, "slab_sd": slab_sd, "per": per}}
