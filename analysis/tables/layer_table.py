@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from bayesprune.inference.fit_result import Fit, Restart
+from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.inclusion.inclusion_notes import inclusion_notes, meaning_of
+from bayesprune.inference.restart import Restart
 from bayesprune.inference.watching.pruning_trace import inclusion_record
 from bayesprune.models.checks.given_numbers import restart_number
 

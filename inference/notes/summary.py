@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from bayesprune.inference.fitted import Fitted
 from bayesprune.inference.guides.guide import WITHOUT_DENSITY
 from bayesprune.inference.notes.emptied_layers import collapsed_layers
 from bayesprune.inference.notes.findings import findings
+from bayesprune.inference.posterior.included_weights import included_weights
 from bayesprune.inference.predictions.draw_statistics import statistics_in_words
 from bayesprune.inference.watching.endings import ending_in_words, endings_of
 
-if TYPE_CHECKING:
-    from bayesprune.inference.fit_result import Fit
 
-
-def summarise(fit: Fit) -> dict[str, Any]:
+def summarise(fit: Fitted) -> dict[str, Any]:
     """Returns what a fit was and came to.
 
     Keys: those of `Fit.settings` (guide, epochs, steps, batch_size, learning_rate, optimizer, schedule, kl_warmup,
@@ -72,10 +71,10 @@ def _note(settings: dict[str, Any]) -> list[str]:
     return [] if found is None else [str(found)]
 
 
-def _nonzero(fit: Fit) -> int:
+def _nonzero(fit: Fitted) -> int:
     """Weights that are in the network: of the median-probability model for gates, else not exactly zero."""
     one = fit.restarts[0]
-    closed, weights = one.guide.inclusion(), fit.included_weights()
+    closed, weights = one.guide.inclusion(), included_weights(one)
     units = one.guide.open_units(0.5)
     nonzero = 0
     for name, prior in one.model.priors.items():

@@ -57,7 +57,7 @@ def inclusion_record(guide: Guide) -> dict[str, Any]:
         else:
             weight = weights[name]
             kept = weight.abs() > (
-                RELATIVE * weight.square().mean().sqrt() if event is None or event.kind != "atom" else 0.0
+                RELATIVE * weight.square().mean().sqrt() if event is None or not event.is_exact else 0.0
             )
         kept = kept & units[name] if name in units else kept
         sparsity[name] = 1.0 - int(kept.sum()) / model.declared_sizes[name]  # weights of removed units are zeros

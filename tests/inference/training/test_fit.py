@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.objective.latent_gate_estimators import ScoreFunction
-from bayesprune.inference.training.fit import NonFiniteLossError, fit
+from bayesprune.inference.training.fit import fit
 from bayesprune.inference.watching.callbacks import Callback
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.language.hierarchy import Hierarchy, Latent
