@@ -16,13 +16,13 @@ from bayesprune.inference.data.batch_normalisation import tracked_layers
 from bayesprune.inference.data.batches import Data
 from bayesprune.inference.data.kept_inputs import inputs_of
 from bayesprune.inference.fitted import Fitted
+from bayesprune.inference.guides.left_in import included_weights
 from bayesprune.inference.inclusion.effective_parameters import effective_parameters
 from bayesprune.inference.inclusion.events import included_at
 from bayesprune.inference.inclusion.weight_inclusion import unit_inclusion, weight_inclusion
 from bayesprune.inference.notes.summary import summarise
 from bayesprune.inference.objective.objective import Objective
 from bayesprune.inference.posterior import fit_transport
-from bayesprune.inference.posterior.included_weights import included_weights
 from bayesprune.inference.posterior.shrinkage_factors import shrinkage_factors
 from bayesprune.inference.posterior.storage import load_fit, save_fit
 from bayesprune.inference.predictions import predictive
@@ -286,7 +286,7 @@ class Fit(Fitted):
         Returns:
             Weights by name of tensor, `(out, in, ...)`.
         """
-        return included_weights(self.restart(restart))
+        return included_weights(self.restart(restart).guide)
 
     def summary(self) -> dict[str, Any]:
         """What the fit was and came to, as plain numbers and strings."""

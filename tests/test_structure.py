@@ -157,7 +157,7 @@ WINGS = {
         "notes": "fitted restart inclusion posterior predictions defaults rules watching guides data",
         "combined": "fitted restart inclusion predictions objective guides",
         "own_loop": "fitted restart inclusion posterior watching objective guides data",
-        "fit_result": "fitted combined own_loop notes inclusion posterior predictions watching objective data",
+        "fit_result": "fitted combined own_loop notes inclusion posterior predictions watching objective guides data",
         "training": "fit_result restart inclusion posterior predictions defaults"
         " rules watching execution objective guides data",
         "pruning": "training fit_result restart inclusion predictions rules objective guides data",

@@ -19,6 +19,7 @@ from bayesprune.inference.data.fingerprints import compare_structure, network_st
 from bayesprune.inference.fitted import Fitted
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.restart import Restart
+from bayesprune.inference.watching.pruning_trace import trace_of_today
 from bayesprune.inference.watching.trace_file import UNREADABLE
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.declared_model import code_of_ones_own, declared_model
@@ -344,7 +345,7 @@ def _read_trace(file: Path) -> xr.Dataset:
             # What h5netcdf asks first; where it is refused there, its destructor prints a traceback.
             stored.attrs.get("_nc3_strict")
         with xr.open_dataset(file, engine="h5netcdf") as found:
-            return found.load()
+            return trace_of_today(found.load())
     except UNREADABLE as problem:
         reason = " ".join(str(problem).split())[:200]
         raise ValueError(f"{file} is damaged or missing ({reason}): fit again, or restore the file") from problem

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bayesprune.inference.data.batch_normalisation import reestimate_statistics, take_statistics, tracked_layers
 from bayesprune.inference.data.batches import Data
 from bayesprune.inference.fit_result import Fit
+from bayesprune.inference.guides.left_in import left_in
 from bayesprune.inference.inclusion.events import rule_of
 from bayesprune.inference.pruning.criteria import CRITERIA, Criterion
 from bayesprune.inference.pruning.min_score import checked_score, keep_above, share_kept
@@ -439,17 +440,8 @@ def own_zeros(fit: Fit, restart: int = 0) -> tuple[int, int]:
         fit: The fit.
         restart: Which restart; default the first.
     """
-    one, weights = fit.restarts[restart], fit.included_weights(restart)
-    closed, units = one.guide.inclusion(), one.guide.open_units(0.5)
-    left = 0
-    for name, prior in one.model.priors.items():
-        event = prior.hierarchy.included
-        left_out = weights[name].cpu() == 0
-        if event is not None and event.gate is not None:
-            left_out = left_out | (prior.spread(event.gate, closed[prior.sites[event.gate].name]).cpu() <= 0.5)
-        if name in units:
-            left_out = left_out | ~units[name].cpu()
-        left += int((~left_out).sum())
+    one = fit.restarts[restart]
+    left = sum(int(there.sum()) for there in left_in(one.guide).values())
     total = sum(one.model.declared_sizes.values())
     return total - left, total
 
