@@ -63,6 +63,11 @@ def main() -> None:
         expected["printed"][name] = called(command)
     for name in ("run", "units"):
         expected["printed"][f"show {name}"] = called(f"show {name}")
+    shutil.copytree("path", "whole")
+    called(COMMANDS["path"].replace("0.3,0.1", "0.3,0.1,0.05").replace("--out path", "--out whole"))
+    whole = json.loads(Path("whole/path.json").read_text())["points"][2]
+    expected["path continued"] = {key: whole[key] for key in ("fits", "networks")}
+    shutil.rmtree("whole")
     np.save("digits.npy", fits.digits())
     for name in READ:
         called(f"predict {name} --input digits.npy --out {name}.npz")
