@@ -99,7 +99,7 @@ def test_the_fit_in_a_run_folder_says_what_it_said(name, here):
     assert differences(EXPECTED["fits"][name], answers(fit, name), SINGLE) == []
 
 
-@pytest.mark.parametrize("name", ["regression", "halo", "gates"])
+@pytest.mark.parametrize("name", ["halo", "gates"])
 def test_a_saved_fit_says_what_it_said(name, here):
     fit = bp.Fit.load(here(name) / name, fits.model(name))
     assert differences(EXPECTED["fits"][name], answers(fit, name), DOUBLE) == []
@@ -107,11 +107,12 @@ def test_a_saved_fit_says_what_it_said(name, here):
         assert fit.model.network.fc1.out_features < 8  # units were removed during the fit
 
 
-def test_a_saved_fit_of_ones_own_declaration_says_what_it_said_but_for_shrinkage(here):
-    """Shrinkage factors of networks were by the Fisher information then, whatever the guide: a rule that was changed."""
-    fit = bp.Fit.load(here("own") / "own", fits.model("own"))
-    off = differences(EXPECTED["fits"]["own"], answers(fit, "own"), DOUBLE)
-    assert {line.split(":")[0] for line in off} == {"/inclusion 0/fc1.weight", "/inclusion 0/fc2.weight"}
+@pytest.mark.parametrize("name", ["regression", "own"])
+def test_a_saved_fit_of_a_scale_mixture_says_what_it_said_but_for_shrinkage(name, here):
+    """Shrinkage factors in networks were by the Fisher information then: a rule that was changed on purpose since."""
+    fit = bp.Fit.load(here(name) / name, fits.model(name))
+    off = differences(EXPECTED["fits"][name], answers(fit, name), DOUBLE)
+    assert off and {line.split(":")[0].rpartition("/")[0] for line in off} <= {"/inclusion 0", "/inclusion 1"}
 
 
 @pytest.mark.parametrize(
@@ -131,14 +132,14 @@ def test_a_saved_fit_is_refused_for_another_declaration(here):
         bp.Fit.load(folder, other)
 
 
-@pytest.mark.parametrize("name", ["run", "regression", "halo", "gates"])
+@pytest.mark.parametrize("name", ["run", "halo", "gates"])
 def test_numbers_of_another_fit_are_seen(name, here):
-    """The control of all equalities above: a guide off by a ten-thousandth is seen."""
+    """The control of all equalities above: parameters off by a ten-thousandth are seen."""
     fit = bp.Fit.load(here(name) / name, None if name == "run" else fits.model(name))
     with torch.no_grad():
         for one in fit.restarts:
-            for parameter in one.guide.parameters():
-                parameter.mul_(1.0001)
+            for parameter in (*one.guide.parameters(), *one.model.network.parameters()):
+                parameter.mul_(0.9999)
     assert differences(EXPECTED["fits"][name], answers(fit, name), SINGLE if name == "run" else DOUBLE) != []
 
 
