@@ -12,6 +12,7 @@ import re
 import runpy
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -224,13 +225,17 @@ def test_show_says_how_far_a_killed_fit_is(here, command):
     assert "process 1 on elsewhere" in out and f"epoch {progress['epoch']} of 2000" in out
 
 
-def test_a_killed_fit_of_another_machine_is_not_replaced_without_being_asked(here, command):
+def test_a_killed_fit_of_another_machine_is_replaced_when_it_has_been_silent_for_long(here, command):
     folder = here("killed.part") / "killed.part"
-    before = content(folder)
-    code, _, err = command("fit --data digits --prior halo --width 0.03 --epochs 1 --device cpu --out killed")
+    file = folder / "progress.json"
+    line = "fit --data digits --prior halo --width 0.03 --epochs 1 --device cpu --out killed"
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(stored | {"updated": time.time()}), encoding="utf-8")
+    code, _, err = command(line)
     assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and "--fresh" in err
-    (folder / "lock").unlink()
-    assert content(folder) == before
+    file.write_text(json.dumps(stored | {"updated": time.time() - 86400.0}), encoding="utf-8")
+    assert command(f"{line} --quiet")[0] == 0
+    assert (folder.with_name("killed") / "summary.json").is_file() and not folder.exists()
 
 
 @pytest.mark.parametrize("name", ["run", "units", "pruned", "compact"])
