@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -30,13 +29,10 @@ from torch import Tensor
 from bayesprune.inference.guides.families import NormalFamily
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.guides.seeded import seeded
+from bayesprune.inference.restart import Restart
 from bayesprune.models.language.iid import Iid
 from bayesprune.models.language.latent import WEIGHT
-from bayesprune.models.language.scale_mixture import conditional_sd
 from bayesprune.models.language.tensor_prior import TensorPrior
-
-if TYPE_CHECKING:
-    from bayesprune.inference.fit_result import Restart
 
 __all__ = ["DataPull", "data_pulls", "factor_by_posterior", "information"]
 
@@ -126,7 +122,7 @@ class _Sums:
         A weight given its scales counts as a Normal of its standard deviation, but for a Laplace, whose mean curvature
         2 Normal(0 | m, v) / b and slope erf(m / sqrt(2 v)) / b over q are known, and are others.
         """
-        s = conditional_sd(self.prior, values).double()
+        s = self.prior.conditional_sd(values).double()
         if not self.prior.weight_is_latent:
             self.first += s / DRAWS
             self.second += s.square() / DRAWS

@@ -1,8 +1,8 @@
-"""What is asked of a declaration when it is bound to a tensor: univariate distributions, shapes, supports, an event."""
+"""What is asked of a declaration when it is bound to a tensor: univariate distributions, shapes, supports."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,11 +10,9 @@ import pyro
 
 from bayesprune.models.checks.first_line import first_line
 from bayesprune.models.language.declaration_errors import DeclarationError, NotEvaluatedError, WrongShapeError
-from bayesprune.models.language.inclusion import InclusionEvent
-from bayesprune.models.language.latent import WEIGHT
-from bayesprune.models.language.levels import broadcasts_to, level_shape
+from bayesprune.models.language.levels import broadcasts_to
 
-__all__ = ["check_distribution", "check_event", "declaration_run_on", "validated"]
+__all__ = ["check_distribution", "declaration_run_on", "validated"]
 
 
 def check_distribution(latent: str, fn: Any, shape: tuple[int, ...], tensor: str) -> None:
@@ -39,29 +37,6 @@ def check_distribution(latent: str, fn: Any, shape: tuple[int, ...], tensor: str
             f"{latent} has entries of shape {shape} on {tensor}, but its distribution has shape "
             f"{tuple(fn.batch_shape)}, which does not broadcast to it: give {latent} the level of its finest parent"
         )
-
-
-def check_event(event: InclusionEvent | None, priors: Mapping[str, Any], shape: tuple[int, ...], tensor: str) -> None:
-    """Refuses an inclusion event that the weights' distribution or the tensor has no answer for.
-
-    Args:
-        event: The event; None passes.
-        priors: Distributions by name of latent, that of the weights among them where they are one.
-        shape: Shape of the tensor.
-        tensor: Its name.
-
-    Raises:
-        ValueError: If the weights' distribution has no slab, or the tensor lacks the event's level.
-    """
-    if event is None:
-        return
-    if event.kind == "membership" and not hasattr(priors.get(WEIGHT), "log_odds"):
-        raise ValueError(
-            "included=slab_membership() needs weights whose distribution has a slab, a method log_odds(value): "
-            "use SpikeSlabMixture, or another event"
-        )
-    if event.kind == "reduction":
-        level_shape(event.level, shape, tensor=tensor)  # refuses a level that the tensor lacks
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from bayesprune.models.language.gate_support import GatesNotDrawnError
 from bayesprune.models.language.iid import Iid
 from bayesprune.models.language.latent import PROGRESS, WEIGHT, Declared, Latent, is_distribution
 from bayesprune.models.language.levels import expand_blocks, level_shape
-from bayesprune.models.language.site_checks import check_distribution, check_event, declaration_run_on, validated
+from bayesprune.models.language.scale_mixture import conditional_sd
+from bayesprune.models.language.site_checks import check_distribution, declaration_run_on, validated
 from bayesprune.models.language.supports import fixed_values, interval_bounds, shuffled, support_name
 
 Draw = Callable[[str, Iid], Tensor]
@@ -166,6 +167,14 @@ class TensorPrior:
         if self.hierarchy.factor is not None:
             terms["factor"] = self.factor(drawn, weight)
         return weight, terms
+
+    def conditional_sd(self, values: dict[str, Tensor]) -> Tensor:
+        """Standard deviation of the weights given their scales, `(out, in, ...)`, at given values of the latents.
+
+        Raises:
+            ValueError: If the prior is no scale mixture.
+        """
+        return conditional_sd(self, values)
 
     def membership_log_odds(self, values: dict[str, Tensor]) -> Tensor:
         """Log odds that the weights belong to the slab of their mixture prior, at given values of the latents.
@@ -368,7 +377,9 @@ class TensorPrior:
         with declaration_run_on(self.name, self.shape), validated(), torch.no_grad():
             weight, _ = self.run(visit, _like(None), {})
         self.weight_is_latent = WEIGHT in self.sites
-        check_event(self.hierarchy.included, priors, self.shape, self.name)
+        event = self.hierarchy.included
+        if event is not None:
+            event.check(self.name, self.shape, priors.get(WEIGHT))
         if weight.shape != self.shape:  # expand() would have refused; kept for callables returning odd tensors
             raise WrongShapeError(f"weight= has shape {tuple(weight.shape)}, but {self.name} has shape {self.shape}")
 

@@ -11,7 +11,7 @@ from bayesprune.models.checks.setting_types import Extent
 from bayesprune.models.distributions.hard_concrete import LOWER, UPPER, trained_gate
 from bayesprune.models.distributions.nonzero_penalty import IMPROPER, NonzeroPenalty
 from bayesprune.models.language.hierarchy import Hierarchy
-from bayesprune.models.language.inclusion import InclusionEvent
+from bayesprune.models.language.inclusion import ExactZero
 from bayesprune.models.language.latent import Latent
 from bayesprune.models.language.ready_registry import ready
 from bayesprune.models.priors.group_noise import check_level, check_slab, weight_decayed
@@ -20,7 +20,7 @@ L0_LEVELS = ("weight", "output", "input", "kernel")
 
 
 @dataclass(frozen=True)
-class OpenGate(InclusionEvent):
+class OpenGate(ExactZero):
     """The inclusion event of a gate in [0, 1]: it is not zero."""
 
     def __str__(self) -> str:
@@ -67,6 +67,6 @@ class L0HardConcrete(Hierarchy):
             z=Latent(penalty, level, guide="hardconcrete", init=1.0 - dropout),
             w=weight_decayed(slab_sd, opens),
             weight=lambda z, w: z * w,
-            included=OpenGate("atom", gate="z"),
+            included=OpenGate("z"),
             improper=IMPROPER,
         )

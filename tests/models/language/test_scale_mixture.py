@@ -11,7 +11,7 @@ import torch
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import exact_zero, shrinkage_below
 from bayesprune.models.language.latent import Latent
-from bayesprune.models.language.scale_mixture import conditional_sd, is_scale_mixture
+from bayesprune.models.language.scale_mixture import is_scale_mixture
 from bayesprune.models.language.tensor_prior import TensorPrior
 from bayesprune.models.priors.gaussian import Gaussian
 from bayesprune.models.priors.halo import HALO
@@ -55,7 +55,7 @@ def test_the_conditional_sd_of_a_horseshoe_is_its_scale(declared):
     scale = values["tau"] * values["lam"]
     if "c2" in values:
         scale = (values["c2"] * scale**2 / (values["c2"] + scale**2)).sqrt()
-    found = conditional_sd(one, values)
+    found = one.conditional_sd(values)
     assert found.shape == (3, 4)
     torch.testing.assert_close(found, scale.expand(3, 4), rtol=1e-12, atol=0)
 
@@ -64,7 +64,7 @@ def test_the_conditional_sd_of_halo_is_that_of_its_laplace():
     one = TensorPrior("w", HALO(kappa=90.0), (3, 4), 10)
     values = one.simulate(DOUBLE)
     expected = math.sqrt(2.0) * values["lam"] ** 2 / 10.0
-    torch.testing.assert_close(conditional_sd(one, values), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(one.conditional_sd(values), expected, rtol=1e-12, atol=0)
 
 
 def test_the_conditional_sd_counts_the_sd_of_the_latent_that_is_scaled():
@@ -76,7 +76,7 @@ def test_the_conditional_sd_counts_the_sd_of_the_latent_that_is_scaled():
     )
     one = TensorPrior("w", wide, (3, 4), 10)
     values = {k: v for k, v in one.simulate(DOUBLE).items() if k != "weight"}
-    torch.testing.assert_close(conditional_sd(one, values), 2.0 * values["lam"])
+    torch.testing.assert_close(one.conditional_sd(values), 2.0 * values["lam"])
     half = Hierarchy(
         tau=Latent(dist.HalfCauchy(1.0), per="layer"),
         lam=dist.HalfCauchy(1.0),
@@ -85,7 +85,7 @@ def test_the_conditional_sd_counts_the_sd_of_the_latent_that_is_scaled():
     )
     one = TensorPrior("w", half, (3, 4), 10)
     values = {k: v for k, v in one.simulate(DOUBLE).items() if k != "weight"}
-    torch.testing.assert_close(conditional_sd(one, values), values["tau"] * values["lam"])
+    torch.testing.assert_close(one.conditional_sd(values), values["tau"] * values["lam"])
 
 
 @pytest.mark.parametrize(
@@ -109,4 +109,4 @@ def test_the_conditional_sd_is_refused_where_the_prior_is_no_scale_mixture(decla
     one = TensorPrior("w", declared, (5, 7), 10)
     values = {k: v for k, v in one.simulate().items() if k != "weight"}
     with pytest.raises(ValueError, match="no scale mixture"):
-        conditional_sd(one, values)
+        one.conditional_sd(values)

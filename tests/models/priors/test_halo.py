@@ -11,7 +11,6 @@ import torch
 from scipy import integrate, optimize, stats
 
 from bayesprune.models.language.hierarchy import Hierarchy
-from bayesprune.models.language.scale_mixture import conditional_sd
 from bayesprune.models.language.tensor_prior import TensorPrior
 from bayesprune.models.priors.halo import HALO, kappa_of
 from tests.oracles import halo_reference as halo
@@ -167,7 +166,7 @@ def test_the_marginal_depends_on_xi_and_psi_through_kappa_only():
 def test_expected_density_is_the_prior_share_of_scales_above_he_s(density, shape):
     one = TensorPrior("w", HALO(expected_density=density), shape, 10)
     torch.manual_seed(0)
-    sd = conditional_sd(one, one.simulate(DOUBLE))
+    sd = one.conditional_sd(one.simulate(DOUBLE))
     fan_in = sd[0].numel()
     share = float((sd > math.sqrt(2.0 / (density * fan_in))).double().mean())
     assert abs(share - density) < 4.0 * math.sqrt(density * (1 - density) / sd.numel())
