@@ -22,7 +22,8 @@ from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.latent import Declared
 from bayesprune.models.language.pyro_parameters import name_parameters
 from bayesprune.models.language.tensor_prior import Site, TensorPrior
-from bayesprune.models.likelihoods.likelihoods import Categorical, Likelihood
+from bayesprune.models.likelihoods.labels import Categorical
+from bayesprune.models.likelihoods.likelihood import Likelihood
 
 OBSERVED = "obs"
 UNDER_PRIOR = "_parameters_under_a_prior"

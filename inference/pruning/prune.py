@@ -24,7 +24,7 @@ from bayesprune.inference.pruning.what_is_pruned import refuse_what_is_no_fit
 from bayesprune.inference.restart import Restart
 from bayesprune.models.bayesian_network import UNDER_PRIOR, BayesianNetwork
 from bayesprune.models.language.inclusion import InclusionEvent
-from bayesprune.models.likelihoods.likelihoods import Likelihood
+from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.networks.evaluation_mode import remember_held
 from bayesprune.models.unit_removal import restored, restored_tensor
 from bayesprune.models.units.compact import CompactResult, compact

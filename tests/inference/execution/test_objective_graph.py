@@ -33,7 +33,9 @@ from bayesprune.models.distributions.signed_gamma import SignedGamma
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import exact_zero
 from bayesprune.models.language.latent import Latent
-from bayesprune.models.likelihoods.likelihoods import Bernoulli, Normal, Poisson
+from bayesprune.models.likelihoods.counts import Poisson
+from bayesprune.models.likelihoods.labels import Bernoulli
+from bayesprune.models.likelihoods.normal import Normal
 from bayesprune.models.priors.gaussian import Gaussian
 from bayesprune.models.priors.group_normal_jeffreys import GroupNormalJeffreys
 from bayesprune.models.priors.halo import HALO
