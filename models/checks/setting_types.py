@@ -56,10 +56,11 @@ def checked_types(what: str, make: Callable[..., Any], given: Mapping[str, Any])
 def typed_settings(
     make: Callable[Concatenate[Owner, Given], Made],
 ) -> Callable[Concatenate[Owner, Given], Made]:
-    """Decorator of what makes a ready prior, an `__init__` or below a `classmethod`: checks the types of its settings.
+    """Decorator of an `__init__`, or of a function below a `classmethod`: checks the types of its settings.
 
-    It is then given Python's own numbers, which its `config` can store, and ranges are all that it has to check. An
-    argument that is missing or not there is a `TypeError`, as in Python, that says which arguments there are.
+    It is then given Python's own numbers, which a `config` can store, and ranges are all that it has to check. An
+    argument that is missing or not there is a `TypeError`, as in Python, that says which arguments there are. Ready
+    priors have it by `@ready`.
     """
     signature = inspect.signature(make)
 
