@@ -20,7 +20,8 @@ from bayesprune.models.checks.first_line import first_line
 from bayesprune.models.graphs.example_run import ExampleRun, placed
 from bayesprune.models.graphs.faithful_graph import refuse_another_graph
 from bayesprune.models.graphs.forward_constants import FACTORIES, remedy_for
-from bayesprune.models.graphs.traced_graph import OUT_OF_PLACE, graph_of, refuse_reserved_names
+from bayesprune.models.graphs.in_place import OUT_OF_PLACE
+from bayesprune.models.graphs.traced_graph import graph_of, refuse_reserved_names
 from bayesprune.models.units.activation import (
     NO_CHANNEL,
     Activation,
