@@ -20,7 +20,7 @@ from bayesprune.models.gates.unit_gates import UnitGates
 from bayesprune.models.language.iid import Iid
 from bayesprune.models.networks.evaluation_mode import evaluation_mode
 from bayesprune.models.units.channel_groups import ChannelGroups, Units
-from bayesprune.models.units.channel_trace import NotFollowedError
+from bayesprune.models.units.not_followed import NotFollowedError
 from bayesprune.models.units.residual_branches import ResidualBranch, residual_branches
 
 __all__ = ["GateSet", "NetworkGates"]
