@@ -97,13 +97,13 @@ if TYPE_CHECKING:
     from bayesprune.models.likelihoods.likelihoods import Poisson as Poisson
     from bayesprune.models.likelihoods.real_likelihoods import HeteroscedasticNormal as HeteroscedasticNormal
     from bayesprune.models.likelihoods.real_likelihoods import StudentT as StudentT
-    from bayesprune.models.networks.networks import lenet_5 as lenet_5
-    from bayesprune.models.networks.networks import lenet_300_100 as lenet_300_100
-    from bayesprune.models.networks.networks import resnet_18 as resnet_18
-    from bayesprune.models.networks.networks import resnet_20 as resnet_20
-    from bayesprune.models.networks.networks import resnet_32 as resnet_32
-    from bayesprune.models.networks.networks import resnet_56 as resnet_56
-    from bayesprune.models.networks.networks import vgg_16_bn as vgg_16_bn
+    from bayesprune.models.networks.lenet import lenet_5 as lenet_5
+    from bayesprune.models.networks.lenet import lenet_300_100 as lenet_300_100
+    from bayesprune.models.networks.resnet import resnet_18 as resnet_18
+    from bayesprune.models.networks.resnet import resnet_20 as resnet_20
+    from bayesprune.models.networks.resnet import resnet_32 as resnet_32
+    from bayesprune.models.networks.resnet import resnet_56 as resnet_56
+    from bayesprune.models.networks.vgg import vgg_16_bn as vgg_16_bn
     from bayesprune.models.priors.continuous_spike_and_slab import ContinuousSpikeAndSlab as ContinuousSpikeAndSlab
     from bayesprune.models.priors.gaussian import Gaussian as Gaussian
     from bayesprune.models.priors.group_horseshoe import GroupHorseshoe as GroupHorseshoe
@@ -169,13 +169,13 @@ _HOMES: dict[str, str] = {
     "HeteroscedasticNormal": "bayesprune.models.likelihoods.real_likelihoods",
     "Likelihood": "bayesprune.models.likelihoods.likelihoods",
     # networks and data
-    "lenet_300_100": "bayesprune.models.networks.networks",
-    "lenet_5": "bayesprune.models.networks.networks",
-    "resnet_18": "bayesprune.models.networks.networks",
-    "resnet_20": "bayesprune.models.networks.networks",
-    "resnet_32": "bayesprune.models.networks.networks",
-    "resnet_56": "bayesprune.models.networks.networks",
-    "vgg_16_bn": "bayesprune.models.networks.networks",
+    "lenet_300_100": "bayesprune.models.networks.lenet",
+    "lenet_5": "bayesprune.models.networks.lenet",
+    "resnet_18": "bayesprune.models.networks.resnet",
+    "resnet_20": "bayesprune.models.networks.resnet",
+    "resnet_32": "bayesprune.models.networks.resnet",
+    "resnet_56": "bayesprune.models.networks.resnet",
+    "vgg_16_bn": "bayesprune.models.networks.vgg",
     "load_data": "bayesprune.data.sets",
     # inference
     "fit": "bayesprune.inference.training.fit",

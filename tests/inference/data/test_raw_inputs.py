@@ -10,7 +10,7 @@ from bayesprune.inference.data.raw_inputs import are_raw
 from bayesprune.inference.training.fit import NonFiniteLossError, fit
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.likelihoods.likelihoods import Categorical, Normal, Poisson
-from bayesprune.models.networks.networks import lenet_300_100
+from bayesprune.models.networks.lenet import lenet_300_100
 from bayesprune.models.priors.gaussian import Gaussian
 
 SIZE = 200

@@ -18,7 +18,7 @@ from bayesprune.models.checks.size_bounds import (
     require_holdable,
 )
 from bayesprune.models.likelihoods.likelihoods import Likelihood, Normal
-from bayesprune.models.networks.networks import NETWORKS, make_ready, network_from_config
+from bayesprune.models.networks.registry import NETWORKS, make_ready, network_from_config
 from bayesprune.models.priors.ready import from_config
 from bayesprune.models.priors.spike_and_slab import SpikeAndSlab
 

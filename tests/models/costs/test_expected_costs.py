@@ -14,7 +14,7 @@ from torch import nn
 
 from bayesprune.models.costs.costs import costs
 from bayesprune.models.costs.expected_costs import CostPressure, ExpectedCosts
-from bayesprune.models.networks.networks import resnet_20
+from bayesprune.models.networks.resnet import resnet_20
 from bayesprune.models.units.channel_groups import ChannelGroups
 from bayesprune.models.units.cutting import cut
 from tests.oracles.units_reference import Net
