@@ -73,7 +73,6 @@ if TYPE_CHECKING:
     from bayesprune.inference.watching.trace_file import read_trace as read_trace
     from bayesprune.models.bayesian_network import BayesianNetwork as BayesianNetwork
     from bayesprune.models.costs.costs import costs as costs
-    from bayesprune.models.costs.expected_costs import CostPressure as CostPressure
     from bayesprune.models.costs.expected_costs import ExpectedCosts as ExpectedCosts
     from bayesprune.models.costs.latency import latency as latency
     from bayesprune.models.deployment.export import export_network as export_network
@@ -81,6 +80,7 @@ if TYPE_CHECKING:
     from bayesprune.models.deployment.sparse import to_sparse as to_sparse
     from bayesprune.models.distributions.flattening import FlatteningPrior as FlatteningPrior
     from bayesprune.models.distributions.spike_slab_mixture import SpikeSlabMixture as SpikeSlabMixture
+    from bayesprune.models.gates.cost_pressure import CostPressure as CostPressure
     from bayesprune.models.gates.unit_gates import UnitGates as UnitGates
     from bayesprune.models.language.hierarchy import Hierarchy as Hierarchy
     from bayesprune.models.language.hierarchy import Latent as Latent
@@ -159,7 +159,7 @@ _HOMES: dict[str, str] = {
     "StructuredBayesianPruning": "bayesprune.models.priors.structured_bayesian_pruning",
     "VIB": "bayesprune.models.priors.vib",
     "UnitGates": "bayesprune.models.gates.unit_gates",
-    "CostPressure": "bayesprune.models.costs.expected_costs",
+    "CostPressure": "bayesprune.models.gates.cost_pressure",
     # likelihoods
     "Categorical": "bayesprune.models.likelihoods.likelihoods",
     "Normal": "bayesprune.models.likelihoods.likelihoods",

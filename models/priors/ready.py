@@ -10,7 +10,7 @@ from typing import Any
 
 from bayesprune.models.checks.setting_types import checked_types
 from bayesprune.models.checks.size_bounds import checked_settings
-from bayesprune.models.costs.expected_costs import CostPressure
+from bayesprune.models.gates.cost_pressure import CostPressure
 from bayesprune.models.gates.unit_gates import UnitGates
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.priors.continuous_spike_and_slab import ContinuousSpikeAndSlab
