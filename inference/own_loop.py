@@ -18,10 +18,11 @@ from bayesprune.inference.data.kept_inputs import inputs_of, kept_examples
 from bayesprune.inference.data.trainable_batch import TrainableBatches
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.inclusion.inclusion_notes import inclusion_facts
-from bayesprune.inference.objective.objective import Objective, Terms, frozen_statistics
+from bayesprune.inference.objective.objective import Objective, Terms
 from bayesprune.inference.posterior.shrinkage import diagonal_fisher, needs_fisher
 from bayesprune.inference.watching.pruning_trace import inclusion_record, kl_by_tensor, scale_record, trace_dataset
 from bayesprune.models.networks.evaluation_mode import begin_training, remember_held
+from bayesprune.models.networks.running_statistics import frozen_statistics
 
 if TYPE_CHECKING:
     from bayesprune.inference.fit_result import Fit, Restart

@@ -18,10 +18,6 @@ class Ties:
         self._parent: list[int] = []
         self._reasons: dict[int, str] = {}
 
-    def __len__(self) -> int:
-        """Number of channels made so far."""
-        return len(self._parent)
-
     def new(self, count: int) -> Tensor:
         """Makes new channels and returns their numbers, `(count,)`."""
         first = len(self._parent)
@@ -54,12 +50,6 @@ class Ties:
             for a, b in pairs.t().tolist():
                 self._join(a, b)
         return torch.where(left == NO_CHANNEL, right, left).expand(one.shape)
-
-    def tie_all(self, channels: Tensor) -> None:
-        """Ties all of these channels to one another."""
-        found = _present(channels)
-        for other in found[1:]:
-            self._join(found[0], other)
 
     def pin(self, channels: Tensor, reason: str) -> None:
         """Says that these channels may not be removed; the first reason given stands."""
