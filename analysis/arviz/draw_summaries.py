@@ -15,7 +15,7 @@ from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.seeded import seeded
 from bayesprune.inference.posterior.axis_names import axis_names
 from bayesprune.inference.posterior.shrinkage import shrinkage_at
-from bayesprune.models.gates.network_gates import GateSet
+from bayesprune.models.gates.gate_sets import GateSet
 from bayesprune.models.language.tensor_prior import Site, TensorPrior
 
 FULL = 512
