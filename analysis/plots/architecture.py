@@ -23,9 +23,9 @@ from bayesprune.analysis.plots.style import (
     styled,
 )
 from bayesprune.inference.pruning.prune import PruneResult
+from bayesprune.models.tracing.not_followed import NotFollowedError
 from bayesprune.models.units.architecture import layer_sizes, notation
 from bayesprune.models.units.compact import CompactResult
-from bayesprune.models.units.not_followed import NotFollowedError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,8 +18,8 @@ from bayesprune.models.gates.gate_sets import along, branch_gate_sets, find_slic
 from bayesprune.models.gates.unit_gates import UnitGates
 from bayesprune.models.language.iid import Iid
 from bayesprune.models.networks.evaluation_mode import evaluation_mode
+from bayesprune.models.tracing.not_followed import NotFollowedError
 from bayesprune.models.units.channel_groups import ChannelGroups, Units
-from bayesprune.models.units.not_followed import NotFollowedError
 from bayesprune.models.units.residual_branches import ResidualBranch, residual_branches
 
 __all__ = ["NetworkGates"]

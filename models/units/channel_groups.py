@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesprune.models.units.activation import NO_CHANNEL
-from bayesprune.models.units.channel_trace import ChannelTrace, trace_channels
+from bayesprune.models.tracing.activation import NO_CHANNEL
+from bayesprune.models.tracing.channel_trace import ChannelTrace, trace_channels
 
 __all__ = ["ChannelGroups", "UnitSlice", "Units"]
 

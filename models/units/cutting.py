@@ -12,9 +12,9 @@ from torch.utils._pytree import tree_flatten
 
 from bayesprune.models.checks.plan_check import check_plan, layer_without_bias
 from bayesprune.models.graphs.traced_graph import graph_of
+from bayesprune.models.tracing.channel_records import Count, Slice
+from bayesprune.models.tracing.channel_trace import trace_channels
 from bayesprune.models.units.channel_groups import ChannelGroups, Units, unit_sets
-from bayesprune.models.units.channel_records import Count, Slice
-from bayesprune.models.units.channel_trace import trace_channels
 from bayesprune.models.units.dead_units import LiveUnits, never_empty
 from bayesprune.models.units.residual_branches import remove_branches, with_code
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from bayesprune.models.units.activation import NO_CHANNEL, collapsed, spread
+from bayesprune.models.tracing.activation import NO_CHANNEL, collapsed, spread
+from bayesprune.models.tracing.channel_records import Use
+from bayesprune.models.tracing.channel_trace import ChannelTrace
 from bayesprune.models.units.channel_groups import Units, unit_sets
-from bayesprune.models.units.channel_records import Use
-from bayesprune.models.units.channel_trace import ChannelTrace
 
 __all__ = ["LiveUnits", "find_live", "never_empty"]
 

@@ -13,7 +13,7 @@ import torch
 from torch import fx, nn
 
 from bayesprune.models.graphs.traced_graph import graph_of
-from bayesprune.models.units.channel_trace import ChannelTrace, trace_channels
+from bayesprune.models.tracing.channel_trace import ChannelTrace, trace_channels
 
 __all__ = ["ResidualBranch", "branches_of", "remove_branches", "residual_branches", "with_code"]
 

@@ -12,10 +12,11 @@ from torch.func import functional_call
 
 import bayesprune as bp
 from bayesprune.models.graphs import example_run, traced_graph
+from bayesprune.models.tracing import channel_trace, layer_traces
+from bayesprune.models.tracing.channel_counts import ChannelCounts
+from bayesprune.models.tracing.channel_trace import ChannelTrace
 from bayesprune.models.unit_removal import without_units
-from bayesprune.models.units import channel_trace, compact_check, layer_traces
-from bayesprune.models.units.channel_counts import ChannelCounts
-from bayesprune.models.units.channel_trace import ChannelTrace
+from bayesprune.models.units import compact_check
 from bayesprune.models.units.compact import compact
 from tests.oracles.innocent_networks import INNOCENT
 from tests.oracles.odd_networks import ODD, combinations

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from bayesprune.models.tracing.channel_counts import ChannelCounts
 from bayesprune.models.units import compact_check
-from bayesprune.models.units.channel_counts import ChannelCounts
 from bayesprune.models.units.compact import compact
 from bayesprune.models.units.rounding_noise import rounding_noise
 from tests.oracles.traps import silence

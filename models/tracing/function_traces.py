@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from bayesprune.models.units.activation import (
+from bayesprune.models.tracing.activation import (
     Activation,
     along_dimension,
     collapsed,
@@ -19,8 +19,8 @@ from bayesprune.models.units.activation import (
     unknown,
     varying_dimensions,
 )
-from bayesprune.models.units.channel_records import Count
-from bayesprune.models.units.recording import Recording
+from bayesprune.models.tracing.channel_records import Count
+from bayesprune.models.tracing.recording import Recording
 
 Handler = Callable[..., Any]
 _MADE = "made inside forward, where x.new_zeros, x.new_ones, x.new_full of the input and buffers are understood"

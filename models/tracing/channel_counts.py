@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from bayesprune.models.units.activation import NO_CHANNEL, Activation, activations, collapsed, varying_dimensions
-from bayesprune.models.units.function_traces import FUNCTIONS, indexed, new_constant, padded, sized, split
-from bayesprune.models.units.recording import Recording
+from bayesprune.models.tracing.activation import NO_CHANNEL, Activation, activations, collapsed, varying_dimensions
+from bayesprune.models.tracing.function_traces import FUNCTIONS, indexed, new_constant, padded, sized, split
+from bayesprune.models.tracing.recording import Recording
 
 __all__ = ["ChannelCounts"]
 

@@ -22,7 +22,7 @@ from bayesprune.models.graphs.faithful_graph import refuse_another_graph
 from bayesprune.models.graphs.forward_constants import FACTORIES, remedy_for
 from bayesprune.models.graphs.in_place import OUT_OF_PLACE
 from bayesprune.models.graphs.traced_graph import graph_of, refuse_reserved_names
-from bayesprune.models.units.activation import (
+from bayesprune.models.tracing.activation import (
     NO_CHANNEL,
     Activation,
     activations,
@@ -31,11 +31,11 @@ from bayesprune.models.units.activation import (
     spread,
     unknown,
 )
-from bayesprune.models.units.channel_counts import ChannelCounts
-from bayesprune.models.units.function_traces import FUNCTIONS, made_constant
-from bayesprune.models.units.layer_traces import LAYERS, changed_by_hand
-from bayesprune.models.units.not_followed import NotFollowedError
-from bayesprune.models.units.recording import Recording
+from bayesprune.models.tracing.channel_counts import ChannelCounts
+from bayesprune.models.tracing.function_traces import FUNCTIONS, made_constant
+from bayesprune.models.tracing.layer_traces import LAYERS, changed_by_hand
+from bayesprune.models.tracing.not_followed import NotFollowedError
+from bayesprune.models.tracing.recording import Recording
 
 
 class ChannelTrace(fx.Interpreter):

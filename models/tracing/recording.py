@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from bayesprune.models.units.activation import NO_CHANNEL, Activation, activations, along_dimension, unknown
-from bayesprune.models.units.channel_records import Slice, Use
-from bayesprune.models.units.channel_ties import Ties
-from bayesprune.models.units.not_followed import NotFollowedError
+from bayesprune.models.tracing.activation import NO_CHANNEL, Activation, activations, along_dimension, unknown
+from bayesprune.models.tracing.channel_records import Slice, Use
+from bayesprune.models.tracing.channel_ties import Ties
+from bayesprune.models.tracing.not_followed import NotFollowedError
 
 __all__ = ["Recording"]
 

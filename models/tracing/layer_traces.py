@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from bayesprune.models.units.activation import (
+from bayesprune.models.tracing.activation import (
     Activation,
     activations,
     along_dimension,
@@ -20,9 +20,9 @@ from bayesprune.models.units.activation import (
     unknown,
     varying_dimensions,
 )
-from bayesprune.models.units.channel_records import Use
-from bayesprune.models.units.function_traces import mixing, padded, pixel_shuffled, pooled, shuffled, softmax
-from bayesprune.models.units.recording import Recording
+from bayesprune.models.tracing.channel_records import Use
+from bayesprune.models.tracing.function_traces import mixing, padded, pixel_shuffled, pooled, shuffled, softmax
+from bayesprune.models.tracing.recording import Recording
 
 Handler = Callable[..., Any]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bayesprune.models.units.activation import NO_CHANNEL, collapsed, spread, varying_dimensions
+from bayesprune.models.tracing.activation import NO_CHANNEL, collapsed, spread, varying_dimensions
 
 
 class Ties:
