@@ -73,7 +73,6 @@ if TYPE_CHECKING:
     from bayesprune.inference.watching.trace_file import read_trace as read_trace
     from bayesprune.models.bayesian_network import BayesianNetwork as BayesianNetwork
     from bayesprune.models.costs.costs import costs as costs
-    from bayesprune.models.costs.expected_costs import CostPressure as CostPressure
     from bayesprune.models.costs.expected_costs import ExpectedCosts as ExpectedCosts
     from bayesprune.models.costs.latency import latency as latency
     from bayesprune.models.deployment.export import export_network as export_network
@@ -81,6 +80,7 @@ if TYPE_CHECKING:
     from bayesprune.models.deployment.sparse import to_sparse as to_sparse
     from bayesprune.models.distributions.flattening import FlatteningPrior as FlatteningPrior
     from bayesprune.models.distributions.spike_slab_mixture import SpikeSlabMixture as SpikeSlabMixture
+    from bayesprune.models.gates.cost_pressure import CostPressure as CostPressure
     from bayesprune.models.gates.unit_gates import UnitGates as UnitGates
     from bayesprune.models.language.hierarchy import Hierarchy as Hierarchy
     from bayesprune.models.language.inclusion import exact_zero as exact_zero
@@ -97,13 +97,13 @@ if TYPE_CHECKING:
     from bayesprune.models.likelihoods.normal import Normal as Normal
     from bayesprune.models.likelihoods.real_likelihoods import HeteroscedasticNormal as HeteroscedasticNormal
     from bayesprune.models.likelihoods.real_likelihoods import StudentT as StudentT
-    from bayesprune.models.networks.networks import lenet_5 as lenet_5
-    from bayesprune.models.networks.networks import lenet_300_100 as lenet_300_100
-    from bayesprune.models.networks.networks import resnet_18 as resnet_18
-    from bayesprune.models.networks.networks import resnet_20 as resnet_20
-    from bayesprune.models.networks.networks import resnet_32 as resnet_32
-    from bayesprune.models.networks.networks import resnet_56 as resnet_56
-    from bayesprune.models.networks.networks import vgg_16_bn as vgg_16_bn
+    from bayesprune.models.networks.lenet import lenet_5 as lenet_5
+    from bayesprune.models.networks.lenet import lenet_300_100 as lenet_300_100
+    from bayesprune.models.networks.resnet import resnet_18 as resnet_18
+    from bayesprune.models.networks.resnet import resnet_20 as resnet_20
+    from bayesprune.models.networks.resnet import resnet_32 as resnet_32
+    from bayesprune.models.networks.resnet import resnet_56 as resnet_56
+    from bayesprune.models.networks.vgg import vgg_16_bn as vgg_16_bn
     from bayesprune.models.priors.continuous_spike_and_slab import ContinuousSpikeAndSlab as ContinuousSpikeAndSlab
     from bayesprune.models.priors.gaussian import Gaussian as Gaussian
     from bayesprune.models.priors.group_horseshoe import GroupHorseshoe as GroupHorseshoe
@@ -159,7 +159,7 @@ _HOMES: dict[str, str] = {
     "StructuredBayesianPruning": "bayesprune.models.priors.structured_bayesian_pruning",
     "VIB": "bayesprune.models.priors.vib",
     "UnitGates": "bayesprune.models.gates.unit_gates",
-    "CostPressure": "bayesprune.models.costs.expected_costs",
+    "CostPressure": "bayesprune.models.gates.cost_pressure",
     # likelihoods
     "Categorical": "bayesprune.models.likelihoods.labels",
     "Normal": "bayesprune.models.likelihoods.normal",
@@ -169,13 +169,13 @@ _HOMES: dict[str, str] = {
     "HeteroscedasticNormal": "bayesprune.models.likelihoods.real_likelihoods",
     "Likelihood": "bayesprune.models.likelihoods.likelihood",
     # networks and data
-    "lenet_300_100": "bayesprune.models.networks.networks",
-    "lenet_5": "bayesprune.models.networks.networks",
-    "resnet_18": "bayesprune.models.networks.networks",
-    "resnet_20": "bayesprune.models.networks.networks",
-    "resnet_32": "bayesprune.models.networks.networks",
-    "resnet_56": "bayesprune.models.networks.networks",
-    "vgg_16_bn": "bayesprune.models.networks.networks",
+    "lenet_300_100": "bayesprune.models.networks.lenet",
+    "lenet_5": "bayesprune.models.networks.lenet",
+    "resnet_18": "bayesprune.models.networks.resnet",
+    "resnet_20": "bayesprune.models.networks.resnet",
+    "resnet_32": "bayesprune.models.networks.resnet",
+    "resnet_56": "bayesprune.models.networks.resnet",
+    "vgg_16_bn": "bayesprune.models.networks.vgg",
     "load_data": "bayesprune.data.sets",
     # inference
     "fit": "bayesprune.inference.training.fit",

@@ -22,8 +22,9 @@ from torch.utils._pytree import tree_map
 from bayesprune.inference.guides.families import BernoulliFamily, Family
 from bayesprune.inference.guides.functional import GivenNoise, RecordNoise, functional
 from bayesprune.inference.guides.paired import PairedFamily
-from bayesprune.inference.objective.objective import Objective, Terms, frozen_statistics, tracks_statistics
+from bayesprune.inference.objective.objective import Objective, Terms
 from bayesprune.models.checks.first_line import first_line
+from bayesprune.models.networks.running_statistics import frozen_statistics, tracks_statistics
 
 
 class UntraceableError(ValueError):

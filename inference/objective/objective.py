@@ -26,6 +26,7 @@ from bayesprune.inference.objective.unit_gate_estimators import Estimate, Gates,
 from bayesprune.inference.terms.registry import only_by_term, registered_term, site_term
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.language.iid import Iid
+from bayesprune.models.networks.running_statistics import frozen_statistics
 
 GATES = "gates"
 """What the part of the KL term that belongs to gates of units is called."""
@@ -374,29 +375,3 @@ def fast_distributions() -> Iterator[None]:
     """Turns off the checks of distributions' arguments for a step: they cost as much as the step itself."""
     with pyro.validation_enabled(False):
         yield
-
-
-@contextmanager
-def frozen_statistics(network: nn.Module) -> Iterator[None]:
-    """Batch normalisation keeps using batch statistics but leaves its running ones alone."""
-    layers = _tracking(network)
-    for layer in layers:
-        layer.track_running_stats = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.track_running_stats = True
-
-
-def tracks_statistics(network: nn.Module) -> bool:
-    """Whether a forward pass changes running statistics of batch normalisation."""
-    return bool(_tracking(network))
-
-
-def _tracking(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    return [
-        layer
-        for layer in network.modules()
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training and layer.track_running_stats
-    ]
