@@ -13,8 +13,8 @@ from bayesprune.inference.data.batch_normalisation import tracked_layers
 from bayesprune.inference.data.batches import Data
 from bayesprune.inference.data.kept_inputs import inputs_of
 from bayesprune.inference.fit_result import Fit, Restart
-from bayesprune.inference.guides.guide import WITHOUT_DENSITY
 from bayesprune.inference.guides.paired import SlabFactor
+from bayesprune.inference.guides.registry import has_density
 from bayesprune.inference.predictions.draw_statistics import DrawStatistics
 from bayesprune.inference.predictions.outputs_at import BATCH, like, outputs_at
 from bayesprune.models.language.iid import Iid
@@ -116,6 +116,6 @@ def check_density(one: Restart, what: str) -> None:
     Raises:
         ValueError: If a site is a point, or its family has no density.
     """
-    without = [f"{name} ({family})" for name, family in one.guide.family_of.items() if family in WITHOUT_DENSITY]
+    without = [f"{name} ({family})" for name, family in one.guide.family_of.items() if not has_density(family)]
     if without:
         raise ValueError(f"{what} needs a guide with a density at every site, but {without[0]} has none: leave it out")

@@ -19,6 +19,7 @@ from torch.distributions import SigmoidTransform
 
 from bayesprune.inference.guides.functional import is_functional
 from bayesprune.inference.guides.normal_draw import NormalDraw
+from bayesprune.inference.guides.registry import family
 from bayesprune.models.language.tensor_prior import Site
 
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
@@ -172,8 +173,6 @@ class Family(nn.Module):
         starts: Starting value of each site, in the site's own space.
     """
 
-    stochastic: ClassVar[bool] = True
-
     def __init__(self, sites: Sequence[Site], starts: dict[str, Tensor]) -> None:
         super().__init__()
         self._given: dict[str, list[Tensor]] | None = None
@@ -249,13 +248,12 @@ def to_support(value: Tensor, support: str) -> Tensor:
     return value.sigmoid() if support == "unit" else value
 
 
+@family("delta", supports=("real", "positive", "unit"), has_density=False)
 class DeltaFamily(Family):
     """Points; positive and unit-interval sites by their logarithm and logit.
 
     The density is that of the site itself, with no Jacobian: a MAP does not depend on these coordinates.
     """
-
-    stochastic = False
 
     def build(self, start: Tensor) -> None:
         """Creates `location`."""
@@ -278,10 +276,9 @@ class DeltaFamily(Family):
         return {"location" if self.sites[0].support == "real" else "spread": [self.location]}
 
 
+@family("normal", supports=("real",), mean_field=True)
 class NormalFamily(Family):
-    """Independent Normals on the real line, or the exponential or sigmoid of them."""
-
-    factor_class = {"real": NormalFactor, "positive": LogNormalFactor, "unit": LogitNormalFactor}
+    """Independent Normals on the real line."""
 
     def build(self, start: Tensor) -> None:
         """Creates `location` and `log_scale`."""
@@ -291,24 +288,55 @@ class NormalFamily(Family):
 
     def draw(self) -> dict[str, Factor]:
         """Draws all the sites with one vector of noise."""
-        support = self.sites[0].support
-        factors: dict[str, Factor] = {}
-        for site, value, *rest in draw_normals(self):
-            known = {"logarithm": value} if support == "positive" else {}
-            factors[site.name] = self.factor_class[support](to_support(value, support), *rest, **known)
-        return factors
+        return {site.name: self.factor(value, *normal) for site, value, *normal in draw_normals(self)}
+
+    def factor(self, value: Tensor, location: Tensor, log_scale: Tensor, sums: Tensor) -> NormalFactor:
+        """The factor of one site.
+
+        Args:
+            value: The draw on the real line.
+            location: As `NormalFactor` has it.
+            log_scale: Likewise.
+            sums: Likewise.
+        """
+        return NormalFactor(value, location, log_scale, sums)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
-        """Log scales of real sites are spreads.
+        """Log scales are spreads."""
+        return {"location": [self.location], "spread": [self.log_scale]}
 
-        Those of positive and unit-interval sites are not: hyper-parameters that run ahead of the weights shrink them
-        away before the data have spoken (seen: a horseshoe on 1,293 images fell to the empty network).
+
+@family("lognormal", supports=("positive",), mean_field=True)
+class LogNormalFamily(NormalFamily):
+    """Exponentials of independent Normals."""
+
+    def factor(self, value: Tensor, location: Tensor, log_scale: Tensor, sums: Tensor) -> LogNormalFactor:
+        """The factor of one site, of its drawn logarithm."""
+        return LogNormalFactor(value.exp(), location, log_scale, sums, value)
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """All are locations, the log scales too.
+
+        Hyper-parameters that run ahead of the weights shrink them away before the data have spoken (seen: a horseshoe
+        on 1,293 images fell to the empty network).
         """
-        if self.sites[0].support == "real":
-            return {"location": [self.location], "spread": [self.log_scale]}
         return {"location": [self.location, self.log_scale]}
 
 
+@family("logitnormal", supports=("unit",), mean_field=True)
+class LogitNormalFamily(NormalFamily):
+    """Sigmoids of independent Normals."""
+
+    def factor(self, value: Tensor, location: Tensor, log_scale: Tensor, sums: Tensor) -> LogitNormalFactor:
+        """The factor of one site, of its drawn logit."""
+        return LogitNormalFactor(value.sigmoid(), location, log_scale, sums)
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """All are locations, as those of a `LogNormalFamily` are."""
+        return {"location": [self.location, self.log_scale]}
+
+
+@family("bernoulli", supports=("boolean",), mean_field=True)
 class BernoulliFamily(Family):
     """Independent Bernoullis; what a draw of a gate is, the gate estimator decides."""
 

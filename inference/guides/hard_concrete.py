@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from bayesprune.inference.guides.families import Factor, Family
+from bayesprune.inference.guides.registry import family
 from bayesprune.models.priors.l0_hard_concrete import hard_concrete, log_odds_of_open, trained_gate
 
 
@@ -66,6 +67,7 @@ class HardConcreteFactor(Factor):
         return HardConcrete(self.log_alpha)
 
 
+@family("hardconcrete", supports=("unit",), has_density=False)
 class HardConcreteFamily(Family):
     """Independent hard concrete gates; a starting value is sigmoid(log alpha)."""
 

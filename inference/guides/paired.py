@@ -27,6 +27,7 @@ from bayesprune.inference.guides.families import (
     starting_log_scale,
 )
 from bayesprune.inference.guides.functional import is_functional
+from bayesprune.inference.guides.registry import family
 from bayesprune.models.language.levels import expand_blocks
 from bayesprune.models.language.tensor_prior import Site
 
@@ -87,6 +88,7 @@ class GatedSlab(dist.TorchDistribution):
         return torch.where(self.on, self.included.log_prob(value), self.excluded.log_prob(value))
 
 
+@family("paired", supports=())
 class PairedFamily(Family):
     """Gates and slabs of every spike and slab in the network; its `sites` are the slabs."""
 

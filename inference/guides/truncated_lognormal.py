@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.inference.guides.families import Factor, Family, starting_log_scale
+from bayesprune.inference.guides.registry import family
 from bayesprune.models.distributions.truncated_log_normal import TruncatedLogNormal
 
 
@@ -38,6 +39,7 @@ class TruncatedLogNormalFactor(Factor):
         return TruncatedLogNormal(self.location, self.log_scale, *self.ends)
 
 
+@family("truncatedlognormal", supports=("interval",))
 class TruncatedLogNormalFamily(Family):
     """Independent truncated log-Normals; the centre of the Normal may lie beyond the ends."""
 
