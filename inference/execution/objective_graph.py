@@ -19,7 +19,10 @@ from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_map
 
-from bayesprune.inference.guides.families import BernoulliFamily, Family
+from bayesprune.inference.guides.families import (
+    BernoulliFamily,
+    Family,
+)
 from bayesprune.inference.guides.functional import GivenNoise, RecordNoise, functional
 from bayesprune.inference.guides.paired import PairedFamily
 from bayesprune.inference.objective.objective import Objective, Terms, frozen_statistics, tracks_statistics

@@ -6,163 +6,28 @@ for the whole network), cut into sites by `torch.split`, whose gradient is a sin
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import cast
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions import SigmoidTransform
 
+from bayesprune.inference.guides.factors import (
+    BernoulliFactor,
+    DeltaFactor,
+    Factor,
+    LogitNormalFactor,
+    LogNormalFactor,
+    NormalFactor,
+)
 from bayesprune.inference.guides.functional import is_functional
 from bayesprune.inference.guides.normal_draw import NormalDraw
 from bayesprune.inference.guides.registry import family
 from bayesprune.models.language.tensor_prior import Site
 
-LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 RELATIVE_SPREAD = 0.1
 """A guide's standard deviations start at this share of its site's root mean square (in log space: this number)."""
-
-
-@dataclass(frozen=True)
-class Factor:
-    """q of one site for one draw.
-
-    Attributes:
-        value: The drawn value, differentiable, of the site's shape.
-    """
-
-    value: Tensor
-    has_density: ClassVar[bool] = True
-
-    @property
-    def log_value(self) -> Tensor:
-        """Logarithm of the drawn value; where the value is an exponential, what it is the exponential of."""
-        return self.value.log()
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log density of q in nats, summed over the site."""
-        fn = self.distribution()
-        return fn.log_prob(value).sum()
-
-    def distribution(self) -> Any:
-        """Q as a Pyro distribution whose batch shape is the site's."""
-        raise TypeError(f"{type(self).__name__} does not say its distribution")
-
-
-@dataclass(frozen=True)
-class DeltaFactor(Factor):
-    """A point: MAP. It has no density, so its term is minus the log prior.
-
-    Attributes:
-        logarithm: Logarithm of the value where the guide holds it, else None.
-    """
-
-    logarithm: Tensor | None = None
-    has_density: ClassVar[bool] = False
-
-    @property
-    def log_value(self) -> Tensor:
-        """Logarithm of the value."""
-        return super().log_value if self.logarithm is None else self.logarithm
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Zero, as Pyro's Delta has it at its point."""
-        return value.new_zeros(())
-
-    def distribution(self) -> Any:
-        """Delta at the value."""
-        return dist.Delta(self.value)
-
-
-@dataclass(frozen=True)
-class NormalFactor(Factor):
-    """Normal(location, scale) on the real line.
-
-    Attributes:
-        location: Mean.
-        log_scale: Logarithm of the standard deviation.
-        sums: Sums over the site of location^2 + scale^2 and of log_scale, `(2,)`.
-    """
-
-    location: Tensor
-    log_scale: Tensor
-    sums: Tensor
-
-    @property
-    def scale(self) -> Tensor:
-        """Standard deviation."""
-        return self.log_scale.exp()
-
-    def distribution(self) -> Any:
-        """The Normal."""
-        return dist.Normal(self.location, self.scale)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log density in nats, summed."""
-        standard = (value - self.location) / self.scale
-        return -(0.5 * standard.square() + self.log_scale + LOG_SQRT_2PI).sum()
-
-
-@dataclass(frozen=True)
-class LogNormalFactor(NormalFactor):
-    """exp of a Normal, for positive sites; location and scale are those of the logarithm.
-
-    Attributes:
-        logarithm: The drawn logarithm of the value; None: it is computed.
-    """
-
-    logarithm: Tensor | None = None
-
-    @property
-    def log_value(self) -> Tensor:
-        """Logarithm of the drawn value."""
-        return super().log_value if self.logarithm is None else self.logarithm
-
-    def distribution(self) -> Any:
-        """The LogNormal."""
-        return dist.LogNormal(self.location, self.scale)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log density in nats, summed."""
-        logarithm = self.log_value if value is self.value else value.log()
-        return super().log_prob(logarithm) - logarithm.sum()
-
-
-@dataclass(frozen=True)
-class LogitNormalFactor(NormalFactor):
-    """Sigmoid of a Normal, for sites on the unit interval; location and scale are those of the logit."""
-
-    def distribution(self) -> Any:
-        """The logit-Normal."""
-        return dist.TransformedDistribution(dist.Normal(self.location, self.scale), [SigmoidTransform()])
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log density in nats, summed."""
-        return super().log_prob(torch.logit(value)) - (value.log() + torch.log1p(-value)).sum()
-
-
-@dataclass(frozen=True)
-class BernoulliFactor(Factor):
-    """Bernoulli(sigmoid(logit)); its value is left to the gate estimator and holds the probability until then.
-
-    Attributes:
-        logit: Log odds of a one.
-    """
-
-    logit: Tensor
-
-    @property
-    def probability(self) -> Tensor:
-        """Probability of a one."""
-        return self.value
-
-    def distribution(self) -> Any:
-        """The Bernoulli."""
-        return dist.Bernoulli(logits=self.logit)
 
 
 class Family(nn.Module):

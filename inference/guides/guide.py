@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.inference.guides import hard_concrete, truncated_lognormal  # noqa: F401  their families register themselves
-from bayesprune.inference.guides.families import Factor, Family
+from bayesprune.inference.guides.factors import Factor
+from bayesprune.inference.guides.families import Family
 from bayesprune.inference.guides.gate_family import GateFamily
 from bayesprune.inference.guides.identified import identified_tensor
 from bayesprune.inference.guides.paired import Pair, PairedFamily, SlabFactor

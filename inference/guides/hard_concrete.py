@@ -10,7 +10,8 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from bayesprune.inference.guides.families import Factor, Family
+from bayesprune.inference.guides.factors import Factor
+from bayesprune.inference.guides.families import Family
 from bayesprune.inference.guides.registry import family
 from bayesprune.models.priors.l0_hard_concrete import hard_concrete, log_odds_of_open, trained_gate
 

@@ -18,11 +18,13 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from bayesprune.inference.guides.families import (
+from bayesprune.inference.guides.factors import (
     BernoulliFactor,
     Factor,
-    Family,
     NormalFactor,
+)
+from bayesprune.inference.guides.families import (
+    Family,
     draw_normals,
     starting_log_scale,
 )

@@ -8,7 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bayesprune.inference.guides.families import Factor, Family, starting_log_scale
+from bayesprune.inference.guides.factors import Factor
+from bayesprune.inference.guides.families import (
+    Family,
+    starting_log_scale,
+)
 from bayesprune.inference.guides.registry import family
 from bayesprune.models.distributions.truncated_log_normal import TruncatedLogNormal
 

@@ -11,7 +11,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from bayesprune.inference.guides.families import Factor, NormalFactor
+from bayesprune.inference.guides.factors import (
+    Factor,
+    NormalFactor,
+)
 from bayesprune.inference.guides.paired import SlabFactor
 from bayesprune.inference.terms.registry import only_by_term, site_term
 from bayesprune.models.language.iid import Iid

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.utils import lazy_property
 
-from bayesprune.inference.guides.families import (
+from bayesprune.inference.guides.factors import (
     BernoulliFactor,
     DeltaFactor,
     Factor,

@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 from torch.distributions.utils import probs_to_logits
 from torch.nn.functional import logsigmoid
 
-from bayesprune.inference.guides.families import (
+from bayesprune.inference.guides.factors import (
     LOG_SQRT_2PI,
     BernoulliFactor,
     DeltaFactor,

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, event, given, settings
 from torch import nn
 
 from bayesprune.inference.execution.objective_graph import UntraceableError, leaves_of, trace
-from bayesprune.inference.guides.families import (
+from bayesprune.inference.guides.factors import (
     BernoulliFactor,
     DeltaFactor,
     LogitNormalFactor,

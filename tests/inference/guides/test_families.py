@@ -6,15 +6,17 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+from bayesprune.inference.guides.factors import (
+    LogitNormalFactor,
+    LogNormalFactor,
+    NormalFactor,
+)
 from bayesprune.inference.guides.families import (
     RELATIVE_SPREAD,
     BernoulliFamily,
     DeltaFamily,
-    LogitNormalFactor,
     LogitNormalFamily,
-    LogNormalFactor,
     LogNormalFamily,
-    NormalFactor,
     NormalFamily,
     to_support,
     to_unconstrained,

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from bayesprune.inference.guides import guide
-from bayesprune.inference.guides.families import Family, LogNormalFamily
+from bayesprune.inference.guides.families import (
+    Family,
+    LogNormalFamily,
+)
 from bayesprune.inference.guides.registry import (
     choosable_families,
     family,

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import bayesprune as bp
-from bayesprune.inference.guides.families import (
+from bayesprune.inference.guides.factors import (
     LOG_SQRT_2PI,
     BernoulliFactor,
     DeltaFactor,
