@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,6 +11,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import SigmoidTransform
+
+from bayesprune.models.language.iid import Iid
 
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -38,6 +41,27 @@ class Factor:
     def distribution(self) -> Any:
         """Q as a Pyro distribution whose batch shape is the site's."""
         raise TypeError(f"{type(self).__name__} does not say its distribution")
+
+    def conditioned(self, values: Mapping[str, Tensor], prior: Iid) -> Any:
+        """Q given the sites that were drawn before this one, as a Pyro distribution; by default it looks at none.
+
+        Args:
+            values: Drawn values by name of site.
+            prior: The site's prior, given its drawn parents.
+        """
+        return self.distribution()
+
+    def term_from_draw(self, prior: Iid, value: Tensor) -> Tensor:
+        """Log q - log p at a draw, in nats, summed over the site: its term, where there is no closed form.
+
+        Of what has no density minus the log prior.
+
+        Args:
+            prior: The site's prior, given its drawn parents.
+            value: The drawn value.
+        """
+        log_prior = prior.log_prob(value)
+        return self.log_prob(value) - log_prior if self.has_density else -log_prior
 
 
 @dataclass(frozen=True)

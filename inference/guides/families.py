@@ -24,10 +24,13 @@ from bayesprune.inference.guides.factors import (
 from bayesprune.inference.guides.functional import is_functional
 from bayesprune.inference.guides.normal_draw import NormalDraw
 from bayesprune.inference.guides.registry import family
+from bayesprune.inference.guides.slices import Layout, ParameterSlice
 from bayesprune.models.language.tensor_prior import Site
 
 RELATIVE_SPREAD = 0.1
 """A guide's standard deviations start at this share of its site's root mean square (in log space: this number)."""
+SMALL_SITE = 4
+"""Sites of at most this many entries are followed entry by entry; larger ones by one number."""
 
 
 class Family(nn.Module):
@@ -41,8 +44,8 @@ class Family(nn.Module):
     def __init__(self, sites: Sequence[Site], starts: dict[str, Tensor]) -> None:
         super().__init__()
         self._given: dict[str, list[Tensor]] | None = None
-        self.sites = tuple(sites)
-        self.sizes = [int(torch.Size(site.shape).numel()) for site in sites]
+        self.layout = Layout(sites)
+        self.sites = self.layout.sites
         self.build(torch.cat([starts[site.name].detach().expand(site.shape).reshape(-1) for site in sites]))
 
     def build(self, start: Tensor) -> None:
@@ -57,15 +60,24 @@ class Family(nn.Module):
         """Parameters as ``"location"`` (slow) and ``"spread"`` (log scales of weights, log odds: fast)."""
         raise TypeError(f"{type(self).__name__} must define groups")
 
+    def layout_of(self, parameter: str) -> Layout:
+        """Whose entries the flat parameter of that name holds, in which order."""
+        return self.layout
+
+    def slices(self) -> tuple[ParameterSlice, ...]:
+        """The slices of all flat parameters, each with its site."""
+        names = [name for name, _ in self.named_parameters(recurse=False)]
+        return tuple(piece for name in names for piece in self.layout_of(name).slices(name))
+
     def cut(self, flat: Tensor) -> list[Tensor]:
         """Cuts a flat vector into tensors of the sites' shapes."""
-        return [part.view(site.shape) for part, site in zip(flat.split(self.sizes), self.sites, strict=True)]
+        return self.layout.cut(flat)
 
     def pieces(self, parameter: str) -> list[Tensor]:
         """The flat parameter of that name cut into what belongs to each site; what `given` says, inside it."""
         if self._given is not None:
             return self._given[parameter]
-        return self.cut(getattr(self, parameter))
+        return self.layout_of(parameter).cut(getattr(self, parameter))
 
     def noise(self, parameter: str) -> list[Tensor]:
         """Standard normal noise of the shapes of a parameter's pieces, by one draw of `torch.randn_like`."""
@@ -73,10 +85,15 @@ class Family(nn.Module):
 
     def centres(self) -> dict[str, Tensor]:
         """The point of each site by name, in its own space; none for gates, whose point is their probability."""
-        if not hasattr(self, "location"):
-            return {}
-        cut = zip(self.sites, self.cut(cast(Tensor, self.location).detach()), strict=True)
-        return {site.name: to_support(part, site.support) for site, part in cut}
+        return {}
+
+    def summaries(self) -> dict[str, float]:
+        """Numbers by which the trace follows the sites, by what they are of; none by default."""
+        return {}
+
+    def gate_sites(self) -> tuple[Site, ...]:
+        """The sites whose draw is left to the gate estimator; none by default."""
+        return ()
 
     def log_odds(self) -> dict[str, Tensor]:
         """Log q(gate != 0) / q(gate = 0) of each gate by name; none where there are no gates."""
@@ -113,8 +130,33 @@ def to_support(value: Tensor, support: str) -> Tensor:
     return value.sigmoid() if support == "unit" else value
 
 
+class LocatedFamily(Family):
+    """Sites with a place on the real line each, of the value, its logarithm or its logit: the vector `location`."""
+
+    location: nn.Parameter
+
+    def centres(self) -> dict[str, Tensor]:
+        """The location of each site, in the site's own space."""
+        cut = zip(self.sites, self.cut(self.location.detach()), strict=True)
+        return {site.name: to_support(part, site.support) for site, part in cut}
+
+    def summaries(self) -> dict[str, float]:
+        """Locations of small sites entry by entry; of larger ones the mean, of larger real ones the rms."""
+        found: dict[str, float] = {}
+        for site, part in zip(self.sites, self.location.split(self.layout.sizes), strict=True):
+            prefix = {"positive": "log ", "interval": "log ", "unit": "logit "}.get(site.support, "")
+            if part.numel() <= SMALL_SITE:
+                for index, value in enumerate(part.tolist()):
+                    found[f"{prefix}{site.name}[{index}]" if part.numel() > 1 else f"{prefix}{site.name}"] = value
+            elif site.support == "real":
+                found[f"rms {site.name}"] = float(part.square().mean().sqrt())
+            else:
+                found[f"mean {prefix}{site.name}"] = float(part.mean())
+        return found
+
+
 @family("delta", supports=("real", "positive", "unit"), has_density=False)
-class DeltaFamily(Family):
+class DeltaFamily(LocatedFamily):
     """Points; positive and unit-interval sites by their logarithm and logit.
 
     The density is that of the site itself, with no Jacobian: a MAP does not depend on these coordinates.
@@ -142,7 +184,7 @@ class DeltaFamily(Family):
 
 
 @family("normal", supports=("real",), mean_field=True)
-class NormalFamily(Family):
+class NormalFamily(LocatedFamily):
     """Independent Normals on the real line."""
 
     def build(self, start: Tensor) -> None:
@@ -226,7 +268,21 @@ class BernoulliFamily(Family):
 
     def log_odds(self) -> dict[str, Tensor]:
         """Log odds of a one."""
-        return {site.name: part for site, part in zip(self.sites, self.cut(self.logit.detach()), strict=True)}
+        return self.layout.by_name(self.logit.detach())
+
+    def gate_sites(self) -> tuple[Site, ...]:
+        """All of them."""
+        return self.sites
+
+    def summaries(self) -> dict[str, float]:
+        """The mean probability of each site."""
+        return mean_probabilities(self.layout, self.logit)
+
+
+def mean_probabilities(layout: Layout, logit: Tensor) -> dict[str, float]:
+    """The mean probability of each site of gates, as `Family.summaries` has it."""
+    parts = layout.by_name(logit.sigmoid())
+    return {f"mean {name}": float(part.mean()) for name, part in parts.items()}
 
 
 def draw_normals(family: Family) -> list[tuple[Site, Tensor, Tensor, Tensor, Tensor]]:
@@ -234,7 +290,7 @@ def draw_normals(family: Family) -> list[tuple[Site, Tensor, Tensor, Tensor, Ten
     if is_functional():
         return _draw_by_site(family)
     location, log_scale = cast(Tensor, family.location), cast(Tensor, family.log_scale)
-    sums, *values = NormalDraw.apply(location, log_scale, torch.randn_like(location), family.sizes)
+    sums, *values = NormalDraw.apply(location, log_scale, torch.randn_like(location), family.layout.sizes)
     shaped = [value.view(site.shape) for value, site in zip(values, family.sites, strict=True)]
     cut = (shaped, family.cut(location), family.cut(log_scale), sums.unbind(dim=1))
     return list(zip(family.sites, *cut, strict=True))
@@ -255,7 +311,7 @@ def _draw_by_site(family: Family) -> list[tuple[Site, Tensor, Tensor, Tensor, Te
 def starting_log_scale(family: Family, location: Tensor) -> Tensor:
     """Log standard deviations to start from: `RELATIVE_SPREAD`, or what the latent says, times a real site's rms."""
     parts = []
-    for site, part in zip(family.sites, location.split(family.sizes), strict=True):
+    for site, part in zip(family.sites, location.split(family.layout.sizes), strict=True):
         size = part.square().mean().sqrt().clamp_min(1e-3) if site.support == "real" else part.new_ones(())
         spread = RELATIVE_SPREAD if site.spread is None else site.spread
         parts.append((spread * size).log().expand(part.shape))

@@ -15,7 +15,7 @@ from bayesprune.inference.guides.factors import Factor
 from bayesprune.inference.guides.families import Family
 from bayesprune.inference.guides.gate_family import GateFamily
 from bayesprune.inference.guides.identified import identified_tensor
-from bayesprune.inference.guides.paired import Pair, PairedFamily, SlabFactor
+from bayesprune.inference.guides.paired import Pair, PairedFamily
 from bayesprune.inference.guides.registry import choosable_families, mean_field_family, registered_family
 from bayesprune.inference.guides.starting_values import starting_values
 from bayesprune.models.bayesian_network import BayesianNetwork
@@ -184,11 +184,7 @@ class Guide(nn.Module):
         values: dict[str, Tensor] = {}
 
         def visit(site: str, prior: Iid) -> Tensor:
-            factor = factors[site]
-            if isinstance(factor, SlabFactor):
-                fn = factor.conditional(values[factor.pair.gate.name], prior.base_dist)
-            else:
-                fn = factor.distribution()
+            fn = factors[site].conditioned(values, prior)
             values[site] = draw(site, fn.to_event(len(fn.batch_shape)))
             return values[site]
 

@@ -94,3 +94,7 @@ class HardConcreteFamily(Family):
         """Log odds that a gate is not zero, in closed form."""
         cut = zip(self.sites, self.cut(self.log_alpha.detach()), strict=True)
         return {site.name: log_odds_of_open(part) for site, part in cut}
+
+    def summaries(self) -> dict[str, float]:
+        """The mean probability that a gate is not zero, of each site."""
+        return {f"mean {name}": float(odds.sigmoid().mean()) for name, odds in self.log_odds().items()}

@@ -9,10 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.inference.guides.factors import Factor
-from bayesprune.inference.guides.families import (
-    Family,
-    starting_log_scale,
-)
+from bayesprune.inference.guides.families import LocatedFamily, starting_log_scale
 from bayesprune.inference.guides.registry import family
 from bayesprune.models.distributions.truncated_log_normal import TruncatedLogNormal
 
@@ -44,7 +41,7 @@ class TruncatedLogNormalFactor(Factor):
 
 
 @family("truncatedlognormal", supports=("interval",))
-class TruncatedLogNormalFamily(Family):
+class TruncatedLogNormalFamily(LocatedFamily):
     """Independent truncated log-Normals; the centre of the Normal may lie beyond the ends."""
 
     def build(self, start: Tensor) -> None:

@@ -16,11 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bayesprune.inference.guides.factors import (
-    BernoulliFactor,
-    Factor,
-    NormalFactor,
-)
+from bayesprune.inference.guides.factors import BernoulliFactor, Factor, NormalFactor
 from bayesprune.inference.guides.fast_distributions import fast_distributions
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.objective.latent_gate_estimators import GateEstimator, default_estimator

@@ -11,12 +11,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from bayesprune.inference.guides.factors import (
-    Factor,
-    NormalFactor,
-)
-from bayesprune.inference.guides.paired import SlabFactor
-from bayesprune.inference.terms.registry import only_by_term, site_term
+from bayesprune.inference.guides.factors import Factor, NormalFactor
+from bayesprune.inference.terms.registry import only_by_term
 from bayesprune.models.language.iid import Iid
 
 
@@ -35,6 +31,4 @@ def landing_term(prior: Iid, factor: Factor, value: Tensor) -> Tensor | None:
     if not isinstance(factor, NormalFactor) or only_by_term(prior):
         return None
     held = replace(factor, location=factor.location.detach(), log_scale=factor.log_scale.detach())
-    if isinstance(factor, SlabFactor):
-        return site_term(prior, held, value, analytic=False)
-    return held.log_prob(value) - prior.log_prob(value)
+    return held.term_from_draw(prior, value)

@@ -108,16 +108,7 @@ def site_term(prior: Iid, factor: Factor, value: Tensor, analytic: bool = True) 
     if alone:
         family, guide = type(prior.base_dist).__name__, type(factor).__name__
         raise ValueError(f"{family} has no term for {guide}: leave the latent the guide that its prior gives it")
-    if isinstance(factor, SlabFactor):
-        return _slab_from_draw(prior.base_dist, factor, value)
-    log_prior = prior.log_prob(value)
-    return factor.log_prob(value) - log_prior if factor.has_density else -log_prior
-
-
-def _slab_from_draw(prior: Any, factor: SlabFactor, value: Tensor) -> Tensor:
-    """A E[log q(w | z = 1) - log p(w)]: the gate's average is exact, the slab's is from the draw."""
-    entries = NormalFactor.distribution(factor).log_prob(value) - prior.log_prob(value)
-    return (factor.inclusion * entries).sum()
+    return factor.term_from_draw(prior, value)
 
 
 # -- real sites ----------------------------------------------------------------------------------------------------

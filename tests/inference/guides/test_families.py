@@ -6,11 +6,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from bayesprune.inference.guides.factors import (
-    LogitNormalFactor,
-    LogNormalFactor,
-    NormalFactor,
-)
+from bayesprune.inference.guides.factors import LogitNormalFactor, LogNormalFactor, NormalFactor
 from bayesprune.inference.guides.families import (
     RELATIVE_SPREAD,
     BernoulliFamily,

@@ -6,10 +6,7 @@ import pytest
 import torch
 
 from bayesprune.inference.guides import guide
-from bayesprune.inference.guides.families import (
-    Family,
-    LogNormalFamily,
-)
+from bayesprune.inference.guides.families import Family, LogNormalFamily
 from bayesprune.inference.guides.registry import (
     choosable_families,
     family,

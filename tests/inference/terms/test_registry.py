@@ -13,12 +13,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from bayesprune.inference.guides.factors import (
-    BernoulliFactor,
-    DeltaFactor,
-    LogNormalFactor,
-    NormalFactor,
-)
+from bayesprune.inference.guides.factors import BernoulliFactor, DeltaFactor, LogNormalFactor, NormalFactor
 from bayesprune.inference.guides.paired import Pair, SlabFactor
 from bayesprune.inference.terms.registry import register_term, site_term
 from bayesprune.models.language.iid import Iid

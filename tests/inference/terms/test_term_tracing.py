@@ -7,11 +7,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from bayesprune.inference.guides.factors import (
-    BernoulliFactor,
-    DeltaFactor,
-    NormalFactor,
-)
+from bayesprune.inference.guides.factors import BernoulliFactor, DeltaFactor, NormalFactor
 from bayesprune.inference.guides.fast_distributions import fast_distributions
 from bayesprune.inference.guides.functional import functional
 from bayesprune.inference.guides.hard_concrete import HardConcreteFactor
