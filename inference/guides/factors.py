@@ -15,6 +15,8 @@ from torch.distributions import SigmoidTransform
 from bayesprune.models.language.iid import Iid
 
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
+HALF_LOG_2PIE = LOG_SQRT_2PI + 0.5
+"""Entropy of a standard Normal in nats."""
 
 
 @dataclass(frozen=True)
