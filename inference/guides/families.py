@@ -81,7 +81,7 @@ class Family(nn.Module):
 
     def noise(self, parameter: str) -> list[Tensor]:
         """Standard normal noise of the shapes of a parameter's pieces, by one draw of `torch.randn_like`."""
-        return self.cut(torch.randn_like(torch.cat([piece.reshape(-1) for piece in self.pieces(parameter)])))
+        return self.layout.cut(torch.randn_like(torch.cat([piece.reshape(-1) for piece in self.pieces(parameter)])))
 
     def centres(self) -> dict[str, Tensor]:
         """The point of each site by name, in its own space; none for gates, whose point is their probability."""
@@ -173,7 +173,7 @@ class DeltaFamily(LocatedFamily):
         if is_functional():
             values = [to_support(location, support) for location in locations]
         else:
-            values = self.cut(to_support(self.location, support))
+            values = self.layout.cut(to_support(self.location, support))
         logarithms = locations if support == "positive" else [None] * len(locations)
         points = zip(self.sites, values, logarithms, strict=True)
         return {site.name: DeltaFactor(value, logarithm) for site, value, logarithm in points}
@@ -292,7 +292,7 @@ def draw_normals(family: Family) -> list[tuple[Site, Tensor, Tensor, Tensor, Ten
     location, log_scale = cast(Tensor, family.location), cast(Tensor, family.log_scale)
     sums, *values = NormalDraw.apply(location, log_scale, torch.randn_like(location), family.layout.sizes)
     shaped = [value.view(site.shape) for value, site in zip(values, family.sites, strict=True)]
-    cut = (shaped, family.cut(location), family.cut(log_scale), sums.unbind(dim=1))
+    cut = (shaped, family.layout.cut(location), family.layout.cut(log_scale), sums.unbind(dim=1))
     return list(zip(family.sites, *cut, strict=True))
 
 
