@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import pyro.distributions as dist
 import torch
@@ -65,6 +65,17 @@ class Factor:
         log_prior = prior.log_prob(value)
         return self.log_prob(value) - log_prior if self.has_density else -log_prior
 
+    def landing_term(self, prior: Iid, value: Tensor) -> Tensor | None:
+        """As `term_from_draw`, with the parameters of log q held fixed; None where q has no such form.
+
+        See `bayesprune.inference.objective.sticking_the_landing`.
+
+        Args:
+            prior: The site's prior, given its drawn parents.
+            value: The drawn value.
+        """
+        return None
+
 
 @dataclass(frozen=True)
 class DeltaFactor(Factor):
@@ -118,6 +129,14 @@ class NormalFactor(Factor):
         """Log density in nats, summed."""
         standard = (value - self.location) / self.scale
         return -(0.5 * standard.square() + self.log_scale + LOG_SQRT_2PI).sum()
+
+    def held(self) -> Self:
+        """The same q with location and scale that take no gradient."""
+        return replace(self, location=self.location.detach(), log_scale=self.log_scale.detach())
+
+    def landing_term(self, prior: Iid, value: Tensor) -> Tensor:
+        """Log q - log p at a draw, with location and scale held fixed, in nats, summed over the site."""
+        return self.held().log_prob(value) - prior.log_prob(value)
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,10 @@ class SlabFactor(NormalFactor):
         entries = self.distribution().log_prob(value) - prior.base_dist.log_prob(value)
         return (self.inclusion * entries).sum()
 
+    def landing_term(self, prior: Iid, value: Tensor) -> Tensor:
+        """As `term_from_draw`, with location and scale held fixed; the inclusion keeps its gradient."""
+        return self.held().term_from_draw(prior, value)
+
 
 class GatedSlab(dist.TorchDistribution):
     """Entry-wise choice between two univariate distributions: `included` where `on`, else `excluded`."""
