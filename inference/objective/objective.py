@@ -8,16 +8,16 @@ reference that the tests hold it to.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 
-import pyro
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bayesprune.inference.guides.families import BernoulliFactor, Factor, NormalFactor
+from bayesprune.inference.guides.factors import BernoulliFactor, Factor, NormalFactor
+from bayesprune.inference.guides.fast_distributions import fast_distributions
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.objective.latent_gate_estimators import GateEstimator, default_estimator
 from bayesprune.inference.objective.local_reparameterisation import LocalReparameterisation, reparameterisable
@@ -368,10 +368,3 @@ def objective(model: BayesianNetwork, guide: Guide | str | None = None) -> Objec
         An `nn.Module`; its parameters are the guide's and the model's point estimates.
     """
     return Objective(model, guide if isinstance(guide, Guide) else Guide(model, guide))
-
-
-@contextmanager
-def fast_distributions() -> Iterator[None]:
-    """Turns off the checks of distributions' arguments for a step: they cost as much as the step itself."""
-    with pyro.validation_enabled(False):
-        yield
