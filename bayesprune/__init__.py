@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from bayesprune.inference.guides.hard_concrete import HardConcreteFactor as HardConcreteFactor
     from bayesprune.inference.guides.paired import SlabFactor as SlabFactor
     from bayesprune.inference.guides.truncated_lognormal import TruncatedLogNormalFactor as TruncatedLogNormalFactor
+    from bayesprune.inference.inclusion.event_rule import EventRule as EventRule
+    from bayesprune.inference.inclusion.event_rule import event_rule as event_rule
     from bayesprune.inference.inclusion.reduction import evidence_change as evidence_change
     from bayesprune.inference.inclusion.reduction import reduced_inclusion as reduced_inclusion
     from bayesprune.inference.inclusion.reduction import reduction as reduction
@@ -108,6 +110,7 @@ if TYPE_CHECKING:
     from bayesprune.models.gates.cost_pressure import CostPressure as CostPressure
     from bayesprune.models.gates.unit_gates import UnitGates as UnitGates
     from bayesprune.models.language.hierarchy import Hierarchy as Hierarchy
+    from bayesprune.models.language.inclusion import InclusionEvent as InclusionEvent
     from bayesprune.models.language.inclusion import exact_zero as exact_zero
     from bayesprune.models.language.inclusion import reduced_to_zero as reduced_to_zero
     from bayesprune.models.language.inclusion import relative_threshold as relative_threshold
@@ -234,6 +237,9 @@ _HOMES: dict[str, str] = {
     "reestimate_statistics": "bayesprune.inference.data.batch_normalisation",
     # extending
     "FitState": "bayesprune.inference.watching.callbacks",
+    "InclusionEvent": "bayesprune.models.language.inclusion",
+    "EventRule": "bayesprune.inference.inclusion.event_rule",
+    "event_rule": "bayesprune.inference.inclusion.event_rule",
     "magnitude": "bayesprune.inference.pruning.criteria",
     "moment_matched": "bayesprune.inference.objective.latent_gate_estimators",
     "ScoreFunction": "bayesprune.inference.objective.latent_gate_estimators",

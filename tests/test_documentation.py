@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import pyro.distributions as dist
 import pytest
 import torch
 from sklearn.datasets import load_diabetes
@@ -71,6 +74,23 @@ def test_the_page_on_extending_runs(declared):
         exec(compile(block, "docs/extending.md", "exec"), declared)
     low_rank = bp.BayesianNetwork(nn.Linear(6, 3), {"weight": declared["low_rank"]}, data_size=40)
     assert low_rank.priors["weight"].sites["u"].shape == (3, 4)
+
+
+def test_an_event_of_one_s_own_says_what_the_page_on_extending_says(declared):
+    (block,) = [block for block in code_blocks("docs/extending.md") if "bp.event_rule" in block]
+    declared["dist"] = dist
+    exec(compile(block, "docs/extending.md", "exec"), declared)
+    assert declared["tail"].mean == pytest.approx(1.0 - math.exp(-0.5), abs=0.02)
+    shares, one = declared["shares"], declared["large"].restarts[0]
+    assert shares.attrs == {"kind": "absolute", "event": "|weight| > 0.05 (absolute)"}
+    q = one.guide.draw()["0.weight"]
+    normal = torch.distributions.Normal(q.location.detach(), q.scale.detach())
+    exact = 1.0 - (normal.cdf(torch.tensor(0.05)) - normal.cdf(torch.tensor(-0.05)))
+    assert np.abs(shares.values - exact.numpy()).max() < 0.15  # 200 draws, of sd 0.035 at most
+    of_another_size = 1.0 - (normal.cdf(torch.tensor(0.2)) - normal.cdf(torch.tensor(-0.2)))
+    assert np.abs(shares.values - of_another_size.numpy()).max() > 0.15  # the control
+    zeros = declared["kept"].network[0].weight == 0
+    assert bool((zeros == torch.as_tensor(shares.values <= 0.5)).all())
 
 
 def test_the_page_on_smaller_networks_runs(tmp_path, monkeypatch):
