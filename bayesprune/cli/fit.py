@@ -36,6 +36,7 @@ from bayesprune.cli.options import (
     example,
     place_option,
 )
+from bayesprune.models.checks.renamed_arguments import warn_of_old_name
 
 EXAMPLES = example(
     "bayesprune fit --data fashion-mnist --network lenet-300-100 --prior spike-and-slab \\",
@@ -87,9 +88,14 @@ def fit(
     restarts: Annotated[int, typer.Option(help="Independent fits.")] = 1,
     device: Device = "auto",
     precision: Precision = "float32",
-    path: Annotated[
-        str, typer.Option(help="plain, fused (one traced graph, compiled where that pays) or auto.")
-    ] = "auto",
+    execution: Annotated[
+        str | None,
+        typer.Option(
+            help="plain, fused (one traced graph, compiled where that pays) or auto.  [default: auto]",
+            show_default=False,
+        ),
+    ] = None,
+    path: Annotated[str | None, typer.Option("--path", hidden=True, help="Old name of --execution.")] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Begin anew, and remove what an interrupted fit has left for RUN.")
     ] = False,
@@ -134,9 +140,19 @@ def fit(
             restarts=restarts,
             device=device,
             precision=precision,
-            path=path,
+            execution=_execution(execution, path),
             fresh=fresh,
             progress=not quiet,
         )
     if not quiet:
         print_run(out, summary)
+
+
+def _execution(execution: str | None, old: str | None) -> str:
+    """What --execution says, or its old name --path, which goes with the next release."""
+    if old is None:
+        return "auto" if execution is None else execution
+    if execution is not None:
+        raise ValueError("--execution, which was called --path, is given twice: leave --path out")
+    warn_of_old_name("--path of bayesprune fit", f"--execution {old}")
+    return old

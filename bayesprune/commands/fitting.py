@@ -15,7 +15,7 @@ from bayesprune.commands.showing_gates import what_is_left
 from bayesprune.commands.tuning import asked_tuning, fit_tuned, print_tuned
 from bayesprune.data.sets import DATASETS, load_data
 from bayesprune.inference.data.data_units import ONLY_NOISE
-from bayesprune.inference.execution.stepper import PathReport
+from bayesprune.inference.execution.stepper import ExecutionReport
 from bayesprune.inference.posterior.storage import write_fit
 from bayesprune.inference.rules.gate_training import Gating
 from bayesprune.inference.training.fit import fit
@@ -250,8 +250,8 @@ def print_run(run: Path, summary: Mapping[str, Any]) -> None:
     lines += [objective_line(summary), f"{summary['converged']}: {summary['convergence']}"]
     lines += remarks(summary)
     prune = "--sparsity 0.95" if median is None else "--min-inclusion 0.5"
-    if "path" in summary:  # where something was trained
-        lines.append(str(PathReport(**summary["path"])))
+    if "execution" in summary:  # where something was trained
+        lines.append(str(ExecutionReport(**summary["execution"])))
     lines.append(f"{summary['seconds']:.1f} s, written to {run}")
     again = repeating(summary)
     lines.append(

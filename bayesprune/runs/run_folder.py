@@ -64,6 +64,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bayesprune.models.checks.renamed_arguments import by_new_names
 from bayesprune.models.files.json_file import damaged, need, read_json, write_json
 from bayesprune.models.files.places import expanded
 
@@ -104,7 +105,7 @@ _NEEDED: dict[str, Any] = {
     "converged": str, "convergence": str, "point_estimates": list, "notes": list, "collapsed": list,
 }  # fmt: skip
 _LATER: dict[str, Any] = {
-    "width": float, "path": dict, "units": _OBJECT, "branches": _OBJECT, "tuned": (list, type(None)),
+    "width": float, "execution": dict, "units": _OBJECT, "branches": _OBJECT, "tuned": (list, type(None)),
     "correlated_inputs": (list, type(None)),
     "test_coverage_50": _NUMBER, "test_coverage_90": _NUMBER, "standardised": _OBJECT, "learned_likelihood": dict,
     "network_settings": dict,
@@ -280,7 +281,7 @@ def read_summary(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"there is no run folder {path}: make one with bayesprune fit --out {path}")
     if not file.is_file():
         raise ValueError(f"{path} is no run folder: it has no {SUMMARY_FILE}")
-    found = read_json(file, _REMEDY)
+    found = by_new_names(read_json(file, _REMEDY))
     missing = [key for key in _NEEDED if key not in found]
     if missing:
         raise ValueError(f"{file} is no summary of a run: it lacks {', '.join(missing[:3])}")

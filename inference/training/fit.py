@@ -21,7 +21,7 @@ from bayesprune.inference.data.trainable_batch import NothingTrainableError, Tra
 from bayesprune.inference.defaults.kl_weight import default_kl_warmup, default_kl_weight, default_rules
 from bayesprune.inference.defaults.length import default_epochs
 from bayesprune.inference.execution.denormals import flushed_denormals
-from bayesprune.inference.execution.stepper import PathReport, Stepper
+from bayesprune.inference.execution.stepper import ExecutionReport, Stepper
 from bayesprune.inference.fit_result import Fit, Restart
 from bayesprune.inference.guides.guide import Guide, GuideChoice
 from bayesprune.inference.guides.map_probe import check_map_exists
@@ -55,6 +55,7 @@ from bayesprune.inference.watching.pruning_trace import (
 )
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.given_numbers import checked_seed, whole_number
+from bayesprune.models.checks.renamed_arguments import takes_old_names
 from bayesprune.models.networks.evaluation_mode import begin_training, held_in_evaluation
 
 ITERATES = 1000
@@ -68,6 +69,7 @@ class NonFiniteLossError(RuntimeError):
     """The loss became NaN or infinite; the message names the step and the site."""
 
 
+@takes_old_names
 @torch.inference_mode(False)
 @torch.enable_grad()
 def fit(
@@ -93,7 +95,7 @@ def fit(
     gate_estimator: GateEstimator | None = None,
     gating: Gating | None = None,
     unit_gate_estimator: str | UnitGateEstimator | None = None,
-    path: str = "auto",
+    execution: str = "auto",
     compiled: bool | None = None,
     clip: float | None = None,
     sticking_the_landing: bool = False,
@@ -150,10 +152,11 @@ def fit(
         gating: How gates of units (`UnitGates`) are trained, and when closed units leave network, guide and optimizer;
             default None: `Gating()`.
         unit_gate_estimator: How their gradient is estimated, a name or an object; default None: as they declare.
-        path: ``"plain"``, which runs the declaration anew in every step; ``"fused"``, which traces it once into one
-            graph of tensor operations, with the same loss, gradients and draws (docs/speed.md); ``"auto"`` (default):
-            fused where compiling the graph is expected to be repaid. ``settings["path"]`` says which and why.
-        compiled: Whether the fused path is compiled; default None: where the steps to come repay it.
+        execution: ``"plain"``, which runs the declaration anew in every step; ``"fused"``, which traces it once into
+            one graph of tensor operations, with the same loss, gradients and draws (docs/speed.md); ``"auto"``
+            (default): fused where compiling the graph is expected to be repaid. ``settings["execution"]`` says which
+            one it was and why. Its old name ``path`` is taken for one release, with a `FutureWarning`.
+        compiled: Whether the fused execution is compiled; default None: where the steps to come repay it.
         clip: Largest norm of the gradient that the optimizer sees, that of the loss divided by `data_size`; default
             None: no limit.
         sticking_the_landing: Whether terms of drawn sites are estimated from the draw with the parameters of log q
@@ -190,10 +193,11 @@ def fit(
     given = checked_arguments(model, {
         "guide": guide, "start": start, "restarts": restarts, "particles": particles, "optimizer": optimizer,
         "learning_rate": learning_rate, "schedule": schedule, "kl_warmup": kl_warmup, "kl_weight": kl_weight,
-        "precision": precision, "gate_estimator": gate_estimator, "gating": gating, "path": path, "compiled": compiled,
-        "unit_gate_estimator": unit_gate_estimator, "clip": clip, "sticking_the_landing": sticking_the_landing,
-        "local_reparameterisation": local_reparameterisation, "channels_last": channels_last, "stop": stop,
-        "progress": progress, "checkpoint": checkpoint, "standardise": standardise,
+        "precision": precision, "gate_estimator": gate_estimator, "gating": gating, "execution": execution,
+        "compiled": compiled, "unit_gate_estimator": unit_gate_estimator, "clip": clip,
+        "sticking_the_landing": sticking_the_landing, "local_reparameterisation": local_reparameterisation,
+        "channels_last": channels_last, "stop": stop, "progress": progress, "checkpoint": checkpoint,
+        "standardise": standardise,
     })  # fmt: skip
     learning_rate, kl_warmup, kl_weight, clip = (given[n] for n in ("learning_rate", "kl_warmup", "kl_weight", "clip"))
     flags = ("compiled", "sticking_the_landing", "local_reparameterisation", "channels_last")
@@ -220,7 +224,7 @@ def fit(
     folder: Path | None = None
     if checkpoint is not None:
         arguments = settings | {
-            "optimizer": optimizer, "schedule": schedule, "restarts": restarts, "path": path,
+            "optimizer": optimizer, "schedule": schedule, "restarts": restarts, "execution": execution,
             "kl_warmup": kl_warmup, "rules": default_rules(restarts, kl_warmup=kl_warmup),
             "compiled": compiled, "gate_estimator": gate_estimator, "gating": gating,
             "unit_gate_estimator": unit_gate_estimator, "channels_last": channels_last, "workers": workers,
@@ -233,7 +237,7 @@ def fit(
     kept = KeptInputs(batches, model.network)
     finished: list[Restart] = []
     states: list[FitState] = []
-    reports: list[PathReport] = []
+    reports: list[ExecutionReport] = []
     trainings: list[GateTraining | None] = []
     started, seconds = time.perf_counter(), 0.0
     resumed_at: int | None = None
@@ -273,11 +277,11 @@ def fit(
             state = FitState(*rebuild(copied, q), number, restarts, passes, total)
             state.kl_warmup = default_kl_warmup(copied, q, number) if kl_warmup is None else kl_warmup
             kl_schedule = scaled(warmup(state.kl_warmup), kl_weight)
-            how: tuple[str, bool | None, float | None, str] = (path, compiled, clip, "it was asked for")
+            how: tuple[str, bool | None, float | None, str] = (execution, compiled, clip, "it was asked for")
             if copied.gates is not None:
                 how = ("plain", None, clip, "gates of units change the network while it is trained")
             training = GateTraining(gating or Gating(), state, rebuild, kl_weight) if copied.gates is not None else None
-            before: PathReport | None = None
+            before: ExecutionReport | None = None
             if point is not None and (before := point.restore(state, training, rebuild)) is not None:
                 how = (before.name, before.compiled, clip, before.reason)
                 seconds += point.seconds
@@ -308,7 +312,7 @@ def fit(
         "tempered": any(state.kl_weight != 1.0 for state in states),
         "seconds": seconds + time.perf_counter() - started,
         "resumed_at_epoch": resumed_at,
-        "path": reports[0].as_dict(),
+        "execution": reports[0].as_dict(),
         "standardised": standardised,
     }
     trace = trace_dataset(

@@ -130,7 +130,14 @@ class Case:
     data: Any = (X, Y)
 
     def fit(self, **more):
-        own = {"epochs": 6, "batch_size": 16, "learning_rate": 2e-2, "device": "cpu", "path": "plain", **self.arguments}
+        own = {
+            "epochs": 6,
+            "batch_size": 16,
+            "learning_rate": 2e-2,
+            "device": "cpu",
+            "execution": "plain",
+            **self.arguments,
+        }
         return bp.fit(self.make(), self.data, self.guide, **{**own, **more})
 
     def interrupted(self, folder, at=None, **more):
@@ -187,7 +194,7 @@ def tensors(fit):
 def is_same(one, other):
     """Whether two fits are the same but for the time that they took."""
     mine, theirs = tensors(one), tensors(other)
-    timed = ("seconds", "path", "resumed_at_epoch")
+    timed = ("seconds", "execution", "resumed_at_epoch")
     return (
         mine.keys() == theirs.keys()
         and all(torch.equal(value, theirs[key]) for key, value in mine.items())
@@ -195,7 +202,7 @@ def is_same(one, other):
         and [a.guide.notes for a in one.restarts] == [b.guide.notes for b in other.restarts]
         and one.trace.drop_vars("seconds").identical(other.trace.drop_vars("seconds"))
         and {**one.settings, **dict.fromkeys(timed)} == {**other.settings, **dict.fromkeys(timed)}
-        and one.settings["path"]["reason"] == other.settings["path"]["reason"]
+        and one.settings["execution"]["reason"] == other.settings["execution"]["reason"]
     )
 
 
@@ -327,22 +334,22 @@ def test_the_trace_that_is_written_meanwhile_has_the_restarts_of_before(tmp_path
     assert written["loss"].shape == (2, 6)
 
 
-def test_a_fused_path_is_taken_again(tmp_path):
-    case = Case(guide="meanfield", arguments={"path": "fused", "compiled": False})
+def test_a_fused_execution_is_taken_again(tmp_path):
+    case = Case(guide="meanfield", arguments={"execution": "fused", "compiled": False})
     once, resumed = case.fit(), case.resumed(tmp_path / "fit")
     for key, value in tensors(once).items():
         torch.testing.assert_close(tensors(resumed)[key], value, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(tensors(case.fit(seed=1))[key], value, rtol=1e-4, atol=1e-5)  # control
     for name in ("name", "reason", "fused_steps", "plain_steps"):
-        assert resumed.settings["path"][name] == once.settings["path"][name]
-    assert resumed.settings["path"]["name"] == "fused"
+        assert resumed.settings["execution"][name] == once.settings["execution"][name]
+    assert resumed.settings["execution"]["name"] == "fused"
 
 
-def test_the_path_of_an_automatic_choice_is_taken_again(tmp_path):
-    case = Case(guide="meanfield", arguments={"path": "auto"})
+def test_the_execution_of_an_automatic_choice_is_taken_again(tmp_path):
+    case = Case(guide="meanfield", arguments={"execution": "auto"})
     case.interrupted(tmp_path / "fit")
-    kept = json.loads((tmp_path / "fit" / "restart-0.json").read_text())["kept"]["path"]
-    resumed = case.fit(checkpoint=tmp_path / "fit").settings["path"]
+    kept = json.loads((tmp_path / "fit" / "restart-0.json").read_text())["kept"]["execution"]
+    resumed = case.fit(checkpoint=tmp_path / "fit").settings["execution"]
     assert (resumed["name"], resumed["reason"]) == ("plain", kept["reason"])
     assert resumed["plain_ms"] == round(kept["plain_ms"], 3) > 0  # it was not timed anew
 
