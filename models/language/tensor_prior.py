@@ -411,13 +411,8 @@ class TensorPrior:
             ) from problem
         self.weight_is_latent = WEIGHT in self.sites
         event = self.hierarchy.included
-        if event is not None and event.kind == "membership" and not hasattr(priors.get(WEIGHT), "log_odds"):
-            raise ValueError(
-                "included=slab_membership() needs weights whose distribution has a slab, a method log_odds(value): "
-                "use SpikeSlabMixture, or another event"
-            )
-        if event is not None and event.kind == "reduction":
-            level_shape(event.level, self.shape, tensor=self.name)  # refuses a level that the tensor lacks
+        if event is not None:
+            event.check(self.name, self.shape, priors.get(WEIGHT))
         if weight.shape != self.shape:  # expand() would have refused; kept for callables returning odd tensors
             raise WrongShapeError(f"weight= has shape {tuple(weight.shape)}, but {self.name} has shape {self.shape}")
 

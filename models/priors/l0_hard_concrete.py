@@ -13,7 +13,7 @@ from torch.distributions import constraints
 
 from bayesprune.models.checks.setting_types import Extent, typed_settings
 from bayesprune.models.language.hierarchy import Hierarchy, Latent
-from bayesprune.models.language.inclusion import InclusionEvent
+from bayesprune.models.language.inclusion import ExactZero
 from bayesprune.models.priors.group_noise import check_level, check_slab, weight_decayed
 
 TEMPERATURE, LOWER, UPPER = 2.0 / 3.0, -0.1, 1.1
@@ -56,7 +56,7 @@ class NonzeroPenalty(TorchDistribution):
 
 
 @dataclass(frozen=True)
-class OpenGate(InclusionEvent):
+class OpenGate(ExactZero):
     """The inclusion event of a gate in [0, 1]: it is not zero."""
 
     def __str__(self) -> str:
@@ -103,7 +103,7 @@ class L0HardConcrete(Hierarchy):
             z=Latent(penalty, level, guide="hardconcrete", init=1.0 - dropout),
             w=weight_decayed(slab_sd, opens),
             weight=lambda z, w: z * w,
-            included=OpenGate("atom", gate="z"),
+            included=OpenGate("z"),
             improper=IMPROPER,
         )
         self.config = {

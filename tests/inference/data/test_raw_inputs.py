@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from bayesprune.inference.data.raw_inputs import are_raw
-from bayesprune.inference.training.fit import NonFiniteLossError, fit
+from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
+from bayesprune.inference.training.fit import fit
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.likelihoods.likelihoods import Categorical, Normal, Poisson
 from bayesprune.models.networks.networks import lenet_300_100

@@ -15,7 +15,7 @@ import xarray as xr
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.inference.fit_result import Fit, Restart
+from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.inclusion.reduction import (
     evidence_change,
@@ -23,6 +23,7 @@ from bayesprune.inference.inclusion.reduction import (
     reduced_inclusion,
     reduction,
 )
+from bayesprune.inference.restart import Restart
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.language.hierarchy import Hierarchy, Latent
 from bayesprune.models.likelihoods.likelihoods import Normal

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.pruning.finetune import finetune
 from bayesprune.inference.pruning.prune import prune
-from bayesprune.inference.training.fit import NonFiniteLossError, fit
+from bayesprune.inference.training.fit import fit
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.likelihoods.likelihoods import Categorical, Normal
 from bayesprune.models.priors.gaussian import Gaussian
