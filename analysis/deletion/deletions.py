@@ -13,7 +13,7 @@ from torch import Tensor
 from bayesprune.inference.data.batch_normalisation import statistics_at, take_statistics
 from bayesprune.inference.data.batches import check_examples
 from bayesprune.inference.fit_result import Fit
-from bayesprune.inference.predictions.outputs_at import outputs_at
+from bayesprune.inference.predictions.outputs_at import like, outputs_at
 from bayesprune.inference.pruning.criteria import CRITERIA, Criterion
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.language.levels import level_shape
@@ -143,9 +143,9 @@ def checked_examples(model: BayesianNetwork, data: tuple[Tensor, Tensor]) -> tup
     """
     if not (isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)):
         raise ValueError("data must be a pair of tensors (x, y) of held-out inputs and targets")
-    like = next(model.network.parameters())
-    x, y = (part.to(like.device, like.dtype if part.is_floating_point() else part.dtype) for part in data)
-    check_examples(model, x, y)
+    reference = next(model.network.parameters())
+    x, y = (like(part, reference) for part in data)
+    check_examples(model.network, model.likelihood, x, y)
     if len(x) < 2:
         raise ValueError(f"a standard error over examples needs 2 held-out examples at least, not {len(x)}")
     return x, y

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bayesprune.inference.data.batches import Data
 from bayesprune.inference.fit_result import Fit
+from bayesprune.inference.predictions.outputs_at import like
 from bayesprune.inference.predictions.plain_scores import plain_scores
 from bayesprune.inference.pruning.prune import PruneResult, own_zeros, pruned
 from bayesprune.models.costs.costs import costs
@@ -118,7 +119,7 @@ def _network(pruned: PruneResult, splits: Splits, timed: bool, notes: dict[str, 
     network = pruned.network
     found = {name: plain_scores(network, pruned.likelihood, *split) for name, split in splits.items()}
     x = next(iter(splits.values()))[0][:2].cpu()
-    example = x.to(next(network.parameters()).dtype) if x.is_floating_point() else x
+    example = like(x, next(network.parameters()))
     small = _compacted(pruned, example, notes)
     counted = costs(network, example[:1], None if small is None else small.network)
     times: dict[str, float] = {}

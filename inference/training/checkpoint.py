@@ -23,15 +23,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -45,6 +42,7 @@ from bayesprune.inference.execution.stepper import ExecutionReport, Stepper
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.objective.objective import Objective
 from bayesprune.inference.rules.gate_training import GateTraining
+from bayesprune.inference.training.packed_state import packed, state_digest, unpacked
 from bayesprune.inference.watching.callbacks import FitState
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.renamed_arguments import by_new_names
@@ -304,15 +302,15 @@ class Checkpoint:
             "passed": self.passed.state(),
         }
         tensors: dict[str, Tensor] = {}
-        packed = _packed(kept, tensors)
+        as_json = packed(kept, tensors)
         stored = safetensors.torch.save(tensors)
         written = self.file.with_name(f"{self.file.stem}-step-{state.step}.safetensors")
         try:
             written.write_bytes(stored)
             flush(written)
             flush(written.parent)
-            digest = _digest(stored, packed)
-            write_json(self.file, {"format": FORMAT, "tensors": written.name, "digest": digest, "kept": packed}, None)
+            digest = state_digest(stored, as_json)
+            write_json(self.file, {"format": FORMAT, "tensors": written.name, "digest": digest, "kept": as_json}, None)
         except OSError as problem:
             with contextlib.suppress(OSError):
                 written.unlink()
@@ -362,60 +360,22 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, kept: dict[str, Any]) -
                 state[key] = torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
-def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """A value as JSON holds it; its tensors and arrays are added to `tensors`."""
-    if torch.is_tensor(value) or isinstance(value, np.ndarray):
-        name = str(len(tensors))
-        tensors[name] = torch.as_tensor(value).detach().cpu().clone(memory_format=torch.contiguous_format)
-        return {"$tensor" if torch.is_tensor(value) else "$array": name}
-    if isinstance(value, Mapping):
-        return {str(key): _packed(each, tensors) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_packed(each, tensors) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"$float": str(float(value))}
-    if value is None or isinstance(value, (str, int, float)):
-        return value
-    raise ValueError(
-        f"checkpoint= keeps tensors, numbers and texts, not {type(value).__name__}, which the optimizer or the scores "
-        "of a likelihood hold: fit without checkpoint="
-    )
-
-
-def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    if isinstance(value, list):
-        return [_unpacked(each, tensors) for each in value]
-    if not isinstance(value, dict):
-        return value
-    if len(value) == 1:
-        (key, name), *_ = value.items()
-        if key == "$float":
-            return float(name)
-        if key in ("$tensor", "$array"):
-            return tensors[name] if key == "$tensor" else tensors[name].numpy()
-    return {key: _unpacked(each, tensors) for key, each in value.items()}
-
-
-def _digest(stored: bytes, packed: Any) -> str:
-    return blake2b(stored + json.dumps(packed).encode(), digest_size=16).hexdigest()
-
-
 def _read(file: Path) -> dict[str, Any]:
     """What was kept of a restart."""
     found = _read_json(file, {"tensors": str, "digest": str, "kept": dict})
     beside = file.with_name(Path(found["tensors"]).name)
     try:
         stored = read_regular(beside, _REMEDY)
-        if _digest(stored, found["kept"]) != found["digest"]:
+        if state_digest(stored, found["kept"]) != found["digest"]:
             raise damaged(file, "its content is not what was written", _REMEDY)
-        unpacked = by_new_names(_unpacked(found["kept"], safetensors.torch.load(stored)))
-        need(file, unpacked, _KEPT, _REMEDY)
-        need(file, unpacked["counts"], dict.fromkeys(_COUNTS, object), _REMEDY)
+        kept = by_new_names(unpacked(found["kept"], safetensors.torch.load(stored)))
+        need(file, kept, _KEPT, _REMEDY)
+        need(file, kept["counts"], dict.fromkeys(_COUNTS, object), _REMEDY)
     except (SafetensorError, TypeError, KeyError) as problem:
         raise CheckpointError(str(damaged(file, problem, _REMEDY))) from problem
     except ValueError as problem:
         raise CheckpointError(str(problem)) from problem
-    return unpacked
+    return kept
 
 
 def _read_json(file: Path, needed: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from bayesprune.inference.execution import stepper as stepper_module
 from bayesprune.inference.execution.stepper import ExecutionReport, Stepper
 from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.objective.latent_gate_estimators import ScoreFunction
-from bayesprune.inference.training.fit import fit, make_optimizer
+from bayesprune.inference.training.fit import fit
+from bayesprune.inference.training.optimizers import make_optimizer
 from bayesprune.inference.watching.callbacks import Callback
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.language.hierarchy import Hierarchy, Latent

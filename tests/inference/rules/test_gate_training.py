@@ -16,7 +16,7 @@ from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.objective.objective import Objective
 from bayesprune.inference.rules.attraction import is_attracted
 from bayesprune.inference.rules.gate_training import GateTraining, Gating
-from bayesprune.inference.training.fit import make_optimizer
+from bayesprune.inference.training.optimizers import make_optimizer
 from bayesprune.inference.watching.callbacks import Callback, FitState
 from bayesprune.models.costs.macs import count_macs
 from bayesprune.models.networks.networks import NETWORKS

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 import bayesprune as bp
 from bayesprune.inference.rules.gate_training import GateTraining
 from bayesprune.inference.training import checkpoint as checkpoints
+from bayesprune.inference.training import packed_state
 from tests.test_documentation import code_blocks
 
 pytestmark = pytest.mark.filterwarnings("ignore:all units of:UserWarning")
@@ -317,12 +318,12 @@ def test_a_run_killed_while_it_writes_keeps_the_epoch_before(tmp_path, monkeypat
 def test_numbers_that_are_not_finite_are_kept(tmp_path):
     values = {"a": [float("inf"), float("-inf"), 1.5], "b": np.array([np.nan, 0.1], np.float32), "c": {"$d": True}}
     held = {}
-    packed = json.loads(json.dumps(checkpoints._packed(values, held), allow_nan=False))
-    back = checkpoints._unpacked(packed, held)
+    packed = json.loads(json.dumps(packed_state.packed(values, held), allow_nan=False))
+    back = packed_state.unpacked(packed, held)
     assert back["a"] == values["a"] and back["c"] == values["c"]
     np.testing.assert_array_equal(back["b"], values["b"])
     with pytest.raises(ValueError, match="not set, which the optimizer"):
-        checkpoints._packed({"a": {1}}, {})
+        packed_state.packed({"a": {1}}, {})
 
 
 def test_the_trace_that_is_written_meanwhile_has_the_restarts_of_before(tmp_path):

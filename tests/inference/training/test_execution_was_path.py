@@ -13,6 +13,7 @@ from bayesprune.inference.execution.stepper import Stepper
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.objective.objective import Objective
 from bayesprune.inference.training import checkpoint as checkpoints
+from bayesprune.inference.training.packed_state import state_digest
 
 torch.manual_seed(0)
 X, Y = torch.randn(30, 4), torch.arange(30) % 2
@@ -44,7 +45,7 @@ def under_the_old_name(file, *keys):
     inner["path"] = inner.pop("execution")
     if "digest" in found:
         stored = (file.parent / found["tensors"]).read_bytes()
-        found["digest"] = checkpoints._digest(stored, found["kept"])
+        found["digest"] = state_digest(stored, found["kept"])
     file.write_text(json.dumps(found))
 
 
