@@ -54,8 +54,8 @@ if TYPE_CHECKING:
     from bayesprune.inference.inclusion.reduction import reduction as reduction
     from bayesprune.inference.objective.objective import objective as objective
     from bayesprune.inference.pruning.finetune import finetune as finetune
-    from bayesprune.inference.pruning.prune import PruneResult as PruneResult
     from bayesprune.inference.pruning.prune import prune as prune
+    from bayesprune.inference.pruning.report import PruneResult as PruneResult
     from bayesprune.inference.rules.gate_training import Gating as Gating
     from bayesprune.inference.rules.iterate_average import IterateAverage as IterateAverage
     from bayesprune.inference.sparsity_path.continuation import sparsity_path as sparsity_path
@@ -194,7 +194,7 @@ _HOMES: dict[str, str] = {
     "prune": "bayesprune.inference.pruning.prune",
     "sparsity_path": "bayesprune.inference.sparsity_path.continuation",
     "SparsityPath": "bayesprune.inference.sparsity_path.sparsity_path",
-    "PruneResult": "bayesprune.inference.pruning.prune",
+    "PruneResult": "bayesprune.inference.pruning.report",
     "finetune": "bayesprune.inference.pruning.finetune",
     "tune": "bayesprune.inference.tuning.tuning",
     "Tuned": "bayesprune.inference.tuning.tuning",

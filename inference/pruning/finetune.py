@@ -14,8 +14,8 @@ from bayesprune.inference.data.batches import Batches, Data, check_examples, che
 from bayesprune.inference.data.trainable_batch import NothingTrainableError, TrainableBatches, check_trainable
 from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.predictions.outputs_at import like, outputs_at
-from bayesprune.inference.pruning.prune import PruneResult, _report
 from bayesprune.inference.pruning.pruned_scores import gone_layers
+from bayesprune.inference.pruning.report import PruneResult, report_of
 from bayesprune.inference.rules.schedules import Schedule, schedule_named
 from bayesprune.inference.training.fit_arguments import resolve_device
 from bayesprune.inference.training.optimizers import OptimizerChoice, optimizer_for
@@ -243,7 +243,7 @@ def _noted(result: PruneResult | CompactResult, network: nn.Module, how: str) ->
     if not isinstance(result, PruneResult):
         return dataclasses.replace(result.report, finetuned=text)
     old = result.report
-    counted = _report(old.rule, old.criterion, old.kind, network, result.masks)  # kept zeros may have moved
+    counted = report_of(old.rule, old.criterion, old.kind, network, result.masks)  # kept zeros may have moved
     counts = {name: getattr(counted, name) for name in ("nonzero", "sparsity", "per_tensor")}
     notes = tuple(gone_layers(result.masks))  # what pruning cost is no longer so
     statistics = old.batch_normalisation
