@@ -13,7 +13,8 @@ from typing import Any
 from bayesprune.commands.console import figure, percent, stdout
 from bayesprune.commands.showing_gates import what_is_left
 from bayesprune.commands.tuning import asked_tuning, fit_tuned, print_tuned
-from bayesprune.data.sets import DATASETS, load_data
+from bayesprune.data.named_sets import DATASETS
+from bayesprune.data.sets import load_data
 from bayesprune.inference.data.data_units import ONLY_NOISE
 from bayesprune.inference.execution.stepper import ExecutionReport
 from bayesprune.inference.posterior.storage import write_fit
@@ -29,7 +30,8 @@ from bayesprune.models.gates.unit_gates import UnitGates
 from bayesprune.runs.code_trust import absolute, repeating
 from bayesprune.runs.declaration import declare, resolve_prior
 from bayesprune.runs.part_folder import writing_part
-from bayesprune.runs.run_folder import summarise_run, write_rest
+from bayesprune.runs.run_folder import write_rest
+from bayesprune.runs.run_summary import summarise_run
 from bayesprune.runs.starting_weights import StartingWeights
 
 __all__ = ["content_of", "fit_run", "objective_line", "parse_settings", "print_run", "remarks", "scores_line"]
