@@ -16,9 +16,10 @@ from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.guide import WITHOUT_DENSITY
 from bayesprune.inference.guides.paired import SlabFactor
 from bayesprune.inference.predictions.draw_statistics import DrawStatistics
-from bayesprune.inference.predictions.outputs_at import BATCH, like, outputs_at
+from bayesprune.inference.predictions.outputs_at import BATCH, outputs_at
 from bayesprune.inference.restart import Restart
 from bayesprune.models.language.iid import Iid
+from bayesprune.models.networks.placing import like
 
 
 class LogDensities:

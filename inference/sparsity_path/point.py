@@ -11,12 +11,12 @@ from torch import Tensor
 
 from bayesprune.inference.data.batches import Data
 from bayesprune.inference.fit_result import Fit
-from bayesprune.inference.predictions.outputs_at import like
 from bayesprune.inference.predictions.plain_scores import plain_scores
 from bayesprune.inference.pruning.prune import own_zeros, pruned
 from bayesprune.inference.pruning.report import PruneResult
 from bayesprune.models.costs.costs import costs
 from bayesprune.models.costs.latency import latency, ratio
+from bayesprune.models.networks.placing import like
 from bayesprune.models.units.channel_trace import NotFollowedError
 from bayesprune.models.units.compact import CompactResult
 
