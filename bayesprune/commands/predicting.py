@@ -26,7 +26,7 @@ from bayesprune.inference.predictions.predictive_intervals import intervals_at
 from bayesprune.models.checks.first_line import first_line
 from bayesprune.models.files.new_file import check_new_file, new_file
 from bayesprune.models.files.places import expanded
-from bayesprune.models.likelihoods.likelihoods import Likelihood
+from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.runs.run_folder import load_run, run_data
 
 __all__ = ["Predicted", "predict_file", "print_predicted"]

@@ -21,7 +21,7 @@ from bayesprune.inference.fit_result import Fit
 from bayesprune.models.files.json_file import damaged
 from bayesprune.models.files.places import expanded
 from bayesprune.models.language.inclusion import ShrinkageBelow
-from bayesprune.models.likelihoods.likelihoods import Categorical
+from bayesprune.models.likelihoods.labels import Categorical
 from bayesprune.runs.code_trust import CodeNotTrusted
 from bayesprune.runs.part_folder import find_part
 from bayesprune.runs.run_folder import PLOTS_FOLDER, SUMMARY_FILE, load_run, read_summary, run_data

@@ -22,7 +22,7 @@ from bayesprune.inference.data.batches import Batches
 from bayesprune.inference.data.raw_inputs import ASKED, NO_NOISE
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.first_line import first_line
-from bayesprune.models.likelihoods.likelihoods import Normal
+from bayesprune.models.likelihoods.normal import Normal
 from bayesprune.models.networks.evaluation_mode import evaluation_mode
 from bayesprune.models.networks.standardisation import UNITS, put_in_units, units_of
 

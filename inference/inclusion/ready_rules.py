@@ -8,9 +8,10 @@ from torch import Tensor
 
 from bayesprune.inference.fitted import Fitted
 from bayesprune.inference.inclusion.event_rule import EventRule, event_rule
-from bayesprune.inference.posterior.shrinkage import is_scale_mixture, shrinkage_at, shrinkage_form
+from bayesprune.inference.posterior.shrinkage import shrinkage_at, shrinkage_form
 from bayesprune.inference.restart import Restart
 from bayesprune.models.language.inclusion import ExactZero, InclusionEvent, RelativeThreshold, ShrinkageBelow
+from bayesprune.models.language.scale_mixture import is_scale_mixture
 from bayesprune.models.language.tensor_prior import TensorPrior
 
 __all__ = ["ExactZeroRule", "RelativeRule", "ShrinkageRule"]

@@ -30,8 +30,8 @@ from bayesprune.inference.guides.families import NormalFamily
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.guides.seeded import seeded
 from bayesprune.inference.restart import Restart
-from bayesprune.models.language.hierarchy import WEIGHT
 from bayesprune.models.language.iid import Iid
+from bayesprune.models.language.latent import WEIGHT
 from bayesprune.models.language.tensor_prior import TensorPrior
 
 __all__ = ["DataPull", "data_pulls", "factor_by_posterior", "information"]

@@ -20,8 +20,9 @@ from bayesprune.inference.posterior.data_pull import DataPull, data_pulls, facto
 from bayesprune.inference.predictions.outputs_at import outputs_at
 from bayesprune.inference.restart import Restart
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.language.hierarchy import WEIGHT
 from bayesprune.models.language.inclusion import ShrinkageBelow, ShrinkageForm
+from bayesprune.models.language.latent import WEIGHT
+from bayesprune.models.language.scale_mixture import is_scale_mixture
 from bayesprune.models.language.tensor_prior import TensorPrior
 
 EXAMPLES = 1000
@@ -151,15 +152,6 @@ def is_linear(model: BayesianNetwork) -> bool:
     """Whether the network has one matrix, and that is under a prior: a regression."""
     every = {name for name, parameter in model.network.named_parameters() if parameter.ndim > 1}
     return model.gates is None and len(model.matrices) == 1 and every == set(model.matrices)
-
-
-def is_scale_mixture(prior: TensorPrior) -> bool:
-    """Whether the weight is, given random scales, a scaled Normal or Laplace."""
-    if prior.hierarchy.included is not None and prior.hierarchy.included.is_exact:
-        return False
-    if prior.weight_is_latent:  # its scale may be a real latent, such as HALO's signed lam
-        return any(parent in prior.sites for parent in prior.hierarchy.parents.get(WEIGHT, ()))
-    return bool(prior.scales) and prior.standard_normal is not None
 
 
 def is_counted_by_shrinkage(prior: TensorPrior) -> bool:

@@ -7,7 +7,8 @@ import xarray as xr
 
 from bayesprune.inference.fitted import Fitted
 from bayesprune.inference.posterior.axis_names import dimensions
-from bayesprune.inference.posterior.shrinkage import is_scale_mixture, shrinkage_draws, shrinkage_form
+from bayesprune.inference.posterior.shrinkage import shrinkage_draws, shrinkage_form
+from bayesprune.models.language.scale_mixture import is_scale_mixture
 
 __all__ = ["shrinkage_factors"]
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from bayesprune.inference.fit_result import Fit
-from bayesprune.inference.guides.families import NormalFactor
+from bayesprune.inference.guides.factors import NormalFactor
 from bayesprune.inference.guides.truncated_lognormal import TruncatedLogNormalFactor
 from bayesprune.inference.inclusion.events import rule_of
 from bayesprune.inference.inclusion.reduction import reduction
-from bayesprune.models.language.hierarchy import WEIGHT
+from bayesprune.models.language.latent import WEIGHT
 
 Criterion = Callable[[Fit, int], dict[str, Tensor]]
 

@@ -20,7 +20,7 @@ from bayesprune.inference.rules.schedules import Schedule, schedule_named
 from bayesprune.inference.training.fit_arguments import resolve_device
 from bayesprune.inference.training.optimizers import OptimizerChoice, optimizer_for
 from bayesprune.models.checks.given_numbers import checked_seed, real_number, whole_number
-from bayesprune.models.likelihoods.likelihoods import Likelihood
+from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.networks.evaluation_mode import begin_training, evaluation_mode
 from bayesprune.models.networks.placing import like
 from bayesprune.models.units.compact import CompactResult

@@ -26,7 +26,7 @@ from bayesprune.inference.pruning.what_is_pruned import refuse_what_is_no_fit
 from bayesprune.inference.restart import Restart
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.language.inclusion import InclusionEvent
-from bayesprune.models.unit_removal import restored, restored_tensor
+from bayesprune.models.units.plans import restored, restored_tensor
 
 MILDER_INCLUSION = (0.3, 0.1, 0.03, 0.01)
 MILDER_SPARSITY = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3)

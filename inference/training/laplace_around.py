@@ -25,7 +25,7 @@ from bayesprune.inference.restart import Restart
 from bayesprune.inference.watching.pruning_trace import inclusion_record, scale_record, trace_dataset
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.plain_numbers import plain_number
-from bayesprune.models.likelihoods.likelihoods import Likelihood
+from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.networks.evaluation_mode import remember_held
 from bayesprune.models.priors.gaussian import Gaussian
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from bayesprune.models.unit_removal import composed_plan, restored, restored_tensor, without_units
+from bayesprune.models.unit_removal import without_units
 from bayesprune.models.units.cutting import cut
+from bayesprune.models.units.plans import restored, restored_tensor
 from tests.oracles.gated_networks import CASES, PERCEPTRON
 
 EVERY = pytest.mark.parametrize("name", CASES)
@@ -143,28 +144,6 @@ def spans(model):
         start += one.count
 
 
-def test_two_plans_together_are_in_the_indices_of_before_the_first():
-    one = {"tensors": {"w": {"shape": [5, 3], "kept": {"0": [0, 2, 4]}}}, "bias_added": [], "branches_removed": ["b"]}
-    two = {
-        "tensors": {
-            "w": {"shape": [3, 3], "kept": {"0": [1, 2], "1": [0, 2]}},
-            "v": {"shape": [4], "kept": {"0": [3]}},
-        },
-        "bias_added": [],
-        "branches_removed": ["a"],
-    }
-    together = composed_plan(one, two)
-    assert together["tensors"] == {
-        "w": {"shape": [5, 3], "kept": {"0": [2, 4], "1": [0, 2]}},
-        "v": {"shape": [4], "kept": {"0": [3]}},
-    }
-    assert together["branches_removed"] == ["b", "a"]
-    assert one["tensors"]["w"]["kept"] == {"0": [0, 2, 4]}  # the first is left alone
-    matrix = torch.arange(15.0).reshape(5, 3)
-    first = matrix[[0, 2, 4]]
-    assert torch.equal(first[[1, 2]][:, [0, 2]], matrix[[2, 4]][:, [0, 2]])
-
-
 def test_of_a_layer_all_of_whose_units_are_closed_one_stays():
     model = PERCEPTRON.model()
     closed = {"0.gate": torch.tensor([False, True, False, False]), "2.gate": torch.ones(3, dtype=torch.bool)}
@@ -206,3 +185,20 @@ def test_with_no_gate_closed_nothing_is_cut(name):
     assert {k: v.shape for k, v in removed.model.network.state_dict().items()} == {
         k: v.shape for k, v in model.network.state_dict().items()
     }
+
+
+def test_a_model_without_some_units_has_all_that_it_had_and_shares_what_was_declared():
+    model = PERCEPTRON.model()
+    closed = {"0.gate": torch.tensor([False, True, False, False]), "2.gate": torch.zeros(3, dtype=torch.bool)}
+    made = without_units(model, closed).model
+    again = without_units(made, {s: torch.zeros(one.count).bool() for s, one in made.gates.sets.items()}).model
+    for other in (made, again):
+        assert type(other) is type(model) and set(vars(other)) == set(vars(model))
+        assert (other.data_size, other.patterns) == (model.data_size, model.patterns)
+        assert (other.declared_sizes, other.left_to_gates) == (model.declared_sizes, model.left_to_gates)
+        assert other.likelihood is model.likelihood and other.example_input is model.example_input
+        assert other.declared is model.network and other.plan is not None
+        # A prior is told the size that its tensor was declared with, not the one that it has now.
+        assert other.priors["2.weight"].reserved == model.priors["2.weight"].reserved
+        assert other.priors["2.weight"].shape == (3, 3) != model.priors["2.weight"].shape  # the control
+    assert list(made.state_dict()) == list(model.state_dict())

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, event, given, settings
 from torch import nn
 
 from bayesprune.inference.execution.objective_graph import UntraceableError, leaves_of, trace
-from bayesprune.inference.guides.families import (
+from bayesprune.inference.guides.factors import (
     BernoulliFactor,
     DeltaFactor,
     LogitNormalFactor,
@@ -24,20 +24,27 @@ from bayesprune.inference.guides.hard_concrete import HardConcreteFactor
 from bayesprune.inference.guides.paired import SlabFactor
 from bayesprune.inference.guides.truncated_lognormal import TruncatedLogNormalFactor
 from bayesprune.inference.objective.latent_gate_estimators import ScoreFunction, antithetic
-from bayesprune.inference.terms import registry as terms_module
-from bayesprune.inference.terms.registry import normal_normal, registered_terms
+from bayesprune.inference.terms.real import normal_normal
+from bayesprune.inference.terms.registry import registered_terms
+from bayesprune.inference.terms.table import TERMS
+from bayesprune.models.distributions.fitted_normal import FittedNormal
 from bayesprune.models.distributions.log_uniform import LogUniform, TruncatedLogUniform
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.distributions.nonzero_penalty import NonzeroPenalty
+from bayesprune.models.distributions.signed_gamma import SignedGamma
+from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import exact_zero
-from bayesprune.models.likelihoods.likelihoods import Bernoulli, Normal, Poisson
+from bayesprune.models.language.latent import Latent
+from bayesprune.models.likelihoods.counts import Poisson
+from bayesprune.models.likelihoods.labels import Bernoulli
+from bayesprune.models.likelihoods.normal import Normal
 from bayesprune.models.priors.gaussian import Gaussian
 from bayesprune.models.priors.group_normal_jeffreys import GroupNormalJeffreys
-from bayesprune.models.priors.halo import HALO, SignedGamma
+from bayesprune.models.priors.halo import HALO
 from bayesprune.models.priors.horseshoe import Horseshoe, RegularisedHorseshoe
-from bayesprune.models.priors.l0_hard_concrete import L0HardConcrete, NonzeroPenalty
+from bayesprune.models.priors.l0_hard_concrete import L0HardConcrete
 from bayesprune.models.priors.spike_and_slab import SpikeAndSlab
 from bayesprune.models.priors.structured_bayesian_pruning import StructuredBayesianPruning
-from bayesprune.models.priors.vib import VIB, FittedNormal
+from bayesprune.models.priors.vib import VIB
 from tests.oracles.plain_path import (
     TOLERANCE,
     batch_for,
@@ -286,7 +293,7 @@ def test_a_term_that_is_wrong_in_its_functional_form_only_is_seen(monkeypatch):
         value = normal_normal(prior, q)
         return value + 1e-3 * q.location.square().sum() if is_functional() else value
 
-    monkeypatch.setitem(terms_module._TERMS, pair, wrong)
+    monkeypatch.setitem(TERMS, pair, wrong)
     _, found, expected = check(objective_of({"0.weight": plain(dist.Normal)()}, "meanfield", one_layer()))
     seen = seen_to_differ(found, expected)
     assert {"parts loss", "parts kl", "gradients guide.families.0.location"} <= seen
@@ -300,7 +307,7 @@ def test_a_gradient_that_is_wrong_in_the_functional_form_only_is_seen(monkeypatc
         value = normal_normal(prior, q)
         return value + (value.detach() - value) * 1e-3 if is_functional() else value
 
-    monkeypatch.setitem(terms_module._TERMS, pair, wrong)
+    monkeypatch.setitem(TERMS, pair, wrong)
     _, found, expected = check(objective_of({"0.weight": plain(dist.Normal)()}, "meanfield", one_layer()))
     seen = seen_to_differ(found, expected)
     assert seen == {f"gradients guide.families.0.{name}" for name in ("location", "log_scale")}

@@ -19,7 +19,8 @@ from bayesprune.inference.training.fit import fit
 from bayesprune.inference.training.optimizers import make_optimizer
 from bayesprune.inference.watching.callbacks import Callback
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
+from bayesprune.models.language.latent import Latent
 from bayesprune.models.priors.gaussian import Gaussian
 from bayesprune.models.priors.halo import HALO
 from bayesprune.models.priors.spike_and_slab import SpikeAndSlab

@@ -25,8 +25,9 @@ from bayesprune.inference.inclusion.reduction import (
 )
 from bayesprune.inference.restart import Restart
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
-from bayesprune.models.likelihoods.likelihoods import Normal
+from bayesprune.models.language.hierarchy import Hierarchy
+from bayesprune.models.language.latent import Latent
+from bayesprune.models.likelihoods.normal import Normal
 from bayesprune.models.priors.gaussian import Gaussian
 from tests.oracles import reduction_reference as exact
 from tests.oracles import spike_and_slab_reference as spike

@@ -17,9 +17,10 @@ from bayesprune.inference.objective.latent_gate_estimators import ScoreFunction
 from bayesprune.inference.training.fit import fit
 from bayesprune.inference.watching.callbacks import Callback
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import relative_threshold
-from bayesprune.models.likelihoods.likelihoods import Normal
+from bayesprune.models.language.latent import Latent
+from bayesprune.models.likelihoods.normal import Normal
 from bayesprune.models.priors.gaussian import Gaussian
 from bayesprune.models.priors.halo import HALO
 from bayesprune.models.priors.horseshoe import Horseshoe
