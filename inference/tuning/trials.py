@@ -25,6 +25,7 @@ from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.sparsity_path.continuation import fit_from
 from bayesprune.inference.training.checkpoint import CheckpointError
 from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.checks.renamed_arguments import by_new_names
 from bayesprune.models.files.json_file import damaged, need, read_json, write_json
 
 __all__ = ["Trial", "Trials", "Values", "trials_kept"]
@@ -224,10 +225,13 @@ class Trials:
             return []
         found = read_json(file, _REMEDY, {"asked": dict, "trials": list})
         asked = json.loads(json.dumps(self._asked))  # as it is read back: tuples are lists there
-        for name in {**asked, **found["asked"]}:
-            if asked.get(name) != found["asked"].get(name):
+        before = found["asked"]
+        if isinstance(before.get("how"), dict):
+            before = {**before, "how": by_new_names(before["how"])}
+        for name in {**asked, **before}:
+            if asked.get(name) != before.get(name):
                 raise ValueError(
-                    f"{folder} keeps trials with {name} {found['asked'].get(name)}, but now it is {asked.get(name)}: "
+                    f"{folder} keeps trials with {name} {before.get(name)}, but now it is {asked.get(name)}: "
                     f"call it with the arguments of then to go on, or {_REMEDY}"
                 )
         rows = []
