@@ -36,7 +36,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bayesprune.inference.data.batches import Batches
-from bayesprune.inference.data.fingerprints import as_then, data_fingerprint, described, model_fingerprint
+from bayesprune.inference.data.fingerprints import (
+    as_then,
+    data_fingerprint,
+    described,
+    model_fingerprint,
+    names_of_today,
+)
 from bayesprune.inference.data.kept_inputs import KeptInputs
 from bayesprune.inference.execution.stepper import ExecutionReport, Stepper
 from bayesprune.inference.fit_result import Fit
@@ -169,7 +175,7 @@ def open_checkpoint(
             for stale in folder.glob(pattern):
                 stale.unlink()
         if any(folder.glob("restart-*.json")):
-            before = by_new_names(_read_json(file, {"asked": dict})["asked"])
+            before = names_of_today(by_new_names(_read_json(file, {"asked": dict})["asked"]))
             _compare(folder, before, asked | {"model": as_then(asked["model"], before.get("model"))})
         elif not any(folder.iterdir()) or _is_ours(file):
             write_json(file, {"format": FORMAT, "asked": asked})  # no epoch of an earlier call was finished

@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from bayesprune.inference.data.batches import Data
-from bayesprune.inference.data.fingerprints import data_fingerprint, described
+from bayesprune.inference.data.fingerprints import data_fingerprint, described, names_of_today
 from bayesprune.inference.defaults.knob_grid import KL_WEIGHT
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
@@ -227,7 +227,7 @@ class Trials:
         asked = json.loads(json.dumps(self._asked))  # as it is read back: tuples are lists there
         before = found["asked"]
         if isinstance(before.get("how"), dict):
-            before = {**before, "how": by_new_names(before["how"])}
+            before = {**before, "how": names_of_today(by_new_names(before["how"]))}
         for name in {**asked, **before}:
             if asked.get(name) != before.get(name):
                 raise ValueError(
