@@ -75,8 +75,8 @@ if TYPE_CHECKING:
     from bayesprune.inference.objective.unit_gate_estimators import Trapezoid as Trapezoid
     from bayesprune.inference.pruning.criteria import magnitude as magnitude
     from bayesprune.inference.pruning.finetune import finetune as finetune
-    from bayesprune.inference.pruning.prune import PruneResult as PruneResult
     from bayesprune.inference.pruning.prune import prune as prune
+    from bayesprune.inference.pruning.report import PruneResult as PruneResult
     from bayesprune.inference.rules.gate_training import Gating as Gating
     from bayesprune.inference.rules.iterate_average import IterateAverage as IterateAverage
     from bayesprune.inference.rules.schedules import constant as constant
@@ -88,8 +88,8 @@ if TYPE_CHECKING:
     from bayesprune.inference.terms.check import check_term as check_term
     from bayesprune.inference.terms.registry import register_term as register_term
     from bayesprune.inference.training.fit import fit as fit
-    from bayesprune.inference.training.fit import make_optimizer as make_optimizer
     from bayesprune.inference.training.laplace_around import laplace_around as laplace_around
+    from bayesprune.inference.training.optimizers import make_optimizer as make_optimizer
     from bayesprune.inference.tuning.tuning import Tuned as Tuned
     from bayesprune.inference.tuning.tuning import tune as tune
     from bayesprune.inference.watching.callbacks import Callback as Callback
@@ -218,7 +218,7 @@ _HOMES: dict[str, str] = {
     "Combined": "bayesprune.inference.combined",
     "objective": "bayesprune.inference.objective.objective",
     "Stepper": "bayesprune.inference.execution.stepper",
-    "make_optimizer": "bayesprune.inference.training.fit",
+    "make_optimizer": "bayesprune.inference.training.optimizers",
     "Record": "bayesprune.inference.watching.record",
     "Callback": "bayesprune.inference.watching.callbacks",
     "IterateAverage": "bayesprune.inference.rules.iterate_average",
@@ -230,7 +230,7 @@ _HOMES: dict[str, str] = {
     "prune": "bayesprune.inference.pruning.prune",
     "sparsity_path": "bayesprune.inference.sparsity_path.continuation",
     "SparsityPath": "bayesprune.inference.sparsity_path.sparsity_path",
-    "PruneResult": "bayesprune.inference.pruning.prune",
+    "PruneResult": "bayesprune.inference.pruning.report",
     "finetune": "bayesprune.inference.pruning.finetune",
     "tune": "bayesprune.inference.tuning.tuning",
     "Tuned": "bayesprune.inference.tuning.tuning",

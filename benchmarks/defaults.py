@@ -106,7 +106,7 @@ def fit_once(data: str, prior: str, seed: int, length: dict[str, int]) -> Record
     result |= {
         name: found.get(name) for name in ("notes", "kl_weight", "tempered", "kl_warmup", "steps", "chosen", "seconds")
     }
-    result |= {"path": found["path"]["name"], "compile_seconds": found["path"]["compile_seconds"]}
+    result |= {"path": found["execution"]["name"], "compile_seconds": found["execution"]["compile_seconds"]}
     result |= {"fitted_sparsity": found["sparsity"], "undecided": _undecided(fit)}
     result["own"] = _pruned(fit, splits, min_inclusion=0.5)
     if any(isinstance(layer, torch.nn.BatchNorm2d) for layer in fit.model.network.modules()):

@@ -26,7 +26,7 @@ def seconds(splits: Any, epochs: int, flushed: bool) -> float:
     home = import_module("bayesprune.inference.training.fit")
     began = time.process_time()
     with nullcontext() if flushed else patch.object(home, "flushed_denormals", nullcontext):
-        bp.fit(model, (x, y), epochs=epochs, learning_rate=2e-3, path="plain")
+        bp.fit(model, (x, y), epochs=epochs, learning_rate=2e-3, execution="plain")
     return time.process_time() - began
 
 

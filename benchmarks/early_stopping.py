@@ -57,7 +57,7 @@ def fitted(network: nn.Module, splits: Any, steps: int, learning_rate: float, **
         "schedule": "constant",
         "kl_warmup": WARMUP / steps,
         "kl_weight": 1.0,
-        "path": "plain",
+        "execution": "plain",
         "device": "cpu",
     }
     return bp.fit(bnn, splits.train, "meanfield", steps=steps, learning_rate=learning_rate, **settings, **how)

@@ -56,8 +56,8 @@ SCHEDULES = {"cosine": cosine, "step": steps((0.5, 0.75))}
 Split = tuple[torch.Tensor, torch.Tensor]
 
 
-def fitted(trial: dict[str, Any], splits: Any, seed: int, epochs: int, path: str = "auto") -> bp.Fit:
-    """One HALO fit from a fresh network, on a path of `bayesprune.fit`."""
+def fitted(trial: dict[str, Any], splits: Any, seed: int, epochs: int, execution: str = "auto") -> bp.Fit:
+    """One HALO fit from a fresh network, by an execution of `bayesprune.fit`."""
     x, y = splits.train
     torch.manual_seed(seed)
     network = bp.lenet_300_100()
@@ -68,7 +68,7 @@ def fitted(trial: dict[str, Any], splits: Any, seed: int, epochs: int, path: str
         prior = bp.HALO.from_paper(xi=1e-5, psi=trial["psi"], weight_decay=1e-4, data_size=len(x))
         how = {"optimizer": "sgd", "learning_rate": 0.1, "schedule": SCHEDULES[trial["schedule"]]}
     model = bp.BayesianNetwork(network, {"*.weight": prior}, data_size=len(x))
-    return bp.fit(model, (x, y), "map", epochs=epochs, seed=seed, path=path, **how)
+    return bp.fit(model, (x, y), "map", epochs=epochs, seed=seed, execution=execution, **how)
 
 
 def halo(trial: dict[str, Any], splits: Any, split: Split, seed: int, epochs: int) -> dict[str, Any]:

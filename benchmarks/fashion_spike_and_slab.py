@@ -26,12 +26,12 @@ RATE = 2e-3
 LEVELS = (0.9, 0.95, 0.98)
 
 
-def fitted(setting: dict[str, float], splits: Any, seed: int, epochs: int, path: str = "auto") -> bp.Fit:
-    """One fit from a fresh network, on a path of `bayesprune.fit`."""
+def fitted(setting: dict[str, float], splits: Any, seed: int, epochs: int, execution: str = "auto") -> bp.Fit:
+    """One fit from a fresh network, by an execution of `bayesprune.fit`."""
     torch.manual_seed(seed)
     network = bp.lenet_300_100()
     model = bp.BayesianNetwork(network, {"*.weight": bp.SpikeAndSlab(**setting)}, data_size=len(splits.train[0]))
-    how: dict[str, Any] = {"epochs": epochs, "seed": seed, "learning_rate": RATE, "path": path}
+    how: dict[str, Any] = {"epochs": epochs, "seed": seed, "learning_rate": RATE, "execution": execution}
     return bp.fit(model, splits.train, "paired", validation=splits.validation, **EARLIER, **how)
 
 

@@ -34,8 +34,8 @@ def main() -> None:
         torch.manual_seed(0)
         network = bp.lenet_300_100(64, 10, hidden)
         bnn = bp.BayesianNetwork(network, {"fc*.weight": prior}, data_size=len(data.train[0]))
-        # path="auto" would go by the speed of the machine, and the pictures with it.
-        how = {"learning_rate": 3e-3, "batch_size": 64, "path": "plain", **EARLIER} | how
+        # execution="auto" would go by the speed of the machine, and the pictures with it.
+        how = {"learning_rate": 3e-3, "batch_size": 64, "execution": "plain", **EARLIER} | how
         return bp.fit(bnn, data.train, validation=data.validation, **how)
 
     spike = fitted(bp.SpikeAndSlab(0.05, slab_sd=1.0), guide="paired", kl_warmup=0.5, epochs=60)

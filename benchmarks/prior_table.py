@@ -98,7 +98,7 @@ def run(trial: Trial, splits: Any, epochs: int) -> dict[str, Any]:
     model = bp.BayesianNetwork(bp.lenet_300_100(), {"*.weight": trial.make()}, data_size=len(x))
     how = (EARLIER_POINTS if trial.how.get("guide") == "map" else EARLIER) | dict(trial.how)
     fit = bp.fit(model, (x, y), epochs=epochs, learning_rate=RATE, **how)
-    found: dict[str, Any] = {"seconds": fit.settings["seconds"], "path": fit.settings["path"]["name"]}
+    found: dict[str, Any] = {"seconds": fit.settings["seconds"], "path": fit.settings["execution"]["name"]}
     for part in ("validation", "test"):
         data = getattr(splits, part)
         found |= {f"{part} {name}": value for name, value in fit.score(*data).items()}

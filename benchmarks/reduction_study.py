@@ -23,7 +23,7 @@ from torch import nn
 
 import bayesprune as bp
 from bayesprune.inference.data.batches import Batches
-from bayesprune.inference.pruning.prune import keep_highest, masked_network
+from bayesprune.inference.pruning.masks import keep_highest, masked_network
 from bayesprune.inference.training.laplace_around import diagonal_ggn
 from benchmarks.ledger import Ledger, mean_and_spread
 from benchmarks.magnitude import Settings, accuracy, one_shot, train_dense

@@ -37,7 +37,7 @@ def measure(data: Any, epochs: int, folder: str | None, traced: bool = False) ->
     state = None if folder is None else f"{folder}/state"
     began = time.perf_counter()
     with patch.object(Checkpoint, "write", timed):
-        bp.fit(model, (x, y), epochs=epochs, batch_size=64, path="plain", checkpoint=state, callbacks=watchers)
+        bp.fit(model, (x, y), epochs=epochs, batch_size=64, execution="plain", checkpoint=state, callbacks=watchers)
     return {"seconds": time.perf_counter() - began, **found}
 
 

@@ -118,7 +118,7 @@ def with_prior(prior: Callable[[float], bp.Hierarchy], tempered: bool = False) -
 
 def _fitted(model: bp.BayesianNetwork, job: Job, **how: Any) -> bp.Fit:
     # The same path for all: "auto" would compile for some, in other processes, whose time is not counted.
-    how = {"epochs": job.epochs, "learning_rate": RATE, "seed": job.seed, "path": "plain", "device": "cpu"} | how
+    how = {"epochs": job.epochs, "learning_rate": RATE, "seed": job.seed, "execution": "plain", "device": "cpu"} | how
     return bp.fit(model, job.data, **how)
 
 

@@ -124,7 +124,7 @@ class AroundRounding(bp.Callback):
 
 def fitted(model: bp.BayesianNetwork, data: tuple[Tensor, Tensor], epochs: int, seed: int, **how: Any) -> bp.Fit:
     """A fit as all of them are made."""
-    return bp.fit(model, data, epochs=epochs, seed=seed, path="plain", device="cpu", **how)
+    return bp.fit(model, data, epochs=epochs, seed=seed, execution="plain", device="cpu", **how)
 
 
 def dense(splits: Any, epochs: int, seed: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import bayesprune as bp
-from bayesprune.inference.execution.stepper import PathReport
+from bayesprune.inference.execution.stepper import ExecutionReport
 from benchmarks import fashion_halo, fashion_spike_and_slab
 from benchmarks.ledger import Ledger, mean_and_spread
 
@@ -37,7 +37,7 @@ def halo(splits: Any, seed: int, epochs: int, path: str) -> dict[str, Any]:
 
 
 def _told(fit: bp.Fit) -> dict[str, Any]:
-    return {"seconds": fit.settings["seconds"], "path": str(PathReport(**fit.settings["path"]))}
+    return {"seconds": fit.settings["seconds"], "path": str(ExecutionReport(**fit.settings["execution"]))}
 
 
 FITS: dict[str, Callable[..., dict[str, Any]]] = {"spike and slab": spike_and_slab, "halo": halo}

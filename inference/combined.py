@@ -18,9 +18,9 @@ from bayesprune.inference.inclusion.probabilities import probabilities_at
 from bayesprune.inference.inclusion.weight_inclusion import weight_inclusion
 from bayesprune.inference.objective.objective import Objective
 from bayesprune.inference.predictions.metrics import are_of_classes, expected_calibration_error
-from bayesprune.inference.predictions.outputs_at import like
 from bayesprune.inference.predictions.predictive import Prediction, outputs_of_draws
 from bayesprune.models.checks.given_numbers import whole_number
+from bayesprune.models.networks.placing import like
 
 __all__ = ["Combined", "combined"]
 

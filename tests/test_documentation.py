@@ -182,7 +182,7 @@ def test_the_page_on_speed_runs():
     space = {}
     for block in code_blocks("docs/speed.md"):
         exec(compile(block, "docs/speed.md", "exec"), space)
-    assert space["fit"].settings["path"]["name"] == "fused"
+    assert space["fit"].settings["execution"]["name"] == "fused"
     report = space["stepper"].report
     assert (report.name, report.fused_steps, report.plain_steps) == ("fused", 20, 0)
 

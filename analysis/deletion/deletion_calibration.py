@@ -11,23 +11,14 @@ import xarray as xr
 from scipy import stats
 from torch import Tensor
 
+from bayesprune.analysis.deletion.deletion_setup import DeletionSetup
 from bayesprune.analysis.deletion.deletions import (
-    PRECISIONS,
     Array,
     Scores,
-    base_network,
-    check_choices,
-    checked_examples,
-    deletion_differences,
     entries,
-    group_numbers,
-    losses_of,
     paired_error,
-    scores_by_weight,
-    selected_priors,
 )
 from bayesprune.inference.fit_result import Fit
-from bayesprune.models.bayesian_network import BayesianNetwork
 
 ALL = "all"
 """Name of the row for all tensors together."""
@@ -154,26 +145,21 @@ def deletion_calibration(
             data that the network does not take.
     """
     _check_numbers(n, bins, threshold, probability, batch_size)
-    check_choices(per, base, precision)
-    priors = selected_priors(fit.restart(restart).model.priors, tensors)
-    groups = {name: group_numbers(prior, per) for name, prior in priors.items()}
-    by_weight, what, kind = scores_by_weight(fit, restart, priors, scores)
-    by_group = {name: _means(by_weight[name], groups[name]) for name in priors}
-    model = base_network(fit, restart, base, PRECISIONS[precision])
-    x, y = checked_examples(model, data)
+    setup = DeletionSetup.of(fit, data, per, scores, tensors, restart, base, batch_size, precision)
+    by_group = {name: _means(setup.by_weight[name], groups) for name, groups in setup.groups.items()}
     rng = np.random.default_rng(seed)
-    picked = dict(zip(priors, _sample(list(by_group.values()), n, rng), strict=True))
-    loss, rows = _delete(model, x, y, groups, by_group, picked, batch_size, fit.inputs)
+    picked = dict(zip(by_group, _sample(list(by_group.values()), n, rng), strict=True))
+    loss, rows = _delete(setup, by_group, picked)
     deletions = _table(rows, threshold)
     return DeletionCalibration(
         deletions,
         _curve(deletions, bins, scores is None, probability, rng),
-        _correlation(deletions, list(priors), probability, rng),
-        what,
-        kind,
+        _correlation(deletions, list(by_group), probability, rng),
+        setup.score,
+        setup.kind,
         per,
         loss,
-        len(x),
+        len(setup.x),
         float(threshold),
         float(probability),
     )
@@ -246,20 +232,13 @@ def _stratified(score: Array, n: int, rng: np.random.Generator) -> Array:
 
 
 def _delete(
-    model: BayesianNetwork,
-    x: Tensor,
-    y: Tensor,
-    groups: dict[str, Array],
-    scores: dict[str, Array],
-    picked: dict[str, Array],
-    batch_size: int,
-    inputs: Tensor | None,
+    setup: DeletionSetup, scores: dict[str, Array], picked: dict[str, Array]
 ) -> tuple[float, list[dict[str, Any]]]:
     """Loss of the base network, and a row for each deletion."""
-    before = losses_of(model, x, y, batch_size)
+    before, groups = setup.losses(), setup.groups
     deleted = [(name, int(number)) for name, numbers in picked.items() for number in numbers]
     masks = ({name: groups[name] == number} for name, number in deleted)
-    differences = deletion_differences(model, x, y, before, masks, batch_size, inputs)
+    differences = setup.differences(before, masks)
     rows = []
     for (name, number), difference in zip(deleted, differences, strict=True):
         mask = groups[name] == number

@@ -18,6 +18,7 @@ from bayesprune.inference.pruning.criteria import CRITERIA, Criterion
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.language.levels import level_shape
 from bayesprune.models.language.tensor_prior import TensorPrior
+from bayesprune.models.networks.placing import like
 
 Array = np.ndarray
 Scores = str | Criterion | Mapping[str, Any]
@@ -143,9 +144,9 @@ def checked_examples(model: BayesianNetwork, data: tuple[Tensor, Tensor]) -> tup
     """
     if not (isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)):
         raise ValueError("data must be a pair of tensors (x, y) of held-out inputs and targets")
-    like = next(model.network.parameters())
-    x, y = (part.to(like.device, like.dtype if part.is_floating_point() else part.dtype) for part in data)
-    check_examples(model, x, y)
+    reference = next(model.network.parameters())
+    x, y = (like(part, reference) for part in data)
+    check_examples(model.network, model.likelihood, x, y)
     if len(x) < 2:
         raise ValueError(f"a standard error over examples needs 2 held-out examples at least, not {len(x)}")
     return x, y

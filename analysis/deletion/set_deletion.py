@@ -9,19 +9,11 @@ import numpy as np
 import xarray as xr
 from torch import Tensor
 
+from bayesprune.analysis.deletion.deletion_setup import DeletionSetup
 from bayesprune.analysis.deletion.deletions import (
-    PRECISIONS,
     Array,
     Scores,
-    base_network,
-    check_choices,
-    checked_examples,
-    deletion_differences,
-    group_numbers,
-    losses_of,
     paired_error,
-    scores_by_weight,
-    selected_priors,
 )
 from bayesprune.inference.fit_result import Fit
 
@@ -133,14 +125,10 @@ def set_deletion(
         raise ValueError(
             f"probability must lie strictly between 0 and 1 and threshold be at least 0, not {probability}, {threshold}"
         )
-    check_choices(per, base, precision)
-    priors = selected_priors(fit.restart(restart).model.priors, tensors)
-    groups = {name: group_numbers(prior, per) for name, prior in priors.items()}
-    by_weight, what, _ = scores_by_weight(fit, restart, priors, scores)
-    owner, number, score = _listed(groups, by_weight)
-    model = base_network(fit, restart, base, PRECISIONS[precision])
-    x, y = checked_examples(model, data)
-    before = losses_of(model, x, y, batch_size)
+    setup = DeletionSetup.of(fit, data, per, scores, tensors, restart, base, batch_size, precision)
+    groups = setup.groups
+    owner, number, score = _listed(groups, setup.by_weight)
+    before = setup.losses()
     rng = np.random.default_rng(seed)
     band_of = np.searchsorted(edges, score, side="left") - 1
     band_of[score == edges[0]] = 0
@@ -154,7 +142,7 @@ def set_deletion(
             continue
         drawn = [rng.choice(members, sizes[place], replace=False) for _ in range(sets)]
         masks = ({n: np.isin(groups[n], number[one[owner[one] == n]]) for n in np.unique(owner[one])} for one in drawn)
-        differences = list(deletion_differences(model, x, y, before, masks, batch_size, fit.inputs))
+        differences = list(setup.differences(before, masks))
         changes = np.array([one.mean() for one in differences])
         found["change"][band, place] = changes.mean()
         found["lower"][band, place], found["upper"][band, place] = np.quantile(changes, [tail, 1.0 - tail])
@@ -166,7 +154,7 @@ def set_deletion(
         | {"low": ("band", edges[:-1]), "high": ("band", edges[1:]), "available": ("band", available)},
         coords={"size": sizes},
     )
-    return SetDeletion(table, what, per, float(before.mean()), sets, float(threshold), float(probability))
+    return SetDeletion(table, setup.score, per, float(before.mean()), sets, float(threshold), float(probability))
 
 
 def _listed(groups: dict[str, Array], by_weight: dict[str, Array]) -> tuple[Array, Array, Array]:

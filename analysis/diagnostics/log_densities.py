@@ -15,9 +15,10 @@ from bayesprune.inference.data.kept_inputs import inputs_of
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.registry import has_density
 from bayesprune.inference.predictions.draw_statistics import DrawStatistics
-from bayesprune.inference.predictions.outputs_at import BATCH, like, outputs_at
+from bayesprune.inference.predictions.outputs_at import BATCH, outputs_at
 from bayesprune.inference.restart import Restart
 from bayesprune.models.language.iid import Iid
+from bayesprune.models.networks.placing import like
 
 
 class LogDensities:

@@ -22,7 +22,7 @@ from bayesprune.analysis.plots.style import (
     new_figure,
     styled,
 )
-from bayesprune.inference.pruning.prune import PruneResult
+from bayesprune.inference.pruning.report import PruneResult
 from bayesprune.models.tracing.not_followed import NotFollowedError
 from bayesprune.models.units.architecture import layer_sizes, notation
 from bayesprune.models.units.compact import CompactResult

@@ -11,6 +11,11 @@ from bayesprune.models.files.places import expanded
 from bayesprune.models.likelihoods.names import likelihood_names
 
 
+def example(*lines: str) -> str:
+    """The end of a help text: commands to copy, their lines left as they are."""
+    return "\b\n" + "\n".join(["Example:", *(f"  {line}" for line in lines)])
+
+
 def place_option(text: str, *names: str, metavar: str = "PATH") -> Any:
     """An option that takes a path; its parser sees `./~x`, a file called ~x, before pathlib shortens it to `~x`."""
     return typer.Option(*names, metavar=metavar, parser=expanded, help=text, show_default=False)

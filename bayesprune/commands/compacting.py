@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.commands.console import figure
-from bayesprune.inference.pruning.prune import PruneResult
+from bayesprune.inference.pruning.report import PruneResult
 from bayesprune.models.costs.costs import costs
 from bayesprune.models.costs.latency import latency, ratio
 from bayesprune.models.deployment.export import export_network

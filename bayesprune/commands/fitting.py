@@ -13,9 +13,10 @@ from typing import Any
 from bayesprune.commands.console import figure, percent, stdout
 from bayesprune.commands.showing_gates import what_is_left
 from bayesprune.commands.tuning import asked_tuning, fit_tuned, print_tuned
-from bayesprune.data.sets import DATASETS, load_data
+from bayesprune.data.named_sets import DATASETS
+from bayesprune.data.sets import load_data
 from bayesprune.inference.data.data_units import ONLY_NOISE
-from bayesprune.inference.execution.stepper import PathReport
+from bayesprune.inference.execution.stepper import ExecutionReport
 from bayesprune.inference.posterior.storage import write_fit
 from bayesprune.inference.rules.gate_training import Gating
 from bayesprune.inference.training.fit import fit
@@ -29,7 +30,8 @@ from bayesprune.models.gates.unit_gates import UnitGates
 from bayesprune.runs.code_trust import absolute, repeating
 from bayesprune.runs.declaration import declare, resolve_prior
 from bayesprune.runs.part_folder import writing_part
-from bayesprune.runs.run_folder import summarise_run, write_rest
+from bayesprune.runs.run_folder import write_rest
+from bayesprune.runs.run_summary import summarise_run
 from bayesprune.runs.starting_weights import StartingWeights
 
 __all__ = ["content_of", "fit_run", "objective_line", "parse_settings", "print_run", "remarks", "scores_line"]
@@ -250,8 +252,8 @@ def print_run(run: Path, summary: Mapping[str, Any]) -> None:
     lines += [objective_line(summary), f"{summary['converged']}: {summary['convergence']}"]
     lines += remarks(summary)
     prune = "--sparsity 0.95" if median is None else "--min-inclusion 0.5"
-    if "path" in summary:  # where something was trained
-        lines.append(str(PathReport(**summary["path"])))
+    if "execution" in summary:  # where something was trained
+        lines.append(str(ExecutionReport(**summary["execution"])))
     lines.append(f"{summary['seconds']:.1f} s, written to {run}")
     again = repeating(summary)
     lines.append(

@@ -11,7 +11,8 @@ from typing import Any
 from bayesprune.analysis.plots.front import plot_front
 from bayesprune.commands.console import print_lines, stdout
 from bayesprune.commands.fitting import content_of
-from bayesprune.data.sets import DATASETS, load_data
+from bayesprune.data.named_sets import DATASETS
+from bayesprune.data.sets import load_data
 from bayesprune.inference.data.data_units import ONLY_NOISE
 from bayesprune.inference.sparsity_path.continuation import sparsity_path
 from bayesprune.inference.sparsity_path.folder import INDEX_FILE, REMEDY, read_index

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayesprune.data.files import read_npz
-from bayesprune.data.sets import DATASETS, DataSplits
+from bayesprune.data.named_sets import DATASETS
+from bayesprune.data.sets import DataSplits
 from bayesprune.models.files.places import expanded
 
 __all__ = ["input_scaling", "scaled_like_training"]

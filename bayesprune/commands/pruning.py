@@ -25,11 +25,11 @@ from bayesprune.models.files.tensor_file import tensor_digest, write_tensors
 from bayesprune.runs.finite_numbers import finite_numbers
 from bayesprune.runs.run_folder import (
     data_of,
-    guide_name,
     load_run,
     read_summary,
     run_data,
 )
+from bayesprune.runs.run_summary import guide_name
 from bayesprune.runs.same_data import check_same_data
 
 __all__ = ["print_pruned", "prune_run"]

@@ -16,7 +16,7 @@ from bayesprune.commands.console import figure, percent, print_lines, stdout
 from bayesprune.commands.fitting import objective_line, remarks, scores_line
 from bayesprune.commands.showing_gates import gate_lines, what_is_left
 from bayesprune.commands.showing_progress import show_progress
-from bayesprune.inference.execution.stepper import PathReport
+from bayesprune.inference.execution.stepper import ExecutionReport
 from bayesprune.inference.fit_result import Fit
 from bayesprune.models.files.json_file import damaged
 from bayesprune.models.files.places import expanded
@@ -128,8 +128,8 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("inclusion", f"median-probability sparsity {median} ({', '.join(found['kinds'])}); {undecided}"))
     lines.append(("objective", objective_line(found).removeprefix("objective: ")))
     lines.append(("convergence", f"{found['converged']}: {found['convergence']}"))
-    if "path" in found:  # runs of earlier versions have none
-        lines.append(("path", str(PathReport(**found["path"]))))
+    if "execution" in found:  # runs of earlier versions have none
+        lines.append(("execution", str(ExecutionReport(**found["execution"]))))
     lines.append(("points", ", ".join(found["point_estimates"]) or "every parameter has a prior"))
     return [*lines, *(("", remark) for remark in remarks(found))]
 

@@ -90,7 +90,8 @@ def list_priors() -> None:
 
 def list_data(root: str | Path | None = None) -> None:
     """Prints the data sets that are known by name, and whether they are here."""
-    from bayesprune.data.sets import DATASETS, available
+    from bayesprune.data.named_sets import DATASETS
+    from bayesprune.data.sets import available
 
     shown = table("data", "what it is", "")
     for name, summary in DATASETS.items():

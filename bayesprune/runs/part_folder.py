@@ -27,6 +27,7 @@ from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.training.checkpoint import STATE_BEFORE, CheckpointError, KeptState, kept_state
 from bayesprune.inference.tuning.trials import trials_kept
 from bayesprune.inference.watching.trace_file import PROGRESS_FILE, TRACE_FILE, RunningFit, WriteTrace, read_progress
+from bayesprune.models.checks.renamed_arguments import by_new_names
 from bayesprune.models.files.flushing import flush, flush_folder
 from bayesprune.models.files.json_file import read_json, write_json
 from bayesprune.models.files.new_folder import check_new_folder, folders_above
@@ -270,7 +271,7 @@ def _take_up(folder: Path, asked: Mapping[str, Any], fresh: bool) -> None:
 
 def _compare(folder: Path, asked: Mapping[str, Any]) -> None:
     """Refuses to go on with a fit that was asked for something else."""
-    before = read_json(folder / COMMAND_FILE, _REMEDY, {"asked": dict})["asked"]
+    before = by_new_names(read_json(folder / COMMAND_FILE, _REMEDY, {"asked": dict})["asked"])
     for name in {**before, **asked}:
         option = _OPTIONS.get(name, f"--{name.replace('_', '-')}")
         if name not in before:

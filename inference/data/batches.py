@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from bayesprune.models.bayesian_network import BayesianNetwork
@@ -363,7 +363,7 @@ def check_data(model: BayesianNetwork, batches: Batches) -> tuple[int, ...]:
         ValueError: For inputs that are not finite, that the network does not take, or targets that do not fit.
     """
     x, y = batches.tensors if batches.tensors is not None else batches.first()
-    batches.example_outputs = check_examples(model, x, y)
+    batches.example_outputs = check_examples(model.network, model.likelihood, x, y)
     batches.expect(model.data_size, targets_check(model.likelihood, batches.example_outputs))
     sizes = () if batches.is_stream else batches.sizes()
     if sizes and model.data_size not in sizes:
@@ -386,11 +386,24 @@ def targets_check(likelihood: Likelihood, outputs: Tensor) -> Callable[[Tensor],
     return lambda y: likelihood.check(outputs.to(y.device).expand(len(y), *outputs.shape[1:]), y)
 
 
-def check_examples(model: BayesianNetwork, x: Tensor, y: Tensor) -> Tensor:
-    """Refuses inputs and targets that the model cannot take; returns the outputs for one example, `(1, ...)`.
+def check_validation(network: nn.Module, likelihood: Likelihood, held_out: tuple[Tensor, Tensor]) -> None:
+    """As `check_examples`, of validation data, which the message names.
+
+    Raises:
+        ValueError: In one sentence.
+    """
+    try:
+        check_examples(network, likelihood, *held_out)
+    except ValueError as problem:
+        raise ValueError(f"validation data: {problem}") from problem
+
+
+def check_examples(network: nn.Module, likelihood: Likelihood, x: Tensor, y: Tensor) -> Tensor:
+    """Refuses inputs and targets that a network cannot take; returns the outputs for one example, `(1, ...)`.
 
     Args:
-        model: The model.
+        network: The network.
+        likelihood: What its outputs mean.
         x: Inputs, `(n, ...)`.
         y: Targets.
 
@@ -406,8 +419,8 @@ def check_examples(model: BayesianNetwork, x: Tensor, y: Tensor) -> Tensor:
             "remove or fill them"
         )
     try:
-        with torch.no_grad(), evaluation_mode(model.network):
-            outputs = model.network(x[: min(2, len(x))])
+        with torch.no_grad(), evaluation_mode(network):
+            outputs = network(x[: min(2, len(x))])
     except Exception as problem:  # forward is the user's code
         reason = first_line(problem)
         words = f"the network does not take inputs of shape {tuple(x.shape[1:])} ({reason}){remedy_for(reason)}"
@@ -417,5 +430,5 @@ def check_examples(model: BayesianNetwork, x: Tensor, y: Tensor) -> Tensor:
         raise ValueError(
             f"the network returns {got}, but one tensor of outputs (n, ...) is expected: return that alone"
         )
-    model.likelihood.check(outputs[:1].expand(len(y), *outputs.shape[1:]), y)
+    likelihood.check(outputs[:1].expand(len(y), *outputs.shape[1:]), y)
     return outputs[:1]

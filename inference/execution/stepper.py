@@ -1,7 +1,7 @@
-"""Which path a fit's steps take, plain or fused, and why.
+"""How the steps of a fit are executed, plainly or fused, and why.
 
-The plain path starts at once; the fused path costs a trace, and a compilation that only a long fit repays. `Stepper`
-times a few evaluations before the first step, and decides.
+The plain execution starts at once; the fused one costs a trace, and a compilation that only a long fit repays.
+`Stepper` times a few evaluations before the first step, and decides.
 """
 
 from __future__ import annotations
@@ -23,39 +23,40 @@ from bayesprune.inference.execution.fused import FusedStep
 from bayesprune.inference.execution.objective_graph import UntraceableError, trace
 from bayesprune.inference.guides.functional import GivenNoise
 from bayesprune.inference.objective.objective import Objective, Terms
+from bayesprune.models.checks.renamed_arguments import takes_old_names
 from bayesprune.models.networks.running_statistics import frozen_statistics
 
-PATHS = ("auto", "plain", "fused")
+EXECUTIONS = ("auto", "plain", "fused")
 _SAVED = 0.4
 """Share of a plain step that a compiled one is expected to save; 0.2 (convolutions) to 0.7 were measured
 (benchmarks/step_cost.py)."""
 _SECONDS_AT_LEAST, _SECONDS_PER_NODE = 5.0, 0.04
 """What a compilation is expected to cost on one core: at least, and for every operation of the graph."""
 _EVALUATIONS = 4
-"""Evaluations timed on the plain path before the decision; the first ones warm up."""
+"""Evaluations timed plainly before the decision; the first ones warm up."""
 _TIMED = 50
-"""Steps timed on the fused path, for the report."""
+"""Steps timed in the fused execution, for the report."""
 _MARGIN = 1.5
 """The expected saving has to be this many times the expected cost: neither is known well."""
 _CHECK_EVERY = 500
-"""Steps between two comparisons of the fused path with the plain one."""
+"""Steps between two comparisons of the fused execution with the plain one."""
 _AGREEMENT = {torch.float64: 1e-9, torch.float32: 1e-3}
-"""Largest difference of the two paths' losses, relative to their parts, that rounding explains."""
+"""Largest difference of the two executions' losses, relative to their parts, that rounding explains."""
 _AGREEMENT_AUTOCAST = 0.03
 
 
 @dataclass
-class PathReport:
-    """Which path the steps of a restart took, and why.
+class ExecutionReport:
+    """How the steps of a restart were executed, and why.
 
     Attributes:
         name: ``"plain"`` or ``"fused"``.
         reason: Why, in one sentence.
         compiled: Whether the graph was compiled.
-        fused_steps: Steps on the fused path.
-        plain_steps: Steps on the plain path; on the fused one those with batches of another shape.
+        fused_steps: Steps that were fused.
+        plain_steps: Steps that were plain; in the fused execution those with batches of another shape.
         compile_seconds: What tracing and compiling cost, as measured; 0 without.
-        plain_ms: Milliseconds of loss and gradient on the plain path, timed before the first step; 0 if not timed.
+        plain_ms: Milliseconds of loss and gradient in the plain execution, timed before the first step; 0 if not timed.
         fused_ms: Median milliseconds of a fused step; 0 if there was none.
         break_even: Steps after which compilation had paid for itself; 0 where it is not known.
         from_draw: Sites whose term is estimated from the draw, for want of a registered one.
@@ -79,11 +80,11 @@ class PathReport:
         return {name: round(v, 3) if isinstance(v, float) else v for name, v in asdict(self).items()}
 
     def __str__(self) -> str:
-        text = f"{self.name} path: {self.reason}"
+        text = f"{self.name} execution: {self.reason}"
         if self.compiled:
             text += f"; compiled in {self.compile_seconds:.1f} s"
             if self.plain_ms and self.fused_ms:
-                text += f", {self.fused_ms:.2f} ms a step, the plain path's loss and gradient {self.plain_ms:.2f} ms"
+                text += f", {self.fused_ms:.2f} ms a step, loss and gradient of the plain one {self.plain_ms:.2f} ms"
             if self.break_even:
                 text += f", repaid after {self.break_even} steps"
         if self.from_draw:
@@ -94,43 +95,45 @@ class PathReport:
 
 
 class Stepper:
-    """Takes the optimizer steps of one restart, on the path that is asked for or that pays.
+    """Takes the optimizer steps of one restart, by the execution that is asked for or that pays.
 
     Args:
         objective: The objective.
         optimizer: Its optimizer.
         steps: Steps that are to come.
-        path: ``"plain"``, ``"fused"`` or ``"auto"`` (default): fused where compilation is expected to be repaid.
-        compiled: Whether the fused path is compiled; default None: where it pays.
+        execution: ``"plain"``, ``"fused"`` or ``"auto"`` (default): fused where compilation is expected to be repaid.
+            Its old name ``path`` is taken for one release, with a `FutureWarning`.
+        compiled: Whether the fused execution is compiled; default None: where it pays.
         clip: Largest norm of the gradient of the loss divided by `data_size`; default None: no limit.
-        why: The reason that is reported where `path` is ``"plain"``.
+        why: The reason that is reported where `execution` is ``"plain"``.
 
     Attributes:
-        report: Which path, and why.
+        report: Which execution it is, and why.
 
     Raises:
-        ValueError: For an unknown path; in the first step, if the fused path is asked for and cannot be taken.
+        ValueError: For an unknown execution; in the first step, if the fused one is asked for and cannot be taken.
     """
 
+    @takes_old_names
     def __init__(
         self,
         objective: Objective,
         optimizer: torch.optim.Optimizer,
         steps: int,
-        path: str = "auto",
+        execution: str = "auto",
         compiled: bool | None = None,
         clip: float | None = None,
         why: str = "it was asked for",
     ) -> None:
-        if path not in PATHS:
-            raise ValueError(f"path {path!r} is unknown: expected one of {', '.join(PATHS)}")
+        if execution not in EXECUTIONS:
+            raise ValueError(f"execution {execution!r} is unknown: expected one of {', '.join(EXECUTIONS)}")
         self.objective, self.optimizer, self.steps = objective, optimizer, steps
-        self.path, self.compiled, self.clip = path, compiled, clip
-        self.report = PathReport()
+        self.execution, self.compiled, self.clip = execution, compiled, clip
+        self.report = ExecutionReport()
         self._fused: FusedStep | None = None
         self._decided = False
         self._times: list[float] = []
-        if path == "plain":
+        if execution == "plain":
             self._stay(why)
 
     def step(self, x: Tensor, y: Tensor, kl_weight: float) -> Terms:
@@ -157,11 +160,11 @@ class Stepper:
         return terms
 
     def go_on_with(self, objective: Objective, optimizer: torch.optim.Optimizer) -> None:
-        """Takes further steps with another objective and optimizer, on the plain path."""
+        """Takes further steps with another objective and optimizer, by the plain execution."""
         self.objective, self.optimizer = objective, optimizer
 
-    def finish(self) -> PathReport:
-        """Leaves the optimizer as the plain path would, and completes the report."""
+    def finish(self) -> ExecutionReport:
+        """Leaves the optimizer as the plain execution would, and completes the report."""
         if self._fused is not None:
             self._fused.release()
         report = self.report
@@ -190,9 +193,9 @@ class Stepper:
             plain, traced = fused.plain_terms(x, y, kl_weight), fused.graph_terms(x, y, kl_weight)
             if not self._agree(plain, traced, kl_weight):
                 reason = (
-                    f"at step {number + 1} of the fused path its loss is {float(traced.loss):.6g} where the plain one "
-                    f"gives {float(plain.loss):.6g}, so the declaration or the network reads something that changes "
-                    "during the fit"
+                    f"at step {number + 1} of the fused execution its loss is {float(traced.loss):.6g} where the plain "
+                    f"one gives {float(plain.loss):.6g}, so the declaration or the network reads something that "
+                    "changes during the fit"
                 )
                 return self._instead(fused, reason, x, y, kl_weight)
         clock = time.perf_counter()
@@ -202,16 +205,16 @@ class Stepper:
             if number > 0 or not self.report.compiled:
                 raise
             why = (str(problem).strip() or type(problem).__name__).splitlines()[0][:200]
-            if self.path == "fused":
+            if self.execution == "fused":
                 raise ValueError(
-                    f"path='fused' cannot be compiled here ({why}): use compiled=False or path='plain'"
+                    f"execution='fused' cannot be compiled here ({why}): use compiled=False or execution='plain'"
                 ) from problem
             return self._instead(fused, f"the graph cannot be compiled here ({why})", x, y, kl_weight)
         if is_checked and not self._agree(plain, terms, kl_weight):
             how = "compiled" if self.report.compiled else "captured"
             raise RuntimeError(
-                f"the fused path as it was {how} gave a loss of {float(terms.loss):.6g} at step {number + 1} of it, "
-                f"where the plain one gives {float(plain.loss):.6g}: fit with path='plain', and report it"
+                f"the fused execution as it was {how} gave a loss of {float(terms.loss):.6g} at step {number + 1} of "
+                f"it, where the plain one gives {float(plain.loss):.6g}: fit with execution='plain', and report it"
             )
         self.report.fused_steps += 1
         if number == 0 and self.report.compiled:
@@ -222,7 +225,7 @@ class Stepper:
         return terms
 
     def _instead(self, fused: FusedStep, reason: str, x: Tensor, y: Tensor, kl_weight: float) -> Terms:
-        """Leaves the fused path and takes the step on the plain one, at the same noise."""
+        """Leaves the fused execution and takes the step by the plain one, at the same noise."""
         fused.release()
         self._stay(reason)
         warnings.warn(str(self.report), UserWarning, stacklevel=4)
@@ -240,14 +243,14 @@ class Stepper:
         self.report.name, self.report.reason, self.report.compiled = "plain", reason, False
 
     def _decide(self, x: Tensor, y: Tensor, kl_weight: float) -> None:
-        """Chooses the path before the first step."""
-        asked, is_gpu = self.path == "fused", x.device.type == "cuda"
+        """Chooses the execution before the first step."""
+        asked, is_gpu = self.execution == "fused", x.device.type == "cuda"
         self.report.plain_ms = 1e3 * self._time_plain(x, y, kl_weight, once=asked and self.compiled is not None)
         total = 1e-3 * self.report.plain_ms * self.steps
         reason = "it was asked for" if asked else f"{self.steps} steps of {self.report.plain_ms:.3g} ms are to come"
         can_compile = is_gpu or shutil.which(_compiler()) is not None
         if not asked and not can_compile:
-            self._stay(f"there is no C++ compiler ({_compiler()}), without which the fused path gains little")
+            self._stay(f"there is no C++ compiler ({_compiler()}), without which the fused execution gains little")
             return
         if not asked and not is_gpu and _SAVED * total < _MARGIN * _SECONDS_AT_LEAST:
             self._stay(f"{reason}, which do not repay compilation")
@@ -257,14 +260,16 @@ class Stepper:
             traced = trace(self.objective, x, y)
         except UntraceableError as problem:
             if asked:
-                raise ValueError(f"path='fused' cannot be taken: {problem}; use path='auto' or 'plain'") from problem
+                raise ValueError(
+                    f"execution='fused' cannot be taken: {problem}; use execution='auto' or 'plain'"
+                ) from problem
             self._stay(str(problem))
             return
         cost = max(_SECONDS_AT_LEAST, _SECONDS_PER_NODE * len(traced.graph.graph.nodes))
         pays = can_compile and _SAVED * total > _MARGIN * cost
         compiled = pays if self.compiled is None else self.compiled
         if not asked and not compiled and not is_gpu:
-            declined = "without compilation the fused path gains little"
+            declined = "without compilation the fused execution gains little"
             unpaid = f"which do not repay about {cost:.0f} s of compilation"
             self._stay(f"{reason}, {declined if self.compiled is False else unpaid}")
             return
@@ -282,7 +287,7 @@ class Stepper:
         report.plain_tensors, report.from_draw = list(traced.alone), self.objective.estimated_from_draw()
 
     def _time_plain(self, x: Tensor, y: Tensor, kl_weight: float, once: bool) -> float:
-        """Seconds of loss and gradient on the plain path; changes nothing."""
+        """Seconds of loss and gradient in the plain execution; changes nothing."""
         objective = self.objective
         parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         devices = [x.device] if x.device.type == "cuda" else []

@@ -15,8 +15,8 @@ from bayesprune.inference.guides.registry import has_density
 from bayesprune.inference.inclusion.correlated_inputs import CORRELATION, chooses_inputs, correlated_inputs
 from bayesprune.inference.inclusion.event_rule import registered_rule
 from bayesprune.inference.inclusion.probabilities import probabilities_at
-from bayesprune.inference.predictions.outputs_at import like
 from bayesprune.models.language.latent import Declared
+from bayesprune.models.networks.placing import like
 
 __all__ = [
     "CORRELATED",

@@ -22,6 +22,7 @@ from bayesprune.inference.restart import Restart
 from bayesprune.inference.watching.pruning_trace import trace_of_today
 from bayesprune.inference.watching.trace_file import UNREADABLE
 from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.checks.renamed_arguments import by_new_names
 from bayesprune.models.declared_model import code_of_ones_own, declared_model
 from bayesprune.models.files.json_file import damaged, need, read_json, read_regular, write_json
 from bayesprune.models.files.netcdf_file import write_netcdf
@@ -202,7 +203,7 @@ def load_fit(kind: type[F], path: str | Path, model: BayesianNetwork | None = No
     trace = path / TRACE_FILE
     if TRACE_FILE in digests and tensor_digest(read_regular(trace, _REMEDY)) != digests[TRACE_FILE]:
         raise damaged(trace, "its content is not what was written", _REMEDY)
-    return kind(restarts, _read_trace(trace), declared["settings"])
+    return kind(restarts, _read_trace(trace), by_new_names(declared["settings"]))
 
 
 def _read_declared(path: Path) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bayesprune.models.networks.evaluation_mode import evaluation_mode
+from bayesprune.models.networks.placing import like
 
-__all__ = ["BATCH", "like", "outputs_at"]
+__all__ = ["BATCH", "outputs_at"]
 
 BATCH = 1024
 """Examples a forward pass."""
@@ -45,8 +46,3 @@ def outputs_at(
             for part in x.split(batch_size)
         ]
     return torch.cat(parts)
-
-
-def like(part: Tensor, reference: Tensor) -> Tensor:
-    """Inputs or targets on the device of a reference, floating-point numbers in its dtype."""
-    return part.to(reference.device, reference.dtype if part.is_floating_point() else part.dtype)

@@ -5,24 +5,24 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from bayesprune.inference.data.batches import Batches, Data, check_examples, targets_check
+from bayesprune.inference.data.batches import Batches, Data, check_examples, check_validation, targets_check
 from bayesprune.inference.data.trainable_batch import NothingTrainableError, TrainableBatches, check_trainable
 from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.predictions.outputs_at import outputs_at
-from bayesprune.inference.pruning.prune import PruneResult, _report
 from bayesprune.inference.pruning.pruned_scores import gone_layers
+from bayesprune.inference.pruning.report import PruneResult, report_of
 from bayesprune.inference.rules.schedules import Schedule, schedule_named
-from bayesprune.inference.training.fit import OptimizerChoice
 from bayesprune.inference.training.fit_arguments import resolve_device
+from bayesprune.inference.training.optimizers import OptimizerChoice, optimizer_for
 from bayesprune.models.checks.given_numbers import checked_seed, real_number, whole_number
 from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.networks.evaluation_mode import begin_training, evaluation_mode
+from bayesprune.models.networks.placing import like
 from bayesprune.models.units.compact import CompactResult
 
 __all__ = ["finetune"]
@@ -94,9 +94,9 @@ def finetune(
     batches = Batches(data, batch_size, place, dtype)
     network, likelihood = network.to(place), likelihood.to(place, dtype)
     _check_data(network, likelihood, batches)
-    held_out = _placed(network, likelihood, validation, place, dtype)
+    held_out = _held_out(network, likelihood, validation)
     groups = _groups(network, likelihood)
-    torch_optimizer = _optimizer(optimizer, groups, learning_rate)
+    torch_optimizer = optimizer_for(groups, optimizer, learning_rate)
     factor = schedule_named(schedule)
     before = None if held_out is None else _scores(network, likelihood, *held_out)
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
@@ -191,22 +191,17 @@ def _reference(network: nn.Module) -> Tensor:
 def _check_data(network: nn.Module, likelihood: Likelihood, batches: Batches) -> None:
     x, y = batches.tensors if batches.tensors is not None else batches.first()
     with evaluation_mode(network):
-        outputs = check_examples(cast(Any, SimpleNamespace(network=network, likelihood=likelihood)), x, y)
+        outputs = check_examples(network, likelihood, x, y)
     batches.expect(None, targets_check(likelihood, outputs))
 
 
-def _placed(
-    network: nn.Module, likelihood: Likelihood, validation: Any, place: torch.device, dtype: torch.dtype
-) -> tuple[Tensor, Tensor] | None:
+def _held_out(network: nn.Module, likelihood: Likelihood, validation: Any) -> tuple[Tensor, Tensor] | None:
     if validation is None:
         return None
     if not isinstance(validation, (tuple, list)) or len(validation) != 2 or not all(map(torch.is_tensor, validation)):
         raise ValueError("validation must be a tuple (x, y) of tensors")
-    x, y = (part.to(place, dtype if part.is_floating_point() else part.dtype) for part in validation)
-    try:
-        check_examples(cast(Any, SimpleNamespace(network=network, likelihood=likelihood)), x, y)
-    except ValueError as problem:
-        raise ValueError(f"validation data: {problem}") from problem
+    x, y = (like(part, _reference(network)) for part in validation)
+    check_validation(network, likelihood, (x, y))
     return x, y
 
 
@@ -216,18 +211,6 @@ def _groups(network: nn.Module, likelihood: Likelihood) -> list[dict[str, Any]]:
         for name, module in (("network", network), ("likelihood", likelihood))
     ]
     return [group for group in groups if group["params"]]
-
-
-def _optimizer(choice: OptimizerChoice, groups: list[dict[str, Any]], learning_rate: float) -> torch.optim.Optimizer:
-    if callable(choice):
-        return choice(groups)
-    if learning_rate <= 0:
-        raise ValueError(f"learning_rate must be positive, not {learning_rate}")
-    if choice == "adam":
-        return torch.optim.Adam(groups, lr=learning_rate, fused=True)
-    if choice == "sgd":
-        return torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, fused=True)
-    raise ValueError(f"optimizer {choice!r} is unknown: expected 'adam', 'sgd' or a callable of parameter groups")
 
 
 @torch.no_grad()
@@ -261,7 +244,7 @@ def _noted(result: PruneResult | CompactResult, network: nn.Module, how: str) ->
     if not isinstance(result, PruneResult):
         return dataclasses.replace(result.report, finetuned=text)
     old = result.report
-    counted = _report(old.rule, old.criterion, old.kind, network, result.masks)  # kept zeros may have moved
+    counted = report_of(old.rule, old.criterion, old.kind, network, result.masks)  # kept zeros may have moved
     counts = {name: getattr(counted, name) for name in ("nonzero", "sparsity", "per_tensor")}
     notes = tuple(gone_layers(result.masks))  # what pruning cost is no longer so
     statistics = old.batch_normalisation

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,108 +18,19 @@ from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.left_in import left_in
 from bayesprune.inference.inclusion.events import rule_of
 from bayesprune.inference.pruning.criteria import CRITERIA, Criterion
+from bayesprune.inference.pruning.masks import keep_highest, masked_network
 from bayesprune.inference.pruning.min_score import checked_score, keep_above, share_kept
 from bayesprune.inference.pruning.pruned_scores import Alternative, gone_layers, loss_by_pruning
+from bayesprune.inference.pruning.report import PruneResult, report_of
 from bayesprune.inference.pruning.what_is_pruned import refuse_what_is_no_fit
 from bayesprune.inference.restart import Restart
-from bayesprune.models.bayesian_network import UNDER_PRIOR, BayesianNetwork
+from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.language.inclusion import InclusionEvent
-from bayesprune.models.likelihoods.likelihood import Likelihood
-from bayesprune.models.networks.evaluation_mode import remember_held
-from bayesprune.models.units.compact import CompactResult, compact
 from bayesprune.models.units.plans import restored, restored_tensor
 
 MILDER_INCLUSION = (0.3, 0.1, 0.03, 0.01)
 MILDER_SPARSITY = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3)
 """What is tried where a pruned network turns out much worse than its fit."""
-
-
-@dataclass(frozen=True)
-class PruneReport:
-    """What pruning did; biases and normalisation parameters are not counted.
-
-    Attributes:
-        rule: The rule in words.
-        criterion: Name of the criterion.
-        kind: str of the inclusion event where the criterion is an inclusion probability, else None.
-        weights: Number of prunable weights (those of tensors with a prior).
-        nonzero: How many are left.
-        sparsity: Fraction of zeros among them.
-        per_tensor: ``weights``, ``nonzero`` and ``sparsity`` of each tensor.
-        batch_normalisation: Where its running statistics come from, or None for a network without it.
-        finetuned: How the network was fine-tuned since, or None.
-        notes: Sentences worth telling: layers of which nothing is left, and, where training data were given, that the
-            network is much worse than the fit that it comes from (3 points of accuracy, or 5 % of the rmse, and more
-            than the sample's noise), with a setting that is not.
-    """
-
-    rule: str
-    criterion: str
-    kind: str | None
-    weights: int
-    nonzero: int
-    sparsity: float
-    per_tensor: dict[str, dict[str, Any]]
-    batch_normalisation: str | None = None
-    finetuned: str | None = None
-    notes: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        width = max(len(name) for name in self.per_tensor)
-        lines = [
-            f"{self.rule}, by {self.criterion}: {self.nonzero} of {self.weights} weights, sparsity {self.sparsity:.4f}"
-        ]
-        for name, row in self.per_tensor.items():
-            lines.append(
-                f"  {name:<{width}}  {row['nonzero']:>9} of {row['weights']:>9}  sparsity {row['sparsity']:.4f}"
-            )
-        if self.batch_normalisation is not None:
-            lines.append(f"  batch normalisation: {self.batch_normalisation}")
-        if self.finetuned is not None:
-            lines.append(f"  fine-tuned: {self.finetuned}")
-        lines += [f"  note: {note}" for note in self.notes]
-        return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class PruneResult:
-    """A pruned network.
-
-    Attributes:
-        network: A plain `nn.Module` with the weights E[weight | included] where they are kept and zeros elsewhere,
-            in evaluation mode, on the CPU; it needs neither Pyro nor bayesprune.
-        masks: Which weights are kept, by name of tensor, boolean, `(out, in, ...)`.
-        report: What was done.
-        likelihood: What the network's outputs mean, as the fit has learned it.
-        input_shape: Shape of one input that the fit was made on, where it is known.
-    """
-
-    network: nn.Module
-    masks: dict[str, Tensor]
-    report: PruneReport
-    likelihood: Likelihood
-    input_shape: tuple[int, ...] | None = None
-
-    def compact(self, example_input: Any = None, round_to: int = 1, unknown: str = "refuse") -> CompactResult:
-        """Removes dead units physically: see `bayesprune.compact`.
-
-        Args:
-            example_input: An input, `(n, ...)`; default None: zeros of the shape that the fit was made on.
-            round_to: Widths are kept at multiples of this number where that is possible; default 1.
-            unknown: ``"refuse"`` (default) raises an error where an operation is not understood, ``"keep"`` keeps all
-                units that it touches.
-
-        Raises:
-            ValueError: As `compact` does; or if the shape of the input is not known.
-        """
-        if example_input is None:
-            if self.input_shape is None:
-                raise ValueError(
-                    "the fit does not say what shape its inputs had: pass example_input=, an input (n, ...)"
-                )
-            like = next(self.network.parameters())
-            example_input = torch.zeros((2, *self.input_shape), dtype=like.dtype, device=like.device)
-        return replace(compact(self.network, example_input, round_to, unknown), likelihood=self.likelihood)
 
 
 class ManyFits(Protocol):
@@ -210,70 +121,115 @@ def pruned(
     """As `prune` of a fit; the network is compared with the fit only if asked, as who measures it anyway does not."""
     if per not in ("network", "layer"):
         raise ValueError(f"per= takes 'network' or 'layer', not {per!r}")
-    one = fit.restart(restart)
-    events = {name: prior.hierarchy.included for name, prior in one.model.priors.items()}
-    own = {n: event for n, event in events.items() if n not in one.model.left_to_gates} or events
-    kinds = {event.kind for event in own.values() if event is not None}
-    weights = fit.included_weights(restart)
-    units = one.guide.open_units(0.5 if min_inclusion is None else min_inclusion)
-    units = {name: is_open.cpu() for name, is_open in units.items()}
+    threshold = 0.5 if min_inclusion is None else min_inclusion
+    asked = _asked(fit, restart, threshold)
+    one, weights = asked.one, asked.weights
     if min_inclusion is not None:
-        if not 0.0 <= min_inclusion < 1.0:
-            raise ValueError(f"min_inclusion is a probability in [0, 1), not {min_inclusion}")
-        if criterion not in (None, "inclusion"):
-            raise ValueError("min_inclusion= is a rule on inclusion probabilities: leave criterion= out")
-        _refuse_unlike(kinds)
-        probabilities = fit.inclusion_probabilities(restart, units=False)
-        likely = {name: torch.as_tensor(probabilities[name].values) for name in weights}
-
-        def masks_at(value: float) -> dict[str, Tensor]:
-            there = {name: is_open.cpu() for name, is_open in one.guide.open_units(value).items()}
-            return {n: (p > value) & there[n] if n in there else p > value for n, p in likely.items()}
-
-        masks = masks_at(min_inclusion)
-        milder = tuple(value for value in MILDER_INCLUSION if value < min_inclusion)
-        others = [Alternative("min_inclusion {}", milder, lambda v: _as_declared(one, weights, masks_at(v), v)[0])]
-        if not units:
-            kept = sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
-            sizes = {name: weight.abs().cpu() for name, weight in weights.items()}
-            others.append(_milder(fit, restart, sizes, "magnitude", "network", below=1.0 - kept))
-        rule, name = f"inclusion probability > {min_inclusion:g}", "inclusion"
+        chosen = _by_inclusion(asked, min_inclusion, criterion)
     else:
-        if sparsity is not None and not 0.0 <= sparsity < 1.0:
-            raise ValueError(f"sparsity is a fraction of zeros in [0, 1), not {sparsity}")
-        least = None if sparsity is not None else checked_score(min_score, criterion, per)
-        by_event = _ranks_by_event(one, own) and not one.guide.is_map and not units
-        chosen = criterion or ("inclusion" if by_event else "magnitude")
-        if chosen == "inclusion":
-            _refuse_unlike(kinds)
-        name, function = _criterion(chosen)
-        scores = {key: value.detach().cpu() for key, value in function(fit, restart).items()}
-        _check_scores(scores, weights)
-        above = {} if least is None else keep_above(scores, least, units)
-        sparsity = 1.0 - share_kept(above, one.model) if sparsity is None else sparsity
-        _refuse_less(fit, restart, sparsity, least)
-        scores = _with_removed(one.model, scores, units)
-        if per == "layer" and units and not above:
-            _refuse_less_in_layers(scores, sparsity)
-        masks = above or keep_highest(scores, sparsity, per)
-        others = [] if units else [_milder(fit, restart, scores, name, per, below=sparsity)]
-        rule = f"sparsity {sparsity:g} per {per}" if least is None else f"score > {least:g}"
-    network, masks = _as_declared(one, weights, masks, 0.5 if min_inclusion is None else min_inclusion)
-    kind = next(iter(kinds)) if name == "inclusion" and len(kinds) == 1 else None
-    report = _report(rule, name, kind, network, masks)
+        chosen = _by_score(asked, sparsity, min_score, per, criterion)
+    network, masks = _as_declared(one, weights, chosen.masks, threshold)
+    kind = next(iter(asked.kinds)) if chosen.criterion == "inclusion" and len(asked.kinds) == 1 else None
+    report = report_of(chosen.rule, chosen.criterion, kind, network, masks)
     report = replace(report, batch_normalisation=_normalised(network, data, fit.inputs))
     notes = gone_layers(masks)
     examples = fit.examples if data is None else data
     if compared and examples is not None:
         everything = {name: torch.ones_like(mask) for name, mask in masks.items()}
         centre = _as_declared(one, weights, everything, 0.0)[0]
-        by = rule if min_inclusion is not None else f"{rule}, by {name},"
-        lost = loss_by_pruning(fit, restart, by, (centre, network), examples, others)
+        by = chosen.rule if min_inclusion is not None else f"{chosen.rule}, by {chosen.criterion},"
+        lost = loss_by_pruning(fit, restart, by, (centre, network), examples, chosen.others)
         notes += [] if lost is None else [lost]
     report = replace(report, notes=tuple(notes))
     shape = fit.settings.get("input_shape")
     likelihood = copy.deepcopy(one.model.likelihood).cpu()
     return PruneResult(network, masks, report, likelihood, None if shape is None else tuple(shape))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is pruned: a restart of a fit, its weights, its gates of units that are open, and its kinds of events."""
+
+    fit: Fit
+    restart: int
+    one: Restart
+    weights: dict[str, Tensor]
+    units: dict[str, Tensor]
+    own: Mapping[str, InclusionEvent | None]
+    kinds: set[str]
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Which weights stay, by which rule and criterion, and what else may be tried."""
+
+    masks: dict[str, Tensor]
+    rule: str
+    criterion: str
+    others: list[Alternative]
+
+
+def _asked(fit: Fit, restart: int, threshold: float) -> _Asked:
+    one = fit.restart(restart)
+    events = {name: prior.hierarchy.included for name, prior in one.model.priors.items()}
+    own = {n: event for n, event in events.items() if n not in one.model.left_to_gates} or events
+    kinds = {event.kind for event in own.values() if event is not None}
+    weights = fit.included_weights(restart)
+    units = one.guide.open_units(threshold)
+    units = {name: is_open.cpu() for name, is_open in units.items()}
+    return _Asked(fit, restart, one, weights, units, own, kinds)
+
+
+def _by_inclusion(asked: _Asked, min_inclusion: float, criterion: str | Criterion | None) -> _Chosen:
+    """Keeps weights of a higher inclusion probability, whose gates of units have a higher one too."""
+    one, weights = asked.one, asked.weights
+    if not 0.0 <= min_inclusion < 1.0:
+        raise ValueError(f"min_inclusion is a probability in [0, 1), not {min_inclusion}")
+    if criterion not in (None, "inclusion"):
+        raise ValueError("min_inclusion= is a rule on inclusion probabilities: leave criterion= out")
+    _refuse_unlike(asked.kinds)
+    probabilities = asked.fit.inclusion_probabilities(asked.restart, units=False)
+    likely = {name: torch.as_tensor(probabilities[name].values) for name in weights}
+
+    def masks_at(value: float) -> dict[str, Tensor]:
+        there = {name: is_open.cpu() for name, is_open in one.guide.open_units(value).items()}
+        return {n: (p > value) & there[n] if n in there else p > value for n, p in likely.items()}
+
+    masks = masks_at(min_inclusion)
+    milder = tuple(value for value in MILDER_INCLUSION if value < min_inclusion)
+    others = [Alternative("min_inclusion {}", milder, lambda v: _as_declared(one, weights, masks_at(v), v)[0])]
+    if not asked.units:
+        kept = sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
+        sizes = {name: weight.abs().cpu() for name, weight in weights.items()}
+        others.append(_milder(asked, sizes, "magnitude", "network", below=1.0 - kept))
+    return _Chosen(masks, f"inclusion probability > {min_inclusion:g}", "inclusion", others)
+
+
+def _by_score(
+    asked: _Asked, sparsity: float | None, min_score: float | None, per: str, criterion: str | Criterion | None
+) -> _Chosen:
+    """Keeps weights of the highest scores of a criterion: as many as a sparsity says, or those above a score."""
+    one, units = asked.one, asked.units
+    if sparsity is not None and not 0.0 <= sparsity < 1.0:
+        raise ValueError(f"sparsity is a fraction of zeros in [0, 1), not {sparsity}")
+    least = None if sparsity is not None else checked_score(min_score, criterion, per)
+    by_event = _ranks_by_event(one, asked.own) and not one.guide.is_map and not units
+    chosen = criterion or ("inclusion" if by_event else "magnitude")
+    if chosen == "inclusion":
+        _refuse_unlike(asked.kinds)
+    name, function = _criterion(chosen)
+    scores = {key: value.detach().cpu() for key, value in function(asked.fit, asked.restart).items()}
+    _check_scores(scores, asked.weights)
+    above = {} if least is None else keep_above(scores, least, units)
+    sparsity = 1.0 - share_kept(above, one.model) if sparsity is None else sparsity
+    _refuse_less(asked.fit, asked.restart, sparsity, least)
+    scores = _with_removed(one.model, scores, units)
+    if per == "layer" and units and not above:
+        _refuse_less_in_layers(scores, sparsity)
+    masks = above or keep_highest(scores, sparsity, per)
+    others = [] if units else [_milder(asked, scores, name, per, below=sparsity)]
+    rule = f"sparsity {sparsity:g} per {per}" if least is None else f"score > {least:g}"
+    return _Chosen(masks, rule, name, others)
 
 
 def _with_removed(model: BayesianNetwork, scores: dict[str, Tensor], units: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -287,10 +243,10 @@ def _with_removed(model: BayesianNetwork, scores: dict[str, Tensor], units: dict
     return {name: found.get(name, gone[name].cpu()) for name in model.declared_sizes}
 
 
-def _milder(fit: Fit, restart: int, scores: dict[str, Tensor], criterion: str, per: str, below: float) -> Alternative:
+def _milder(asked: _Asked, scores: dict[str, Tensor], criterion: str, per: str, below: float) -> Alternative:
     """Sparsities below one that has been asked for, but not below what the fit has left out itself."""
-    one, weights = fit.restarts[restart], fit.included_weights(restart)
-    zeros, total = own_zeros(fit, restart)
+    one, weights = asked.one, asked.weights
+    zeros, total = own_zeros(asked.fit, asked.restart)
     size = min(score.numel() for score in scores.values()) if per == "layer" else total
     values = tuple(v for v in MILDER_SPARSITY if zeros / total <= v < below and round(v * size) < size)
     words = f"sparsity {{}} per {per} by {criterion}"
@@ -358,55 +314,6 @@ def _normalised(network: nn.Module, data: Data | None, inputs: Tensor | None) ->
     return f"running statistics of {count} layers estimated again on {on}"
 
 
-def keep_highest(scores: dict[str, Tensor], sparsity: float, per: str) -> dict[str, Tensor]:
-    """Keeps exactly ``n - round(sparsity n)`` of n weights, the highest scores; of equal ones the first.
-
-    Args:
-        scores: A score for each weight by tensor.
-        sparsity: Fraction of zeros.
-        per: ``"network"`` ranks all tensors together, ``"layer"`` each by itself.
-
-    Returns:
-        Boolean masks of the tensors' shapes.
-
-    Raises:
-        ValueError: If nothing would be left of the network, or of a layer where each is pruned by itself.
-    """
-    groups = [list(scores)] if per == "network" else [[name] for name in scores]
-    masks: dict[str, Tensor] = {}
-    for names in groups:
-        flat = torch.cat([scores[name].reshape(-1).double() for name in names])
-        kept = len(flat) - round(sparsity * len(flat))
-        if kept == 0:
-            raise ValueError(
-                f"sparsity {sparsity} leaves none of the {len(flat)} weights of {', '.join(names)}: ask for less"
-            )
-        order = torch.sort(flat, descending=True, stable=True).indices
-        mask = torch.zeros(len(flat), dtype=torch.bool)
-        mask[order[:kept]] = True
-        for name, part in zip(names, mask.split([scores[n].numel() for n in names]), strict=True):
-            masks[name] = part.view(scores[name].shape)
-    return masks
-
-
-def masked_network(network: nn.Module, weights: dict[str, Tensor], masks: dict[str, Tensor]) -> nn.Module:
-    """Returns a plain copy of the network with these weights where the masks are true and zeros elsewhere.
-
-    Parameters without a prior that are frozen stay so.
-    """
-    plain = copy.deepcopy(network).cpu()
-    remember_held(plain)
-    plain.eval()
-    for module in plain.modules():
-        module.__dict__.pop(UNDER_PRIOR, None)
-    with torch.no_grad():
-        for name, parameter in plain.named_parameters():
-            if name in weights:
-                parameter.requires_grad_(True)
-                parameter.copy_(torch.where(masks[name], weights[name].cpu(), 0.0))
-    return plain
-
-
 def _criterion(chosen: str | Criterion) -> tuple[str, Criterion]:
     if callable(chosen):
         return getattr(chosen, "__name__", type(chosen).__name__), chosen
@@ -472,14 +379,3 @@ def _refuse_less_in_layers(scores: dict[str, Tensor], sparsity: float) -> None:
                 f"units that the fit has closed hold {closed} of the {score.numel()} weights of {name}, more than the "
                 f"{sparsity:g} asked for in each layer: use per='network', or min_inclusion="
             )
-
-
-def _report(rule: str, criterion: str, kind: str | None, network: nn.Module, masks: dict[str, Tensor]) -> PruneReport:
-    parameters = dict(network.named_parameters())
-    counts = {name: (mask.numel(), int(torch.count_nonzero(parameters[name]))) for name, mask in masks.items()}
-    per_tensor = {
-        name: {"weights": count, "nonzero": nonzero, "sparsity": 1.0 - nonzero / count}
-        for name, (count, nonzero) in counts.items()
-    }
-    total, left = (sum(column) for column in zip(*counts.values(), strict=True))
-    return PruneReport(rule, criterion, kind, total, left, 1.0 - left / total, per_tensor)

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from bayesprune.inference.data.batch_normalisation import reestimate_statistics
 from bayesprune.inference.data.batches import Data
+from bayesprune.inference.predictions.outputs_at import outputs_at
 from bayesprune.models.likelihoods.likelihood import Likelihood
 
 if TYPE_CHECKING:
@@ -154,9 +155,7 @@ def _shown(measure: str, value: float) -> str:
 @torch.no_grad()
 def _scores(network: nn.Module, likelihood: Likelihood, x: Tensor, y: Tensor) -> dict[str, float]:
     """The likelihood's own scores of a plain network."""
-    dtype = next(network.parameters()).dtype
-    x = x.to("cpu", dtype if x.is_floating_point() else x.dtype)
-    outputs = torch.cat([network(part) for part in x.split(500)])
+    outputs = outputs_at(network, {}, x, batch_size=500)
     device = next(likelihood.parameters(), outputs).device
     return likelihood.scores(likelihood.predict(outputs.to(device)).cpu(), y)
 

@@ -20,6 +20,7 @@ from bayesprune.inference.sparsity_path.point import Pruning, check_prunings, de
 from bayesprune.inference.sparsity_path.sparsity_path import ModelAt, SparsityPath
 from bayesprune.inference.training.fit import fit
 from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.checks.renamed_arguments import takes_old_names
 from bayesprune.models.files.places import expanded
 
 __all__ = ["fit_from", "sparsity_path"]
@@ -54,6 +55,7 @@ def fit_from(
     return fit(model, data, start=before, kl_warmup=0.0, **later, **how)
 
 
+@takes_old_names
 def sparsity_path(
     model_at: ModelAt,
     data: Data,

@@ -25,8 +25,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bayesprune.inference.data.fingerprints import as_then
+from bayesprune.inference.data.fingerprints import as_then, names_of_today
 from bayesprune.inference.fit_result import Fit
+from bayesprune.models.checks.renamed_arguments import by_new_names
 from bayesprune.models.files.json_file import damaged, need, read_json, write_json
 from bayesprune.models.files.staging import OWNER_FILE, clear_leftovers
 from bayesprune.models.files.unwritable import Unwritable, permitted
@@ -151,6 +152,8 @@ def _compare(folder: Path, index: Mapping[str, Any], asked: Mapping[str, Any]) -
     ]
     for group in ("declaration", "arguments", "data"):
         before, now = index.get(group) or {}, asked[group] or {}
+        if group == "arguments" and isinstance(before.get("fit"), Mapping):
+            before = {**before, "fit": names_of_today(by_new_names(before["fit"]))}
         if group == "arguments" and "rules" not in before:
             now = _as_told(before, now)
         pairs += [(key, before.get(key), now.get(key)) for key in {**before, **now}]

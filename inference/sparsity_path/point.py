@@ -12,9 +12,11 @@ from torch import Tensor
 from bayesprune.inference.data.batches import Data
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.predictions.plain_scores import plain_scores
-from bayesprune.inference.pruning.prune import PruneResult, own_zeros, pruned
+from bayesprune.inference.pruning.prune import own_zeros, pruned
+from bayesprune.inference.pruning.report import PruneResult
 from bayesprune.models.costs.costs import costs
 from bayesprune.models.costs.latency import latency, ratio
+from bayesprune.models.networks.placing import like
 from bayesprune.models.tracing.not_followed import NotFollowedError
 from bayesprune.models.units.compact import CompactResult
 
@@ -118,7 +120,7 @@ def _network(pruned: PruneResult, splits: Splits, timed: bool, notes: dict[str, 
     network = pruned.network
     found = {name: plain_scores(network, pruned.likelihood, *split) for name, split in splits.items()}
     x = next(iter(splits.values()))[0][:2].cpu()
-    example = x.to(next(network.parameters()).dtype) if x.is_floating_point() else x
+    example = like(x, next(network.parameters()))
     small = _compacted(pruned, example, notes)
     counted = costs(network, example[:1], None if small is None else small.network)
     times: dict[str, float] = {}

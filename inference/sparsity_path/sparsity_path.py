@@ -13,7 +13,7 @@ import xarray as xr
 from bayesprune.inference.data.batches import Data
 from bayesprune.inference.data.fingerprints import as_then, model_fingerprint
 from bayesprune.inference.fit_result import Fit
-from bayesprune.inference.pruning.prune import PruneResult
+from bayesprune.inference.pruning.report import PruneResult
 from bayesprune.inference.sparsity_path.folder import INDEX_FILE, REMEDY, point_folder, read_index
 from bayesprune.inference.sparsity_path.point import Pruning, label, prune_as
 from bayesprune.models.bayesian_network import BayesianNetwork

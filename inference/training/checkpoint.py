@@ -12,26 +12,23 @@ Keys of restart-N.json:
     format      number of this format
     tensors     name of the file of tensors
     digest      of that file and of what was kept; anything else is damaged
-    kept        finished, seconds, counts (of `FitState`), path (a `PathReport`), plan (of removed units), tensors (of
-                the objective), optimizer (numbers of its groups; state by position), random (states of torch's
-                generators), gates (`GateTraining.kept`), passed (`KeptInputs.state`, which earlier versions did not
-                write); in it tensors are {"$tensor": number in the file}, arrays {"$array": number}, numbers that are
-                not finite {"$float": name}
+    kept        finished, seconds, counts (of `FitState`), execution (an `ExecutionReport`; "path" in earlier versions),
+                plan (of removed units), tensors (of the objective), optimizer (numbers of its groups; state by
+                position), random (states of torch's generators), gates (`GateTraining.kept`), passed
+                (`KeptInputs.state`, which earlier versions did not write); in it tensors are {"$tensor": number in the
+                file}, arrays {"$array": number}, numbers that are not finite {"$float": name}
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -39,14 +36,22 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bayesprune.inference.data.batches import Batches
-from bayesprune.inference.data.fingerprints import as_then, data_fingerprint, described, model_fingerprint
+from bayesprune.inference.data.fingerprints import (
+    as_then,
+    data_fingerprint,
+    described,
+    model_fingerprint,
+    names_of_today,
+)
 from bayesprune.inference.data.kept_inputs import KeptInputs
-from bayesprune.inference.execution.stepper import PathReport, Stepper
+from bayesprune.inference.execution.stepper import ExecutionReport, Stepper
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.objective.objective import Objective
 from bayesprune.inference.rules.gate_training import GateTraining
+from bayesprune.inference.training.packed_state import packed, state_digest, unpacked
 from bayesprune.inference.watching.callbacks import FitState
 from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.checks.renamed_arguments import by_new_names
 from bayesprune.models.files.flushing import flush
 from bayesprune.models.files.json_file import damaged, need, read_json, read_regular, write_json
 from bayesprune.models.files.places import expanded
@@ -66,7 +71,7 @@ _COUNTS = ("epoch", "step", "kl_weight", "stop", "stop_reason", "history", "iter
 """What is kept of a `FitState` as it is."""
 
 _KEPT = {
-    "finished": bool, "seconds": float, "counts": dict, "path": dict, "plan": (dict, type(None)), "tensors": list,
+    "finished": bool, "seconds": float, "counts": dict, "execution": dict, "plan": (dict, type(None)), "tensors": list,
     "optimizer": (dict, type(None)), "random": (list, type(None)), "gates": (dict, type(None)),
 }  # fmt: skip
 """What a state is made of, and of which kind each part is."""
@@ -170,7 +175,7 @@ def open_checkpoint(
             for stale in folder.glob(pattern):
                 stale.unlink()
         if any(folder.glob("restart-*.json")):
-            before = _read_json(file, {"asked": dict})["asked"]
+            before = names_of_today(by_new_names(_read_json(file, {"asked": dict})["asked"]))
             _compare(folder, before, asked | {"model": as_then(asked["model"], before.get("model"))})
         elif not any(folder.iterdir()) or _is_ours(file):
             write_json(file, {"format": FORMAT, "asked": asked})  # no epoch of an earlier call was finished
@@ -212,7 +217,7 @@ class Checkpoint:
         self._began = time.perf_counter()
         self._due = self._began + LEAST
 
-    def restore(self, state: FitState, training: GateTraining | None, rebuild: Rebuild) -> PathReport | None:
+    def restore(self, state: FitState, training: GateTraining | None, rebuild: Rebuild) -> ExecutionReport | None:
         """Puts a restart that has just been set up where it was after its last kept epoch, IN PLACE.
 
         Args:
@@ -221,7 +226,7 @@ class Checkpoint:
             rebuild: Makes a fresh objective and optimizer for a model.
 
         Returns:
-            The path that its steps took; None for a restart that had not finished an epoch, which is left as it is.
+            How its steps were executed; None for a restart that had not finished an epoch, which is left as it is.
 
         Raises:
             ValueError: If what was kept is not that of this model.
@@ -248,7 +253,7 @@ class Checkpoint:
                 training.go_on_from(kept["gates"])
             if kept.get("passed") is not None:  # earlier versions kept none
                 self.passed.go_on_from(kept["passed"])
-            report = PathReport(**kept["path"])
+            report = ExecutionReport(**kept["execution"])
         except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as problem:
             reason = " ".join(str(problem).split())[:200]
             raise CheckpointError(f"{self.file} is not of this model ({reason}): choose another folder") from problem
@@ -263,8 +268,8 @@ class Checkpoint:
             if gpu:
                 torch.cuda.set_rng_state(gpu[0], self.device)
 
-    def report(self, stepper: Stepper) -> PathReport:
-        """Which path the steps took so far, with the reason for which it was chosen before an interruption."""
+    def report(self, stepper: Stepper) -> ExecutionReport:
+        """How the steps were executed so far, with the reason for which it was chosen before an interruption."""
         report = stepper.finish()
         if self._reason and report.name == "fused":
             report.reason = self._reason
@@ -286,7 +291,7 @@ class Checkpoint:
         began = time.perf_counter()
         if began < self._due and not finished:
             return
-        path = self.report(stepper)  # tells the optimizer the number of its steps
+        execution = self.report(stepper)  # tells the optimizer the number of its steps
         random = [torch.get_rng_state()]
         if self.device.type == "cuda":
             random.append(torch.cuda.get_rng_state(self.device))
@@ -294,7 +299,7 @@ class Checkpoint:
             "finished": finished,
             "seconds": self.seconds + time.perf_counter() - self._began,
             "counts": {name: getattr(state, name) for name in _COUNTS},
-            "path": asdict(path),
+            "execution": asdict(execution),
             "plan": state.objective.model.plan,
             "tensors": _tensors(state.objective),
             "optimizer": None if finished else _optimizer_state(state.optimizer),
@@ -303,15 +308,15 @@ class Checkpoint:
             "passed": self.passed.state(),
         }
         tensors: dict[str, Tensor] = {}
-        packed = _packed(kept, tensors)
+        as_json = packed(kept, tensors)
         stored = safetensors.torch.save(tensors)
         written = self.file.with_name(f"{self.file.stem}-step-{state.step}.safetensors")
         try:
             written.write_bytes(stored)
             flush(written)
             flush(written.parent)
-            digest = _digest(stored, packed)
-            write_json(self.file, {"format": FORMAT, "tensors": written.name, "digest": digest, "kept": packed}, None)
+            digest = state_digest(stored, as_json)
+            write_json(self.file, {"format": FORMAT, "tensors": written.name, "digest": digest, "kept": as_json}, None)
         except OSError as problem:
             with contextlib.suppress(OSError):
                 written.unlink()
@@ -361,60 +366,22 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, kept: dict[str, Any]) -
                 state[key] = torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
-def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """A value as JSON holds it; its tensors and arrays are added to `tensors`."""
-    if torch.is_tensor(value) or isinstance(value, np.ndarray):
-        name = str(len(tensors))
-        tensors[name] = torch.as_tensor(value).detach().cpu().clone(memory_format=torch.contiguous_format)
-        return {"$tensor" if torch.is_tensor(value) else "$array": name}
-    if isinstance(value, Mapping):
-        return {str(key): _packed(each, tensors) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_packed(each, tensors) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"$float": str(float(value))}
-    if value is None or isinstance(value, (str, int, float)):
-        return value
-    raise ValueError(
-        f"checkpoint= keeps tensors, numbers and texts, not {type(value).__name__}, which the optimizer or the scores "
-        "of a likelihood hold: fit without checkpoint="
-    )
-
-
-def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    if isinstance(value, list):
-        return [_unpacked(each, tensors) for each in value]
-    if not isinstance(value, dict):
-        return value
-    if len(value) == 1:
-        (key, name), *_ = value.items()
-        if key == "$float":
-            return float(name)
-        if key in ("$tensor", "$array"):
-            return tensors[name] if key == "$tensor" else tensors[name].numpy()
-    return {key: _unpacked(each, tensors) for key, each in value.items()}
-
-
-def _digest(stored: bytes, packed: Any) -> str:
-    return blake2b(stored + json.dumps(packed).encode(), digest_size=16).hexdigest()
-
-
 def _read(file: Path) -> dict[str, Any]:
     """What was kept of a restart."""
     found = _read_json(file, {"tensors": str, "digest": str, "kept": dict})
     beside = file.with_name(Path(found["tensors"]).name)
     try:
         stored = read_regular(beside, _REMEDY)
-        if _digest(stored, found["kept"]) != found["digest"]:
+        if state_digest(stored, found["kept"]) != found["digest"]:
             raise damaged(file, "its content is not what was written", _REMEDY)
-        unpacked: dict[str, Any] = _unpacked(found["kept"], safetensors.torch.load(stored))
-        need(file, unpacked, _KEPT, _REMEDY)
-        need(file, unpacked["counts"], dict.fromkeys(_COUNTS, object), _REMEDY)
+        kept = by_new_names(unpacked(found["kept"], safetensors.torch.load(stored)))
+        need(file, kept, _KEPT, _REMEDY)
+        need(file, kept["counts"], dict.fromkeys(_COUNTS, object), _REMEDY)
     except (SafetensorError, TypeError, KeyError) as problem:
         raise CheckpointError(str(damaged(file, problem, _REMEDY))) from problem
     except ValueError as problem:
         raise CheckpointError(str(problem)) from problem
-    return unpacked
+    return kept
 
 
 def _read_json(file: Path, needed: Mapping[str, Any]) -> dict[str, Any]:

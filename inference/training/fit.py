@@ -12,27 +12,24 @@ import torch
 from torch import Tensor
 
 from bayesprune.inference.data.against_constant import CONSTANT, constant_of_training
-from bayesprune.inference.data.batches import Batches, Data, check_data, check_examples
+from bayesprune.inference.data.batches import Batches, Data, check_data, check_validation
 from bayesprune.inference.data.data_sketch import data_sketch
 from bayesprune.inference.data.data_units import in_data_units
 from bayesprune.inference.data.kept_inputs import KeptInputs, kept_examples
-from bayesprune.inference.data.raw_inputs import standardising_helps
-from bayesprune.inference.data.trainable_batch import NothingTrainableError, TrainableBatches, check_trainable
+from bayesprune.inference.data.trainable_batch import check_trainable
 from bayesprune.inference.defaults.kl_weight import default_kl_warmup, default_kl_weight, default_rules
 from bayesprune.inference.defaults.length import default_epochs
 from bayesprune.inference.execution.denormals import flushed_denormals
-from bayesprune.inference.execution.stepper import PathReport, Stepper
+from bayesprune.inference.execution.stepper import ExecutionReport, Stepper
 from bayesprune.inference.fit_result import Fit
-from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.guides.guide import Guide, GuideChoice
 from bayesprune.inference.guides.map_probe import check_map_exists
 from bayesprune.inference.inclusion.inclusion_notes import inclusion_facts
 from bayesprune.inference.objective.latent_gate_estimators import GateEstimator
-from bayesprune.inference.objective.objective import Objective, Terms
+from bayesprune.inference.objective.objective import Objective
 from bayesprune.inference.objective.unit_gate_estimators import UnitGateEstimator, estimator_named
 from bayesprune.inference.posterior.shrinkage import diagonal_fisher, needs_fisher
 from bayesprune.inference.posterior.warm_start import begin_at
-from bayesprune.inference.predictions.validation_scores import validation_scores
 from bayesprune.inference.restart import Restart
 from bayesprune.inference.rules.gate_training import GateTraining, Gating
 from bayesprune.inference.rules.schedules import Schedule, scaled, schedule_named, warmup
@@ -44,27 +41,22 @@ from bayesprune.inference.training.fit_arguments import (
     checked_pair,
     resolve_device,
 )
+from bayesprune.inference.training.optimizers import OptimizerChoice, make_optimizer
+from bayesprune.inference.training.training_loop import train
 from bayesprune.inference.watching.callbacks import Callback, FitState, checked_callbacks
 from bayesprune.inference.watching.endings import ending_of
 from bayesprune.inference.watching.progress import Progress
 from bayesprune.inference.watching.pruning_trace import (
     gate_variables,
-    inclusion_record,
-    kl_by_tensor,
-    scale_record,
     trace_dataset,
 )
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.given_numbers import checked_seed, whole_number
+from bayesprune.models.checks.renamed_arguments import takes_old_names
 from bayesprune.models.networks.evaluation_mode import begin_training, held_in_evaluation
 
-ITERATES = 1000
-"""About how many iterates of the ELBO and the scales a fit records."""
-SPREAD_RATE = 10.0
-"""Log scales and log odds move over several units, weights over hundredths: their rate by Adam."""
-OptimizerChoice = str | Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
-
+@takes_old_names
 @torch.inference_mode(False)
 @torch.enable_grad()
 def fit(
@@ -90,7 +82,7 @@ def fit(
     gate_estimator: GateEstimator | None = None,
     gating: Gating | None = None,
     unit_gate_estimator: str | UnitGateEstimator | None = None,
-    path: str = "auto",
+    execution: str = "auto",
     compiled: bool | None = None,
     clip: float | None = None,
     sticking_the_landing: bool = False,
@@ -147,10 +139,11 @@ def fit(
         gating: How gates of units (`UnitGates`) are trained, and when closed units leave network, guide and optimizer;
             default None: `Gating()`.
         unit_gate_estimator: How their gradient is estimated, a name or an object; default None: as they declare.
-        path: ``"plain"``, which runs the declaration anew in every step; ``"fused"``, which traces it once into one
-            graph of tensor operations, with the same loss, gradients and draws (docs/speed.md); ``"auto"`` (default):
-            fused where compiling the graph is expected to be repaid. ``settings["path"]`` says which and why.
-        compiled: Whether the fused path is compiled; default None: where the steps to come repay it.
+        execution: ``"plain"``, which runs the declaration anew in every step; ``"fused"``, which traces it once into
+            one graph of tensor operations, with the same loss, gradients and draws (docs/speed.md); ``"auto"``
+            (default): fused where compiling the graph is expected to be repaid. ``settings["execution"]`` says which
+            one it was and why. Its old name ``path`` is taken for one release, with a `FutureWarning`.
+        compiled: Whether the fused execution is compiled; default None: where the steps to come repay it.
         clip: Largest norm of the gradient that the optimizer sees, that of the loss divided by `data_size`; default
             None: no limit.
         sticking_the_landing: Whether terms of drawn sites are estimated from the draw with the parameters of log q
@@ -187,10 +180,11 @@ def fit(
     given = checked_arguments(model, {
         "guide": guide, "start": start, "restarts": restarts, "particles": particles, "optimizer": optimizer,
         "learning_rate": learning_rate, "schedule": schedule, "kl_warmup": kl_warmup, "kl_weight": kl_weight,
-        "precision": precision, "gate_estimator": gate_estimator, "gating": gating, "path": path, "compiled": compiled,
-        "unit_gate_estimator": unit_gate_estimator, "clip": clip, "sticking_the_landing": sticking_the_landing,
-        "local_reparameterisation": local_reparameterisation, "channels_last": channels_last, "stop": stop,
-        "progress": progress, "checkpoint": checkpoint, "standardise": standardise,
+        "precision": precision, "gate_estimator": gate_estimator, "gating": gating, "execution": execution,
+        "compiled": compiled, "unit_gate_estimator": unit_gate_estimator, "clip": clip,
+        "sticking_the_landing": sticking_the_landing, "local_reparameterisation": local_reparameterisation,
+        "channels_last": channels_last, "stop": stop, "progress": progress, "checkpoint": checkpoint,
+        "standardise": standardise,
     })  # fmt: skip
     learning_rate, kl_warmup, kl_weight, clip = (given[n] for n in ("learning_rate", "kl_warmup", "kl_weight", "clip"))
     flags = ("compiled", "sticking_the_landing", "local_reparameterisation", "channels_last")
@@ -217,7 +211,7 @@ def fit(
     folder: Path | None = None
     if checkpoint is not None:
         arguments = settings | {
-            "optimizer": optimizer, "schedule": schedule, "restarts": restarts, "path": path,
+            "optimizer": optimizer, "schedule": schedule, "restarts": restarts, "execution": execution,
             "kl_warmup": kl_warmup, "rules": default_rules(restarts, kl_warmup=kl_warmup),
             "compiled": compiled, "gate_estimator": gate_estimator, "gating": gating,
             "unit_gate_estimator": unit_gate_estimator, "channels_last": channels_last, "workers": workers,
@@ -230,7 +224,7 @@ def fit(
     kept = KeptInputs(batches, model.network)
     finished: list[Restart] = []
     states: list[FitState] = []
-    reports: list[PathReport] = []
+    reports: list[ExecutionReport] = []
     trainings: list[GateTraining | None] = []
     started, seconds = time.perf_counter(), 0.0
     resumed_at: int | None = None
@@ -246,7 +240,7 @@ def fit(
             input_shape = check_data(copied, batches)
             check_trainable(copied.network, batches)
             if held_out is not None:
-                _check_validation(copied, held_out)
+                check_validation(copied.network, copied.likelihood, held_out)
             q = Guide(copied, guide)
             if start is not None:
                 begin_at(start, number, copied, q)
@@ -270,11 +264,11 @@ def fit(
             state = FitState(*rebuild(copied, q), number, restarts, passes, total)
             state.kl_warmup = default_kl_warmup(copied, q, number) if kl_warmup is None else kl_warmup
             kl_schedule = scaled(warmup(state.kl_warmup), kl_weight)
-            how: tuple[str, bool | None, float | None, str] = (path, compiled, clip, "it was asked for")
+            how: tuple[str, bool | None, float | None, str] = (execution, compiled, clip, "it was asked for")
             if copied.gates is not None:
                 how = ("plain", None, clip, "gates of units change the network while it is trained")
             training = GateTraining(gating or Gating(), state, rebuild, kl_weight) if copied.gates is not None else None
-            before: PathReport | None = None
+            before: ExecutionReport | None = None
             if point is not None and (before := point.restore(state, training, rebuild)) is not None:
                 how = (before.name, before.compiled, clip, before.reason)
                 seconds += point.seconds
@@ -285,7 +279,7 @@ def fit(
             stepper = Stepper(state.objective, state.optimizer, total, *how)
             stepper.report = before or stepper.report
             watching = (held_out, watchers, stop)
-            _run(state, stepper, kept, schedule_named(schedule), kl_schedule, *watching, training, point)
+            train(state, stepper, kept, schedule_named(schedule), kl_schedule, *watching, training, point)
             if point is not None and not point.finished:
                 point.write(state, stepper, training, finished=True)
             trainings.append(training)
@@ -305,7 +299,7 @@ def fit(
         "tempered": any(state.kl_weight != 1.0 for state in states),
         "seconds": seconds + time.perf_counter() - started,
         "resumed_at_epoch": resumed_at,
-        "path": reports[0].as_dict(),
+        "execution": reports[0].as_dict(),
         "standardised": standardised,
     }
     trace = trace_dataset(
@@ -326,143 +320,6 @@ def fit(
     return result
 
 
-def _run(
-    state: FitState,
-    stepper: Stepper,
-    data: KeptInputs,
-    schedule: Schedule,
-    kl_schedule: Schedule,
-    validation: Any,
-    watchers: Sequence[Callback],
-    stop: Callable[[FitState], bool] | None,
-    training: GateTraining | None = None,
-    point: Checkpoint | None = None,
-) -> None:
-    """The training loop of one restart; with gates of units, objective and optimizer are those of what is left."""
-    objective, optimizer = state.objective, state.optimizer
-    base_rates = [group["lr"] for group in optimizer.param_groups]
-    record_every, trainable = max(1, state.steps // ITERATES), TrainableBatches()
-    begin_training(objective.model.network, objective)
-    for watcher in watchers:
-        watcher.on_fit_start(state)
-    if point is not None:
-        point.restore_random_state()
-    try:
-        while state.step < state.steps and not state.stop:
-            clock = time.perf_counter()
-            sums = {"loss": 0.0, "expected_log_likelihood": 0.0, "kl": 0.0}
-            chunk: list[float] = []
-            taken = 0
-            for x, y in data.passing():
-                if not trainable(objective.model.network, x):
-                    state.step += 1  # it counts, so that a pass has as many steps for every loader
-                    if state.step >= state.steps:
-                        break
-                    continue
-                progress = state.step / state.steps
-                for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
-                    group["lr"] = rate * schedule(progress)
-                state.kl_weight = kl_schedule(progress)
-                if objective.model.progress is not None:
-                    objective.model.progress.set(progress)
-                terms = stepper.step(x, y, state.kl_weight)
-                state.step += 1
-                taken += 1
-                state.terms = terms
-                likelihood, kl = float(terms.log_likelihood), float(terms.kl)
-                chunk.append(kl - likelihood)
-                if not abs(chunk[-1]) < float("inf"):
-                    raise NonFiniteLossError(_blame(state, terms, x))
-                sums["loss"] += state.kl_weight * kl - likelihood
-                sums["expected_log_likelihood"] += likelihood
-                sums["kl"] += kl
-                if training is not None and training.after_step(x, y):
-                    objective, optimizer = state.objective, state.optimizer
-                    stepper.go_on_with(objective, optimizer)
-                    base_rates = [group["lr"] for group in optimizer.param_groups]  # a group may have left
-                last = state.iterates[-1]["step"] if state.iterates else 0
-                if state.step // record_every > last // record_every:  # the very step may have been left out
-                    mean = sum(chunk) / len(chunk)
-                    state.iterates.append({"step": state.step, "negative_elbo": mean, **scale_record(objective.guide)})
-                    chunk = []
-                for watcher in watchers:
-                    watcher.on_step(state)
-                if state.stop or state.step >= state.steps:
-                    break
-            if not taken:
-                if state.step >= state.steps and state.history:
-                    break  # the last step fell on a batch that was left out
-                raise NothingTrainableError
-            state.epoch += 1
-            if training is not None and training.after_epoch():
-                objective, optimizer = state.objective, state.optimizer
-                stepper.go_on_with(objective, optimizer)
-                base_rates = [group["lr"] for group in optimizer.param_groups]  # a group may have left
-            row: dict[str, Any] = {name: value / taken for name, value in sums.items()}
-            row |= {"kl_weight": state.kl_weight, "learning_rate": base_rates[0] * schedule(progress)}
-            parts = {} if state.terms is None else state.terms.kl_of
-            row |= {"kl_of": kl_by_tensor(objective.model, parts), "scores": []}
-            row |= inclusion_record(objective.guide)
-            if validation is not None:
-                scores = validation_scores(objective, validation[0], validation[1], data.inputs)
-                row |= {f"validation_{name}": value for name, value in scores.items()} | {"scores": list(scores)}
-            row["seconds"] = time.perf_counter() - clock
-            state.history.append(row)
-            for watcher in watchers:
-                watcher.on_epoch(state)
-            if stop is not None and stop(state):
-                state.stop, state.stop_reason = True, getattr(stop, "reason", "")
-            if training is not None and state.stop:
-                training.record()
-            if point is not None and not state.stop and state.step < state.steps:
-                point.write(state, stepper, training)
-    finally:
-        if objective.model.progress is not None:
-            objective.model.progress.set(1.0)
-        stepper.finish()
-        for watcher in watchers:
-            watcher.on_fit_end(state)
-        objective.eval()
-    if state.step == 0:
-        raise ValueError("a callback stopped the fit before the first step: set state.stop in on_step or later")
-    if not state.iterates:
-        state.iterates.append(
-            {"step": state.step, "negative_elbo": sum(chunk) / len(chunk), **scale_record(objective.guide)}
-        )
-
-
-def make_optimizer(choice: OptimizerChoice, objective: Objective, learning_rate: float) -> torch.optim.Optimizer:
-    """Returns the torch optimizer of a fit; see `fit` for the choices."""
-    groups: list[dict[str, Any]] = [
-        {"name": name, "params": parameters} for name, parameters in objective.guide.groups().items() if parameters
-    ]
-    for name, module in (("point estimates", objective.model.network), ("likelihood", objective.model.likelihood)):
-        points = [p for p in module.parameters() if p.requires_grad]
-        groups += [{"name": name, "params": points}] if points else []
-    if callable(choice):
-        return choice(groups)
-    if learning_rate <= 0:
-        raise ValueError(f"learning_rate must be positive, not {learning_rate}")
-    if choice == "adam":
-        for group in groups:
-            group["lr"] = learning_rate * (SPREAD_RATE if group["name"] in ("spread", "likelihood") else 1.0)
-        return torch.optim.Adam(groups, lr=learning_rate, fused=True)
-    if choice == "sgd":
-        return torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, fused=True)
-    raise ValueError(f"optimizer {choice!r} is unknown: expected 'adam', 'sgd' or a callable of parameter groups")
-
-
-def _blame(state: FitState, terms: Terms, x: Tensor) -> str:
-    """Says which part of the loss is not finite, and what to do about it, where inputs `x` are raw too."""
-    first = "standardise the inputs (standardise=True)" if standardising_helps(state.objective.model.network, x) else ""
-    bad = [site for site, term in terms.kl_of.items() if not bool(torch.isfinite(term).all())]
-    part = f"the term of {bad[0]}" if bad else "the log-likelihood"
-    return (
-        f"the loss became non-finite at step {state.step} (epoch {state.epoch + 1}, restart {state.restart}), first in "
-        f"{part}: {first and first + ', '}lower learning_rate, or look at the prior of that site"
-    )
-
-
 def _reinitialise(model: BayesianNetwork) -> None:
     """Draws new starting weights for a further restart, where layers know how; what is held stays as it is."""
     named = model.network.named_parameters()
@@ -475,10 +332,3 @@ def _reinitialise(model: BayesianNetwork) -> None:
             reset()
     for tensor, value in zip(held, before, strict=True):
         tensor.copy_(value)
-
-
-def _check_validation(model: BayesianNetwork, held_out: tuple[Tensor, Tensor]) -> None:
-    try:
-        check_examples(model, *held_out)
-    except ValueError as problem:
-        raise ValueError(f"validation data: {problem}") from problem

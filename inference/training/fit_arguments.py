@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bayesprune.inference.data.batches import placed
 from bayesprune.inference.data.data_units import ONLY_NOISE
-from bayesprune.inference.execution.stepper import PATHS
+from bayesprune.inference.execution.stepper import EXECUTIONS
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.guide import assign_families
 from bayesprune.inference.rules.gate_training import Gating
@@ -103,8 +103,8 @@ def checked_arguments(model: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     assign_families(model, options["guide"])
     if options["precision"] not in PRECISIONS:
         raise ValueError(f"precision {options['precision']!r} is unknown: expected one of {', '.join(PRECISIONS)}")
-    if options["path"] not in PATHS:
-        raise ValueError(f"path {options['path']!r} is unknown: expected one of {', '.join(PATHS)}")
+    if options["execution"] not in EXECUTIONS:
+        raise ValueError(f"execution {options['execution']!r} is unknown: expected one of {', '.join(EXECUTIONS)}")
     numbers = [name for name in ("kl_weight", "kl_warmup", "clip") if options[name] is not None]
     numbers += ["learning_rate"] if isinstance(options["optimizer"], str) else []
     options |= {name: real_number(name, options[name]) for name in numbers}
@@ -135,7 +135,7 @@ def _check_types(options: Mapping[str, Any]) -> None:
         ("optimizer", either, lambda v: isinstance(v, str) or callable(v)),
         ("schedule", either, lambda v: isinstance(v, str) or callable(v)),
         ("precision", named, lambda v: isinstance(v, str)),
-        ("path", named, lambda v: isinstance(v, str)),
+        ("execution", named, lambda v: isinstance(v, str)),
         ("gate_estimator", "a callable or None", lambda v: v is None or callable(v)),
         ("gating", "Gating(...) or None", lambda v: v is None or isinstance(v, Gating)),
         ("stop", "a callable of the FitState, or None", lambda v: v is None or callable(v)),
@@ -173,8 +173,10 @@ def _check_gates(model: BayesianNetwork, options: Mapping[str, Any]) -> None:
         if options["gating"] is not None or options["unit_gate_estimator"] is not None:
             raise ValueError("gating= is for gates of units, but the model has none: declare gates=UnitGates(...)")
         return
-    if options["path"] == "fused":
-        raise ValueError("path='fused' is not available with gates of units, whose network changes: use path='plain'")
+    if options["execution"] == "fused":
+        raise ValueError(
+            "execution='fused' is not available with gates of units, whose network changes: use execution='plain'"
+        )
     if model.plan is not None and options["restarts"] > 1:
         raise ValueError("units have been removed from this model: fit the model as it was declared")
     if options["start"] is not None:

@@ -18,13 +18,14 @@ from typing import Any
 from torch import Tensor
 
 from bayesprune.inference.data.batches import Data
-from bayesprune.inference.data.fingerprints import data_fingerprint, described
+from bayesprune.inference.data.fingerprints import data_fingerprint, described, names_of_today
 from bayesprune.inference.defaults.knob_grid import KL_WEIGHT
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.sparsity_path.continuation import fit_from
 from bayesprune.inference.training.checkpoint import CheckpointError
 from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.checks.renamed_arguments import by_new_names
 from bayesprune.models.files.json_file import damaged, need, read_json, write_json
 
 __all__ = ["Trial", "Trials", "Values", "trials_kept"]
@@ -224,10 +225,13 @@ class Trials:
             return []
         found = read_json(file, _REMEDY, {"asked": dict, "trials": list})
         asked = json.loads(json.dumps(self._asked))  # as it is read back: tuples are lists there
-        for name in {**asked, **found["asked"]}:
-            if asked.get(name) != found["asked"].get(name):
+        before = found["asked"]
+        if isinstance(before.get("how"), dict):
+            before = {**before, "how": names_of_today(by_new_names(before["how"]))}
+        for name in {**asked, **before}:
+            if asked.get(name) != before.get(name):
                 raise ValueError(
-                    f"{folder} keeps trials with {name} {found['asked'].get(name)}, but now it is {asked.get(name)}: "
+                    f"{folder} keeps trials with {name} {before.get(name)}, but now it is {asked.get(name)}: "
                     f"call it with the arguments of then to go on, or {_REMEDY}"
                 )
         rows = []

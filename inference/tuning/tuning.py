@@ -27,6 +27,7 @@ from bayesprune.inference.training.fit import fit
 from bayesprune.inference.tuning.trials import Trial, Trials, Values
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.given_numbers import whole_number
+from bayesprune.models.checks.renamed_arguments import takes_old_names
 from bayesprune.models.files.places import expanded
 
 __all__ = ["FIRST_STEPS", "RULES", "STEPS", "Tuned", "tune"]
@@ -62,6 +63,7 @@ class Tuned:
     fit_at: Callable[..., Fit] = field(repr=False, compare=False)
     validation: tuple[Tensor, Tensor] = field(repr=False, compare=False)
 
+    @takes_old_names
     def fit(self, **how: Any) -> Fit:
         """The full fit, from a cold start; `full_fit` also says whether it had to be at the values before.
 
@@ -133,6 +135,7 @@ class Tuned:
         return "\n".join([*lines, *self.notes])
 
 
+@takes_old_names
 def tune(
     model_at: ModelAt | BayesianNetwork,
     data: Data,

@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bayesprune.models.checks.first_line import first_line
 from bayesprune.models.networks.evaluation_mode import evaluation_mode
+from bayesprune.models.networks.placing import like
 
 __all__ = ["Macs", "count_macs", "count_nonzero", "own_weights"]
 
@@ -183,18 +184,15 @@ def _nothing_hidden() -> Iterator[None]:
 
 def _inputs(network: nn.Module, example_input: Any) -> tuple[Any, ...]:
     parts = tuple(example_input) if isinstance(example_input, (tuple, list)) else (example_input,)
-    like = next((p for p in network.parameters() if p.is_floating_point()), None)
+    reference = next((p for p in network.parameters() if p.is_floating_point()), None)
     if not any(torch.is_tensor(part) and part.ndim for part in parts):
         raise ValueError("the example input holds no batch: pass a tensor (n, ...), or a tuple of the network's inputs")
     for part in parts:
         if torch.is_tensor(part) and part.numel() == 0:
             raise ValueError(f"the example input of shape {tuple(part.shape)} is empty: pass at least one example")
-    if like is None:
+    if reference is None:
         return parts
-    return tuple(
-        part.to(like.device, like.dtype if part.is_floating_point() else part.dtype) if torch.is_tensor(part) else part
-        for part in parts
-    )
+    return tuple(like(part, reference) if torch.is_tensor(part) else part for part in parts)
 
 
 def _batch_size(inputs: tuple[Any, ...]) -> int:

@@ -31,7 +31,7 @@ ASKED = {
 def fit():
     torch.manual_seed(0)
     bnn = bp.BayesianNetwork(nn.Linear(3, 2), {"weight": bp.SpikeAndSlab(0.3)}, data_size=20)
-    return bp.fit(bnn, (X, Y), steps=3, restarts=2, device="cpu", path="plain")
+    return bp.fit(bnn, (X, Y), steps=3, restarts=2, device="cpu", execution="plain")
 
 
 @pytest.mark.parametrize("name", ASKED)
@@ -55,7 +55,7 @@ def test_so_it_is_of_the_plots_of_unit_gates():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     gated = bp.BayesianNetwork(network, {}, gates=bp.UnitGates(kappa=1e-3), data_size=20, example_input=X[:1])
-    found = bp.fit(gated, (X, Y), steps=3, device="cpu", path="plain")
+    found = bp.fit(gated, (X, Y), steps=3, device="cpu", execution="plain")
     for plot in (bp.plot_gates, bp.plot_units):
         with pytest.raises(ValueError, match=r"^there is no restart 'a': this fit has 1, counted from 0$"):
             plot(found, "a")

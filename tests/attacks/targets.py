@@ -85,7 +85,7 @@ def go_on(*callbacks: Callback) -> int:
         x, y = torch.tensor(found["x"], dtype=torch.float32), torch.tensor(found["y"])
     torch.manual_seed(0)
     model = BayesianNetwork(lenet_300_100(6, 3, hidden=(4,)), {"*.weight": SpikeAndSlab()}, data_size=len(x))
-    fit(model, (x, y), epochs=3, batch_size=32, path="plain", checkpoint="checkpoint", callbacks=callbacks)
+    fit(model, (x, y), epochs=3, batch_size=32, execution="plain", checkpoint="checkpoint", callbacks=callbacks)
     return 0
 
 

@@ -32,7 +32,7 @@ def given(tmp_path, monkeypatch):
     def arguments(out):
         model = ("--network", f"{tmp_path / 'networks.py'}:small", "--prior", "spike-and-slab")
         data = ("--data", tmp_path / "data.npz", "--batch-size", 30)
-        return ("fit", *data, *model, "--epochs", 5, "--path", "plain", "--quiet", "--out", out)
+        return ("fit", *data, *model, "--epochs", 5, "--execution", "plain", "--quiet", "--out", out)
 
     return arguments
 

@@ -58,7 +58,7 @@ class Fits:
 
     def arguments(self, name, run):
         fixed = ["--data", self.folder / "data.npz", "--network", f"{self.folder / 'networks.py'}:small"]
-        more = ["--batch-size", 30, "--path", "plain", "--quiet", "--out", run]
+        more = ["--batch-size", 30, "--execution", "plain", "--quiet", "--out", run]
         return [str(one) for one in ("fit", *fixed, *FITS[name], *more)]
 
     def begin(self, name, run):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bayesprune.commands.following_path import load_path
-from bayesprune.commands.predicting import load_pruned
+from bayesprune.commands.pruned_folder import load_pruned
 from bayesprune.runs.code_trust import CodeNotTrusted
 from bayesprune.runs.run_folder import load_run
 from tests.attacks.armed_folders import commands

@@ -136,7 +136,7 @@ def loop_like_fit(epochs):
 
 def test_a_loop_that_does_what_fit_does_has_its_trace():
     settings = {"optimizer": "sgd", "learning_rate": 0.01, "schedule": "constant", "kl_warmup": 0.0, "kl_weight": 0.5}
-    expected = bp.fit(network(), (X, Y), epochs=3, batch_size=20, path="plain", device="cpu", **settings)
+    expected = bp.fit(network(), (X, Y), epochs=3, batch_size=20, execution="plain", device="cpu", **settings)
     found, other = loop_like_fit(3), loop_like_fit(4)
     left = ["seconds"]  # nobody's clock is another's
     xr.testing.assert_allclose(found.trace.drop_vars(left), expected.trace.drop_vars(left).drop_attrs(), rtol=1e-5)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from bayesprune.inference.posterior.storage import TRACE_FILE
 from bayesprune.runs.run_folder import read_summary
 
-TIMED = {"seconds", "created", "path", "resumed_at_epoch"}
+TIMED = {"seconds", "created", "execution", "resumed_at_epoch"}
 
 
 def numbers(run):

@@ -47,7 +47,7 @@ def fits(data):
     def fitted(prior, guide):
         torch.manual_seed(0)
         bnn = bp.BayesianNetwork(nn.Linear(3, 1), {"weight": prior}, bp.Normal(), DATA)
-        how = {"epochs": 150, "learning_rate": 0.02, "precision": "float64", "device": "cpu", "path": "plain"}
+        how = {"epochs": 150, "learning_rate": 0.02, "precision": "float64", "device": "cpu", "execution": "plain"}
         return bp.fit(bnn, data, guide, seed=1, **how)
 
     return {

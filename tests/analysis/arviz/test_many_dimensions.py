@@ -22,7 +22,7 @@ def test_a_tensor_of_six_dimensions_is_converted_and_read(tmp_path):
     torch.manual_seed(0)
     x = torch.randn(20, 4)
     bnn = bp.BayesianNetwork(Six(), {"w": bp.SpikeAndSlab(0.3)}, bp.Normal(), 20)
-    fit = bp.fit(bnn, (x, x[:, 0]), steps=3, device="cpu", path="plain")
+    fit = bp.fit(bnn, (x, x[:, 0]), steps=3, device="cpu", execution="plain")
     probabilities = fit.inclusion_probabilities()["w"]
     kinds = ("output", "input", "kernel_row", "kernel_column", "kernel_depth", "5")
     assert probabilities.dims == tuple(f"w.{kind}" for kind in kinds)

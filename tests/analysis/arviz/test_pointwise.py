@@ -22,7 +22,7 @@ def fitted(likelihood, x, y, outputs=1, prior=None, guide="meanfield", **how):
     torch.manual_seed(0)
     priors = {"weight": bp.Gaussian() if prior is None else prior}
     bnn = bp.BayesianNetwork(nn.Linear(x.shape[1], outputs), priors, likelihood, len(x))
-    how = {"epochs": 40, "learning_rate": 0.05, "precision": "float64", "device": "cpu", "path": "plain"} | how
+    how = {"epochs": 40, "learning_rate": 0.05, "precision": "float64", "device": "cpu", "execution": "plain"} | how
     return bp.fit(bnn, (x, y), guide, **how)
 
 
@@ -338,7 +338,7 @@ def test_gates_of_units_are_in_the_posterior_and_in_the_likelihood(inputs):
     bnn = bp.BayesianNetwork(
         network, {}, gates=bp.UnitGates(kappa=1e-3), data_size=DATA, example_input=inputs[:1].float()
     )
-    fit = bp.fit(bnn, (inputs.float(), y), steps=1, device="cpu", path="plain", precision="float64")
+    fit = bp.fit(bnn, (inputs.float(), y), steps=1, device="cpu", execution="plain", precision="float64")
     fit.guide.gates.theta.data.fill_(0.5)
     tree, draws = bp.to_arviz(fit, draws=20, data=(inputs, y)), fit.draws(20)
     posterior, gates = tree["posterior"], draws["0.gate"].numpy()

@@ -25,7 +25,7 @@ NOISE = 0.7
 
 def fitted(network, priors, likelihood, data, **settings):
     bnn = bp.BayesianNetwork(network, priors, likelihood, data_size=len(data[0]))
-    settings = {"batch_size": 64, "learning_rate": 1e-2, "path": "plain", "seed": 0} | settings
+    settings = {"batch_size": 64, "learning_rate": 1e-2, "execution": "plain", "seed": 0} | settings
     return bp.fit(bnn, data, **settings)
 
 

@@ -166,7 +166,13 @@ PROBLEM = regression(size=100, features=1)
 
 
 def fitted(steps, rate=0.1, **how):
-    settings = {"batch_size": 100, "schedule": "constant", "kl_warmup": 0.0, "path": "plain", "precision": "float64"}
+    settings = {
+        "batch_size": 100,
+        "schedule": "constant",
+        "kl_warmup": 0.0,
+        "execution": "plain",
+        "precision": "float64",
+    }
     settings["optimizer"] = lambda groups: torch.optim.Adam(groups, lr=rate)
     bnn = model_of(PROBLEM)
     with torch.no_grad():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.inference.pruning.prune import PruneReport, PruneResult
+from bayesprune.inference.pruning.report import PruneReport, PruneResult
 from tests.oracles.units_reference import Net
 
 

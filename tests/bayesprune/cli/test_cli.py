@@ -181,7 +181,7 @@ def test_priors_lists_every_prior_with_its_settings(bayesprune):
 
 
 def test_data_lists_every_data_set(bayesprune, tmp_path, monkeypatch):
-    from bayesprune.data.sets import DATASETS
+    from bayesprune.data.named_sets import DATASETS
 
     monkeypatch.setenv("HOME", str(tmp_path))
     code, out, err = bayesprune("data", "--data-root", tmp_path)

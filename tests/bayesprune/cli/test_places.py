@@ -98,7 +98,7 @@ def test_weights_may_lie_in_the_home_folder_and_have_to_be_finite(home):
         ("data", 3), ("input_shape", 64), ("input_shape", ["a"]), ("seeds", "0"), ("seeds", [0.5]), ("kinds", [1]),
         ("prior_settings", []), ("likelihood", {}), ("likelihood", "categorical"), ("sparsity", None), ("nll", "x"),
         ("tempered", 1), ("weights", 1.5), ("units", [1]), ("units", {"a": 3}), ("units", {"a": {"of": 1}}),
-        ("path", 3), ("epochs", True), ("point_estimates", None), ("width", "1"),
+        ("execution", 3), ("epochs", True), ("point_estimates", None), ("width", "1"),
     ],
 )  # fmt: skip
 def test_wrongly_typed_values_of_a_summary_are_told(refused, home, key, value):
@@ -110,7 +110,7 @@ def test_wrongly_typed_values_of_a_summary_are_told(refused, home, key, value):
 
 def test_wrongly_typed_values_inside_a_key_are_told(refused, home):
     file = home / "run" / "summary.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "path": {"name": 3, "other": []}}))
+    file.write_text(json.dumps({**json.loads(file.read_text()), "execution": {"name": 3, "other": []}}))
     refused(("show", home / "run"), "summary.json is damaged", "fit again, or restore the file")
 
 

@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 
 from bayesprune.cli import app as cli
 from bayesprune.commands.input_scaling import input_scaling, scaled_like_training
-from bayesprune.commands.predicting import load_pruned
+from bayesprune.commands.pruned_folder import load_pruned
 from bayesprune.data.sets import load_data
 from bayesprune.runs.run_folder import SUMMARY_FILE, load_run, run_data
 
@@ -133,7 +133,7 @@ def test_a_pruned_network_predicts_without_a_spread(command, pruned, inputs, run
 
 
 def test_a_compact_network_predicts_as_the_one_with_zeros(command, compact, inputs, run, tmp_path, monkeypatch):
-    monkeypatch.setattr("bayesprune.commands.predicting.WEIGHTS_FILE", "none")  # the one with zeros is not read
+    monkeypatch.setattr("bayesprune.commands.pruned_folder.WEIGHTS_FILE", "none")  # the one with zeros is not read
     code, said, err = command("predict", compact, "--input", inputs, "--out", tmp_path / "p.npz")
     assert (code, err) == (0, "") and "by the compact network" in said
     found = np.load(tmp_path / "p.npz")["mean"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bayesprune.commands.predicting import load_pruned
+from bayesprune.commands.pruned_folder import load_pruned
 from bayesprune.runs.run_folder import load_run, run_data
 
 

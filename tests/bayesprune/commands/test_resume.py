@@ -35,7 +35,7 @@ def every_epoch(monkeypatch):
 @pytest.fixture
 def arguments(data, networks_file):
     def make(out, *more, prior="spike-and-slab", epochs=4):
-        fixed = ["--network", f"{networks_file}:small", "--epochs", epochs, "--batch-size", 30, "--path", "plain"]
+        fixed = ["--network", f"{networks_file}:small", "--epochs", epochs, "--batch-size", 30, "--execution", "plain"]
         return ["fit", "--data", data, "--prior", prior, "--out", out, *fixed, "--quiet", *more]
 
     return make

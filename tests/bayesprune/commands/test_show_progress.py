@@ -29,7 +29,7 @@ def quick(monkeypatch):
 def fit_arguments(data, networks_file, out, *more, prior="spike-and-slab", epochs=3):
     network = f"{networks_file}:small"
     arguments = ["fit", "--data", data, "--prior", prior, "--network", network, "--out", out, "--epochs", epochs]
-    return [*arguments, "--batch-size", 60, "--quiet", "--path", "plain", *more]
+    return [*arguments, "--batch-size", 60, "--quiet", "--execution", "plain", *more]
 
 
 @pytest.fixture

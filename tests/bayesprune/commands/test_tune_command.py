@@ -18,7 +18,14 @@ from bayesprune.inference.watching.trace_file import WriteTrace
 from bayesprune.runs.run_folder import read_summary
 from tests.oracles.same_runs import numbers
 
-DEAD = {"guide": "map", "kl_weight": 1.0, "kl_warmup": 0.0, "learning_rate": 0.01, "device": "cpu", "path": "plain"}
+DEAD = {
+    "guide": "map",
+    "kl_weight": 1.0,
+    "kl_warmup": 0.0,
+    "learning_rate": 0.01,
+    "device": "cpu",
+    "execution": "plain",
+}
 """HALO dies at these: its prior costs more than the data can earn at the start."""
 
 
@@ -33,7 +40,7 @@ def every_epoch(monkeypatch):
 @pytest.fixture
 def arguments(data, networks_file):
     def make(out, *more, prior="spike-and-slab", tune="kl_weight=1,0.1,expected_density=0.5,0.2,0.1", epochs=3):
-        fixed = ["--network", f"{networks_file}:small", "--epochs", epochs, "--batch-size", 30, "--path", "plain"]
+        fixed = ["--network", f"{networks_file}:small", "--epochs", epochs, "--batch-size", 30, "--execution", "plain"]
         return ["fit", "--data", data, "--prior", prior, "--out", out, *fixed, "--tune", tune, "--quiet", *more]
 
     return make

@@ -14,10 +14,11 @@ import torch
 from sklearn.datasets import load_digits
 from torchvision import datasets as torchvision_datasets
 
-from bayesprune.data import sets
-from bayesprune.data.sets import DATASETS, available, load_data
+from bayesprune.data import named_sets
+from bayesprune.data.named_sets import DATASETS
+from bayesprune.data.sets import available, load_data
 
-DEBIAN_FASHION_MNIST = sets._DEBIAN_FASHION_MNIST
+DEBIAN_FASHION_MNIST = named_sets._DEBIAN_FASHION_MNIST
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +26,7 @@ def machine_without_data(monkeypatch, tmp_path):
     """Nothing that stands on this machine, and no network, decides these tests."""
     monkeypatch.delenv("BAYESPRUNE_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(sets, "_DEBIAN_FASHION_MNIST", tmp_path / "debian")
+    monkeypatch.setattr(named_sets, "_DEBIAN_FASHION_MNIST", tmp_path / "debian")
 
     def no_network(*args, **kwargs):
         raise URLError("no network in tests")
@@ -277,7 +278,7 @@ def test_idx_files_of_another_form_are_named(tmp_path):
 
 @pytest.mark.skipif(not DEBIAN_FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
 def test_real_fashion_mnist(monkeypatch):
-    monkeypatch.setattr(sets, "_DEBIAN_FASHION_MNIST", DEBIAN_FASHION_MNIST)
+    monkeypatch.setattr(named_sets, "_DEBIAN_FASHION_MNIST", DEBIAN_FASHION_MNIST)
     assert available("fashion-mnist")
     splits = load_data("fashion-mnist", validation_fraction=0)
     assert splits.input_shape == (1, 28, 28)

@@ -58,7 +58,7 @@ class Losses(Callback):
         self.found.append(float(state.terms.loss.detach()))
 
 
-HOW = {"steps": 40, "batch_size": 30, "device": "cpu", "learning_rate": 0.01, "path": "plain"}
+HOW = {"steps": 40, "batch_size": 30, "device": "cpu", "learning_rate": 0.01, "execution": "plain"}
 
 
 def by_hand(x, y):
@@ -69,8 +69,8 @@ def by_hand(x, y):
 
 
 @pytest.mark.parametrize("likelihood", [Normal, StudentT, HeteroscedasticNormal])
-@pytest.mark.parametrize("path", ["plain", "fused"])
-def test_a_fit_inside_units_is_the_fit_of_data_standardised_by_hand(likelihood, path):
+@pytest.mark.parametrize("execution", ["plain", "fused"])
+def test_a_fit_inside_units_is_the_fit_of_data_standardised_by_hand(likelihood, execution):
     x, y = raw(torch.float64)
     z, t, shift, unit = by_hand(x, y)
     runs = {}
@@ -79,7 +79,7 @@ def test_a_fit_inside_units_is_the_fit_of_data_standardised_by_hand(likelihood, 
         model = declared(likelihood(), outputs=likelihood.outputs_for(1))
         if name == "by hand" and isinstance(model.likelihood, StudentT):
             model.likelihood.begin_noise(1.0)  # with sd 1, where `inside` begins
-        how = HOW | {"path": path, "compiled": False if path == "fused" else None}
+        how = HOW | {"execution": execution, "compiled": False if execution == "fused" else None}
         found = fit(model, data, precision="float64", standardise=standardise, callbacks=[watch], **how)
         runs[name] = found, watch.found
     constant = SIZE * math.log(unit)
@@ -311,7 +311,7 @@ def test_the_noise_reaches_its_optimum_within_2500_steps(noise):
     x = torch.randn(400, 1)
     y = 1000.0 * (x[:, 0] + noise * torch.randn(400))
     bnn = BayesianNetwork(nn.Linear(1, 1), {"weight": Gaussian()}, Normal(), 400)
-    found = fit(bnn, (x, y), steps=2500, device="cpu", path="plain", kl_warmup=0.6)
+    found = fit(bnn, (x, y), steps=2500, device="cpu", execution="plain", kl_warmup=0.6)
     columns = torch.stack([x[:, 0], torch.ones(400)], dim=1)
     residuals = y - (columns @ torch.linalg.lstsq(columns, y[:, None]).solution)[:, 0]
     wanted = float(residuals.square().mean().sqrt())

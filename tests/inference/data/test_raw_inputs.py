@@ -38,7 +38,7 @@ def notes(found):
 def test_labels_of_raw_inputs_are_told_to_standardise_first_and_that_mends_them():
     z, x = inputs()
     y = (z[:, 0] > 0).long()
-    how = {"steps": 600, "device": "cpu", "path": "plain", "kl_weight": 0.1}
+    how = {"steps": 600, "device": "cpu", "execution": "plain", "kl_weight": 0.1}
     found = fit(declared(Categorical(), 2), (x, y), **how)
     assert "give standardise=True" in notes(found)
     mended = fit(declared(Categorical(), 2), (x, y), standardise=True, **how)
@@ -52,7 +52,7 @@ def test_labels_of_raw_inputs_are_told_to_standardise_first_and_that_mends_them(
 def test_a_loss_of_raw_inputs_that_is_not_finite_names_the_way_out():
     z, x = inputs()
     y = torch.poisson((0.7 * z[:, 0]).exp())
-    how = {"steps": 60, "device": "cpu", "path": "plain"}
+    how = {"steps": 60, "device": "cpu", "execution": "plain"}
     with pytest.raises(NonFiniteLossError, match=r"standardise the inputs \(standardise=True\), lower learning_rate"):
         fit(declared(Poisson(), 1), (x, y), **how)
     fit(declared(Poisson(), 1), (x, y), standardise=True, **how)

@@ -70,11 +70,11 @@ def fitted(data=(X, Y), bnn=None, watch=None, **more):
     return bp.fit(bnn or model(), data, batch_size=10, device="cpu", callbacks=[watch or Watch()], **length, **more)
 
 
-@pytest.mark.parametrize("path", ["plain", "fused"])
+@pytest.mark.parametrize("execution", ["plain", "fused"])
 @pytest.mark.parametrize("data", [(X, Y), Pairs(), Loader([10, 10, 1])])
-def test_a_last_batch_of_one_example_is_left_out_and_counts_as_a_step(data, path):
+def test_a_last_batch_of_one_example_is_left_out_and_counts_as_a_step(data, execution):
     watch = Watch()
-    result = fitted(data, watch=watch, path=path, compiled=False if path == "fused" else None)
+    result = fitted(data, watch=watch, execution=execution, compiled=False if execution == "fused" else None)
     assert watch.steps == [1, 2, 4, 5] and [step for step, *_ in watch.epochs] == [3, 6]
     assert result.settings["steps"] == 6 and result.settings["epochs"] == 2 and result.settings["stopped_early"] == []
     assert result.trace["negative_elbo"].shape == (1, 4)
@@ -232,7 +232,7 @@ def test_the_network_is_asked_once_for_a_shape():
     assert not trainable(pixels, X[:1, :1].reshape(1, 1, 1, 1))
     assert trainable(pixels, X[:1].reshape(1, 1, 2, 2))  # and so is another shape
     calls.clear()
-    fitted(bnn=model(network), steps=20, path="plain")
+    fitted(bnn=model(network), steps=20, execution="plain")
     before = len(calls)
     calls.clear()
     bp.fit(model(network), (X, Y), steps=20, batch_size=1, device="cpu")

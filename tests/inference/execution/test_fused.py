@@ -12,7 +12,7 @@ from torch import nn
 from bayesprune.inference.execution.fused import FusedStep, clipped
 from bayesprune.inference.execution.objective_graph import trace
 from bayesprune.inference.objective.latent_gate_estimators import ScoreFunction, antithetic
-from bayesprune.inference.training.fit import make_optimizer
+from bayesprune.inference.training.optimizers import make_optimizer
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.latent import Latent
 from bayesprune.models.likelihoods.normal import Normal

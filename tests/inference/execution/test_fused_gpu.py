@@ -1,4 +1,4 @@
-"""The fused path on a CUDA device: captured steps are the plain path's."""
+"""The fused execution on a CUDA device: captured steps are the plain execution's."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ import bayesprune as bp
 PRIORS = {"gaussian": bp.Gaussian, "halo": bp.HALO, "horseshoe": bp.Horseshoe, "spike and slab": bp.SpikeAndSlab}
 
 
-def fitted(prior, path, compiled, device="cuda"):
+def fitted(prior, execution, compiled, device="cuda"):
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 20), nn.ReLU(), nn.Linear(20, 3)
@@ -18,7 +18,14 @@ def fitted(prior, path, compiled, device="cuda"):
     priors = {"0.weight": PRIORS[prior](), "4.weight": PRIORS[prior](), "6.weight": PRIORS[prior]()}
     model = bp.BayesianNetwork(network, priors, data_size=70)
     return bp.fit(
-        model, (x, y), epochs=6, batch_size=32, path=path, compiled=compiled, device=device, precision="float64"
+        model,
+        (x, y),
+        epochs=6,
+        batch_size=32,
+        execution=execution,
+        compiled=compiled,
+        device=device,
+        precision="float64",
     )
 
 
@@ -27,7 +34,7 @@ def fitted(prior, path, compiled, device="cuda"):
 @pytest.mark.parametrize("compiled", [False, True])
 def test_captured_steps_are_those_of_the_plain_path(prior, compiled):
     plain, fused = fitted(prior, "plain", None), fitted(prior, "fused", compiled)
-    assert fused.settings["path"]["name"] == "fused" and fused.settings["path"]["fused_steps"] == 12
+    assert fused.settings["execution"]["name"] == "fused" and fused.settings["execution"]["fused_steps"] == 12
     one, other = plain.restarts[0], fused.restarts[0]
     for before, after in ((one.guide, other.guide), (one.model, other.model)):
         for name, value in before.state_dict().items():

@@ -1,4 +1,4 @@
-"""Which path a fit takes, and that it does not matter: whole fits at one seed agree, and the report says why."""
+"""Which execution a fit takes, and that it does not matter: whole fits at one seed agree, and the report says why."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from bayesprune.inference.execution import stepper as stepper_module
-from bayesprune.inference.execution.stepper import PathReport, Stepper
+from bayesprune.inference.execution.stepper import ExecutionReport, Stepper
 from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.objective.latent_gate_estimators import ScoreFunction
-from bayesprune.inference.training.fit import fit, make_optimizer
+from bayesprune.inference.training.fit import fit
+from bayesprune.inference.training.optimizers import make_optimizer
 from bayesprune.inference.watching.callbacks import Callback
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.language.hierarchy import Hierarchy
@@ -50,9 +51,9 @@ def model(priors=None, network=None):
     return BayesianNetwork(network or mlp(), priors or {"a*.weight": Gaussian()}, data_size=SIZE)
 
 
-def fitted(bnn=None, path="plain", **more):
+def fitted(bnn=None, execution="plain", **more):
     more = {"steps": 9, "batch_size": 8, "device": "cpu", "precision": "float64", "learning_rate": 0.01, **more}
-    return fit(bnn or model(), (X, Y), more.pop("guide", "meanfield"), path=path, **more)
+    return fit(bnn or model(), (X, Y), more.pop("guide", "meanfield"), execution=execution, **more)
 
 
 def numbers(result, restart=0):
@@ -84,35 +85,37 @@ FITS = {
 }  # fmt: skip
 
 
-def fit_of(kind, path, **more):
+def fit_of(kind, execution, **more):
     given = {**FITS[kind], **more}
-    return fitted(given.pop("bnn", model)(), path, **given)
+    return fitted(given.pop("bnn", model)(), execution, **given)
 
 
 @pytest.mark.parametrize("kind", FITS)
-def test_a_fit_on_the_fused_path_is_the_fit_on_the_plain_one(kind, no_compilation):
+def test_a_fused_fit_is_the_plain_one(kind, no_compilation):
     plain, fused = fit_of(kind, "plain"), fit_of(kind, "fused", compiled=True)
     assert far(fused, plain) < TIGHT
     for name in ("loss", "kl", "expected_log_likelihood"):
         np.testing.assert_allclose(fused.trace[name].values, plain.trace[name].values, rtol=TIGHT)
-    report = fused.settings["path"]
+    report = fused.settings["execution"]
     assert (report["name"], report["compiled"]) == ("fused", True) and report["reason"].startswith("it was asked for")
     assert (report["fused_steps"], report["plain_steps"]) == (7, 2)  # the fourth and the eighth batch are odd
     assert report["plain_tensors"] == (["a1.weight"] if "outside" in kind else [])
-    assert plain.settings["path"]["name"] == "plain" and plain.settings["path"]["plain_steps"] == 9
+    assert plain.settings["execution"]["name"] == "plain" and plain.settings["execution"]["plain_steps"] == 9
     if kind != "points":  # the control: another seed
         assert far(fused, fit_of(kind, "plain", seed=1)) > 1e-3
 
 
-def test_single_precision_and_autocast_take_the_fused_path_too():
+def test_single_precision_and_autocast_take_the_fused_execution_too():
     for precision, tolerance in (("float32", 1e-3), ("bfloat16", 0.1)):
-        plain, fused = (fitted(path=path, precision=precision, compiled=False) for path in ("plain", "fused"))
-        assert fused.settings["path"]["name"] == "fused" and not fused.settings["path"]["compiled"]
+        plain, fused = (
+            fitted(execution=execution, precision=precision, compiled=False) for execution in ("plain", "fused")
+        )
+        assert fused.settings["execution"]["name"] == "fused" and not fused.settings["execution"]["compiled"]
         assert far(fused, plain) < tolerance
 
 
 def test_restarts_are_traced_anew_and_agree(no_compilation):
-    plain, fused = (fitted(path=path, compiled=True, restarts=2) for path in ("plain", "fused"))
+    plain, fused = (fitted(execution=execution, compiled=True, restarts=2) for execution in ("plain", "fused"))
     for restart in range(2):
         assert far(fused, plain, restart) < TIGHT
     assert apart(numbers(fused, 0), numbers(fused, 1)) > 1e-3
@@ -125,13 +128,13 @@ def test_a_callback_that_changes_a_parameter_is_followed(no_compilation):
                 with torch.no_grad():
                     state.objective.guide.families[0].location += 0.5
 
-    plain, fused = (fitted(path=path, compiled=True, callbacks=[Moves()]) for path in ("plain", "fused"))
+    plain, fused = (fitted(execution=execution, compiled=True, callbacks=[Moves()]) for execution in ("plain", "fused"))
     assert far(fused, plain) < TIGHT
     assert far(fused, fitted()) > 1e-2
 
 
-@pytest.mark.parametrize("path", ["plain", "fused"])
-def test_a_loss_that_is_not_finite_names_the_site_on_either_path(path, no_compilation):
+@pytest.mark.parametrize("execution", ["plain", "fused"])
+def test_a_loss_that_is_not_finite_names_the_site_in_either_execution(execution, no_compilation):
     class Breaks(Callback):
         def on_step(self, state):
             if state.step == 1:
@@ -141,12 +144,12 @@ def test_a_loss_that_is_not_finite_names_the_site_on_either_path(path, no_compil
 
     scaled = Hierarchy(lam=Latent(lambda: dist.Gamma(2.0, 2.0)), weight=lambda lam: dist.Laplace(0.0, lam))
     with pytest.raises(NonFiniteLossError, match=r"at step 2 .*in the term of a2.weight.lam"):
-        fitted(model({"a*.weight": scaled}), path, compiled=True, callbacks=[Breaks()], batch_size=10)
+        fitted(model({"a*.weight": scaled}), execution, compiled=True, callbacks=[Breaks()], batch_size=10)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", FITS)
-def test_a_compiled_fit_is_the_fit_on_the_plain_path(kind):
+def test_a_compiled_fit_is_the_plain_fit(kind):
     assert far(fit_of(kind, "fused", compiled=True), fit_of(kind, "plain")) < TIGHT
 
 
@@ -165,30 +168,30 @@ class Changes(Callback):
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd", lambda groups: torch.optim.AdamW(groups, lr=0.01)])
-def test_a_declaration_that_reads_what_changes_turns_the_path_plain_and_the_step_is_taken_there(
+def test_a_declaration_that_reads_what_changes_turns_the_execution_plain_and_the_step_is_taken_there(
     monkeypatch, optimizer, no_compilation
 ):
     monkeypatch.setattr(stepper_module, "_CHECK_EVERY", 4)
     box = {"sd": 1.0}
     prior = Hierarchy(s=Latent(lambda: dist.Gamma(3.0, 3.0)), weight=lambda s: dist.Normal(0.0, s * box["sd"]))
 
-    def run(path):
+    def run(execution):
         box["sd"] = 1.0
         given = {"optimizer": optimizer, "batch_size": SIZE, "kl_warmup": 0.0, "callbacks": [Changes(box, 4)]}
-        return fitted(bnn, path, compiled=True, **given)
+        return fitted(bnn, execution, compiled=True, **given)
 
     bnn = model({"a1.weight": prior}, mlp(norm=True))
     plain = run("plain")
     with pytest.warns(UserWarning, match="reads something that changes during the fit"):
         turned = run("fused")
-    report = turned.settings["path"]
+    report = turned.settings["execution"]
     assert report["name"] == "plain" and (report["fused_steps"], report["plain_steps"]) == (4, 5)
-    assert "at step 5 of the fused path" in report["reason"]
+    assert "at step 5 of the fused execution" in report["reason"]
     assert far(turned, plain) < TIGHT
     # The control: unchecked, the old number is used on.
     monkeypatch.setattr(stepper_module, "_CHECK_EVERY", 100)
     unchecked = run("fused")
-    assert unchecked.settings["path"]["fused_steps"] == 9 and far(unchecked, plain) > 1e-4
+    assert unchecked.settings["execution"]["fused_steps"] == 9 and far(unchecked, plain) > 1e-4
 
 
 # -- compilers ------------------------------------------------------------------------------------------------
@@ -205,14 +208,14 @@ def test_without_a_compiler_the_report_says_so(monkeypatch):
     long(monkeypatch)
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert shutil.which("no-such-compiler") is None
-    report = fitted(path="auto").settings["path"]
+    report = fitted(execution="auto").settings["execution"]
     assert report["name"] == "plain" and "there is no C++ compiler (no-such-compiler)" in report["reason"]
-    report = fitted(path="fused").settings["path"]
+    report = fitted(execution="fused").settings["execution"]
     assert (report["name"], report["compiled"]) == ("fused", False)
     assert "not compiled because there is no C++ compiler (no-such-compiler)" in report["reason"]
 
 
-def test_where_compilation_fails_the_fit_goes_on_plainly_unless_the_fused_path_was_asked_for(monkeypatch):
+def test_where_compilation_fails_the_fit_goes_on_plainly_unless_the_fused_execution_was_asked_for(monkeypatch):
     def failing(function, **options):
         def run(*arguments):
             raise RuntimeError("the compiler fell over\nin many lines")
@@ -224,11 +227,11 @@ def test_where_compilation_fails_the_fit_goes_on_plainly_unless_the_fused_path_w
     monkeypatch.setattr(shutil, "which", lambda name: name)
     monkeypatch.setattr(torch, "compile", failing)
     with pytest.warns(UserWarning, match=r"cannot be compiled here \(the compiler fell over\)"):
-        found = fitted(path="auto")
-    assert found.settings["path"]["name"] == "plain" and found.settings["path"]["plain_steps"] == 9
+        found = fitted(execution="auto")
+    assert found.settings["execution"]["name"] == "plain" and found.settings["execution"]["plain_steps"] == 9
     assert far(found, plain) < TIGHT
-    with pytest.raises(ValueError, match="path='fused' cannot be compiled here .*use compiled=False"):
-        fitted(path="fused", compiled=True)
+    with pytest.raises(ValueError, match="execution='fused' cannot be compiled here .*use compiled=False"):
+        fitted(execution="fused", compiled=True)
 
 
 def test_a_step_that_was_compiled_wrongly_is_an_error(monkeypatch):
@@ -241,30 +244,30 @@ def test_a_step_that_was_compiled_wrongly_is_an_error(monkeypatch):
 
     monkeypatch.setattr(shutil, "which", lambda name: name)
     monkeypatch.setattr(torch, "compile", wrong)
-    with pytest.raises(RuntimeError, match="the fused path as it was compiled gave a loss of .* at step 1"):
-        fitted(path="fused", compiled=True)
+    with pytest.raises(RuntimeError, match="the fused execution as it was compiled gave a loss of .* at step 1"):
+        fitted(execution="fused", compiled=True)
 
 
 # -- the decision ---------------------------------------------------------------------------------------------
 
 
-def stepper_of(path, steps=100, objective=None, **more):
+def stepper_of(execution, steps=100, objective=None, **more):
     objective = objective or objective_of({"a2.weight": Gaussian()}, "meanfield")
-    return Stepper(objective, make_optimizer("sgd", objective, 0.01), steps, path, **more)
+    return Stepper(objective, make_optimizer("sgd", objective, 0.01), steps, execution, **more)
 
 
-def decided(path, seconds, monkeypatch, compiler=True, **more):
+def decided(execution, seconds, monkeypatch, compiler=True, **more):
     """The report after one step, and whether a shorter timing was asked for."""
     asked = long(monkeypatch, seconds)
     monkeypatch.setattr(stepper_module, "_SECONDS_PER_NODE", 1.0)  # a graph of a hundred operations is a large one here
     monkeypatch.setattr(shutil, "which", lambda name: name if compiler else None)
-    stepper = stepper_of(path, **more)
+    stepper = stepper_of(execution, **more)
     stepper.step(*batch_for(stepper.objective.model.network), 1.0)
     return stepper.report, asked
 
 
 DECISIONS = {
-    # seconds an evaluation of 100 steps: (path, seconds, more, name, compiled, reason)
+    # seconds an evaluation of 100 steps: (execution, seconds, more, name, compiled, reason)
     "asked for": ("plain", 1e3, {}, "plain", False, "^it was asked for$"),
     "a short fit": ("auto", 1e-4, {}, "plain", False, "100 steps of 0.1 ms are to come, which do not repay comp"),
     "a fit shorter than its graph": ("auto", 0.26, {}, "plain", False, "do not repay about .* s of compilation"),
@@ -288,13 +291,13 @@ DECISIONS = {
 
 @pytest.mark.parametrize("case", DECISIONS)
 def test_the_decision(case, monkeypatch, no_compilation):
-    path, seconds, more, name, compiled, reason = DECISIONS[case]
-    report, asked = decided(path, seconds, monkeypatch, **more)
+    execution, seconds, more, name, compiled, reason = DECISIONS[case]
+    report, asked = decided(execution, seconds, monkeypatch, **more)
     assert (report.name, report.compiled) == (name, compiled)
     assert re.search(reason, report.reason), report.reason
     assert (report.fused_steps, report.plain_steps) == ((1, 0) if name == "fused" else (0, 1))
-    # Where nothing hangs on the time, one evaluation is timed, for the report; on the plain path none.
-    assert asked == ([] if path == "plain" else [path == "fused" and "compiled" in more])
+    # Where nothing hangs on the time, one evaluation is timed, for the report; on the plain execution none.
+    assert asked == ([] if execution == "plain" else [execution == "fused" and "compiled" in more])
 
 
 @pytest.mark.parametrize("per", ["layer", "network"])
@@ -308,15 +311,17 @@ def test_what_cannot_be_traced_is_said_or_refused(per, monkeypatch, no_compilati
         return
     report, _ = decided("auto", 1e3, monkeypatch, objective=objective())
     assert report.name == "plain" and "shared latents" in report.reason
-    with pytest.raises(ValueError, match="path='fused' cannot be taken: .*shared latents.*use path='auto' or 'plain'"):
+    with pytest.raises(
+        ValueError, match="execution='fused' cannot be taken: .*shared latents.*use execution='auto' or"
+    ):
         decided("fused", 1e3, monkeypatch, objective=objective())
 
 
-def test_an_unknown_path_is_refused():
-    with pytest.raises(ValueError, match="path 'fast' is unknown: expected one of auto, plain, fused"):
+def test_an_unknown_execution_is_refused():
+    with pytest.raises(ValueError, match="execution 'fast' is unknown: expected one of auto, plain, fused"):
         stepper_of("fast")
-    with pytest.raises(ValueError, match="path 'fast' is unknown"):
-        fitted(path="fast")
+    with pytest.raises(ValueError, match="execution 'fast' is unknown"):
+        fitted(execution="fast")
 
 
 def test_timing_changes_nothing(monkeypatch):
@@ -342,17 +347,17 @@ def test_sites_estimated_from_the_draw_are_named(monkeypatch):
 
 
 def test_the_report_as_text():
-    assert str(PathReport(reason="it was asked for")) == "plain path: it was asked for"
-    report = PathReport(
+    assert str(ExecutionReport(reason="it was asked for")) == "plain execution: it was asked for"
+    report = ExecutionReport(
         "fused", "why", True, compile_seconds=12.34, plain_ms=2.5, fused_ms=1.25, break_even=9872,
         from_draw=["a", "b"], plain_tensors=["c"],
     )  # fmt: skip
     assert str(report) == (
-        "fused path: why; compiled in 12.3 s, 1.25 ms a step, the plain path's loss and gradient 2.50 ms, repaid "
+        "fused execution: why; compiled in 12.3 s, 1.25 ms a step, loss and gradient of the plain one 2.50 ms, repaid "
         "after 9872 steps; estimated from the draw: a, b; outside the graph: c"
     )
     assert report.as_dict()["compile_seconds"] == 12.34 and report.as_dict()["from_draw"] == ["a", "b"]
-    assert PathReport(plain_ms=1.23456).as_dict()["plain_ms"] == 1.235
+    assert ExecutionReport(plain_ms=1.23456).as_dict()["plain_ms"] == 1.235
 
 
 def test_the_report_counts_when_compilation_has_paid_for_itself(monkeypatch, no_compilation):
@@ -369,7 +374,7 @@ def test_the_report_counts_when_compilation_has_paid_for_itself(monkeypatch, no_
     assert stepper.finish().break_even == 0
 
 
-def test_the_paths_agree_as_far_as_rounding_goes_and_no_further(no_compilation):
+def test_the_executions_agree_as_far_as_rounding_goes_and_no_further(no_compilation):
     stepper = stepper_of("fused", compiled=False)
     x, y = batch_for(stepper.objective.model.network)
     stepper.step(x, y, 1.0)

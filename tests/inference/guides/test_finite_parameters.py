@@ -23,7 +23,7 @@ def fitted(prior, learning_rate, steps=1, optimizer="adam"):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 1))
     bnn = bp.BayesianNetwork(network, {"*.weight": prior}, bp.Normal(), 30)
-    how = {"device": "cpu", "path": "plain", "progress": False, "standardise": False}
+    how = {"device": "cpu", "execution": "plain", "progress": False, "standardise": False}
     return bp.fit(bnn, (X, Y), "meanfield", steps=steps, learning_rate=learning_rate, optimizer=optimizer, **how)
 
 

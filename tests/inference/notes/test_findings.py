@@ -48,7 +48,7 @@ def fitted(prior, name="digits", validate=True, gates=None, **how):
     bnn = bp.BayesianNetwork(network, priors, likelihood, len(x), gates=gates, example_input=x[:1])
     if validate:
         how["validation"] = tuple(validation)
-    return bp.fit(bnn, (x, y), device="cpu", path="plain", **how)
+    return bp.fit(bnn, (x, y), device="cpu", execution="plain", **how)
 
 
 @functools.cache

@@ -26,7 +26,7 @@ def two_priors():
     network = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
     priors = {"0.weight": bp.Gaussian(sd=1.0), "2.weight": bp.SpikeAndSlab()}
     bnn = bp.BayesianNetwork(network, priors, data_size=SIZE)
-    return bp.fit(bnn, (X, Y), steps=1001, kl_weight=1.0, device="cpu", path="plain")
+    return bp.fit(bnn, (X, Y), steps=1001, kl_weight=1.0, device="cpu", execution="plain")
 
 
 def at(kl_weight, fit=None):
@@ -88,7 +88,7 @@ def test_labels_are_known_by_what_they_are_and_not_by_a_name():
         torch.manual_seed(1)
         network = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 10))
         bnn = bp.BayesianNetwork(network, {"*.weight": bp.Gaussian()}, likelihood, data_size=SIZE)
-        fit = bp.fit(bnn, (X, labels), steps=300, kl_weight=0.01, learning_rate=3e-3, device="cpu", path="plain")
+        fit = bp.fit(bnn, (X, labels), steps=300, kl_weight=0.01, learning_rate=3e-3, device="cpu", execution="plain")
         found[likelihood.name] = findings(fit), fit.score(X, labels, draws=2)
     assert "hardly better than a constant prediction" in found["categorical"][0][0]
     assert found["named"] == found["categorical"] and "ece" in found["named"][1]

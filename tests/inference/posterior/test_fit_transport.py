@@ -59,7 +59,7 @@ def regression():
 FITS = {
     "gates": lambda: fitted(model(bp.SpikeAndSlab(0.3)), restarts=2),
     "a MAP": lambda: fitted(model(bp.HALO(5.0)), guide="map"),
-    "the fused path": lambda: fitted(model(bp.Horseshoe()), path="fused", compiled=False),
+    "the fused path": lambda: fitted(model(bp.Horseshoe()), execution="fused", compiled=False),
     "units": lambda: fitted(model(gates=bp.UnitGates(kappa=0.5)), steps=120, learning_rate=0.02),
     "a standardised regression": regression,
     "a prior of one's own": lambda: fitted(model(own())),

@@ -371,7 +371,7 @@ def test_an_interrupted_fit_has_the_validation_scores_and_inputs_of_one_that_was
         torch.manual_seed(1)
         bnn = bp.BayesianNetwork(Net(), {"first.weight": bp.Gaussian(2.0)}, data_size=900)
         how = {**HOW, "epochs": 4, "batch_size": 100}
-        return bp.fit(bnn, data, validation=(NEW, torch.arange(20) % 2), path="plain", **how, **more)
+        return bp.fit(bnn, data, validation=(NEW, torch.arange(20) % 2), execution="plain", **how, **more)
 
     whole = fit()
     with pytest.raises(KeyboardInterrupt):

@@ -21,7 +21,7 @@ def fitted(prior, **more):
     torch.manual_seed(1)
     network = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
     model = bp.BayesianNetwork(network, {"*.weight": prior}, data_size=24)
-    return bp.fit(model, data(), **{"epochs": 2, "batch_size": 8, "device": "cpu", "path": "plain"} | more)
+    return bp.fit(model, data(), **{"epochs": 2, "batch_size": 8, "device": "cpu", "execution": "plain"} | more)
 
 
 @pytest.fixture(scope="module")

@@ -178,7 +178,7 @@ def test_a_small_model_of_which_nothing_is_included_gets_a_remedy_that_leaves_so
     y = x[:, 0] + x[:, 1]
     torch.manual_seed(0)
     bnn = bp.BayesianNetwork(nn.Linear(8, 1), {"weight": bp.Horseshoe()}, bp.Normal(), data_size=200)
-    fit = bp.fit(bnn, (x, y), steps=300, learning_rate=0.02, device="cpu", path="plain")
+    fit = bp.fit(bnn, (x, y), steps=300, learning_rate=0.02, device="cpu", execution="plain")
     fit.restarts[0].fisher = {name: 1e-12 * value for name, value in fit.restarts[0].fisher.items()}
     result = bp.prune(fit, min_inclusion=0.5, data=(x, y))
     assert result.report.nonzero == 0  # so that of 8 weights a sparsity of 0.95 would leave none

@@ -16,7 +16,7 @@ from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.objective.objective import Objective
 from bayesprune.inference.rules.attraction import is_attracted
 from bayesprune.inference.rules.gate_training import GateTraining, Gating
-from bayesprune.inference.training.fit import make_optimizer
+from bayesprune.inference.training.optimizers import make_optimizer
 from bayesprune.inference.watching.callbacks import Callback, FitState
 from bayesprune.models.costs.macs import count_macs
 from bayesprune.models.networks.registry import NETWORKS
@@ -452,8 +452,8 @@ def test_what_does_not_go_with_gates_is_refused_before_training():
         bp.fit(plain, (X, Y), steps=1, gating=Gating())
     with pytest.raises(ValueError, match=r"gating= is for gates of units, but the model has none"):
         bp.fit(plain, (X, Y), steps=1, unit_gate_estimator="trapezoid")
-    with pytest.raises(ValueError, match=r"path='fused' is not available with gates of units"):
-        fitted(path="fused")
+    with pytest.raises(ValueError, match=r"execution='fused' is not available with gates of units"):
+        fitted(execution="fused")
     with pytest.raises(ValueError, match=r"is declared per block.*Gating\(remove=None\)"):
         fitted(model(priors={"fc2.weight": bp.SpikeAndSlab(level="block")}))
     with pytest.raises(ValueError, match="is not an estimator for unit gates"):

@@ -56,11 +56,11 @@ def distance(a, b):
     return max(float((p - q).abs().max()) for p, q in zip(a, b, strict=True))
 
 
-@pytest.mark.parametrize("path", ["plain", "fused"])
-def test_the_fit_ends_at_the_average_of_its_iterates(path):
-    compiled = False if path == "fused" else None
-    fit, seen, end = run(IterateAverage(0.5), path=path, compiled=compiled)
-    assert fit.settings["path"]["name"] == path
+@pytest.mark.parametrize("execution", ["plain", "fused"])
+def test_the_fit_ends_at_the_average_of_its_iterates(execution):
+    compiled = False if execution == "fused" else None
+    fit, seen, end = run(IterateAverage(0.5), execution=execution, compiled=compiled)
+    assert fit.settings["execution"]["name"] == execution
     assert len(seen) == 30
     assert distance(end, mean(seen[15:])) < 1e-12
     assert distance(end, mean(seen[16:])) > 1e-4  # control: one iterate fewer
@@ -150,7 +150,7 @@ def test_averaging_lowers_the_error_of_posterior_means_once_the_fit_is_stationar
         line.weight.add_(3.0)  # far from the posterior, about twenty of its sds
     bnn = bp.BayesianNetwork(line, {"weight": bp.Gaussian(problem.prior_sd)}, bp.Normal(problem.noise_sd), 60)
     last, late, every = (ErrorAtTheEnd(problem) for _ in range(3))
-    how = {"batch_size": 12, "learning_rate": 2e-2, "schedule": "constant", "kl_warmup": 0.0, "path": "plain"}
+    how = {"batch_size": 12, "learning_rate": 2e-2, "schedule": "constant", "kl_warmup": 0.0, "execution": "plain"}
     callbacks = [last, IterateAverage(0.5), late, IterateAverage(0.0), every]
     bp.fit(bnn, (x, y), "meanfield", steps=1000, precision="float64", callbacks=callbacks, **how)
     assert late.error < 0.5 * last.error

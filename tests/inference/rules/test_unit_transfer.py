@@ -9,7 +9,7 @@ import bayesprune as bp
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.objective.objective import Objective
 from bayesprune.inference.rules.unit_transfer import check_removable, transfer
-from bayesprune.inference.training.fit import make_optimizer
+from bayesprune.inference.training.optimizers import make_optimizer
 from bayesprune.models.unit_removal import without_units
 from tests.oracles.enumerated_objective import enumerated
 from tests.oracles.gated_networks import CASES, PERCEPTRON

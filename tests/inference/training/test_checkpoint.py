@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 import bayesprune as bp
 from bayesprune.inference.rules.gate_training import GateTraining
 from bayesprune.inference.training import checkpoint as checkpoints
+from bayesprune.inference.training import packed_state
 from tests.test_documentation import code_blocks
 
 pytestmark = pytest.mark.filterwarnings("ignore:all units of:UserWarning")
@@ -130,7 +131,14 @@ class Case:
     data: Any = (X, Y)
 
     def fit(self, **more):
-        own = {"epochs": 6, "batch_size": 16, "learning_rate": 2e-2, "device": "cpu", "path": "plain", **self.arguments}
+        own = {
+            "epochs": 6,
+            "batch_size": 16,
+            "learning_rate": 2e-2,
+            "device": "cpu",
+            "execution": "plain",
+            **self.arguments,
+        }
         return bp.fit(self.make(), self.data, self.guide, **{**own, **more})
 
     def interrupted(self, folder, at=None, **more):
@@ -187,7 +195,7 @@ def tensors(fit):
 def is_same(one, other):
     """Whether two fits are the same but for the time that they took."""
     mine, theirs = tensors(one), tensors(other)
-    timed = ("seconds", "path", "resumed_at_epoch")
+    timed = ("seconds", "execution", "resumed_at_epoch")
     return (
         mine.keys() == theirs.keys()
         and all(torch.equal(value, theirs[key]) for key, value in mine.items())
@@ -195,7 +203,7 @@ def is_same(one, other):
         and [a.guide.notes for a in one.restarts] == [b.guide.notes for b in other.restarts]
         and one.trace.drop_vars("seconds").identical(other.trace.drop_vars("seconds"))
         and {**one.settings, **dict.fromkeys(timed)} == {**other.settings, **dict.fromkeys(timed)}
-        and one.settings["path"]["reason"] == other.settings["path"]["reason"]
+        and one.settings["execution"]["reason"] == other.settings["execution"]["reason"]
     )
 
 
@@ -310,12 +318,12 @@ def test_a_run_killed_while_it_writes_keeps_the_epoch_before(tmp_path, monkeypat
 def test_numbers_that_are_not_finite_are_kept(tmp_path):
     values = {"a": [float("inf"), float("-inf"), 1.5], "b": np.array([np.nan, 0.1], np.float32), "c": {"$d": True}}
     held = {}
-    packed = json.loads(json.dumps(checkpoints._packed(values, held), allow_nan=False))
-    back = checkpoints._unpacked(packed, held)
+    packed = json.loads(json.dumps(packed_state.packed(values, held), allow_nan=False))
+    back = packed_state.unpacked(packed, held)
     assert back["a"] == values["a"] and back["c"] == values["c"]
     np.testing.assert_array_equal(back["b"], values["b"])
     with pytest.raises(ValueError, match="not set, which the optimizer"):
-        checkpoints._packed({"a": {1}}, {})
+        packed_state.packed({"a": {1}}, {})
 
 
 def test_the_trace_that_is_written_meanwhile_has_the_restarts_of_before(tmp_path):
@@ -327,22 +335,22 @@ def test_the_trace_that_is_written_meanwhile_has_the_restarts_of_before(tmp_path
     assert written["loss"].shape == (2, 6)
 
 
-def test_a_fused_path_is_taken_again(tmp_path):
-    case = Case(guide="meanfield", arguments={"path": "fused", "compiled": False})
+def test_a_fused_execution_is_taken_again(tmp_path):
+    case = Case(guide="meanfield", arguments={"execution": "fused", "compiled": False})
     once, resumed = case.fit(), case.resumed(tmp_path / "fit")
     for key, value in tensors(once).items():
         torch.testing.assert_close(tensors(resumed)[key], value, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(tensors(case.fit(seed=1))[key], value, rtol=1e-4, atol=1e-5)  # control
     for name in ("name", "reason", "fused_steps", "plain_steps"):
-        assert resumed.settings["path"][name] == once.settings["path"][name]
-    assert resumed.settings["path"]["name"] == "fused"
+        assert resumed.settings["execution"][name] == once.settings["execution"][name]
+    assert resumed.settings["execution"]["name"] == "fused"
 
 
-def test_the_path_of_an_automatic_choice_is_taken_again(tmp_path):
-    case = Case(guide="meanfield", arguments={"path": "auto"})
+def test_the_execution_of_an_automatic_choice_is_taken_again(tmp_path):
+    case = Case(guide="meanfield", arguments={"execution": "auto"})
     case.interrupted(tmp_path / "fit")
-    kept = json.loads((tmp_path / "fit" / "restart-0.json").read_text())["kept"]["path"]
-    resumed = case.fit(checkpoint=tmp_path / "fit").settings["path"]
+    kept = json.loads((tmp_path / "fit" / "restart-0.json").read_text())["kept"]["execution"]
+    resumed = case.fit(checkpoint=tmp_path / "fit").settings["execution"]
     assert (resumed["name"], resumed["reason"]) == ("plain", kept["reason"])
     assert resumed["plain_ms"] == round(kept["plain_ms"], 3) > 0  # it was not timed anew
 

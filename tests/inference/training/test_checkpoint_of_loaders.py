@@ -43,7 +43,7 @@ def fitted(restarts=1, steps=STEPS, **more):
     network = nn.Sequential(nn.Linear(6, 20), nn.BatchNorm1d(20), nn.ReLU(), nn.Linear(20, 3))
     bnn = bp.BayesianNetwork(network, {"3.weight": bp.Gaussian()}, data_size=SIZE)
     loader = DataLoader(TensorDataset(X, Y), 16, shuffle=True)
-    how = {"validation": (X[:9], Y[:9]), "device": "cpu", "path": "plain", "learning_rate": 2e-2}
+    how = {"validation": (X[:9], Y[:9]), "device": "cpu", "execution": "plain", "learning_rate": 2e-2}
     return bp.fit(bnn, loader, steps=steps, restarts=restarts, **how, **more)
 
 

@@ -89,8 +89,8 @@ class Stream(IterableDataset):
         ({"kl_warmup": float("nan")}, "kl_warmup must be a finite number"),
         ({"clip": "tight"}, "clip must be a finite number, not 'tight'"),
         ({"precision": ["float32"]}, "precision= takes a name, not an object of type list"),
-        ({"path": "quick"}, "path 'quick' is unknown"),
-        ({"path": None}, "path= takes a name"),
+        ({"execution": "quick"}, "execution 'quick' is unknown"),
+        ({"execution": None}, "execution= takes a name"),
         ({"optimizer": 3}, "optimizer= takes a name or a callable, not 3"),
         ({"schedule": [1.0]}, "schedule= takes a name or a callable"),
         ({"device": "meta"}, "device 'meta' is not available here"),
@@ -161,7 +161,7 @@ NUMBERS = {
 @pytest.mark.parametrize("name", NUMBERS)
 def test_numbers_of_numpy_and_torch_are_used_and_saved_as_pythons(name, tmp_path):
     plain, others = NUMBERS[name]
-    more = {"path": "fused"} if name == "compiled" else {}
+    more = {"execution": "fused"} if name == "compiled" else {}
     right = fitted(**{"epochs": 2, name: plain}, **more)
     for number, other in enumerate(others):
         found = fitted(**{"epochs": 2, name: other}, **more, checkpoint=tmp_path / f"state{number}")
@@ -219,10 +219,10 @@ def test_a_fit_takes_a_declared_model_and_no_guide_of_pyros():
             make(AutoDiagonalNormal(bnn))
 
 
-@pytest.mark.parametrize("path", ["plain", "fused"])
+@pytest.mark.parametrize("execution", ["plain", "fused"])
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_a_fit_inside_no_grad_or_inference_mode_is_the_same_fit(mode, path):
-    how = {"path": path, "compiled": False if path == "fused" else None, "validation": (X, Y)}
+def test_a_fit_inside_no_grad_or_inference_mode_is_the_same_fit(mode, execution):
+    how = {"execution": execution, "compiled": False if execution == "fused" else None, "validation": (X, Y)}
     outside = fitted(model(norm=True), **how)
     with mode():
         data = (X.clone(), Y.clone())

@@ -1,4 +1,4 @@
-"""Deterministic nodes in fits: the objective is Pyro's ELBO, the graph does what the plain path does."""
+"""Deterministic nodes in fits: the objective is Pyro's ELBO, the graph does what the plain execution does."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_fits_predict_prune_and_are_told_apart_when_they_are_read_back(form, tmp
 
 
 def test_the_fused_path_takes_the_same_steps():
-    plain, fused = (fitted(simplex(), path=path, seed=3, compiled=False) for path in ("plain", "fused"))
+    plain, fused = (fitted(simplex(), execution=execution, seed=3, compiled=False) for execution in ("plain", "fused"))
     ones, others = plain.guide.state_dict(), fused.guide.state_dict()
     for name, value in ones.items():
         torch.testing.assert_close(others[name], value, rtol=1e-4, atol=1e-5)

@@ -46,11 +46,16 @@ def gated(net):
     return bp.BayesianNetwork(net, {}, data_size=SIZE, gates=gates, example_input=X[:1])
 
 
-@pytest.mark.parametrize("path", ["plain", "fused"])
-def test_a_layer_held_in_evaluation_mode_stays_in_it_and_its_neighbour_is_trained(path):
+@pytest.mark.parametrize("execution", ["plain", "fused"])
+def test_a_layer_held_in_evaluation_mode_stays_in_it_and_its_neighbour_is_trained(execution):
     modes, bnn = Modes(), model()
     bnn.network[1].eval()
-    how = HOW | {"path": path, "compiled": False if path == "fused" else None, "validation": (X, Y), "restarts": 2}
+    how = HOW | {
+        "execution": execution,
+        "compiled": False if execution == "fused" else None,
+        "validation": (X, Y),
+        "restarts": 2,
+    }
     fit = bp.fit(bnn, (X, Y), callbacks=[modes], **how)
     assert modes.seen == {(True, False, True)}
     for one in fit.restarts:

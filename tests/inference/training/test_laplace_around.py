@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import bayesprune as bp
 from bayesprune.inference.data.batches import Batches
 from bayesprune.inference.inclusion.reduction import evidence_change, reduced_inclusion, reduction
-from bayesprune.inference.pruning.prune import keep_highest, masked_network
+from bayesprune.inference.pruning.masks import keep_highest, masked_network
 from bayesprune.inference.training.laplace_around import diagonal_ggn, laplace_around
 from bayesprune.models.likelihoods.counts import Poisson
 from bayesprune.models.likelihoods.labels import Bernoulli, Categorical

@@ -62,7 +62,7 @@ def model(prior, net=None):
 
 
 def fitted(prior, **more):
-    return bp.fit(model(prior), data(), **{"epochs": 2, "batch_size": 8, "device": "cpu", "path": "plain"} | more)
+    return bp.fit(model(prior), data(), **{"epochs": 2, "batch_size": 8, "device": "cpu", "execution": "plain"} | more)
 
 
 def site_of(guide, name):
@@ -167,8 +167,8 @@ def test_particles_are_mapped(name):
 @pytest.mark.parametrize("name", ["normal-Jeffreys", "hard concrete", "structured Bayesian pruning", "bottleneck"])
 def test_a_compiled_fit_is_the_plain_fit(name):
     plain = fitted(PRIORS[name](), precision="float64")
-    fused = fitted(PRIORS[name](), precision="float64", path="fused", compiled=True)
-    assert fused.settings["path"]["compiled"]
+    fused = fitted(PRIORS[name](), precision="float64", execution="fused", compiled=True)
+    assert fused.settings["execution"]["compiled"]
     for one, other in zip(fused.guide.parameters(), plain.guide.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
 
@@ -454,7 +454,7 @@ def test_inputs_that_matter_are_told_from_those_that_do_not(prior, border):
     y = x @ true + 0.3 * torch.randn(200)
     torch.manual_seed(1)
     bnn = bp.BayesianNetwork(nn.Linear(10, 1), {"weight": prior}, bp.Normal(0.3), data_size=200)
-    fit = bp.fit(bnn, (x, y), steps=1000, batch_size=200, learning_rate=0.01, device="cpu", path="plain")
+    fit = bp.fit(bnn, (x, y), steps=1000, batch_size=200, learning_rate=0.01, device="cpu", execution="plain")
     weights = fit.included_weights()["weight"][0]
     assert (weights - true).abs().max() < 0.1
     if prior.noise is None:

@@ -18,7 +18,7 @@ from bayesprune.models.likelihoods.real_likelihoods import HeteroscedasticNormal
 from bayesprune.models.priors.gaussian import Gaussian
 
 SIZE = 90
-HOW = {"steps": 40, "batch_size": 30, "device": "cpu", "learning_rate": 0.01, "path": "plain"}
+HOW = {"steps": 40, "batch_size": 30, "device": "cpu", "learning_rate": 0.01, "execution": "plain"}
 
 
 def raw(dtype=torch.float64):
@@ -46,12 +46,12 @@ class Losses(Callback):
 
 
 @pytest.mark.parametrize("likelihood", [Normal, StudentT, lambda: StudentT(df=None), HeteroscedasticNormal])
-@pytest.mark.parametrize("path", ["plain", "fused"])
-def test_a_fit_of_two_targets_is_the_fit_of_data_standardised_by_hand(likelihood, path):
+@pytest.mark.parametrize("execution", ["plain", "fused"])
+def test_a_fit_of_two_targets_is_the_fit_of_data_standardised_by_hand(likelihood, execution):
     x, y = raw()
     shift, unit = y.mean(dim=0), y.std(dim=0, correction=0)
     z, t = (x - x.mean(dim=0)) / x.std(dim=0, correction=0), (y - shift) / unit
-    how = HOW | {"path": path, "compiled": False if path == "fused" else None, "precision": "float64"}
+    how = HOW | {"execution": execution, "compiled": False if execution == "fused" else None, "precision": "float64"}
     runs = {}
     for name, data, standardise in (("inside", (x, y), None), ("by hand", (z, t), False)):
         watch = Losses()
@@ -64,7 +64,7 @@ def test_a_fit_of_two_targets_is_the_fit_of_data_standardised_by_hand(likelihood
     torch.testing.assert_close(inside - constant, hand, rtol=1e-9, atol=1e-7)
     assert not torch.allclose(inside, hand, rtol=1e-2)
     (one, _), (other, _) = runs["inside"], runs["by hand"]
-    assert one.settings["path"]["name"] == path
+    assert one.settings["execution"]["name"] == execution
     error = (one.predict(x).draws - (shift + unit * other.predict(z).draws)) / unit
     assert float(error.abs().max()) < 1e-9
     assert one.score(x, y)["nll"] == pytest.approx(other.score(z, t)["nll"] + float(unit.log().sum()), rel=1e-9)

@@ -21,7 +21,7 @@ from bayesprune.inference.tuning.tuning import Tuned, _search
 
 SIZE, FEATURES, NOISE = 30, 12, 1.0
 HOW = {"guide": "map", "kl_warmup": 0.0, "learning_rate": 0.1, "batch_size": SIZE, "device": "cpu",
-       "precision": "float64", "path": "plain", "first_steps": 200, "steps": 100}  # fmt: skip
+       "precision": "float64", "execution": "plain", "first_steps": 200, "steps": 100}  # fmt: skip
 SDS = (0.03, 0.1, 0.3, 1.0, 3.0)
 
 

@@ -161,10 +161,10 @@ class Record(Callback):
         self.at_end = float(state.objective.model.progress.share)
 
 
-def fitted(prior, path="plain", **more):
+def fitted(prior, execution="plain", **more):
     model = bp.BayesianNetwork(mlp(), {"a*.weight": prior}, data_size=30)
     how = {"steps": 12, "batch_size": BATCH, "precision": "float64", "learning_rate": 0.01, "device": "cpu", **more}
-    return bp.fit(model, (X, Y), path=path, compiled=False, **how)
+    return bp.fit(model, (X, Y), execution=execution, compiled=False, **how)
 
 
 def test_a_fit_sets_the_share_of_its_steps_before_each_and_ends_on_the_declared_prior():
@@ -193,9 +193,9 @@ def test_a_fit_that_is_stopped_or_fails_puts_it_back():
 
 
 def test_a_fit_on_the_fused_path_anneals_as_the_plain_one():
-    plain, fused = (fitted(annealed(), path) for path in ("plain", "fused"))
-    assert (plain.settings["path"]["name"], fused.settings["path"]["name"]) == ("plain", "fused")
-    assert fused.settings["path"]["fused_steps"] > 6
+    plain, fused = (fitted(annealed(), execution) for execution in ("plain", "fused"))
+    assert (plain.settings["execution"]["name"], fused.settings["execution"]["name"]) == ("plain", "fused")
+    assert fused.settings["execution"]["fused_steps"] > 6
     assert apart(dict(fused.guide.state_dict()), dict(plain.guide.state_dict())) < 1e-9
     assert apart(dict(fitted(annealed(0.0)).guide.state_dict()), dict(plain.guide.state_dict())) > 1e-3
 

@@ -40,7 +40,7 @@ def fitted(prior):
     else:
         network = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
         model = bp.BayesianNetwork(network, {"*.weight": prior}, data_size=24)
-    return bp.fit(model, (X, Y), steps=2, device="cpu", path="plain")
+    return bp.fit(model, (X, Y), steps=2, device="cpu", execution="plain")
 
 
 def one_sentence(problem):

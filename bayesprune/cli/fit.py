@@ -1,0 +1,158 @@
+"""`bayesprune fit`: its arguments, and the call of its work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bayesprune.cli.exits import ended_by_hand
+from bayesprune.cli.options import (
+    BatchSize,
+    Data,
+    DataRoot,
+    Device,
+    Guide,
+    KlWarmup,
+    KlWeight,
+    LearningRate,
+    Likelihood,
+    Network,
+    NetworkSettings,
+    NewHead,
+    On,
+    Optimizer,
+    Particles,
+    Precision,
+    Prior,
+    Quiet,
+    Schedule,
+    Settings,
+    Standardise,
+    Tune,
+    Weights,
+    Width,
+    example,
+    place_option,
+)
+from bayesprune.models.checks.renamed_arguments import warn_of_old_name
+
+EXAMPLES = example(
+    "bayesprune fit --data fashion-mnist --network lenet-300-100 --prior spike-and-slab \\",
+    "    --set expected_density=0.1 --guide paired --epochs 20 --seed 0 --out runs/spike",
+    "bayesprune fit --data digits --prior own_prior.py:student --out runs/own",
+    "bayesprune fit --data digits --weights trained.safetensors --prior reduction --out runs/reduced",
+    "bayesprune fit --data digits --prior unit-gates --out runs/units",
+    "bayesprune fit --data images --network torchvision.models:resnet18 --weights resnet18.pth --new-head \\",
+    "    --prior unit-gates --out runs/resnet",
+    "bayesprune fit --data digits --prior halo --tune kl_weight,expected_density --out runs/tuned",
+)
+
+
+def fit(
+    data: Data,
+    prior: Prior,
+    out: Annotated[Path, place_option("The run folder to make.")],
+    network: Network = "lenet-300-100",
+    network_set: NetworkSettings = None,
+    width: Width = 1.0,
+    settings: Settings = None,
+    gating: Annotated[
+        list[str] | None,
+        typer.Option("--gating", metavar="KEY=VALUE", help="How the gates of unit-gates are trained; repeatable."),
+    ] = None,
+    on: On = None,
+    guide: Guide = None,
+    likelihood: Likelihood = None,
+    standardise: Standardise = None,
+    weights: Weights = None,
+    new_head: NewHead = False,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Passes over the training data; 0: none, a Laplace approximation around --weights.  "
+            "[default: 30, and 2,500 steps at least; --prior reduction with --weights: 0]"
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of the optimizer, in place of --epochs.")] = None,
+    batch_size: BatchSize = 128,
+    learning_rate: LearningRate = 1e-3,
+    optimizer: Optimizer = "adam",
+    schedule: Schedule = "hold-cosine",
+    kl_warmup: KlWarmup = None,
+    kl_weight: KlWeight = None,
+    particles: Particles = 1,
+    tune: Tune = None,
+    seed: Annotated[int, typer.Option(help="Of the first restart and of the validation split.")] = 0,
+    restarts: Annotated[int, typer.Option(help="Independent fits.")] = 1,
+    device: Device = "auto",
+    precision: Precision = "float32",
+    execution: Annotated[
+        str | None,
+        typer.Option(
+            help="plain, fused (one traced graph, compiled where that pays) or auto.  [default: auto]",
+            show_default=False,
+        ),
+    ] = None,
+    path: Annotated[str | None, typer.Option("--path", hidden=True, help="Old name of --execution.")] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin anew, and remove what an interrupted fit has left for RUN.")
+    ] = False,
+    data_root: DataRoot = None,
+    quiet: Quiet = False,
+) -> None:
+    """Fit a prior to data and write a run folder.
+
+    While it runs, its state is kept in RUN.part: when it was interrupted, killed or out of room, the same command goes
+    on where it stopped, with the same numbers.
+    """
+    from bayesprune.commands.fitting import fit_run, parse_settings, print_run
+
+    with ended_by_hand():
+        summary = fit_run(
+            out,
+            data=data,
+            network=network,
+            network_settings=parse_settings(network_set or [], "--network-set"),
+            width=width,
+            prior=prior,
+            settings=parse_settings(settings or []),
+            gating=parse_settings(gating or [], "--gating"),
+            on=tuple(on) if on else None,
+            likelihood=likelihood,
+            standardise=standardise,
+            weights=weights,
+            new_head=new_head,
+            data_root=data_root,
+            guide=guide,
+            epochs=epochs,
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            optimizer=optimizer,
+            schedule=schedule,
+            kl_warmup=kl_warmup,
+            kl_weight=kl_weight,
+            particles=particles,
+            tune=tune,
+            seed=seed,
+            restarts=restarts,
+            device=device,
+            precision=precision,
+            execution=_execution(execution, path),
+            fresh=fresh,
+            progress=not quiet,
+        )
+    if not quiet:
+        print_run(out, summary)
+
+
+def _execution(execution: str | None, old: str | None) -> str:
+    """What --execution says, or its old name --path, which goes with the next release."""
+    if old is None:
+        return "auto" if execution is None else execution
+    if execution is not None:
+        raise ValueError("--execution, which was called --path, is given twice: leave --path out")
+    warn_of_old_name("--path of bayesprune fit", f"--execution {old}")
+    return old

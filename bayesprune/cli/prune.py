@@ -1,0 +1,92 @@
+"""`bayesprune prune`: its arguments, and the call of its work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bayesprune.cli.options import (
+    Compact,
+    DataRoot,
+    Finetune,
+    MinScore,
+    OnnxFile,
+    OwnNetwork,
+    OwnPrior,
+    Quiet,
+    RoundTo,
+    TimeIt,
+    TrustCode,
+    example,
+    place_argument,
+    place_option,
+)
+
+EXAMPLES = example(
+    "bayesprune prune runs/spike --sparsity 0.95 --out runs/spike-95",
+    "bayesprune prune runs/spike --min-inclusion 0.5 --out runs/spike-median",
+    "bayesprune prune runs/units --min-inclusion 0.5 --compact --latency --onnx units.onnx --out runs/units-small",
+    "bayesprune prune runs/spike --sparsity 0.98 --finetune 5 --compact --out runs/spike-98",
+    "bayesprune prune runs/front --min-accuracy 0.88 --out runs/front-88",
+)
+
+
+def prune(
+    run: Annotated[
+        Path,
+        place_argument("A run folder, or a folder made by bayesprune path.", "RUN|PATH"),
+    ],
+    out: Annotated[Path, place_option("The folder to make.", metavar="DIR")],
+    sparsity: Annotated[
+        float | None, typer.Option(help="Fraction of zeros to reach; of a path the least.", show_default=False)
+    ] = None,
+    min_inclusion: Annotated[
+        float | None, typer.Option(help="Keep weights of a higher inclusion probability.", show_default=False)
+    ] = None,
+    value: Annotated[float | None, typer.Option(help="Of a path: the value of its knob.", show_default=False)] = None,
+    min_accuracy: Annotated[
+        float | None,
+        typer.Option(
+            help="Of a path: the least accuracy on validation data; the sparsest is taken.", show_default=False
+        ),
+    ] = None,
+    per: Annotated[str, typer.Option(help="Reach the sparsity in the whole network, or in each layer.")] = "network",
+    criterion: Annotated[
+        str | None,
+        typer.Option(
+            help="What a sparsity ranks by: inclusion, magnitude, signal-to-noise, dropout-rate or reduction.  "
+            "[default: by the prior]"
+        ),
+    ] = None,
+    min_score: MinScore = None,
+    restart: Annotated[
+        int | None, typer.Option(help="Which restart, from 0.  [default: 0; of a path the best on validation data]")
+    ] = None,
+    finetune: Finetune = None,
+    compact: Compact = False,
+    onnx: OnnxFile = None,
+    latency: TimeIt = False,
+    round_to: RoundTo = None,
+    network: OwnNetwork = None,
+    prior: OwnPrior = None,
+    trust_code: TrustCode = False,
+    data_root: DataRoot = None,
+    quiet: Quiet = False,
+) -> None:
+    """Prune a run to a plain network with zeros, and with --compact to a smaller one.
+
+    Of a path the network is taken that has the best validation score among those that meet --sparsity and --value.
+    The zeros stand in place; units that nothing reads any more are removed by --compact, which changes no output.
+    Nothing is fine-tuned, unless --finetune says for how long; the zeros stay.
+    """
+    from bayesprune.commands.pruning import print_pruned, prune_run
+
+    summary = prune_run(
+        run, out, sparsity, min_inclusion, per, criterion, restart, data_root,
+        compact=compact, onnx=onnx, latency=latency, round_to=round_to, value=value, min_accuracy=min_accuracy,
+        finetune_epochs=finetune, trust_code=trust_code, network=network, prior=prior, min_score=min_score,
+    )  # fmt: skip
+    if not quiet:
+        print_pruned(out, summary)
