@@ -1,4 +1,4 @@
-"""What every test starts from: a seed, an empty parameter store, two threads, and no window for plots."""
+"""What every test starts from: a seed, an empty parameter store, one thread, and no window for plots."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import sys
 
 os.environ["MPLBACKEND"] = "Agg"  # also for the processes that tests start
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # so that two processes of tests do not wait for each other's threads
 
 import matplotlib
 import pyro
