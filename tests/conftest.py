@@ -16,6 +16,19 @@ import torch
 matplotlib.use("Agg")
 
 
+def forget_seeds_of_absent_devices():
+    """Seeds of devices that are not there are not noted: PyTorch would keep each with its stack, a millisecond a seed.
+
+    It does so for the day on which the device starts. The numbers of the CPU are the same.
+    """
+    for device, noting in ((torch.cuda, torch.cuda.random), (torch.xpu, torch.xpu.random), (torch.mtia, torch.mtia)):
+        if hasattr(noting, "_lazy_call") and not device.is_available():
+            noting._lazy_call = lambda *_, **__: None
+
+
+forget_seeds_of_absent_devices()
+
+
 def pytest_collection_modifyitems(items):
     """Skips the tests marked `gpu` where there is no CUDA device."""
     if torch.cuda.is_available():
