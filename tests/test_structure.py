@@ -40,7 +40,7 @@ ALL = CODE + python_files("tests", "benchmarks", ".ci")
 
 
 def wrong_files(files, rule):
-    """What `rule(source, path)` finds wrong, by file; a test asks it of a whole floor and so names all files at once."""
+    """What `rule(source, path)` finds wrong, by file: a test asks it of a whole floor and names all files at once."""
     found = {str(path): rule((ROOT / path).read_text(), path) for path in files}
     return {path: wrong for path, wrong in found.items() if wrong}
 

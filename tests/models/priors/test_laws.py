@@ -82,7 +82,7 @@ def mixture(x, density, spike_sd, slab_sd):
     return total(np.logaddexp(log(1.0 - density) + spike, log(density) + slab))
 
 
-def horseshoe(tau, lam, z, tau0=0.1 / 0.9 / sqrt(FAN_IN)):
+def horseshoe(tau, lam, z, tau0=0.1 / 0.9 / 2.0):  # the root of fan-in is 2
     return half_cauchy(tau, tau0) + half_cauchy(lam, 1.0) + normal(z, 1.0)
 
 
