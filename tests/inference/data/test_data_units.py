@@ -302,7 +302,7 @@ def test_restarts_share_the_units():
     assert not torch.equal(found.predict(raw()[0], restart=0).mean, found.predict(raw()[0], restart=1).mean)
 
 
-@pytest.mark.parametrize("noise", [0.02, 1.0])
+@pytest.mark.parametrize("noise", [0.02, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_the_noise_reaches_its_optimum_within_2500_steps(noise):
     torch.manual_seed(0)
     x = torch.randn(400, 1)

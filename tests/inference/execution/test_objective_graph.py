@@ -33,7 +33,7 @@ from bayesprune.models.likelihoods.likelihoods import Bernoulli, Normal, Poisson
 from bayesprune.models.priors.gaussian import Gaussian
 from bayesprune.models.priors.group_normal_jeffreys import GroupNormalJeffreys
 from bayesprune.models.priors.halo import HALO, SignedGamma
-from bayesprune.models.priors.horseshoe import Horseshoe, RegularisedHorseshoe
+from bayesprune.models.priors.horseshoe import Horseshoe
 from bayesprune.models.priors.l0_hard_concrete import L0HardConcrete, NonzeroPenalty
 from bayesprune.models.priors.spike_and_slab import SpikeAndSlab
 from bayesprune.models.priors.structured_bayesian_pruning import StructuredBayesianPruning
@@ -179,7 +179,7 @@ QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 @pytest.mark.parametrize("guide", ["points", "spread", "paired"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_graph_is_the_plain_path_for_random_hierarchies(network, guide):
-    @settings(max_examples=2 if network == "mlp" else 1, derandomize=True, phases=[Phase.generate], **QUIET)
+    @settings(max_examples=1, derandomize=True, phases=[Phase.generate], **QUIET)
     @given(DESCRIPTIONS)
     def run(description):
         check_random(description, guide, NETWORKS[network])
@@ -199,7 +199,7 @@ def test_the_graph_is_the_plain_path_for_many_random_hierarchies(network, guide)
     run()
 
 
-# -- ready priors, estimators, networks, likelihoods ----------------------------------------------------------
+# -- estimators, networks, likelihoods; every ready prior: models/priors/test_laws -----------
 
 
 def tied():
@@ -220,12 +220,9 @@ def numbers(x, y):
 
 
 VARIANTS = {
-    "halo": lambda: objective_of(HALO(), "map"),
-    "halo of the paper": lambda: objective_of(HALO.from_paper(1e-3, 1e-2, 1e-3, 50), "map"),
     "halo without xi": lambda: objective_of(HALO.from_paper(0.0, 1e-2, 1e-3, 50), "meanfield"),
     "halo without psi": lambda: objective_of(HALO.from_paper(1e-3, 0.0, 0.0, 50, signed=False), "map"),
     "halo without a penalty": lambda: objective_of(HALO(kappa=0.0), "meanfield"),
-    "regularised horseshoe": lambda: objective_of(RegularisedHorseshoe(), "meanfield"),
     "terms from the draw": lambda: objective_of(Horseshoe(), "meanfield", analytic=False),
     "slab from the draw": lambda: objective_of(SpikeAndSlab(), "paired", analytic=False),
     "opposite gates": lambda: objective_of(SpikeAndSlab(level="input"), "paired", gate_estimator=antithetic),
