@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -27,6 +28,12 @@ def forget_seeds_of_absent_devices():
 
 
 forget_seeds_of_absent_devices()
+
+
+def pytest_collection_finish():
+    """What stands now stays until the end: the garbage collector does not walk through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items):

@@ -388,7 +388,9 @@ def test_a_loop_s_fit_is_shown_pruned_saved_and_fitted_on(either, tmp_path):
     assert warm.settings["warm_start"] and warm.settings["steps"] == 2
 
 
-@pytest.mark.parametrize("either", [("torch", True), ("svi", False)], indirect=True, ids=str)
+@pytest.mark.parametrize(
+    "either", [("torch", True), pytest.param(("svi", False), marks=pytest.mark.slow)], indirect=True, ids=str
+)
 def test_every_plot_of_a_loop_s_fit_is_drawn(either, tmp_path):
     from bayesprune.commands.showing import write_plots
 

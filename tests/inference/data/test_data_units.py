@@ -65,8 +65,17 @@ def by_hand(x, y):
     return (x - mean) / sd, (y - shift) / unit, shift, unit
 
 
-@pytest.mark.parametrize("likelihood", [Normal, StudentT, HeteroscedasticNormal])
-@pytest.mark.parametrize("path", ["plain", "fused"])
+@pytest.mark.parametrize(
+    ("path", "likelihood"),
+    [
+        *(("plain", likelihood) for likelihood in (Normal, StudentT, HeteroscedasticNormal)),
+        ("fused", Normal),
+        *(
+            pytest.param("fused", likelihood, marks=pytest.mark.slow)
+            for likelihood in (StudentT, HeteroscedasticNormal)
+        ),
+    ],
+)
 def test_a_fit_inside_units_is_the_fit_of_data_standardised_by_hand(likelihood, path):
     x, y = raw(torch.float64)
     z, t, shift, unit = by_hand(x, y)

@@ -423,7 +423,12 @@ def fit_of(place, guide=None):
     return fitted(model_of(FITS[place]), guide=guide)
 
 
-@TABLE
+# One graph for all settings of a prior: only those with a form of their own are traced again.
+NAMES = [law.name for law in LAWS]
+FORMS = [place for place, name in enumerate(NAMES) if name not in NAMES[:place] or name in ("halo-paper", "horseshoe")]
+
+
+@pytest.mark.parametrize("place", FORMS, ids=[str(LAWS[place]) for place in FORMS])
 def test_a_fit_is_the_same_on_both_execution_paths(place):
     torch.manual_seed(place)
     prior = make_prior(LAWS[place].name, **LAWS[place].settings)
