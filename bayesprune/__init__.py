@@ -83,18 +83,18 @@ if TYPE_CHECKING:
     from bayesprune.models.distributions.spike_slab_mixture import SpikeSlabMixture as SpikeSlabMixture
     from bayesprune.models.gates.unit_gates import UnitGates as UnitGates
     from bayesprune.models.language.hierarchy import Hierarchy as Hierarchy
-    from bayesprune.models.language.hierarchy import Latent as Latent
     from bayesprune.models.language.inclusion import exact_zero as exact_zero
     from bayesprune.models.language.inclusion import reduced_to_zero as reduced_to_zero
     from bayesprune.models.language.inclusion import relative_threshold as relative_threshold
     from bayesprune.models.language.inclusion import shrinkage_below as shrinkage_below
     from bayesprune.models.language.inclusion import slab_membership as slab_membership
+    from bayesprune.models.language.latent import Latent as Latent
     from bayesprune.models.language.prior_sparsity import prior_sparsity as prior_sparsity
-    from bayesprune.models.likelihoods.likelihoods import Bernoulli as Bernoulli
-    from bayesprune.models.likelihoods.likelihoods import Categorical as Categorical
-    from bayesprune.models.likelihoods.likelihoods import Likelihood as Likelihood
-    from bayesprune.models.likelihoods.likelihoods import Normal as Normal
-    from bayesprune.models.likelihoods.likelihoods import Poisson as Poisson
+    from bayesprune.models.likelihoods.counts import Poisson as Poisson
+    from bayesprune.models.likelihoods.labels import Bernoulli as Bernoulli
+    from bayesprune.models.likelihoods.labels import Categorical as Categorical
+    from bayesprune.models.likelihoods.likelihood import Likelihood as Likelihood
+    from bayesprune.models.likelihoods.normal import Normal as Normal
     from bayesprune.models.likelihoods.real_likelihoods import HeteroscedasticNormal as HeteroscedasticNormal
     from bayesprune.models.likelihoods.real_likelihoods import StudentT as StudentT
     from bayesprune.models.networks.networks import lenet_5 as lenet_5
@@ -130,7 +130,7 @@ if TYPE_CHECKING:
 # Public name -> the module it lives in.
 _HOMES: dict[str, str] = {
     # the language
-    "Latent": "bayesprune.models.language.hierarchy",
+    "Latent": "bayesprune.models.language.latent",
     "Hierarchy": "bayesprune.models.language.hierarchy",
     "exact_zero": "bayesprune.models.language.inclusion",
     "shrinkage_below": "bayesprune.models.language.inclusion",
@@ -161,13 +161,13 @@ _HOMES: dict[str, str] = {
     "UnitGates": "bayesprune.models.gates.unit_gates",
     "CostPressure": "bayesprune.models.costs.expected_costs",
     # likelihoods
-    "Categorical": "bayesprune.models.likelihoods.likelihoods",
-    "Normal": "bayesprune.models.likelihoods.likelihoods",
-    "Bernoulli": "bayesprune.models.likelihoods.likelihoods",
-    "Poisson": "bayesprune.models.likelihoods.likelihoods",
+    "Categorical": "bayesprune.models.likelihoods.labels",
+    "Normal": "bayesprune.models.likelihoods.normal",
+    "Bernoulli": "bayesprune.models.likelihoods.labels",
+    "Poisson": "bayesprune.models.likelihoods.counts",
     "StudentT": "bayesprune.models.likelihoods.real_likelihoods",
     "HeteroscedasticNormal": "bayesprune.models.likelihoods.real_likelihoods",
-    "Likelihood": "bayesprune.models.likelihoods.likelihoods",
+    "Likelihood": "bayesprune.models.likelihoods.likelihood",
     # networks and data
     "lenet_300_100": "bayesprune.models.networks.networks",
     "lenet_5": "bayesprune.models.networks.networks",

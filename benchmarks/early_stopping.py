@@ -21,7 +21,7 @@ from torch import nn
 
 import bayesprune as bp
 from bayesprune.analysis.diagnostics.convergence import judge
-from bayesprune.inference.training.fit import NonFiniteLossError
+from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.watching.callbacks import FitState
 from benchmarks.ledger import Ledger
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
+from bayesprune.inference.fitted import Fitted
+from bayesprune.inference.guides.seeded import seeded
 from bayesprune.inference.inclusion.inclusion_notes import CORRELATED, DISAGREE, regression_of, why_no_elbo
+from bayesprune.inference.inclusion.probabilities import probabilities_at
+from bayesprune.inference.inclusion.weight_inclusion import weight_inclusion
+from bayesprune.inference.objective.objective import Objective
 from bayesprune.inference.predictions.metrics import are_of_classes, expected_calibration_error
 from bayesprune.inference.predictions.outputs_at import like
 from bayesprune.inference.predictions.predictive import Prediction, outputs_of_draws
 from bayesprune.models.checks.given_numbers import whole_number
-
-if TYPE_CHECKING:
-    from bayesprune.inference.fit_result import Fit
 
 __all__ = ["Combined", "combined"]
 
@@ -42,7 +44,7 @@ class Combined:
         reason: How the weights came about, in a sentence.
     """
 
-    fit: Fit
+    fit: Fitted
     weights: np.ndarray
     elbo: np.ndarray
     error: np.ndarray
@@ -68,8 +70,6 @@ class Combined:
             ValueError: For networks with hidden units, whose weights are other quantities in each restart; and as
                 `Fit.inclusion_probabilities`.
         """
-        from bayesprune.inference.inclusion.weight_inclusion import probabilities_at
-
         if len(self.fit.restarts) > 1 and regression_of(self.fit) is None:
             raise ValueError(
                 "hidden units of one restart are not those of another, so that inclusion probabilities of weights are "
@@ -77,7 +77,7 @@ class Combined:
                 "predictions of all, combined().predict(x)"
             )
         found = [probabilities_at(self.fit, number, draws) for number in range(len(self.weights))]
-        mean = self.fit.inclusion_probabilities(0, draws).copy(deep=True)
+        mean = weight_inclusion(self.fit, 0, draws).copy(deep=True)
         for name in mean:
             parts = [w * one[str(name)].numpy() for w, one in zip(self.weights, found, strict=True)]
             mean[name].values[...] = sum(parts)
@@ -145,7 +145,7 @@ class Combined:
 
 
 def combined(
-    fit: Fit,
+    fit: Fitted,
     data: tuple[Tensor, Tensor] | None = None,
     weights: str = "elbo",
     draws: int = 500,
@@ -227,10 +227,8 @@ def shared_out(weights: np.ndarray, draws: int) -> list[int]:
     return [int(count) for count in counts]
 
 
-def _solutions(fit: Fit, elbo: np.ndarray, error: np.ndarray) -> tuple[int, ...]:
+def _solutions(fit: Fitted, elbo: np.ndarray, error: np.ndarray) -> tuple[int, ...]:
     """Numbers of solutions by restart, of a regression: the same where probabilities agree, and ELBOs but for noise."""
-    from bayesprune.inference.inclusion.weight_inclusion import probabilities_at
-
     count = len(fit.restarts)
     name = regression_of(fit)
     try:
@@ -254,7 +252,7 @@ def _solutions(fit: Fit, elbo: np.ndarray, error: np.ndarray) -> tuple[int, ...]
     return tuple(numbers)
 
 
-def _examples(fit: Fit, data: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+def _examples(fit: Fitted, data: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
     if data is None:
         if fit.examples is None:
             raise ValueError(
@@ -278,10 +276,7 @@ class _Evaluated:
 
 
 @torch.no_grad()
-def _elbo(fit: Fit, restart: int, x: Tensor, y: Tensor, draws: int, seed: int | None) -> _Evaluated:
-    from bayesprune.inference.guides.seeded import seeded
-    from bayesprune.inference.objective.objective import Objective
-
+def _elbo(fit: Fitted, restart: int, x: Tensor, y: Tensor, draws: int, seed: int | None) -> _Evaluated:
     one = fit.restarts[restart]
     reference = next(one.model.network.parameters())
     placed = like(y, reference)
@@ -311,7 +306,7 @@ def _elbo(fit: Fit, restart: int, x: Tensor, y: Tensor, draws: int, seed: int | 
     return _Evaluated(elbo, math.sqrt(variance), sums / len(likelihoods) / tempered)
 
 
-def _sampling_errors(fit: Fit, evaluated: list[_Evaluated], best: int) -> np.ndarray:
+def _sampling_errors(fit: Fitted, evaluated: list[_Evaluated], best: int) -> np.ndarray:
     """Standard error of each ELBO less the best one's that comes of looking at a part of the examples, in nats."""
     size, seen = fit.model.data_size, len(evaluated[0].likelihoods)
     if seen >= size or seen < 2:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,42 +15,26 @@ from bayesprune.inference import combined, own_loop
 from bayesprune.inference.data.batch_normalisation import tracked_layers
 from bayesprune.inference.data.batches import Data
 from bayesprune.inference.data.kept_inputs import inputs_of
-from bayesprune.inference.guides.guide import Guide
-from bayesprune.inference.guides.seeded import seeded
+from bayesprune.inference.fitted import Fitted
+from bayesprune.inference.guides.left_in import included_weights
+from bayesprune.inference.inclusion.effective_parameters import effective_parameters
+from bayesprune.inference.inclusion.events import included_at
+from bayesprune.inference.inclusion.weight_inclusion import unit_inclusion, weight_inclusion
+from bayesprune.inference.notes.summary import summarise
+from bayesprune.inference.objective.objective import Objective
 from bayesprune.inference.posterior import fit_transport
-from bayesprune.inference.posterior.axis_names import axis_names
-from bayesprune.inference.posterior.shrinkage import (
-    is_scale_mixture,
-    shrinkage_at,
-    shrinkage_draws,
-    shrinkage_form,
-)
+from bayesprune.inference.posterior.shrinkage_factors import shrinkage_factors
+from bayesprune.inference.posterior.storage import load_fit, save_fit
 from bayesprune.inference.predictions import predictive
 from bayesprune.inference.predictions.predictive import Prediction
+from bayesprune.inference.watching.record import Record
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.checks.given_numbers import restart_number
-from bayesprune.models.language.tensor_prior import TensorPrior
+
+__all__ = ["Fit", "Prediction"]
 
 
 @dataclass
-class Restart:
-    """One of several independent fits.
-
-    Attributes:
-        model: The model with its fitted point estimates and buffers.
-        guide: The fitted guide.
-        seed: Its random seed.
-        fisher: Diagonal Fisher information by tensor, where an inclusion event needs it.
-    """
-
-    model: BayesianNetwork
-    guide: Guide
-    seed: int
-    fisher: dict[str, Tensor] | None = None
-
-
-@dataclass
-class Fit:
+class Fit(Fitted):
     """The result of `fit`; weight-level results are those of one restart and are never averaged over restarts.
 
     Attributes:
@@ -62,87 +46,8 @@ class Fit:
         examples: A few training examples with their targets, of data in memory; they stay there, for `prune`.
     """
 
-    restarts: list[Restart]
-    trace: xr.Dataset
-    settings: dict[str, Any] = field(default_factory=dict)
-    inputs: Tensor | None = field(default=None, repr=False, compare=False)
-    examples: tuple[Tensor, Tensor] | None = field(default=None, repr=False, compare=False)
-
     __copy__, __deepcopy__ = fit_transport.copied, fit_transport.deeply_copied
     __reduce_ex__ = fit_transport.reduced
-
-    @property
-    def model(self) -> BayesianNetwork:
-        """The fitted model of the first restart."""
-        return self.restarts[0].model
-
-    @property
-    def guide(self) -> Guide:
-        """The fitted guide of the first restart."""
-        return self.restarts[0].guide
-
-    def restart(self, number: int) -> Restart:
-        """One of the restarts: its model, guide, seed and Fisher information.
-
-        Args:
-            number: Which, from 0; numpy integers are taken as well.
-
-        Raises:
-            ValueError: If there is none of that number.
-        """
-        return self.restarts[restart_number(number, len(self.restarts))]
-
-    def draws(
-        self, n: int = 100, restart: int = 0, sites: Callable[[str], bool] | None = None, seed: int | None = None
-    ) -> dict[str, Tensor]:
-        """Draws from the posterior approximation, the same at every call with the same seed.
-
-        Args:
-            n: Number of draws; default 100.
-            restart: Which restart; default the first.
-            sites: Says by name which sites to keep; default all. The weights themselves are drawn too, under the
-                name of their tensor, where they are a function of the latents.
-            seed: Of the draws, from 0 up; default None: the restart's own, with which ``draws(1)`` is the first of
-                ``draws(100)`` and all that a fit says is the same each time. Give others for independent draws.
-
-        Returns:
-            Values by name, `(n, ...)`, on the CPU.
-        """
-        kept: dict[str, list[Tensor]] = {}
-
-        def keep(draw: dict[str, Tensor]) -> None:
-            for name, value in draw.items():
-                if sites is None or sites(name):
-                    kept.setdefault(name, []).append(value.cpu())
-
-        self.map_draws(keep, n, restart, seed)
-        return {name: torch.stack(values) for name, values in kept.items()}
-
-    def map_draws(
-        self, function: Callable[[dict[str, Tensor]], Any], n: int = 100, restart: int = 0, seed: int | None = None
-    ) -> list[Any]:
-        """Calls a function on the draws of `draws`, one at a time: for summaries of what would not fit in memory.
-
-        Args:
-            function: Gets values of every site, and the weights, by name, on the fit's device.
-            n: Number of draws; default 100.
-            restart: Which restart; default the first.
-            seed: As for `draws`.
-
-        Returns:
-            What the function returned, draw by draw.
-        """
-        _positive("n", n)
-        one = self.restart(restart)
-        results = []
-        with torch.no_grad(), seeded(one.guide, one.seed, seed):
-            for number in range(n):
-                values = one.guide.sample()
-                draw = {**values, **one.model.weights_at(values)}
-                # The next draw is the same, whatever random numbers the function takes.
-                with seeded(one.guide, one.seed, seed, 1 + number):
-                    results.append(function(draw))
-        return results
 
     def included_at(self, draw: dict[str, Tensor], restart: int = 0) -> dict[str, Tensor]:
         """Which weights are included at one draw of `map_draws`, by each prior's own event.
@@ -157,7 +62,7 @@ class Fit:
         """
         one = self.restart(restart)
         with torch.no_grad():
-            return {name: self._included(one, prior, draw, draw[name]) for name, prior in one.model.priors.items()}
+            return {name: included_at(one, prior, draw, draw[name]) for name, prior in one.model.priors.items()}
 
     def predict(
         self,
@@ -260,7 +165,41 @@ class Fit:
 
     predictive_intervals = predictive.predictive_intervals
     combined = combined.combined
-    of = staticmethod(own_loop.fit_of)
+
+    @classmethod
+    def of(
+        cls,
+        objective: Objective | Sequence[Objective],
+        data: Data,
+        record: Record | Sequence[Record] | None = None,
+    ) -> Fit:
+        """Makes a fit of what a loop of one's own has trained: plain torch, or Pyro's `SVI` on ``loss.guide``.
+
+        The model and the guide are copied: train on, and the fit stays what it is. The copies are in evaluation mode;
+        the objective's own modules keep the modes they have. Nothing is trained, standardised or moved to another
+        device.
+
+        What nobody has told is None in the settings (optimizer, learning rate, batch size, seed, and without a record
+        the number of steps and the seconds too); the seeds of the restarts are 0, 1, ..., and number draws only.
+        ``"own_loop"`` is True there.
+
+        Args:
+            objective: What `bp.objective` made, trained. Several are restarts: of the same priors, guide and number of
+                data.
+            data: The training data, as `fit` takes them: what pruning, statistics of batch normalisation and Fisher
+                information look at.
+            record: A `Record` of the training, or as many as there are objectives; default None: there is none. The
+                trace has then one row, of an evaluation of the objective on at most 2,000 examples, and `convergence`
+                cannot tell.
+
+        Returns:
+            The fit: it predicts, prunes, is saved and read as one of `fit`.
+
+        Raises:
+            ValueError: If these are no such objectives, they do not go together or belong to another record, the data
+                do not fit, a parameter is not finite, or the model has gates of units, which only `fit` can train.
+        """
+        return own_loop.fit_of(cls, objective, data, record)
 
     def inclusion_probabilities(self, restart: int = 0, draws: int = 200, units: bool = True) -> xr.Dataset:
         """Posterior inclusion probability of every weight of every tensor with a prior.
@@ -281,8 +220,6 @@ class Fit:
             ValueError: For a MAP, which has no probabilities but those of membership at its point, or a prior that
                 declares no event.
         """
-        from bayesprune.inference.inclusion.weight_inclusion import weight_inclusion
-
         return weight_inclusion(self, restart, draws, units)
 
     def unit_inclusion(self, restart: int = 0) -> xr.Dataset:
@@ -298,8 +235,6 @@ class Fit:
         Raises:
             ValueError: If the model has no gates of units.
         """
-        from bayesprune.inference.inclusion.weight_inclusion import unit_inclusion
-
         return unit_inclusion(self, restart)
 
     def shrinkage_factors(self, restart: int = 0, draws: int = 200) -> xr.Dataset:
@@ -321,20 +256,7 @@ class Fit:
         Raises:
             ValueError: If no prior is a scale mixture with random scales, or what the factor needs is not there.
         """
-        one = self.restart(restart)
-        mixtures = [prior for prior in one.model.priors.values() if is_scale_mixture(prior)]
-        if not mixtures:
-            raise ValueError(
-                "no prior of this fit is a scale mixture with random scales, so there are no shrinkage factors: "
-                "use inclusion_probabilities()"
-            )
-        means = {prior.name: torch.zeros(prior.shape) for prior in mixtures}
-        count = 1 if one.guide.is_map else draws
-        for _, factors in shrinkage_draws(one, mixtures, count):
-            for name, kappa in factors.items():
-                means[name] += kappa.cpu() / count
-        attrs = {prior.name: {"by": shrinkage_form(one, prior)} for prior in mixtures}
-        return xr.Dataset({p.name: (dimensions(p.name, p), means[p.name].numpy(), attrs[p.name]) for p in mixtures})
+        return shrinkage_factors(self, restart, draws)
 
     def effective_parameters(self, restart: int = 0, draws: int = 200, probability: float = 0.89) -> xr.Dataset:
         """Number of weights that are in the network, with its posterior interval.
@@ -353,8 +275,6 @@ class Fit:
         Raises:
             ValueError: For a MAP, or a prior that declares no event.
         """
-        from bayesprune.inference.inclusion.effective_parameters import effective_parameters
-
         return effective_parameters(self, restart, draws, probability)
 
     def included_weights(self, restart: int = 0) -> dict[str, Tensor]:
@@ -366,18 +286,10 @@ class Fit:
         Returns:
             Weights by name of tensor, `(out, in, ...)`.
         """
-        one = self.restart(restart)
-        values = one.guide.means()
-        for site in one.model.sites.values():
-            if site.support == "boolean":
-                values[site.name] = torch.ones_like(values[site.name])
-        with torch.no_grad():
-            return {name: weight.detach().clone() for name, weight in one.model.ungated_weights_at(values).items()}
+        return included_weights(self.restart(restart).guide)
 
     def summary(self) -> dict[str, Any]:
         """What the fit was and came to, as plain numbers and strings."""
-        from bayesprune.inference.notes.summary import summarise
-
         return summarise(self)
 
     def save(self, path: str | Path, overwrite: bool = False) -> Path:
@@ -388,8 +300,6 @@ class Fit:
                 be written to; or the fit holds NaN or infinity.
             OSError: If the disk is full; what was there stays.
         """
-        from bayesprune.inference.posterior.storage import save_fit
-
         return save_fit(self, path, overwrite)
 
     @staticmethod
@@ -405,73 +315,5 @@ class Fit:
         Raises:
             ValueError: If the folder is no fit, a file is damaged, or the model differs from the saved one.
         """
-        from bayesprune.inference.posterior.storage import load_fit
-
-        found = load_fit(path, model)
+        found = load_fit(Fit, path, model)
         return found if data is None else found.keep_inputs(data)
-
-    # -- inside ----------------------------------------------------------------------------------------------
-
-    def _refuse_map(self, one: Restart) -> None:
-        if one.guide.gates is not None:
-            return  # whether a unit is there has a probability
-        families = one.guide.family_of
-        for name, prior in one.model.priors.items():
-            event = prior.hierarchy.included
-            if event is not None and event.kind == "membership":
-                continue  # its probability is known given the weight
-            if all(families[site.name] == "delta" for site in prior.sites.values()):
-                what = "this fit is a MAP" if one.guide.is_map else f"this fit is a MAP of {name}"
-                raise ValueError(
-                    f"{what}: points have no inclusion probabilities; fit with guide='meanfield' or 'paired', "
-                    "or prune by sparsity"
-                )
-
-    def _inclusion_draws(self, one: Restart, priors: list[TensorPrior], draws: int, units: bool = True) -> Any:
-        """Yields, a draw at a time, which weights are included; `units`: whether gates of units count."""
-        with torch.no_grad(), seeded(one.guide, one.seed):
-            for _ in range(draws):
-                values = one.guide.sample()
-                weights = one.model.weights_at(values) if units else one.model.ungated_weights_at(values)
-                yield {prior.name: self._included(one, prior, values, weights[prior.name]) for prior in priors}
-
-    def _included(self, one: Restart, prior: TensorPrior, values: dict[str, Tensor], weight: Tensor) -> Tensor:
-        event = prior.hierarchy.included
-        if event is None:
-            raise ValueError(f"the prior on {prior.name} declares no inclusion event: add included=...")
-        if event.kind == "shrinkage":
-            if not is_scale_mixture(prior):
-                raise ValueError(f"the prior on {prior.name} is no scale mixture: use another event")
-            return shrinkage_at(one, prior, values) < event.threshold
-        if event.kind == "reduction":  # under a mean-field guide the models' probabilities multiply
-            from bayesprune.inference.inclusion.reduction import drawn_event
-
-            return drawn_event(one, prior)
-        if event.kind == "membership":
-            from bayesprune.inference.inclusion.membership import log_odds_at
-
-            return torch.bernoulli(log_odds_at(prior, values).sigmoid()).bool()
-        if event.kind == "relative":
-            return weight.abs() > event.threshold * weight.square().mean().sqrt()
-        return weight != 0
-
-    def _inclusion_by_draws(self, one: Restart, priors: list[TensorPrior], draws: int) -> dict[str, Tensor]:
-        _positive("draws", draws)
-        sums: dict[str, Tensor] = {}
-        for included in self._inclusion_draws(one, priors, draws, units=False):
-            for name, indicator in included.items():
-                sums[name] = sums.get(name, torch.zeros_like(indicator, dtype=torch.float32)) + indicator
-        return {name: total / draws for name, total in sums.items()}
-
-
-def dimensions(name: str, prior: TensorPrior) -> tuple[str, ...]:
-    """Names of a tensor's dimensions."""
-    return axis_names(name, len(prior.shape))
-
-
-def _positive(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, not {value}")
-
-
-__all__ = ["Fit", "Prediction", "Restart"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,19 +16,19 @@ from bayesprune.inference.data.batches import Batches, Data, check_data
 from bayesprune.inference.data.data_sketch import data_sketch
 from bayesprune.inference.data.kept_inputs import inputs_of, kept_examples
 from bayesprune.inference.data.trainable_batch import TrainableBatches
+from bayesprune.inference.fitted import Fitted
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.inclusion.inclusion_notes import inclusion_facts
 from bayesprune.inference.objective.objective import Objective, Terms, frozen_statistics
 from bayesprune.inference.posterior.shrinkage import diagonal_fisher, needs_fisher
+from bayesprune.inference.restart import Restart
 from bayesprune.inference.watching.pruning_trace import inclusion_record, kl_by_tensor, scale_record, trace_dataset
+from bayesprune.inference.watching.record import Record
 from bayesprune.models.networks.evaluation_mode import begin_training, remember_held
-
-if TYPE_CHECKING:
-    from bayesprune.inference.fit_result import Fit, Restart
-    from bayesprune.inference.watching.record import Record
 
 __all__ = ["fit_of"]
 
+F = TypeVar("F", bound=Fitted)
 EXAMPLES = 2000
 """Training examples on which an objective without a record is evaluated once, at most."""
 UNRECORDED = "the training was not recorded: make record = bp.Record(loss), and call record.step() after each step"
@@ -37,37 +37,19 @@ UNRECORDED = "the training was not recorded: make record = bp.Record(loss), and 
 
 @torch.inference_mode(False)
 def fit_of(
+    kind: type[F],
     objective: Objective | Sequence[Objective],
     data: Data,
     record: Record | Sequence[Record] | None = None,
-) -> Fit:
-    """Makes a fit of what a loop of one's own has trained: plain torch, or Pyro's `SVI` on ``loss.guide``.
-
-    The model and the guide are copied: train on, and the fit stays what it is. The copies are in evaluation mode; the
-    objective's own modules keep the modes they have. Nothing is trained, standardised or moved to another device.
-
-    What nobody has told is None in the settings (optimizer, learning rate, batch size, seed, and without a record the
-    number of steps and the seconds too); the seeds of the restarts are 0, 1, ..., and number draws only. ``"own_loop"``
-    is True there.
+) -> F:
+    """See `Fit.of`.
 
     Args:
-        objective: What `bp.objective` made, trained. Several are restarts: of the same priors, guide and number of
-            data.
-        data: The training data, as `fit` takes them: what pruning, statistics of batch normalisation and Fisher
-            information look at.
-        record: A `Record` of the training, or as many as there are objectives; default None: there is none. The trace
-            has then one row, of an evaluation of the objective on at most 2,000 examples, and `convergence` cannot
-            tell.
-
-    Returns:
-        The fit: it predicts, prunes, is saved and read as one of `fit`.
-
-    Raises:
-        ValueError: If these are no such objectives, they do not go together or belong to another record, the data do
-            not fit, a parameter is not finite, or the model has gates of units, which only `fit` can train.
+        kind: The class that is made: `Fit`.
+        objective: As there.
+        data: As there.
+        record: As there.
     """
-    from bayesprune.inference.fit_result import Fit, Restart  # which has this function for a method
-
     objectives = _checked_objectives(objective)
     records = _checked_records(record, objectives)
     first = next(objectives[0].model.network.parameters())
@@ -99,7 +81,7 @@ def fit_of(
         }
         inputs = inputs_of(batches) if tracked_layers(model.network) else None
         batches.expect_nothing()
-        result = Fit(restarts, trace, settings, inputs, kept_examples(batches, model.network))
+        result = kind(restarts, trace, settings, inputs, kept_examples(batches, model.network))
         settings |= inclusion_facts(result, batches)
         for one in restarts:
             if needs_fisher(one.model):
@@ -145,8 +127,6 @@ def _structure(one: Objective) -> Any:
 
 
 def _checked_records(record: Any, objectives: list[Objective]) -> list[Record | None]:
-    from bayesprune.inference.watching.record import Record
-
     if record is None:
         return [None] * len(objectives)
     records = list(record) if isinstance(record, (list, tuple)) else [record]

@@ -6,6 +6,7 @@ import copy
 import functools
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -21,11 +22,33 @@ from bayesprune.models.language.fit_progress import FitProgress
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.pyro_parameters import name_parameters
 from bayesprune.models.language.tensor_prior import Site, TensorPrior
-from bayesprune.models.likelihoods.likelihoods import Categorical, Likelihood
+from bayesprune.models.likelihoods.labels import Categorical
+from bayesprune.models.likelihoods.likelihood import Likelihood
 
 OBSERVED = "obs"
 UNDER_PRIOR = "_parameters_under_a_prior"
 """Attribute of a layer with the names of its parameters that a prior has frozen, rather than the user."""
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What was declared of a model, which stays what it is whatever units are removed from its network.
+
+    Attributes:
+        data_size: Number of data.
+        patterns: The hierarchies by pattern, as they were given.
+        chosen: Pattern and hierarchy of every tensor with a prior, by name, in the order of the tensors.
+        shapes: Shapes of all tensors of the network, by name.
+        left_to_gates: Names of the weights whose prior is the one that the gates declare.
+        example_input: An input to trace the network with; empty where there are no gates.
+    """
+
+    data_size: int
+    patterns: dict[str, Hierarchy]
+    chosen: dict[str, tuple[str, Hierarchy]]
+    shapes: dict[str, tuple[int, ...]]
+    left_to_gates: tuple[str, ...]
+    example_input: Tensor
 
 
 class BayesianNetwork(nn.Module):
@@ -85,45 +108,68 @@ class BayesianNetwork(nn.Module):
             raise ValueError(
                 f"data_size must be the number of training data (at least 1), not {data_size}: it scales the likelihood"
             )
-        self.likelihood = likelihood if likelihood is not None else Categorical()
-        self.data_size = int(data_size)
-        self.patterns = dict(priors)
-        self._declared: tuple[nn.Module, ...] = ()  # in a tuple: its parameters are not the model's
-        self.plan: dict[str, Any] | None = None
-        copied = copy.deepcopy(network)
-        self.example_input = torch.empty(0) if gates is None else _example(copied, example_input)
-        self.gates = None if gates is None else NetworkGates(gates, copied, self.example_input, self.data_size)
+        patterns, size, copied = dict(priors), int(data_size), copy.deepcopy(network)
+        example = torch.empty(0) if gates is None else _example(copied, example_input)
+        bound = None if gates is None else NetworkGates(gates, copied, example, size)
         tensors = dict(copied.named_parameters())
         chosen: dict[str, tuple[str, Hierarchy]] = {}
         if priors or gates is None:
-            for name, pattern in match_patterns(self.patterns, tensors).items():
-                if not isinstance(self.patterns[pattern], Hierarchy):
+            for name, pattern in match_patterns(patterns, tensors).items():
+                if not isinstance(patterns[pattern], Hierarchy):
                     raise ValueError(
-                        f"the prior on {name} must be a Hierarchy, not {self.patterns[pattern]!r}: write e.g. "
+                        f"the prior on {name} must be a Hierarchy, not {patterns[pattern]!r}: write e.g. "
                         "Gaussian() or Hierarchy(weight=dist.Normal(0.0, 1.0))"
                     )
-                chosen[name] = (pattern, self.patterns[pattern])
-        self.left_to_gates: tuple[str, ...] = ()
-        if self.gates is not None:
-            own = self.gates.declaration.weight_prior()
-            self.left_to_gates = tuple(name for name in self.gates.weights if name not in chosen)
-            chosen |= {name: (name, own) for name in self.left_to_gates}
-        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+                chosen[name] = (pattern, patterns[pattern])
+        left_to_gates: tuple[str, ...] = ()
+        if bound is not None:
+            own = bound.declaration.weight_prior()
+            left_to_gates = tuple(name for name in bound.weights if name not in chosen)
+            chosen |= {name: (name, own) for name in left_to_gates}
         for name in chosen:
-            _check_not_frozen(copied, name, name in self.left_to_gates)
-        self.declared_sizes = {name: math.prod(shapes[name]) for name in tensors if name in chosen}
-        self._bind(copied, {name: chosen[name] for name in tensors if name in chosen}, shapes)
+            _check_not_frozen(copied, name, name in left_to_gates)
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        in_order = {name: chosen[name] for name in tensors if name in chosen}
+        declaration = Declaration(size, patterns, in_order, shapes, left_to_gates, example)
+        self._make(declaration, likelihood if likelihood is not None else Categorical(), copied, bound)
 
-    def _bind(
-        self, network: nn.Module, chosen: Mapping[str, tuple[str, Hierarchy]], declared: Mapping[str, tuple[int, ...]]
+    def _make(
+        self,
+        declaration: Declaration,
+        likelihood: Likelihood,
+        network: nn.Module,
+        gates: NetworkGates | None,
+        whole: nn.Module | None = None,
+        plan: dict[str, Any] | None = None,
     ) -> None:
-        """Binds hierarchies to the tensors of a network; sizes and fan-ins are those of the `declared` shapes."""
+        """Makes all that a model has, of what was declared and what is left of the network; nothing else sets anything.
+
+        Args:
+            declaration: What was declared; sizes and fan-ins that hierarchies are told are those of its shapes.
+            likelihood: The likelihood.
+            network: The network, whose tensors with a prior no longer require gradients afterwards.
+            gates: Its gates.
+            whole: The network as it was declared, where units have been removed since.
+            plan: What is left of it.
+        """
+        self._declaration = declaration
+        self._whole = () if whole is None else (whole,)  # in a tuple: its parameters are not the model's
+        self.plan = plan
+        self.data_size, self.patterns = declaration.data_size, declaration.patterns
+        self.left_to_gates, self.example_input = declaration.left_to_gates, declaration.example_input
+        self.declared_sizes = {name: math.prod(declaration.shapes[name]) for name in declaration.chosen}
+        self.likelihood = likelihood
+        self.gates = gates
         self.network = network
         tensors, progress = dict(network.named_parameters()), FitProgress()
         self.priors: dict[str, TensorPrior] = {}
-        for name, (pattern, hierarchy) in chosen.items():
+        for name, (pattern, hierarchy) in declaration.chosen.items():
+            if name not in tensors:
+                continue
             shape = tuple(tensors[name].shape)
-            self.priors[name] = TensorPrior(name, hierarchy, shape, self.data_size, pattern, progress, declared[name])
+            self.priors[name] = TensorPrior(
+                name, hierarchy, shape, self.data_size, pattern, progress, declaration.shapes[name]
+            )
             tensors[name].requires_grad_(False)
             layer, key = _owner(network, name)
             layer.__dict__[UNDER_PRIOR] = {*layer.__dict__.get(UNDER_PRIOR, ()), key}
@@ -137,23 +183,11 @@ class BayesianNetwork(nn.Module):
             plan: What is left of the network as it was declared, as `CompactResult.plan` has it.
         """
         assert self.gates is not None
+        gates = NetworkGates(self.gates.declaration, network, self.example_input, self.data_size, self.gates)
         made: BayesianNetwork = BayesianNetwork.__new__(BayesianNetwork)
         nn.Module.__init__(made)
-        made.likelihood, made.data_size, made.patterns = self.likelihood, self.data_size, self.patterns
-        made.declared_sizes, made.left_to_gates = self.declared_sizes, self.left_to_gates
-        made.example_input, made.plan = self.example_input, plan
-        made._declared = self._declared or (self.network,)
-        made.gates = NetworkGates(
-            self.gates.declaration,
-            network,
-            self.example_input,
-            self.data_size,
-            self.gates,
-        )
-        left = dict(network.named_parameters())
-        chosen = {name: (prior.pattern, prior.hierarchy) for name, prior in self.priors.items() if name in left}
-        shapes = {name: tuple(tensor.shape) for name, tensor in made._declared[0].named_parameters()}
-        made._bind(network, chosen, shapes)
+        whole = self.network if self.declared is None else self.declared
+        made._make(self._declaration, self.likelihood, network, gates, whole, plan)
         made.training = self.training  # layers keep the modes of the network that is handed in
         return made
 
@@ -168,7 +202,7 @@ class BayesianNetwork(nn.Module):
     @property
     def declared(self) -> nn.Module | None:
         """The network as it was declared, where units have been removed since, else None."""
-        return self._declared[0] if self._declared else None
+        return self._whole[0] if self._whole else None
 
     @functools.cached_property
     def has_tied_weights(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.size_bounds import MOST_DATA, checked_count, checked_settings
 from bayesprune.models.gates.unit_gates import UnitGates
-from bayesprune.models.likelihoods.likelihoods import Likelihood
+from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.likelihoods.names import LIKELIHOODS
 from bayesprune.models.networks.networks import network_from_config
 from bayesprune.models.priors.ready import from_config

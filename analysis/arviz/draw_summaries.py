@@ -13,9 +13,11 @@ from torch import Tensor
 
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.seeded import seeded
+from bayesprune.inference.inclusion.events import included_at
 from bayesprune.inference.posterior.axis_names import axis_names
 from bayesprune.inference.posterior.shrinkage import shrinkage_at
 from bayesprune.models.gates.network_gates import GateSet
+from bayesprune.models.language.inclusion import ShrinkageBelow
 from bayesprune.models.language.tensor_prior import Site, TensorPrior
 
 FULL = 512
@@ -63,7 +65,7 @@ class DrawSummaries:
 
     def of(self, draw: Draw) -> dict[str, np.ndarray]:
         """The summaries of one draw by name."""
-        included = {prior.name: self.fit._included(self.one, prior, draw, draw[prior.name]) for prior in self._events}
+        included = {prior.name: included_at(self.one, prior, draw, draw[prior.name]) for prior in self._events}
         return {name: _array(function(draw, included)) for name, function in self._functions.items()}
 
     def _with_event(self) -> list[TensorPrior]:
@@ -76,7 +78,7 @@ class DrawSummaries:
             weights = one.model.weights_at(values)
             for prior in one.model.priors.values():
                 try:
-                    self.fit._included(one, prior, values, weights[prior.name])
+                    included_at(one, prior, values, weights[prior.name])
                 except ValueError as reason:
                     self.left_out[f"{prior.name}.included"] = str(reason)
                 else:
@@ -129,7 +131,7 @@ class DrawSummaries:
             self._add(
                 f"{name}.output_included", dims, lambda _, included: included[name].flatten(1).float().mean(dim=1)
             )
-        if prior.hierarchy.included is not None and prior.hierarchy.included.kind == "shrinkage":
+        if isinstance(prior.hierarchy.included, ShrinkageBelow):
             self._add(f"{name}.effective", (), lambda d, _: self._effective(prior, d))
 
     def _add_gates(self, gates: GateSet) -> None:

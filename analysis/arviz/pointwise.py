@@ -11,10 +11,10 @@ import xarray as xr
 from torch import Tensor
 
 from bayesprune.analysis.arviz.draw_summaries import Draw
-from bayesprune.inference.fit_result import Restart
 from bayesprune.inference.guides.seeded import seeded
 from bayesprune.inference.predictions.draw_statistics import DrawStatistics
 from bayesprune.inference.predictions.outputs_at import BATCH, like, outputs_at
+from bayesprune.inference.restart import Restart
 from bayesprune.models.checks.first_line import first_line
 
 MOST = 10_000_000

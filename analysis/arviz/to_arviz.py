@@ -14,10 +14,11 @@ from torch import Tensor
 from bayesprune.analysis.arviz.draw_summaries import Draw, DrawSummaries
 from bayesprune.analysis.arviz.pointwise import Pointwise
 from bayesprune.analysis.arviz.shim import arviz, for_top_level
-from bayesprune.inference.fit_result import Fit, Restart
+from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.guide import WITHOUT_DENSITY
 from bayesprune.inference.objective.objective import fast_distributions
 from bayesprune.inference.predictions.predictive import draw_statistics
+from bayesprune.inference.restart import Restart
 from bayesprune.models.checks.given_numbers import restart_number
 
 CHAIN, SAMPLE = ("chain", "draw"), ("sample",)

@@ -12,11 +12,12 @@ from torch import Tensor
 from bayesprune.inference.data.batch_normalisation import tracked_layers
 from bayesprune.inference.data.batches import Data
 from bayesprune.inference.data.kept_inputs import inputs_of
-from bayesprune.inference.fit_result import Fit, Restart
+from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.guide import WITHOUT_DENSITY
 from bayesprune.inference.guides.paired import SlabFactor
 from bayesprune.inference.predictions.draw_statistics import DrawStatistics
 from bayesprune.inference.predictions.outputs_at import BATCH, like, outputs_at
+from bayesprune.inference.restart import Restart
 from bayesprune.models.language.iid import Iid
 
 

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from bayesprune.analysis.diagnostics.log_densities import LogDensities, check_density
 from bayesprune.analysis.diagnostics.pareto_smoothing import GOOD, largest_khat, pareto_smoothed
-from bayesprune.inference.fit_result import Fit, Restart
+from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.guide import WITHOUT_DENSITY
 from bayesprune.inference.objective.objective import fast_distributions
+from bayesprune.inference.restart import Restart
 
 JOINT = "joint"
 LARGEST_BLOCK = 30

@@ -15,7 +15,7 @@ from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.predictions.metrics import expected_calibration_error
 from bayesprune.inference.predictions.outputs_at import outputs_at
 from bayesprune.inference.predictions.predictive import draw_statistics
-from bayesprune.models.likelihoods.likelihoods import Categorical
+from bayesprune.models.likelihoods.labels import Categorical
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

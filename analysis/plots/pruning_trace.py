@@ -34,7 +34,8 @@ def plot_pruning_trace(fit: Fit | xr.Dataset, path: str | Path | None = None) ->
     """Draws the pruning trace over epochs, a thin line for each restart.
 
     Panels: the two parts of the negative ELBO per datum; the first validation score, where there was
-    validation data; sparsity of every tensor and of the network; and for priors with gates the histogram of
+    validation data; sparsity of every tensor and of the network, or the share of weights near zero where a prior has
+    no atom; and for priors with gates the histogram of
     the inclusion probabilities of all weights in the first restart, else the weight of the KL term and the
     learning rate.
 
@@ -121,19 +122,26 @@ def _score(figure: Any, axis: Any, trace: xr.Dataset) -> None:
 
 
 def _sparsity(figure: Any, axis: Any, trace: xr.Dataset) -> None:
+    """The fraction of zeros of each tensor; of those whose prior has no atom the share of weights near zero."""
     tensors = [str(name) for name in trace.tensor.values]
     short = short_names(tensors, LETTERS)
+    near: set[str] = set()
+    if "near_zero" in trace:
+        near = {name for name in tensors if bool(trace["near_zero"].sel(tensor=name).notnull().any())}
     for number, name in enumerate(tensors):
         few = len(tensors) <= LABELLED
         look = line_look(number) if few else {"color": "#B0B0B0"}
         label = short[name] if few else ("each tensor" if number == 0 else "_")
-        _lines(axis, trace["sparsity"].sel(tensor=name, drop=True), label, **look)
+        _lines(axis, trace["near_zero" if name in near else "sparsity"].sel(tensor=name, drop=True), label, **look)
     if len(tensors) > 1:
-        _lines(axis, trace["network_sparsity"], "network", color="black", ls=":", lw=1.8)
+        whole = trace["network_near_zero" if near else "network_sparsity"]
+        _lines(axis, whole, "network", color="black", ls=":", lw=1.8)
     axis.set_ylim(-0.03, 1.03)
-    # Without gates the trace counts weights below a tenth of their layer's rms.
-    axis.set_ylabel("fraction of zeros" if "inclusion_histogram" in trace else "share near zero (< 0.1 rms)")
-    axis.set_title("Sparsity")
+    if not near:
+        axis.set_ylabel("fraction of zeros")
+    else:
+        axis.set_ylabel(f"{'share' if len(near) == len(tensors) else 'zeros, or'} near zero (< 0.1 rms)")
+    axis.set_title("Near zero" if len(near) == len(tensors) else "Sparsity")
     legend_below(axis)
 
 

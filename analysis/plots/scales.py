@@ -27,7 +27,8 @@ from bayesprune.analysis.plots.style import (
     of_name,
     styled,
 )  # fmt: skip
-from bayesprune.inference.fit_result import Fit, Restart
+from bayesprune.inference.fit_result import Fit
+from bayesprune.inference.restart import Restart
 from bayesprune.models.checks.given_numbers import restart_number
 from bayesprune.models.language.tensor_prior import Site, TensorPrior
 

@@ -11,6 +11,7 @@ import numpy as np
 from bayesprune.analysis.plots.short_names import short_names
 from bayesprune.analysis.plots.style import POSTERIOR, PRIOR, check_path, finished, legend_below, new_figure, styled
 from bayesprune.inference.fit_result import Fit
+from bayesprune.models.language.inclusion import ShrinkageBelow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,7 +53,7 @@ def plot_shrinkage(fit: Fit, restart: int = 0, draws: int = 200, path: str | Pat
             kappa = factor.values.astype(float).ravel().clip(0.0, 1.0)  # a float32 mean of ones can exceed one
             counts, _, _ = axis.hist(kappa, bins=np.linspace(0.0, 1.0, BINS + 1), color=POSTERIOR, log=True)
             event = fit.restarts[restart].model.priors[str(name)].hierarchy.included
-            if event is not None and event.kind == "shrinkage":
+            if isinstance(event, ShrinkageBelow):
                 axis.axvline(event.threshold, color=PRIOR, ls="--", label=f"included below {event.threshold:g}")
             axis.set_xlim(0.0, 1.0)
             axis.set_ylim(0.7, max(counts.max() * 1.5, 11.0))  # a decade at least has numbers

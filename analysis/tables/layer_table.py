@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from bayesprune.inference.fit_result import Fit, Restart
+from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.inclusion.inclusion_notes import inclusion_notes, meaning_of
+from bayesprune.inference.restart import Restart
 from bayesprune.inference.watching.pruning_trace import inclusion_record
 from bayesprune.models.checks.given_numbers import restart_number
 
@@ -20,6 +21,7 @@ TITLES = {
     "kind": "event",
     "included": "included",
     "sparsity": "sparsity",
+    "near_zero": "near zero",
     "effective": "effective",
     "rms": "rms weight",
     "kl": "KL [nats]",
@@ -59,12 +61,12 @@ def layer_table(fit: Fit, restart: int = 0, draws: int = 200) -> LayerTable:
     """Tabulates the tensors with a prior.
 
     Keys of a row: ``tensor``; ``shape``; ``weights`` (how many, those of removed units too); ``kind`` of the
-    inclusion event; ``included`` (sum of the inclusion probabilities); ``sparsity`` (fraction of zeros, by the rule
-    of the pruning trace: for gates the share of inclusion probabilities of at most 1/2, else the share of weights
-    below a tenth of their layer's root mean square); ``effective`` with ``effective_lower`` and ``effective_upper``
-    (effective number of weights, 89 % interval); ``rms`` (root mean square of the weights at the guide's centre);
-    ``kl`` (the tensor's share of the KL term in nats after the last epoch; of a MAP minus its log prior). A MAP has
-    no ``included`` and ``effective``.
+    inclusion event; ``included`` (sum of the inclusion probabilities); ``sparsity`` (fraction of zeros, for gates the
+    share of inclusion probabilities of at most 1/2); ``near_zero`` (of a prior without an atom, the share of weights
+    below a tenth of their layer's root mean square, else None); ``effective`` with ``effective_lower`` and
+    ``effective_upper`` (effective number of weights, 89 % interval); ``rms`` (root mean square of the weights at the
+    guide's centre); ``kl`` (the tensor's share of the KL term in nats after the last epoch; of a MAP minus its log
+    prior). A MAP has no ``included`` and ``effective``.
 
     Args:
         fit: The fit.
@@ -91,6 +93,7 @@ def layer_table(fit: Fit, restart: int = 0, draws: int = 200) -> LayerTable:
                 "kind": event.kind if event is not None else None,
                 "included": included.get(name),
                 "sparsity": record["sparsity"][name],
+                "near_zero": record["near_zero"].get(name),
                 **dict(
                     zip(
                         ("effective", "effective_lower", "effective_upper"),
@@ -113,6 +116,7 @@ def layer_table(fit: Fit, restart: int = 0, draws: int = 200) -> LayerTable:
             "kind": None,
             "included": _sum(row["included"] for row in rows) if one_kind else None,
             "sparsity": record["network_sparsity"],
+            "near_zero": record["network_near_zero"] if record["near_zero"] else None,
             "effective": _sum(row["effective"] for row in rows) if one_kind else None,
             "effective_lower": None,
             "effective_upper": None,
@@ -120,9 +124,7 @@ def layer_table(fit: Fit, restart: int = 0, draws: int = 200) -> LayerTable:
             "kl": _sum(row["kl"] for row in rows),
         }
     )
-    return LayerTable(
-        rows, notes + [_sparsity_note(one, set(record["histogram"]))] + _on_inclusion(fit, restart, included)
-    )
+    return LayerTable(rows, notes + [_sparsity_note(one, record)] + _on_inclusion(fit, restart, included))
 
 
 def _posterior_counts(
@@ -164,11 +166,16 @@ def _rms(one: Restart) -> dict[str, float]:
     return {name: float(weight.square().mean().sqrt()) for name, weight in weights.items()}
 
 
-def _sparsity_note(one: Restart, gated: set[str]) -> str:
-    by_size = "share of weights below a tenth of their layer's root mean square"
-    by_gate = "share of inclusion probabilities of at most 1/2"
-    ruled = by_gate if gated == set(one.model.priors) else by_size if not gated else f"{by_gate}; elsewhere {by_size}"
-    return f"sparsity: {ruled}" + ("; KL: minus the log prior, as this fit is a MAP" if one.guide.is_map else "")
+def _sparsity_note(one: Restart, record: dict[str, Any]) -> str:
+    """What the shares are of."""
+    said = ["sparsity: fraction of zeros"]
+    if record["histogram"]:
+        said[0] += ", which are weights with an inclusion probability of at most 1/2"
+    if record["near_zero"]:
+        said.append("near zero: share of weights below a tenth of their layer's root mean square")
+    if one.guide.is_map:
+        said.append("KL: minus the log prior, as this fit is a MAP")
+    return "; ".join(said)
 
 
 def _sum(values: Any) -> float | None:
@@ -189,6 +196,7 @@ def _cell(row: dict[str, Any], key: str) -> str:
         "included": ",.0f",
         "effective": ",.0f",
         "sparsity": ".1%",
+        "near_zero": ".1%",
         "rms": ".3g",
         "kl": ",.0f",
     }

@@ -22,10 +22,6 @@ from bayesprune.runs.declaration import UNIT_GATES, Declaration, declare, resolv
 from bayesprune.runs.run_folder import check_declared
 from bayesprune.runs.starting_weights import StartingWeights
 
-_LATER = {"kl_weight": None, "particles": 1, "standardise": None}
-"""Arguments that folders of earlier versions do not name, with what stands for them there."""
-_OTHERS = object()
-
 __all__ = ["follow_path", "load_path", "parse_numbers", "print_path"]
 
 FRONT_FILE = "front.png"

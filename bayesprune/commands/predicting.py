@@ -30,7 +30,7 @@ from bayesprune.models.files.json_file import damaged, need, read_json
 from bayesprune.models.files.new_file import check_new_file, new_file
 from bayesprune.models.files.places import expanded
 from bayesprune.models.files.tensor_file import infinite_buffers, not_finite, read_tensors
-from bayesprune.models.likelihoods.likelihoods import Likelihood
+from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.networks.standardisation import put_in_units, units_of
 from bayesprune.models.units.compact import cut
 from bayesprune.runs.code_trust import CodeTrust, allowed_code

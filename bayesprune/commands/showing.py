@@ -20,7 +20,8 @@ from bayesprune.inference.execution.stepper import PathReport
 from bayesprune.inference.fit_result import Fit
 from bayesprune.models.files.json_file import damaged
 from bayesprune.models.files.places import expanded
-from bayesprune.models.likelihoods.likelihoods import Categorical
+from bayesprune.models.language.inclusion import ShrinkageBelow
+from bayesprune.models.likelihoods.labels import Categorical
 from bayesprune.runs.code_trust import CodeNotTrusted
 from bayesprune.runs.part_folder import find_part
 from bayesprune.runs.run_folder import PLOTS_FOLDER, SUMMARY_FILE, load_run, read_summary, run_data
@@ -199,7 +200,7 @@ def write_plots(
         drawn["scales"] = partial(plot_scales, fit)
     if not is_map and not has_gates and not any(prior.hierarchy.improper for prior in priors):
         drawn["prior_posterior"] = partial(plot_prior_posterior, fit, draws=PRIOR_DRAWS)
-    if fit.restarts[0].fisher is not None and any(event is not None and event.kind == "shrinkage" for event in events):
+    if fit.restarts[0].fisher is not None and any(isinstance(event, ShrinkageBelow) for event in events):
         drawn["shrinkage"] = partial(plot_shrinkage, fit)
     if data is not None and isinstance(fit.model.likelihood, Categorical) and len(data[0]):
         drawn["calibration"] = partial(plot_calibration, fit, data)

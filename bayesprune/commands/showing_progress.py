@@ -75,10 +75,13 @@ def _sound(folder: Path) -> Iterator[None]:
 def _by_tensor(trace: xr.Dataset) -> Table:
     """Sparsity and KL of each tensor after the last epoch."""
     last = _last_epoch(trace)
-    shown = table("tensor", "sparsity", "KL [nats]", numbers=("sparsity", "KL [nats]"))
+    near = "near_zero" in last and bool(last["near_zero"].notnull().any())
+    columns = ("sparsity", *(("near zero",) if near else ()), "KL [nats]")
+    shown = table("tensor", *columns, numbers=columns)
     for name in last.tensor.values:
         row = last.sel(tensor=name)
-        shown.add_row(str(name), percent(float(row.sparsity), 2), f"{float(row.kl_of):,.0f}")
+        shares = [row["sparsity"], *([row["near_zero"]] if near else [])]
+        shown.add_row(str(name), *[_share(float(share)) for share in shares], f"{float(row.kl_of):,.0f}")
     return shown
 
 
@@ -148,7 +151,15 @@ def _latest(trace: xr.Dataset) -> list[tuple[str, str]]:
     if scores:
         parts = [f"{name.removeprefix('validation_')} {figure(value)}" for name, value in scores.items()]
         lines.append(("validation", ", ".join(parts)))
-    return [*lines, ("sparsity", percent(float(last.network_sparsity), 2)), *progress_gate_lines(trace)]
+    lines.append(("sparsity", _share(float(last.network_sparsity))))
+    if "network_near_zero" in last and np.isfinite(float(last["network_near_zero"])):
+        lines.append(("near zero", f"{_share(float(last['network_near_zero']))} below a tenth of their layer's rms"))
+    return [*lines, *progress_gate_lines(trace)]
+
+
+def _share(value: float) -> str:
+    """A share of weights in percent; a dash where it is not known or means nothing."""
+    return percent(value, 2) if np.isfinite(value) else "-"
 
 
 def _write_plots(trace: xr.Dataset, folder: Path) -> list[Path]:

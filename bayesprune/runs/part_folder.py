@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.training.checkpoint import STATE_BEFORE, CheckpointError, KeptState, kept_state
-from bayesprune.inference.training.fit import NonFiniteLossError
 from bayesprune.inference.tuning.trials import trials_kept
 from bayesprune.inference.watching.trace_file import PROGRESS_FILE, TRACE_FILE, RunningFit, WriteTrace, read_progress
 from bayesprune.models.files.flushing import flush, flush_folder

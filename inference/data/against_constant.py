@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bayesprune.inference.data.batches import Batches
 from bayesprune.models.likelihoods.constant_prediction import constant_log_likelihood
-from bayesprune.models.likelihoods.likelihoods import Likelihood
+from bayesprune.models.likelihoods.likelihood import Likelihood
 
 __all__ = ["CONSTANT", "constant_of_training"]
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.first_line import first_line
 from bayesprune.models.graphs.forward_constants import remedy_for
-from bayesprune.models.likelihoods.likelihoods import Likelihood
+from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.networks.evaluation_mode import evaluation_mode
 
 Data = tuple[Tensor, Tensor] | Dataset[Any] | Iterable[Any]

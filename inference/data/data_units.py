@@ -20,10 +20,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from bayesprune.inference.data.batches import Batches
 from bayesprune.inference.data.raw_inputs import ASKED, NO_NOISE
-from bayesprune.inference.fit_result import Fit
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.first_line import first_line
-from bayesprune.models.likelihoods.likelihoods import Normal
+from bayesprune.models.likelihoods.normal import Normal
 from bayesprune.models.networks.evaluation_mode import evaluation_mode
 from bayesprune.models.networks.standardisation import UNITS, put_in_units, units_of
 
@@ -161,7 +160,7 @@ def is_read_again(batches: Batches) -> bool:
 
 
 def in_data_units(
-    model: BayesianNetwork, batches: Batches, asked: bool | str | None, start: Fit | None
+    model: BayesianNetwork, batches: Batches, asked: bool | str | None, start: BayesianNetwork | None
 ) -> tuple[BayesianNetwork, dict[str, Any]]:
     """The model that is trained: a copy whose network is standardised and whose noise starts from the data, or itself.
 
@@ -169,7 +168,7 @@ def in_data_units(
         model: The model as it was handed in; it is left as it was.
         batches: The training data.
         asked: `fit`'s `standardise`.
-        start: The earlier fit of a warm start, whose units are taken.
+        start: The model of the earlier fit, of a warm start, whose units are taken.
 
     Returns:
         The model; and for the settings: whether ``inputs`` and ``targets`` are standardised inside, the ``noise`` that
@@ -179,7 +178,7 @@ def in_data_units(
         ValueError: If the contrary of what the earlier fit did is asked for, or what is asked for cannot be done.
     """
     if start is not None:
-        return _as_before(model, start.model, None if asked == ONLY_NOISE else asked)
+        return _as_before(model, start, None if asked == ONLY_NOISE else asked)
     has_units = bool(units_of(model.network))
     if has_units or asked == ONLY_NOISE:
         reason = "the network came with it" if has_units else "the network stays as it is"

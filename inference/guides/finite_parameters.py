@@ -7,7 +7,11 @@ from torch import Tensor
 
 from bayesprune.inference.guides.guide import Guide
 
-__all__ = ["check_finite_outputs", "check_finite_parameters"]
+__all__ = ["NonFiniteLossError", "check_finite_outputs", "check_finite_parameters"]
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite; the message names the step and the site."""
 
 
 @torch.no_grad()
@@ -22,8 +26,6 @@ def check_finite_parameters(guide: Guide) -> None:
     """
     if all(bool(torch.isfinite(parameter).all()) for parameter in guide.parameters()):
         return
-    from bayesprune.inference.training.fit import NonFiniteLossError  # a floor up: what it records is checked here
-
     sites = guide.means()
     first = next((name for name, value in sites.items() if not bool(torch.isfinite(value).all())), next(iter(sites)))
     raise NonFiniteLossError(
@@ -43,8 +45,6 @@ def check_finite_outputs(outputs: Tensor) -> None:
     """
     if not bool(torch.isnan(outputs).any()):
         return
-    from bayesprune.inference.training.fit import NonFiniteLossError
-
     raise NonFiniteLossError(
         "the network gives NaN at the guide's centre after the last step: lower learning_rate, or look at the priors"
     )

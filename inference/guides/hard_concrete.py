@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from bayesprune.inference.guides.families import Factor, Family
-from bayesprune.models.priors.l0_hard_concrete import hard_concrete, log_odds_of_open, trained_gate
+from bayesprune.models.distributions.hard_concrete import hard_concrete, log_odds_of_open, trained_gate
 
 
 class HardConcrete(TorchDistribution):

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.language.hierarchy import WEIGHT
 from bayesprune.models.language.iid import Iid
+from bayesprune.models.language.latent import WEIGHT
 from bayesprune.models.language.tensor_prior import TensorPrior
 
 DECADES = (4, 8, 12)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesprune.models.language.hierarchy import WEIGHT, Latent, arguments
 from bayesprune.models.language.iid import Iid
+from bayesprune.models.language.latent import WEIGHT, Latent, arguments
 from bayesprune.models.language.tensor_prior import Site, TensorPrior
 
 PRIOR_DRAWS = 101

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bayesprune.inference.guides.identified import features_of, identified_tensor, regression_tensor
+from bayesprune.inference.restart import Restart
 from bayesprune.models.language.tensor_prior import TensorPrior
-
-if TYPE_CHECKING:
-    from bayesprune.inference.fit_result import Restart
 
 __all__ = ["CORRELATION", "chooses_inputs", "correlated_inputs", "largest_correlation"]
 
@@ -57,15 +55,7 @@ def chooses_inputs(prior: TensorPrior) -> bool:
         prior: The prior on the layer's weights, `(out, in, ...)`.
     """
     event = prior.hierarchy.included
-    if event is None or event.kind == "relative":
-        return False
-    if event.gate is not None:
-        shape = tuple(prior.sites[event.gate].shape)
-        return len(shape) > 1 and shape[1] > 1
-    if event.kind == "shrinkage":
-        scales = [site for site in prior.sites.values() if site.support == "positive"]
-        return any(len(site.shape) > 1 and site.shape[1] > 1 for site in scales)
-    return True
+    return event is not None and event.chooses_inputs(prior)
 
 
 def largest_correlation(columns: Tensor) -> dict[str, Any] | None:

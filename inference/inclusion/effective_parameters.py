@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import xarray as xr
 
+from bayesprune.inference.fitted import Fitted
+from bayesprune.inference.inclusion.events import inclusion_draws, refuse_map
 from bayesprune.inference.posterior.shrinkage import is_counted_by_shrinkage, shrinkage_draws
-
-if TYPE_CHECKING:
-    from bayesprune.inference.fit_result import Fit
 
 __all__ = ["effective_parameters"]
 
 
-def effective_parameters(fit: Fit, restart: int, draws: int, probability: float) -> xr.Dataset:
+def effective_parameters(fit: Fitted, restart: int, draws: int, probability: float) -> xr.Dataset:
     """See `Fit.effective_parameters`."""
     one = fit.restart(restart)
-    fit._refuse_map(one)
+    refuse_map(one)
     mixtures = [prior for prior in one.model.priors.values() if is_counted_by_shrinkage(prior)]
     rest = [prior for prior in one.model.priors.values() if prior not in mixtures]
     counts: dict[str, list[float]] = {name: [] for name in one.model.priors}
@@ -29,7 +26,7 @@ def effective_parameters(fit: Fit, restart: int, draws: int, probability: float)
             for name, kappa in factors.items():
                 counts[name].append(float(((1.0 - kappa) * there.get(name, 1.0)).sum()))
     if rest:
-        for included in fit._inclusion_draws(one, rest, draws):
+        for included in inclusion_draws(one, rest, draws):
             for name, indicator in included.items():
                 counts[name].append(float(indicator.sum()))
     table = np.array(list(counts.values()))

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from bayesprune.inference.data.batches import Batches
 from bayesprune.inference.data.kept_inputs import inputs_of
+from bayesprune.inference.fitted import Fitted
 from bayesprune.inference.guides.guide import WITHOUT_DENSITY
 from bayesprune.inference.guides.identified import identified_tensor, regression_tensor
 from bayesprune.inference.inclusion.correlated_inputs import CORRELATION, chooses_inputs, correlated_inputs
+from bayesprune.inference.inclusion.event_rule import registered_rule
+from bayesprune.inference.inclusion.probabilities import probabilities_at
 from bayesprune.inference.predictions.outputs_at import like
-from bayesprune.models.language.hierarchy import Hierarchy
-
-if TYPE_CHECKING:
-    from bayesprune.inference.fit_result import Fit
+from bayesprune.models.language.latent import Declared
 
 __all__ = [
     "CORRELATED",
@@ -35,7 +35,7 @@ DISAGREE = 0.2
 way is the noise of the gradient, of one draw a step."""
 
 
-def inclusion_facts(fit: Fit, data: Batches | None = None) -> dict[str, Any]:
+def inclusion_facts(fit: Fitted, data: Batches | None = None) -> dict[str, Any]:
     """What notes need of the training data, to be kept with the settings; nothing where there is nothing to say.
 
     Args:
@@ -59,7 +59,7 @@ def inclusion_facts(fit: Fit, data: Batches | None = None) -> dict[str, Any]:
     return {CORRELATED: found} if any(found) else {}
 
 
-def regression_of(fit: Fit) -> str | None:
+def regression_of(fit: Fitted) -> str | None:
     """The weights of a fit whose restarts can be compared weight by weight; None where there are hidden units.
 
     Args:
@@ -76,7 +76,7 @@ def regression_of(fit: Fit) -> str | None:
     return None if shape is None else regression_tensor(fit.model, torch.ones(16, *shape).to(reference))
 
 
-def inclusion_notes(fit: Fit, restart: int = 0) -> list[str]:
+def inclusion_notes(fit: Fitted, restart: int = 0) -> list[str]:
     """Sentences on how far the inclusion probabilities of a regression can be trusted; none for those of networks.
 
     Of a network with hidden units probabilities of weights cannot be compared between restarts, and what is said about
@@ -98,7 +98,7 @@ def inclusion_notes(fit: Fit, restart: int = 0) -> list[str]:
     return notes
 
 
-def why_no_elbo(fit: Fit) -> str | None:
+def why_no_elbo(fit: Fitted) -> str | None:
     """Why restarts have no ELBO to be weighed by; None where they have one.
 
     Args:
@@ -116,22 +116,16 @@ def why_no_elbo(fit: Fit) -> str | None:
     return None
 
 
-def meaning_of(hierarchy: Hierarchy) -> str | None:
+def meaning_of(hierarchy: Declared) -> str | None:
     """What an inclusion probability is not, in a sentence, where its name promises more than it is.
 
     Args:
         hierarchy: The prior.
     """
-    event = hierarchy.included
-    if event is None or event.kind != "shrinkage":
-        return None
-    return (
-        "a shrinkage probability is that of a shrinkage factor below the threshold, where the data and not the prior "
-        "decide a weight, and not that of a weight other than zero: no weight is zero under this prior"
-    )
+    return None if hierarchy.included is None else registered_rule(hierarchy.included).meaning
 
 
-def _correlation(facts: dict[str, Any], fit: Fit) -> str:
+def _correlation(facts: dict[str, Any], fit: Fitted) -> str:
     first, second = facts["inputs"]
     if facts["correlation"] > CORRELATION:
         what = f"inputs {first} and {second} correlate by {facts['correlation']:.2f}"
@@ -149,10 +143,8 @@ def _correlation(facts: dict[str, Any], fit: Fit) -> str:
     )
 
 
-def _disagreement(fit: Fit, name: str) -> str | None:
+def _disagreement(fit: Fitted, name: str) -> str | None:
     """Where restarts have come to unlike probabilities; None where they agree, or there are none."""
-    from bayesprune.inference.inclusion.weight_inclusion import probabilities_at
-
     if len(fit.restarts) < 2:
         return None
     try:

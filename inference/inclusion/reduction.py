@@ -16,11 +16,14 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from bayesprune.inference.fit_result import Fit, Restart, dimensions
+from bayesprune.inference.fitted import Fitted
 from bayesprune.inference.guides.families import NormalFamily
+from bayesprune.inference.inclusion.event_rule import EventRule, event_rule
+from bayesprune.inference.posterior.axis_names import dimensions
+from bayesprune.inference.restart import Restart
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.language.iid import Iid
-from bayesprune.models.language.inclusion import REDUCED_LEVELS
+from bayesprune.models.language.inclusion import REDUCED_LEVELS, ReducedToZero
 from bayesprune.models.language.levels import level_shape
 from bayesprune.models.language.tensor_prior import TensorPrior
 
@@ -56,7 +59,7 @@ def log_evidence_change(location: Tensor, sd: Tensor, prior_sd: Tensor, reduced_
     return 0.5 * (s2.log() - v.log() - u.log()) - 0.5 * m.square() / v * (1.0 - r2 / s2) / u
 
 
-def evidence_change(fit: Fit, reduced_sd: float = 0.0, restart: int = 0, per: str = "weight") -> xr.Dataset:
+def evidence_change(fit: Fitted, reduced_sd: float = 0.0, restart: int = 0, per: str = "weight") -> xr.Dataset:
     """Change of the log evidence when a weight, or a group of them, is reduced, for every one of every tensor.
 
     The changes of several weights add up where the fit takes them to be independent, as a mean-field guide does; how
@@ -90,7 +93,7 @@ def evidence_change(fit: Fit, reduced_sd: float = 0.0, restart: int = 0, per: st
 
 
 def reduced_inclusion(
-    fit: Fit, expected_density: float = 0.5, reduced_sd: float = 0.0, restart: int = 0, per: str = "weight"
+    fit: Fitted, expected_density: float = 0.5, reduced_sd: float = 0.0, restart: int = 0, per: str = "weight"
 ) -> xr.Dataset:
     """Inclusion probability of every weight by Bayesian model reduction, without fitting again.
 
@@ -127,7 +130,7 @@ def reduced_inclusion(
     return xr.Dataset(variables, attrs={"expected_density": expected_density, "reduced_sd": float(reduced_sd)})
 
 
-def reduction(fit: Fit, restart: int = 0) -> dict[str, Tensor]:
+def reduction(fit: Fitted, restart: int = 0) -> dict[str, Tensor]:
     """Criterion for `prune`: the log evidence that is lost when a weight is removed, in nats; more is kept sooner.
 
     Its order is that of `reduced_inclusion`, without probabilities that round to 1 and tie. The weights of a group
@@ -154,7 +157,7 @@ def event_log_odds(one: Restart, prior: TensorPrior) -> Tensor:
         ValueError: As `evidence_change`.
     """
     event = prior.hierarchy.included
-    assert event is not None and event.kind == "reduction"
+    assert isinstance(event, ReducedToZero)
     prior_log_odds = math.log(event.expected_density) - math.log1p(-event.expected_density)
     return prior_log_odds - _of_event(prior, _changes(one, 0.0, (prior.name,))[prior.name])
 
@@ -167,7 +170,7 @@ def drawn_event(one: Restart, prior: TensorPrior) -> Tensor:
     """
     probability = event_log_odds(one, prior).sigmoid()
     event = prior.hierarchy.included
-    assert event is not None
+    assert isinstance(event, ReducedToZero)
     groups = level_shape(event.level, prior.shape, tensor=prior.name)
     return torch.rand(groups, dtype=probability.dtype, device=probability.device) < probability
 
@@ -175,7 +178,7 @@ def drawn_event(one: Restart, prior: TensorPrior) -> Tensor:
 def _of_event(prior: TensorPrior, change: Tensor) -> Tensor:
     """The change of what each weight belongs to under the prior's event, `(out, in, ...)`."""
     event = prior.hierarchy.included
-    level = event.level if event is not None and event.kind == "reduction" else "weight"
+    level = event.level if isinstance(event, ReducedToZero) else "weight"
     return _summed(prior, change, level).expand(prior.shape)
 
 
@@ -258,6 +261,31 @@ def _normal_guide(one: Restart, names: Sequence[str]) -> dict[str, tuple[Tensor,
                 site.name: pair for site, pair in zip(family.sites, zip(locations, sds, strict=True), strict=True)
             }
     return found
+
+
+@event_rule(ReducedToZero)
+class ReductionRule(EventRule):
+    """Of models that are compared: in closed form, under a mean-field Normal guide."""
+
+    ranks_by_default = True
+
+    def included(self, one: Restart, prior: TensorPrior, values: dict[str, Tensor], weight: Tensor) -> Tensor:
+        """Drawn: under a mean-field guide the models' probabilities multiply."""
+        return drawn_event(one, prior)
+
+    def probabilities(self, fit: Fitted, restart: int, priors: list[TensorPrior], draws: int) -> dict[str, Tensor]:
+        """See `event_log_odds`."""
+        one = fit.restart(restart)
+        return {prior.name: event_log_odds(one, prior).sigmoid() for prior in priors}
+
+    def log_odds(self, fit: Fitted, restart: int, priors: list[TensorPrior]) -> dict[str, Tensor] | None:
+        """See `event_log_odds`."""
+        one = fit.restart(restart)
+        return {prior.name: event_log_odds(one, prior) for prior in priors}
+
+    def is_left_to_units(self, one: Restart, prior: TensorPrior) -> bool:
+        """Never: it has a probability of its own."""
+        return False
 
 
 __all__ = [

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
-if TYPE_CHECKING:
-    from bayesprune.inference.fit_result import Fit
+from bayesprune.inference.fitted import Fitted
 
 __all__ = ["Course", "Quarters", "course_of"]
 
@@ -84,7 +82,7 @@ class Course:
         return float(smooth.min()), float(smooth[-1])
 
 
-def course_of(fit: Fit, restart: int = 0) -> Course:
+def course_of(fit: Fitted, restart: int = 0) -> Course:
     """Reads the course of a restart off the trace.
 
     Args:
@@ -114,7 +112,7 @@ def course_of(fit: Fit, restart: int = 0) -> Course:
     )
 
 
-def _quarters(fit: Fit, trace: xr.Dataset, n: float, steps_an_epoch: float) -> Quarters | None:
+def _quarters(fit: Fitted, trace: xr.Dataset, n: float, steps_an_epoch: float) -> Quarters | None:
     if fit.model.progress is not None:
         return None  # a prior that changes while it is fitted changes the loss
     if not np.isfinite(steps_an_epoch):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
+from bayesprune.inference.fitted import Fitted
+from bayesprune.inference.inclusion.weight_inclusion import unit_inclusion
 from bayesprune.inference.watching.pruning_trace import inclusion_record
-
-if TYPE_CHECKING:
-    from bayesprune.inference.fit_result import Fit
 
 __all__ = ["EmptiedLayers", "collapsed_layers", "emptied_layers"]
 
@@ -60,7 +58,7 @@ class EmptiedLayers:
         return "; ".join(part for part in parts if part)
 
 
-def collapsed_layers(fit: Fit) -> list[str]:
+def collapsed_layers(fit: Fitted) -> list[str]:
     """Tensors of the first restart whose inclusion probabilities are all at most 1/2."""
     guide = fit.restarts[0].guide
     sparsity = inclusion_record(guide)["sparsity"]
@@ -69,7 +67,7 @@ def collapsed_layers(fit: Fit) -> list[str]:
 
 
 @torch.no_grad()
-def emptied_layers(fit: Fit, collapsed: list[str]) -> EmptiedLayers:
+def emptied_layers(fit: Fitted, collapsed: list[str]) -> EmptiedLayers:
     """Looks for layers that the first restart has lost; tensors of one dimension, such as biases, may be zero.
 
     A layer has learned nothing where the means of its weights, at which its draws are centred, differ from zero by so
@@ -109,10 +107,10 @@ def emptied_layers(fit: Fit, collapsed: list[str]) -> EmptiedLayers:
     return EmptiedLayers((), tuple(gone), tuple(excluded), tuple(at_prior))
 
 
-def _closed_sets(fit: Fit) -> tuple[str, ...]:
+def _closed_sets(fit: Fitted) -> tuple[str, ...]:
     """Sets of units none of which is more likely open than closed; branches may go as a whole."""
     branches = set(fit.trace["unit_set"].values[fit.trace["is_layer"].values.astype(bool)].tolist())
-    found = fit.unit_inclusion()
+    found = unit_inclusion(fit)
     return tuple(str(name) for name in found if name not in branches and not bool((found[name] > 0.5).any()))
 
 

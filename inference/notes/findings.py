@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from bayesprune.inference.data.against_constant import CONSTANT
+from bayesprune.inference.fitted import Fitted
 from bayesprune.inference.inclusion.inclusion_notes import inclusion_notes
 from bayesprune.inference.notes.course import Course, course_of
 from bayesprune.inference.notes.emptied_layers import EmptiedLayers, collapsed_layers, emptied_layers
 from bayesprune.inference.notes.remedies import Remedies
 from bayesprune.inference.rules.gate_training import NOISY
-
-if TYPE_CHECKING:
-    from bayesprune.inference.fit_result import Fit
 
 __all__ = ["findings"]
 
@@ -58,7 +56,7 @@ EARLY, MANY = 0.25, 0.1
 class _Facts:
     """What findings are made of."""
 
-    fit: Fit
+    fit: Fitted
     course: Course
     remedies: Remedies
     constant: float | None
@@ -69,7 +67,7 @@ class _Facts:
         return None if self.constant is None else float(self.course.log_likelihood[-1]) - self.constant
 
 
-def findings(fit: Fit) -> list[str]:
+def findings(fit: Fitted) -> list[str]:
     """Sentences on what is wrong with a fit, the worst first, at most four and none twice; none for a good one.
 
     Those on how far inclusion probabilities of a regression can be trusted (`inclusion_notes`) come after them.
@@ -213,7 +211,7 @@ def _pruned_prematurely(facts: _Facts, useless: bool = False) -> tuple[str, str]
     return f"{begins}, when the likelihood had made {100 * max(reached, 0.0):.0f} % of what it gained", remedy
 
 
-def _gated_tensors(fit: Fit) -> list[str]:
+def _gated_tensors(fit: Fitted) -> list[str]:
     events = {name: prior.hierarchy.included for name, prior in fit.model.priors.items()}
     return [name for name, event in events.items() if event is not None and event.gate]
 

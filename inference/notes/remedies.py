@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from bayesprune.inference.data.raw_inputs import standardising_helps
 from bayesprune.inference.defaults.kl_weight import FADE_IN, LEAST_WEIGHT
 from bayesprune.inference.defaults.knob_grid import stronger_or_weaker
 from bayesprune.inference.defaults.length import LEAST_STEPS
+from bayesprune.inference.fitted import Fitted
 from bayesprune.inference.rules.gate_training import NOISY
 from bayesprune.models.checks.plain_numbers import plain_value
-
-if TYPE_CHECKING:
-    from bayesprune.inference.fit_result import Fit
 
 __all__ = ["Remedies"]
 
@@ -37,7 +34,7 @@ class Remedies:
         tensors: Those that were looked at: the knob is one of their priors; default: of any.
     """
 
-    fit: Fit
+    fit: Fitted
     tensors: tuple[str, ...] = ()
 
     def about(self, tensors: Iterable[str]) -> Remedies:

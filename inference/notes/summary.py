@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from bayesprune.inference.fitted import Fitted
 from bayesprune.inference.guides.guide import WITHOUT_DENSITY
+from bayesprune.inference.guides.left_in import left_in
 from bayesprune.inference.notes.emptied_layers import collapsed_layers
 from bayesprune.inference.notes.findings import findings
 from bayesprune.inference.predictions.draw_statistics import statistics_in_words
 from bayesprune.inference.watching.endings import ending_in_words, endings_of
 
-if TYPE_CHECKING:
-    from bayesprune.inference.fit_result import Fit
 
-
-def summarise(fit: Fit) -> dict[str, Any]:
+def summarise(fit: Fitted) -> dict[str, Any]:
     """Returns what a fit was and came to.
 
     Keys: those of `Fit.settings` (guide, epochs, steps, batch_size, learning_rate, optimizer, schedule, kl_warmup,
@@ -32,7 +31,8 @@ def summarise(fit: Fit) -> dict[str, Any]:
     one = fit.restarts[0]
     model, guide = one.model, one.guide
     last = fit.trace.isel(restart=0).dropna("epoch", how="all", subset=["loss"]).isel(epoch=-1)
-    weights, nonzero = sum(model.declared_sizes.values()), _nonzero(fit)
+    weights = sum(model.declared_sizes.values())
+    nonzero = sum(int(left.sum()) for left in left_in(guide).values())
     has_points = any(family in WITHOUT_DENSITY for family in guide.family_of.values())
     improper = any(prior.hierarchy.improper for prior in model.priors.values())
     kl, likelihood = float(last["kl"]), float(last["expected_log_likelihood"])
@@ -70,20 +70,3 @@ def _note(settings: dict[str, Any]) -> list[str]:
     """A sentence where a regression could not be standardised."""
     found = settings.get("standardised", {}).get("note")
     return [] if found is None else [str(found)]
-
-
-def _nonzero(fit: Fit) -> int:
-    """Weights that are in the network: of the median-probability model for gates, else not exactly zero."""
-    one = fit.restarts[0]
-    closed, weights = one.guide.inclusion(), fit.included_weights()
-    units = one.guide.open_units(0.5)
-    nonzero = 0
-    for name, prior in one.model.priors.items():
-        event = prior.hierarchy.included
-        left = weights[name] != 0
-        if event is not None and event.gate is not None:
-            left = left & (prior.spread(event.gate, closed[prior.sites[event.gate].name]) > 0.5)
-        if name in units:
-            left = left & units[name]
-        nonzero += int(left.sum())
-    return nonzero

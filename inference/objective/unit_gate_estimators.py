@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from bayesprune.models.priors.l0_hard_concrete import hard_concrete
+from bayesprune.models.distributions.hard_concrete import hard_concrete
 
 GateNll = Callable[[Mapping[str, Tensor]], Tensor]
 """Values of the gates by site, each (units,) or (batch, units), to the negative log-likelihood of each example in nats,

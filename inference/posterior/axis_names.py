@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bayesprune.models.language.tensor_prior import TensorPrior
+
 NAMES = ("output", "input", "kernel_row", "kernel_column", "kernel_depth")
 
 
@@ -13,3 +15,8 @@ def axis_names(name: str, count: int) -> tuple[str, ...]:
         count: How many dimensions it has; those after the fifth are numbered, from 5.
     """
     return tuple(f"{name}.{NAMES[axis] if axis < len(NAMES) else axis}" for axis in range(count))
+
+
+def dimensions(name: str, prior: TensorPrior) -> tuple[str, ...]:
+    """Names of the dimensions of a tensor with a prior."""
+    return axis_names(name, len(prior.shape))

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -30,12 +29,10 @@ from torch import Tensor
 from bayesprune.inference.guides.families import NormalFamily
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.guides.seeded import seeded
-from bayesprune.models.language.hierarchy import WEIGHT
+from bayesprune.inference.restart import Restart
 from bayesprune.models.language.iid import Iid
+from bayesprune.models.language.latent import WEIGHT
 from bayesprune.models.language.tensor_prior import TensorPrior
-
-if TYPE_CHECKING:
-    from bayesprune.inference.fit_result import Restart
 
 __all__ = ["DataPull", "data_pulls", "factor_by_posterior", "information"]
 

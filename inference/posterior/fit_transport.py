@@ -9,47 +9,48 @@ from __future__ import annotations
 import copy
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
+from torch import Tensor
+
+from bayesprune.inference.fitted import Fitted
+from bayesprune.inference.posterior.storage import load_fit, write_fit
 from bayesprune.models.declared_model import code_of_ones_own
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from bayesprune.inference.fit_result import Fit
+from bayesprune.models.files.tensor_file import read_tensors, write_tensors
 
 __all__ = ["copied", "deeply_copied", "reduced"]
 
+F = TypeVar("F", bound=Fitted)
 _KEPT = "kept.safetensors"
 _REMEDY = "send the fit again"
 
 
-def copied(fit: Fit) -> Fit:
+def copied(fit: F) -> F:
     """A fit with the same restarts, trace and settings."""
-    made: Fit = object.__new__(type(fit))
+    made = object.__new__(type(fit))
     made.__dict__.update(fit.__dict__)
     return made
 
 
-def deeply_copied(fit: Fit, memo: dict[int, Any]) -> Fit:
+def deeply_copied(fit: F, memo: dict[int, Any]) -> F:
     """An independent fit, which says and predicts the same."""
-    made: Fit = object.__new__(type(fit))
+    made = object.__new__(type(fit))
     memo[id(fit)] = made
     made.__dict__.update(copy.deepcopy(fit.__dict__, memo))
     return made
 
 
-def reduced(fit: Fit, protocol: Any) -> Any:
+def reduced(fit: Fitted, protocol: Any) -> Any:
     """What `pickle` is to write for a fit: a function and its arguments."""
     if _is_named(fit):
         try:
-            return _received, (_files(fit),)
+            return _received, (type(fit), _files(fit))
         except ValueError:
             pass  # it holds what no file may, such as NaN
     return object.__reduce_ex__(fit, protocol)
 
 
-def _is_named(fit: Fit) -> bool:
+def _is_named(fit: Fitted) -> bool:
     """Whether all of the declaration has a name of ours, as `Fit.load` asks for."""
     model = fit.model
     network = model.network if model.declared is None else model.declared
@@ -61,11 +62,8 @@ def _is_named(fit: Fit) -> bool:
     return code_of_ones_own(declared) is None
 
 
-def _files(fit: Fit) -> dict[str, bytes]:
+def _files(fit: Fitted) -> dict[str, bytes]:
     """The files of a saved fit, and the inputs and examples that it keeps in memory, by name."""
-    from bayesprune.inference.posterior.storage import write_fit
-    from bayesprune.models.files.tensor_file import write_tensors
-
     kept: dict[str, Tensor] = {} if fit.inputs is None else {"inputs": fit.inputs}
     if fit.examples is not None:
         kept |= {"x": fit.examples[0], "y": fit.examples[1]}
@@ -76,16 +74,13 @@ def _files(fit: Fit) -> dict[str, bytes]:
         return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def _received(files: dict[str, bytes]) -> Fit:
-    """Reads a fit from its files."""
-    from bayesprune.inference.posterior.storage import load_fit
-    from bayesprune.models.files.tensor_file import read_tensors
-
+def _received(kind: type[F], files: dict[str, bytes]) -> F:
+    """Reads a fit of that class from its files."""
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         for name, content in files.items():
             (folder / name).write_bytes(content)
-        found = load_fit(folder)
+        found = load_fit(kind, folder)
         kept = read_tensors(folder / _KEPT, _REMEDY, may_be_infinite=None)
     found.inputs = kept.get("inputs")
     found.examples = (kept["x"], kept["y"]) if "x" in kept else None

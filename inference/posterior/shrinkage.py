@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,13 +18,12 @@ from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.guides.seeded import seeded
 from bayesprune.inference.posterior.data_pull import DataPull, data_pulls, factor_by_posterior
 from bayesprune.inference.predictions.outputs_at import outputs_at
+from bayesprune.inference.restart import Restart
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.language.hierarchy import WEIGHT
-from bayesprune.models.language.inclusion import InclusionEvent, ShrinkageForm
+from bayesprune.models.language.inclusion import ShrinkageBelow, ShrinkageForm
+from bayesprune.models.language.latent import WEIGHT
+from bayesprune.models.language.scale_mixture import is_scale_mixture
 from bayesprune.models.language.tensor_prior import TensorPrior
-
-if TYPE_CHECKING:
-    from bayesprune.inference.fit_result import Restart
 
 EXAMPLES = 1000
 """Training examples over which the Fisher information is averaged."""
@@ -35,7 +33,7 @@ CHUNK = 50
 def needs_fisher(model: BayesianNetwork) -> bool:
     """Whether an inclusion event of a prior may ask for the Fisher information."""
     events = (prior.hierarchy.included for prior in model.priors.values())
-    return any(event is not None and event.kind == "shrinkage" for event in events)
+    return any(isinstance(event, ShrinkageBelow) for event in events)
 
 
 def diagonal_fisher(
@@ -156,19 +154,10 @@ def is_linear(model: BayesianNetwork) -> bool:
     return model.gates is None and len(model.matrices) == 1 and every == set(model.matrices)
 
 
-def is_scale_mixture(prior: TensorPrior) -> bool:
-    """Whether the weight is, given random scales, a scaled Normal or Laplace."""
-    if prior.hierarchy.included is not None and prior.hierarchy.included.kind == "atom":
-        return False
-    if prior.weight_is_latent:  # its scale may be a real latent, such as HALO's signed lam
-        return any(parent in prior.sites for parent in prior.hierarchy.parents.get(WEIGHT, ()))
-    return bool(prior.scales) and prior.standard_normal is not None
-
-
 def is_counted_by_shrinkage(prior: TensorPrior) -> bool:
     """Whether effective parameters are the sum of one minus the shrinkage factor, rather than of another event."""
     event = prior.hierarchy.included
-    return is_scale_mixture(prior) and (event is None or event.kind == "shrinkage")
+    return is_scale_mixture(prior) and (event is None or isinstance(event, ShrinkageBelow))
 
 
 def shrinkage_form(one: Restart, prior: TensorPrior) -> ShrinkageForm:
@@ -180,22 +169,15 @@ def shrinkage_form(one: Restart, prior: TensorPrior) -> ShrinkageForm:
     event = prior.hierarchy.included
     site = prior.sites.get(WEIGHT if prior.weight_is_latent else str(prior.standard_normal))
     is_normal = site is not None and one.guide.family_of[site.name] == "normal"
-    if event is not None and event.by == "posterior" and not is_normal:
+    asked = event.by if isinstance(event, ShrinkageBelow) else None
+    if asked == "posterior" and not is_normal:
         raise ValueError(
             f"the prior on {prior.name} asks for shrinkage by the posterior, which a guide of points does not have: "
             "fit with guide='meanfield', or declare shrinkage_below(..., by='fisher')"
         )
-    if event is not None and event.by is not None:
-        return event.by
+    if asked is not None:
+        return asked
     return "posterior" if is_normal and not is_linear(one.model) else "fisher"
-
-
-def stated_event(one: Restart, prior: TensorPrior) -> InclusionEvent | None:
-    """The event of a prior; one of shrinkage with the form that it has in this fit."""
-    event = prior.hierarchy.included
-    if event is None or event.kind != "shrinkage" or not is_scale_mixture(prior):
-        return event
-    return replace(event, by=shrinkage_form(one, prior))
 
 
 def shrinkage_at(one: Restart, prior: TensorPrior, values: dict[str, Tensor]) -> Tensor:

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import h5py
 import torch
@@ -16,8 +16,10 @@ import xarray as xr
 from torch import Tensor, nn
 
 from bayesprune.inference.data.fingerprints import compare_structure, network_structure
-from bayesprune.inference.fit_result import Fit, Restart
+from bayesprune.inference.fitted import Fitted
 from bayesprune.inference.guides.guide import Guide
+from bayesprune.inference.restart import Restart
+from bayesprune.inference.watching.pruning_trace import trace_of_today
 from bayesprune.inference.watching.trace_file import UNREADABLE
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.declared_model import code_of_ones_own, declared_model
@@ -38,6 +40,7 @@ from bayesprune.models.networks.evaluation_mode import remember_held
 from bayesprune.models.networks.standardisation import UNITS, put_in_units, units_of
 from bayesprune.models.units.cutting import cut
 
+F = TypeVar("F", bound=Fitted)
 FORMAT = 1
 FIT_FILE, TRACE_FILE = "fit.json", "trace.nc"
 _REMEDY = "fit again, or restore the file"
@@ -63,7 +66,7 @@ _WRONG = (
 """What the making of something from damaged names and numbers raises."""
 
 
-def save_fit(fit: Fit, path: str | Path, overwrite: bool = False) -> Path:
+def save_fit(fit: Fitted, path: str | Path, overwrite: bool = False) -> Path:
     """Writes a fit to a new folder, all of it or nothing.
 
     Args:
@@ -111,7 +114,7 @@ def _is_fit(folder: Path) -> bool:
     return True
 
 
-def write_fit(fit: Fit, folder: Path) -> None:
+def write_fit(fit: Fitted, folder: Path) -> None:
     """Writes the files of a fit into an existing folder.
 
     ``fit.json`` holds settings, the declaration and its fingerprints, and what is left of a network whose units were
@@ -160,8 +163,14 @@ def write_fit(fit: Fit, folder: Path) -> None:
     write_json(folder / FIT_FILE, {**declaration, "digests": digests})
 
 
-def load_fit(path: str | Path, model: BayesianNetwork | None = None) -> Fit:
-    """Reads a fit back onto the CPU; see `Fit.load`. Where a process was killed while replacing it, that is ended."""
+def load_fit(kind: type[F], path: str | Path, model: BayesianNetwork | None = None) -> F:
+    """Reads a fit back onto the CPU; see `Fit.load`. Where a process was killed while replacing it, that is ended.
+
+    Args:
+        kind: The class that is made: `Fit`.
+        path: The folder.
+        model: The model, where it is not one of names alone.
+    """
     path = expanded(path)
     clear_leftovers(Path(os.path.realpath(path)))
     file = path / FIT_FILE
@@ -193,7 +202,7 @@ def load_fit(path: str | Path, model: BayesianNetwork | None = None) -> Fit:
     trace = path / TRACE_FILE
     if TRACE_FILE in digests and tensor_digest(read_regular(trace, _REMEDY)) != digests[TRACE_FILE]:
         raise damaged(trace, "its content is not what was written", _REMEDY)
-    return Fit(restarts, _read_trace(trace), declared["settings"])
+    return kind(restarts, _read_trace(trace), declared["settings"])
 
 
 def _read_declared(path: Path) -> dict[str, Any]:
@@ -336,7 +345,7 @@ def _read_trace(file: Path) -> xr.Dataset:
             # What h5netcdf asks first; where it is refused there, its destructor prints a traceback.
             stored.attrs.get("_nc3_strict")
         with xr.open_dataset(file, engine="h5netcdf") as found:
-            return found.load()
+            return trace_of_today(found.load())
     except UNREADABLE as problem:
         reason = " ".join(str(problem).split())[:200]
         raise ValueError(f"{file} is damaged or missing ({reason}): fit again, or restore the file") from problem

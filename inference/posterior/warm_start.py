@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from torch import nn
 
-from bayesprune.inference.fit_result import Fit
+from bayesprune.inference.fitted import Fitted
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.models.bayesian_network import BayesianNetwork
 
 __all__ = ["begin_at"]
 
 
-def begin_at(start: Fit, restart: int, model: BayesianNetwork, guide: Guide) -> None:
+def begin_at(start: Fitted, restart: int, model: BayesianNetwork, guide: Guide) -> None:
     """Copies guide, point estimates and buffers of a restart of an earlier fit into a model and a guide, IN PLACE.
 
     Args:

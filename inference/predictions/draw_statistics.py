@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from bayesprune.inference.data.batch_normalisation import statistics_at, tracked_layers
+from bayesprune.inference.fitted import Fitted
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.models.bayesian_network import BayesianNetwork
-
-if TYPE_CHECKING:
-    from bayesprune.inference.fit_result import Fit
 
 __all__ = ["CENTRE", "EACH", "RUNNING", "DrawStatistics", "statistics_in_words"]
 
@@ -72,7 +69,7 @@ class DrawStatistics:
         return found or None
 
 
-def statistics_in_words(fit: Fit) -> str | None:
+def statistics_in_words(fit: Fitted) -> str | None:
     """Whose statistics the predictions of a fit have by default; None where its network tracks none."""
     if not tracked_layers(fit.model.network):
         return None

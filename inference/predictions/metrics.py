@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bayesprune.models.likelihoods.likelihoods import Likelihood
+from bayesprune.models.likelihoods.likelihood import Likelihood
 
 __all__ = ["accuracy", "are_of_classes", "expected_calibration_error", "negative_log_likelihood"]
 

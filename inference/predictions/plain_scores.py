@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from bayesprune.inference.predictions.metrics import are_of_classes, expected_calibration_error
 from bayesprune.inference.predictions.outputs_at import outputs_at
 from bayesprune.inference.predictions.predictive_intervals import coverage_at
-from bayesprune.models.likelihoods.likelihoods import Likelihood
+from bayesprune.models.likelihoods.likelihood import Likelihood
 
 __all__ = ["plain_scores"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from bayesprune.inference.data.batch_normalisation import tracked_layers
 from bayesprune.inference.data.batches import Data
 from bayesprune.inference.data.kept_inputs import inputs_of
+from bayesprune.inference.fitted import Fitted
 from bayesprune.inference.guides.seeded import seeded
 from bayesprune.inference.predictions.draw_statistics import RUNNING, DrawStatistics
 from bayesprune.inference.predictions.metrics import are_of_classes, expected_calibration_error
@@ -20,9 +21,6 @@ from bayesprune.inference.predictions.outputs_at import BATCH, like, outputs_at
 from bayesprune.inference.predictions.predictive_intervals import coverage_at, intervals_at
 from bayesprune.models.checks.first_line import first_line
 from bayesprune.models.graphs.forward_constants import remedy_for
-
-if TYPE_CHECKING:
-    from bayesprune.inference.fit_result import Fit
 
 __all__ = [
     "Prediction",
@@ -70,7 +68,7 @@ class PredictiveIntervals:
 
 
 def predict(
-    fit: Fit,
+    fit: Fitted,
     x: Tensor,
     draws: int = 32,
     restart: int = 0,
@@ -89,7 +87,7 @@ def predict(
 
 
 def score(
-    fit: Fit,
+    fit: Fitted,
     x: Tensor,
     y: Tensor,
     draws: int = 32,
@@ -119,7 +117,7 @@ def score(
 
 
 def predictive_intervals(
-    fit: Fit,
+    fit: Fitted,
     x: Tensor,
     probability: float = 0.9,
     draws: int = 32,
@@ -163,7 +161,7 @@ def predictive_intervals(
 
 
 def negative_log_likelihood(
-    fit: Fit,
+    fit: Fitted,
     x: Tensor,
     y: Tensor,
     draws: int = 32,
@@ -184,7 +182,7 @@ def negative_log_likelihood(
 
 
 def draw_statistics(
-    fit: Fit, restart: int = 0, data: Data | None = None, statistics: str | None = None
+    fit: Fitted, restart: int = 0, data: Data | None = None, statistics: str | None = None
 ) -> DrawStatistics:
     """The statistics of batch normalisation that draws of a restart get.
 
@@ -205,7 +203,7 @@ def draw_statistics(
 
 
 def outputs_of_draws(
-    fit: Fit,
+    fit: Fitted,
     function: Callable[[Tensor], Any],
     x: Tensor,
     draws: int = 32,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesprune.models.likelihoods.likelihoods import Likelihood
+from bayesprune.models.likelihoods.likelihood import Likelihood
 
 __all__ = ["COVERAGES", "coverage_at", "intervals_at"]
 

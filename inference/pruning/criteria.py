@@ -14,9 +14,9 @@ from torch import Tensor
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.families import NormalFactor
 from bayesprune.inference.guides.truncated_lognormal import TruncatedLogNormalFactor
-from bayesprune.inference.inclusion.membership import membership_log_odds
-from bayesprune.inference.inclusion.reduction import event_log_odds, reduction
-from bayesprune.models.language.hierarchy import WEIGHT
+from bayesprune.inference.inclusion.events import rule_of
+from bayesprune.inference.inclusion.reduction import reduction
+from bayesprune.models.language.latent import WEIGHT
 
 Criterion = Callable[[Fit, int], dict[str, Tensor]]
 
@@ -27,21 +27,11 @@ def inclusion(fit: Fit, restart: int = 0) -> dict[str, Tensor]:
     Log odds for gates, membership and reduction, so that probabilities which round to 1 keep their order.
     """
     one = fit.restarts[restart]
-    priors = one.model.priors
-    events = {name: prior.hierarchy.included for name, prior in priors.items()}
-    if all(event is not None and event.kind == "reduction" for event in events.values()):
-        return {name: event_log_odds(one, prior) for name, prior in priors.items()}
-    if all(event is not None and event.kind == "membership" for event in events.values()):
-        return membership_log_odds(fit, restart)
-    gates = {}
-    for name, event in events.items():
-        if event is not None and event.gate is not None:
-            gates[name] = event.gate
-    if len(gates) == len(priors):
-        log_odds = one.guide.log_odds()
-        return {
-            name: priors[name].spread(gate, log_odds[priors[name].sites[gate].name]) for name, gate in gates.items()
-        }
+    priors = list(one.model.priors.values())
+    if all(prior.hierarchy.included is not None for prior in priors) and len({rule_of(prior) for prior in priors}) == 1:
+        found = rule_of(priors[0]).log_odds(fit, restart, priors)
+        if found is not None:
+            return found
     probabilities = fit.inclusion_probabilities(restart)
     return {str(name): torch.as_tensor(value.values) for name, value in probabilities.items()}
 

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 
 from bayesprune.inference.data.batches import Batches, Data, check_examples, targets_check
 from bayesprune.inference.data.trainable_batch import NothingTrainableError, TrainableBatches, check_trainable
+from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.predictions.outputs_at import outputs_at
 from bayesprune.inference.pruning.prune import PruneResult, _report
 from bayesprune.inference.pruning.pruned_scores import gone_layers
 from bayesprune.inference.rules.schedules import Schedule, schedule_named
-from bayesprune.inference.training.fit import NonFiniteLossError, OptimizerChoice
+from bayesprune.inference.training.fit import OptimizerChoice
 from bayesprune.inference.training.fit_arguments import resolve_device
 from bayesprune.models.checks.given_numbers import checked_seed, real_number, whole_number
-from bayesprune.models.likelihoods.likelihoods import Likelihood
+from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.networks.evaluation_mode import begin_training, evaluation_mode
 from bayesprune.models.units.compact import CompactResult
 

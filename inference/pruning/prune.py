@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -13,14 +14,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bayesprune.inference.data.batch_normalisation import reestimate_statistics, take_statistics, tracked_layers
 from bayesprune.inference.data.batches import Data
-from bayesprune.inference.fit_result import Fit, Restart
+from bayesprune.inference.fit_result import Fit
+from bayesprune.inference.guides.left_in import left_in
+from bayesprune.inference.inclusion.events import rule_of
 from bayesprune.inference.pruning.criteria import CRITERIA, Criterion
 from bayesprune.inference.pruning.min_score import checked_score, keep_above, share_kept
 from bayesprune.inference.pruning.pruned_scores import Alternative, gone_layers, loss_by_pruning
 from bayesprune.inference.pruning.what_is_pruned import refuse_what_is_no_fit
+from bayesprune.inference.restart import Restart
 from bayesprune.models.bayesian_network import UNDER_PRIOR, BayesianNetwork
-from bayesprune.models.language.inclusion import Kind
-from bayesprune.models.likelihoods.likelihoods import Likelihood
+from bayesprune.models.language.inclusion import InclusionEvent
+from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.networks.evaluation_mode import remember_held
 from bayesprune.models.unit_removal import restored, restored_tensor
 from bayesprune.models.units.compact import CompactResult, compact
@@ -37,7 +41,7 @@ class PruneReport:
     Attributes:
         rule: The rule in words.
         criterion: Name of the criterion.
-        kind: Kind of the inclusion event where the criterion is an inclusion probability, else None.
+        kind: str of the inclusion event where the criterion is an inclusion probability, else None.
         weights: Number of prunable weights (those of tensors with a prior).
         nonzero: How many are left.
         sparsity: Fraction of zeros among them.
@@ -238,8 +242,7 @@ def pruned(
         if sparsity is not None and not 0.0 <= sparsity < 1.0:
             raise ValueError(f"sparsity is a fraction of zeros in [0, 1), not {sparsity}")
         least = None if sparsity is not None else checked_score(min_score, criterion, per)
-        everywhere = all(prior.hierarchy.included is not None for prior in one.model.priors.values())
-        by_event = everywhere and kinds in ({"atom"}, {"reduction"}) and not one.guide.is_map and not units
+        by_event = _ranks_by_event(one, own) and not one.guide.is_map and not units
         chosen = criterion or ("inclusion" if by_event else "magnitude")
         if chosen == "inclusion":
             _refuse_unlike(kinds)
@@ -330,6 +333,14 @@ def _as_declared(
     return masked_network(whole, {name: tensors[name] for name in shapes}, masks), masks
 
 
+def _ranks_by_event(one: Restart, own: Mapping[str, InclusionEvent | None]) -> bool:
+    """Whether the priors on these tensors have one event, by which their weights are ranked if nothing is said."""
+    if any(prior.hierarchy.included is None for prior in one.model.priors.values()):
+        return False
+    rules = {rule_of(one.model.priors[name]) for name in own}
+    return len(rules) == 1 and all(rule.ranks_by_default for rule in rules)
+
+
 def _normalised(network: nn.Module, data: Data | None, inputs: Tensor | None) -> str | None:
     """Estimates running statistics again where there are data, and says what they are."""
     if not any(isinstance(layer, _BatchNorm) and layer.running_mean is not None for layer in network.modules()):
@@ -414,7 +425,7 @@ def _check_scores(scores: dict[str, Tensor], weights: dict[str, Tensor]) -> None
             raise ValueError(f"the criterion returned a score for {name} that is not finite")
 
 
-def _refuse_unlike(kinds: set[Kind]) -> None:
+def _refuse_unlike(kinds: set[str]) -> None:
     if len(kinds) > 1:
         raise ValueError(
             f"the priors' inclusion events are of unlike kinds ({', '.join(sorted(kinds))}), whose "
@@ -429,17 +440,8 @@ def own_zeros(fit: Fit, restart: int = 0) -> tuple[int, int]:
         fit: The fit.
         restart: Which restart; default the first.
     """
-    one, weights = fit.restarts[restart], fit.included_weights(restart)
-    closed, units = one.guide.inclusion(), one.guide.open_units(0.5)
-    left = 0
-    for name, prior in one.model.priors.items():
-        event = prior.hierarchy.included
-        left_out = weights[name].cpu() == 0
-        if event is not None and event.gate is not None:
-            left_out = left_out | (prior.spread(event.gate, closed[prior.sites[event.gate].name]).cpu() <= 0.5)
-        if name in units:
-            left_out = left_out | ~units[name].cpu()
-        left += int((~left_out).sum())
+    one = fit.restarts[restart]
+    left = sum(int(there.sum()) for there in left_in(one.guide).values())
     total = sum(one.model.declared_sizes.values())
     return total - left, total
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from bayesprune.inference.data.batch_normalisation import reestimate_statistics
 from bayesprune.inference.data.batches import Data
-from bayesprune.models.likelihoods.likelihoods import Likelihood
+from bayesprune.models.likelihoods.likelihood import Likelihood
 
 if TYPE_CHECKING:
     from bayesprune.inference.fit_result import Fit

@@ -53,6 +53,10 @@ def point_folder(folder: Path, number: int) -> Path:
     return folder / f"point-{number:03d}"
 
 
+_THEN = {"kl_weight": (None, 1.0), "particles": (1,), "kl_warmup": (0.2, 0.0)}
+"""What stands for arguments that a path of an earlier version, which kept no rules, does not name."""
+
+
 def open_index(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
     """Makes the folder of a path, or takes up one whose arguments are the same.
 
@@ -147,6 +151,8 @@ def _compare(folder: Path, index: Mapping[str, Any], asked: Mapping[str, Any]) -
     ]
     for group in ("declaration", "arguments", "data"):
         before, now = index.get(group) or {}, asked[group] or {}
+        if group == "arguments" and "rules" not in before:
+            now = _as_told(before, now)
         pairs += [(key, before.get(key), now.get(key)) for key in {**before, **now}]
     for name, before, now in pairs:
         if name == "rules" and before != now and now:
@@ -159,3 +165,16 @@ def _compare(folder: Path, index: Mapping[str, Any], asked: Mapping[str, Any]) -
                 f"{folder} holds a path with {name} {before}, but now it is {now}: call it with the arguments of "
                 "then to go on, or choose another folder"
             )
+
+
+def _as_told(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments without those that only say what a path of an earlier version took by default."""
+    told, fit = {**now}, {**now["fit"]}
+    told["fit"] = fit
+    then = before.get("fit") or {}
+    for name in ("kl_weight", "particles"):
+        if name not in then and name in fit and fit[name] in _THEN[name]:
+            del fit[name]
+    if before.get("kl_warmup") is None and told["kl_warmup"] in _THEN["kl_warmup"]:
+        told["kl_warmup"] = None
+    return told

@@ -60,7 +60,7 @@ def default_prunings(fit: Fit) -> tuple[dict[str, Any], ...]:
     if gated and not fit.guide.is_map:
         return ({"min_inclusion": 0.5},)
     ladder = tuple({"sparsity": sparsity} for sparsity in SPARSITIES)
-    return ({}, *ladder) if any(event is not None and event.kind == "atom" for event in events) else ladder
+    return ({}, *ladder) if any(event is not None and event.is_exact for event in events) else ladder
 
 
 def label(pruning: Pruning) -> str:

@@ -31,7 +31,7 @@ from bayesprune.inference.guides.families import (
 from bayesprune.inference.guides.paired import Pair, SlabFactor
 from bayesprune.inference.terms.registry import Term, registered_term
 from bayesprune.models.checks.first_line import first_line
-from bayesprune.models.language.hierarchy import is_distribution
+from bayesprune.models.language.latent import is_distribution
 from bayesprune.models.language.tensor_prior import Site
 
 BATCHES = 32

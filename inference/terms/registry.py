@@ -37,11 +37,11 @@ from bayesprune.inference.guides.functional import is_functional
 from bayesprune.inference.guides.hard_concrete import HardConcreteFactor
 from bayesprune.inference.guides.paired import SlabFactor
 from bayesprune.inference.guides.truncated_lognormal import TruncatedLogNormalFactor
+from bayesprune.models.distributions.fitted_normal import FittedNormal
 from bayesprune.models.distributions.log_uniform import LogUniform, TruncatedLogUniform
+from bayesprune.models.distributions.nonzero_penalty import NonzeroPenalty
+from bayesprune.models.distributions.signed_gamma import SignedGamma
 from bayesprune.models.language.iid import Iid
-from bayesprune.models.priors.halo import SignedGamma
-from bayesprune.models.priors.l0_hard_concrete import NonzeroPenalty
-from bayesprune.models.priors.vib import FittedNormal
 
 Term = Callable[[Any, Any], Tensor]
 """(univariate prior, factor) -> E_q[log q - log p] in nats, summed over the site."""

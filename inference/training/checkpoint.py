@@ -438,6 +438,10 @@ def _is_ours(file: Path) -> bool:
 
 
 def _compare(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    if "rules" not in before and not now["rules"]:  # of an earlier version, and all was given as it was then
+        before = {**before, "rules": {}}
+        if before.get("kl_warmup") is None and now["kl_warmup"] in (0.2, 0.0):
+            before["kl_warmup"] = now["kl_warmup"]
     for name in {**before, **now}:
         if name == "rules" and name not in before and now[name]:
             raise CheckpointError(

@@ -22,7 +22,8 @@ from bayesprune.inference.defaults.kl_weight import default_kl_warmup, default_k
 from bayesprune.inference.defaults.length import default_epochs
 from bayesprune.inference.execution.denormals import flushed_denormals
 from bayesprune.inference.execution.stepper import PathReport, Stepper
-from bayesprune.inference.fit_result import Fit, Restart
+from bayesprune.inference.fit_result import Fit
+from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.guides.guide import Guide, GuideChoice
 from bayesprune.inference.guides.map_probe import check_map_exists
 from bayesprune.inference.inclusion.inclusion_notes import inclusion_facts
@@ -32,18 +33,18 @@ from bayesprune.inference.objective.unit_gate_estimators import UnitGateEstimato
 from bayesprune.inference.posterior.shrinkage import diagonal_fisher, needs_fisher
 from bayesprune.inference.posterior.warm_start import begin_at
 from bayesprune.inference.predictions.validation_scores import validation_scores
+from bayesprune.inference.restart import Restart
 from bayesprune.inference.rules.gate_training import GateTraining, Gating
 from bayesprune.inference.rules.schedules import Schedule, scaled, schedule_named, warmup
 from bayesprune.inference.training.checkpoint import Checkpoint, open_checkpoint
 from bayesprune.inference.training.fit_arguments import (
     PRECISIONS,
     checked_arguments,
-    checked_callbacks,
     checked_length,
     checked_pair,
     resolve_device,
 )
-from bayesprune.inference.watching.callbacks import Callback, FitState
+from bayesprune.inference.watching.callbacks import Callback, FitState, checked_callbacks
 from bayesprune.inference.watching.endings import ending_of
 from bayesprune.inference.watching.progress import Progress
 from bayesprune.inference.watching.pruning_trace import (
@@ -62,10 +63,6 @@ ITERATES = 1000
 SPREAD_RATE = 10.0
 """Log scales and log odds move over several units, weights over hundredths: their rate by Adam."""
 OptimizerChoice = str | Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss became NaN or infinite; the message names the step and the site."""
 
 
 @torch.inference_mode(False)
@@ -229,7 +226,7 @@ def fit(
         followed = [*watchers, *([stop] if stop is not None else [])]
         folder = open_checkpoint(checkpoint, model, batches, held_out, start, followed, arguments)
 
-    model, standardised = in_data_units(model, batches, given["standardise"], start)
+    model, standardised = in_data_units(model, batches, given["standardise"], None if start is None else start.model)
     kept = KeptInputs(batches, model.network)
     finished: list[Restart] = []
     states: list[FitState] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import Any
 
@@ -15,7 +15,6 @@ from bayesprune.inference.execution.stepper import PATHS
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.guide import assign_families
 from bayesprune.inference.rules.gate_training import Gating
-from bayesprune.inference.watching.callbacks import Callback
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.given_numbers import real_number, whole_number
 from bayesprune.models.checks.plain_numbers import plain_number
@@ -23,14 +22,12 @@ from bayesprune.models.checks.plain_numbers import plain_number
 __all__ = [
     "PRECISIONS",
     "checked_arguments",
-    "checked_callbacks",
     "checked_length",
     "checked_pair",
     "resolve_device",
 ]
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
-_CALLBACK = ("on_fit_start", "on_step", "on_epoch", "on_fit_end")
 
 
 def checked_length(epochs: Any, steps: Any) -> tuple[int | None, int | None]:
@@ -45,23 +42,6 @@ def checked_length(epochs: Any, steps: Any) -> tuple[int | None, int | None]:
         None if epochs is None else whole_number("epochs", epochs),
         None if steps is None else whole_number("steps", steps),
     )
-
-
-def checked_callbacks(callbacks: Any) -> list[Callback]:
-    """Returns callbacks as a list.
-
-    Raises:
-        ValueError: If they are no sequence, or one of them has not the methods of a `Callback`.
-    """
-    if not isinstance(callbacks, Iterable):
-        raise ValueError(f"callbacks= takes a sequence of Callbacks, not {_shown(callbacks)}: write [callback]")
-    found = list(callbacks)
-    for one in found:
-        if isinstance(one, type) or not all(callable(getattr(one, name, None)) for name in _CALLBACK):
-            raise ValueError(
-                f"callbacks= takes Callbacks, not {_shown(one)}: derive its class from Callback, and call it"
-            )
-    return found
 
 
 def checked_pair(

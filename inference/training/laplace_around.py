@@ -16,15 +16,16 @@ from bayesprune.inference.data.batch_normalisation import tracked_layers
 from bayesprune.inference.data.batches import Batches, Data, check_data
 from bayesprune.inference.data.data_sketch import data_sketch
 from bayesprune.inference.data.kept_inputs import inputs_of
-from bayesprune.inference.fit_result import Fit, Restart
+from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.families import NormalFamily
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.inclusion.reduction import fixed_prior_sd
 from bayesprune.inference.predictions.outputs_at import outputs_at
+from bayesprune.inference.restart import Restart
 from bayesprune.inference.watching.pruning_trace import inclusion_record, scale_record, trace_dataset
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.plain_numbers import plain_number
-from bayesprune.models.likelihoods.likelihoods import Likelihood
+from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.networks.evaluation_mode import remember_held
 from bayesprune.models.priors.gaussian import Gaussian
 

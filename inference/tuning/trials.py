@@ -21,9 +21,9 @@ from bayesprune.inference.data.batches import Data
 from bayesprune.inference.data.fingerprints import data_fingerprint, described
 from bayesprune.inference.defaults.knob_grid import KL_WEIGHT
 from bayesprune.inference.fit_result import Fit
+from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.sparsity_path.continuation import fit_from
 from bayesprune.inference.training.checkpoint import CheckpointError
-from bayesprune.inference.training.fit import NonFiniteLossError
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.files.json_file import damaged, need, read_json, write_json
 

@@ -22,7 +22,8 @@ from bayesprune.inference.data.batches import Data
 from bayesprune.inference.data.fingerprints import model_fingerprint
 from bayesprune.inference.defaults.knob_grid import BY_DATA_SIZE, KL_WEIGHT, around, from_dense_to_sparse, given_knobs
 from bayesprune.inference.fit_result import Fit
-from bayesprune.inference.training.fit import NonFiniteLossError, fit
+from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
+from bayesprune.inference.training.fit import fit
 from bayesprune.inference.tuning.trials import Trial, Trials, Values
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.given_numbers import whole_number

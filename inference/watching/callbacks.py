@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from bayesprune.inference.objective.objective import Objective, Terms
+
+_CALLBACK = ("on_fit_start", "on_step", "on_epoch", "on_fit_end")
 
 
 @dataclass
@@ -72,3 +75,24 @@ class Callback:
 
     def on_fit_end(self, state: FitState) -> None:
         """Called after the last step of a restart."""
+
+
+def checked_callbacks(callbacks: Any) -> list[Callback]:
+    """Returns callbacks as a list.
+
+    Raises:
+        ValueError: If they are no sequence, or one of them has not the methods of a `Callback`.
+    """
+    if not isinstance(callbacks, Iterable):
+        raise ValueError(f"callbacks= takes a sequence of Callbacks, not {_shown(callbacks)}: write [callback]")
+    found = list(callbacks)
+    for one in found:
+        if isinstance(one, type) or not all(callable(getattr(one, name, None)) for name in _CALLBACK):
+            raise ValueError(
+                f"callbacks= takes Callbacks, not {_shown(one)}: derive its class from Callback, and call it"
+            )
+    return found
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if isinstance(value, (str, int, float)) else f"an object of type {type(value).__name__}"

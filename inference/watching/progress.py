@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import Any
 
 from bayesprune.inference.watching.callbacks import Callback, FitState
@@ -50,6 +51,8 @@ class Progress(Callback):
         ]
         parts += [f"{name} {row[f'validation_{name}']:.4f}" for name in row["scores"]]
         parts.append(f"sparsity {row['network_sparsity']:.3f}")
+        if math.isfinite(row["network_near_zero"]):
+            parts.append(f"near zero {row['network_near_zero']:.3f}")
         self._bar.update(self._task, report="  ".join(parts))
 
     def on_fit_end(self, state: FitState) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,57 +14,51 @@ from torch import Tensor
 from bayesprune.inference.guides.finite_parameters import check_finite_parameters
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.guides.hard_concrete import HardConcreteFamily
+from bayesprune.inference.guides.left_in import left_in, nearly_zero
 from bayesprune.models.bayesian_network import BayesianNetwork
 
 BINS = 20
 """Bins of the histogram of inclusion probabilities."""
-RELATIVE = 0.1
-"""Share of a layer's root mean square below which a weight counts as zero where the prior has no atom."""
 SMALL_SITE = 4
 """Sites of at most this many entries are recorded entry by entry; larger ones by their mean."""
 
 
 @torch.no_grad()
 def inclusion_record(guide: Guide) -> dict[str, Any]:
-    """Sparsity (fraction of zeros) of every tensor with a prior, and of the network, as the guide stands.
+    """How sparse each tensor is, by what the guide says now.
 
-    For a prior with an atom and a gate it is the share of weights whose inclusion probability is at most 1/2 (the
-    median-probability model), with a histogram of the probabilities; for any other the share of weights below a
-    tenth of their layer's root mean square, at the guide's centre. Weights of units whose gate is closed, or that have
-    been removed, are zeros.
+    Sparsity is the fraction of zeros, by the rule of `left_in`: for gates of the median-probability model. Under a
+    prior without an atom no weight is a zero; there `nearly_zero` says how many are small. Weights of units whose gate
+    is closed, or that have been removed, are zeros.
 
     Returns:
-        ``sparsity`` by tensor, ``network_sparsity``, and ``histogram`` (counts, `BINS`) by tensor with gates.
+        ``sparsity`` by tensor and ``network_sparsity``; ``near_zero`` by tensor whose prior has no atom (the share of
+        weights that are zero or nearly so), and ``network_near_zero``, NaN where there is no such tensor; ``histogram``
+        (of inclusion probabilities, counts, `BINS`) by tensor with gates.
 
     Raises:
         NonFiniteLossError: If a parameter of the guide is not finite.
     """
     check_finite_parameters(guide)
-    model = guide.model
-    probabilities = guide.inclusion()
-    centre = guide.means()
-    if guide.gates is not None:
-        centre |= {site: (theta > 0.5).to(theta.dtype) for site, theta in guide.gates.probabilities().items()}
-    weights = model.weights_at(centre)
-    sparsity, histogram = dict.fromkeys(model.declared_sizes, 1.0), {}
-    units, left = guide.open_units(0.5), 0
+    model, probabilities = guide.model, guide.inclusion()
+    sizes, total = model.declared_sizes, sum(model.declared_sizes.values())
+    left = {name: int(there.sum()) for name, there in left_in(guide).items()}
+    large = {name: small.numel() - int(small.sum()) for name, small in nearly_zero(guide).items()}
+    histogram = {}
     for name, prior in model.priors.items():
         event = prior.hierarchy.included
         gate = probabilities.get(prior.sites[event.gate].name) if event is not None and event.gate else None
         if gate is not None:
             inclusion = prior.spread(str(event.gate), gate)  # type: ignore[union-attr]
-            kept = inclusion > 0.5
             histogram[name] = torch.histc(inclusion.float(), BINS, 0.0, 1.0).cpu().numpy()
-        else:
-            weight = weights[name]
-            kept = weight.abs() > (
-                RELATIVE * weight.square().mean().sqrt() if event is None or event.kind != "atom" else 0.0
-            )
-        kept = kept & units[name] if name in units else kept
-        sparsity[name] = 1.0 - int(kept.sum()) / model.declared_sizes[name]  # weights of removed units are zeros
-        left += int(kept.sum())
-    total = sum(model.declared_sizes.values())
-    return {"sparsity": sparsity, "network_sparsity": 1.0 - left / total, "histogram": histogram}
+    # Weights of removed units are zeros: sizes are those that were declared.
+    return {
+        "sparsity": {name: 1.0 - left.get(name, 0) / size for name, size in sizes.items()},
+        "network_sparsity": 1.0 - sum(left.values()) / total,
+        "near_zero": {name: 1.0 - count / sizes[name] for name, count in large.items()},
+        "network_near_zero": 1.0 - sum({**left, **large}.values()) / total if large else math.nan,
+        "histogram": histogram,
+    }
 
 
 @torch.no_grad()
@@ -137,17 +132,19 @@ def trace_dataset(
     Returns:
         Variables over `(restart, epoch)`: ``loss``, ``expected_log_likelihood``, ``kl`` (full-data nats),
         ``kl_weight``, ``learning_rate``, ``seconds``, ``network_sparsity`` and ``validation_*``; ``sparsity`` and
-        ``kl_of`` over `(restart, epoch, tensor)`; ``inclusion_histogram`` over `(..., bin)`; ``negative_elbo`` and
+        ``kl_of`` over `(restart, epoch, tensor)`, and ``near_zero``, with NaN for tensors whose prior has an atom, and
+        ``network_near_zero`` (see `inclusion_record`); ``inclusion_histogram`` over `(..., bin)`; ``negative_elbo`` and
         ``scales`` over `(restart, iterate[, quantity])`. Restarts that were stopped early are padded with NaN.
     """
+    histories = [[_of_today(row) for row in history] for history in histories]
     tensors = list(histories[0][0]["sparsity"])
     epochs = max(len(h) for h in histories)
     data: dict[str, Any] = {}
     scalars = [k for k, v in histories[0][0].items() if isinstance(v, (int, float))]
     for key in scalars:
         data[key] = (("restart", "epoch"), _padded([[row[key] for row in h] for h in histories], epochs))
-    for key in ("sparsity", "kl_of"):
-        rows = [[[row[key][t] for t in tensors] for row in h] for h in histories]
+    for key in ("sparsity", "near_zero", "kl_of"):
+        rows = [[[row[key].get(t, math.nan) for t in tensors] for row in h] for h in histories]
         data[key] = (("restart", "epoch", "tensor"), _padded(rows, epochs))
     gated = list(histories[0][0]["histogram"])
     if gated:
@@ -175,6 +172,40 @@ def trace_dataset(
     if gated:
         coords |= {"gated_tensor": gated, "bin": (np.arange(BINS) + 0.5) / BINS}
     return xr.Dataset(data, coords=coords, attrs=attrs)
+
+
+def _of_today(row: dict[str, Any]) -> dict[str, Any]:
+    """A row that an earlier version recorded: what was sparsity there is `near_zero` for tensors without gates."""
+    if "near_zero" in row:
+        return row
+    near = {name: value for name, value in row["sparsity"].items() if name not in row["histogram"]}
+    whole = row["network_sparsity"]
+    return {
+        **row,
+        "near_zero": near,
+        "sparsity": {**row["sparsity"], **dict.fromkeys(near, math.nan)},
+        "network_sparsity": math.nan if near else whole,
+        "network_near_zero": whole if near else math.nan,
+    }
+
+
+def trace_of_today(trace: xr.Dataset) -> xr.Dataset:
+    """The same of a trace that an earlier version wrote; one of today's, or of gates of units, comes back as it is.
+
+    Args:
+        trace: What `trace_dataset` made, in whatever version.
+    """
+    if "near_zero" in trace or "theta" in trace or not {"sparsity", "network_sparsity"} <= set(trace.data_vars):
+        return trace
+    gated = trace["gated_tensor"].values.tolist() if "gated_tensor" in trace.coords else []
+    has_gates = trace["tensor"].isin(gated)
+    whole, is_whole = trace["network_sparsity"], bool(has_gates.all())
+    return trace.assign(
+        sparsity=trace["sparsity"].where(has_gates),
+        near_zero=trace["sparsity"].where(~has_gates),
+        network_sparsity=whole if is_whole else whole * math.nan,
+        network_near_zero=whole * math.nan if is_whole else whole,
+    )
 
 
 def gate_variables(

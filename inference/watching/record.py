@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from bayesprune.inference.objective.objective import Evaluation, Objective
-from bayesprune.inference.training.fit_arguments import checked_callbacks
-from bayesprune.inference.watching.callbacks import Callback, FitState
+from bayesprune.inference.watching.callbacks import Callback, FitState, checked_callbacks
 from bayesprune.inference.watching.pruning_trace import inclusion_record, kl_by_tensor, scale_record
 
 __all__ = ["Record"]

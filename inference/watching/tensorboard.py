@@ -127,6 +127,8 @@ class TensorBoard(Callback):
         scalars = {name: row[name] for name in SCALARS}
         scalars |= {"sparsity/network": row["network_sparsity"]}
         scalars |= {f"sparsity/{name}": value for name, value in row["sparsity"].items()}
+        scalars |= {"near_zero/network": row["network_near_zero"]}
+        scalars |= {f"near_zero/{name}": value for name, value in row["near_zero"].items()}
         scalars |= {f"kl/{name}": value for name, value in row["kl_of"].items()}
         scalars |= {f"validation/{name}": row[f"validation_{name}"] for name in row["scores"]}
         if state.gate_training is not None and state.gate_training.records:

@@ -13,7 +13,7 @@ from typing import Any
 import xarray as xr
 
 from bayesprune.inference.watching.callbacks import Callback, FitState
-from bayesprune.inference.watching.pruning_trace import gate_variables, trace_dataset
+from bayesprune.inference.watching.pruning_trace import gate_variables, trace_dataset, trace_of_today
 from bayesprune.models.files.json_file import need, read_json, write_json
 from bayesprune.models.files.new_file import replaced_file
 from bayesprune.models.files.places import expanded
@@ -239,7 +239,7 @@ def read_trace(folder: str | Path) -> xr.Dataset:
     try:
         with warnings.catch_warnings(), xr.open_dataset(file, engine="scipy") as found:
             warnings.simplefilter("ignore", RuntimeWarning)  # of numbers that cannot be sizes
-            return found.load()
+            return trace_of_today(found.load())
     except UNREADABLE as problem:
         raise ValueError(
             f"{file} is missing or damaged ({' '.join(str(problem).split())[:200]}): {_REMEDY}"

@@ -56,10 +56,11 @@ def checked_types(what: str, make: Callable[..., Any], given: Mapping[str, Any])
 def typed_settings(
     make: Callable[Concatenate[Owner, Given], Made],
 ) -> Callable[Concatenate[Owner, Given], Made]:
-    """Decorator of what makes a ready prior, an `__init__` or below a `classmethod`: checks the types of its settings.
+    """Decorator of an `__init__`, or of a function below a `classmethod`: checks the types of its settings.
 
-    It is then given Python's own numbers, which its `config` can store, and ranges are all that it has to check. An
-    argument that is missing or not there is a `TypeError`, as in Python, that says which arguments there are.
+    It is then given Python's own numbers, which a `config` can store, and ranges are all that it has to check. An
+    argument that is missing or not there is a `TypeError`, as in Python, that says which arguments there are. Ready
+    priors have it by `@ready`.
     """
     signature = inspect.signature(make)
 
@@ -74,7 +75,7 @@ def typed_settings(
             _, *given = signature.bind(owner, *args, **kwargs).arguments.items()
         except TypeError as problem:  # which does not say of what
             _, *known = signature.parameters
-            raise TypeError(f"{what}(...) takes {', '.join(known)}: {problem}") from None
+            raise TypeError(f"{what}(...) takes {', '.join(known) or 'no settings'}: {problem}") from None
         settings = {key: _checked(f"{what}({key}=...)", value, kinds()[key], "None") for key, value in given}
         for key, value in settings.items():
             if isinstance(value, float) and value and not SIZES[0] <= abs(value) <= SIZES[1]:

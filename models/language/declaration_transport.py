@@ -8,28 +8,27 @@ from __future__ import annotations
 
 import importlib
 import pickle
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
-if TYPE_CHECKING:
-    from bayesprune.models.language.hierarchy import Hierarchy
+from bayesprune.models.language.latent import Declared
+from bayesprune.models.language.ready_registry import READY
 
 __all__ = ["reduced"]
 
+Kind = TypeVar("Kind")
 _FUNCTIONS = ("nodes", "latents", "weight", "weight_value", "factor")
 """What has functions and distributions, which are equal to themselves alone."""
 _CARRIERS = ("cloudpickle", "joblib.externals.cloudpickle")
 
 
-def reduced(hierarchy: Hierarchy) -> tuple[Any, ...]:
+def reduced(hierarchy: Declared) -> tuple[Any, ...]:
     """What `pickle` is to write for a hierarchy: a function and its arguments.
 
     Raises:
         ValueError: If it has functions without a name that could be imported, and there is no `cloudpickle`.
     """
-    from bayesprune.models.priors.ready import from_config
-
     if _is_ready(hierarchy):
-        return from_config, (hierarchy.config,)
+        return _called, (type(hierarchy), hierarchy.config)
     state = vars(hierarchy)
     try:
         pickle.dumps(state)
@@ -44,17 +43,25 @@ def reduced(hierarchy: Hierarchy) -> tuple[Any, ...]:
     return _made, (type(hierarchy), state)
 
 
-def _is_ready(hierarchy: Hierarchy) -> bool:
+def _is_ready(hierarchy: Declared) -> bool:
     """Whether the name and the arguments say all: not of a class of one's own, or where something was set since."""
-    from bayesprune.models.priors.ready import from_config
-
     try:
-        made = None if hierarchy.config is None else from_config(hierarchy.config)
-    except ValueError:
+        made = None if hierarchy.config is None else _called(type(hierarchy), hierarchy.config)
+    except (TypeError, ValueError):
         return False
-    if made is None or type(made) is not type(hierarchy):
+    if type(made) is not type(hierarchy):
         return False
     return all(vars(made).get(name) == value for name, value in vars(hierarchy).items() if name not in _FUNCTIONS)
+
+
+def _called(kind: type[Kind], config: dict[str, Any]) -> Kind | None:
+    """The ready prior of that class by its name and arguments; None if it is none.
+
+    That the class is an argument has the other process import its module, which names the prior there.
+    """
+    entry = READY.get(config["name"])
+    found: Kind | None = None if entry is None else entry.make(**config["arguments"])
+    return found
 
 
 def _carrier() -> Any:
@@ -66,11 +73,11 @@ def _carrier() -> Any:
     return None
 
 
-def _made(kind: type[Hierarchy], state: dict[str, Any]) -> Hierarchy:
+def _made(kind: type[Kind], state: dict[str, Any]) -> Kind:
     found = object.__new__(kind)
     found.__dict__.update(state)
     return found
 
 
-def _unpacked(kind: type[Hierarchy], state: bytes) -> Hierarchy:
+def _unpacked(kind: type[Kind], state: bytes) -> Kind:
     return _made(kind, pickle.loads(state))

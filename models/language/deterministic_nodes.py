@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bayesprune.models.checks.plain_numbers import plain_number
 from bayesprune.models.language.declaration_errors import WrongShapeError
+from bayesprune.models.language.levels import broadcasts_to
 
 __all__ = ["as_node", "check_node"]
 
@@ -42,13 +43,7 @@ def check_node(name: str, value: Tensor, shape: tuple[int, ...] | None, tensor: 
     Raises:
         WrongShapeError: If it does not broadcast.
     """
-    if shape is None:
-        return
-    try:
-        fits = torch.broadcast_shapes(value.shape, shape) == torch.Size(shape)
-    except RuntimeError:
-        fits = False
-    if not fits:
+    if shape is not None and not broadcasts_to(value.shape, shape):
         raise WrongShapeError(
             f"{name} is a deterministic node of shape {tuple(value.shape)}, which does not broadcast to its entries of "
             f"shape {shape} on {tensor}: keep dimensions that are summed over (keepdim=True), or give it the level "

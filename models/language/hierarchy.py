@@ -20,93 +20,28 @@ import copy
 import hashlib
 import inspect
 import textwrap
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bayesprune.models.language.declaration_errors import DeclarationError, NotEvaluatedError, WrongShapeError
+from bayesprune.models.language.declaration_transport import reduced
 from bayesprune.models.language.inclusion import InclusionEvent
-from bayesprune.models.language.levels import DEFAULT_BLOCK, LEVELS
+from bayesprune.models.language.latent import (
+    PROGRESS,
+    RESERVED,
+    WEIGHT,
+    Distribution,
+    Latent,
+    arguments,
+    is_function,
+)
+from bayesprune.models.language.tensor_prior import TensorPrior
 
-if TYPE_CHECKING:
-    from bayesprune.models.language.tensor_prior import TensorPrior
-
-Distribution = torch.distributions.Distribution
-PROGRESS = "progress"
-RESERVED: tuple[str, ...] = ("size", "fan_in", "inputs", "data_size", PROGRESS)
-"""Arguments a callable may take besides the latents: entries of the tensor, those of one output, its columns (input
-channels; 1 for a vector), data, and the share of a fit's steps that are done (a tensor of no dimensions in [0, 1]; 1
-outside a fit and after it), by which a prior is annealed."""
-WEIGHT = "weight"
 TRIAL_SHAPES = ((6, 5), (6, 5, 3, 3), (6, 5, 3), (6, 5, 3, 3, 3))
 """What a declaration is tried on: weights of a linear layer, then of convolutions in two, one and three dimensions."""
-
-
-@dataclass(frozen=True)
-class Latent:
-    """A latent of a hierarchy: a distribution, a level, and optionally how the guide treats it.
-
-    Attributes:
-        distribution: A univariate Pyro distribution (its constants are float32; numbers in a callable take the dtype of
-            the weights), or a callable that returns one; the names of its arguments name its parents (other latents, or
-            ``size``, ``fan_in``, ``inputs``, ``data_size``, ``progress``).
-        per: The level, one of `LEVELS`; default one entry a weight.
-        dims: Named dimensions in place of a level, e.g. ``{"output": None, "rank": 16}``; None takes the
-            tensor's own size, for the names ``"output"`` and ``"input"``. Passed to callables unexpanded.
-        guide: Family of the guide for this latent whatever the fit asks for (``"delta"``, ``"normal"``,
-            ``"lognormal"``, ``"logitnormal"``, ``"bernoulli"``, ``"hardconcrete"``, ``"truncatedlognormal"``); default
-            None: the fit decides.
-        init: Where the guide's location starts: a number, or a callable of latents' starting values, the
-            reserved arguments but ``progress``, and ``weight`` (the network's current weights). Default None: from
-            the network's weights where the hierarchy can be solved for them, else the prior median.
-        block: Rows and columns of a tile for ``per="block"``; default 16 x 16.
-        spread: Standard deviation with which the guide starts: of a real latent as a share of its root mean square, of
-            others that of the logarithm or logit; default None: 0.1.
-    """
-
-    distribution: Any
-    per: str = "weight"
-    dims: Mapping[str, int | None] | None = None
-    guide: str | None = None
-    init: float | Callable[..., Tensor] | None = None
-    block: tuple[int, int] = DEFAULT_BLOCK
-    spread: float | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.distribution, Distribution) and not callable(self.distribution):
-            raise ValueError(
-                f"a latent needs a Pyro distribution or a callable that returns one, not "
-                f"{type(self.distribution).__name__}: write Latent(dist.Normal(0.0, 1.0))"
-            )
-        if isinstance(self.distribution, Distribution) and self.distribution.event_shape:
-            raise ValueError(
-                f"{type(self.distribution).__name__} has event shape {tuple(self.distribution.event_shape)}, but a "
-                "latent takes a univariate distribution: its level or dims say how many entries there are"
-            )
-        if self.per not in LEVELS:
-            raise ValueError(f"level {self.per!r} is unknown: per= takes one of {', '.join(LEVELS)}")
-        if self.spread is not None and not self.spread > 0:
-            raise ValueError(f"spread= is a standard deviation to start from and must be positive, not {self.spread}")
-        for name, extent in (self.dims or {}).items():
-            if extent is None and name not in ("output", "input"):
-                raise ValueError(
-                    f"dims[{name!r}] has no size: give a number (only 'output' and 'input' take the tensor's own)"
-                )
-            if extent is not None and extent < 1:
-                raise ValueError(f"dims[{name!r}] must be at least 1, not {extent}")
-        if len(self.block) != 2 or min(self.block) < 1:
-            raise ValueError(f"block= takes the rows and columns of a tile, each at least 1, not {self.block}")
-
-
-def arguments(function: Callable[..., Any]) -> tuple[str, ...]:
-    """Returns the names of a callable's arguments without defaults: its parents."""
-    parameters = inspect.signature(function).parameters.values()
-    return tuple(
-        p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    )
 
 
 class Hierarchy:
@@ -190,8 +125,8 @@ class Hierarchy:
     @property
     def parents(self) -> dict[str, tuple[str, ...]]:
         """Names of the arguments of each node, of ``weight`` and of ``factor``, those without being absent."""
-        found = {name: arguments(node.distribution) for name, node in self.nodes.items() if _is_function(node)}
-        if _is_function(self.weight_value):
+        found = {name: arguments(node.distribution) for name, node in self.nodes.items() if is_function(node)}
+        if is_function(self.weight_value):
             found[WEIGHT] = arguments(self.weight_value)
         if self.factor is not None:
             found["factor"] = arguments(self.factor)
@@ -253,8 +188,6 @@ class Hierarchy:
         raise next((one for one in problems if not isinstance(one, NotEvaluatedError)), problems[0])
 
     def _simulated(self, shape: tuple[int, ...]) -> TensorPrior:
-        from bayesprune.models.language.tensor_prior import TensorPrior
-
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             probe = TensorPrior("a trial tensor", self, shape, data_size=100)
@@ -278,8 +211,6 @@ class Hierarchy:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """What is sent to another process; see `bayesprune.models.language.declaration_transport`."""
-        from bayesprune.models.language.declaration_transport import reduced
-
         return reduced(self)
 
     def probe(self, share: float = 1.0) -> list[float]:
@@ -288,8 +219,6 @@ class Hierarchy:
         Args:
             share: The progress that the declaration is given; default 1, its value after a fit.
         """
-        from bayesprune.models.language.tensor_prior import TensorPrior
-
         bound = TensorPrior("probe", self, self._probed, data_size=100)
         bound.progress.set(share)
         return bound.probe()
@@ -340,11 +269,6 @@ def _as_latent(name: str, value: Any) -> Latent:
     raise ValueError(f"{name}= takes a Latent, a distribution or a callable, not {type(value).__name__}")
 
 
-def _is_function(value: Any) -> bool:
-    distribution = value.distribution if isinstance(value, Latent) else value
-    return not isinstance(distribution, Distribution) and callable(distribution)
-
-
 def _level(latent: Latent) -> str:
     if latent.dims:
         return " x ".join(f"{k}={v or 'own'}" for k, v in latent.dims.items())
@@ -361,7 +285,7 @@ def _parents_first(latents: dict[str, Latent]) -> dict[str, Latent]:
         if name in path:
             raise ValueError(f"the latents depend on one another in a cycle: {' -> '.join((*path, name))}")
         latent = latents[name]
-        for parent in arguments(latent.distribution) if _is_function(latent) else ():
+        for parent in arguments(latent.distribution) if is_function(latent) else ():
             if parent in latents:
                 visit(parent, (*path, name))
         ordered[name] = latent
@@ -393,8 +317,3 @@ def _distribution_text(value: Any) -> str:
         parameter = getattr(value, name)
         parts.append(f"{name}={parameter.item():g}" if torch.is_tensor(parameter) and parameter.numel() == 1 else name)
     return f"{type(value).__name__}({', '.join(parts)})"
-
-
-def is_distribution(value: Any) -> bool:
-    """Whether a callable's result is a distribution (the node is a latent) rather than a tensor."""
-    return isinstance(value, Distribution)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 LEVELS: tuple[str, ...] = ("weight", "output", "input", "kernel", "block", "layer", "network")
@@ -70,3 +71,11 @@ def expand_blocks(value: Tensor, shape: Sequence[int], block: tuple[int, int] = 
     """
     rows = value.repeat_interleave(block[0], dim=0).narrow(0, 0, shape[0])
     return rows.repeat_interleave(block[1], dim=1).narrow(1, 0, shape[1])
+
+
+def broadcasts_to(found: Sequence[int], shape: Sequence[int]) -> bool:
+    """Whether numbers of one shape broadcast to entries of another, without adding any to them."""
+    try:
+        return torch.broadcast_shapes(found, shape) == torch.Size(shape)
+    except RuntimeError:
+        return False

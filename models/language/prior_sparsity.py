@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 
 from bayesprune.models.language.hierarchy import Hierarchy
-from bayesprune.models.language.levels import level_shape
 from bayesprune.models.language.tensor_prior import TensorPrior
 
 
@@ -73,18 +72,6 @@ def prior_sparsity(
         torch.manual_seed(seed)
         for _ in range(draws):
             values = prior.simulate()
-            weight = values["weight"]
-            if event.kind == "shrinkage":
-                kappa = 1.0 / (1.0 + precision * prior.conditional_sd(values).square())
-                included = kappa < event.threshold
-            elif event.kind == "relative":
-                included = weight.abs() > event.threshold * weight.square().mean().sqrt()
-            elif event.kind == "membership":
-                included = torch.bernoulli(prior.membership_log_odds(values).sigmoid())
-            elif event.kind == "reduction":
-                groups = level_shape(event.level, prior.shape)
-                included = (torch.rand(groups) < event.expected_density).expand(prior.shape)
-            else:
-                included = weight != 0
+            included = event.at_prior(prior, values, precision)
             shares.append(1.0 - float(included.double().mean()))
     return PriorSparsity(torch.tensor(sorted(shares), dtype=torch.float64), event.kind, str(event))

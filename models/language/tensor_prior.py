@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +11,16 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from bayesprune.models.checks.first_line import first_line
-from bayesprune.models.language.declaration_errors import DeclarationError, NotEvaluatedError, WrongShapeError
+from bayesprune.models.language.declaration_errors import DeclarationError, WrongShapeError
 from bayesprune.models.language.declared_constants import moved, python_numbers_as
 from bayesprune.models.language.deterministic_nodes import as_node, check_node
 from bayesprune.models.language.fit_progress import FitProgress
 from bayesprune.models.language.gate_support import GatesNotDrawnError
-from bayesprune.models.language.hierarchy import PROGRESS, WEIGHT, Hierarchy, Latent, is_distribution
 from bayesprune.models.language.iid import Iid
+from bayesprune.models.language.latent import PROGRESS, WEIGHT, Declared, Latent, is_distribution
 from bayesprune.models.language.levels import expand_blocks, level_shape
+from bayesprune.models.language.scale_mixture import conditional_sd
+from bayesprune.models.language.site_checks import check_distribution, declaration_run_on, validated
 from bayesprune.models.language.supports import fixed_values, interval_bounds, shuffled, support_name
 
 Draw = Callable[[str, Iid], Tensor]
@@ -82,7 +82,7 @@ class TensorPrior:
     def __init__(
         self,
         name: str,
-        hierarchy: Hierarchy,
+        hierarchy: Declared,
         shape: tuple[int, ...],
         data_size: int,
         pattern: str | None = None,
@@ -142,7 +142,7 @@ class TensorPrior:
         """
         if self.hierarchy.improper:
             raise ValueError(f"this prior cannot be simulated: {self.hierarchy.improper}")
-        with _validation():
+        with validated():
             weight, values = self.run(lambda _, fn: fn.sample(), _like(like), {})
         return {**values, WEIGHT: weight}
 
@@ -159,7 +159,7 @@ class TensorPrior:
         terms: dict[str, Tensor] = {}
 
         def given(site: str, fn: Iid) -> Tensor:
-            latent = self._latent_of(site)
+            latent = self.latent_of(site)
             terms[latent] = fn.log_prob(values[latent])
             return values[latent]
 
@@ -169,37 +169,12 @@ class TensorPrior:
         return weight, terms
 
     def conditional_sd(self, values: dict[str, Tensor]) -> Tensor:
-        """Standard deviation of the weights given their scales, at given values of the latents.
-
-        It is that of the weights' own distribution; for a weight that is a function of the latents, the scale
-        by which it multiplies its standard Normal latent per weight (the non-centred form).
-
-        Returns:
-            `(out, in, ...)`.
+        """Standard deviation of the weights given their scales, `(out, in, ...)`, at given values of the latents.
 
         Raises:
             ValueError: If the prior is no scale mixture.
         """
-        if self.weight_is_latent:
-            return self._weight_prior(values).stddev.expand(self.shape)
-        base = self.standard_normal
-        refusal = f"the prior on {self.name} is no scale mixture: its weight is no scaled standard Normal"
-        if base is None:
-            raise ValueError(refusal)
-
-        def weight_at(number: float) -> Tensor:
-            """The weights where the scaled latent is `number` of its own standard deviations off its mean."""
-
-            def given(site: str, fn: Iid) -> Tensor:
-                latent = self._latent_of(site)
-                return fn.mean + number * fn.stddev if latent == base else values[latent]
-
-            return self.run(given, values[base], {})[0]
-
-        zero, one, far = weight_at(0.0), weight_at(1.0), weight_at(1000.0)
-        if not torch.allclose((far - zero) / 1000.0, one - zero, rtol=1e-3):
-            raise ValueError(refusal)
-        return (one - zero).abs()
+        return conditional_sd(self, values)
 
     def membership_log_odds(self, values: dict[str, Tensor]) -> Tensor:
         """Log odds that the weights belong to the slab of their mixture prior, at given values of the latents.
@@ -207,7 +182,7 @@ class TensorPrior:
         Returns:
             `(out, in, ...)`.
         """
-        fn: Any = self._weight_prior(values).base_dist
+        fn: Any = self.weight_distribution(values).base_dist
         return fn.log_odds(values[WEIGHT])
 
     def spread(self, latent: str, value: Tensor) -> Tensor:
@@ -230,7 +205,7 @@ class TensorPrior:
         terms: list[float] = []
 
         def visit(site: str, fn: Iid) -> Tensor:
-            known = self.sites[self._latent_of(site)]
+            known = self.sites[self.latent_of(site)]
             value = fixed_values(known.shape, known.support, fn.base_dist.support).double()
             if self.deterministic:  # one that sorts is another than one that does not
                 value = shuffled(value)
@@ -285,12 +260,12 @@ class TensorPrior:
         assert self.hierarchy.factor is not None
         return self.hierarchy.factor(**self._given("factor", {**values, WEIGHT: weight}, weight))
 
-    def _weight_prior(self, values: dict[str, Tensor]) -> Iid:
+    def weight_distribution(self, values: dict[str, Tensor]) -> Iid:
         """The weights' own distribution at given values of the latents."""
         found: list[Iid] = []
 
         def look(site: str, fn: Iid) -> Tensor:
-            latent = self._latent_of(site)
+            latent = self.latent_of(site)
             if latent == WEIGHT:
                 found.append(fn)
             return values[latent]
@@ -377,7 +352,8 @@ class TensorPrior:
         owner = self.pattern if spec.per == "network" and not spec.dims else self.name
         return f"{owner}.{latent}"
 
-    def _latent_of(self, site: str) -> str:
+    def latent_of(self, site: str) -> str:
+        """Name of the latent of a site of this tensor, ``"weight"`` for the weights themselves."""
         return WEIGHT if site == self.name else site.rsplit(".", 1)[1]
 
     def _discover(self) -> None:
@@ -385,11 +361,11 @@ class TensorPrior:
         priors: dict[str, Distribution] = {}
 
         def visit(site: str, fn: Iid) -> Tensor:
-            latent = self._latent_of(site)
+            latent = self.latent_of(site)
             spec = self.hierarchy.nodes.get(latent) or self.hierarchy.weight
             self._check_of_network(latent)
             shape = self.shape if latent == WEIGHT else self._shapes[latent]
-            self._check_distribution(latent, fn.base_dist, shape)
+            check_distribution(latent, fn.base_dist, shape, self.name)
             priors[latent] = fn.base_dist
             support = support_name(fn.base_dist.support)
             owner = self.pattern if spec and spec.per == "network" and not spec.dims else self.name
@@ -398,26 +374,12 @@ class TensorPrior:
             self.sites[latent] = Site(site, latent, owner, shape, support, per, guide, spread, bounds)
             return fixed_values(shape, support, fn.base_dist.support)
 
-        try:
-            with _validation(), torch.no_grad():
-                weight, _ = self.run(visit, _like(None), {})
-        except Exception as problem:  # a declaration is the user's code, which may be written for another shape
-            if isinstance(problem, ValueError) and "to unpack" not in str(problem):
-                raise  # it says itself what is wrong
-            raise NotEvaluatedError(
-                f"the hierarchy cannot be evaluated on {self.name} of shape {self.shape} "
-                f"({type(problem).__name__}: {first_line(problem)}): write it for tensors of this many dimensions, or "
-                "narrow the pattern to those that it is written for"
-            ) from problem
+        with declaration_run_on(self.name, self.shape), validated(), torch.no_grad():
+            weight, _ = self.run(visit, _like(None), {})
         self.weight_is_latent = WEIGHT in self.sites
         event = self.hierarchy.included
-        if event is not None and event.kind == "membership" and not hasattr(priors.get(WEIGHT), "log_odds"):
-            raise ValueError(
-                "included=slab_membership() needs weights whose distribution has a slab, a method log_odds(value): "
-                "use SpikeSlabMixture, or another event"
-            )
-        if event is not None and event.kind == "reduction":
-            level_shape(event.level, self.shape, tensor=self.name)  # refuses a level that the tensor lacks
+        if event is not None:
+            event.check(self.name, self.shape, priors.get(WEIGHT))
         if weight.shape != self.shape:  # expand() would have refused; kept for callables returning odd tensors
             raise WrongShapeError(f"weight= has shape {tuple(weight.shape)}, but {self.name} has shape {self.shape}")
 
@@ -434,21 +396,6 @@ class TensorPrior:
                     f"{level}: declare {latent} per='layer' or {parent} per='network'"
                 )
 
-    def _check_distribution(self, latent: str, fn: Any, shape: tuple[int, ...]) -> None:
-        if fn.event_shape:
-            raise DeclarationError(
-                f"{latent} must be univariate, but {type(fn).__name__} has event {tuple(fn.event_shape)}"
-            )
-        try:
-            fits = torch.broadcast_shapes(fn.batch_shape, shape) == torch.Size(shape)
-        except RuntimeError:
-            fits = False
-        if not fits:
-            raise WrongShapeError(
-                f"{latent} has entries of shape {shape} on {self.name}, but its distribution has shape "
-                f"{tuple(fn.batch_shape)}, which does not broadcast to it: give {latent} the level of its finest parent"
-            )
-
 
 def _sampled(site: str, fn: Iid) -> Tensor:
     """Pyro's sample; gates that it enumerates in parallel, by a further dimension, would pass for other weights."""
@@ -460,20 +407,3 @@ def _sampled(site: str, fn: Iid) -> Tensor:
 
 def _like(like: Tensor | None) -> Tensor:
     return torch.empty(0) if like is None else like
-
-
-@contextmanager
-def _validation() -> Iterator[None]:
-    """Turns parameter checks on and says what failed without the tensor that torch prints."""
-    with pyro.validation_enabled(True):
-        try:
-            yield
-        except ValueError as problem:
-            text = first_line(problem)
-            if "to satisfy the constraint" not in text:
-                raise
-            text = text.replace("but found invalid values:", "").strip().rstrip(",")
-            raise DeclarationError(
-                f"wrong support in the hierarchy: {text}; use a parent whose values satisfy it "
-                "(a positive latent for a scale), or transform it"
-            ) from problem

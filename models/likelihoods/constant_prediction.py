@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from bayesprune.models.likelihoods.likelihoods import Likelihood
+from bayesprune.models.likelihoods.likelihood import Likelihood
 
 __all__ = ["constant_log_likelihood"]
 

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from bayesprune.models.likelihoods.likelihoods import Likelihood
+from typing import Any
 
 __all__ = ["LIKELIHOODS", "likelihood_class", "likelihood_names"]
 
 LIKELIHOODS: dict[str, str] = {
-    "categorical": "bayesprune.models.likelihoods.likelihoods:Categorical",
-    "normal": "bayesprune.models.likelihoods.likelihoods:Normal",
+    "categorical": "bayesprune.models.likelihoods.labels:Categorical",
+    "normal": "bayesprune.models.likelihoods.normal:Normal",
     "student-t": "bayesprune.models.likelihoods.real_likelihoods:StudentT",
     "heteroscedastic-normal": "bayesprune.models.likelihoods.real_likelihoods:HeteroscedasticNormal",
-    "bernoulli": "bayesprune.models.likelihoods.likelihoods:Bernoulli",
-    "poisson": "bayesprune.models.likelihoods.likelihoods:Poisson",
+    "bernoulli": "bayesprune.models.likelihoods.labels:Bernoulli",
+    "poisson": "bayesprune.models.likelihoods.counts:Poisson",
 }
 """Module and class of each likelihood by its name."""
 
 
-def likelihood_class(name: Any) -> type[Likelihood]:
-    """The class of that name.
+def likelihood_class(name: Any) -> type[Any]:
+    """The class of that name, a `Likelihood`.
 
     Raises:
         ValueError: If there is none.
@@ -30,7 +27,7 @@ def likelihood_class(name: Any) -> type[Likelihood]:
     if not isinstance(name, str) or name not in LIKELIHOODS:
         raise ValueError(f"unknown likelihood {name!r}: expected one of {', '.join(LIKELIHOODS)}")
     module, _, kind = LIKELIHOODS[name].partition(":")
-    found: type[Likelihood] = getattr(import_module(module), kind)
+    found: type[Any] = getattr(import_module(module), kind)
     return found
 
 

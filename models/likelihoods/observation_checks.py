@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
-from torch import Tensor
-
-if TYPE_CHECKING:
-    from bayesprune.models.likelihoods.likelihoods import Likelihood
+from torch import Tensor, nn
 
 __all__ = ["check_finite", "check_one_output", "check_real", "check_shape", "rmse", "wide", "without_single_column"]
 
@@ -23,7 +18,7 @@ def without_single_column(outputs: Tensor) -> Tensor:
     return outputs.squeeze(-1) if outputs.ndim == 2 and outputs.shape[1] == 1 else outputs
 
 
-def check_shape(likelihood: Likelihood, outputs: Tensor, y: Tensor, expected: torch.Size) -> None:
+def check_shape(likelihood: nn.Module, outputs: Tensor, y: Tensor, expected: torch.Size) -> None:
     """Refuses observations of another shape; (N, 1) would broadcast against (N,) to N x N without a word."""
     if y.shape == expected and len(y) > 0:
         return
@@ -40,7 +35,7 @@ def check_shape(likelihood: Likelihood, outputs: Tensor, y: Tensor, expected: to
     )
 
 
-def check_one_output(likelihood: Likelihood, outputs: Tensor, y: Tensor) -> None:
+def check_one_output(likelihood: nn.Module, outputs: Tensor, y: Tensor) -> None:
     """Refuses networks with more than one output per example, and targets that are not `(N,)`."""
     if without_single_column(outputs).ndim != 1:
         raise ValueError(
@@ -50,7 +45,7 @@ def check_one_output(likelihood: Likelihood, outputs: Tensor, y: Tensor) -> None
     check_shape(likelihood, outputs, y, expected=outputs.shape[:1])
 
 
-def check_real(likelihood: Likelihood, y: Tensor) -> None:
+def check_real(likelihood: nn.Module, y: Tensor) -> None:
     """Refuses targets that are no finite real numbers."""
     if y.dtype == torch.bool or y.is_complex():
         raise ValueError(
@@ -69,7 +64,7 @@ def check_finite(y: Tensor) -> None:
         )
 
 
-def rmse(likelihood: Likelihood, mean_prediction: Tensor, y: Tensor) -> float:
+def rmse(likelihood: nn.Module, mean_prediction: Tensor, y: Tensor) -> float:
     """Root mean squared error over all numbers; refuses shapes that do not fit."""
     check_shape(likelihood, mean_prediction, y, expected=mean_prediction.shape)
     return float((mean_prediction.detach().double() - y.double()).square().mean().sqrt())

@@ -11,7 +11,8 @@ import scipy.special
 import torch
 from torch import Tensor, nn
 
-from bayesprune.models.likelihoods.likelihoods import Likelihood, Normal
+from bayesprune.models.likelihoods.likelihood import Likelihood
+from bayesprune.models.likelihoods.normal import Normal
 from bayesprune.models.likelihoods.observation_checks import check_real, check_shape, rmse, wide, without_single_column
 
 __all__ = ["HeteroscedasticNormal", "StudentT"]

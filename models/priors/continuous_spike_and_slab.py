@@ -6,16 +6,17 @@ import math
 
 from torch import Tensor
 
-from bayesprune.models.checks.setting_types import typed_settings
 from bayesprune.models.distributions.spike_slab_mixture import SpikeSlabMixture
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import slab_membership
+from bayesprune.models.language.ready_registry import ready
 
 SPIKE_SHARE, INITIAL_SHARE = 0.01, 0.3
 """Default spike sd as a share of the slab's, so that weights in the spike matter little even in sums over many; and
 that of the spike when the fit begins, near enough to the slab's that neither part holds a weight."""
 
 
+@ready("continuous-spike-and-slab", "mixture of a wide and a narrow Normal, which narrows during the fit")
 class ContinuousSpikeAndSlab(Hierarchy):
     """z ~ Bernoulli(expected_density), weight ~ Normal(0, slab_sd if z else spike_sd) (George & McCulloch 1993).
 
@@ -40,7 +41,6 @@ class ContinuousSpikeAndSlab(Hierarchy):
             spike_sd <= initial_spike_sd <= slab_sd.
     """
 
-    @typed_settings
     def __init__(
         self,
         expected_density: float = 0.1,
@@ -84,13 +84,3 @@ class ContinuousSpikeAndSlab(Hierarchy):
             ),
             included=slab_membership(),
         )
-        self.config = {
-            "name": "ContinuousSpikeAndSlab",
-            "arguments": {
-                "expected_density": expected_density,
-                "slab_sd": slab_sd,
-                "spike_sd": spike_sd,
-                "initial_spike_sd": initial_spike_sd,
-                "annealing": annealing,
-            },
-        }

@@ -6,12 +6,13 @@ import math
 
 import pyro.distributions as dist
 
-from bayesprune.models.checks.setting_types import typed_settings
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import relative_threshold
+from bayesprune.models.language.ready_registry import ready
 from bayesprune.models.priors.data_count import checked_data_size
 
 
+@ready("gaussian", "weight ~ Normal(0, sd): weight decay")
 class Gaussian(Hierarchy):
     """weight ~ Normal(0, sd).
 
@@ -22,15 +23,13 @@ class Gaussian(Hierarchy):
         ValueError: If `sd` is not positive.
     """
 
-    @typed_settings
     def __init__(self, sd: float | None = None) -> None:
         if sd is not None and not sd > 0:
             raise ValueError(f"Gaussian(sd=...) must be positive, not {sd}")
         self._declare(sd, "meanfield")
-        self.config = {"name": "Gaussian", "arguments": {"sd": sd}}
 
     @classmethod
-    @typed_settings
+    @ready("weight-decay", "the same by MAP, by an optimizer's per-datum weight_decay")
     def from_weight_decay(cls, weight_decay: float, data_size: int | None = None) -> Gaussian:
         """By the weight decay of an optimizer on a mean loss: sd = 1 / sqrt(weight_decay data_size).
 
@@ -54,8 +53,6 @@ class Gaussian(Hierarchy):
             )
         self = cls.__new__(cls)
         self._declare(1.0 / math.sqrt(weight_decay * total), "map")
-        arguments = {"weight_decay": weight_decay, "data_size": total}
-        self.config = {"name": "Gaussian.from_weight_decay", "arguments": arguments}
         self.full_kl = True
         return self
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pyro.distributions as dist
 from torch import Tensor
 
-from bayesprune.models.checks.setting_types import typed_settings
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import relative_threshold
+from bayesprune.models.language.latent import Latent
+from bayesprune.models.language.ready_registry import ready
 from bayesprune.models.priors.group_noise import check_level
 
 
+@ready("group-horseshoe", "half-Cauchy scales a group and a layer, all KLs in closed form")
 class GroupHorseshoe(Hierarchy):
     """weight = s z w with z ~ HalfCauchy(1) a group, s ~ HalfCauchy(tau0) a layer and w ~ Normal(0, 1).
 
@@ -27,7 +29,6 @@ class GroupHorseshoe(Hierarchy):
         ValueError: If `tau0` is not positive or the level is another.
     """
 
-    @typed_settings
     def __init__(self, tau0: float = 1.0, per: str = "output") -> None:
         if not tau0 > 0:
             raise ValueError(f"GroupHorseshoe(tau0=...) must be positive, not {tau0}")
@@ -46,4 +47,3 @@ class GroupHorseshoe(Hierarchy):
             weight=weight,
             included=relative_threshold(0.1),
         )
-        self.config = {"name": "GroupHorseshoe", "arguments": {"tau0": tau0, "per": per}}

@@ -9,7 +9,7 @@ import pyro.distributions as dist
 
 from bayesprune.models.checks.setting_types import Extent
 from bayesprune.models.distributions.power_density import PowerDensity
-from bayesprune.models.language.hierarchy import Latent
+from bayesprune.models.language.latent import Latent
 
 GROUP_LEVELS = ("output", "input", "kernel")
 START_SPREAD = math.exp(-4.5)

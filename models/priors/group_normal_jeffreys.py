@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pyro.distributions as dist
 
-from bayesprune.models.checks.setting_types import typed_settings
 from bayesprune.models.distributions.log_uniform import IMPROPER, LogUniform
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import relative_threshold
+from bayesprune.models.language.latent import Latent
+from bayesprune.models.language.ready_registry import ready
 from bayesprune.models.priors.group_noise import START_SPREAD, check_level
 
 
+@ready("group-normal-jeffreys", "log-uniform noise a row, column or kernel (improper)")
 class GroupNormalJeffreys(Hierarchy):
     """z ~ LogUniform a group, w ~ Normal(0, 1), weight = z w (Louizos, Ullrich & Welling 2017).
 
@@ -26,7 +28,6 @@ class GroupNormalJeffreys(Hierarchy):
 
     noise = "z"
 
-    @typed_settings
     def __init__(self, per: str = "output") -> None:
         check_level("GroupNormalJeffreys(per=...)", per)
         super().__init__(
@@ -36,4 +37,3 @@ class GroupNormalJeffreys(Hierarchy):
             included=relative_threshold(0.1),
             improper=IMPROPER,
         )
-        self.config = {"name": "GroupNormalJeffreys", "arguments": {"per": per}}

@@ -17,60 +17,19 @@ import math
 from typing import Any
 
 import pyro.distributions as dist
-import torch
-from pyro.distributions import TorchDistribution
 from scipy.stats import gamma
 from torch import Tensor
-from torch.distributions import constraints
 
-from bayesprune.models.checks.setting_types import typed_settings
 from bayesprune.models.distributions.power_density import PowerDensity
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.distributions.signed_gamma import SignedGamma
+from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import relative_threshold, shrinkage_below
+from bayesprune.models.language.latent import Latent
+from bayesprune.models.language.ready_registry import ready
 from bayesprune.models.priors.data_count import checked_data_size
 
 
-class SignedGamma(TorchDistribution):
-    """A Gamma variable with a random sign: density Gamma(|value|; concentration, rate) / 2 on the real line.
-
-    Args:
-        concentration: Shape of the Gamma.
-        rate: Rate of the Gamma.
-    """
-
-    arg_constraints = {"concentration": constraints.positive, "rate": constraints.positive}
-    support = constraints.real
-    has_rsample = False
-
-    def __init__(self, concentration: Any, rate: Any, validate_args: bool | None = None) -> None:
-        self.concentration, self.rate = torch.distributions.utils.broadcast_all(concentration, rate)
-        super().__init__(self.concentration.shape, validate_args=validate_args)
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draws of shape `sample_shape + batch_shape`."""
-        size = dist.Gamma(self.concentration, self.rate).sample(torch.Size(sample_shape))
-        return size * torch.randint_like(size, 2).mul(2).sub(1)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log density in nats."""
-        normaliser = self.concentration * self.rate.log() - torch.lgamma(self.concentration) - math.log(2.0)
-        return normaliser + (self.concentration - 1) * value.abs().log() - self.rate * value.abs()
-
-    @property
-    def mean(self) -> Tensor:
-        """Zero."""
-        return torch.zeros_like(self.rate)
-
-    @property
-    def variance(self) -> Tensor:
-        """Second moment of the Gamma."""
-        return self.concentration * (self.concentration + 1) / self.rate**2
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> SignedGamma:
-        """Returns a distribution of the given batch shape."""
-        return SignedGamma(self.concentration.expand(batch_shape), self.rate.expand(batch_shape), False)
-
-
+@ready("halo", "hierarchical adaptive lasso, by its one constant kappa")
 class HALO(Hierarchy):
     """weight ~ Laplace(0, lam^2 / xi), lam ~ Gamma(3, psi), one lam a weight, with psi = 3 and xi = kappa / 9.
 
@@ -87,7 +46,6 @@ class HALO(Hierarchy):
         ValueError: If more than one is given, or one is out of its range.
     """
 
-    @typed_settings
     def __init__(
         self, kappa: float | None = None, prior_sd: float | None = None, expected_density: float | None = None
     ) -> None:
@@ -114,10 +72,9 @@ class HALO(Hierarchy):
                 included=shrinkage_below(0.5),
                 default_guide="map",
             )
-        self.config = {"name": "HALO", "arguments": given}
 
     @classmethod
-    @typed_settings
+    @ready("halo-paper", "the same by the authors' per-datum constants xi, psi, weight_decay")
     def from_paper(
         cls,
         xi: float,
@@ -168,15 +125,6 @@ class HALO(Hierarchy):
             raise ValueError(f"HALO.from_paper needs a lam_start from 1e-6 to 1e6, not {lam_start}")
         self = cls.__new__(cls)
         self._declare(xi * total, psi * total, weight_decay * total, signed, lam_start)
-        arguments = {
-            "xi": xi,
-            "psi": psi,
-            "weight_decay": weight_decay,
-            "data_size": total,
-            "signed": signed,
-            "lam_start": lam_start,
-        }
-        self.config = {"name": "HALO.from_paper", "arguments": arguments}
         self.full_kl = True
         return self
 

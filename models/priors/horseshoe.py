@@ -7,11 +7,13 @@ import math
 import pyro.distributions as dist
 from torch import Tensor
 
-from bayesprune.models.checks.setting_types import typed_settings
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import shrinkage_below
+from bayesprune.models.language.latent import Latent
+from bayesprune.models.language.ready_registry import ready
 
 
+@ready("horseshoe", "half-Cauchy scales a weight and a layer, non-centred")
 class Horseshoe(Hierarchy):
     """weight = tau lam z with z ~ Normal(0, 1), lam ~ HalfCauchy(1) a weight, tau ~ HalfCauchy(tau0) a layer.
 
@@ -29,7 +31,6 @@ class Horseshoe(Hierarchy):
         ValueError: If `tau0` is not positive or `expected_density` is not strictly between 0 and 1.
     """
 
-    @typed_settings
     def __init__(
         self,
         tau0: float | None = None,
@@ -45,12 +46,9 @@ class Horseshoe(Hierarchy):
             weight=lambda tau, lam, z: tau * lam * z,
             included=shrinkage_below(0.5, by),
         )
-        self.config = {
-            "name": "Horseshoe",
-            "arguments": {"tau0": tau0, "expected_density": expected_density, "per": per, "by": by},
-        }
 
 
+@ready("regularised-horseshoe", "horseshoe with its largest scales bounded")
 class RegularisedHorseshoe(Hierarchy):
     """Horseshoe whose largest scales are bounded by c: lam~^2 = c^2 lam^2 / (c^2 + tau^2 lam^2).
 
@@ -69,7 +67,6 @@ class RegularisedHorseshoe(Hierarchy):
         ValueError: If an argument is out of range.
     """
 
-    @typed_settings
     def __init__(
         self,
         tau0: float | None = None,
@@ -98,17 +95,6 @@ class RegularisedHorseshoe(Hierarchy):
             weight=weight,
             included=shrinkage_below(0.5, by),
         )
-        self.config = {
-            "name": "RegularisedHorseshoe",
-            "arguments": {
-                "tau0": tau0,
-                "expected_density": expected_density,
-                "slab_sd": slab_sd,
-                "slab_df": slab_df,
-                "per": per,
-                "by": by,
-            },
-        }
 
 
 def _rms(weight: Tensor) -> Tensor:

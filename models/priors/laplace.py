@@ -6,11 +6,12 @@ import math
 
 import pyro.distributions as dist
 
-from bayesprune.models.checks.setting_types import typed_settings
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import relative_threshold
+from bayesprune.models.language.ready_registry import ready
 
 
+@ready("laplace", "weight ~ Laplace(0, scale): the lasso")
 class Laplace(Hierarchy):
     """weight ~ Laplace(0, scale): the Bayesian lasso (Tibshirani 1996; Park & Casella 2008).
 
@@ -24,7 +25,6 @@ class Laplace(Hierarchy):
         ValueError: If `scale` is not positive.
     """
 
-    @typed_settings
     def __init__(self, scale: float | None = None) -> None:
         if scale is not None and not scale > 0:
             raise ValueError(f"Laplace(scale=...) must be positive, not {scale}")
@@ -32,4 +32,3 @@ class Laplace(Hierarchy):
             weight=lambda fan_in: dist.Laplace(0.0, math.sqrt(1.0 / fan_in) if scale is None else scale),
             included=relative_threshold(0.1),
         )
-        self.config = {"name": "Laplace", "arguments": {"scale": scale}}

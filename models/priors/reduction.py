@@ -6,11 +6,12 @@ import math
 
 import pyro.distributions as dist
 
-from bayesprune.models.checks.setting_types import typed_settings
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import reduced_to_zero
+from bayesprune.models.language.ready_registry import ready
 
 
+@ready("reduction", "Normal(0, sd), with PIPs by Bayesian model reduction; --weights needs no fit")
 class Reduction(Hierarchy):
     """weight ~ Normal(0, sd), included where the evidence prefers the model that has it (Friston & Penny 2011).
 
@@ -28,7 +29,6 @@ class Reduction(Hierarchy):
         ValueError: If an argument is out of range.
     """
 
-    @typed_settings
     def __init__(self, expected_density: float = 0.1, sd: float | None = None, level: str = "weight") -> None:
         if sd is not None and not sd > 0:
             raise ValueError(f"Reduction(sd=...) must be positive, not {sd}")
@@ -36,7 +36,3 @@ class Reduction(Hierarchy):
             weight=lambda fan_in: dist.Normal(0.0, math.sqrt(2.0 / fan_in) if sd is None else sd),
             included=reduced_to_zero(expected_density, level),
         )
-        self.config = {
-            "name": "Reduction",
-            "arguments": {"expected_density": expected_density, "sd": sd, "level": level},
-        }

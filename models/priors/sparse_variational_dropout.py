@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from bayesprune.models.distributions.log_uniform import IMPROPER, LogUniform
-from bayesprune.models.language.hierarchy import WEIGHT, Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import relative_threshold
+from bayesprune.models.language.latent import WEIGHT, Latent
+from bayesprune.models.language.ready_registry import ready
 
 
+@ready("sparse-variational-dropout", "log-uniform weights: a dropout rate a weight")
 class SparseVariationalDropout(Hierarchy):
     """weight ~ LogUniform, with q(weight) = Normal(m, alpha m^2) (Molchanov, Ashukha & Vetrov 2017).
 
@@ -21,4 +24,3 @@ class SparseVariationalDropout(Hierarchy):
         super().__init__(
             weight=Latent(LogUniform(), guide="normal"), included=relative_threshold(0.1), improper=IMPROPER
         )
-        self.config = {"name": "SparseVariationalDropout", "arguments": {}}

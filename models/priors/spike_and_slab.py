@@ -6,14 +6,16 @@ import math
 
 import pyro.distributions as dist
 
-from bayesprune.models.checks.setting_types import typed_settings
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import exact_zero
+from bayesprune.models.language.latent import Latent
 from bayesprune.models.language.levels import DEFAULT_BLOCK
+from bayesprune.models.language.ready_registry import ready
 
 SPIKE_LEVELS = ("weight", "kernel", "output", "input", "block")
 
 
+@ready("spike-and-slab", "exact zeros by Bernoulli gates a weight, kernel, output or block")
 class SpikeAndSlab(Hierarchy):
     """z ~ Bernoulli(expected_density), slab ~ Normal(0, slab_sd), weight = z slab (Mitchell & Beauchamp 1988).
 
@@ -30,7 +32,6 @@ class SpikeAndSlab(Hierarchy):
         ValueError: If an argument is out of range.
     """
 
-    @typed_settings
     def __init__(
         self,
         expected_density: float = 0.1,
@@ -63,13 +64,3 @@ class SpikeAndSlab(Hierarchy):
             included=exact_zero(gate="z", slab="slab"),
             default_guide="paired",
         )
-        self.config = {
-            "name": "SpikeAndSlab",
-            "arguments": {
-                "expected_density": expected_density,
-                "slab_sd": slab_sd,
-                "level": level,
-                "block": list(block),
-                "initial_inclusion": initial_inclusion,
-            },
-        }

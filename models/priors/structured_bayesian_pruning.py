@@ -6,17 +6,20 @@ import math
 
 import torch
 
-from bayesprune.models.checks.setting_types import Extent, typed_settings
+from bayesprune.models.checks.setting_types import Extent
 from bayesprune.models.distributions.log_uniform import TruncatedLogUniform
 from bayesprune.models.distributions.truncated_log_normal import TruncatedLogNormal
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import relative_threshold
+from bayesprune.models.language.latent import Latent
+from bayesprune.models.language.ready_registry import ready
 from bayesprune.models.priors.group_noise import FLAT, FLAT_SLAB, check_level, check_slab, weight_decayed
 
 START_SPREAD = math.exp(-5.0)
 """Standard deviation of log theta at the start, of the code of Neklyudov et al."""
 
 
+@ready("structured-bayesian-pruning", "log-uniform noise a row, column or kernel, cut off so that it is proper")
 class StructuredBayesianPruning(Hierarchy):
     """weight = theta w with log theta ~ Uniform(low, high) a group; w ~ Normal(0, slab_sd) are points.
 
@@ -36,7 +39,6 @@ class StructuredBayesianPruning(Hierarchy):
 
     noise = "theta"
 
-    @typed_settings
     def __init__(self, low: float = -20.0, high: float = 0.0, slab_sd: Extent = None, per: str = "output") -> None:
         if not -60.0 <= low < high <= 60.0:
             raise ValueError(
@@ -60,7 +62,3 @@ class StructuredBayesianPruning(Hierarchy):
             included=relative_threshold(0.1),
             improper=FLAT_SLAB if slab_sd == FLAT else None,
         )
-        self.config = {
-            "name": "StructuredBayesianPruning",
-            "arguments": {"low": low, "high": high, "slab_sd": slab_sd, "per": per},
-        }

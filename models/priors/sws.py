@@ -7,12 +7,14 @@ from collections.abc import Callable
 
 import pyro.distributions as dist
 
-from bayesprune.models.checks.setting_types import typed_settings
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import relative_threshold
+from bayesprune.models.language.latent import Latent
+from bayesprune.models.language.ready_registry import ready
 from bayesprune.models.priors.data_count import checked_data_size
 
 
+@ready("sws", "adaptive lasso with one learned scale a tensor, by its one constant kappa")
 class SWS(Hierarchy):
     """weight ~ Laplace(0, square / xi), square ~ Gamma(size + 1, psi): one scale for all the weights of a tensor.
 
@@ -33,7 +35,6 @@ class SWS(Hierarchy):
         ValueError: If `kappa` is not positive.
     """
 
-    @typed_settings
     def __init__(self, kappa: float | None = None) -> None:
         if kappa is not None and not kappa > 0:
             raise ValueError(f"SWS(kappa=...) must be positive, not {kappa}")
@@ -42,10 +43,9 @@ class SWS(Hierarchy):
             return (size * math.sqrt(fan_in) / 50.0 if kappa is None else kappa) / (size + 1.0)
 
         self._declare(xi, lambda size: size + 1.0)
-        self.config = {"name": "SWS", "arguments": {"kappa": kappa}}
 
     @classmethod
-    @typed_settings
+    @ready("sws-paper", "the same by per-datum constants xi and psi")
     def from_paper(cls, xi: float, psi: float, data_size: int | None = None) -> SWS:
         """The authors' objective: mean loss + xi sum |w| / lam^2 + psi lam^2, lam starting at 1.
 
@@ -66,7 +66,6 @@ class SWS(Hierarchy):
         self = cls.__new__(cls)
         total_xi, total_psi = xi * total, psi * total
         self._declare(lambda size, fan_in: total_xi, lambda size: total_psi)
-        self.config = {"name": "SWS.from_paper", "arguments": {"xi": xi, "psi": psi, "data_size": total}}
         self.full_kl = True
         return self
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from bayesprune.models.likelihoods.likelihoods import Likelihood
+from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.units.channel_groups import unit_sets
 from bayesprune.models.units.channel_trace import ChannelTrace, trace_channels
 from bayesprune.models.units.compact_check import check

@@ -15,9 +15,11 @@ from torch import nn
 
 from bayesprune.inference.posterior.shrinkage import shrinkage_factor
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import exact_zero, relative_threshold, shrinkage_below
-from bayesprune.models.likelihoods.likelihoods import Categorical, Normal
+from bayesprune.models.language.latent import Latent
+from bayesprune.models.likelihoods.labels import Categorical
+from bayesprune.models.likelihoods.normal import Normal
 from bayesprune.models.priors.gaussian import Gaussian
 from bayesprune.models.priors.halo import HALO
 from bayesprune.models.priors.horseshoe import Horseshoe

@@ -206,3 +206,20 @@ def test_with_no_gate_closed_nothing_is_cut(name):
     assert {k: v.shape for k, v in removed.model.network.state_dict().items()} == {
         k: v.shape for k, v in model.network.state_dict().items()
     }
+
+
+def test_a_model_without_some_units_has_all_that_it_had_and_shares_what_was_declared():
+    model = PERCEPTRON.model()
+    closed = {"0.gate": torch.tensor([False, True, False, False]), "2.gate": torch.zeros(3, dtype=torch.bool)}
+    made = without_units(model, closed).model
+    again = without_units(made, {s: torch.zeros(one.count).bool() for s, one in made.gates.sets.items()}).model
+    for other in (made, again):
+        assert type(other) is type(model) and set(vars(other)) == set(vars(model))
+        assert (other.data_size, other.patterns) == (model.data_size, model.patterns)
+        assert (other.declared_sizes, other.left_to_gates) == (model.declared_sizes, model.left_to_gates)
+        assert other.likelihood is model.likelihood and other.example_input is model.example_input
+        assert other.declared is model.network and other.plan is not None
+        # A prior is told the size that its tensor was declared with, not the one that it has now.
+        assert other.priors["2.weight"].reserved == model.priors["2.weight"].reserved
+        assert other.priors["2.weight"].shape == (3, 3) != model.priors["2.weight"].shape  # the control
+    assert list(made.state_dict()) == list(model.state_dict())

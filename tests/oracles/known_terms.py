@@ -24,12 +24,13 @@ from bayesprune.inference.guides.families import (
 from bayesprune.inference.guides.hard_concrete import HardConcreteFactor
 from bayesprune.inference.guides.paired import Pair, SlabFactor
 from bayesprune.inference.guides.truncated_lognormal import TruncatedLogNormalFactor
+from bayesprune.models.distributions.fitted_normal import FittedNormal
+from bayesprune.models.distributions.hard_concrete import hard_concrete
 from bayesprune.models.distributions.log_uniform import LogUniform, TruncatedLogUniform
+from bayesprune.models.distributions.nonzero_penalty import NonzeroPenalty
+from bayesprune.models.distributions.signed_gamma import SignedGamma
 from bayesprune.models.distributions.truncated_log_normal import TruncatedLogNormal
 from bayesprune.models.language.tensor_prior import Site
-from bayesprune.models.priors.halo import SignedGamma
-from bayesprune.models.priors.l0_hard_concrete import NonzeroPenalty, hard_concrete
-from bayesprune.models.priors.vib import FittedNormal
 
 
 @dataclass(frozen=True)

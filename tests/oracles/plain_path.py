@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.objective.objective import Objective
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.likelihoods.likelihoods import Categorical
+from bayesprune.models.likelihoods.labels import Categorical
 
 DATA, BATCH, CLASSES = 50, 8, 3
 TOLERANCE = 1e-9

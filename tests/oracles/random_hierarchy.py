@@ -12,8 +12,9 @@ from operator import mul
 import pyro.distributions as dist
 from hypothesis import strategies as st
 
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import exact_zero
+from bayesprune.models.language.latent import Latent
 
 SCALES = {
     "gamma": lambda size: dist.Gamma(2.5, 2.5 / size),

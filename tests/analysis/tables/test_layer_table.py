@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -27,8 +29,12 @@ def test_there_is_a_row_a_tensor_and_a_total(fit):
 def test_sparsity_and_kl_are_those_of_the_last_epoch(fit):
     last = fit.trace.isel(restart=0, epoch=-1)
     rows = layer_table(fit, draws=5).rows
+    assert fit.summary()["sparsity"] == pytest.approx(rows[-1]["sparsity"], abs=1e-12)
     for row in rows[:-1]:
-        assert row["sparsity"] == pytest.approx(float(last["sparsity"].sel(tensor=row["tensor"])), abs=1e-6)
+        for share in ("sparsity", "near_zero"):
+            of_trace = float(last[share].sel(tensor=row["tensor"]))
+            found = math.nan if row[share] is None else row[share]
+            assert found == pytest.approx(of_trace, abs=1e-6, nan_ok=True)
         assert row["kl"] == pytest.approx(float(last["kl_of"].sel(tensor=row["tensor"])), rel=1e-6)
     assert rows[-1]["sparsity"] == pytest.approx(float(last["network_sparsity"]), abs=1e-6)
     assert rows[-1]["kl"] == pytest.approx(sum(row["kl"] for row in rows[:-1]))
@@ -67,7 +73,8 @@ def test_a_map_has_sparsity_only_and_says_by_which_rule(halo):
     assert all(row["included"] is None and row["effective"] is None for row in table.rows)
     weight = halo.guide.means()["fc1.weight"]
     below = (weight.abs() <= 0.1 * weight.square().mean().sqrt()).float().mean()
-    assert table.rows[0]["sparsity"] == pytest.approx(float(below), abs=1e-6)
+    assert table.rows[0]["near_zero"] == pytest.approx(float(below), abs=1e-6) and below > 0
+    assert table.rows[0]["sparsity"] == halo.summary()["sparsity"] == 0.0  # one word, one number, on one screen
     text = str(table)
     assert "included" not in text.splitlines()[0]
     assert "no inclusion: this fit is a MAP" in text

@@ -94,7 +94,7 @@ def test_no_epochs_are_refused_before_anything_is_read(command, tmp_path, epochs
 
 def test_a_fine_tuning_that_fails_leaves_nothing(command, run, tmp_path, monkeypatch):
     from bayesprune.commands import pruning
-    from bayesprune.inference.training.fit import NonFiniteLossError
+    from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 
     def fail(*_, **__):
         raise NonFiniteLossError("the loss became non-finite at step 1 of fine-tuning: lower learning_rate")

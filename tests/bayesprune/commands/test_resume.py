@@ -16,8 +16,8 @@ import pytest
 
 import bayesprune.commands.fitting
 from bayesprune.cli import app as cli
+from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.training import checkpoint
-from bayesprune.inference.training.fit import NonFiniteLossError
 from bayesprune.inference.watching.trace_file import WriteTrace, read_progress
 from bayesprune.models.files.processes import _started
 from bayesprune.runs.run_folder import read_summary

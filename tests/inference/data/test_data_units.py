@@ -20,7 +20,9 @@ from bayesprune.inference.training.laplace_around import laplace_around
 from bayesprune.inference.watching.callbacks import Callback
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.gates.unit_gates import UnitGates
-from bayesprune.models.likelihoods.likelihoods import Categorical, Normal, Poisson
+from bayesprune.models.likelihoods.counts import Poisson
+from bayesprune.models.likelihoods.labels import Categorical
+from bayesprune.models.likelihoods.normal import Normal
 from bayesprune.models.likelihoods.real_likelihoods import HeteroscedasticNormal, StudentT
 from bayesprune.models.networks.networks import lenet_300_100, make_ready
 from bayesprune.models.networks.standardisation import UNITS, units_of

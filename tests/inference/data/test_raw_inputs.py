@@ -7,9 +7,12 @@ import torch
 from torch import nn
 
 from bayesprune.inference.data.raw_inputs import are_raw
-from bayesprune.inference.training.fit import NonFiniteLossError, fit
+from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
+from bayesprune.inference.training.fit import fit
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.likelihoods.likelihoods import Categorical, Normal, Poisson
+from bayesprune.models.likelihoods.counts import Poisson
+from bayesprune.models.likelihoods.labels import Categorical
+from bayesprune.models.likelihoods.normal import Normal
 from bayesprune.models.networks.networks import lenet_300_100
 from bayesprune.models.priors.gaussian import Gaussian
 

@@ -13,7 +13,8 @@ from bayesprune.inference.posterior.shrinkage import is_linear
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.gates.unit_gates import UnitGates
 from bayesprune.models.language.hierarchy import Hierarchy
-from bayesprune.models.likelihoods.likelihoods import Categorical, Normal
+from bayesprune.models.likelihoods.labels import Categorical
+from bayesprune.models.likelihoods.normal import Normal
 from bayesprune.models.priors.gaussian import Gaussian
 from bayesprune.models.priors.halo import HALO
 from bayesprune.models.priors.l0_hard_concrete import L0HardConcrete

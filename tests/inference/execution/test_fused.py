@@ -13,8 +13,9 @@ from bayesprune.inference.execution.fused import FusedStep, clipped
 from bayesprune.inference.execution.objective_graph import trace
 from bayesprune.inference.objective.latent_gate_estimators import ScoreFunction, antithetic
 from bayesprune.inference.training.fit import make_optimizer
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
-from bayesprune.models.likelihoods.likelihoods import Normal
+from bayesprune.models.language.hierarchy import Hierarchy
+from bayesprune.models.language.latent import Latent
+from bayesprune.models.likelihoods.normal import Normal
 from bayesprune.models.priors.gaussian import Gaussian
 from bayesprune.models.priors.halo import HALO
 from bayesprune.models.priors.horseshoe import Horseshoe

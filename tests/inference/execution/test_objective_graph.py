@@ -26,18 +26,24 @@ from bayesprune.inference.guides.truncated_lognormal import TruncatedLogNormalFa
 from bayesprune.inference.objective.latent_gate_estimators import ScoreFunction, antithetic
 from bayesprune.inference.terms import registry as terms_module
 from bayesprune.inference.terms.registry import normal_normal, registered_terms
+from bayesprune.models.distributions.fitted_normal import FittedNormal
 from bayesprune.models.distributions.log_uniform import LogUniform, TruncatedLogUniform
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.distributions.nonzero_penalty import NonzeroPenalty
+from bayesprune.models.distributions.signed_gamma import SignedGamma
+from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import exact_zero
-from bayesprune.models.likelihoods.likelihoods import Bernoulli, Normal, Poisson
+from bayesprune.models.language.latent import Latent
+from bayesprune.models.likelihoods.counts import Poisson
+from bayesprune.models.likelihoods.labels import Bernoulli
+from bayesprune.models.likelihoods.normal import Normal
 from bayesprune.models.priors.gaussian import Gaussian
 from bayesprune.models.priors.group_normal_jeffreys import GroupNormalJeffreys
-from bayesprune.models.priors.halo import HALO, SignedGamma
+from bayesprune.models.priors.halo import HALO
 from bayesprune.models.priors.horseshoe import Horseshoe
-from bayesprune.models.priors.l0_hard_concrete import L0HardConcrete, NonzeroPenalty
+from bayesprune.models.priors.l0_hard_concrete import L0HardConcrete
 from bayesprune.models.priors.spike_and_slab import SpikeAndSlab
 from bayesprune.models.priors.structured_bayesian_pruning import StructuredBayesianPruning
-from bayesprune.models.priors.vib import VIB, FittedNormal
+from bayesprune.models.priors.vib import VIB
 from tests.oracles.plain_path import (
     TOLERANCE,
     batch_for,

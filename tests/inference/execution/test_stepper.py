@@ -13,11 +13,13 @@ from torch import nn
 
 from bayesprune.inference.execution import stepper as stepper_module
 from bayesprune.inference.execution.stepper import PathReport, Stepper
+from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.objective.latent_gate_estimators import ScoreFunction
-from bayesprune.inference.training.fit import NonFiniteLossError, fit, make_optimizer
+from bayesprune.inference.training.fit import fit, make_optimizer
 from bayesprune.inference.watching.callbacks import Callback
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
+from bayesprune.models.language.latent import Latent
 from bayesprune.models.priors.gaussian import Gaussian
 from bayesprune.models.priors.halo import HALO
 from bayesprune.models.priors.spike_and_slab import SpikeAndSlab

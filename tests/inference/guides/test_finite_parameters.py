@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.inference.training.fit import NonFiniteLossError
+from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 
 X = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
 Y = X[:, 0] * 3

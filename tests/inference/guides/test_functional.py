@@ -10,7 +10,8 @@ import torch
 
 from bayesprune.inference.guides.functional import GivenNoise, RecordNoise, functional, is_functional
 from bayesprune.inference.guides.paired import PairedFamily
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
+from bayesprune.models.language.latent import Latent
 from bayesprune.models.priors.spike_and_slab import SpikeAndSlab
 from tests.oracles.plain_path import distance, objective_of
 

@@ -11,8 +11,9 @@ from torch import nn
 from bayesprune.inference.guides.guide import Guide, assign_families
 from bayesprune.inference.objective.objective import Objective
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import exact_zero
+from bayesprune.models.language.latent import Latent
 from bayesprune.models.priors.gaussian import Gaussian
 from bayesprune.models.priors.halo import HALO
 from bayesprune.models.priors.horseshoe import Horseshoe, RegularisedHorseshoe

@@ -9,7 +9,8 @@ from torch import nn
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.guides.map_probe import check_map_exists
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
+from bayesprune.models.language.latent import Latent
 from bayesprune.models.priors.gaussian import Gaussian
 from bayesprune.models.priors.halo import HALO
 from bayesprune.models.priors.horseshoe import Horseshoe, RegularisedHorseshoe

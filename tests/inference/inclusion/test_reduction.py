@@ -15,7 +15,7 @@ import xarray as xr
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.inference.fit_result import Fit, Restart
+from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.inclusion.reduction import (
     evidence_change,
@@ -23,9 +23,11 @@ from bayesprune.inference.inclusion.reduction import (
     reduced_inclusion,
     reduction,
 )
+from bayesprune.inference.restart import Restart
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
-from bayesprune.models.likelihoods.likelihoods import Normal
+from bayesprune.models.language.hierarchy import Hierarchy
+from bayesprune.models.language.latent import Latent
+from bayesprune.models.likelihoods.normal import Normal
 from bayesprune.models.priors.gaussian import Gaussian
 from tests.oracles import reduction_reference as exact
 from tests.oracles import spike_and_slab_reference as spike

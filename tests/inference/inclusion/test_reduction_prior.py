@@ -10,9 +10,10 @@ import xarray as xr
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.inference.fit_result import Fit, Restart
+from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.inclusion.reduction import evidence_change, reduced_inclusion
+from bayesprune.inference.restart import Restart
 from tests.oracles import reduction_reference as exact
 from tests.oracles import spike_and_slab_reference as spike
 

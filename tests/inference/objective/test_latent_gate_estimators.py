@@ -20,9 +20,11 @@ from bayesprune.inference.objective.latent_gate_estimators import (
 )
 from bayesprune.inference.objective.objective import Objective
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import exact_zero
-from bayesprune.models.likelihoods.likelihoods import Bernoulli, Normal
+from bayesprune.models.language.latent import Latent
+from bayesprune.models.likelihoods.labels import Bernoulli
+from bayesprune.models.likelihoods.normal import Normal
 from bayesprune.models.priors.spike_and_slab import SpikeAndSlab
 
 GATES = 4

@@ -17,8 +17,11 @@ from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.objective.latent_gate_estimators import ScoreFunction
 from bayesprune.inference.objective.objective import Objective, objective
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
-from bayesprune.models.likelihoods.likelihoods import Bernoulli, Categorical, Normal, Poisson
+from bayesprune.models.language.hierarchy import Hierarchy
+from bayesprune.models.language.latent import Latent
+from bayesprune.models.likelihoods.counts import Poisson
+from bayesprune.models.likelihoods.labels import Bernoulli, Categorical
+from bayesprune.models.likelihoods.normal import Normal
 from bayesprune.models.priors.gaussian import Gaussian
 from bayesprune.models.priors.halo import HALO
 from bayesprune.models.priors.horseshoe import Horseshoe, RegularisedHorseshoe

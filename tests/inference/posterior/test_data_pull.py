@@ -12,8 +12,9 @@ from torch import nn
 
 import bayesprune as bp
 from bayesprune.inference.guides.families import NormalFamily
+from bayesprune.inference.inclusion.events import stated_event
 from bayesprune.inference.posterior.data_pull import DataPull, data_pulls, factor_by_posterior, information
-from bayesprune.inference.posterior.shrinkage import shrinkage_factor, shrinkage_form, stated_event
+from bayesprune.inference.posterior.shrinkage import shrinkage_factor, shrinkage_form
 from bayesprune.models.priors.ready import from_config, make_prior
 
 SIZE, NOISE = 40, 0.7

@@ -157,8 +157,8 @@ def test_a_fit_of_names_alone_goes_as_the_files_that_it_is_saved_in():
     torch.manual_seed(0)
     bnn = bp.BayesianNetwork(make_ready("lenet-300-100", (5,), 2, 0.02), {"*.weight": bp.HALO(5.0)}, data_size=40)
     fit = fitted(bnn)
-    function, (files,) = fit.__reduce_ex__(4)
-    assert function is fit_transport._received
+    function, (kind, files) = fit.__reduce_ex__(4)
+    assert function is fit_transport._received and kind is bp.Fit
     assert set(files) == {"fit.json", "trace.nc", "restart-0.safetensors", "kept.safetensors"}
     other = sent(fit)
     assert torch.equal(other.predict(X, draws=4).mean, fit.predict(X, draws=4).mean)

@@ -80,9 +80,9 @@ def edit(folder, change):
 def test_a_saved_fit_is_replaced_where_that_is_asked_for(fits, saved, tmp_path):
     with pytest.raises(ValueError, match="exists already: choose another folder, or pass overwrite=True"):
         fits[1].save(saved)
-    assert same(load_fit(saved, model()), fits[0])
+    assert same(load_fit(bp.Fit, saved, model()), fits[0])
     fits[1].save(saved, overwrite=True)
-    assert same(load_fit(saved, model()), fits[1]) and not same(fits[0], fits[1])
+    assert same(load_fit(bp.Fit, saved, model()), fits[1]) and not same(fits[0], fits[1])
     assert os.listdir(tmp_path) == ["fit"]
 
 
@@ -99,7 +99,7 @@ def test_a_fit_with_other_files_beside_it_is_never_replaced(fits, saved):
     (saved / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="holds notes.txt besides a saved fit"):
         fits[1].save(saved, overwrite=True)
-    assert (saved / "notes.txt").read_text() == "mine" and same(load_fit(saved, model()), fits[0])
+    assert (saved / "notes.txt").read_text() == "mine" and same(load_fit(bp.Fit, saved, model()), fits[0])
 
 
 @pytest.mark.parametrize("place", [".", "..", "/", "", "../fit/.."])
@@ -119,7 +119,7 @@ def test_links_are_told(fits, saved, tmp_path):
             fits[1].save(tmp_path / name, overwrite=True)
         with pytest.raises(ValueError, match="exists already"):
             fits[1].save(tmp_path / name)
-    assert same(load_fit(tmp_path / "link", model()), fits[0])  # reading through a link is no matter
+    assert same(load_fit(bp.Fit, tmp_path / "link", model()), fits[0])  # reading through a link is no matter
 
 
 CHILD = """
@@ -154,7 +154,7 @@ def test_a_kill_at_each_step_of_a_replacement_leaves_a_fit_that_loads(fits, save
     done = subprocess.run(arguments, cwd=tmp_path, timeout=120, capture_output=True, text=True)
     assert done.returncode == -9, done.stderr
     assert len(os.listdir(tmp_path)) + (not saved.exists()) == 2  # the kill left a staging folder
-    loaded = load_fit(saved, model())
+    loaded = load_fit(bp.Fit, saved, model())
     assert same(loaded, fits[expected]) and not same(loaded, fits[1 - expected])
     assert os.listdir(tmp_path) == ["fit"]
 
@@ -194,9 +194,9 @@ def test_a_changed_tensor_is_seen(fits, saved):
     state[name].view(-1)[0] += 1e-3
     save_file(state, file)
     with pytest.raises(ValueError, match=r"restart-0.safetensors is damaged \(its content is not what was written\)"):
-        load_fit(saved, model())
+        load_fit(bp.Fit, saved, model())
     edit(saved, lambda found: found.pop("digests"))  # as earlier versions wrote it
-    assert not same(load_fit(saved, model()), fits[0])
+    assert not same(load_fit(bp.Fit, saved, model()), fits[0])
 
 
 def test_a_changed_trace_is_seen(saved):
@@ -204,7 +204,7 @@ def test_a_changed_trace_is_seen(saved):
     content[-9] ^= 1
     (saved / "trace.nc").write_bytes(bytes(content))
     with pytest.raises(ValueError, match=r"trace.nc is damaged \(its content is not what was written\)"):
-        load_fit(saved, model())
+        load_fit(bp.Fit, saved, model())
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
@@ -215,7 +215,7 @@ def test_weights_that_are_not_finite_are_refused_with_the_files_name(saved, wron
     save_file(state, file)
     edit(saved, lambda found: found.pop("digests"))
     with pytest.raises(ValueError, match="restart-0.safetensors holds NaN or infinity in guide"):
-        load_fit(saved, model())
+        load_fit(bp.Fit, saved, model())
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
@@ -230,7 +230,7 @@ def test_a_fit_that_is_not_finite_is_not_saved(tmp_path, wrong):
 
 def test_a_mask_may_be_infinite_but_not_nan_and_statistics_may_not(tmp_path):
     fit = fitted(network=Masked())
-    back = load_fit(fit.save(tmp_path / "fit"), model(Masked()))
+    back = load_fit(bp.Fit, fit.save(tmp_path / "fit"), model(Masked()))
     assert torch.equal(back.model.network.mask, torch.tensor([0.0, -torch.inf]))
     fit.model.network.mask[0] = torch.nan
     with pytest.raises(ValueError, match=r"NaN or infinity in network\.mask"):
@@ -265,7 +265,7 @@ def test_a_mask_may_be_infinite_but_not_nan_and_statistics_may_not(tmp_path):
 def test_wrongly_typed_values_are_one_sentence(saved, change, told):
     edit(saved, change)
     with pytest.raises(ValueError, match=told) as problem:
-        load_fit(saved, model())
+        load_fit(bp.Fit, saved, model())
     assert "\n" not in str(problem.value) and "fit.json" in str(problem.value) or "format" in told
 
 
@@ -282,10 +282,10 @@ def test_a_named_network_of_wrong_sizes_takes_no_memory(tmp_path, change):
     network.config = {"name": "lenet-300-100", "input_shape": [1, 8, 8], "classes": 10}
     bnn = bp.BayesianNetwork(network, {"*.weight": bp.Gaussian()}, data_size=len(data.train[0]))
     folder = bp.fit(bnn, data.train, epochs=1, progress=False).save(tmp_path / "fit")
-    assert len(load_fit(folder).restarts) == 1  # control
+    assert len(load_fit(bp.Fit, folder).restarts) == 1  # control
     edit(folder, lambda found: found["network"].update(change))
     with pytest.raises(ValueError, match="fit.json is damaged") as problem:
-        load_fit(folder)
+        load_fit(bp.Fit, folder)
     assert "\n" not in str(problem.value)
 
 
@@ -293,7 +293,7 @@ def test_a_named_network_of_wrong_sizes_takes_no_memory(tmp_path, change):
 def test_a_damaged_json_file_is_one_sentence(saved, content):
     (saved / "fit.json").write_bytes(content)
     with pytest.raises(ValueError, match="fit.json is damaged") as problem:
-        load_fit(saved, model())
+        load_fit(bp.Fit, saved, model())
     assert "\n" not in str(problem.value)
 
 
@@ -302,7 +302,7 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(saved, name):
     (saved / name).unlink()
     os.mkfifo(saved / name)
     with pytest.raises(ValueError, match="it is no regular file"):
-        load_fit(saved, model())
+        load_fit(bp.Fit, saved, model())
 
 
 def test_tensors_cut_short_are_told_without_digests_too(saved):
@@ -312,7 +312,7 @@ def test_tensors_cut_short_are_told_without_digests_too(saved):
     for cut in (0, 4, len(whole) // 2, len(whole) - 1):
         file.write_bytes(whole[:cut])
         with pytest.raises(ValueError, match="restart-0.safetensors is damaged"):
-            load_fit(saved, model())
+            load_fit(bp.Fit, saved, model())
 
 
 # ------------------------------------------------------------------------------------------------ places
@@ -331,7 +331,7 @@ def home(tmp_path, monkeypatch):
 def test_the_home_folder_is_meant_at_every_door(fits, home):
     assert fits[0].save("~/fit") == home / "fit"
     fits[1].save("~/fit", overwrite=True)
-    assert same(load_fit("~/fit", model()), fits[1]) and same(bp.Fit.load("~/fit", model()), fits[1])
+    assert same(load_fit(bp.Fit, "~/fit", model()), fits[1]) and same(bp.Fit.load("~/fit", model()), fits[1])
     fitted(callbacks=[WriteTrace("~/trace")], checkpoint="~/kept")
     assert read_trace(home / "trace").sizes["epoch"] == 2 and (home / "kept" / "checkpoint.json").exists()
     how = {"knob": "sd", "epochs": 1, "first_epochs": 1, "restarts": 1, "progress": False, "validation": (X, Y), **HALF}
@@ -348,7 +348,7 @@ def model_of(sd):
 def test_names_that_begin_with_a_tilde_are_kept(fits, home):
     for place in ("./~fit", "sub/~fit", "./~", "sub/~"):
         fits[0].save(place)
-        assert same(load_fit(place, model()), fits[0])
+        assert same(load_fit(bp.Fit, place, model()), fits[0])
     assert sorted(os.listdir()) == ["sub", "~", "~fit"] and os.listdir(home) == []
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from bayesprune.inference.training.fit import fit
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.likelihoods.likelihoods import Normal
+from bayesprune.models.likelihoods.normal import Normal
 from bayesprune.models.priors.gaussian import Gaussian
 from bayesprune.models.priors.halo import HALO
 from bayesprune.models.priors.horseshoe import Horseshoe

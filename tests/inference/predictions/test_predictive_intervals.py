@@ -11,7 +11,9 @@ from torch import nn
 from bayesprune.inference.predictions.predictive_intervals import _Mixture, coverage_at, intervals_at
 from bayesprune.inference.training.fit import fit
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.likelihoods.likelihoods import Bernoulli, Normal, Poisson
+from bayesprune.models.likelihoods.counts import Poisson
+from bayesprune.models.likelihoods.labels import Bernoulli
+from bayesprune.models.likelihoods.normal import Normal
 from bayesprune.models.likelihoods.real_likelihoods import HeteroscedasticNormal, StudentT
 from bayesprune.models.priors.gaussian import Gaussian
 

@@ -11,11 +11,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.pruning.finetune import finetune
 from bayesprune.inference.pruning.prune import prune
-from bayesprune.inference.training.fit import NonFiniteLossError, fit
+from bayesprune.inference.training.fit import fit
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.likelihoods.likelihoods import Categorical, Normal
+from bayesprune.models.likelihoods.labels import Categorical
+from bayesprune.models.likelihoods.normal import Normal
 from bayesprune.models.priors.gaussian import Gaussian
 from bayesprune.models.units.compact import compact
 

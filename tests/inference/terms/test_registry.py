@@ -16,9 +16,9 @@ import torch
 from bayesprune.inference.guides.families import BernoulliFactor, DeltaFactor, LogNormalFactor, NormalFactor
 from bayesprune.inference.guides.paired import Pair, SlabFactor
 from bayesprune.inference.terms.registry import register_term, site_term
+from bayesprune.models.distributions.signed_gamma import SignedGamma
 from bayesprune.models.language.iid import Iid
 from bayesprune.models.language.tensor_prior import Site
-from bayesprune.models.priors.halo import SignedGamma
 
 SHAPE = (3, 4)
 NODES, WEIGHTS = (torch.tensor(v) for v in np.polynomial.hermite_e.hermegauss(101))

@@ -12,7 +12,8 @@ import bayesprune as bp
 from bayesprune.inference.execution.objective_graph import trace
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.objective.objective import Objective
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
+from bayesprune.models.language.latent import Latent
 from tests.oracles.plain_path import (
     TOLERANCE,
     batch_for,

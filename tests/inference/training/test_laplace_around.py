@@ -14,7 +14,10 @@ from bayesprune.inference.data.batches import Batches
 from bayesprune.inference.inclusion.reduction import evidence_change, reduced_inclusion, reduction
 from bayesprune.inference.pruning.prune import keep_highest, masked_network
 from bayesprune.inference.training.laplace_around import diagonal_ggn, laplace_around
-from bayesprune.models.likelihoods.likelihoods import Bernoulli, Categorical, Likelihood, Normal, Poisson
+from bayesprune.models.likelihoods.counts import Poisson
+from bayesprune.models.likelihoods.labels import Bernoulli, Categorical
+from bayesprune.models.likelihoods.likelihood import Likelihood
+from bayesprune.models.likelihoods.normal import Normal
 from tests.oracles import reduction_reference as exact
 from tests.oracles import spike_and_slab_reference as spike
 

@@ -12,7 +12,8 @@ from bayesprune.inference.pruning.prune import prune
 from bayesprune.inference.training.fit import fit
 from bayesprune.inference.watching.callbacks import Callback
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.likelihoods.likelihoods import Likelihood, Normal
+from bayesprune.models.likelihoods.likelihood import Likelihood
+from bayesprune.models.likelihoods.normal import Normal
 from bayesprune.models.likelihoods.real_likelihoods import HeteroscedasticNormal, StudentT
 from bayesprune.models.priors.gaussian import Gaussian
 

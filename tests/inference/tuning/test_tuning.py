@@ -14,8 +14,8 @@ from torch import nn
 
 import bayesprune as bp
 from bayesprune.inference.defaults.knob_grid import around, from_dense_to_sparse, given_knobs
+from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.sparsity_path import continuation
-from bayesprune.inference.training.fit import NonFiniteLossError
 from bayesprune.inference.tuning.trials import TRIALS_FILE, Trial
 from bayesprune.inference.tuning.tuning import Tuned, _search
 

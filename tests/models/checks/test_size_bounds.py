@@ -17,7 +17,8 @@ from bayesprune.models.checks.size_bounds import (
     checked_width,
     require_holdable,
 )
-from bayesprune.models.likelihoods.likelihoods import Likelihood, Normal
+from bayesprune.models.likelihoods.likelihood import Likelihood
+from bayesprune.models.likelihoods.normal import Normal
 from bayesprune.models.networks.networks import NETWORKS, make_ready, network_from_config
 from bayesprune.models.priors.ready import from_config
 from bayesprune.models.priors.spike_and_slab import SpikeAndSlab

@@ -13,8 +13,9 @@ from torch import nn
 
 import bayesprune as bp
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import exact_zero, relative_threshold
+from bayesprune.models.language.latent import Latent
 from bayesprune.models.language.tensor_prior import TensorPrior
 
 SHAPE = (4, 3)

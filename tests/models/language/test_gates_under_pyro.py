@@ -15,9 +15,10 @@ from torch import nn
 import bayesprune as bp
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.models.language.gate_support import GatesNotDrawnError
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.iid import Iid
 from bayesprune.models.language.inclusion import exact_zero
+from bayesprune.models.language.latent import Latent
 
 X = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0).long()

@@ -6,8 +6,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from bayesprune.models.language.hierarchy import Hierarchy, Latent, describe
+from bayesprune.models.language.hierarchy import Hierarchy, describe
 from bayesprune.models.language.inclusion import exact_zero, relative_threshold, shrinkage_below
+from bayesprune.models.language.latent import Latent
 
 
 def horseshoe(tau0=1.0, per="weight", tau_per="layer", threshold=0.5):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bayesprune.models.language.levels import LEVELS, expand_blocks, level_shape
+from bayesprune.models.language.levels import LEVELS, broadcasts_to, expand_blocks, level_shape
 
 LINEAR, CONV, BIAS = (5, 7), (4, 3, 5, 5), (5,)
 EXPECTED = {
@@ -77,3 +77,12 @@ def test_the_gradient_of_a_block_is_the_sum_over_its_entries():
     value = torch.ones(3, 3, requires_grad=True)
     expand_blocks(value, (5, 7), (2, 3)).sum().backward()
     assert value.grad.tolist() == [[6.0, 6.0, 2.0], [6.0, 6.0, 2.0], [3.0, 3.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("found", "shape", "fits"),
+    [((), (3, 4), True), ((3, 1), (3, 4), True), ((4,), (3, 4), True), ((3, 4), (3, 1), False), ((3,), (3, 4), False),
+     ((2, 3, 4), (3, 4), False), ((1, 3, 4), (3, 4), False)],
+)  # fmt: skip
+def test_numbers_broadcast_to_entries_without_adding_any(found, shape, fits):
+    assert broadcasts_to(found, shape) == fits

@@ -13,7 +13,8 @@ from torch import nn
 import bayesprune as bp
 from bayesprune.inference.execution.objective_graph import trace
 from bayesprune.inference.watching.callbacks import Callback
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
+from bayesprune.models.language.latent import Latent
 from bayesprune.models.language.tensor_prior import TensorPrior
 from tests.oracles.plain_path import (
     BATCH,

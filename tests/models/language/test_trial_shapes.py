@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
+from bayesprune.models.language.latent import Latent
 
 LINEAR, CONV, CONV1D = (4, 3), (4, 3, 5, 5), (4, 3, 5)
 

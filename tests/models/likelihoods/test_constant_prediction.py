@@ -11,7 +11,9 @@ import torch
 
 from bayesprune.models.likelihoods import constant_prediction
 from bayesprune.models.likelihoods.constant_prediction import constant_log_likelihood
-from bayesprune.models.likelihoods.likelihoods import Bernoulli, Categorical, Normal, Poisson
+from bayesprune.models.likelihoods.counts import Poisson
+from bayesprune.models.likelihoods.labels import Bernoulli, Categorical
+from bayesprune.models.likelihoods.normal import Normal
 from bayesprune.models.likelihoods.real_likelihoods import HeteroscedasticNormal
 
 GENERATOR = np.random.default_rng(0)

@@ -10,14 +10,11 @@ import scipy.stats
 import torch
 from torch import nn
 
-from bayesprune.models.likelihoods.likelihoods import (
-    Bernoulli,
-    Categorical,
-    Likelihood,
-    Normal,
-    Poisson,
-)
+from bayesprune.models.likelihoods.counts import Poisson
+from bayesprune.models.likelihoods.labels import Bernoulli, Categorical
+from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.likelihoods.names import LIKELIHOODS, likelihood_class, likelihood_names
+from bayesprune.models.likelihoods.normal import Normal
 
 N = 40
 

@@ -8,7 +8,9 @@ import pytest
 import scipy.stats
 import torch
 
-from bayesprune.models.likelihoods.likelihoods import Likelihood, Normal, Poisson
+from bayesprune.models.likelihoods.counts import Poisson
+from bayesprune.models.likelihoods.likelihood import Likelihood
+from bayesprune.models.likelihoods.normal import Normal
 from bayesprune.models.likelihoods.real_likelihoods import HeteroscedasticNormal, StudentT
 
 N = 40

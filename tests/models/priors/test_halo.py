@@ -12,7 +12,7 @@ from scipy import integrate, optimize, stats
 
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.tensor_prior import TensorPrior
-from bayesprune.models.priors.halo import HALO, SignedGamma, kappa_of
+from bayesprune.models.priors.halo import HALO, kappa_of
 from tests.oracles import halo_reference as halo
 
 DOUBLE = torch.empty(0, dtype=torch.float64)
@@ -218,19 +218,6 @@ def test_arguments_out_of_range_are_refused(arguments):
 def test_constants_of_the_paper_out_of_range_are_refused(arguments):
     with pytest.raises(ValueError, match=r"HALO.from_paper( needs|\(xi=...\) takes a number, not nan)"):
         HALO.from_paper(**arguments)
-
-
-def test_a_signed_gamma_is_a_gamma_with_a_random_sign():
-    one = SignedGamma(3.0, torch.tensor(0.7, dtype=torch.float64))
-    value = torch.linspace(-9.0, 9.0, 40, dtype=torch.float64)
-    expected = stats.gamma(3.0, scale=1 / 0.7).logpdf(value.abs()) - math.log(2.0)
-    np.testing.assert_allclose(one.log_prob(value), expected, rtol=1e-12)
-    torch.manual_seed(0)
-    drawn = one.sample((20_000,))
-    assert abs(float((drawn > 0).double().mean()) - 0.5) < 0.015
-    assert stats.kstest(drawn.abs().numpy(), stats.gamma(3.0, scale=1 / 0.7).cdf).pvalue > 1e-3
-    assert float(one.variance) == pytest.approx(float((drawn**2).mean()), rel=0.05)
-    assert one.expand((2, 3)).sample().shape == (2, 3)
 
 
 def test_the_config_says_how_to_make_it_again():

@@ -12,7 +12,7 @@ from torch import nn
 
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.language.tensor_prior import TensorPrior
-from bayesprune.models.likelihoods.likelihoods import Normal
+from bayesprune.models.likelihoods.normal import Normal
 from bayesprune.models.priors.horseshoe import Horseshoe, RegularisedHorseshoe
 from tests.oracles import horseshoe_reference as horseshoe
 

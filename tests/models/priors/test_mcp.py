@@ -1,10 +1,9 @@
-"""MCP: the penalty against its definition, unshrunk large weights, and what an improper prior refuses."""
+"""MCP: its constants, unshrunk large weights, and what an improper prior refuses."""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 import pyro
 import pytest
 import torch
@@ -12,27 +11,12 @@ from pyro.infer import MCMC, NUTS, Predictive
 from torch import nn
 
 import bayesprune as bp
+from bayesprune.models.distributions.minimax_concave import MinimaxConcave
 from bayesprune.models.language.tensor_prior import TensorPrior
-from bayesprune.models.priors.mcp import MCP, MinimaxConcave
+from bayesprune.models.priors.mcp import MCP
 from tests.oracles.weight_penalties import mcp_least_squares, mcp_penalty
 
 DOUBLE = torch.empty(0, dtype=torch.float64)
-WEIGHTS = torch.tensor([-7.0, -2.0, -0.31, -1e-3, 0.0, 1e-6, 0.5, 1.9999, 2.0001, 1e4], dtype=torch.float64)
-
-
-@pytest.mark.parametrize(("lam", "gamma"), [(1.0, 2.0), (0.1, 20.0), (40.0, 0.01), (3.0, 100.0)])
-def test_minus_the_log_density_is_the_integral_of_its_slope(lam, gamma):
-    found = -MinimaxConcave(lam, torch.tensor(gamma, dtype=torch.float64)).log_prob(WEIGHTS)
-    expected = np.array([mcp_penalty(float(w), lam, gamma) for w in WEIGHTS])
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
-    lasso = lam * WEIGHTS.abs().numpy()  # the control: without the concave part
-    assert np.abs(found.numpy() - lasso).max() > 0.01
-
-
-def test_the_gradient_is_that_of_the_lasso_at_zero_and_none_beyond_the_end():
-    w = torch.tensor([1e-9, 1.0, 1.999, 2.001, -50.0], dtype=torch.float64, requires_grad=True)
-    (slopes,) = torch.autograd.grad(-MinimaxConcave(1.0, 2.0).log_prob(w).sum(), w)
-    np.testing.assert_allclose(slopes, [1.0, 0.5, 0.0005, 0.0, 0.0], atol=1e-7)
 
 
 def penalty_of(declared, w):

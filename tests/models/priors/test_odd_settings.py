@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.inference.training.fit import NonFiniteLossError
+from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.models.priors.ready import PRIORS, make_prior
 
 NEEDED = {

@@ -15,7 +15,8 @@ import bayesprune as bp
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.guides.map_probe import check_map_exists
 from bayesprune.inference.objective.objective import Objective
-from bayesprune.models.language.hierarchy import Hierarchy, Latent
+from bayesprune.models.language.hierarchy import Hierarchy
+from bayesprune.models.language.latent import Latent
 from bayesprune.models.language.tensor_prior import TensorPrior
 from bayesprune.models.priors.sws import SWS
 from tests.oracles.weight_penalties import sws_penalty
