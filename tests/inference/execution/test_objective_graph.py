@@ -154,7 +154,15 @@ def test_there_is_a_case_for_every_registered_pair():
     assert set(CASES) == set(PAIRS)
 
 
-@pytest.mark.parametrize("pair", CASES, ids=lambda pair: "-".join(kind.__name__ for kind in pair))
+# A pair of each kind of factor is quick: terms alone are traced for all pairs in test_term_tracing.
+ONE_OF_EACH = {kind: (family, kind) for family, kind in reversed(CASES)}.values()
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [pytest.param(pair, marks=() if pair in ONE_OF_EACH else pytest.mark.slow) for pair in CASES],
+    ids=lambda pair: "-".join(kind.__name__ for kind in pair),
+)
 def test_the_graph_is_the_plain_path_for_every_registered_pair(pair):
     make, guide = CASES[pair]
     objective = objective_of({"0.weight": make()}, guide, one_layer())

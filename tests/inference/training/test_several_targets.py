@@ -45,8 +45,17 @@ class Losses(Callback):
         self.found.append(float(state.terms.loss.detach()))
 
 
-@pytest.mark.parametrize("likelihood", [Normal, StudentT, lambda: StudentT(df=None), HeteroscedasticNormal])
-@pytest.mark.parametrize("path", ["plain", "fused"])
+NOISES = [Normal, StudentT, lambda: StudentT(df=None), HeteroscedasticNormal]
+
+
+@pytest.mark.parametrize(
+    ("path", "likelihood"),
+    [
+        *(("plain", noise) for noise in NOISES),
+        ("fused", Normal),
+        *(pytest.param("fused", noise, marks=pytest.mark.slow) for noise in NOISES[1:]),
+    ],
+)
 def test_a_fit_of_two_targets_is_the_fit_of_data_standardised_by_hand(likelihood, path):
     x, y = raw()
     shift, unit = y.mean(dim=0), y.std(dim=0, correction=0)
