@@ -48,32 +48,56 @@ if TYPE_CHECKING:
     from bayesprune.data.sets import load_data as load_data
     from bayesprune.inference.combined import Combined as Combined
     from bayesprune.inference.data.batch_normalisation import reestimate_statistics as reestimate_statistics
+    from bayesprune.inference.execution.stepper import Stepper as Stepper
     from bayesprune.inference.fit_result import Fit as Fit
+    from bayesprune.inference.guides.factors import BernoulliFactor as BernoulliFactor
+    from bayesprune.inference.guides.factors import DeltaFactor as DeltaFactor
+    from bayesprune.inference.guides.factors import LogitNormalFactor as LogitNormalFactor
+    from bayesprune.inference.guides.factors import LogNormalFactor as LogNormalFactor
+    from bayesprune.inference.guides.factors import NormalFactor as NormalFactor
+    from bayesprune.inference.guides.hard_concrete import HardConcreteFactor as HardConcreteFactor
+    from bayesprune.inference.guides.paired import SlabFactor as SlabFactor
+    from bayesprune.inference.guides.truncated_lognormal import TruncatedLogNormalFactor as TruncatedLogNormalFactor
     from bayesprune.inference.inclusion.reduction import evidence_change as evidence_change
     from bayesprune.inference.inclusion.reduction import reduced_inclusion as reduced_inclusion
     from bayesprune.inference.inclusion.reduction import reduction as reduction
+    from bayesprune.inference.objective.latent_gate_estimators import ScoreFunction as ScoreFunction
+    from bayesprune.inference.objective.latent_gate_estimators import moment_matched as moment_matched
     from bayesprune.inference.objective.objective import objective as objective
+    from bayesprune.inference.objective.unit_gate_estimators import DisARM as DisARM
+    from bayesprune.inference.objective.unit_gate_estimators import Estimate as Estimate
+    from bayesprune.inference.objective.unit_gate_estimators import ExactToggle as ExactToggle
+    from bayesprune.inference.objective.unit_gate_estimators import HardConcreteRelaxation as HardConcreteRelaxation
+    from bayesprune.inference.objective.unit_gate_estimators import ReinforceLeaveOneOut as ReinforceLeaveOneOut
+    from bayesprune.inference.objective.unit_gate_estimators import StraightThrough as StraightThrough
+    from bayesprune.inference.objective.unit_gate_estimators import Trapezoid as Trapezoid
+    from bayesprune.inference.pruning.criteria import magnitude as magnitude
     from bayesprune.inference.pruning.finetune import finetune as finetune
     from bayesprune.inference.pruning.prune import PruneResult as PruneResult
     from bayesprune.inference.pruning.prune import prune as prune
     from bayesprune.inference.rules.gate_training import Gating as Gating
     from bayesprune.inference.rules.iterate_average import IterateAverage as IterateAverage
+    from bayesprune.inference.rules.schedules import constant as constant
+    from bayesprune.inference.rules.schedules import cosine as cosine
+    from bayesprune.inference.rules.schedules import hold_then_cosine as hold_then_cosine
+    from bayesprune.inference.rules.schedules import steps as steps
     from bayesprune.inference.sparsity_path.continuation import sparsity_path as sparsity_path
     from bayesprune.inference.sparsity_path.sparsity_path import SparsityPath as SparsityPath
     from bayesprune.inference.terms.check import check_term as check_term
     from bayesprune.inference.terms.registry import register_term as register_term
     from bayesprune.inference.training.fit import fit as fit
+    from bayesprune.inference.training.fit import make_optimizer as make_optimizer
     from bayesprune.inference.training.laplace_around import laplace_around as laplace_around
     from bayesprune.inference.tuning.tuning import Tuned as Tuned
     from bayesprune.inference.tuning.tuning import tune as tune
     from bayesprune.inference.watching.callbacks import Callback as Callback
+    from bayesprune.inference.watching.callbacks import FitState as FitState
     from bayesprune.inference.watching.record import Record as Record
     from bayesprune.inference.watching.tensorboard import TensorBoard as TensorBoard
     from bayesprune.inference.watching.trace_file import WriteTrace as WriteTrace
     from bayesprune.inference.watching.trace_file import read_trace as read_trace
     from bayesprune.models.bayesian_network import BayesianNetwork as BayesianNetwork
     from bayesprune.models.costs.costs import costs as costs
-    from bayesprune.models.costs.expected_costs import CostPressure as CostPressure
     from bayesprune.models.costs.expected_costs import ExpectedCosts as ExpectedCosts
     from bayesprune.models.costs.latency import latency as latency
     from bayesprune.models.deployment.export import export_network as export_network
@@ -81,6 +105,7 @@ if TYPE_CHECKING:
     from bayesprune.models.deployment.sparse import to_sparse as to_sparse
     from bayesprune.models.distributions.flattening import FlatteningPrior as FlatteningPrior
     from bayesprune.models.distributions.spike_slab_mixture import SpikeSlabMixture as SpikeSlabMixture
+    from bayesprune.models.gates.cost_pressure import CostPressure as CostPressure
     from bayesprune.models.gates.unit_gates import UnitGates as UnitGates
     from bayesprune.models.language.hierarchy import Hierarchy as Hierarchy
     from bayesprune.models.language.inclusion import exact_zero as exact_zero
@@ -97,13 +122,15 @@ if TYPE_CHECKING:
     from bayesprune.models.likelihoods.normal import Normal as Normal
     from bayesprune.models.likelihoods.real_likelihoods import HeteroscedasticNormal as HeteroscedasticNormal
     from bayesprune.models.likelihoods.real_likelihoods import StudentT as StudentT
-    from bayesprune.models.networks.networks import lenet_5 as lenet_5
-    from bayesprune.models.networks.networks import lenet_300_100 as lenet_300_100
-    from bayesprune.models.networks.networks import resnet_18 as resnet_18
-    from bayesprune.models.networks.networks import resnet_20 as resnet_20
-    from bayesprune.models.networks.networks import resnet_32 as resnet_32
-    from bayesprune.models.networks.networks import resnet_56 as resnet_56
-    from bayesprune.models.networks.networks import vgg_16_bn as vgg_16_bn
+    from bayesprune.models.networks.lenet import lenet_5 as lenet_5
+    from bayesprune.models.networks.lenet import lenet_300_100 as lenet_300_100
+    from bayesprune.models.networks.resnet import resnet_18 as resnet_18
+    from bayesprune.models.networks.resnet import resnet_20 as resnet_20
+    from bayesprune.models.networks.resnet import resnet_32 as resnet_32
+    from bayesprune.models.networks.resnet import resnet_56 as resnet_56
+    from bayesprune.models.networks.standardisation import put_in_units as put_in_units
+    from bayesprune.models.networks.standardisation import units_of as units_of
+    from bayesprune.models.networks.vgg import vgg_16_bn as vgg_16_bn
     from bayesprune.models.priors.continuous_spike_and_slab import ContinuousSpikeAndSlab as ContinuousSpikeAndSlab
     from bayesprune.models.priors.gaussian import Gaussian as Gaussian
     from bayesprune.models.priors.group_horseshoe import GroupHorseshoe as GroupHorseshoe
@@ -126,6 +153,8 @@ if TYPE_CHECKING:
     from bayesprune.models.units.channel_groups import ChannelGroups as ChannelGroups
     from bayesprune.models.units.compact import CompactResult as CompactResult
     from bayesprune.models.units.compact import compact as compact
+    from bayesprune.runs.run_folder import load_run as load_run
+    from bayesprune.runs.run_folder import read_summary as read_summary
 
 # Public name -> the module it lives in.
 _HOMES: dict[str, str] = {
@@ -159,7 +188,7 @@ _HOMES: dict[str, str] = {
     "StructuredBayesianPruning": "bayesprune.models.priors.structured_bayesian_pruning",
     "VIB": "bayesprune.models.priors.vib",
     "UnitGates": "bayesprune.models.gates.unit_gates",
-    "CostPressure": "bayesprune.models.costs.expected_costs",
+    "CostPressure": "bayesprune.models.gates.cost_pressure",
     # likelihoods
     "Categorical": "bayesprune.models.likelihoods.labels",
     "Normal": "bayesprune.models.likelihoods.normal",
@@ -169,20 +198,24 @@ _HOMES: dict[str, str] = {
     "HeteroscedasticNormal": "bayesprune.models.likelihoods.real_likelihoods",
     "Likelihood": "bayesprune.models.likelihoods.likelihood",
     # networks and data
-    "lenet_300_100": "bayesprune.models.networks.networks",
-    "lenet_5": "bayesprune.models.networks.networks",
-    "resnet_18": "bayesprune.models.networks.networks",
-    "resnet_20": "bayesprune.models.networks.networks",
-    "resnet_32": "bayesprune.models.networks.networks",
-    "resnet_56": "bayesprune.models.networks.networks",
-    "vgg_16_bn": "bayesprune.models.networks.networks",
+    "lenet_300_100": "bayesprune.models.networks.lenet",
+    "lenet_5": "bayesprune.models.networks.lenet",
+    "resnet_18": "bayesprune.models.networks.resnet",
+    "resnet_20": "bayesprune.models.networks.resnet",
+    "resnet_32": "bayesprune.models.networks.resnet",
+    "resnet_56": "bayesprune.models.networks.resnet",
+    "vgg_16_bn": "bayesprune.models.networks.vgg",
     "load_data": "bayesprune.data.sets",
+    "put_in_units": "bayesprune.models.networks.standardisation",
+    "units_of": "bayesprune.models.networks.standardisation",
     # inference
     "fit": "bayesprune.inference.training.fit",
     "Gating": "bayesprune.inference.rules.gate_training",
     "Fit": "bayesprune.inference.fit_result",
     "Combined": "bayesprune.inference.combined",
     "objective": "bayesprune.inference.objective.objective",
+    "Stepper": "bayesprune.inference.execution.stepper",
+    "make_optimizer": "bayesprune.inference.training.fit",
     "Record": "bayesprune.inference.watching.record",
     "Callback": "bayesprune.inference.watching.callbacks",
     "IterateAverage": "bayesprune.inference.rules.iterate_average",
@@ -199,6 +232,30 @@ _HOMES: dict[str, str] = {
     "tune": "bayesprune.inference.tuning.tuning",
     "Tuned": "bayesprune.inference.tuning.tuning",
     "reestimate_statistics": "bayesprune.inference.data.batch_normalisation",
+    # extending
+    "FitState": "bayesprune.inference.watching.callbacks",
+    "magnitude": "bayesprune.inference.pruning.criteria",
+    "moment_matched": "bayesprune.inference.objective.latent_gate_estimators",
+    "ScoreFunction": "bayesprune.inference.objective.latent_gate_estimators",
+    "Estimate": "bayesprune.inference.objective.unit_gate_estimators",
+    "ExactToggle": "bayesprune.inference.objective.unit_gate_estimators",
+    "Trapezoid": "bayesprune.inference.objective.unit_gate_estimators",
+    "StraightThrough": "bayesprune.inference.objective.unit_gate_estimators",
+    "ReinforceLeaveOneOut": "bayesprune.inference.objective.unit_gate_estimators",
+    "DisARM": "bayesprune.inference.objective.unit_gate_estimators",
+    "HardConcreteRelaxation": "bayesprune.inference.objective.unit_gate_estimators",
+    "NormalFactor": "bayesprune.inference.guides.factors",
+    "LogNormalFactor": "bayesprune.inference.guides.factors",
+    "LogitNormalFactor": "bayesprune.inference.guides.factors",
+    "BernoulliFactor": "bayesprune.inference.guides.factors",
+    "DeltaFactor": "bayesprune.inference.guides.factors",
+    "SlabFactor": "bayesprune.inference.guides.paired",
+    "HardConcreteFactor": "bayesprune.inference.guides.hard_concrete",
+    "TruncatedLogNormalFactor": "bayesprune.inference.guides.truncated_lognormal",
+    "constant": "bayesprune.inference.rules.schedules",
+    "cosine": "bayesprune.inference.rules.schedules",
+    "hold_then_cosine": "bayesprune.inference.rules.schedules",
+    "steps": "bayesprune.inference.rules.schedules",
     # bayesian model reduction
     "evidence_change": "bayesprune.inference.inclusion.reduction",
     "reduced_inclusion": "bayesprune.inference.inclusion.reduction",
@@ -215,6 +272,9 @@ _HOMES: dict[str, str] = {
     "to_sparse": "bayesprune.models.deployment.sparse",
     "export_network": "bayesprune.models.deployment.export",
     "export_onnx": "bayesprune.models.deployment.onnx_export",
+    # run folders
+    "load_run": "bayesprune.runs.run_folder",
+    "read_summary": "bayesprune.runs.run_folder",
     # analysis
     "to_arviz": "bayesprune.analysis.arviz.to_arviz",
     "convergence": "bayesprune.analysis.diagnostics.convergence",

@@ -21,7 +21,8 @@ from torch import nn
 import bayesprune as bp
 from bayesprune.inference.data.batch_normalisation import reestimate_statistics
 from bayesprune.models.costs.latency import latency, ratio
-from bayesprune.models.networks.networks import resnet_18, vgg_16_bn
+from bayesprune.models.networks.resnet import resnet_18
+from bayesprune.models.networks.vgg import vgg_16_bn
 from benchmarks.ledger import Ledger
 
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {"vgg-16-bn": vgg_16_bn, "resnet-18": resnet_18}

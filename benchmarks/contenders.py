@@ -18,7 +18,8 @@ import bayesprune as bp
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.objective.objective import Objective
 from bayesprune.inference.training.fit import make_optimizer
-from bayesprune.models.networks.networks import lenet_5, lenet_300_100, resnet_20
+from bayesprune.models.networks.lenet import lenet_5, lenet_300_100
+from bayesprune.models.networks.resnet import resnet_20
 from benchmarks.flat_network import FlatNetwork, Setup, is_layer_weight
 from benchmarks.hand_written import LocalReparameterisation, Loop, PerTensor
 from benchmarks.hand_written_halo import FlatHalo

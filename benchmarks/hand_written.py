@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bayesprune.models.networks.networks import lenet_300_100
+from bayesprune.models.networks.lenet import lenet_300_100
 from benchmarks.flat_network import Setup, gradient
 from benchmarks.hand_written_normal import FlatNormal
 

@@ -19,12 +19,13 @@ from bayesprune.inference.data.trainable_batch import TrainableBatches
 from bayesprune.inference.fitted import Fitted
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.inclusion.inclusion_notes import inclusion_facts
-from bayesprune.inference.objective.objective import Objective, Terms, frozen_statistics
+from bayesprune.inference.objective.objective import Objective, Terms
 from bayesprune.inference.posterior.shrinkage import diagonal_fisher, needs_fisher
 from bayesprune.inference.restart import Restart
 from bayesprune.inference.watching.pruning_trace import inclusion_record, kl_by_tensor, scale_record, trace_dataset
 from bayesprune.inference.watching.record import Record
 from bayesprune.models.networks.evaluation_mode import begin_training, remember_held
+from bayesprune.models.networks.running_statistics import frozen_statistics
 
 __all__ = ["fit_of"]
 

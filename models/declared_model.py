@@ -10,7 +10,7 @@ from bayesprune.models.checks.size_bounds import MOST_DATA, checked_count, check
 from bayesprune.models.gates.unit_gates import UnitGates
 from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.likelihoods.names import LIKELIHOODS
-from bayesprune.models.networks.networks import network_from_config
+from bayesprune.models.networks.registry import network_from_config
 from bayesprune.models.priors.ready import from_config
 
 __all__ = ["code_of_ones_own", "declared_model"]

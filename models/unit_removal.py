@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +12,10 @@ from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.gates.network_gates import NetworkGates
 from bayesprune.models.units.channel_groups import Units
 from bayesprune.models.units.cutting import cut, units_plan
+from bayesprune.models.units.plans import composed_plan, kept_indices, plan_of
 from bayesprune.models.units.residual_branches import residual_branches
 
-__all__ = ["Removed", "composed_plan", "restored", "restored_tensor", "without_units"]
+__all__ = ["Removed", "without_units"]
 
 
 @dataclass(frozen=True)
@@ -78,17 +77,12 @@ def _without(model: BayesianNetwork, closed: Mapping[str, Tensor], whole: set[st
         units[gates_of.owner] = gone
     plan = units_plan(model.network, model.example_input, gates.groups, units, branches)
     network = cut(model.network, model.example_input, plan, keep_mode=True)
-    kept = {
-        name: {int(dim): torch.tensor(indices, dtype=torch.int64) for dim, indices in entry["kept"].items()}
-        for name, entry in plan["tensors"].items()
-    }
+    kept = kept_indices(plan)
     from_declared = plan
     if model.plan is not None and model.declared is not None:
         names = _declared_names(model.declared, model.example_input, [gates.branches[name].output for name in branches])
         from_declared = composed_plan(model.plan, {**plan, "branches_removed": names})
-    left = network.state_dict()
-    from_declared["tensors"] = {name: entry for name, entry in from_declared["tensors"].items() if name in left}
-    made = model.with_network(network, from_declared)
+    made = model.with_network(network, plan_of(network.state_dict(), from_declared))
     assert made.gates is not None
     found = _gates_left(made.gates, gates, kept)
     lost, start = set(), 0
@@ -107,55 +101,6 @@ def _declared_names(declared: nn.Module, example_input: Tensor, outputs: list[tu
         return []
     known = {branch.output: name for name, branch in residual_branches(declared, example_input).items()}
     return [known[output] for output in outputs]
-
-
-def composed_plan(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """The plan of what two removals one after the other leave, in the indices of before the first.
-
-    It is for `cut` and `restored`: it does not say what is left of each set of units.
-    """
-    tensors = copy.deepcopy(first["tensors"])
-    for name, entry in second["tensors"].items():
-        known = tensors.setdefault(name, {"shape": entry["shape"], "kept": {}})
-        for dim, indices in entry["kept"].items():
-            before = known["kept"].get(dim)
-            known["kept"][dim] = indices if before is None else [before[index] for index in indices]
-    gone = [*first.get("branches_removed", ()), *second.get("branches_removed", ())]
-    return {"tensors": tensors, "bias_added": [], "branches_removed": gone}
-
-
-def restored(network: nn.Module, tensors: Mapping[str, Tensor], plan: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Tensors of a network with units removed, as they stand in the network of before, with zeros for what is gone.
-
-    Args:
-        network: The network of before.
-        tensors: Tensors of what is left, by name; those of removed branches are missing.
-        plan: What is left.
-
-    Returns:
-        Tensors of the shapes of before, by name, on the CPU; among them those of removed branches, all zero.
-    """
-    gone = [name for name in dict(network.named_parameters()) if name not in tensors]
-    found = {name: restored_tensor(name, value, plan) for name, value in tensors.items()}
-    return found | {name: torch.zeros_like(network.get_parameter(name), device="cpu") for name in gone}
-
-
-def restored_tensor(name: str, value: Tensor, plan: Mapping[str, Any], fill: float = 0.0) -> Tensor:
-    """One tensor of what is left, of the shape of before, on the CPU; see `restored`.
-
-    Args:
-        name: Its name.
-        value: What is left.
-        plan: What is left, as `restored` takes it.
-        fill: What stands for what is gone; default 0.
-    """
-    entry, value = plan["tensors"].get(name), value.detach().cpu()
-    if entry is None:
-        return value
-    whole = torch.full(tuple(entry["shape"]), fill, dtype=value.dtype)
-    index = [torch.tensor(entry["kept"].get(str(dim), range(size))) for dim, size in enumerate(entry["shape"])]
-    whole[torch.meshgrid(*index, indexing="ij")] = value
-    return whole
 
 
 def _keep_groups(network: nn.Module, units: Units, gone: Tensor) -> None:

@@ -46,8 +46,10 @@ def page() -> str:
     for group, names in groups().items():
         rows = [f"| `{name}` | {first_line(name)} |" for name in names]
         parts.append("\n".join([f"## {group[0].upper()}{group[1:]}", "", "| name | |", "|---|---|", *rows]) + "\n")
-    methods = [name for name in vars(bp.Fit) if not name.startswith("_") and callable(getattr(bp.Fit, name))]
-    static = {name for name in methods if isinstance(vars(bp.Fit)[name], staticmethod)}
+    # Those of its bases first; dict.fromkeys keeps one of each name, in the order in which they are declared.
+    declared = dict.fromkeys(name for kind in reversed(bp.Fit.__mro__[:-1]) for name in vars(kind))
+    methods = [name for name in declared if not name.startswith("_") and callable(getattr(bp.Fit, name))]
+    static = {name for name in methods if isinstance(inspect.getattr_static(bp.Fit, name), staticmethod | classmethod)}
     rows = [f"| `{'Fit' if name in static else 'fit'}.{name}` | {first_line(name, bp.Fit)} |" for name in methods]
     parts.append("\n".join(["## What a fit answers", "", "| method | |", "|---|---|", *rows]) + "\n")
     return "\n".join(parts)

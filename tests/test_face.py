@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -67,3 +68,19 @@ def test_the_version_is_the_installed_one_and_stands_in_one_place():
     assert "version" not in project["project"]
     assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "bayesprune.__version__"}
     assert bayesprune.__version__ == version("bayesprune")
+
+
+def homes_imported(page):
+    """Lines of a page that import from a home, in place of the face."""
+    return [line.strip() for line in page.splitlines() if re.match(r"\s*(from|import) bayesprune\.", line)]
+
+
+@pytest.mark.parametrize("page", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md"))])
+def test_a_page_imports_from_the_face_alone(page):
+    assert homes_imported((ROOT / page).read_text()) == []
+
+
+def test_a_page_that_imports_from_a_home_is_seen():
+    """Control for the test above."""
+    assert homes_imported("import bayesprune as bp\n    from bayesprune.inference.training.fit import fit\n") != []
+    assert homes_imported("import bayesprune as bp\nfrom bayesprune import fit\n") == []

@@ -16,7 +16,7 @@ from bayesprune.inference.guides.seeded import seeded
 from bayesprune.inference.inclusion.events import included_at
 from bayesprune.inference.posterior.axis_names import axis_names
 from bayesprune.inference.posterior.shrinkage import shrinkage_at
-from bayesprune.models.gates.network_gates import GateSet
+from bayesprune.models.gates.gate_sets import GateSet
 from bayesprune.models.language.inclusion import ShrinkageBelow
 from bayesprune.models.language.tensor_prior import Site, TensorPrior
 

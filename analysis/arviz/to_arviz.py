@@ -15,8 +15,8 @@ from bayesprune.analysis.arviz.draw_summaries import Draw, DrawSummaries
 from bayesprune.analysis.arviz.pointwise import Pointwise
 from bayesprune.analysis.arviz.shim import arviz, for_top_level
 from bayesprune.inference.fit_result import Fit
-from bayesprune.inference.guides.guide import WITHOUT_DENSITY
-from bayesprune.inference.objective.objective import fast_distributions
+from bayesprune.inference.guides.fast_distributions import fast_distributions
+from bayesprune.inference.guides.registry import has_density
 from bayesprune.inference.predictions.predictive import draw_statistics
 from bayesprune.inference.restart import Restart
 from bayesprune.models.checks.given_numbers import restart_number
@@ -115,17 +115,17 @@ def data_tree(
         )
     if pointwise and data is None:
         raise ValueError("pointwise=True looks at examples, but there are none: pass data=, all training data")
-    has_density = all(family not in WITHOUT_DENSITY for family in one.guide.family_of.values())
+    all_have_density = all(has_density(family) for family in one.guide.family_of.values())
     summaries = DrawSummaries(fit, number, weights)
     statistics = draw_statistics(fit, number, data if fit.inputs is None else None)
     examples = None if data is None else Pointwise(one, data, draws, statistics, pointwise)
 
     def row(draw: Draw) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         kept = summaries.of(draw)
-        found = _densities(one, draw) if has_density else {}
+        found = _densities(one, draw) if all_have_density else {}
         if examples is not None:
             log_likelihood = examples.at(draw)
-            if has_density:
+            if all_have_density:
                 found |= {"log_likelihood_sum": log_likelihood, "log_p": found["log_prior"] + log_likelihood}
         return kept, found
 
@@ -133,7 +133,7 @@ def data_tree(
         rows = fit.map_draws(row, 1 if one.guide.is_map else draws, number)
     names = _safe_names(summaries.dims)
     groups = {"posterior": {names[name]: _stacked([kept[name] for kept, _ in rows]) for name in summaries.dims}}
-    if has_density:
+    if all_have_density:
         groups["sample_stats"] = {name: np.array([stats[name] for _, stats in rows]) for name in rows[0][1]}
     if along == CHAIN:
         groups = {group: {name: values[None] for name, values in own.items()} for group, own in groups.items()}
@@ -157,7 +157,7 @@ def data_tree(
     except ValueError as reason:  # the fit's own sentence: a MAP, or a prior without an event
         tree.attrs["no_inclusion"] = str(reason)
     left_out = summaries.left_out | ({} if examples is None else examples.left_out)
-    if not has_density:
+    if not all_have_density:
         left_out["sample_stats"] = "the guide holds a site as a point, where it has no density"
     if left_out:
         tree.attrs["left_out"] = json.dumps(left_out)

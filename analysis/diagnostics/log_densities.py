@@ -13,8 +13,7 @@ from bayesprune.inference.data.batch_normalisation import tracked_layers
 from bayesprune.inference.data.batches import Data
 from bayesprune.inference.data.kept_inputs import inputs_of
 from bayesprune.inference.fit_result import Fit
-from bayesprune.inference.guides.guide import WITHOUT_DENSITY
-from bayesprune.inference.guides.paired import SlabFactor
+from bayesprune.inference.guides.registry import has_density
 from bayesprune.inference.predictions.draw_statistics import DrawStatistics
 from bayesprune.inference.predictions.outputs_at import BATCH, like, outputs_at
 from bayesprune.inference.restart import Restart
@@ -78,11 +77,7 @@ class LogDensities:
             value, factor = values[site], self._factors[site]
             log_prior += float(fn.log_prob(value))
             if factor.has_density and (among is None or site in among):
-                if isinstance(factor, SlabFactor):
-                    q = factor.conditional(values[factor.pair.gate.name], fn.base_dist)
-                else:
-                    q = factor.distribution()
-                log_guide += float(q.log_prob(value).sum())
+                log_guide += float(factor.conditioned(values, fn).log_prob(value).sum())
             return value
 
         shared: dict[str, Tensor] = {}
@@ -117,6 +112,6 @@ def check_density(one: Restart, what: str) -> None:
     Raises:
         ValueError: If a site is a point, or its family has no density.
     """
-    without = [f"{name} ({family})" for name, family in one.guide.family_of.items() if family in WITHOUT_DENSITY]
+    without = [f"{name} ({family})" for name, family in one.guide.family_of.items() if not has_density(family)]
     if without:
         raise ValueError(f"{what} needs a guide with a density at every site, but {without[0]} has none: leave it out")

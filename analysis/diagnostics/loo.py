@@ -13,7 +13,7 @@ from torch import Tensor
 from bayesprune.analysis.diagnostics.log_densities import LogDensities, check_density
 from bayesprune.analysis.diagnostics.pareto_smoothing import FEWEST_DRAWS, largest_khat, pareto_smoothed
 from bayesprune.inference.fit_result import Fit
-from bayesprune.inference.objective.objective import fast_distributions
+from bayesprune.inference.guides.fast_distributions import fast_distributions
 
 Array = np.ndarray
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from bayesprune.analysis.diagnostics.log_densities import LogDensities, check_density
 from bayesprune.analysis.diagnostics.pareto_smoothing import GOOD, largest_khat, pareto_smoothed
 from bayesprune.inference.fit_result import Fit
-from bayesprune.inference.guides.guide import WITHOUT_DENSITY
-from bayesprune.inference.objective.objective import fast_distributions
+from bayesprune.inference.guides.fast_distributions import fast_distributions
+from bayesprune.inference.guides.registry import has_density
 from bayesprune.inference.restart import Restart
 
 JOINT = "joint"
@@ -155,8 +155,8 @@ def pareto_khat(
 def _continuous(one: Restart) -> list[str]:
     """Sites on which the guide has a density of their own: no points, no gates, no slabs given a gate."""
     sites, families = one.model.sites, one.guide.family_of
-    without = (*WITHOUT_DENSITY, "paired")
-    return [name for name in sites if families[name] not in without and sites[name].support != "boolean"]
+    own = [name for name in sites if has_density(families[name]) and families[name] != "paired"]
+    return [name for name in own if sites[name].support != "boolean"]
 
 
 def _entries(one: Restart, sites: Sequence[str] | None) -> int:

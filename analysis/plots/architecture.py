@@ -23,8 +23,8 @@ from bayesprune.analysis.plots.style import (
     styled,
 )
 from bayesprune.inference.pruning.prune import PruneResult
+from bayesprune.models.tracing.not_followed import NotFollowedError
 from bayesprune.models.units.architecture import layer_sizes, notation
-from bayesprune.models.units.channel_trace import NotFollowedError
 from bayesprune.models.units.compact import CompactResult
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from bayesprune.analysis.arviz.draw_summaries import DrawSummaries
 from bayesprune.analysis.plots.short_names import short_names
 from bayesprune.analysis.plots.style import POSTERIOR, PRIOR, check_path, finished, narrow_log_axis, new_figure, styled
 from bayesprune.inference.fit_result import Fit
-from bayesprune.inference.objective.objective import fast_distributions
+from bayesprune.inference.guides.fast_distributions import fast_distributions
 from bayesprune.models.checks.given_numbers import restart_number
 
 if TYPE_CHECKING:

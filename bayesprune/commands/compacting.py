@@ -19,7 +19,7 @@ from bayesprune.models.deployment.export import export_network
 from bayesprune.models.deployment.onnx_export import export_onnx, require_extra
 from bayesprune.models.files.new_file import check_new_file, new_file
 from bayesprune.models.files.places import expanded
-from bayesprune.models.units.channel_trace import NotFollowedError
+from bayesprune.models.tracing.not_followed import NotFollowedError
 from bayesprune.models.units.compact import CompactResult
 
 __all__ = ["KEYS", "check_request", "compacted", "compact_lines", "write_compact"]

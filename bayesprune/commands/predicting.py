@@ -32,7 +32,7 @@ from bayesprune.models.files.places import expanded
 from bayesprune.models.files.tensor_file import infinite_buffers, not_finite, read_tensors
 from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.networks.standardisation import put_in_units, units_of
-from bayesprune.models.units.compact import cut
+from bayesprune.models.units.cutting import cut
 from bayesprune.runs.code_trust import CodeTrust, allowed_code
 from bayesprune.runs.declaration import make_network
 from bayesprune.runs.run_folder import SUMMARY_FILE, load_run, run_data

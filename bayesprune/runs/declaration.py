@@ -24,7 +24,7 @@ from bayesprune.models.checks.size_bounds import (
 from bayesprune.models.gates.unit_gates import UnitGates
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.likelihoods.names import LIKELIHOODS, likelihood_class
-from bayesprune.models.networks.networks import NETWORKS, make_ready
+from bayesprune.models.networks.registry import NETWORKS, make_ready
 from bayesprune.models.priors.ready import PRIORS, make_prior
 from bayesprune.runs.code_trust import CodeTrust, absolute, allowed_code, is_code
 from bayesprune.runs.own_networks import complete_settings, own_network

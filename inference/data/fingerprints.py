@@ -25,6 +25,7 @@ __all__ = [
     "compare_structure",
     "data_fingerprint",
     "described",
+    "names_of_today",
     "model_fingerprint",
     "network_structure",
 ]
@@ -120,7 +121,24 @@ def described(value: Any) -> Any:
     if value is None or isinstance(value, (str, int, float)):
         return value
     named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{named.__module__}.{named.__qualname__}"
+    return names_of_today(f"{named.__module__}.{named.__qualname__}")
+
+
+_OWN = re.compile(r"bayesprune(?:\.\w+)*?\.(\w+(?:\.<locals>\.(?:\w+|<lambda>))*)")
+"""A name of the package's own code with the file that it stands in, as earlier versions wrote them."""
+
+
+def names_of_today(value: Any) -> Any:
+    """What `described` has written, with names of the package's own code as it writes them now: without their file.
+
+    Files move, and what an earlier version wrote has to be known again.
+    """
+    if isinstance(value, Mapping):
+        return {key: names_of_today(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [names_of_today(one) for one in value]
+    found = _OWN.fullmatch(value) if isinstance(value, str) else None
+    return value if found is None else f"bayesprune:{found[1]}"
 
 
 def _digest(*parts: Any) -> str:

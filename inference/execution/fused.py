@@ -25,7 +25,8 @@ from bayesprune.inference.execution.graph_update import (
 )
 from bayesprune.inference.execution.objective_graph import Traced
 from bayesprune.inference.guides.functional import GivenNoise, RecordNoise
-from bayesprune.inference.objective.objective import Objective, Terms, frozen_statistics
+from bayesprune.inference.objective.objective import Objective, Terms
+from bayesprune.models.networks.running_statistics import frozen_statistics
 
 _NUMBERS = itertools.count()
 

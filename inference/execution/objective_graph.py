@@ -19,11 +19,12 @@ from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_map
 
-from bayesprune.inference.guides.families import BernoulliFamily, Family
+from bayesprune.inference.guides.families import Family
 from bayesprune.inference.guides.functional import GivenNoise, RecordNoise, functional
-from bayesprune.inference.guides.paired import PairedFamily
-from bayesprune.inference.objective.objective import Objective, Terms, frozen_statistics, tracks_statistics
+from bayesprune.inference.guides.slices import ParameterSlice
+from bayesprune.inference.objective.objective import Objective, Terms
 from bayesprune.models.checks.first_line import first_line
+from bayesprune.models.networks.running_statistics import frozen_statistics, tracks_statistics
 
 
 class UntraceableError(ValueError):
@@ -36,23 +37,19 @@ class Leaf:
 
     Attributes:
         parameter: The parameter.
-        start: First entry of the slice.
-        shape: Shape of the piece.
-        family: Place of the guide family among the guide's, or None for a parameter of its own.
         name: Name of the family's parameter, or of the parameter in the objective.
+        family: Place of the guide family among the guide's, or None for a parameter of its own.
+        piece: The slice of the family's parameter, or None for a parameter of its own.
     """
 
     parameter: nn.Parameter
-    start: int
-    shape: tuple[int, ...]
-    family: int | None
     name: str
+    family: int | None = None
+    piece: ParameterSlice | None = None
 
     def of(self, tensor: Tensor) -> Tensor:
         """The piece of a tensor laid out like the parameter (itself, its gradient, an optimizer's state)."""
-        if self.family is None:
-            return tensor
-        return tensor[self.start : self.start + torch.Size(self.shape).numel()].view(self.shape)
+        return tensor if self.piece is None else self.piece.of(tensor)
 
 
 @dataclass(frozen=True)
@@ -123,14 +120,12 @@ def leaves_of(objective: Objective) -> tuple[Leaf, ...]:
     leaves = []
     for number, module in enumerate(objective.guide.families):
         family = cast(Family, module)
-        for name, vector in family.named_parameters(recurse=False):
-            for piece in family.pieces(name):
-                start = int(piece.storage_offset() - vector.storage_offset())
-                leaves.append(Leaf(vector, start, tuple(piece.shape), number, name))
+        for piece in family.slices():
+            leaves.append(Leaf(family.get_parameter(piece.parameter), piece.parameter, number, piece))
     guides = {id(parameter) for parameter in objective.guide.parameters()}
     for name, parameter in objective.named_parameters():
         if parameter.requires_grad and id(parameter) not in guides:
-            leaves.append(Leaf(parameter, 0, tuple(parameter.shape), None, name))
+            leaves.append(Leaf(parameter, name))
     return tuple(leaves)
 
 
@@ -284,12 +279,7 @@ def _untraceable(objective: Objective) -> tuple[str, ...]:
 def _check_alone(objective: Objective, alone: Sequence[str]) -> None:
     """Refuses to leave out priors where the rest would then not be what it is."""
     priors = objective.model.priors
-    gated = {
-        site.name
-        for family in objective.guide.families
-        if isinstance(family, BernoulliFamily | PairedFamily)
-        for site in ([pair.gate for pair in family.pairs] if isinstance(family, PairedFamily) else family.sites)
-    }
+    gated = {site.name for family in objective.guide.families for site in cast(Family, family).gate_sites()}
     for name in alone:
         sites = {site.name for site in priors[name].sites.values()}
         shared = any(sites & {site.name for site in priors[other].sites.values()} for other in priors if other != name)

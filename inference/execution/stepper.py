@@ -22,7 +22,8 @@ from torch import Tensor
 from bayesprune.inference.execution.fused import FusedStep
 from bayesprune.inference.execution.objective_graph import UntraceableError, trace
 from bayesprune.inference.guides.functional import GivenNoise
-from bayesprune.inference.objective.objective import Objective, Terms, frozen_statistics
+from bayesprune.inference.objective.objective import Objective, Terms
+from bayesprune.models.networks.running_statistics import frozen_statistics
 
 PATHS = ("auto", "plain", "fused")
 _SAVED = 0.4

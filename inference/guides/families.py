@@ -6,162 +6,31 @@ for the whole network), cut into sites by `torch.split`, whose gradient is a sin
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import cast
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions import SigmoidTransform
 
+from bayesprune.inference.guides.factors import (
+    BernoulliFactor,
+    DeltaFactor,
+    Factor,
+    LogitNormalFactor,
+    LogNormalFactor,
+    NormalFactor,
+)
 from bayesprune.inference.guides.functional import is_functional
 from bayesprune.inference.guides.normal_draw import NormalDraw
+from bayesprune.inference.guides.registry import family
+from bayesprune.inference.guides.slices import Layout, ParameterSlice
 from bayesprune.models.language.tensor_prior import Site
 
-LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 RELATIVE_SPREAD = 0.1
 """A guide's standard deviations start at this share of its site's root mean square (in log space: this number)."""
-
-
-@dataclass(frozen=True)
-class Factor:
-    """q of one site for one draw.
-
-    Attributes:
-        value: The drawn value, differentiable, of the site's shape.
-    """
-
-    value: Tensor
-    has_density: ClassVar[bool] = True
-
-    @property
-    def log_value(self) -> Tensor:
-        """Logarithm of the drawn value; where the value is an exponential, what it is the exponential of."""
-        return self.value.log()
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log density of q in nats, summed over the site."""
-        fn = self.distribution()
-        return fn.log_prob(value).sum()
-
-    def distribution(self) -> Any:
-        """Q as a Pyro distribution whose batch shape is the site's."""
-        raise TypeError(f"{type(self).__name__} does not say its distribution")
-
-
-@dataclass(frozen=True)
-class DeltaFactor(Factor):
-    """A point: MAP. It has no density, so its term is minus the log prior.
-
-    Attributes:
-        logarithm: Logarithm of the value where the guide holds it, else None.
-    """
-
-    logarithm: Tensor | None = None
-    has_density: ClassVar[bool] = False
-
-    @property
-    def log_value(self) -> Tensor:
-        """Logarithm of the value."""
-        return super().log_value if self.logarithm is None else self.logarithm
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Zero, as Pyro's Delta has it at its point."""
-        return value.new_zeros(())
-
-    def distribution(self) -> Any:
-        """Delta at the value."""
-        return dist.Delta(self.value)
-
-
-@dataclass(frozen=True)
-class NormalFactor(Factor):
-    """Normal(location, scale) on the real line.
-
-    Attributes:
-        location: Mean.
-        log_scale: Logarithm of the standard deviation.
-        sums: Sums over the site of location^2 + scale^2 and of log_scale, `(2,)`.
-    """
-
-    location: Tensor
-    log_scale: Tensor
-    sums: Tensor
-
-    @property
-    def scale(self) -> Tensor:
-        """Standard deviation."""
-        return self.log_scale.exp()
-
-    def distribution(self) -> Any:
-        """The Normal."""
-        return dist.Normal(self.location, self.scale)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log density in nats, summed."""
-        standard = (value - self.location) / self.scale
-        return -(0.5 * standard.square() + self.log_scale + LOG_SQRT_2PI).sum()
-
-
-@dataclass(frozen=True)
-class LogNormalFactor(NormalFactor):
-    """exp of a Normal, for positive sites; location and scale are those of the logarithm.
-
-    Attributes:
-        logarithm: The drawn logarithm of the value; None: it is computed.
-    """
-
-    logarithm: Tensor | None = None
-
-    @property
-    def log_value(self) -> Tensor:
-        """Logarithm of the drawn value."""
-        return super().log_value if self.logarithm is None else self.logarithm
-
-    def distribution(self) -> Any:
-        """The LogNormal."""
-        return dist.LogNormal(self.location, self.scale)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log density in nats, summed."""
-        logarithm = self.log_value if value is self.value else value.log()
-        return super().log_prob(logarithm) - logarithm.sum()
-
-
-@dataclass(frozen=True)
-class LogitNormalFactor(NormalFactor):
-    """Sigmoid of a Normal, for sites on the unit interval; location and scale are those of the logit."""
-
-    def distribution(self) -> Any:
-        """The logit-Normal."""
-        return dist.TransformedDistribution(dist.Normal(self.location, self.scale), [SigmoidTransform()])
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log density in nats, summed."""
-        return super().log_prob(torch.logit(value)) - (value.log() + torch.log1p(-value)).sum()
-
-
-@dataclass(frozen=True)
-class BernoulliFactor(Factor):
-    """Bernoulli(sigmoid(logit)); its value is left to the gate estimator and holds the probability until then.
-
-    Attributes:
-        logit: Log odds of a one.
-    """
-
-    logit: Tensor
-
-    @property
-    def probability(self) -> Tensor:
-        """Probability of a one."""
-        return self.value
-
-    def distribution(self) -> Any:
-        """The Bernoulli."""
-        return dist.Bernoulli(logits=self.logit)
+SMALL_SITE = 4
+"""Sites of at most this many entries are followed entry by entry; larger ones by one number."""
 
 
 class Family(nn.Module):
@@ -172,13 +41,11 @@ class Family(nn.Module):
         starts: Starting value of each site, in the site's own space.
     """
 
-    stochastic: ClassVar[bool] = True
-
     def __init__(self, sites: Sequence[Site], starts: dict[str, Tensor]) -> None:
         super().__init__()
         self._given: dict[str, list[Tensor]] | None = None
-        self.sites = tuple(sites)
-        self.sizes = [int(torch.Size(site.shape).numel()) for site in sites]
+        self.layout = Layout(sites)
+        self.sites = self.layout.sites
         self.build(torch.cat([starts[site.name].detach().expand(site.shape).reshape(-1) for site in sites]))
 
     def build(self, start: Tensor) -> None:
@@ -193,26 +60,40 @@ class Family(nn.Module):
         """Parameters as ``"location"`` (slow) and ``"spread"`` (log scales of weights, log odds: fast)."""
         raise TypeError(f"{type(self).__name__} must define groups")
 
+    def layout_of(self, parameter: str) -> Layout:
+        """Whose entries the flat parameter of that name holds, in which order."""
+        return self.layout
+
+    def slices(self) -> tuple[ParameterSlice, ...]:
+        """The slices of all flat parameters, each with its site."""
+        names = [name for name, _ in self.named_parameters(recurse=False)]
+        return tuple(piece for name in names for piece in self.layout_of(name).slices(name))
+
     def cut(self, flat: Tensor) -> list[Tensor]:
         """Cuts a flat vector into tensors of the sites' shapes."""
-        return [part.view(site.shape) for part, site in zip(flat.split(self.sizes), self.sites, strict=True)]
+        return self.layout.cut(flat)
 
     def pieces(self, parameter: str) -> list[Tensor]:
         """The flat parameter of that name cut into what belongs to each site; what `given` says, inside it."""
         if self._given is not None:
             return self._given[parameter]
-        return self.cut(getattr(self, parameter))
+        return self.layout_of(parameter).cut(getattr(self, parameter))
 
     def noise(self, parameter: str) -> list[Tensor]:
         """Standard normal noise of the shapes of a parameter's pieces, by one draw of `torch.randn_like`."""
-        return self.cut(torch.randn_like(torch.cat([piece.reshape(-1) for piece in self.pieces(parameter)])))
+        return self.layout.cut(torch.randn_like(torch.cat([piece.reshape(-1) for piece in self.pieces(parameter)])))
 
     def centres(self) -> dict[str, Tensor]:
         """The point of each site by name, in its own space; none for gates, whose point is their probability."""
-        if not hasattr(self, "location"):
-            return {}
-        cut = zip(self.sites, self.cut(cast(Tensor, self.location).detach()), strict=True)
-        return {site.name: to_support(part, site.support) for site, part in cut}
+        return {}
+
+    def summaries(self) -> dict[str, float]:
+        """Numbers by which the trace follows the sites, by what they are of; none by default."""
+        return {}
+
+    def gate_sites(self) -> tuple[Site, ...]:
+        """The sites whose draw is left to the gate estimator; none by default."""
+        return ()
 
     def log_odds(self) -> dict[str, Tensor]:
         """Log q(gate != 0) / q(gate = 0) of each gate by name; none where there are no gates."""
@@ -249,13 +130,37 @@ def to_support(value: Tensor, support: str) -> Tensor:
     return value.sigmoid() if support == "unit" else value
 
 
-class DeltaFamily(Family):
+class LocatedFamily(Family):
+    """Sites with a place on the real line each, of the value, its logarithm or its logit: the vector `location`."""
+
+    location: nn.Parameter
+
+    def centres(self) -> dict[str, Tensor]:
+        """The location of each site, in the site's own space."""
+        cut = zip(self.sites, self.cut(self.location.detach()), strict=True)
+        return {site.name: to_support(part, site.support) for site, part in cut}
+
+    def summaries(self) -> dict[str, float]:
+        """Locations of small sites entry by entry; of larger ones the mean, of larger real ones the rms."""
+        found: dict[str, float] = {}
+        for site, part in zip(self.sites, self.location.split(self.layout.sizes), strict=True):
+            prefix = {"positive": "log ", "interval": "log ", "unit": "logit "}.get(site.support, "")
+            if part.numel() <= SMALL_SITE:
+                for index, value in enumerate(part.tolist()):
+                    found[f"{prefix}{site.name}[{index}]" if part.numel() > 1 else f"{prefix}{site.name}"] = value
+            elif site.support == "real":
+                found[f"rms {site.name}"] = float(part.square().mean().sqrt())
+            else:
+                found[f"mean {prefix}{site.name}"] = float(part.mean())
+        return found
+
+
+@family("delta", supports=("real", "positive", "unit"), has_density=False)
+class DeltaFamily(LocatedFamily):
     """Points; positive and unit-interval sites by their logarithm and logit.
 
     The density is that of the site itself, with no Jacobian: a MAP does not depend on these coordinates.
     """
-
-    stochastic = False
 
     def build(self, start: Tensor) -> None:
         """Creates `location`."""
@@ -268,7 +173,7 @@ class DeltaFamily(Family):
         if is_functional():
             values = [to_support(location, support) for location in locations]
         else:
-            values = self.cut(to_support(self.location, support))
+            values = self.layout.cut(to_support(self.location, support))
         logarithms = locations if support == "positive" else [None] * len(locations)
         points = zip(self.sites, values, logarithms, strict=True)
         return {site.name: DeltaFactor(value, logarithm) for site, value, logarithm in points}
@@ -278,10 +183,9 @@ class DeltaFamily(Family):
         return {"location" if self.sites[0].support == "real" else "spread": [self.location]}
 
 
-class NormalFamily(Family):
-    """Independent Normals on the real line, or the exponential or sigmoid of them."""
-
-    factor_class = {"real": NormalFactor, "positive": LogNormalFactor, "unit": LogitNormalFactor}
+@family("normal", supports=("real",), mean_field=True)
+class NormalFamily(LocatedFamily):
+    """Independent Normals on the real line."""
 
     def build(self, start: Tensor) -> None:
         """Creates `location` and `log_scale`."""
@@ -291,24 +195,55 @@ class NormalFamily(Family):
 
     def draw(self) -> dict[str, Factor]:
         """Draws all the sites with one vector of noise."""
-        support = self.sites[0].support
-        factors: dict[str, Factor] = {}
-        for site, value, *rest in draw_normals(self):
-            known = {"logarithm": value} if support == "positive" else {}
-            factors[site.name] = self.factor_class[support](to_support(value, support), *rest, **known)
-        return factors
+        return {site.name: self.factor(value, *normal) for site, value, *normal in draw_normals(self)}
+
+    def factor(self, value: Tensor, location: Tensor, log_scale: Tensor, sums: Tensor) -> NormalFactor:
+        """The factor of one site.
+
+        Args:
+            value: The draw on the real line.
+            location: As `NormalFactor` has it.
+            log_scale: Likewise.
+            sums: Likewise.
+        """
+        return NormalFactor(value, location, log_scale, sums)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
-        """Log scales of real sites are spreads.
+        """Log scales are spreads."""
+        return {"location": [self.location], "spread": [self.log_scale]}
 
-        Those of positive and unit-interval sites are not: hyper-parameters that run ahead of the weights shrink them
-        away before the data have spoken (seen: a horseshoe on 1,293 images fell to the empty network).
+
+@family("lognormal", supports=("positive",), mean_field=True)
+class LogNormalFamily(NormalFamily):
+    """Exponentials of independent Normals."""
+
+    def factor(self, value: Tensor, location: Tensor, log_scale: Tensor, sums: Tensor) -> LogNormalFactor:
+        """The factor of one site, of its drawn logarithm."""
+        return LogNormalFactor(value.exp(), location, log_scale, sums, value)
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """All are locations, the log scales too.
+
+        Hyper-parameters that run ahead of the weights shrink them away before the data have spoken (seen: a horseshoe
+        on 1,293 images fell to the empty network).
         """
-        if self.sites[0].support == "real":
-            return {"location": [self.location], "spread": [self.log_scale]}
         return {"location": [self.location, self.log_scale]}
 
 
+@family("logitnormal", supports=("unit",), mean_field=True)
+class LogitNormalFamily(NormalFamily):
+    """Sigmoids of independent Normals."""
+
+    def factor(self, value: Tensor, location: Tensor, log_scale: Tensor, sums: Tensor) -> LogitNormalFactor:
+        """The factor of one site, of its drawn logit."""
+        return LogitNormalFactor(value.sigmoid(), location, log_scale, sums)
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """All are locations, as those of a `LogNormalFamily` are."""
+        return {"location": [self.location, self.log_scale]}
+
+
+@family("bernoulli", supports=("boolean",), mean_field=True)
 class BernoulliFamily(Family):
     """Independent Bernoullis; what a draw of a gate is, the gate estimator decides."""
 
@@ -333,7 +268,21 @@ class BernoulliFamily(Family):
 
     def log_odds(self) -> dict[str, Tensor]:
         """Log odds of a one."""
-        return {site.name: part for site, part in zip(self.sites, self.cut(self.logit.detach()), strict=True)}
+        return self.layout.by_name(self.logit.detach())
+
+    def gate_sites(self) -> tuple[Site, ...]:
+        """All of them."""
+        return self.sites
+
+    def summaries(self) -> dict[str, float]:
+        """The mean probability of each site."""
+        return mean_probabilities(self.layout, self.logit)
+
+
+def mean_probabilities(layout: Layout, logit: Tensor) -> dict[str, float]:
+    """The mean probability of each site of gates, as `Family.summaries` has it."""
+    parts = layout.by_name(logit.sigmoid())
+    return {f"mean {name}": float(part.mean()) for name, part in parts.items()}
 
 
 def draw_normals(family: Family) -> list[tuple[Site, Tensor, Tensor, Tensor, Tensor]]:
@@ -341,9 +290,9 @@ def draw_normals(family: Family) -> list[tuple[Site, Tensor, Tensor, Tensor, Ten
     if is_functional():
         return _draw_by_site(family)
     location, log_scale = cast(Tensor, family.location), cast(Tensor, family.log_scale)
-    sums, *values = NormalDraw.apply(location, log_scale, torch.randn_like(location), family.sizes)
+    sums, *values = NormalDraw.apply(location, log_scale, torch.randn_like(location), family.layout.sizes)
     shaped = [value.view(site.shape) for value, site in zip(values, family.sites, strict=True)]
-    cut = (shaped, family.cut(location), family.cut(log_scale), sums.unbind(dim=1))
+    cut = (shaped, family.layout.cut(location), family.layout.cut(log_scale), sums.unbind(dim=1))
     return list(zip(family.sites, *cut, strict=True))
 
 
@@ -362,7 +311,7 @@ def _draw_by_site(family: Family) -> list[tuple[Site, Tensor, Tensor, Tensor, Te
 def starting_log_scale(family: Family, location: Tensor) -> Tensor:
     """Log standard deviations to start from: `RELATIVE_SPREAD`, or what the latent says, times a real site's rms."""
     parts = []
-    for site, part in zip(family.sites, location.split(family.sizes), strict=True):
+    for site, part in zip(family.sites, location.split(family.layout.sizes), strict=True):
         size = part.square().mean().sqrt().clamp_min(1e-3) if site.support == "real" else part.new_ones(())
         spread = RELATIVE_SPREAD if site.spread is None else site.spread
         parts.append((spread * size).log().expand(part.shape))

@@ -10,41 +10,23 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from bayesprune.inference.guides.families import (
-    BernoulliFamily,
-    DeltaFamily,
-    Factor,
-    Family,
-    NormalFamily,
-)
+from bayesprune.inference.guides import hard_concrete, truncated_lognormal  # noqa: F401  their families register themselves
+from bayesprune.inference.guides.factors import Factor
+from bayesprune.inference.guides.families import Family
 from bayesprune.inference.guides.gate_family import GateFamily
-from bayesprune.inference.guides.hard_concrete import HardConcreteFamily
 from bayesprune.inference.guides.identified import identified_tensor
-from bayesprune.inference.guides.paired import Pair, PairedFamily, SlabFactor
+from bayesprune.inference.guides.paired import Pair, PairedFamily
+from bayesprune.inference.guides.registry import choosable_families, mean_field_family, registered_family
 from bayesprune.inference.guides.starting_values import starting_values
-from bayesprune.inference.guides.truncated_lognormal import TruncatedLogNormalFamily
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.language.iid import Iid
 from bayesprune.models.language.pyro_parameters import name_parameters
 from bayesprune.models.language.tensor_prior import Site, TensorPrior
 
 MODES = ("map", "meanfield", "paired")
-SUPPORTS = {
-    "delta": ("real", "positive", "unit"),
-    "normal": ("real",),
-    "lognormal": ("positive",),
-    "logitnormal": ("unit",),
-    "bernoulli": ("boolean",),
-    "hardconcrete": ("unit",),
-    "truncatedlognormal": ("interval",),
-}
-"""Guide families for one latent, and the supports on which each is defined."""
-WITHOUT_DENSITY = ("delta", "hardconcrete")
-"""Families that have no log density, so that the objective is no bound on the evidence."""
 GATE_START_SD, HIDDEN_GATE_START_SD = 2.0, 0.5
 """Of the log odds at which gates of further restarts start: of a regression, where from 0.9 most go to between 0.15 and
 0.998; of networks with hidden units, where 2 left twice as many weights in as 0.5 and as no move at all (digits)."""
-_MEANFIELD = {"real": "normal", "positive": "lognormal", "unit": "logitnormal", "boolean": "bernoulli"}
 
 GuideChoice = str | Mapping[str, str] | None
 
@@ -59,8 +41,8 @@ class Guide(nn.Module):
         model: The model; the guide starts at its network's weights.
         choice: ``"map"`` (points), ``"meanfield"`` (Normal, LogNormal, logit-Normal, Bernoulli by support),
             ``"paired"`` (mean-field, with q(slab | gate) for spike and slab), or a mapping from names of latents or
-            patterns of sites to families (`SUPPORTS`); what it leaves out takes the prior's default. Default None:
-            each prior's own default.
+            patterns of sites to families (`choosable_families`); what it leaves out takes the prior's default. Default
+            None: each prior's own default.
 
     Attributes:
         choice: The choice that it was made by.
@@ -202,11 +184,7 @@ class Guide(nn.Module):
         values: dict[str, Tensor] = {}
 
         def visit(site: str, prior: Iid) -> Tensor:
-            factor = factors[site]
-            if isinstance(factor, SlabFactor):
-                fn = factor.conditional(values[factor.pair.gate.name], prior.base_dist)
-            else:
-                fn = factor.distribution()
+            fn = factors[site].conditioned(values, prior)
             values[site] = draw(site, fn.to_event(len(fn.batch_shape)))
             return values[site]
 
@@ -217,7 +195,7 @@ class Guide(nn.Module):
 
 
 def assign_families(model: BayesianNetwork, choice: GuideChoice = None) -> dict[str, str]:
-    """Returns the guide family of each site: a name in `SUPPORTS`, or ``"paired"``.
+    """Returns the guide family of each site: one that its latent can choose, or ``"paired"``.
 
     A mapping wins over a latent's own `guide`, that over the mode of the fit, that over the prior's default.
 
@@ -258,35 +236,40 @@ def assign_families(model: BayesianNetwork, choice: GuideChoice = None) -> dict[
 
 def _check_mapping(mapping: Mapping[str, str], model: BayesianNetwork) -> None:
     for key, family in mapping.items():
-        if family not in SUPPORTS:
-            raise ValueError(f"guide family {family!r} is unknown: expected one of {', '.join(SUPPORTS)}")
+        if family not in choosable_families():
+            raise ValueError(f"guide family {family!r} is unknown: expected one of {', '.join(choosable_families())}")
         if not any(key == site.latent or fnmatchcase(name, key) for name, site in model.sites.items()):
             raise ValueError(f"guide= names {key!r}, which matches no latent: the sites are {', '.join(model.sites)}")
 
 
 def _check_support(site: Site, family: str) -> None:
-    if family not in SUPPORTS and family != "paired":
-        raise ValueError(f"{site.name}: guide family {family!r} is unknown: expected one of {', '.join(SUPPORTS)}")
-    if family != "paired" and site.support not in SUPPORTS[family]:
+    if family == "paired":
+        return
+    if family not in choosable_families():
+        known = ", ".join(choosable_families())
+        raise ValueError(f"{site.name}: guide family {family!r} is unknown: expected one of {known}")
+    supports = registered_family(family).supports
+    if site.support not in supports:
         if site.support == "boolean":
             raise ValueError(
                 f"{site.name} is a Bernoulli, which has no {family} guide: use guide='paired' or 'meanfield'"
             )
         raise ValueError(
             f"{site.name} has {site.support} values, but the {family} guide is for "
-            f"{' or '.join(SUPPORTS[family])} ones: choose another family for {site.latent}"
+            f"{' or '.join(supports)} ones: choose another family for {site.latent}"
         )
 
 
 def _by_mode(mode: str, site: Site) -> str:
     if mode == "map":
         return "delta"
-    if site.support not in _MEANFIELD:
+    family = mean_field_family(site.support)
+    if family is None:
         raise ValueError(
             f"{site.name} has a support for which there is no mean-field family: let {site.latent} be real, positive "
             "or in [0, 1], and transform it where it is used"
         )
-    return _MEANFIELD[site.support]
+    return family
 
 
 def _pair(prior: TensorPrior) -> tuple[str, str] | None:
@@ -302,13 +285,11 @@ def _build(model: BayesianNetwork, family_of: dict[str, str], starts: dict[str, 
     for name, site in model.sites.items():
         if family_of[name] != "paired":
             grouped.setdefault((family_of[name], site.support), []).append(site)
-    classes = {
-        "delta": DeltaFamily,
-        "bernoulli": BernoulliFamily,
-        "hardconcrete": HardConcreteFamily,
-        "truncatedlognormal": TruncatedLogNormalFamily,
-    }
-    built: list[Family] = [classes.get(family, NormalFamily)(sites, starts) for (family, _), sites in grouped.items()]
+    built: list[Family] = []
+    for (family, _), sites in grouped.items():
+        one = registered_family(family).build(sites, starts)
+        assert isinstance(one, Family)
+        built.append(one)
     pairs = []
     for prior in model.priors.values():
         named = _pair(prior)
@@ -318,4 +299,4 @@ def _build(model: BayesianNetwork, family_of: dict[str, str], starts: dict[str, 
     return [*built, PairedFamily(pairs, starts)] if pairs else built
 
 
-__all__ = ["MODES", "SUPPORTS", "Guide", "GuideChoice", "assign_families"]
+__all__ = ["MODES", "Guide", "GuideChoice", "assign_families"]

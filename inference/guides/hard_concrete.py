@@ -10,7 +10,9 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from bayesprune.inference.guides.families import Factor, Family
+from bayesprune.inference.guides.factors import Factor
+from bayesprune.inference.guides.families import Family
+from bayesprune.inference.guides.registry import family
 from bayesprune.models.distributions.hard_concrete import hard_concrete, log_odds_of_open, trained_gate
 
 
@@ -66,6 +68,7 @@ class HardConcreteFactor(Factor):
         return HardConcrete(self.log_alpha)
 
 
+@family("hardconcrete", supports=("unit",), has_density=False)
 class HardConcreteFamily(Family):
     """Independent hard concrete gates; a starting value is sigmoid(log alpha)."""
 
@@ -91,3 +94,7 @@ class HardConcreteFamily(Family):
         """Log odds that a gate is not zero, in closed form."""
         cut = zip(self.sites, self.cut(self.log_alpha.detach()), strict=True)
         return {site.name: log_odds_of_open(part) for site, part in cut}
+
+    def summaries(self) -> dict[str, float]:
+        """The mean probability that a gate is not zero, of each site."""
+        return {f"mean {name}": float(odds.sigmoid().mean()) for name, odds in self.log_odds().items()}

@@ -10,7 +10,7 @@ It is exact for orthogonal regression, where a guide that does not condition the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,15 +18,12 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from bayesprune.inference.guides.families import (
-    BernoulliFactor,
-    Factor,
-    Family,
-    NormalFactor,
-    draw_normals,
-    starting_log_scale,
-)
+from bayesprune.inference.guides.factors import BernoulliFactor, Factor, NormalFactor
+from bayesprune.inference.guides.families import LocatedFamily, draw_normals, mean_probabilities, starting_log_scale
 from bayesprune.inference.guides.functional import is_functional
+from bayesprune.inference.guides.registry import family
+from bayesprune.inference.guides.slices import Layout
+from bayesprune.models.language.iid import Iid
 from bayesprune.models.language.levels import expand_blocks
 from bayesprune.models.language.tensor_prior import Site
 
@@ -56,9 +53,19 @@ class SlabFactor(NormalFactor):
     inclusion: Tensor
     pair: Pair
 
-    def conditional(self, gate: Tensor, prior: dist.TorchDistribution) -> dist.TorchDistribution:
-        """q(slab | z) as a Pyro distribution over the site, for drawn gates (zeros and ones)."""
-        return GatedSlab(NormalFactor.distribution(self), prior, self.pair.spread(gate) > 0.5)
+    def conditioned(self, values: Mapping[str, Tensor], prior: Iid) -> dist.TorchDistribution:
+        """q(slab | z) as a Pyro distribution over the site; the drawn gates (zeros and ones) are among the values."""
+        gate = values[self.pair.gate.name]
+        return GatedSlab(self.distribution(), prior.base_dist, self.pair.spread(gate) > 0.5)
+
+    def term_from_draw(self, prior: Iid, value: Tensor) -> Tensor:
+        """A E[log q(w | z = 1) - log p(w)]: the gate's average is exact, the slab's is from the draw."""
+        entries = self.distribution().log_prob(value) - prior.base_dist.log_prob(value)
+        return (self.inclusion * entries).sum()
+
+    def landing_term(self, prior: Iid, value: Tensor) -> Tensor:
+        """As `term_from_draw`, with location and scale held fixed; the inclusion keeps its gradient."""
+        return self.held().term_from_draw(prior, value)
 
 
 class GatedSlab(dist.TorchDistribution):
@@ -87,13 +94,14 @@ class GatedSlab(dist.TorchDistribution):
         return torch.where(self.on, self.included.log_prob(value), self.excluded.log_prob(value))
 
 
-class PairedFamily(Family):
+@family("paired", supports=())
+class PairedFamily(LocatedFamily):
     """Gates and slabs of every spike and slab in the network; its `sites` are the slabs."""
 
     def __init__(self, pairs: Sequence[Pair], starts: dict[str, Tensor]) -> None:
         super().__init__([pair.slab for pair in pairs], starts)
         self.pairs = tuple(pairs)
-        self.gate_sizes = [int(torch.Size(pair.gate.shape).numel()) for pair in pairs]
+        self.gate_layout = Layout(pair.gate for pair in pairs)
         gates = [starts[pair.gate.name].detach().expand(pair.gate.shape).reshape(-1) for pair in pairs]
         self.logit = nn.Parameter(torch.logit(torch.cat(gates)))
 
@@ -108,7 +116,7 @@ class PairedFamily(Family):
         if is_functional():
             probabilities = [logit.sigmoid() for logit in logits]
         else:
-            probabilities = self._cut_gates(self.logit.sigmoid())
+            probabilities = self.gate_layout.cut(self.logit.sigmoid())
         factors: dict[str, Factor] = {}
         for pair, slab, probability, logit in zip(self.pairs, slabs, probabilities, logits, strict=True):
             _, value, location, log_scale, sums = slab
@@ -117,14 +125,9 @@ class PairedFamily(Family):
             factors[pair.slab.name] = SlabFactor(value, location, log_scale, sums, pair.spread(gate.probability), pair)
         return factors
 
-    def pieces(self, parameter: str) -> list[Tensor]:
-        """The flat parameter of that name by pair: of the gates' shapes for `logit`, else of the slabs'."""
-        if parameter == "logit" and self._given is None:
-            return self._cut_gates(self.logit)
-        return super().pieces(parameter)
-
-    def _cut_gates(self, flat: Tensor) -> list[Tensor]:
-        return [part.view(pair.gate.shape) for part, pair in zip(flat.split(self.gate_sizes), self.pairs, strict=True)]
+    def layout_of(self, parameter: str) -> Layout:
+        """The gates for `logit`, else the slabs."""
+        return self.gate_layout if parameter == "logit" else self.layout
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Slab locations move in the weights' units, log scales and log odds as spreads."""
@@ -136,5 +139,12 @@ class PairedFamily(Family):
 
     def log_odds(self) -> dict[str, Tensor]:
         """Log odds of a one, of the gates."""
-        gates = zip(self.pairs, self._cut_gates(self.logit.detach()), strict=True)
-        return {pair.gate.name: part for pair, part in gates}
+        return self.gate_layout.by_name(self.logit.detach())
+
+    def gate_sites(self) -> tuple[Site, ...]:
+        """The gates."""
+        return self.gate_layout.sites
+
+    def summaries(self) -> dict[str, float]:
+        """The mean probability of each site of gates, and the slabs' locations."""
+        return mean_probabilities(self.gate_layout, self.logit) | super().summaries()

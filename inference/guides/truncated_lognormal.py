@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bayesprune.inference.guides.families import Factor, Family, starting_log_scale
+from bayesprune.inference.guides.factors import Factor
+from bayesprune.inference.guides.families import LocatedFamily, starting_log_scale
+from bayesprune.inference.guides.registry import family
 from bayesprune.models.distributions.truncated_log_normal import TruncatedLogNormal
 
 
@@ -38,7 +40,8 @@ class TruncatedLogNormalFactor(Factor):
         return TruncatedLogNormal(self.location, self.log_scale, *self.ends)
 
 
-class TruncatedLogNormalFamily(Family):
+@family("truncatedlognormal", supports=("interval",))
+class TruncatedLogNormalFamily(LocatedFamily):
     """Independent truncated log-Normals; the centre of the Normal may lie beyond the ends."""
 
     def build(self, start: Tensor) -> None:

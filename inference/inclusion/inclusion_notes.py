@@ -10,8 +10,8 @@ import torch
 from bayesprune.inference.data.batches import Batches
 from bayesprune.inference.data.kept_inputs import inputs_of
 from bayesprune.inference.fitted import Fitted
-from bayesprune.inference.guides.guide import WITHOUT_DENSITY
 from bayesprune.inference.guides.identified import identified_tensor, regression_tensor
+from bayesprune.inference.guides.registry import has_density
 from bayesprune.inference.inclusion.correlated_inputs import CORRELATION, chooses_inputs, correlated_inputs
 from bayesprune.inference.inclusion.event_rule import registered_rule
 from bayesprune.inference.inclusion.probabilities import probabilities_at
@@ -105,7 +105,7 @@ def why_no_elbo(fit: Fitted) -> str | None:
         fit: The fit.
     """
     for one in fit.restarts:
-        points = [name for name, family in one.guide.family_of.items() if family in WITHOUT_DENSITY]
+        points = [name for name, family in one.guide.family_of.items() if not has_density(family)]
         improper = [name for name, prior in one.model.priors.items() if prior.hierarchy.improper]
         if one.guide.gates is not None:
             return "gates of units have another objective"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from bayesprune.inference.fitted import Fitted
-from bayesprune.inference.guides.guide import WITHOUT_DENSITY
 from bayesprune.inference.guides.left_in import left_in
+from bayesprune.inference.guides.registry import has_density
 from bayesprune.inference.notes.emptied_layers import collapsed_layers
 from bayesprune.inference.notes.findings import findings
 from bayesprune.inference.predictions.draw_statistics import statistics_in_words
@@ -33,7 +33,7 @@ def summarise(fit: Fitted) -> dict[str, Any]:
     last = fit.trace.isel(restart=0).dropna("epoch", how="all", subset=["loss"]).isel(epoch=-1)
     weights = sum(model.declared_sizes.values())
     nonzero = sum(int(left.sum()) for left in left_in(guide).values())
-    has_points = any(family in WITHOUT_DENSITY for family in guide.family_of.values())
+    has_points = any(not has_density(family) for family in guide.family_of.values())
     improper = any(prior.hierarchy.improper for prior in model.priors.values())
     kl, likelihood = float(last["kl"]), float(last["expected_log_likelihood"])
     stopped = (

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bayesprune.inference.guides.families import BernoulliFactor
+from bayesprune.inference.guides.factors import BernoulliFactor
 from bayesprune.models.bayesian_network import BayesianNetwork
 
 Loss = Callable[[dict[str, Tensor]], Tensor]

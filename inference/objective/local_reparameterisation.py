@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from bayesprune.inference.guides.families import Factor, NormalFactor
+from bayesprune.inference.guides.factors import Factor, NormalFactor
 from bayesprune.models.bayesian_network import BayesianNetwork
 
 

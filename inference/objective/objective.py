@@ -8,16 +8,16 @@ reference that the tests hold it to.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 
-import pyro
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bayesprune.inference.guides.families import BernoulliFactor, Factor, NormalFactor
+from bayesprune.inference.guides.factors import BernoulliFactor, Factor, NormalFactor
+from bayesprune.inference.guides.fast_distributions import fast_distributions
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.objective.latent_gate_estimators import GateEstimator, default_estimator
 from bayesprune.inference.objective.local_reparameterisation import LocalReparameterisation, reparameterisable
@@ -26,6 +26,7 @@ from bayesprune.inference.objective.unit_gate_estimators import Estimate, Gates,
 from bayesprune.inference.terms.registry import only_by_term, registered_term, site_term
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.language.iid import Iid
+from bayesprune.models.networks.running_statistics import frozen_statistics
 
 GATES = "gates"
 """What the part of the KL term that belongs to gates of units is called."""
@@ -367,36 +368,3 @@ def objective(model: BayesianNetwork, guide: Guide | str | None = None) -> Objec
         An `nn.Module`; its parameters are the guide's and the model's point estimates.
     """
     return Objective(model, guide if isinstance(guide, Guide) else Guide(model, guide))
-
-
-@contextmanager
-def fast_distributions() -> Iterator[None]:
-    """Turns off the checks of distributions' arguments for a step: they cost as much as the step itself."""
-    with pyro.validation_enabled(False):
-        yield
-
-
-@contextmanager
-def frozen_statistics(network: nn.Module) -> Iterator[None]:
-    """Batch normalisation keeps using batch statistics but leaves its running ones alone."""
-    layers = _tracking(network)
-    for layer in layers:
-        layer.track_running_stats = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.track_running_stats = True
-
-
-def tracks_statistics(network: nn.Module) -> bool:
-    """Whether a forward pass changes running statistics of batch normalisation."""
-    return bool(_tracking(network))
-
-
-def _tracking(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    return [
-        layer
-        for layer in network.modules()
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training and layer.track_running_stats
-    ]

@@ -7,13 +7,10 @@ as q approaches the posterior; far from it, closed forms are the less noisy choi
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import Tensor
 
-from bayesprune.inference.guides.families import Factor, NormalFactor
-from bayesprune.inference.guides.paired import SlabFactor
-from bayesprune.inference.terms.registry import only_by_term, site_term
+from bayesprune.inference.guides.factors import Factor
+from bayesprune.inference.terms.registry import only_by_term
 from bayesprune.models.language.iid import Iid
 
 
@@ -29,9 +26,4 @@ def landing_term(prior: Iid, factor: Factor, value: Tensor) -> Tensor | None:
         The term; None for factors other than Normals, and for priors whose term is not to be had from a draw. The
         inclusion probabilities by which a slab's term is weighted keep their gradient.
     """
-    if not isinstance(factor, NormalFactor) or only_by_term(prior):
-        return None
-    held = replace(factor, location=factor.location.detach(), log_scale=factor.log_scale.detach())
-    if isinstance(factor, SlabFactor):
-        return site_term(prior, held, value, analytic=False)
-    return held.log_prob(value) - prior.log_prob(value)
+    return None if only_by_term(prior) else factor.landing_term(prior, value)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.inference.fit_result import Fit
-from bayesprune.inference.guides.families import NormalFactor
+from bayesprune.inference.guides.factors import NormalFactor
 from bayesprune.inference.guides.truncated_lognormal import TruncatedLogNormalFactor
 from bayesprune.inference.inclusion.events import rule_of
 from bayesprune.inference.inclusion.reduction import reduction

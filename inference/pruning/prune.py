@@ -26,8 +26,8 @@ from bayesprune.models.bayesian_network import UNDER_PRIOR, BayesianNetwork
 from bayesprune.models.language.inclusion import InclusionEvent
 from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.networks.evaluation_mode import remember_held
-from bayesprune.models.unit_removal import restored, restored_tensor
 from bayesprune.models.units.compact import CompactResult, compact
+from bayesprune.models.units.plans import restored, restored_tensor
 
 MILDER_INCLUSION = (0.3, 0.1, 0.03, 0.01)
 MILDER_SPARSITY = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3)

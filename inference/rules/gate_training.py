@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.inference.guides.gate_family import GateFamily
-from bayesprune.inference.objective.objective import Objective, frozen_statistics
+from bayesprune.inference.objective.objective import Objective
 from bayesprune.inference.rules.attraction import fan_out_norms, is_attracted, lipschitz_estimates
 from bayesprune.inference.rules.unit_transfer import check_removable, transfer
 from bayesprune.inference.watching.callbacks import FitState
@@ -20,6 +20,7 @@ from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.setting_types import checked_types
 from bayesprune.models.costs.macs import count_macs
 from bayesprune.models.gates.network_gates import NetworkGates
+from bayesprune.models.networks.running_statistics import frozen_statistics
 from bayesprune.models.unit_removal import without_units
 
 __all__ = ["GateTraining", "Gating"]

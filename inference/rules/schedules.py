@@ -13,7 +13,7 @@ Schedule = Callable[[float], float]
 
 
 def constant(progress: float) -> float:
-    """Always 1."""
+    """Always 1: the learning rate stays what it is."""
     return 1.0
 
 

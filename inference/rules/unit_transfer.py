@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bayesprune.inference.guides.families import Family
 from bayesprune.inference.guides.guide import Guide
-from bayesprune.inference.guides.paired import PairedFamily
+from bayesprune.inference.guides.slices import ParameterSlice
 from bayesprune.inference.objective.objective import Objective
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.language.tensor_prior import Site
 from bayesprune.models.unit_removal import Removed
 
 __all__ = ["check_removable", "transfer"]
@@ -72,44 +72,32 @@ def _guide_pairs(old: Guide, new: Guide, removed: Removed) -> list[tuple[Tensor,
     assert old.gates is not None and new.gates is not None
     pairs: list[tuple[Tensor, Tensor, Cut]] = [(old.gates.theta, new.gates.theta, lambda flat: flat[index])]
     shapes = {name: prior.shape for name, prior in old.model.priors.items()}
-    earlier = {_kind(family): family for family in old.families}
-    for family in new.families:
+    earlier = {_kind(family): family for family in cast(Iterable[Family], old.families)}
+    for family in cast(Iterable[Family], new.families):
         source = earlier[_kind(family)]
+        left = {piece.site.name for piece in family.slices()}
         for name, target in family.named_parameters():
-            left = {site.name for site in _sites_of(family, name)}
-            cut = _flat_cut(_sites_of(source, name), left, removed.kept, shapes)
-            pairs.append((source.get_parameter(name), target, cut))
+            pieces = [piece for piece in source.slices() if piece.parameter == name and piece.site.name in left]
+            pairs.append((source.get_parameter(name), target, _flat_cut(pieces, removed.kept, shapes)))
     return pairs
 
 
-def _kind(family: nn.Module) -> tuple[type, str]:
+def _kind(family: Family) -> tuple[type, str]:
     """A guide has one family of each kind."""
-    assert isinstance(family, Family)
     return type(family), family.sites[0].support
 
 
-def _sites_of(family: nn.Module, parameter: str) -> Sequence[Site]:
-    """The sites whose entries a flat parameter of a family holds, in order."""
-    assert isinstance(family, Family)
-    if isinstance(family, PairedFamily) and parameter == "logit":
-        return [pair.gate for pair in family.pairs]
-    return family.sites
-
-
 def _flat_cut(
-    sites: Sequence[Site], left: set[str], kept: Mapping[str, Mapping[int, Tensor]], shapes: Mapping[str, Sequence[int]]
+    pieces: Sequence[ParameterSlice], kept: Mapping[str, Mapping[int, Tensor]], shapes: Mapping[str, Sequence[int]]
 ) -> Cut:
-    sizes = [int(torch.Size(site.shape).numel()) for site in sites]
-
     def cut(flat: Tensor) -> Tensor:
         parts = []
-        for site, part in zip(sites, flat.split(sizes), strict=True):
-            if site.name in left:
-                value = part.view(site.shape)
-                for dim, index in kept.get(site.tensor, {}).items():
-                    if dim < value.ndim and value.shape[dim] == shapes[site.tensor][dim]:
-                        value = value.index_select(dim, index.to(value.device))
-                parts.append(value.reshape(-1))
+        for piece in pieces:
+            value, tensor = piece.of(flat), piece.site.tensor
+            for dim, index in kept.get(tensor, {}).items():
+                if dim < value.ndim and value.shape[dim] == shapes[tensor][dim]:
+                    value = value.index_select(dim, index.to(value.device))
+            parts.append(value.reshape(-1))
         return torch.cat(parts)
 
     return cut

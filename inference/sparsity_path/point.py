@@ -15,7 +15,7 @@ from bayesprune.inference.predictions.plain_scores import plain_scores
 from bayesprune.inference.pruning.prune import PruneResult, own_zeros, pruned
 from bayesprune.models.costs.costs import costs
 from bayesprune.models.costs.latency import latency, ratio
-from bayesprune.models.units.channel_trace import NotFollowedError
+from bayesprune.models.tracing.not_followed import NotFollowedError
 from bayesprune.models.units.compact import CompactResult
 
 __all__ = ["SPARSITIES", "Pruning", "Splits", "check_prunings", "default_prunings", "label", "measure", "prune_as"]

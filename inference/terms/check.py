@@ -7,32 +7,20 @@ with reparameterised gradients; for gates with the sum over both values, and for
 
 from __future__ import annotations
 
-import inspect
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import biject_to, constraints
-from torch.distributions.utils import lazy_property
 
-from bayesprune.inference.guides.families import (
-    BernoulliFactor,
-    DeltaFactor,
-    Factor,
-    LogitNormalFactor,
-    LogNormalFactor,
-    NormalFactor,
-)
-from bayesprune.inference.guides.paired import Pair, SlabFactor
-from bayesprune.inference.terms.registry import Term, registered_term
+from bayesprune.inference.guides.factors import Factor
+from bayesprune.inference.terms.factor_kinds import KINDS, FactorKind
+from bayesprune.inference.terms.random_priors import Leaves, normal_numbers, prior_parameters, shapes_in_words
+from bayesprune.inference.terms.registry import registered_term
+from bayesprune.inference.terms.table import Term
 from bayesprune.models.checks.first_line import first_line
-from bayesprune.models.language.latent import is_distribution
-from bayesprune.models.language.tensor_prior import Site
 
 BATCHES = 32
 """Averages over this many batches of draws give the standard errors."""
@@ -52,8 +40,6 @@ LEVELS: tuple[tuple[tuple[int, ...], tuple[tuple[int, ...], ...], bool], ...] = 
     ((1, 1), ((1, 1),), True),
     ((), ((),), True),
 )
-
-Leaves = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -115,20 +101,20 @@ def check_term(
     """
     if draws < 1 or not limit > 0:
         raise ValueError(f"check_term needs draws of at least 1 and a positive limit, not {draws} and {limit}")
-    known = next((kind for kind in _MAKERS if issubclass(factor, kind)), None)
+    known = next((kind for kind in KINDS if issubclass(factor, kind.factor)), None)
     if known is None:
-        expected = ", ".join(kind.__name__ for kind in _MAKERS)
+        expected = ", ".join(kind.factor.__name__ for kind in KINDS)
         raise ValueError(f"check_term cannot draw from a {factor.__name__}: derive it from one of {expected}")
     generator = torch.Generator().manual_seed(seed)
     parts: dict[str, float] = {}
-    exact = known in (DeltaFactor, BernoulliFactor)
+    exact = known.is_exact
     size = 1 if exact else math.ceil(draws / BATCHES)
     with torch.enable_grad():
         for shape, levels, latent in LEVELS:
-            build, scales = _prior_parameters(prior, levels, latent, generator)
+            build, scales = prior_parameters(prior, levels, latent, generator)
             family = type(build(scales)).__name__
             pair = _Pairing(factor, known, build, shape, term, f"the term for ({family}, {factor.__name__})")
-            case = f"{_shapes(scales)} on a site of shape {shape}"
+            case = f"{shapes_in_words(scales)} on a site of shape {shape}"
             guide = pair.guide_parameters(scales, generator)
             one = _exact(pair, guide, scales, case) if exact else _drawn(pair, guide, scales, size, generator, case)
             for part, score in _compared(one, pair.name, case, ROUNDING if exact else limit).items():
@@ -163,7 +149,7 @@ class _Pairing:
     """A family of priors and a factor, on a site of one shape."""
 
     factor: type[Factor]
-    known: type[Factor]
+    known: FactorKind
     build: Callable[[Leaves], Any]
     shape: tuple[int, ...]
     given: Term | None
@@ -181,21 +167,8 @@ class _Pairing:
 
     def guide_parameters(self, scales: Leaves, generator: torch.Generator) -> Leaves:
         """Random parameters of the factor, as leaves."""
-        if self.known is DeltaFactor:
-            with torch.no_grad():
-                support = self.build(scales).support
-                made = {"value": biject_to(support)(_normal(self.shape, generator))}
-        elif self.known is BernoulliFactor:
-            made = {"logit": 1.5 * _normal(self.shape, generator)}
-        else:
-            made = {
-                "location": 0.5 * _normal(self.shape, generator),
-                # Powers of a LogNormal of larger spread have averages that rest on a few draws.
-                "log_scale": 0.25 * _normal(self.shape, generator)
-                - (1.0 if issubclass(self.factor, LogNormalFactor) else 0.4),
-            }
-            if self.known is SlabFactor:  # one gate an output: the inclusion broadcasts against the slab
-                made["logit"] = _normal((*self.shape[:-1], 1) if self.shape else (), generator)
+        with torch.no_grad():
+            made = self.known.parameters(self.shape, lambda: self.build(scales).support, generator)
         return {name: value.requires_grad_() for name, value in made.items()}
 
     def make(self, guide: Leaves, noise: Tensor | None = None) -> Any:
@@ -204,7 +177,7 @@ class _Pairing:
             guide = {name: leaf.expand(len(noise), *leaf.shape) for name, leaf in guide.items()}
         elif "location" in guide:
             noise = torch.zeros_like(guide["location"])
-        return _MAKERS[self.known](self.factor, guide, noise)
+        return self.known.make(self.factor, guide, noise)
 
     def log_prior(self, scales: Leaves, value: Tensor) -> Tensor:
         """The prior's own log density of each entry."""
@@ -238,14 +211,7 @@ class _Pairing:
 def _exact(pair: _Pairing, guide: Leaves, scales: Leaves, case: str) -> _Comparison:
     """For points minus the log prior, for gates the sum over both values."""
     found = _parts(pair.evaluate(guide, scales, case), guide, scales)
-    if pair.known is DeltaFactor:
-        total = -pair.log_prior(scales, guide["value"]).sum()
-    else:
-        total = torch.zeros((), dtype=torch.float64)
-        for number in (0.0, 1.0):
-            value = torch.full(pair.shape, number, dtype=torch.float64)
-            log_q = dist.Bernoulli(logits=guide["logit"]).log_prob(value)
-            total = total + (log_q.exp() * (log_q - pair.log_prior(scales, value))).sum()
+    total = pair.known.expected(guide, pair.shape, lambda value: pair.log_prior(scales, value))
     expected = _parts(total, guide, scales)
     return _Comparison(found, expected, {name: _magnitude(part) for name, part in expected.items()}, True)
 
@@ -255,8 +221,8 @@ def _drawn(
 ) -> _Comparison:
     """The average over batches of draws of both sides, and the standard error of their difference."""
     fixed = _parts(pair.evaluate(guide, scales, case), guide, scales)
-    noise = _normal((BATCHES, size, *pair.shape), generator)
-    other = _normal(pair.shape, generator).unsqueeze(0)
+    noise = normal_numbers((BATCHES, size, *pair.shape), generator)
+    other = normal_numbers(pair.shape, generator).unsqueeze(0)
     # A closed form gives the same at any draw; what does not is averaged over the draws, n copies of the site at once.
     with torch.no_grad():
         at = [pair.evaluate(guide, scales, case, e) for e in (torch.zeros_like(other), other)]
@@ -281,11 +247,7 @@ def _drawn(
 def _log_ratio(pair: _Pairing, guide: Leaves, scales: Leaves, noise: Tensor) -> Tensor:
     """The sum over draws and entries of log q - log p, by the distributions' own densities."""
     q = pair.make(guide, noise)
-    log_prior = pair.log_prior(scales, q.value)
-    if pair.known is not SlabFactor:
-        return (q.distribution().log_prob(q.value) - log_prior).sum()
-    # Where the gate is zero q is the prior; so a draw of the slab counts as often as it is included.
-    return (q.inclusion * (dist.Normal(q.location, q.scale).log_prob(q.value) - log_prior)).sum()
+    return pair.known.log_ratio(q, pair.log_prior(scales, q.value))
 
 
 def _parts(value: Tensor, guide: Leaves, scales: Leaves) -> Leaves:
@@ -328,115 +290,3 @@ def _compared(one: _Comparison, name: str, case: str, limit: float) -> dict[str,
 def _magnitude(part: Tensor) -> Tensor:
     """The size in which rounding is counted, one for all the entries of a part."""
     return part.abs().max().clamp_min(1.0)
-
-
-# -- random parameters ---------------------------------------------------------------------------------------------
-
-
-def _normal(shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    return torch.randn(tuple(shape), generator=generator, dtype=torch.float64)
-
-
-def _prior_parameters(
-    prior: Any, levels: Sequence[tuple[int, ...]], latent: bool, generator: torch.Generator
-) -> tuple[Callable[[Leaves], Any], Leaves]:
-    """What makes the prior of its parameters, and random parameters of the given shapes in turn.
-
-    Raises:
-        ValueError: If it cannot be made.
-    """
-    turn = itertools.cycle(levels)
-    scales: Leaves = {}
-    if is_distribution(prior):
-        for name, value in _parameters(prior).items():
-            scales[name] = _moved(prior, name, value.detach().double(), next(turn), generator) if latent else value
-        build = _rebuild(type(prior))
-    elif callable(prior):
-        names = [
-            name
-            for name, argument in inspect.signature(prior).parameters.items()
-            if argument.default is argument.empty
-            and argument.kind not in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD)
-        ]
-        scales = {name: (0.4 * _normal(next(turn), generator)).exp() for name in names}
-        build = _call(prior)
-    else:
-        raise ValueError(
-            f"check_term(prior=...) takes a distribution or a function of scales that returns one, not {prior!r}"
-        )
-    scales = {name: value.detach().double().requires_grad_(latent) for name, value in scales.items()}
-    try:
-        made = build(scales)
-    except (TypeError, ValueError, RuntimeError, AttributeError) as problem:
-        raise ValueError(
-            f"check_term cannot make the prior with {_shapes(scales)} ({first_line(problem)}): "
-            "give it a function of positive scales that returns the distribution"
-        ) from problem
-    if not is_distribution(made):
-        raise ValueError(f"check_term(prior=...) must return a distribution, but returned {type(made).__name__}")
-    return build, scales
-
-
-def _parameters(prior: Any) -> Leaves:
-    """The parameters that a distribution was made of, by name; of probabilities and log odds one, as it was given."""
-    found: Leaves = {}
-    for name in prior.arg_constraints:
-        derived = isinstance(inspect.getattr_static(type(prior), name, None), lazy_property) and name not in vars(prior)
-        if not derived and not (name == "logits" and "probs" in found):
-            found[name] = torch.as_tensor(getattr(prior, name))
-    return found
-
-
-def _moved(prior: Any, name: str, value: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """A parameter moved at random within its constraint, of the given shape; one that bounds the support stays put."""
-    start = value.reshape(-1)[0]
-    if isinstance(inspect.getattr_static(type(prior), "support"), constraints.dependent_property):
-        return start.expand(shape).clone()
-    to_support = biject_to(prior.arg_constraints[name])
-    moved: Tensor = to_support(to_support.inv(start) + 0.3 * _normal(shape, generator))
-    return moved
-
-
-def _rebuild(kind: type) -> Callable[[Leaves], Any]:
-    return lambda scales: kind(**scales)
-
-
-def _call(make: Callable[..., Any]) -> Callable[[Leaves], Any]:
-    return lambda scales: make(**scales)
-
-
-def _shapes(scales: Leaves) -> str:
-    said = ", ".join(f"{name} of shape {tuple(value.shape)}" for name, value in scales.items())
-    return f"the prior's {said}" if said else "a prior of no parameters"
-
-
-# -- factors -------------------------------------------------------------------------------------------------------
-
-
-def _normal_like(kind: type[Factor], guide: Leaves, noise: Any, **more: Any) -> Factor:
-    location, log_scale = guide["location"], guide["log_scale"]
-    drawn = location + log_scale.exp() * noise
-    if issubclass(kind, LogNormalFactor):
-        drawn = drawn.exp()
-    elif issubclass(kind, LogitNormalFactor):
-        drawn = drawn.sigmoid()
-    sums = torch.stack([(location.square() + (2.0 * log_scale).exp()).sum(), log_scale.sum()])
-    return kind(value=drawn, location=location, log_scale=log_scale, sums=sums, **more)  # type: ignore[call-arg]
-
-
-def _slab(kind: type[Factor], guide: Leaves, noise: Any) -> Factor:
-    logit, shape = guide["logit"], tuple(guide["location"].shape)
-    gate = Site("gate", "gate", "tensor", tuple(logit.shape), "boolean", "output", None)
-    slab = Site("slab", "slab", "tensor", shape, "real", "weight", None)
-    return _normal_like(kind, guide, noise, inclusion=logit.sigmoid(), pair=Pair(gate, slab, (1, 1)))
-
-
-_MAKERS: dict[type[Factor], Callable[[type[Factor], Leaves, Any], Factor]] = {
-    SlabFactor: _slab,
-    LogNormalFactor: _normal_like,
-    LogitNormalFactor: _normal_like,
-    NormalFactor: _normal_like,
-    DeltaFactor: lambda kind, guide, _: kind(guide["value"]),
-    BernoulliFactor: lambda kind, guide, _: kind(guide["logit"].sigmoid(), guide["logit"]),  # type: ignore[call-arg]
-}
-"""How a factor is made of its parameters and noise, the more particular class first."""

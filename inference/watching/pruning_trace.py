@@ -13,14 +13,11 @@ from torch import Tensor
 
 from bayesprune.inference.guides.finite_parameters import check_finite_parameters
 from bayesprune.inference.guides.guide import Guide
-from bayesprune.inference.guides.hard_concrete import HardConcreteFamily
 from bayesprune.inference.guides.left_in import left_in, nearly_zero
 from bayesprune.models.bayesian_network import BayesianNetwork
 
 BINS = 20
 """Bins of the histogram of inclusion probabilities."""
-SMALL_SITE = 4
-"""Sites of at most this many entries are recorded entry by entry; larger ones by their mean."""
 
 
 @torch.no_grad()
@@ -70,8 +67,7 @@ def scale_record(guide: Guide) -> dict[str, float]:
     """
     record: dict[str, float] = {}
     for family in guide.families:
-        for name, value in _summaries(family).items():
-            record[name] = value
+        record |= family.summaries()  # type: ignore[operator]
     return record
 
 
@@ -89,32 +85,6 @@ def kl_by_tensor(model: BayesianNetwork, kl_of: Mapping[str, Tensor]) -> dict[st
         if owner in parts:  # gates of units belong to no tensor
             parts[owner] += float(term.detach())
     return parts
-
-
-def _summaries(family: Any) -> dict[str, float]:
-    record: dict[str, float] = {}
-    if hasattr(family, "logit"):
-        gates = [pair.gate for pair in family.pairs] if hasattr(family, "pairs") else family.sites
-        sizes = family.gate_sizes if hasattr(family, "pairs") else family.sizes
-        for site, part in zip(gates, family.logit.sigmoid().split(sizes), strict=True):
-            record[f"mean {site.name}"] = float(part.mean())
-    if isinstance(family, HardConcreteFamily):
-        record |= {f"mean {name}": float(odds.sigmoid().mean()) for name, odds in family.log_odds().items()}
-    if hasattr(family, "location"):
-        for site, part in zip(family.sites, family.location.split(family.sizes), strict=True):
-            prefix = {"positive": "log ", "interval": "log ", "unit": "logit "}.get(site.support, "")
-            if part.numel() <= SMALL_SITE:
-                for index, value in enumerate(part.tolist()):
-                    record[f"{prefix}{site.name}[{index}]" if part.numel() > 1 else f"{prefix}{site.name}"] = value
-            elif site.support == "real":
-                record[f"rms {site.name}"] = float(_rms(part))
-            else:
-                record[f"mean {prefix}{site.name}"] = float(part.mean())
-    return record
-
-
-def _rms(value: Tensor) -> Tensor:
-    return value.square().mean().sqrt()
 
 
 def trace_dataset(

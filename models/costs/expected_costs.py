@@ -1,4 +1,4 @@
-"""Expected costs: MACs and parameters of a network whose units are open at random, and a pressure made of them.
+"""Expected costs: MACs and parameters of a network whose units are open at random.
 
 A weight is there if the unit that its row makes and the unit that its column reads are both open. With independent
 gates its expectation is the product of their probabilities, unless both are one unit (recurrent cells, the stream of
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bayesprune.models.costs.macs import count_macs, own_weights
 from bayesprune.models.units.channel_groups import ChannelGroups
 
-__all__ = ["CostPressure", "ExpectedCosts"]
+__all__ = ["ExpectedCosts"]
 
 
 class ExpectedCosts:
@@ -59,7 +59,7 @@ class ExpectedCosts:
         self.branches = tuple(within)
         tables = _tables(_blocks(network, example_input, groups, list(within.values())))
         self._tables = {tables.costs.device: tables}
-        macs, parameters = self._expected({}, None).tolist()
+        macs, parameters = self.expected({}, None).tolist()
         self.whole: tuple[float, float] = (macs, parameters)
 
     def macs(self, theta: Mapping[str, Tensor], layers: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -77,14 +77,14 @@ class ExpectedCosts:
         Raises:
             ValueError: If a name is unknown or a shape is wrong.
         """
-        return self._expected(theta, layers)[0]
+        return self.expected(theta, layers)[0]
 
     def parameters(self, theta: Mapping[str, Tensor], layers: Mapping[str, Tensor] | None = None) -> Tensor:
         """Expected number of parameters; arguments, result and errors are those of `macs`."""
-        return self._expected(theta, layers)[1]
+        return self.expected(theta, layers)[1]
 
-    def _expected(self, theta: Mapping[str, Tensor], layers: Mapping[str, Tensor] | None) -> Tensor:
-        """MACs and parameters, float64, `(2,)`."""
+    def expected(self, theta: Mapping[str, Tensor], layers: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Both at once, MACs and parameters, float64, `(2,)`; arguments and errors are those of `macs`."""
         layers = layers or {}
         tables = self._on(next((value.device for value in (*theta.values(), *layers.values())), None))
         unit = _joined("set of units", theta, self.units, tables.costs)
@@ -103,75 +103,6 @@ class ExpectedCosts:
         if device not in self._tables:
             self._tables[device] = _Tables(*(getattr(made, part.name).to(device) for part in fields(_Tables)))
         return self._tables[device]
-
-
-@dataclass(frozen=True)
-class CostPressure:
-    """A price on the expected cost of the network, in place of one price for all gates.
-
-    The penalty in nats per datum, with the costs of the whole network below, is
-
-        strength * (macs * E[MACs] / MACs_0 + (1 - macs) * E[parameters] / parameters_0).
-
-    Its derivative is the price of each gate, its marginal cost, which falls as others close: it takes the place of
-    log_gamma / data_size and must not be multiplied by the probability again. The three knobs are those that Guenter
-    & Sideris, "Complexity-Aware Training of Deep Neural Networks for Optimal Structure Discovery" (arXiv 2411.09127),
-    name in their abstract; the formula is ours.
-
-    Args:
-        strength: Nats per datum for the whole network, positive.
-        macs: Share of MACs, the rest being parameters, in [0, 1]; default 1.
-        layers: Share b of removing branches, the rest being removing units, in [0, 1]: (1 - b) times the cost with
-            all branches there, and b times that with all units open. Default None: the expected cost itself, with
-            both at random.
-
-    Raises:
-        ValueError: If an argument is out of range.
-    """
-
-    strength: float
-    macs: float = 1.0
-    layers: float | None = None
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.strength < math.inf:
-            raise ValueError(f"CostPressure(strength=...) must be positive nats per datum, not {self.strength}")
-        for name, share in (("macs", self.macs), ("layers", self.layers)):
-            if share is not None and not 0.0 <= share <= 1.0:
-                raise ValueError(f"CostPressure({name}=...) is a share and must lie in [0, 1], not {share}")
-
-    def penalty(
-        self,
-        costs: ExpectedCosts,
-        theta: Mapping[str, Tensor],
-        layers: Mapping[str, Tensor] | None,
-        whole: tuple[float, float],
-    ) -> Tensor:
-        """The penalty in nats per datum.
-
-        Args:
-            costs: Costs of the network as it is now.
-            theta: Probabilities that units are open, as for `ExpectedCosts.macs`.
-            layers: Probabilities that branches are there, likewise, or None.
-            whole: MACs_0 and parameters_0: `ExpectedCosts.whole` of the network before anything was removed from it.
-
-        Returns:
-            A scalar of the dtype of the probabilities.
-
-        Raises:
-            ValueError: If a cost of the whole network is not positive, or as `ExpectedCosts.macs` does.
-        """
-        if not min(whole) > 0.0:
-            raise ValueError(f"MACs and parameters of the whole network must be positive, not {whole}")
-        if self.layers is None:
-            expected = costs._expected(theta, layers)
-        else:  # a closed gate counts as gone, so that nothing changes when its unit leaves
-            units, branches = ({n: (v > 0).to(v.dtype) for n, v in g.items()} for g in (theta, layers or {}))
-            expected = (1.0 - self.layers) * costs._expected(theta, branches)
-            expected = expected + self.layers * costs._expected(units, layers)
-        share = self.macs * expected[0] / whole[0] + (1.0 - self.macs) * expected[1] / whole[1]
-        given = [*theta.values(), *(layers or {}).values()]
-        return self.strength * (share.to(given[0].dtype) if given else share)
 
 
 # ------------------------------------------------------------------------------------------------ what is counted

@@ -16,7 +16,7 @@ from torch import fx
 
 from bayesprune.models.deployment.module_source import literal
 
-__all__ = ["IN_PLACE", "Expressions", "wrapped"]
+__all__ = ["Expressions", "wrapped"]
 
 INFIX: dict[Any, str] = {
     **{operator.add: "+", operator.sub: "-", operator.mul: "*", operator.truediv: "/", operator.floordiv: "//"},
@@ -25,11 +25,6 @@ INFIX: dict[Any, str] = {
     **{operator.lt: "<", operator.le: "<=", operator.gt: ">", operator.ge: ">="},
 }
 PREFIX: dict[Any, str] = {operator.neg: "-", operator.invert: "~", operator.pos: "+"}
-IN_PLACE: dict[Any, str] = {
-    **{operator.iadd: "+=", operator.isub: "-=", operator.imul: "*=", operator.itruediv: "/="},
-    **{operator.ifloordiv: "//=", operator.imod: "%=", operator.ipow: "**=", operator.imatmul: "@="},
-    **{operator.iand: "&=", operator.ior: "|=", operator.ixor: "^="},
-}
 _SPACES = {
     **{"F": F, "torch": torch, "torch.linalg": torch.linalg, "torch.fft": torch.fft, "torch.special": torch.special},
     **{"math": math, "operator": operator},

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from bayesprune.models.deployment.expression_source import IN_PLACE, INFIX, Expressions, wrapped
+from bayesprune.models.deployment.expression_source import INFIX, Expressions, wrapped
 from bayesprune.models.deployment.module_source import is_layer, layer_source, literal
+from bayesprune.models.graphs.in_place import IN_PLACE
 
 __all__ = ["NetworkSource", "network_source"]
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -15,89 +12,20 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bayesprune.models.costs.expected_costs import ExpectedCosts
+from bayesprune.models.gates.gate_masks import masked, take_masks
 from bayesprune.models.gates.gate_pressures import Flattening, GatePressure
+from bayesprune.models.gates.gate_sets import along, branch_gate_sets, find_slices, unit_gate_sets
 from bayesprune.models.gates.unit_gates import UnitGates
 from bayesprune.models.language.iid import Iid
 from bayesprune.models.networks.evaluation_mode import evaluation_mode
+from bayesprune.models.tracing.not_followed import NotFollowedError
 from bayesprune.models.units.channel_groups import ChannelGroups, Units
-from bayesprune.models.units.channel_trace import NotFollowedError
 from bayesprune.models.units.residual_branches import ResidualBranch, residual_branches
 
-__all__ = ["GateSet", "NetworkGates"]
+__all__ = ["NetworkGates"]
 
 _PROBED = 3
 """Examples on which masks for each of them are tried."""
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-
-
-@dataclass(frozen=True)
-class GateSet:
-    """The gates of the units that the same layers make, or the one gate of a residual branch.
-
-    Attributes:
-        owner: Name of the set of units (as in `ChannelGroups`), or of the branch.
-        site: Name of the Pyro site of the gates, `(count,)`.
-        probability_site: Name of the site of their prior probability pi, `(count,)`.
-        numbers: Number of each gate's unit in its set, `(count,)`; units that may not be removed have no gate.
-        is_layer: Whether it is the gate of a branch.
-    """
-
-    owner: str
-    site: str
-    probability_site: str
-    numbers: Tensor
-    is_layer: bool
-
-    @property
-    def count(self) -> int:
-        """How many gates there are."""
-        return len(self.numbers)
-
-
-@dataclass(frozen=True)
-class _Slice:
-    """What one dimension of a tensor has to do with gates.
-
-    Attributes:
-        tensor: Name of the parameter.
-        dim: The dimension.
-        parts: Site and number of the gate of each index, -1 for an index without one; `(size of dim,)` each.
-    """
-
-    tensor: str
-    dim: int
-    parts: tuple[tuple[str, Tensor], ...]
-
-    @property
-    def layer(self) -> str:
-        return self.tensor.rpartition(".")[0]
-
-    def mask(self, values: Mapping[str, Tensor]) -> Tensor:
-        """The gate of each index, one where there is none; `(..., size of dim)` for gates `(..., count)`."""
-        mask: Tensor | None = None
-        for (site, number), is_whole in zip(self.parts, self._is_whole, strict=True):
-            number = number.to(values[site].device)
-            taken = values[site].index_select(-1, number.clamp_min(0))
-            taken = taken if is_whole else torch.where(number >= 0, taken, 1.0)
-            mask = taken if mask is None else mask * taken
-        assert mask is not None
-        return mask
-
-    @cached_property
-    def _is_whole(self) -> list[bool]:
-        """Whether every index has a gate of the part."""
-        return [bool((number >= 0).all()) for _, number in self.parts]
-
-    def gate_number(self, sets: Mapping[str, GateSet]) -> Tensor:
-        """Number of each index's gate among all gates, -1 for none."""
-        starts, total = {}, 0
-        for site, one in sets.items():
-            starts[site] = total
-            total += one.count
-        found = torch.full_like(self.parts[0][1], -1)
-        for site, number in self.parts:
-            found = torch.where(number >= 0, starts[site] + number, found)
-        return found
 
 
 class NetworkGates:
@@ -140,39 +68,14 @@ class NetworkGates:
         example_input = example_input.to(like.device, like.dtype if example_input.is_floating_point() else None)
         self.whole: tuple[float, float]
         self.declared_count: int
-        try:
-            self.groups = ChannelGroups(network, example_input)
-        except NotFollowedError as problem:
-            raise problem.otherwise("leave out gates= and give priors= on its weights") from problem
-        self.branches: dict[str, ResidualBranch] = (
-            residual_branches(network, example_input) if declaration.layers else {}
-        )
-        if before is not None:  # what a removal has made removable, or a branch, has no gate
-            outputs = {branch.output for branch in before.branches.values()}
-            self.branches = {name: branch for name, branch in self.branches.items() if branch.output in outputs}
-        if declaration.layers and before is None and not self.branches:
-            raise ValueError(
-                "layers=True puts gates on residual branches, but the network has none: leave it out, or use a network "
-                "with residual sums"
-            )
-        self.sets: dict[str, GateSet] = {}
-        for units in self.groups.sets.values():
-            numbers = units.removable.nonzero().squeeze(1)
-            if len(numbers) and (before is None or before.has_gates(units)):
-                site = f"{units.name}.gate"
-                self.sets[site] = GateSet(units.name, site, f"{units.name}.gate_probability", numbers, False)
+        self.groups = _groups(network, example_input)
+        self.branches = _branches(declaration, network, example_input, before)
+        self.sets = unit_gate_sets(self.groups, lambda units: before is None or before.has_gates(units))
         if not self.sets and before is None:
             reasons = "; ".join(f"{u.name}: {u.refused}" for u in self.groups.sets.values())
             raise ValueError(f"no unit of the network may be removed, so that there is nothing to gate ({reasons})")
-        for name in self.branches:
-            site = f"{name}.layer_gate"
-            self.sets[site] = GateSet(name, site, f"{name}.layer_gate_probability", torch.zeros(1).long(), True)
-        roles: dict[str, dict[tuple[str, int], list[tuple[str, Tensor]]]] = {"input": {}, "output": {}}
-        for gates in self.sets.values():
-            if not gates.is_layer:
-                _gather(roles, gates, self.groups[gates.owner])
-        self._readers = [_Slice(tensor, dim, tuple(parts)) for (tensor, dim), parts in roles["input"].items()]
-        self._makers = [_Slice(tensor, dim, tuple(parts)) for (tensor, dim), parts in roles["output"].items()]
+        self.sets |= branch_gate_sets(self.branches)
+        self._readers, self._makers = find_slices(self.sets, self.groups)
         self.costs = ExpectedCosts(
             network, example_input, self.groups, {name: branch.layers for name, branch in self.branches.items()}
         )
@@ -182,7 +85,7 @@ class NetworkGates:
         parameters = dict(network.named_parameters())
         touched = dict.fromkeys(part.tensor for part in [*self._makers, *self._readers])
         self.weights = tuple(name for name in touched if parameters[name].ndim >= 2)
-        self.per_example = self._readers_are_modules(network) and self._takes_masks(network, example_input)
+        self.per_example = take_masks(network, self._readers) and self._takes_masks(network, example_input)
         pressure = declaration.pressure(data_size)
         self.is_pressed_by_cost = pressure is None
         self._pressures: dict[str, GatePressure] = {}
@@ -263,7 +166,7 @@ class NetworkGates:
         gated = dict(weights)
         for reader in self._readers:
             weight = gated.get(reader.tensor, network.get_parameter(reader.tensor))
-            gated[reader.tensor] = weight * _along(reader.mask(values), reader.dim, weight.ndim)
+            gated[reader.tensor] = weight * along(reader.mask(values), reader.dim, weight.ndim)
         for name, branch in self.branches.items():
             for tensor in branch.output:
                 gated[tensor] = gated.get(tensor, network.get_parameter(tensor)) * values[f"{name}.layer_gate"]
@@ -277,7 +180,7 @@ class NetworkGates:
         for maker in self._makers:
             if maker.tensor in weights:
                 is_open = (maker.mask(values) != 0).to(gated[maker.tensor].dtype)
-                gated[maker.tensor] = gated[maker.tensor] * _along(is_open, maker.dim, gated[maker.tensor].ndim)
+                gated[maker.tensor] = gated[maker.tensor] * along(is_open, maker.dim, gated[maker.tensor].ndim)
         for name, branch in self.branches.items():
             for tensor in weights:
                 if tensor.rpartition(".")[0] in branch.layers and not bool(values[f"{name}.layer_gate"]):
@@ -298,11 +201,11 @@ class NetworkGates:
         for name in self.weights:
             ndim = network.get_parameter(name).ndim
             parts = [part for part in (*self._makers, *self._readers) if part.tensor == name]
-            open_ = [_along(part.mask(theta), part.dim, ndim) for part in parts]
+            open_ = [along(part.mask(theta), part.dim, ndim) for part in parts]
             together = open_[0] if len(open_) == 1 else open_[0] * open_[1]
             if len(parts) == 2:  # a gate that a weight meets twice, as rows and columns of a residual sum, is still one
                 place = together.device
-                row, column = (_along(part.gate_number(self.sets).to(place), part.dim, ndim) for part in parts)
+                row, column = (along(part.gate_number(self.sets).to(place), part.dim, ndim) for part in parts)
                 together = torch.where((row == column) & (row >= 0), open_[0].expand_as(together), together)
             found[name] = together.expand_as(network.get_parameter(name)).clone()
         for branch in self.branches.values():
@@ -318,24 +221,12 @@ class NetworkGates:
 
         The same as weights from `multiply`, where all examples share their gates.
         """
-        handles = []
-        try:
-            for reader in self._readers:
-                mask = reader.mask(values)
-                hook = _multiply_input(mask, network.get_submodule(reader.layer))
-                handles.append(network.get_submodule(reader.layer).register_forward_pre_hook(hook))
-            for name, branch in self.branches.items():
-                layer = network.get_submodule(branch.output[0].rpartition(".")[0])
-                handles.append(layer.register_forward_hook(_multiply_output(values[f"{name}.layer_gate"])))
+        branches = [
+            (branch.output[0].rpartition(".")[0], values[f"{name}.layer_gate"])
+            for name, branch in self.branches.items()
+        ]
+        with masked(network, self._readers, values, branches):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _readers_are_modules(self, network: nn.Module) -> bool:
-        """Whether every reader is a linear layer or convolution."""
-        layers = (network.get_submodule(reader.layer) for reader in self._readers)
-        return all(isinstance(layer, (nn.Linear, *_CONVOLUTIONS)) for layer in layers)
 
     def _takes_masks(self, network: nn.Module, example_input: Tensor) -> bool:
         """Whether masks for each example do what gates in weights do, example by example: layers may mix dimensions."""
@@ -363,45 +254,25 @@ class NetworkGates:
         return together.shape == expected.shape and torch.allclose(together, expected, rtol=1e-3, atol=scale)
 
 
-def _gather(roles: dict[str, dict[tuple[str, int], list[tuple[str, Tensor]]]], gates: GateSet, units: Units) -> None:
-    """Adds the slices of a set to those of its role, with numbers of gates in place of numbers of units."""
-    number = torch.full((units.count + 1,), -1)  # the last for indices of other sets
-    number[gates.numbers] = torch.arange(gates.count)
-    for part in units.slices:
-        if part.role in roles:
-            roles[part.role].setdefault((part.tensor, part.dim), []).append((gates.site, number[part.unit]))
+def _groups(network: nn.Module, example_input: Tensor) -> ChannelGroups:
+    """The units of a network that is to have gates."""
+    try:
+        return ChannelGroups(network, example_input)
+    except NotFollowedError as problem:
+        raise problem.otherwise("leave out gates= and give priors= on its weights") from problem
 
 
-def _along(vector: Tensor, dim: int, ndim: int) -> Tensor:
-    """A vector along one dimension of a tensor of `ndim`."""
-    return vector.reshape([-1 if axis == dim else 1 for axis in range(ndim)])
-
-
-def _multiply_input(mask: Tensor, layer: nn.Module) -> Any:
-    """A hook that multiplies the channels that a layer reads: `(channels,)` or `(batch, channels)`."""
-    if isinstance(layer, nn.Linear):
-
-        def multiply(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            x = args[0]
-            shaped = mask if mask.ndim == 1 else mask.reshape(len(mask), *[1] * (x.ndim - 2), -1)
-            return (x * shaped, *args[1:])
-
-        return multiply
-    # A weight has the columns of one group of a grouped convolution, and the rows of all groups of a transposed one.
-    groups = layer.groups if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) else 1
-    channels = mask.repeat(*[1] * (mask.ndim - 1), groups) if groups != 1 else mask
-
-    def multiply_channels(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        x = args[0]
-        return (x * channels.reshape(*channels.shape, *[1] * (x.ndim - 2)), *args[1:])
-
-    return multiply_channels
-
-
-def _multiply_output(gate: Tensor) -> Any:
-    """A hook that multiplies what a layer puts out by one gate, `(1,)` or `(batch, 1)`."""
-
-    def multiply(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-        return output * (gate if gate.ndim == 1 else gate.reshape(len(gate), *[1] * (output.ndim - 1)))
-
-    return multiply
+def _branches(
+    declaration: UnitGates, network: nn.Module, example_input: Tensor, before: NetworkGates | None
+) -> dict[str, ResidualBranch]:
+    """The residual branches that have a gate, by name."""
+    branches = residual_branches(network, example_input) if declaration.layers else {}
+    if before is not None:  # what a removal has made removable, or a branch, has no gate
+        outputs = {branch.output for branch in before.branches.values()}
+        return {name: branch for name, branch in branches.items() if branch.output in outputs}
+    if declaration.layers and not branches:
+        raise ValueError(
+            "layers=True puts gates on residual branches, but the network has none: leave it out, or use a network "
+            "with residual sums"
+        )
+    return branches

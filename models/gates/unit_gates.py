@@ -10,7 +10,7 @@ from typing import Any
 import pyro.distributions as dist
 
 from bayesprune.models.checks.setting_types import typed_settings
-from bayesprune.models.costs.expected_costs import CostPressure
+from bayesprune.models.gates.cost_pressure import CostPressure
 from bayesprune.models.gates.gate_pressures import BetaHyperPrior, FixedProbability, Flattening, GatePressure
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import exact_zero

@@ -13,10 +13,10 @@ import torch
 from torch import fx, nn
 
 from bayesprune.models.checks.first_line import first_line
-from bayesprune.models.deployment.expression_source import IN_PLACE
 from bayesprune.models.graphs.forward_constants import recorded_factories, remedy_for
+from bayesprune.models.graphs.in_place import IN_PLACE, OUT_OF_PLACE
 
-__all__ = ["OUT_OF_PLACE", "InPlaceTracer", "graph_of", "refuse_reserved_names", "take_out"]
+__all__ = ["InPlaceTracer", "graph_of", "refuse_reserved_names", "take_out"]
 
 
 _NUMBERS_OF = ("data", "real", "imag")
@@ -170,10 +170,3 @@ def _is_tuple(node: Any) -> bool:
 
 
 _NUMBERS = ("size", "dim", "ndimension", "numel", "nelement", "item", "tolist", "chunk", "split", "unbind")
-OUT_OF_PLACE: dict[Any, Any] = {
-    **{operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul},
-    **{operator.itruediv: operator.truediv, operator.ifloordiv: operator.floordiv, operator.imod: operator.mod},
-    **{operator.ipow: operator.pow, operator.imatmul: operator.matmul, operator.iand: operator.and_},
-    **{operator.ior: operator.or_, operator.ixor: operator.xor},
-}
-"""The function that makes a new number."""

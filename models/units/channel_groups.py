@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesprune.models.units.activation import NO_CHANNEL
-from bayesprune.models.units.channel_trace import ChannelTrace, trace_channels
+from bayesprune.models.tracing.activation import NO_CHANNEL
+from bayesprune.models.tracing.channel_trace import ChannelTrace, trace_channels
 
 __all__ = ["ChannelGroups", "UnitSlice", "Units"]
 
@@ -130,9 +130,9 @@ class ChannelGroups:
 
 def unit_sets(trace: ChannelTrace) -> dict[str, Units]:
     """Gathers traced channels into sets of units that the same layers make."""
-    roots, pinned = trace.ties.roots(), set(trace.ties.pinned().tolist())
+    roots, pinned = trace.recording.ties.roots(), set(trace.recording.ties.pinned().tolist())
     made: dict[str, Tensor] = {}  # layer -> the units of its outputs
-    for part in trace.slices.values():
+    for part in trace.recording.slices.values():
         if part.role == "output":
             layer = part.tensor.rsplit(".", 1)[0]
             made.setdefault(layer, roots[part.channel].unique())
@@ -158,7 +158,7 @@ def unit_sets(trace: ChannelTrace) -> dict[str, Units]:
     for place, own in enumerate(order):
         number[own], place_of[own] = torch.arange(len(own)), place
     slices: list[list[UnitSlice]] = [[] for _ in layers]
-    for part in trace.slices.values():
+    for part in trace.recording.slices.values():
         root = torch.where(part.channel == NO_CHANNEL, len(roots), roots[part.channel])
         for place in place_of[root].unique().tolist():
             if place >= 0:
@@ -169,6 +169,6 @@ def unit_sets(trace: ChannelTrace) -> dict[str, Units]:
         if names:
             stay = [root for root in own.tolist() if root in pinned]
             removable = torch.tensor([root not in pinned for root in own.tolist()])
-            refused = trace.ties.reason(stay[0]) if stay else None
+            refused = trace.recording.ties.reason(stay[0]) if stay else None
             found[names[0]] = Units(names[0], tuple(names), len(own), tuple(parts), removable, refused)
     return found

@@ -17,8 +17,8 @@ from typing import Any
 from torch import nn
 
 from bayesprune.models.likelihoods.likelihood import Likelihood
+from bayesprune.models.tracing.channel_trace import ChannelTrace, trace_channels
 from bayesprune.models.units.channel_groups import unit_sets
-from bayesprune.models.units.channel_trace import ChannelTrace, trace_channels
 from bayesprune.models.units.compact_check import check
 from bayesprune.models.units.cutting import cut, cut_units, fold, removal_plan
 from bayesprune.models.units.dead_units import find_live

@@ -12,9 +12,9 @@ from torch.utils._pytree import tree_flatten
 
 from bayesprune.models.checks.plan_check import check_plan, layer_without_bias
 from bayesprune.models.graphs.traced_graph import graph_of
+from bayesprune.models.tracing.channel_records import Count, Slice
+from bayesprune.models.tracing.channel_trace import trace_channels
 from bayesprune.models.units.channel_groups import ChannelGroups, Units, unit_sets
-from bayesprune.models.units.channel_records import Count, Slice
-from bayesprune.models.units.channel_trace import trace_channels
 from bayesprune.models.units.dead_units import LiveUnits, never_empty
 from bayesprune.models.units.residual_branches import remove_branches, with_code
 
@@ -48,7 +48,7 @@ def cut(
         network if keep_mode else copy.deepcopy(network).eval(), example_input, plan.get("branches_removed", ())
     )
     trace = trace_channels(made, example_input, unknown)
-    roots = trace.ties.roots()
+    roots = trace.recording.ties.roots()
     found = LiveUnits(trace, roots, {}, [], torch.ones(len(roots) + 1, dtype=torch.bool))
     shapes = {name: list(tensor.shape) for name, tensor in _tensors(made).items()}
     for name, entry in plan["tensors"].items():
@@ -57,7 +57,7 @@ def cut(
                 f"the plan is of another network: it has {name} of shape {entry['shape']}, here is {shapes.get(name)}"
             )
         for dim, indices in entry["kept"].items():
-            part = trace.slices.get((name, int(dim)))
+            part = trace.recording.slices.get((name, int(dim)))
             if part is None:
                 raise ValueError(f"the plan is of another network: dimension {dim} of {name} holds no units here")
             gone = torch.ones(len(part.channel), dtype=torch.bool)
@@ -132,7 +132,7 @@ def units_plan(
     """
     made = remove_branches(network, example_input, branches)
     trace = trace_channels(made, example_input, unknown)
-    roots = trace.ties.roots()
+    roots = trace.recording.ties.roots()
     found = LiveUnits(trace, roots, unit_sets(trace), [], torch.ones(len(roots) + 1, dtype=torch.bool))
     for name, gone in removed.items():
         units, chosen = groups[name], gone.cpu()
@@ -144,7 +144,7 @@ def units_plan(
         if bool((chosen & ~units.removable).any()):
             raise ValueError(f"{name}: units may not be removed ({units.refused}): leave them out of removed")
         for part in units.slices:
-            here = trace.slices.get((part.tensor, part.dim))
+            here = trace.recording.slices.get((part.tensor, part.dim))
             if here is None:
                 continue  # it belongs to a branch that goes
             if len(here.channel) != len(part.unit):
@@ -160,15 +160,15 @@ def units_plan(
 def _drop_unmade(found: LiveUnits, groups: ChannelGroups) -> None:
     """Marks units of a network that nothing makes any more, now that branches are gone, and that all read as zero."""
     made, heard = torch.zeros_like(found.live), torch.zeros_like(found.live)
-    for part in found.trace.slices.values():
+    for part in found.trace.recording.slices.values():
         if part.role != "input":
             made[found.root_of(part.channel)] = True
-    for use in found.trace.uses:
+    for use in found.trace.recording.uses:
         heard[found.root_of(use.inputs)[use.value != 0]] = True
-    made[found.trace.ties.pinned()] = True
+    made[found.trace.recording.ties.pinned()] = True
     for units in groups.sets.values():
         for each in units.slices:
-            here = found.trace.slices.get((each.tensor, each.dim))
+            here = found.trace.recording.slices.get((each.tensor, each.dim))
             if here is not None:
                 own = found.root_of(here.channel[each.unit >= 0])
                 found.live[own[~made[own] & ~heard[own]]] = False
@@ -188,7 +188,7 @@ def removal_plan(
     """
     shapes = {name: list(tensor.shape) for name, tensor in _tensors(network).items()}
     tensors: dict[str, Any] = {}
-    for part in found.trace.slices.values():
+    for part in found.trace.recording.slices.values():
         stays = found.stays(part.channel)
         if not bool(stays.all()):
             entry = tensors.setdefault(part.tensor, {"shape": shapes[part.tensor], "kept": {}})
@@ -196,7 +196,7 @@ def removal_plan(
     kept = {name: torch.zeros(units.count, dtype=torch.bool) for name, units in sets.items()}
     for name, units in sets.items():
         for each in units.slices:
-            here = found.trace.slices.get((each.tensor, each.dim))
+            here = found.trace.recording.slices.get((each.tensor, each.dim))
             if here is not None:
                 kept[name][each.unit[found.stays(here.channel) & (each.unit >= 0)]] = True
     return {
@@ -219,7 +219,7 @@ def cut_units(network: nn.Module, found: LiveUnits, added: list[str]) -> nn.Modu
     """
     tensors = _tensors(network)
     changed = set()
-    slices = found.trace.slices
+    slices = found.trace.recording.slices
     biases = [Slice(f"{layer}.bias", 0, "output", slices[f"{layer}.weight", 0].channel) for layer in added]
     for part in [*slices.values(), *biases]:
         stays = found.stays(part.channel)
@@ -230,7 +230,7 @@ def cut_units(network: nn.Module, found: LiveUnits, added: list[str]) -> nn.Modu
     for layer in {name.rpartition(".")[0] for name in changed}:
         own = {name.rpartition(".")[2]: tensors[name] for name in changed if name.rpartition(".")[0] == layer}
         _resize(network.get_submodule(layer), own)
-    for name, line in found.trace.features.items():
+    for name, line in found.trace.recording.features.items():
         normalisation: Any = network.get_submodule(name)
         normalisation.num_features = int(found.stays(line).sum())
     if not changed:
@@ -245,7 +245,7 @@ def _rewritten(network: nn.Module, found: LiveUnits) -> nn.Module:
     """The network with new sizes in its code, or as it is where its code does not depend on sizes."""
     sizes = {
         name: entry
-        for name, entry in found.trace.sizes.items()
+        for name, entry in found.trace.recording.sizes.items()
         if not bool(found.stays(torch.cat([count.channel for count in _counts(entry)])).all())
     }
     before: fx.Graph = found.trace.graph

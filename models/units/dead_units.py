@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from bayesprune.models.units.activation import NO_CHANNEL, collapsed, spread
+from bayesprune.models.tracing.activation import NO_CHANNEL, collapsed, spread
+from bayesprune.models.tracing.channel_records import Use
+from bayesprune.models.tracing.channel_trace import ChannelTrace
 from bayesprune.models.units.channel_groups import Units, unit_sets
-from bayesprune.models.units.channel_records import Use
-from bayesprune.models.units.channel_trace import ChannelTrace
 
 __all__ = ["LiveUnits", "find_live", "never_empty"]
 
@@ -55,7 +55,7 @@ class LiveUnits:
         for part in units.slices:
             if part.role == "output":
                 mine = part.unit >= 0
-                root[part.unit[mine]] = self.root_of(self.trace.slices[part.tensor, part.dim].channel)[mine]
+                root[part.unit[mine]] = self.root_of(self.trace.recording.slices[part.tensor, part.dim].channel)[mine]
         return root
 
 
@@ -66,11 +66,11 @@ def find_live(trace: ChannelTrace, round_to: int = 1) -> LiveUnits:
         trace: The traced network.
         round_to: Dead units stay until the number of units in a set is a multiple of this.
     """
-    roots = trace.ties.roots()
+    roots = trace.recording.ties.roots()
     live = torch.zeros(len(roots) + 1, dtype=torch.bool)
-    live[trace.ties.pinned()] = True
+    live[trace.recording.ties.pinned()] = True
     live[NO_CHANNEL] = True
-    found = LiveUnits(trace, roots, unit_sets(trace), _merged(trace.uses), live)
+    found = LiveUnits(trace, roots, unit_sets(trace), _merged(trace.recording.uses), live)
     reads = [_reads(use) for use in found.uses]
     _follow(found, reads)
     _explain(found, reads)
@@ -112,7 +112,7 @@ def _follow(found: LiveUnits, reads: list[Tensor]) -> None:
 def _explain(found: LiveUnits, reads: list[Tensor]) -> None:
     """Says why units stay although every weight that makes them is zero."""
     loud = {use.tensor: (use.weight != 0).flatten(1).any(dim=1) for use in found.uses}
-    for made in found.trace.slices.values():
+    for made in found.trace.recording.slices.values():
         if made.role == "output" and made.dim == 1 and made.tensor not in loud:  # an embedding, which reads nothing
             weight = found.trace.module.get_parameter(made.tensor)
             loud[made.tensor] = (weight != 0).any(dim=0).cpu()
@@ -125,7 +125,7 @@ def _explain(found: LiveUnits, reads: list[Tensor]) -> None:
         stay = root[quiet & found.live[root]]
         if len(stay) == 0:
             continue
-        reason = found.trace.ties.reason(int(stay[0]))
+        reason = found.trace.recording.ties.reason(int(stay[0]))
         if reason is None:
             readers = [
                 use.tensor.rsplit(".", 1)[0]
@@ -139,7 +139,7 @@ def _explain(found: LiveUnits, reads: list[Tensor]) -> None:
 def never_empty(found: LiveUnits) -> None:
     """Keeps one unit wherever nothing would be left of a layer or of an activation, and says so."""
     owners = {root: name for name, units in found.sets.items() for root in found.members(units).tolist()}
-    lines = [part.channel for part in found.trace.slices.values() if part.role == "output"]
+    lines = [part.channel for part in found.trace.recording.slices.values() if part.role == "output"]
     lines += [channel for channels in found.trace.nodes.values() for channel in channels]
     for channel in lines:
         own = found.root_of(collapsed(channel).reshape(-1)).unique()

@@ -13,7 +13,7 @@ import torch
 from torch import fx, nn
 
 from bayesprune.models.graphs.traced_graph import graph_of
-from bayesprune.models.units.channel_trace import ChannelTrace, trace_channels
+from bayesprune.models.tracing.channel_trace import ChannelTrace, trace_channels
 
 __all__ = ["ResidualBranch", "branches_of", "remove_branches", "residual_branches", "with_code"]
 
@@ -170,7 +170,7 @@ def _sides(trace: ChannelTrace, node: fx.Node) -> tuple[fx.Node, fx.Node] | None
     one, other = node.args
     if not isinstance(one, fx.Node) or not isinstance(other, fx.Node):
         return None
-    examples = [trace.examples.get(side.name) for side in (one, other)]
+    examples = [trace.recording.examples.get(side.name) for side in (one, other)]
     if not all(map(torch.is_tensor, examples)) or examples[0].shape != examples[1].shape:  # type: ignore[union-attr]
         return None
     start, length = _start(trace, one, node)
@@ -186,7 +186,7 @@ def _start(trace: ChannelTrace, end: fx.Node, add: fx.Node) -> tuple[fx.Node | N
     if not nodes:
         return end, 0
     read = {each for node in nodes for each in node.all_input_nodes if each not in nodes}
-    read = {each for each in read if torch.is_tensor(trace.examples.get(each.name))}
+    read = {each for each in read if torch.is_tensor(trace.recording.examples.get(each.name))}
     if len(read) != 1:
         return None, 0
     (start,) = read
@@ -246,7 +246,7 @@ def _output(trace: ChannelTrace, node: fx.Node, nodes: list[fx.Node], layers: tu
 
 def _keeps_zeros(trace: ChannelTrace, node: fx.Node, before: fx.Node) -> bool:
     """Whether a function of one tensor turns zeros into zeros, whatever is learned."""
-    example = trace.examples.get(before.name)
+    example = trace.recording.examples.get(before.name)
     if not torch.is_tensor(example):
         return False
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda _: torch.zeros(example.shape, dtype=example.dtype))

@@ -24,7 +24,7 @@ from bayesprune.inference.training.fit import fit
 from bayesprune.inference.watching import trace_file
 from bayesprune.inference.watching.callbacks import Callback, FitState
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.networks.networks import lenet_300_100
+from bayesprune.models.networks.lenet import lenet_300_100
 from bayesprune.models.priors.spike_and_slab import SpikeAndSlab
 
 __all__ = ["EVIL", "FIT", "INTERRUPTED", "go_on", "make_targets"]

@@ -12,11 +12,12 @@ from torch.func import functional_call
 
 import bayesprune as bp
 from bayesprune.models.graphs import example_run, traced_graph
+from bayesprune.models.tracing import channel_trace, layer_traces
+from bayesprune.models.tracing.channel_counts import ChannelCounts
+from bayesprune.models.tracing.channel_trace import ChannelTrace
 from bayesprune.models.unit_removal import without_units
-from bayesprune.models.units import channel_trace, compact_check, layer_traces
-from bayesprune.models.units.channel_counts import ChannelCounts
-from bayesprune.models.units.channel_trace import ChannelTrace
 from bayesprune.models.units.compact import compact
+from bayesprune.models.units.wider_check import WiderCheck
 from tests.oracles.innocent_networks import INNOCENT
 from tests.oracles.odd_networks import ODD, combinations
 from tests.oracles.units_reference import Net
@@ -47,7 +48,7 @@ def blind(monkeypatch):
 @pytest.fixture
 def narrow(monkeypatch):
     """A comparison of small inputs only, in batches of the example's size."""
-    monkeypatch.setattr(compact_check._Wider, "compared", lambda _: ((), {}))
+    monkeypatch.setattr(WiderCheck, "compared", lambda _: ((), {}))
 
 
 def run(network, x, grad):

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.objective.objective import Objective
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.networks.networks import lenet_5, lenet_300_100, resnet_20
+from bayesprune.models.networks.lenet import lenet_5, lenet_300_100
+from bayesprune.models.networks.resnet import resnet_20
 from bayesprune.models.priors.gaussian import Gaussian
 from bayesprune.models.priors.halo import HALO
 from bayesprune.models.priors.horseshoe import Horseshoe

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from bayesprune.models.unit_removal import composed_plan, restored, restored_tensor, without_units
+from bayesprune.models.unit_removal import without_units
 from bayesprune.models.units.cutting import cut
+from bayesprune.models.units.plans import restored, restored_tensor
 from tests.oracles.gated_networks import CASES, PERCEPTRON
 
 EVERY = pytest.mark.parametrize("name", CASES)
@@ -141,28 +142,6 @@ def spans(model):
     for site, one in model.gates.sets.items():
         yield site, start, start + one.count
         start += one.count
-
-
-def test_two_plans_together_are_in_the_indices_of_before_the_first():
-    one = {"tensors": {"w": {"shape": [5, 3], "kept": {"0": [0, 2, 4]}}}, "bias_added": [], "branches_removed": ["b"]}
-    two = {
-        "tensors": {
-            "w": {"shape": [3, 3], "kept": {"0": [1, 2], "1": [0, 2]}},
-            "v": {"shape": [4], "kept": {"0": [3]}},
-        },
-        "bias_added": [],
-        "branches_removed": ["a"],
-    }
-    together = composed_plan(one, two)
-    assert together["tensors"] == {
-        "w": {"shape": [5, 3], "kept": {"0": [2, 4], "1": [0, 2]}},
-        "v": {"shape": [4], "kept": {"0": [3]}},
-    }
-    assert together["branches_removed"] == ["b", "a"]
-    assert one["tensors"]["w"]["kept"] == {"0": [0, 2, 4]}  # the first is left alone
-    matrix = torch.arange(15.0).reshape(5, 3)
-    first = matrix[[0, 2, 4]]
-    assert torch.equal(first[[1, 2]][:, [0, 2]], matrix[[2, 4]][:, [0, 2]])
 
 
 def test_of_a_layer_all_of_whose_units_are_closed_one_stays():

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import bayesprune as bp
 from bayesprune.models.gates.gate_pressures import GatePressure
-from bayesprune.models.networks.networks import lenet_5
+from bayesprune.models.networks.lenet import lenet_5
 from tests.oracles.units_reference import Net
 
 Gates = Mapping[str, Tensor]

@@ -10,7 +10,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from bayesprune.models.networks.networks import lenet_5, lenet_300_100, resnet_20
+from bayesprune.models.networks.lenet import lenet_5, lenet_300_100
+from bayesprune.models.networks.resnet import resnet_20
 from tests.oracles.units_reference import GROUPS, Dead, Group, enliven, gated, random_dead, zero_parameters
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {

@@ -14,7 +14,7 @@ import pyro.distributions as dist
 import torch
 from scipy import integrate, special, stats
 
-from bayesprune.inference.guides.families import (
+from bayesprune.inference.guides.factors import (
     BernoulliFactor,
     DeltaFactor,
     LogitNormalFactor,

@@ -125,7 +125,8 @@ def on_graph(traced, objective, x, y, noise, kl_weight=1.0):
         whole = torch.zeros_like(parameter).flatten()
         for leaf, gradient in own:
             if gradient is not None:
-                whole[leaf.start : leaf.start + gradient.numel()] = gradient.flatten()
+                start = 0 if leaf.piece is None else leaf.piece.start
+                whole[start : start + gradient.numel()] = gradient.flatten()
         gradients[name] = None if all(g is None for _, g in own) else whole.view_as(parameter)
     after = dict(zip(dict(objective.named_buffers()), buffers, strict=True))
     return Evaluation(dict(zip(names, numbers.unbind(), strict=True)), gradients, after, outputs)

@@ -251,7 +251,7 @@ def test_untouched_scales_lie_where_their_prior_does(make_fit):
     # Log scales as wide and as centred as the prior's: then both histograms are the same density.
     fit = make_fit({"fc1.weight": bp.Horseshoe()}, "meanfield", epochs=1)
     for family in fit.guide.families:
-        for site, start in zip(family.sites, np.cumsum([0, *family.sizes])[:-1], strict=True):
+        for site, start in zip(family.sites, np.cumsum([0, *family.layout.sizes])[:-1], strict=True):
             if site.latent == "lam":
                 size = int(np.prod(site.shape))
                 family.location.data[start : start + size] = 0.0

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bayesprune.cli import app as cli
-from bayesprune.models.networks.networks import lenet_300_100
+from bayesprune.models.networks.lenet import lenet_300_100
 from bayesprune.runs.run_folder import SUMMARY_FILE, load_run
 
 ROOT = Path(__file__).parents[3]
@@ -32,7 +32,7 @@ def files(tmp_path_factory):
     np.savez(folder / "labels.npz", x=x, y=y)
     np.savez(folder / "numbers.npz", x=x, y=x[:, 0] - x[:, 1] + 0.1 * generator.normal(size=150))
     (folder / TINY).write_text(
-        "from bayesprune.models.networks.networks import lenet_300_100\n"
+        "from bayesprune.models.networks.lenet import lenet_300_100\n"
         "def tiny(input_shape, outputs):\n"
         "    return lenet_300_100(input_shape[0], outputs, hidden=(8,))\n"
         "wrong = lenet_300_100(5, 3, hidden=(8,))\n"

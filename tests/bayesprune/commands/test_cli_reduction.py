@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from bayesprune.cli import app as cli
-from bayesprune.models.networks.networks import lenet_300_100
+from bayesprune.models.networks.lenet import lenet_300_100
 from bayesprune.runs.run_folder import load_run
 
 
@@ -24,7 +24,7 @@ def files(tmp_path_factory):
     x = (generator.normal(size=(300, 6)) + 3.0 * np.eye(3, 6)[y]).astype(np.float32)
     np.savez(folder / "labels.npz", x=x, y=y)
     (folder / "tiny.py").write_text(
-        "from bayesprune.models.networks.networks import lenet_300_100\n"
+        "from bayesprune.models.networks.lenet import lenet_300_100\n"
         "def tiny(input_shape, outputs):\n"
         "    return lenet_300_100(input_shape[0], outputs, hidden=(8,))\n"
     )

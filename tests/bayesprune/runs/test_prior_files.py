@@ -134,8 +134,8 @@ def test_a_file_may_import_its_neighbour_and_leaves_the_path_alone(file):
 
 
 def test_an_object_of_a_module_is_found_by_its_dotted_name():
-    assert import_object("bayesprune.models.networks.networks:lenet_5", "network").__name__ == "lenet_5"
+    assert import_object("bayesprune.models.networks.lenet:lenet_5", "network").__name__ == "lenet_5"
     with pytest.raises(ValueError, match="the module bayesprune.models.networx cannot be imported"):
         import_object("bayesprune.models.networx:lenet_5", "network")
     with pytest.raises(ValueError, match="has no 'lenet_6': it has lenet_300_100, lenet_5"):
-        import_object("bayesprune.models.networks.networks:lenet_6", "network")
+        import_object("bayesprune.models.networks.lenet:lenet_6", "network")

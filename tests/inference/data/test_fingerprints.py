@@ -13,7 +13,9 @@ import bayesprune as bp
 from bayesprune.inference.data.fingerprints import (
     as_then,
     data_fingerprint,
+    described,
     model_fingerprint,
+    names_of_today,
     network_structure,
 )
 from bayesprune.inference.sparsity_path.continuation import sparsity_path
@@ -152,3 +154,22 @@ def test_a_loader_of_a_stream_has_a_fingerprint():
             return iter([(X[0], Y[0])])
 
     assert data_fingerprint(DataLoader(Stream())) == "DataLoader of unknown elements"
+
+
+def names_of_a_user():
+    """Stands in a file of the user's, where the module is part of the name."""
+
+
+def test_names_of_the_package_s_own_code_outlive_their_files():
+    schedule = bp.steps([0.5, 0.75])
+    now = described({"schedule": schedule, "prior": bp.HALO(1.0), "mine": names_of_a_user})
+    assert now["schedule"] == "bayesprune:steps.<locals>.<lambda>"
+    assert now["prior"] == "bayesprune:HALO" and not now["mine"].startswith("bayesprune:")
+    before = {
+        "schedule": f"bayesprune.inference.schedules.{schedule.__qualname__}",
+        "prior": "bayesprune.models.halo.HALO",
+        "mine": now["mine"],
+    }
+    assert names_of_today(before) == now and names_of_today(now) == now
+    other = {**before, "schedule": "bayesprune.inference.schedules.cosine"}  # the control
+    assert names_of_today(other) != now

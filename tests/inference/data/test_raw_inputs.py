@@ -13,7 +13,7 @@ from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.likelihoods.counts import Poisson
 from bayesprune.models.likelihoods.labels import Categorical
 from bayesprune.models.likelihoods.normal import Normal
-from bayesprune.models.networks.networks import lenet_300_100
+from bayesprune.models.networks.lenet import lenet_300_100
 from bayesprune.models.priors.gaussian import Gaussian
 
 SIZE = 200

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, event, given, settings
 from torch import nn
 
 from bayesprune.inference.execution.objective_graph import UntraceableError, leaves_of, trace
-from bayesprune.inference.guides.families import (
+from bayesprune.inference.guides.factors import (
     BernoulliFactor,
     DeltaFactor,
     LogitNormalFactor,
@@ -24,8 +24,9 @@ from bayesprune.inference.guides.hard_concrete import HardConcreteFactor
 from bayesprune.inference.guides.paired import SlabFactor
 from bayesprune.inference.guides.truncated_lognormal import TruncatedLogNormalFactor
 from bayesprune.inference.objective.latent_gate_estimators import ScoreFunction, antithetic
-from bayesprune.inference.terms import registry as terms_module
-from bayesprune.inference.terms.registry import normal_normal, registered_terms
+from bayesprune.inference.terms.real import normal_normal
+from bayesprune.inference.terms.registry import registered_terms
+from bayesprune.inference.terms.table import TERMS
 from bayesprune.models.distributions.fitted_normal import FittedNormal
 from bayesprune.models.distributions.log_uniform import LogUniform, TruncatedLogUniform
 from bayesprune.models.distributions.nonzero_penalty import NonzeroPenalty
@@ -297,7 +298,7 @@ def test_a_term_that_is_wrong_in_its_functional_form_only_is_seen(monkeypatch):
         value = normal_normal(prior, q)
         return value + 1e-3 * q.location.square().sum() if is_functional() else value
 
-    monkeypatch.setitem(terms_module._TERMS, pair, wrong)
+    monkeypatch.setitem(TERMS, pair, wrong)
     _, found, expected = check(objective_of({"0.weight": plain(dist.Normal)()}, "meanfield", one_layer()))
     seen = seen_to_differ(found, expected)
     assert {"parts loss", "parts kl", "gradients guide.families.0.location"} <= seen
@@ -311,7 +312,7 @@ def test_a_gradient_that_is_wrong_in_the_functional_form_only_is_seen(monkeypatc
         value = normal_normal(prior, q)
         return value + (value.detach() - value) * 1e-3 if is_functional() else value
 
-    monkeypatch.setitem(terms_module._TERMS, pair, wrong)
+    monkeypatch.setitem(TERMS, pair, wrong)
     _, found, expected = check(objective_of({"0.weight": plain(dist.Normal)()}, "meanfield", one_layer()))
     seen = seen_to_differ(found, expected)
     assert seen == {f"gradients guide.families.0.{name}" for name in ("location", "log_scale")}

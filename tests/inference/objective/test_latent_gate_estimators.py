@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from bayesprune.inference.guides.families import BernoulliFactor
+from bayesprune.inference.guides.factors import BernoulliFactor
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.objective.latent_gate_estimators import (
     ScoreFunction,

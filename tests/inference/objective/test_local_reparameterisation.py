@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 import bayesprune as bp
-from bayesprune.inference.guides.families import NormalFactor
+from bayesprune.inference.guides.factors import NormalFactor
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.objective.local_reparameterisation import LocalReparameterisation, reparameterisable
 from bayesprune.inference.objective.objective import Objective

@@ -12,7 +12,7 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import nn
 
-from bayesprune.inference.guides.families import BernoulliFactor
+from bayesprune.inference.guides.factors import BernoulliFactor
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.objective.latent_gate_estimators import ScoreFunction
 from bayesprune.inference.objective.objective import Objective, objective

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import bayesprune as bp
-from bayesprune.inference.guides.families import (
+from bayesprune.inference.guides.factors import (
     LOG_SQRT_2PI,
     BernoulliFactor,
     DeltaFactor,
@@ -21,7 +21,9 @@ from bayesprune.inference.guides.families import (
 )
 from bayesprune.inference.guides.paired import SlabFactor
 from bayesprune.inference.terms.check import LEVELS, TermCheck, check_term
-from bayesprune.inference.terms.registry import half_cauchy_lognormal, normal_normal, registered_term, registered_terms
+from bayesprune.inference.terms.positive import half_cauchy_lognormal
+from bayesprune.inference.terms.real import normal_normal
+from bayesprune.inference.terms.registry import registered_term, registered_terms
 from tests.oracles.known_terms import CASES, NOISE_PAIRS, number, typical
 
 PAIRS = registered_terms()  # at collection, before any test registers its own

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from bayesprune.inference.guides.families import DeltaFactor, NormalFactor
+from bayesprune.inference.guides.factors import DeltaFactor, NormalFactor
 from bayesprune.inference.guides.hard_concrete import HardConcrete, HardConcreteFactor
 from bayesprune.inference.guides.truncated_lognormal import TruncatedLogNormalFactor
 from bayesprune.inference.objective.sticking_the_landing import landing_term

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
 
-from bayesprune.inference.guides.families import BernoulliFactor, DeltaFactor, LogNormalFactor, NormalFactor
+from bayesprune.inference.guides.factors import BernoulliFactor, DeltaFactor, LogNormalFactor, NormalFactor
 from bayesprune.inference.guides.paired import Pair, SlabFactor
+from bayesprune.inference.terms import registry
 from bayesprune.inference.terms.registry import register_term, site_term
+from bayesprune.inference.terms.table import TERMS
 from bayesprune.models.distributions.signed_gamma import SignedGamma
 from bayesprune.models.language.iid import Iid
 from bayesprune.models.language.tensor_prior import Site
@@ -247,11 +250,16 @@ def test_a_registered_term_is_used_and_a_wrong_one_is_caught_by_the_sampled_term
     q = normal_like(Copy, location, log_scale, double(3, 4))
     sampled = float(site_term(prior, q, q.value))  # no term registered: from the draw
     assert sampled == pytest.approx(float(site_term(prior, q, q.value, analytic=False)))
-    from bayesprune.inference.terms import registry
-
     try:
         register_term(Shifted, Copy)(lambda p, factor: factor.location.sum() * 0 + 123.0)
         assert float(site_term(prior, q, q.value)) == 123.0
         assert float(site_term(prior, q, q.value, analytic=False)) == pytest.approx(sampled)
     finally:
-        del registry._TERMS[Shifted, Copy]
+        del TERMS[Shifted, Copy]
+
+
+def test_whoever_uses_terms_has_every_file_of_the_package_s_own():
+    folder = Path(registry.__file__).parent
+    own = {path.stem for path in folder.glob("*.py") if "\n@ready_term(" in path.read_text()}
+    assert own == {"real", "positive", "unit_interval", "gates", "points"}
+    assert own <= set(vars(registry))

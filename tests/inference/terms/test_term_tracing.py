@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from bayesprune.inference.guides.families import BernoulliFactor, DeltaFactor, NormalFactor
+from bayesprune.inference.guides.factors import BernoulliFactor, DeltaFactor, NormalFactor
+from bayesprune.inference.guides.fast_distributions import fast_distributions
 from bayesprune.inference.guides.functional import functional
 from bayesprune.inference.guides.hard_concrete import HardConcreteFactor
 from bayesprune.inference.guides.paired import SlabFactor
-from bayesprune.inference.objective.objective import fast_distributions
-from bayesprune.inference.terms.registry import normal_normal, registered_term, registered_terms
+from bayesprune.inference.terms.real import normal_normal
+from bayesprune.inference.terms.registry import registered_term, registered_terms
 from tests.oracles.known_terms import CASES, FAMILIES, factor_at, number
 
 SHAPE = (3, 4)

@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from bayesprune.inference.guides.families import (
+from bayesprune.inference.guides.factors import (
     BernoulliFactor,
     DeltaFactor,
     LogitNormalFactor,

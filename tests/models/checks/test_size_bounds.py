@@ -19,7 +19,7 @@ from bayesprune.models.checks.size_bounds import (
 )
 from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.likelihoods.normal import Normal
-from bayesprune.models.networks.networks import NETWORKS, make_ready, network_from_config
+from bayesprune.models.networks.registry import NETWORKS, make_ready, network_from_config
 from bayesprune.models.priors.ready import from_config
 from bayesprune.models.priors.spike_and_slab import SpikeAndSlab
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from bayesprune.models.costs.costs import costs
-from bayesprune.models.networks.networks import lenet_5
+from bayesprune.models.networks.lenet import lenet_5
 
 KEYS = {
     "weights",

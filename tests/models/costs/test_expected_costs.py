@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from bayesprune.models.costs.costs import costs
-from bayesprune.models.costs.expected_costs import CostPressure, ExpectedCosts
-from bayesprune.models.networks.networks import resnet_20
+from bayesprune.models.costs.expected_costs import ExpectedCosts
+from bayesprune.models.gates.cost_pressure import CostPressure
+from bayesprune.models.networks.resnet import resnet_20
 from bayesprune.models.units.channel_groups import ChannelGroups
 from bayesprune.models.units.cutting import cut
 from tests.oracles.units_reference import Net

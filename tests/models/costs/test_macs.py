@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bayesprune.models.costs.costs import costs
 from bayesprune.models.networks.evaluation_mode import evaluation_mode
-from bayesprune.models.networks.networks import lenet_5, vgg_16_bn
+from bayesprune.models.networks.lenet import lenet_5
+from bayesprune.models.networks.vgg import vgg_16_bn
 
 
 def zeros_in_place(network, fraction=0.7, seed=0):

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import fx, nn
 
 from bayesprune.models.deployment.export import export_network
-from bayesprune.models.networks.networks import lenet_5, lenet_300_100
+from bayesprune.models.networks.lenet import lenet_5, lenet_300_100
 from bayesprune.models.units.compact import compact
 
 # ---------------------------------------------------------------------------------------- networks to export

@@ -16,7 +16,7 @@ pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 from bayesprune.models.deployment.onnx_export import export_onnx  # noqa: E402
-from bayesprune.models.networks.networks import lenet_5, lenet_300_100  # noqa: E402
+from bayesprune.models.networks.lenet import lenet_5, lenet_300_100  # noqa: E402
 from bayesprune.models.units.compact import compact  # noqa: E402
 
 

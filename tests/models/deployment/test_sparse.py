@@ -11,7 +11,7 @@ import bayesprune.models.deployment.sparse
 from bayesprune.models.costs.latency import Latency
 from bayesprune.models.deployment.sparse import to_sparse
 from bayesprune.models.deployment.sparse_linear import SparseLinear
-from bayesprune.models.networks.networks import lenet_300_100
+from bayesprune.models.networks.lenet import lenet_300_100
 
 
 def masked(layer, density, block=1):

@@ -10,7 +10,7 @@ from torch import nn
 from torch.func import functional_call
 
 import bayesprune as bp
-from bayesprune.models.networks.networks import resnet_20
+from bayesprune.models.networks.resnet import resnet_20
 from bayesprune.models.unit_removal import without_units
 from tests.oracles.gated_networks import CASES, PERCEPTRON
 from tests.oracles.units_reference import Net

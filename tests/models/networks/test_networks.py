@@ -5,16 +5,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bayesprune.models.networks.networks import (
-    NETWORKS,
-    lenet_5,
-    lenet_300_100,
-    resnet_18,
-    resnet_20,
-    resnet_32,
-    resnet_56,
-    vgg_16_bn,
-)
+from bayesprune.models.networks.lenet import lenet_5, lenet_300_100
+from bayesprune.models.networks.registry import NETWORKS
+from bayesprune.models.networks.resnet import resnet_18, resnet_20, resnet_32, resnet_56
+from bayesprune.models.networks.vgg import vgg_16_bn
 from bayesprune.models.units.compact import compact
 
 

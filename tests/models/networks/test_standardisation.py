@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from bayesprune.models.deployment.export import export_network
-from bayesprune.models.networks.networks import lenet_5, lenet_300_100
+from bayesprune.models.networks.lenet import lenet_5, lenet_300_100
 from bayesprune.models.networks.standardisation import UNITS, put_in_units, units_of
 from bayesprune.models.units.compact import compact
 

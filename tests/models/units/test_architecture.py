@@ -7,7 +7,9 @@ import torch
 import torchvision
 from torch import nn
 
-from bayesprune.models.networks.networks import lenet_5, lenet_300_100, resnet_18, resnet_20, vgg_16_bn
+from bayesprune.models.networks.lenet import lenet_5, lenet_300_100
+from bayesprune.models.networks.resnet import resnet_18, resnet_20
+from bayesprune.models.networks.vgg import vgg_16_bn
 from bayesprune.models.units.architecture import architecture, layer_sizes, notation
 from tests.oracles.units_reference import Net
 

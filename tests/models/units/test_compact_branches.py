@@ -9,9 +9,11 @@ import torch
 from torch import fx, nn
 
 from bayesprune.models.deployment.export import export_network
-from bayesprune.models.networks.networks import lenet_5, resnet_18, resnet_20
+from bayesprune.models.networks.lenet import lenet_5
+from bayesprune.models.networks.resnet import resnet_18, resnet_20
 from bayesprune.models.units.channel_groups import ChannelGroups
-from bayesprune.models.units.compact import compact, cut
+from bayesprune.models.units.compact import compact
+from bayesprune.models.units.cutting import cut
 from bayesprune.models.units.residual_branches import residual_branches
 
 X = torch.zeros(2, 3, 32, 32)

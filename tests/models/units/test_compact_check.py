@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from bayesprune.models.units import compact_check
-from bayesprune.models.units.channel_counts import ChannelCounts
+from bayesprune.models.tracing.channel_counts import ChannelCounts
 from bayesprune.models.units.compact import compact
+from bayesprune.models.units.compact_check import check
+from bayesprune.models.units.output_distance import compare
 from bayesprune.models.units.rounding_noise import rounding_noise
 from tests.oracles.traps import silence
 from tests.oracles.units_reference import Net
@@ -87,12 +88,12 @@ def test_rounding_inside_a_network_is_no_difference():
     sd = float(before[0][0].std())
     assert apart > 1e-8 * sd  # the rounding of float64 does not explain it
     noise = rounding_noise(lambda each: [[each(x).detach()]], network)
-    assert compact_check._compare(before, after, [sd], torch.float64, lambda: noise).difference == apart
+    assert compare(before, after, [sd], torch.float64, lambda: noise).difference == apart
     with pytest.raises(ValueError, match="outputs would differ"):  # control: without the network's own noise
-        compact_check._compare(before, after, [sd], torch.float64, lambda: [0.0])
+        compare(before, after, [sd], torch.float64, lambda: [0.0])
     wrong = [[after[0][0] + 1e-2 * sd]]
     with pytest.raises(ValueError, match="outputs would differ"):  # control: what is no rounding
-        compact_check._compare(before, wrong, [sd], torch.float64, lambda: noise)
+        compare(before, wrong, [sd], torch.float64, lambda: noise)
 
 
 def test_the_noise_of_a_network_in_float64_is_that_of_float64():
@@ -131,7 +132,7 @@ def reordered(network):
 
 
 def compared(network, made):
-    return compact_check.check(network, made, None, torch.zeros(4, 40))
+    return check(network, made, None, torch.zeros(4, 40))
 
 
 def hidden(s, x):

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from torch import fx, nn
 
 from bayesprune.models.graphs.traced_graph import graph_of
-from bayesprune.models.units.activation import Activation
+from bayesprune.models.tracing.activation import Activation
+from bayesprune.models.tracing.channel_trace import ChannelTrace, trace_channels
 from bayesprune.models.units.channel_groups import ChannelGroups
-from bayesprune.models.units.channel_trace import ChannelTrace, trace_channels
-from bayesprune.models.units.compact import compact, cut
+from bayesprune.models.units.compact import compact
+from bayesprune.models.units.cutting import cut
 from tests.oracles.random_network import CHANNELS, SIDE, random_network
 
 EXACT = 1e-10  # of the largest output

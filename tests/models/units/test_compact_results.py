@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from bayesprune.models.networks.networks import lenet_5
-from bayesprune.models.units.compact import compact, cut
+from bayesprune.models.networks.lenet import lenet_5
+from bayesprune.models.units.compact import compact
+from bayesprune.models.units.cutting import cut
 from tests.oracles.units_reference import Net
 
 X = torch.zeros(2, 3, 9, 9)
@@ -243,7 +244,7 @@ def test_forward_that_reads_sizes_of_its_layers_goes_on_with_the_old_ones():
 
 
 def test_the_configuration_of_a_network_that_is_cut_is_dropped():
-    from bayesprune.models.networks.networks import NETWORKS
+    from bayesprune.models.networks.registry import NETWORKS
 
     network = NETWORKS["lenet-5"]((1, 28, 28), 10)
     assert hasattr(compact(network, torch.zeros(2, 1, 28, 28)).network, "config")

@@ -7,7 +7,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from bayesprune.models.networks.networks import lenet_5, resnet_18, resnet_20, resnet_32
+from bayesprune.models.networks.lenet import lenet_5
+from bayesprune.models.networks.resnet import resnet_18, resnet_20, resnet_32
 from bayesprune.models.units.residual_branches import remove_branches, residual_branches
 
 X = torch.zeros(2, 3, 8, 8)

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import fx, nn
 
-from bayesprune.models.networks.networks import lenet_5, resnet_18, resnet_20, vgg_16_bn
+from bayesprune.models.networks.lenet import lenet_5
+from bayesprune.models.networks.resnet import resnet_18, resnet_20
+from bayesprune.models.networks.vgg import vgg_16_bn
 from bayesprune.models.units.channel_groups import ChannelGroups
 from bayesprune.models.units.cutting import cut, units_plan
 from bayesprune.models.units.residual_branches import residual_branches

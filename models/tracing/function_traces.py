@@ -1,15 +1,15 @@
-"""How channels pass through functions and methods of tensors; each a `handler(trace, function, *arguments)`."""
+"""How channels pass through functions and methods of tensors; each a `handler(recording, function, *arguments)`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from bayesprune.models.units.activation import (
+from bayesprune.models.tracing.activation import (
     Activation,
     along_dimension,
     collapsed,
@@ -19,57 +19,55 @@ from bayesprune.models.units.activation import (
     unknown,
     varying_dimensions,
 )
-from bayesprune.models.units.channel_records import Count
-
-if TYPE_CHECKING:
-    from bayesprune.models.units.channel_trace import ChannelTrace
+from bayesprune.models.tracing.channel_records import Count
+from bayesprune.models.tracing.recording import Recording
 
 Handler = Callable[..., Any]
 _MADE = "made inside forward, where x.new_zeros, x.new_ones, x.new_full of the input and buffers are understood"
 
 
-def pointwise(trace: ChannelTrace, function: Handler, x: Any, *args: Any, **kwargs: Any) -> Any:
+def pointwise(recording: Recording, function: Handler, x: Any, *args: Any, **kwargs: Any) -> Any:
     """A function of each number by itself."""
     others = [*args, *kwargs.values()]
     if not isinstance(x, Activation) or any(torch.is_tensor(each) or isinstance(each, Activation) for each in others):
-        return trace.refuse("a function with several tensors", (x, args, kwargs))
-    if any(isinstance(each, fx.Node) for each in (*trace.node.args[1:], *trace.node.kwargs.values())):
+        return recording.refuse("a function with several tensors", (x, args, kwargs))
+    if any(isinstance(each, fx.Node) for each in (*recording.node.args[1:], *recording.node.kwargs.values())):
         return Activation(x.channel, unknown(x.shape))  # a size, and that may be another with another input
     return Activation(x.channel, known(lambda part: function(part, *args, **kwargs), x.value))
 
 
-def unchanged(trace: ChannelTrace, function: Handler, x: Activation, *args: Any, **kwargs: Any) -> Any:
+def unchanged(recording: Recording, function: Handler, x: Activation, *args: Any, **kwargs: Any) -> Any:
     """A function that does nothing to the numbers."""
     return x
 
 
-def cast(trace: ChannelTrace, function: Handler, x: Activation, *args: Any, **kwargs: Any) -> Any:
+def cast(recording: Recording, function: Handler, x: Activation, *args: Any, **kwargs: Any) -> Any:
     """Another number format; constants are rounded to it."""
-    made = trace.example.dtype
+    made = recording.example.dtype
     return Activation(x.channel, known(lambda part: part.to(made).double(), x.value))
 
 
 def dropout(
-    trace: ChannelTrace, function: Handler, x: Activation, p: float = 0.5, training: bool = True, inplace: bool = False
+    recording: Recording, function: Handler, x: Activation, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Any:
     """Dropout; the functional form is active in evaluation mode too unless its code says otherwise."""
-    return trace.refuse("dropout that stays active in evaluation mode", x) if training else x
+    return recording.refuse("dropout that stays active in evaluation mode", x) if training else x
 
 
-def stochastic_depth(trace: ChannelTrace, function: Handler, x: Activation, *args: Any, **kwargs: Any) -> Any:
+def stochastic_depth(recording: Recording, function: Handler, x: Activation, *args: Any, **kwargs: Any) -> Any:
     """Torchvision's stochastic depth, which does nothing in evaluation mode."""
     training = kwargs.get("training", args[2] if len(args) > 2 else True)
-    return trace.refuse("stochastic depth that stays active in evaluation mode", x) if training else x
+    return recording.refuse("stochastic depth that stays active in evaluation mode", x) if training else x
 
 
-def joined(trace: ChannelTrace, function: Handler, a: Any, b: Any, **kwargs: Any) -> Any:
+def joined(recording: Recording, function: Handler, a: Any, b: Any, **kwargs: Any) -> Any:
     """A function of two activations, number by number: their channels are tied."""
     if any(torch.is_tensor(part) and part.numel() > 1 for part in (a, b)):
-        return trace.refuse(f"a tensor {_MADE}", (a, b))
+        return recording.refuse(f"a tensor {_MADE}", (a, b))
     if isinstance(a, Activation) and isinstance(b, Activation):
         value = function(*torch.broadcast_tensors(a.value, b.value), **kwargs)
-        return Activation(trace.ties.tie(a.channel, b.channel), value)
-    values = [_number(part, code) for part, code in zip((a, b), trace.node.args, strict=False)]
+        return Activation(recording.ties.tie(a.channel, b.channel), value)
+    values = [_number(part, code) for part, code in zip((a, b), recording.node.args, strict=False)]
     return Activation(a.channel if isinstance(a, Activation) else b.channel, function(*values, **kwargs))
 
 
@@ -80,14 +78,14 @@ def _number(part: Any, code: Any) -> Any:
     return math.nan if isinstance(code, fx.Node) else part
 
 
-def multiplied(trace: ChannelTrace, function: Handler, a: Any, b: Any) -> Any:
+def multiplied(recording: Recording, function: Handler, a: Any, b: Any) -> Any:
     """A product: zero times anything is zero."""
-    return _with_zeros(joined(trace, function, a, b), a, b)
+    return _with_zeros(joined(recording, function, a, b), a, b)
 
 
-def divided(trace: ChannelTrace, function: Handler, a: Any, b: Any, **kwargs: Any) -> Any:
+def divided(recording: Recording, function: Handler, a: Any, b: Any, **kwargs: Any) -> Any:
     """A quotient: zero over a number is zero."""
-    result = joined(trace, function, a, b, **kwargs)
+    result = joined(recording, function, a, b, **kwargs)
     return result if isinstance(b, Activation) else _with_zeros(result, a)
 
 
@@ -101,14 +99,14 @@ def _with_zeros(result: Any, *parts: Any) -> Any:
     return Activation(result.channel, value)
 
 
-def pooled(trace: ChannelTrace, function: Any, x: Activation, *args: Any, **kwargs: Any) -> Any:
+def pooled(recording: Recording, function: Any, x: Activation, *args: Any, **kwargs: Any) -> Any:
     """Pooling, interpolation: works on each map by itself, dimension 1 is that of the maps."""
-    made = trace.example
+    made = recording.example
     name = getattr(function, "__name__", None) or type(function).__name__
     whole = int(name[-2]) + 2 if name[-2:] in ("1d", "2d", "3d") else 3
     if not torch.is_tensor(made) or made.ndim < whole:
-        return trace.refuse("pooling with indices, or of something without a batch", x)
-    line = trace.ties.along(x.channel, 1)
+        return recording.refuse("pooling with indices, or of something without a batch", x)
+    line = recording.ties.along(x.channel, 1)
     value = constant_along(x.value, 1)
     if not bool(torch.isnan(value).all()):
         found = function(x.value, *args, **kwargs).movedim(1, 0).flatten(1)
@@ -120,14 +118,14 @@ def pooled(trace: ChannelTrace, function: Any, x: Activation, *args: Any, **kwar
 
 
 def reduced(
-    trace: ChannelTrace, function: Handler, x: Activation, dim: Any = None, keepdim: bool = False, **kwargs: Any
+    recording: Recording, function: Handler, x: Activation, dim: Any = None, keepdim: bool = False, **kwargs: Any
 ) -> Any:
     """A mean, sum or maximum over positions; over channels it ends them."""
     dim = kwargs.get("axis", dim)
     dims = tuple(range(len(x.shape))) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
     dims = tuple(d % len(x.shape) for d in dims)
     if set(dims) & set(varying_dimensions(x.channel)):
-        return trace.ended(x, f"node {trace.node.name!r} adds up over channels")
+        return recording.ended(x, f"node {recording.node.name!r} adds up over channels")
     channel, value = x.channel, x.value
     for d in dims:
         channel, low, high = channel.narrow(d, 0, 1), value.amin(d, keepdim=True), value.amax(d, keepdim=True)
@@ -139,32 +137,32 @@ def reduced(
     return Activation(channel, value)
 
 
-def mixing(trace: ChannelTrace, function: Handler, x: Activation, *args: Any, **kwargs: Any) -> Any:
+def mixing(recording: Recording, function: Handler, x: Activation, *args: Any, **kwargs: Any) -> Any:
     """A function whose result at one channel depends on all: removing one would change the others."""
     name = getattr(function, "__name__", "function")
-    return trace.ended((x, args, kwargs), f"node {trace.node.name!r} mixes channels ({name})")
+    return recording.ended((x, args, kwargs), f"node {recording.node.name!r} mixes channels ({name})")
 
 
-def softmax(trace: ChannelTrace, function: Handler, x: Activation, dim: int | None = None, **kwargs: Any) -> Any:
+def softmax(recording: Recording, function: Handler, x: Activation, dim: int | None = None, **kwargs: Any) -> Any:
     """A softmax over positions keeps channels apart; over channels it ends them."""
     if dim is None or dim % len(x.shape) in varying_dimensions(x.channel):
-        return mixing(trace, function, x)
+        return mixing(recording, function, x)
     return Activation(x.channel, unknown(x.shape))
 
 
-def moved(trace: ChannelTrace, function: Handler, x: Activation, *args: Any, **kwargs: Any) -> Any:
+def moved(recording: Recording, function: Handler, x: Activation, *args: Any, **kwargs: Any) -> Any:
     """A function that only moves numbers about."""
     return Activation(function(x.channel, *args, **kwargs), function(x.value, *args, **kwargs))
 
 
-def sized(trace: ChannelTrace, function: Handler, x: Activation, *args: Any, **kwargs: Any) -> Any:
+def sized(recording: Recording, function: Handler, x: Activation, *args: Any, **kwargs: Any) -> Any:
     """`view`, `reshape`, `expand`: moves numbers to a shape that the code may write out."""
     if function is Tensor.view:
         function = Tensor.reshape  # what is expanded here may be contiguous there
     (key,) = kwargs or (None,)
     if args and isinstance(args[0], torch.dtype):
-        return trace.refuse("a view of another number format", x)
-    node = trace.node
+        return recording.refuse("a view of another number format", x)
+    node = recording.node
     written = node.args[1:] if key is None else (node.kwargs[key],)
     packed = isinstance(written[0], (tuple, list))
     sizes = list(written[0] if packed else written)  # type: ignore[arg-type]
@@ -175,99 +173,100 @@ def sized(trace: ChannelTrace, function: Handler, x: Activation, *args: Any, **k
         spread_over = varying_dimensions(function(places, *args, **kwargs))
         chosen = [each for each in spread_over if each in free]
         if len(spread_over) > 1 and chosen:
-            channel = along_dimension(trace.ties.along(channel, chosen[0]), chosen[0], channel.shape)
-    channel = trace.ties.one_dimension(channel)
+            channel = along_dimension(recording.ties.along(channel, chosen[0]), chosen[0], channel.shape)
+    channel = recording.ties.one_dimension(channel)
     if len(sizes) == channel.ndim:  # else it is the size of another tensor
         for dim in varying_dimensions(channel):
             if type(sizes[dim]) is int and sizes[dim] != -1:
                 sizes[dim] = Count(_line(channel, dim))
                 new = (tuple(sizes),) if packed else tuple(sizes)
-                trace.sizes[node.name] = (node.op, node.target, (node.args[0], *new), {})
+                recording.sizes[node.name] = (node.op, node.target, (node.args[0], *new), {})
     return Activation(channel, function(x.value, *args, **kwargs))
 
 
-def sized_as(trace: ChannelTrace, function: Handler, x: Activation, other: Activation) -> Any:
+def sized_as(recording: Recording, function: Handler, x: Activation, other: Activation) -> Any:
     """`expand_as`, `view_as`: to the shape of another tensor, which goes on having the size of this one."""
     channel = function(x.channel, other.channel)
-    return Activation(trace.ties.tie(channel, other.channel), function(x.value, other.value))
+    return Activation(recording.ties.tie(channel, other.channel), function(x.value, other.value))
 
 
-def pixel_shuffled(trace: ChannelTrace, function: Handler, x: Activation, factor: int) -> Any:
+def pixel_shuffled(recording: Recording, function: Handler, x: Activation, factor: int) -> Any:
     """Pixel shuffle: the channels that make one map are tied."""
-    groups = trace.ties.along(x.channel, -3).view(-1, factor**2)
-    trace.ties.tie(groups[:, :1].expand_as(groups), groups)
+    groups = recording.ties.along(x.channel, -3).view(-1, factor**2)
+    recording.ties.tie(groups[:, :1].expand_as(groups), groups)
     value = constant_along(constant_along(x.value, -3).view(-1, factor**2), 0)
-    shape, dim = trace.example.shape, trace.example.ndim - 3
+    shape, dim = recording.example.shape, recording.example.ndim - 3
     return Activation(along_dimension(groups[:, 0], dim, shape), along_dimension(value, dim, shape))
 
 
-def shuffled(trace: ChannelTrace, function: Handler, x: Activation, groups: int) -> Any:
+def shuffled(recording: Recording, function: Handler, x: Activation, groups: int) -> Any:
     """Channel shuffle: channels of one position in each group are tied, so that groups stay equal."""
-    line = trace.ties.along(x.channel, 1).view(groups, -1)
+    line = recording.ties.along(x.channel, 1).view(groups, -1)
     for row in line[1:]:
-        trace.ties.tie(line[0], row)
-    return moved(trace, function, x, groups)
+        recording.ties.tie(line[0], row)
+    return moved(recording, function, x, groups)
 
 
-def concatenation(trace: ChannelTrace, function: Handler, tensors: Sequence[Any], dim: int = 0, **kwargs: Any) -> Any:
+def concatenation(recording: Recording, function: Handler, tensors: Sequence[Any], dim: int = 0, **kwargs: Any) -> Any:
     """Concatenation along any dimension; beside each other, channels are tied."""
     dim = kwargs.get("axis", dim)
     if not all(isinstance(part, Activation) for part in tensors):
-        return trace.refuse(f"concatenation with a tensor {_MADE}", list(tensors))
+        return recording.refuse(f"concatenation with a tensor {_MADE}", list(tensors))
     channels = [part.channel for part in tensors]
-    _tie_beside(trace, channels, dim % channels[0].ndim)
+    _tie_beside(recording, channels, dim % channels[0].ndim)
     return Activation(concatenated(channels, dim), concatenated([part.value for part in tensors], dim))
 
 
-def stacked(trace: ChannelTrace, function: Handler, tensors: Sequence[Any], dim: int = 0) -> Any:
+def stacked(recording: Recording, function: Handler, tensors: Sequence[Any], dim: int = 0) -> Any:
     """Stacking along a new dimension: all channels of one place are tied."""
     if not all(isinstance(part, Activation) for part in tensors):
-        return trace.refuse(f"stacking with a tensor {_MADE}", list(tensors))
+        return recording.refuse(f"stacking with a tensor {_MADE}", list(tensors))
     channels = [part.channel for part in tensors]
-    _tie_beside(trace, channels, None)
+    _tie_beside(recording, channels, None)
     return Activation(torch.stack(channels, dim), torch.stack([part.value for part in tensors], dim))
 
 
-def _tie_beside(trace: ChannelTrace, channels: list[Tensor], dim: int | None) -> None:
+def _tie_beside(recording: Recording, channels: list[Tensor], dim: int | None) -> None:
     """Ties the channels of tensors that are joined along another dimension than theirs."""
     varying = {each for channel in channels for each in varying_dimensions(channel)}
     if len(varying) == 1 and dim not in varying:
         (own,) = varying
         lines = [_line(channel, own) for channel in channels]
         for line in lines[1:]:
-            trace.ties.tie(lines[0], line)
+            recording.ties.tie(lines[0], line)
 
 
-def split(trace: ChannelTrace, function: Handler, x: Activation, sections: Any, dim: int = 0, **kwargs: Any) -> Any:
+def split(recording: Recording, function: Handler, x: Activation, sections: Any, dim: int = 0, **kwargs: Any) -> Any:
     """`chunk` and `split`: parts of the channels, whose sizes are counted anew after a removal."""
     dim = dim % len(x.shape)
     channels, values = function(x.channel, sections, dim), function(x.value, sections, dim)
     if dim in varying_dimensions(x.channel):
         counts = [Count(_line(channel, dim)) for channel in channels]
-        trace.sizes[trace.node.name] = ("call_function", torch.split, (trace.node.args[0], counts), {"dim": dim})
+        node = recording.node
+        recording.sizes[node.name] = ("call_function", torch.split, (node.args[0], counts), {"dim": dim})
     return tuple(Activation(channel, value) for channel, value in zip(channels, values, strict=True))
 
 
-def gated(trace: ChannelTrace, function: Handler, x: Activation, dim: int = -1) -> Any:
+def gated(recording: Recording, function: Handler, x: Activation, dim: int = -1) -> Any:
     """Gated linear unit: the two halves are tied."""
     dim = dim % len(x.shape)
     a, b = (
         Activation(channel, value)
         for channel, value in zip(x.channel.chunk(2, dim), x.value.chunk(2, dim), strict=True)
     )
-    return multiplied(trace, torch.mul, a, Activation(b.channel, known(torch.sigmoid, b.value)))
+    return multiplied(recording, torch.mul, a, Activation(b.channel, known(torch.sigmoid, b.value)))
 
 
-def indexed(trace: ChannelTrace, function: Handler, x: Any, index: Any) -> Any:
+def indexed(recording: Recording, function: Handler, x: Any, index: Any) -> Any:
     """Indexing: whole slices anywhere, contiguous slices of the channels."""
     if not isinstance(x, Activation):
         return x[index]
     parts = list(index) if isinstance(index, tuple) else [index]
     if not all(part is None or part is Ellipsis or type(part) in (int, slice) for part in parts):
-        return trace.refuse("indexing by a tensor", x)
+        return recording.refuse("indexing by a tensor", x)
     parts = _full_index(parts, len(x.shape))
-    result = moved(trace, function, x, tuple(parts))
-    node = trace.node
+    result = moved(recording, function, x, tuple(parts))
+    node = recording.node
     code = node.args[1]
     written = _full_index(list(code) if isinstance(code, tuple) else [code], len(x.shape))
     places = [place for place, part in enumerate(parts) if part is not None]
@@ -276,20 +275,25 @@ def indexed(trace: ChannelTrace, function: Handler, x: Any, index: Any) -> Any:
         if part == slice(None):
             continue
         if not isinstance(part, slice) or part.step not in (None, 1):
-            return trace.ended(x, f"node {node.name!r} picks single channels")
+            return recording.ended(x, f"node {node.name!r} picks single channels")
         start, stop, _ = part.indices(x.shape[dim])
         line = _line(x.channel, dim)
         written[places[dim]] = slice(Count(line[:start]), Count(line[:stop]))
-        trace.sizes[node.name] = ("call_function", node.target, (node.args[0], tuple(written)), {})
+        recording.sizes[node.name] = ("call_function", node.target, (node.args[0], tuple(written)), {})
     return result
 
 
 def padded(
-    trace: ChannelTrace, function: Handler, x: Activation, pad: Sequence[int], mode: str = "constant", value: Any = None
+    recording: Recording,
+    function: Handler,
+    x: Activation,
+    pad: Sequence[int],
+    mode: str = "constant",
+    value: Any = None,
 ) -> Any:
     """Padding of maps; padding by further constant channels makes new ones."""
     varying = varying_dimensions(x.channel)
-    shape = trace.example.shape
+    shape = recording.example.shape
     fill = float(value or 0.0) if mode == "constant" else math.nan
     dim = varying[0] if varying else 0
     line, known_value, place = _line(x.channel, dim), constant_along(x.value, dim), 2 * (len(x.shape) - 1 - dim)
@@ -298,49 +302,45 @@ def padded(
         known_value = torch.where(known_value == fill, known_value, math.nan)
     if not varying:
         return Activation(along_dimension(line[:1], 0, shape), along_dimension(known_value[:1], 0, shape))
-    node = trace.node
+    node = recording.node
     if before or after:
         counts: list[Any] = list(node.args[1]) if isinstance(node.args[1], (tuple, list)) else []
         written = [type(count) is int for count in counts[place : place + 2]] == [True, True]
         if mode != "constant" or min(before, after) < 0 or not written:
-            return trace.ended(x, f"node {node.name!r} pads channels")
-        first, last = trace.ties.new(before), trace.ties.new(after)
+            return recording.ended(x, f"node {node.name!r} pads channels")
+        first, last = recording.ties.new(before), recording.ties.new(after)
         counts[place], counts[place + 1] = Count(first), Count(last)
-        trace.sizes[node.name] = (
-            node.op,
-            node.target,
-            (node.args[0], counts, *node.args[2:]),
-            dict(node.kwargs),
-        )
+        arguments = (node.args[0], counts, *node.args[2:])
+        recording.sizes[node.name] = (node.op, node.target, arguments, dict(node.kwargs))
         line = torch.cat([first, line, last])
         known_value = torch.nn.functional.pad(known_value, (before, after), value=fill)
     return Activation(along_dimension(line, dim, shape), along_dimension(known_value, dim, shape))
 
 
-def shape_of(trace: ChannelTrace, function: Handler, x: Activation, *args: Any) -> Any:
+def shape_of(recording: Recording, function: Handler, x: Activation, *args: Any) -> Any:
     """`size`, `dim`, `numel`."""
     return function(x.channel, *args)
 
 
-def nothing(trace: ChannelTrace, function: Handler, *args: Any, **kwargs: Any) -> None:
+def nothing(recording: Recording, function: Handler, *args: Any, **kwargs: Any) -> None:
     """An assertion inside a library."""
 
 
-def new_constant(trace: ChannelTrace, function: Handler, x: Activation, *sizes: Any, **kwargs: Any) -> Any:
+def new_constant(recording: Recording, function: Handler, x: Activation, *sizes: Any, **kwargs: Any) -> Any:
     """`new_zeros`, `new_ones`, `new_full`: a start state, whose channels are tied to what it is used with."""
-    return _filled(trace, function(x.value, *sizes, **kwargs), trace.node.args[:1], trace.node.args[1:])
+    return _filled(recording, function(x.value, *sizes, **kwargs), recording.node.args[:1], recording.node.args[1:])
 
 
-def made_constant(trace: ChannelTrace, function: Handler, *sizes: Any, **kwargs: Any) -> Any:
+def made_constant(recording: Recording, function: Handler, *sizes: Any, **kwargs: Any) -> Any:
     """`torch.zeros`, `torch.ones`, `torch.full`: the same, by no tensor's method."""
-    return _filled(trace, function(*sizes, **kwargs), (), trace.node.args)
+    return _filled(recording, function(*sizes, **kwargs), (), recording.node.args)
 
 
-def _filled(trace: ChannelTrace, made: Tensor, before: tuple[Any, ...], rest: tuple[Any, ...]) -> Any:
+def _filled(recording: Recording, made: Tensor, before: tuple[Any, ...], rest: tuple[Any, ...]) -> Any:
     """A new tensor of one number, and in whose call in the code its number of channels stands.
 
     Args:
-        trace: The trace.
+        recording: What is known of the channels.
         made: The tensor.
         before: The arguments that come before its sizes in the code.
         rest: The others.
@@ -350,15 +350,16 @@ def _filled(trace: ChannelTrace, made: Tensor, before: tuple[Any, ...], rest: tu
     packed = bool(rest) and isinstance(rest[0], (tuple, list))
     written: list[Any] = list(rest[0] if packed else rest)
     if not found.ndim or len(written) != found.ndim or type(written[dim]) is not int:
-        return trace.refuse("a new tensor whose number of channels is not written in the code", before)
-    line = trace.ties.new(found.shape[dim])
+        return recording.refuse("a new tensor whose number of channels is not written in the code", before)
+    line = recording.ties.new(found.shape[dim])
     written[dim] = Count(line)
     arguments = (*before, tuple(written), *rest[1:]) if packed else (*before, *written)
-    trace.sizes[trace.node.name] = (trace.node.op, trace.node.target, arguments, dict(trace.node.kwargs))
+    node = recording.node
+    recording.sizes[node.name] = (node.op, node.target, arguments, dict(node.kwargs))
     return Activation(along_dimension(line, dim, found.shape), found)
 
 
-def filled_like(trace: ChannelTrace, function: Handler, x: Activation, **kwargs: Any) -> Any:
+def filled_like(recording: Recording, function: Handler, x: Activation, **kwargs: Any) -> Any:
     """`zeros_like`, `ones_like`."""
     return Activation(x.channel, function(collapsed(x.value)).expand(x.shape))
 

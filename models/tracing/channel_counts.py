@@ -6,16 +6,15 @@ by, added or returned would be another number after a removal.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from bayesprune.models.units.activation import NO_CHANNEL, Activation, activations, collapsed, varying_dimensions
-from bayesprune.models.units.function_traces import FUNCTIONS, indexed, new_constant, padded, sized, split
-
-if TYPE_CHECKING:
-    from bayesprune.models.units.channel_trace import ChannelTrace
+from bayesprune.models.tracing.activation import NO_CHANNEL, Activation, activations, collapsed, varying_dimensions
+from bayesprune.models.tracing.function_traces import FUNCTIONS, indexed, new_constant, padded, sized, split
+from bayesprune.models.tracing.recording import Recording
 
 __all__ = ["ChannelCounts"]
 
@@ -30,15 +29,17 @@ class ChannelCounts:
         self._sizes: dict[fx.Node, list[Tensor]] = {}  # the same for each size of several
         self._shapes: list[tuple[Tensor, Tensor, str]] = []  # channels counted, those of what is shaped by them, where
 
-    def follow(self, trace: ChannelTrace, node: fx.Node, result: Any) -> None:
+    def follow(self, recording: Recording, node: fx.Node, result: Any, results: Mapping[fx.Node, Any]) -> None:
         """Follows one node that has run; keeps the channels whose number goes into values.
 
         Args:
-            trace: The trace.
+            recording: What is known of the channels.
             node: The node.
             result: What it gives.
+            results: What the nodes before it gave, as far as it is still needed.
         """
-        if self._asks(trace, node):
+        of = results.get(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else None
+        if self._asks(node, of):
             return
         counted = [
             line
@@ -51,24 +52,23 @@ class ChannelCounts:
             return
         if node.op != "output" and not activations(result) and result is not None:
             self._numbers[node] = channels
-        elif not self._only_shapes(trace, node, channels, result):
-            trace.ties.pin(channels, f"node {node.name!r} computes with their number")
+        elif not self._only_shapes(recording, node, of, channels, result):
+            recording.ties.pin(channels, f"node {node.name!r} computes with their number")
 
-    def settle(self, trace: ChannelTrace) -> None:
+    def settle(self, recording: Recording) -> None:
         """Keeps channels whose number shapes a tensor that does not hold them, now that all ties are known."""
         for channels, own, name in self._shapes:
-            held = {trace.ties.root(channel) for channel in own.tolist() if channel != NO_CHANNEL}
-            if any(channel != NO_CHANNEL and trace.ties.root(channel) not in held for channel in channels.tolist()):
-                trace.ties.pin(channels, f"node {name!r} shapes another tensor by their number")
+            held = {recording.ties.root(channel) for channel in own.tolist() if channel != NO_CHANNEL}
+            if any(channel != NO_CHANNEL and recording.ties.root(channel) not in held for channel in channels.tolist()):
+                recording.ties.pin(channels, f"node {name!r} shapes another tensor by their number")
 
-    def _only_shapes(self, trace: ChannelTrace, node: fx.Node, channels: Tensor, result: Any) -> bool:
+    def _only_shapes(self, recording: Recording, node: fx.Node, of: Any, channels: Tensor, result: Any) -> bool:
         """Whether sizes follow what is left; for the shape of a tensor that is to be seen in the end."""
         handler = FUNCTIONS.get(_name(node))
-        if handler in (indexed, new_constant, padded, split) and node.name in trace.sizes:
+        if handler in (indexed, new_constant, padded, split) and node.name in recording.sizes:
             left: list[fx.Node] = []
-            fx.map_arg(trace.sizes[node.name][2:], left.append)
+            fx.map_arg(recording.sizes[node.name][2:], left.append)
             return not any(self._counts(each) for each in left)
-        of = trace.env.get(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else None
         if handler is not sized or not isinstance(of, Activation) or not isinstance(result, Activation):
             return False
         if _name(node) == "expand":
@@ -86,23 +86,22 @@ class ChannelCounts:
         """Whether a number tells of any channels."""
         return any(line.numel() for line in (*self._sizes.get(node, ()), self._numbers.get(node, torch.zeros(0))))
 
-    def _asks(self, trace: ChannelTrace, node: fx.Node) -> bool:
-        """Notes the answer of a node that asks for sizes, or for one of several."""
-        of = node.args[0] if node.args else None
-        if not isinstance(of, fx.Node):
+    def _asks(self, node: fx.Node, of: Any) -> bool:
+        """Notes the answer of a node that asks for sizes of its first argument, or for one of several."""
+        first = node.args[0] if node.args else None
+        if not isinstance(first, fx.Node):
             return False
-        if _name(node) == "getitem" and of in self._sizes:
-            chosen = self._sizes[of][_plain(node.args[1])]
+        if _name(node) == "getitem" and first in self._sizes:
+            chosen = self._sizes[first][_plain(node.args[1])]
             if isinstance(chosen, list):
                 self._sizes[node] = chosen
             else:
                 self._numbers[node] = chosen
             return True
         asked = node.args[1:2] == ("shape",) if node.target is getattr else node.target in ("size", *_ALL)
-        known = trace.env.get(of)
-        if not asked or not isinstance(known, Activation):
+        if not asked or not isinstance(of, Activation):
             return False
-        lines = _lines(known.channel)
+        lines = _lines(of.channel)
         if node.target in _ALL:
             self._numbers[node] = torch.cat(lines)
         elif node.target == "size" and len(node.args) > 1:

@@ -20,8 +20,9 @@ from bayesprune.models.checks.first_line import first_line
 from bayesprune.models.graphs.example_run import ExampleRun, placed
 from bayesprune.models.graphs.faithful_graph import refuse_another_graph
 from bayesprune.models.graphs.forward_constants import FACTORIES, remedy_for
-from bayesprune.models.graphs.traced_graph import OUT_OF_PLACE, graph_of, refuse_reserved_names
-from bayesprune.models.units.activation import (
+from bayesprune.models.graphs.in_place import OUT_OF_PLACE
+from bayesprune.models.graphs.traced_graph import graph_of, refuse_reserved_names
+from bayesprune.models.tracing.activation import (
     NO_CHANNEL,
     Activation,
     activations,
@@ -30,11 +31,11 @@ from bayesprune.models.units.activation import (
     spread,
     unknown,
 )
-from bayesprune.models.units.channel_counts import ChannelCounts
-from bayesprune.models.units.channel_records import Slice, Use
-from bayesprune.models.units.channel_ties import Ties
-from bayesprune.models.units.function_traces import FUNCTIONS, made_constant
-from bayesprune.models.units.layer_traces import LAYERS, changed_by_hand
+from bayesprune.models.tracing.channel_counts import ChannelCounts
+from bayesprune.models.tracing.function_traces import FUNCTIONS, made_constant
+from bayesprune.models.tracing.layer_traces import LAYERS, changed_by_hand
+from bayesprune.models.tracing.not_followed import NotFollowedError
+from bayesprune.models.tracing.recording import Recording
 
 
 class ChannelTrace(fx.Interpreter):
@@ -42,18 +43,13 @@ class ChannelTrace(fx.Interpreter):
 
     Attributes:
         module: A copy of the network in evaluation mode, as a graph.
+        recording: What is known of its channels.
         tensors: Names of the network's parameters and buffers; the graph has more, where its code makes tensors.
-        ties: Which channels are tied or pinned.
-        slices: Slices of parameters and buffers.
-        uses: Readings of channels.
         nodes: Channels of each node's result.
         zeros: Nodes that give nothing but zeros, whatever the input is.
-        examples: What each node really gives, on the meta device.
         changed: Nodes whose tensors a node changes in place, and whether its result is that tensor as a whole.
         written: Names of parameters and buffers that the network's forward changes.
         counts: Numbers that tell how many channels there are.
-        features: Channels of normalisation layers, which note how many there are.
-        sizes: Nodes whose arguments hold sizes: operation, target, arguments and keyword arguments, with `Count` there.
     """
 
     def __init__(self, network: nn.Module, graph: fx.Graph, keep_unknown: bool) -> None:
@@ -61,90 +57,35 @@ class ChannelTrace(fx.Interpreter):
         super().__init__(fx.GraphModule(network, graph))
         self.tensors = {name for name, _ in (*network.named_parameters(), *network.named_buffers())}
         self.extra_traceback = False  # errors are sentences for users
-        self.keep_unknown = keep_unknown
-        self.ties = Ties()
-        self.slices: dict[tuple[str, int], Slice] = {}
-        self.uses: list[Use] = []
+        self.recording = Recording(keep_unknown)
         self.nodes: dict[str, list[Tensor]] = {}
         self.zeros: set[str] = set()
-        self.examples: dict[str, Any] = {}
         self.changed: dict[str, list[tuple[fx.Node, bool]]] = {}
         self.written: set[str] = set()
         self.counts = ChannelCounts()
-        self.features: dict[str, Tensor] = {}
-        self.sizes: dict[str, tuple[str, Any, tuple[Any, ...], dict[str, Any]]] = {}
-        self.node: fx.Node
-        self._whole: dict[str, str] = {}  # tensors that code uses as a whole, with the reason why they stay
-
-    @property
-    def example(self) -> Any:
-        """What the node that is being run really gives, on the meta device."""
-        return self.examples[self.node.name]
-
-    # -- what layers report --------------------------------------------------------------------------------
-
-    def slice(self, tensor: str, dim: int, role: str, channel: Tensor) -> Tensor:
-        """Records a slice; a layer that is called again ties its channels to those of the first call."""
-        if tensor in self._whole:
-            self.ties.pin(channel, self._whole[tensor])
-        before = self.slices.get((tensor, dim))
-        if before is not None:
-            self.ties.tie(before.channel, channel)
-            return before.channel
-        self.slices[tensor, dim] = Slice(tensor, dim, role, channel)
-        return channel
-
-    def new_channels(self, tensor: str, dim: int, count: int) -> Tensor:
-        """Channels that a layer makes: new ones, or those of its first call."""
-        before = self.slices.get((tensor, dim))
-        return self.ties.new(count) if before is None else before.channel
-
-    def refuse(self, what: str, arguments: Any) -> Any:
-        """Refuses an operation, or keeps all that it touches, where that was asked for."""
-        where = f"{self.node.name!r}"
-        if not self.keep_unknown:
-            raise NotFollowedError(f"channels cannot be followed through node {where} ({what})")
-        return self.ended(arguments, f"node {where} ({what}) is not understood")
-
-    def ended(self, arguments: Any, reason: str) -> Any:
-        """Keeps all channels that go into a node; what it gives has channels that stay, of the real shapes."""
-        for activation in activations((arguments, self._read())):
-            self.ties.pin(activation.channel, reason)
-        channel = self.ties.new(1)
-        self.ties.pin(channel, reason)
-
-        def pinned(found: Any) -> Any:
-            if isinstance(found, (tuple, list)):
-                return tuple(pinned(part) for part in found)
-            if not torch.is_tensor(found):
-                return found
-            return Activation(channel.expand(found.shape) if found.ndim else channel[0], unknown(found.shape))
-
-        return pinned(self.example)
-
-    def _read(self) -> Any:
-        """All that the node that is being run reads."""
-        return self.fetch_args_kwargs_from_env(self.node)
-
-    # -- the interpreter -----------------------------------------------------------------------------------
 
     def run_node(self, n: fx.Node) -> Any:
         """Runs one node, and keeps the channels of its result."""
-        self.node = n
+        self.recording.node = n
+        self.recording.reads = self._read()
         if n.op.startswith("call"):
             result = self._called(n)
             self._change(n, result)
         else:
             result = self._settled(super().run_node(n))
-        self.counts.follow(self, n, result)
+        self.counts.follow(self.recording, n, result, self.env)
         self.nodes[n.name] = [activation.channel for activation in activations(result)]
         if isinstance(result, Activation) and bool((collapsed(result.value) == 0).all()):
             self.zeros.add(n.name)
         return result
 
+    def _read(self) -> Any:
+        """All that the node that is being run reads."""
+        return self.fetch_args_kwargs_from_env(self.recording.node)
+
     def _called(self, n: fx.Node) -> Any:
         """The result of a call, refused if its handler fails or gives something else than the network really does."""
-        before = set(self.slices)
+        before = set(self.recording.slices)
         try:
             result = self._settled(super().run_node(n))
             failure = "" if self._agrees(n, result) else "used in a way that is not understood"
@@ -154,10 +95,10 @@ class ChannelTrace(fx.Interpreter):
             failure = first_line(problem)
         if not failure:
             return result
-        self.sizes.pop(n.name, None)
-        for key in set(self.slices) - before:
-            self.ties.pin(self.slices[key].channel, f"node {n.name!r} is not understood")
-        result = self.refuse(f"{_label(n)}: {failure}", self.fetch_args_kwargs_from_env(n))
+        self.recording.sizes.pop(n.name, None)
+        for key in set(self.recording.slices) - before:
+            self.recording.ties.pin(self.recording.slices[key].channel, f"node {n.name!r} is not understood")
+        result = self.recording.refuse(f"{_label(n)}: {failure}", self.fetch_args_kwargs_from_env(n))
         return self._settled(result)
 
     def _agrees(self, n: fx.Node, result: Any) -> bool:
@@ -171,7 +112,7 @@ class ChannelTrace(fx.Interpreter):
             return not torch.is_tensor(found) or not read
 
         read = activations(self.fetch_args_kwargs_from_env(n))
-        return same(result, self.example)
+        return same(result, self.recording.example)
 
     def _change(self, n: fx.Node, result: Any) -> None:
         """Follows a change in place: what is known of the changed tensors no longer holds."""
@@ -182,21 +123,22 @@ class ChannelTrace(fx.Interpreter):
             elif isinstance(known, Activation):
                 self.env[other] = Activation(known.channel, unknown(known.shape))
             else:
-                self.refuse("a change in place of a part of a list", known)
+                self.recording.reads = self._read()  # the turns before may have changed it
+                self.recording.refuse("a change in place of a part of a list", known)
 
     def placeholder(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """An input of the network; its channels stay."""
         found = super().placeholder(target, args, kwargs)
         if not torch.is_tensor(found):
             return found
-        channel = self.ties.new(1)
-        self.ties.pin(channel, "it is an input of the network")
+        channel = self.recording.ties.new(1)
+        self.recording.ties.pin(channel, "it is an input of the network")
         return Activation(channel.view([1] * found.ndim).expand(found.shape), unknown(found.shape))
 
     def output(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The outputs of the network; their channels stay."""
         for activation in activations(args):
-            self.ties.pin(activation.channel, "it is an output of the network")
+            self.recording.ties.pin(activation.channel, "it is an output of the network")
         return super().output(target, args, kwargs)
 
     def get_attr(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -206,33 +148,21 @@ class ChannelTrace(fx.Interpreter):
             return found
         name, value = str(target), found.detach().to("cpu", torch.float64)
         if self._is_written(found):
-            return self._kept_whole(name, unknown(found.shape), f"the network's forward changes {name} in place")
+            words = f"the network's forward changes {name} in place"
+            return self.recording.kept_whole(name, unknown(found.shape), words)
         long = [dim for dim in range(found.ndim) if found.shape[dim] > 1]
         if not long:
             return Activation(torch.full(found.shape, NO_CHANNEL), value)
         if len(long) > 1:
-            return self._kept_whole(name, value, f"{name} differs along several dimensions")
+            return self.recording.kept_whole(name, value, f"{name} differs along several dimensions")
         if name not in self.tensors:
             words = f"{name} is neither a parameter nor a buffer"
             if name.rpartition(".")[2].startswith("_tensor_constant"):  # that is what torch.fx calls it
                 words += ", but made inside forward: make it a buffer, or with x.new_zeros, x.new_ones or x.new_full"
-            return self._kept_whole(name, value, words)
-        line = self.new_channels(name, long[0], found.shape[long[0]])
-        line = self.slice(name, long[0], "pass", line)
+            return self.recording.kept_whole(name, value, words)
+        line = self.recording.new_channels(name, long[0], found.shape[long[0]])
+        line = self.recording.slice(name, long[0], "pass", line)
         return Activation(along_dimension(line, long[0], found.shape), value)
-
-    def _kept_whole(self, name: str, value: Tensor, reason: str) -> Activation:
-        """A tensor that may not be cut, by the layer that owns it neither."""
-        self._whole[name] = reason
-        for part in self.slices.values():
-            if part.tensor == name:
-                self.ties.pin(part.channel, reason)
-        if not value.ndim:
-            return Activation(torch.tensor(NO_CHANNEL), value)
-        dim = max(range(value.ndim), key=lambda each: value.shape[each])
-        line = self.ties.new(value.shape[dim])
-        self.ties.pin(line, reason)
-        return Activation(along_dimension(line, dim, value.shape), value)
 
     def _is_written(self, tensor: Tensor) -> bool:
         """Whether the network's forward changes a tensor, or what it shares memory with."""
@@ -247,8 +177,8 @@ class ChannelTrace(fx.Interpreter):
         handler = LAYERS.get(type(module))
         changed = changed_by_hand(module)
         if handler is None or changed:
-            return self.refuse(f"{type(module).__name__} {target!r}{changed}", (args, kwargs))
-        result = handler(self, str(target), module, *args, **kwargs)
+            return self.recording.refuse(f"{type(module).__name__} {target!r}{changed}", (args, kwargs))
+        result = handler(self.recording, str(target), module, *args, **kwargs)
         for name, _ in _state(module):
             own = isinstance(module, nn.modules.instancenorm._InstanceNorm) and name.startswith("running")
             if f"{target}.{name}" in self.written and not own:  # torch itself writes to those, and nothing reads them
@@ -258,8 +188,9 @@ class ChannelTrace(fx.Interpreter):
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A function of torch or Python."""
         if not activations((args, kwargs)):
-            made = target in FACTORIES.values() and any(isinstance(each, fx.Node) for each in self.node.all_input_nodes)
-            return made_constant(self, target, *args, **kwargs) if made else super().call_function(target, args, kwargs)
+            if target in FACTORIES.values() and self.recording.node.all_input_nodes:
+                return made_constant(self.recording, target, *args, **kwargs)
+            return super().call_function(target, args, kwargs)
         if target is getattr:
             return self._attribute(*args)
         plain = _OUT_OF_PLACE.get(target, target)
@@ -271,7 +202,7 @@ class ChannelTrace(fx.Interpreter):
         if name == "dtype":
             return x.value.dtype
         if name not in ("shape", "ndim", "device", "is_cuda", "requires_grad", "layout"):
-            return self.refuse(f"attribute {name!r} of a tensor", x)
+            return self.recording.refuse(f"attribute {name!r} of a tensor", x)
         return getattr(x.channel, name)
 
     def call_method(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -285,41 +216,23 @@ class ChannelTrace(fx.Interpreter):
     def _apply(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         handler = FUNCTIONS.get(name if name.startswith("__") else name.lstrip("_"))
         if handler is None:
-            return self.refuse(f"function {name}", (args, kwargs))
-        return handler(self, function, *args, **kwargs)
+            return self.recording.refuse(f"function {name}", (args, kwargs))
+        return handler(self.recording, function, *args, **kwargs)
 
     def _settled(self, result: Any) -> Any:
         """Activations whose channels differ along one dimension only, and all of whose numbers have one."""
         if isinstance(result, Activation):
-            channel = result.channel
+            channel, ties = result.channel, self.recording.ties
             if channel.numel() > 1 and bool((collapsed(channel) == NO_CHANNEL).any()):
-                own = self.ties.new(1)  # a number that is repeated or joined to others cannot be removed with them
-                self.ties.pin(own, f"node {self.node.name!r} repeats a number")
+                own = ties.new(1)  # a number that is repeated or joined to others cannot be removed with them
+                ties.pin(own, f"node {self.recording.node.name!r} repeats a number")
                 channel = spread(lambda part: torch.where(part == NO_CHANNEL, own, part), channel)
-            return Activation(self.ties.one_dimension(channel), result.value)
+            return Activation(ties.one_dimension(channel), result.value)
         if isinstance(result, tuple) and type(result) is not torch.Size:
             return tuple(self._settled(part) for part in result)
         if isinstance(result, list):
             return [self._settled(part) for part in result]
         return result
-
-
-class NotFollowedError(ValueError):
-    """Channels cannot be followed through a node.
-
-    Args:
-        problem: The node, and why.
-        remedy: What else can be done than to write the network otherwise; default the argument of `compact` and
-            `ChannelGroups`. Who has no such argument says something else, by `otherwise`.
-    """
-
-    def __init__(self, problem: str, remedy: str = 'pass unknown="keep" to keep every unit that it touches') -> None:
-        super().__init__(f"{problem}: write it with layers that are understood, or {remedy}")
-        self.problem = problem
-
-    def otherwise(self, remedy: str) -> NotFollowedError:
-        """The same, with another remedy."""
-        return NotFollowedError(self.problem, remedy)
 
 
 def trace_channels(network: nn.Module, example_input: Any, unknown: str = "refuse") -> ChannelTrace:
@@ -352,11 +265,11 @@ def trace_channels(network: nn.Module, example_input: Any, unknown: str = "refus
             reason = first_line(problem)
             words = f"the network does not take an example input of shape {shapes} ({reason}){remedy_for(reason)}"
             raise ValueError(words) from problem
-        traced.examples, traced.changed = run.examples, run.changed
+        traced.recording.examples, traced.changed = run.examples, run.changed
     traced.written = refuse_another_graph(untouched, traced.module, here)
     with torch.no_grad():
         traced.run(*inputs)
-    traced.counts.settle(traced)
+    traced.counts.settle(traced.recording)
     return traced
 
 

@@ -1,16 +1,16 @@
-"""How channels pass through layers; by exact type, each a `handler(trace, name, layer, *inputs)`."""
+"""How channels pass through layers; by exact type, each a `handler(recording, name, layer, *inputs)`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from bayesprune.models.units.activation import (
+from bayesprune.models.tracing.activation import (
     Activation,
     activations,
     along_dimension,
@@ -20,11 +20,9 @@ from bayesprune.models.units.activation import (
     unknown,
     varying_dimensions,
 )
-from bayesprune.models.units.channel_records import Use
-from bayesprune.models.units.function_traces import mixing, padded, pixel_shuffled, pooled, shuffled, softmax
-
-if TYPE_CHECKING:
-    from bayesprune.models.units.channel_trace import ChannelTrace
+from bayesprune.models.tracing.channel_records import Use
+from bayesprune.models.tracing.function_traces import mixing, padded, pixel_shuffled, pooled, shuffled, softmax
+from bayesprune.models.tracing.recording import Recording
 
 Handler = Callable[..., Any]
 
@@ -45,89 +43,90 @@ def changed_by_hand(layer: nn.Module) -> str:
 # ------------------------------------------------------------------------------------------ layers that mix channels
 
 
-def linear(trace: ChannelTrace, name: str, layer: nn.Linear, x: Activation) -> Activation:
+def linear(recording: Recording, name: str, layer: nn.Linear, x: Activation) -> Activation:
     """A linear layer reads the last dimension."""
-    inputs = trace.slice(f"{name}.weight", 1, "input", trace.ties.along(x.channel, -1))
-    outputs = _made(trace, name, layer, 0, layer.out_features)
+    inputs = recording.slice(f"{name}.weight", 1, "input", recording.ties.along(x.channel, -1))
+    outputs = _made(recording, name, layer, 0, layer.out_features)
     weight = _plain(layer.weight).unsqueeze(-1)
     columns = constant_along(x.value, len(x.shape) - 1)
-    _use(trace, f"{name}.weight", f"{name}.bias", inputs, outputs, weight, columns)
+    _use(recording, f"{name}.weight", f"{name}.bias", inputs, outputs, weight, columns)
     value = _emitted(weight, columns.view(1, -1), _bias(layer))
-    return Activation(_last(outputs, trace), _last(value, trace))
+    return Activation(_last(outputs, recording), _last(value, recording))
 
 
-def convolution(trace: ChannelTrace, name: str, layer: Any, x: Activation) -> Any:
+def convolution(recording: Recording, name: str, layer: Any, x: Activation) -> Any:
     """A convolution reads dimension 1; a grouped one ties the channels of one position in each group."""
     if len(x.shape) != layer.weight.ndim:
-        return trace.refuse(f"convolution {name!r} of something without a batch", x)
+        return recording.refuse(f"convolution {name!r} of something without a batch", x)
     weight, groups = _plain(layer.weight), layer.groups
     made, read = len(weight), weight.shape[1]
-    line = trace.ties.along(x.channel, 1)
-    outputs = _made(trace, name, layer, 0, made)
+    line = recording.ties.along(x.channel, 1)
+    outputs = _made(recording, name, layer, 0, made)
     columns = constant_along(x.value, 1)
     if layer.padding_mode == "zeros" and (isinstance(layer.padding, str) or any(layer.padding)):
         columns = torch.where(columns == 0, columns, math.nan)  # at a padded border another sum comes out
     columns = columns.reshape(groups, -1)
-    value = _along_maps(_emitted(weight.flatten(2), columns, _bias(layer)), trace)
+    value = _along_maps(_emitted(weight.flatten(2), columns, _bias(layer)), recording)
     if read == 1 and groups > 1:  # depthwise: every filter belongs to the channel that it reads
-        trace.ties.tie(outputs, line.repeat_interleave(made // groups))
-        return Activation(_along_maps(outputs, trace), value)
+        recording.ties.tie(outputs, line.repeat_interleave(made // groups))
+        return Activation(_along_maps(outputs, recording), value)
     for lines in (line.view(groups, -1), outputs.view(groups, -1)):
         for row in lines[1:]:
-            trace.ties.tie(lines[0], row)
-    trace.slice(f"{name}.weight", 1, "input", line[:read])
+            recording.ties.tie(lines[0], row)
+    recording.slice(f"{name}.weight", 1, "input", line[:read])
     inputs = line.view(groups, -1)
-    _use(trace, f"{name}.weight", f"{name}.bias", inputs, outputs, weight.flatten(2), columns)
-    return Activation(_along_maps(outputs, trace), value)
+    _use(recording, f"{name}.weight", f"{name}.bias", inputs, outputs, weight.flatten(2), columns)
+    return Activation(_along_maps(outputs, recording), value)
 
 
-def transposed_convolution(trace: ChannelTrace, name: str, layer: Any, x: Activation) -> Any:
+def transposed_convolution(recording: Recording, name: str, layer: Any, x: Activation) -> Any:
     """A transposed convolution has its inputs first."""
     if layer.groups != 1:
-        return trace.refuse(f"grouped transposed convolution {name!r}", x)
+        return recording.refuse(f"grouped transposed convolution {name!r}", x)
     weight = _plain(layer.weight).transpose(0, 1)
-    inputs = trace.slice(f"{name}.weight", 0, "input", trace.ties.along(x.channel, 1))
-    outputs = _made(trace, name, layer, 1, len(weight))
+    inputs = recording.slice(f"{name}.weight", 0, "input", recording.ties.along(x.channel, 1))
+    outputs = _made(recording, name, layer, 1, len(weight))
     columns = constant_along(x.value, 1)
     columns = torch.where(columns == 0, columns, math.nan)
-    _use(trace, f"{name}.weight", f"{name}.bias", inputs, outputs, weight.flatten(2), columns)
+    _use(recording, f"{name}.weight", f"{name}.bias", inputs, outputs, weight.flatten(2), columns)
     zero = (weight == 0).flatten(1).all(dim=1)
     bias = _bias(layer)
     line = torch.where(zero, torch.zeros(len(weight), dtype=torch.float64) if bias is None else bias, math.nan)
-    return Activation(_along_maps(outputs, trace), _along_maps(line, trace))
+    return Activation(_along_maps(outputs, recording), _along_maps(line, recording))
 
 
-def embedding(trace: ChannelTrace, name: str, layer: nn.Embedding, x: Any) -> Any:
+def embedding(recording: Recording, name: str, layer: nn.Embedding, x: Any) -> Any:
     """An embedding makes a channel of each column."""
     if layer.max_norm is not None:
-        return trace.refuse(f"Embedding {name!r} that rescales its rows, max_norm", x)
+        return recording.refuse(f"Embedding {name!r} that rescales its rows, max_norm", x)
     for index in activations(x):
-        trace.ties.pin(index.channel, f"they choose rows of Embedding {name!r}")
-    line = trace.slice(f"{name}.weight", 1, "output", trace.new_channels(f"{name}.weight", 1, layer.embedding_dim))
+        recording.ties.pin(index.channel, f"they choose rows of Embedding {name!r}")
+    line = recording.new_channels(f"{name}.weight", 1, layer.embedding_dim)
+    line = recording.slice(f"{name}.weight", 1, "output", line)
     zero = (_plain(layer.weight) == 0).all(dim=0)
     value = torch.where(zero, 0.0, torch.tensor(math.nan, dtype=torch.float64))
-    return Activation(_last(line, trace), _last(value, trace))
+    return Activation(_last(line, recording), _last(value, recording))
 
 
-def recurrent(trace: ChannelTrace, name: str, layer: Any, x: Activation, state: Any = None) -> Any:
+def recurrent(recording: Recording, name: str, layer: Any, x: Activation, state: Any = None) -> Any:
     """Recurrent cells, and recurrent layers of one level and direction: a unit owns a row of each gate and a column."""
     cell = isinstance(layer, nn.RNNCellBase)
     if not cell and (layer.num_layers > 1 or layer.bidirectional or getattr(layer, "proj_size", 0)):
-        return trace.refuse(f"{type(layer).__name__} {name!r} with several levels, directions or a projection", x)
+        return recording.refuse(f"{type(layer).__name__} {name!r} with several levels, directions or a projection", x)
     end, size = ("" if cell else "_l0"), layer.hidden_size
-    units = trace.new_channels(f"{name}.weight_hh{end}", 1, size)
+    units = recording.new_channels(f"{name}.weight_hh{end}", 1, size)
     states = [] if state is None else list(state) if isinstance(state, tuple) else [state]
     if not all(isinstance(part, Activation) for part in states):
-        return trace.refuse(f"a start state of {name!r} made inside forward by its size", (x, state))
+        return recording.refuse(f"a start state of {name!r} made inside forward by its size", (x, state))
     for part in states:
-        trace.ties.tie(units, trace.ties.along(part.channel, -1))
-    units = trace.slice(f"{name}.weight_hh{end}", 1, "input", units)
-    inputs = trace.slice(f"{name}.weight_ih{end}", 1, "input", trace.ties.along(x.channel, -1))
+        recording.ties.tie(units, recording.ties.along(part.channel, -1))
+    units = recording.slice(f"{name}.weight_hh{end}", 1, "input", units)
+    inputs = recording.slice(f"{name}.weight_ih{end}", 1, "input", recording.ties.along(x.channel, -1))
     tensors = {key: _plain(value) for key, value in layer.named_parameters()}
     gates = tensors[f"weight_hh{end}"].shape[0] // size
     rows = units.repeat(gates)
     for key in tensors:
-        trace.slice(f"{name}.{key}", 0, "output", rows)
+        recording.slice(f"{name}.{key}", 0, "output", rows)
     quiet = torch.stack([(tensor == 0).flatten(1 if tensor.ndim > 1 else 0).reshape(len(tensor), -1).all(dim=1)
                          for tensor in tensors.values()]).all(dim=0).view(gates, size)  # fmt: skip
     # The candidate is the row that has to be zero: the other gates only weigh it (gates i, f, g, o and r, z, n).
@@ -141,7 +140,7 @@ def recurrent(trace: ChannelTrace, name: str, layer: Any, x: Activation, state: 
     for tensor, channels, value in (("weight_ih", inputs, read), ("weight_hh", units, line)):
         weight = tensors[f"{tensor}{end}"].unsqueeze(-1)
         _use(
-            trace,
+            recording,
             f"{name}.{tensor}{end}",
             f"{name}.bias_ih{end}",
             channels.expand(len(weight), -1),
@@ -156,20 +155,20 @@ def recurrent(trace: ChannelTrace, name: str, layer: Any, x: Activation, state: 
         last = found.ndim - 1
         return Activation(along_dimension(units, last, found.shape), along_dimension(line, last, found.shape))
 
-    return made(trace.example)
+    return made(recording.example)
 
 
 # -------------------------------------------------------------------------------- layers that keep channels apart
 
 
-def batch_normalisation(trace: ChannelTrace, name: str, layer: Any, x: Activation) -> Activation:
+def batch_normalisation(recording: Recording, name: str, layer: Any, x: Activation) -> Activation:
     """Batch normalisation scales and shifts each channel by its own numbers."""
-    line = trace.ties.along(x.channel, 1)
+    line = recording.ties.along(x.channel, 1)
     tensors = {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
     for key, tensor in tensors.items():
         if tensor.ndim == 1:
-            line = trace.slice(f"{name}.{key}", 0, "pass", line)
-    trace.features[name] = line
+            line = recording.slice(f"{name}.{key}", 0, "pass", line)
+    recording.features[name] = line
     one = torch.ones(len(line), dtype=torch.float64)
     scale = one if layer.weight is None else _plain(layer.weight).double()
     shift = 0 * one if layer.bias is None else _plain(layer.bias).double()
@@ -184,92 +183,92 @@ def batch_normalisation(trace: ChannelTrace, name: str, layer: Any, x: Activatio
     return Activation(_along(line, 1, x), normalised.expand(x.shape))
 
 
-def instance_normalisation(trace: ChannelTrace, name: str, layer: Any, x: Activation) -> Activation:
+def instance_normalisation(recording: Recording, name: str, layer: Any, x: Activation) -> Activation:
     """Instance normalisation acts on each map by itself; a channel is constant where its scale is zero."""
-    line = trace.ties.along(x.channel, 1)
+    line = recording.ties.along(x.channel, 1)
     for key, tensor in (*layer.named_parameters(), *layer.named_buffers()):
         if tensor.ndim == 1:
-            line = trace.slice(f"{name}.{key}", 0, "pass", line)
-    trace.features[name] = line
+            line = recording.slice(f"{name}.{key}", 0, "pass", line)
+    recording.features[name] = line
     if layer.weight is None:
         return Activation(_along(line, 1, x), unknown(x.shape))
     value = torch.where(_plain(layer.weight) == 0, _plain(layer.bias).double(), math.nan)
     return Activation(_along(line, 1, x), along_dimension(value, 1, x.shape))
 
 
-def mixing_normalisation(trace: ChannelTrace, name: str, layer: nn.Module, x: Activation) -> Any:
+def mixing_normalisation(recording: Recording, name: str, layer: nn.Module, x: Activation) -> Any:
     """Normalisation across channels: its statistics are of all of them, so removing one changes the others."""
     kind = type(layer).__name__
-    return trace.ended(x, f"{kind} {name!r} normalises across channels, so that removal would change the others")
+    return recording.ended(x, f"{kind} {name!r} normalises across channels, so that removal would change the others")
 
 
-def prelu(trace: ChannelTrace, name: str, layer: nn.PReLU, x: Activation) -> Activation:
+def prelu(recording: Recording, name: str, layer: nn.PReLU, x: Activation) -> Activation:
     """ReLU with a slope for all channels or for each."""
     slope = _plain(layer.weight).double()
     if layer.num_parameters == 1:
         return Activation(x.channel, known(lambda part: torch.where(part > 0, part, slope * part), x.value))
-    line = trace.slice(f"{name}.weight", 0, "pass", trace.ties.along(x.channel, 1))
+    line = recording.slice(f"{name}.weight", 0, "pass", recording.ties.along(x.channel, 1))
     slopes = along_dimension(slope, 1, x.shape)
     return Activation(_along(line, 1, x), torch.where(x.value > 0, x.value, slopes * x.value))
 
 
-def pointwise_layer(trace: ChannelTrace, name: str, layer: nn.Module, x: Activation) -> Activation:
+def pointwise_layer(recording: Recording, name: str, layer: nn.Module, x: Activation) -> Activation:
     """An activation function."""
     return Activation(x.channel, known(layer, x.value))
 
 
-def identity(trace: ChannelTrace, name: str, layer: nn.Module, x: Activation) -> Activation:
+def identity(recording: Recording, name: str, layer: nn.Module, x: Activation) -> Activation:
     """Identity, and dropout in evaluation mode."""
     return x
 
 
-def pooling(trace: ChannelTrace, name: str, layer: nn.Module, x: Activation) -> Any:
+def pooling(recording: Recording, name: str, layer: nn.Module, x: Activation) -> Any:
     """Pooling and interpolation."""
-    return pooled(trace, layer, x)
+    return pooled(recording, layer, x)
 
 
-def flattening(trace: ChannelTrace, name: str, layer: nn.Module, x: Activation) -> Activation:
+def flattening(recording: Recording, name: str, layer: nn.Module, x: Activation) -> Activation:
     """Flatten moves numbers."""
     return Activation(layer(x.channel), layer(x.value))
 
 
-def pixel_shuffling(trace: ChannelTrace, name: str, layer: nn.PixelShuffle, x: Activation) -> Activation:
+def pixel_shuffling(recording: Recording, name: str, layer: nn.PixelShuffle, x: Activation) -> Activation:
     """Pixel shuffle."""
-    found: Activation = pixel_shuffled(trace, layer, x, layer.upscale_factor)
+    found: Activation = pixel_shuffled(recording, layer, x, layer.upscale_factor)
     return found
 
 
-def unflattening(trace: ChannelTrace, name: str, layer: nn.Unflatten, x: Activation) -> Activation:
+def unflattening(recording: Recording, name: str, layer: nn.Unflatten, x: Activation) -> Activation:
     """Unflatten has its sizes written in the layer: what it splits stays."""
     if int(layer.dim) % len(x.shape) in varying_dimensions(x.channel):
-        trace.ties.pin(x.channel, f"Unflatten {name!r} has the number of channels written in it")
+        recording.ties.pin(x.channel, f"Unflatten {name!r} has the number of channels written in it")
     return Activation(layer(x.channel), layer(x.value))
 
 
-def padding(trace: ChannelTrace, name: str, layer: Any, x: Activation) -> Any:
+def padding(recording: Recording, name: str, layer: Any, x: Activation) -> Any:
     """Padding of maps."""
     mode = {"Z": "constant", "C": "constant", "R": "reflect"}[type(layer).__name__[0]]
     if type(layer).__name__.startswith("Replication"):
         mode = "replicate"
     value = getattr(layer, "value", 0.0)
     if len(layer.padding) > 2 * (len(x.shape) - 2):
-        return trace.refuse(f"padding {name!r} of something without a batch", x)
-    return padded(trace, layer, x, list(layer.padding), mode, value if mode == "constant" else None)
+        return recording.refuse(f"padding {name!r} of something without a batch", x)
+    return padded(recording, layer, x, list(layer.padding), mode, value if mode == "constant" else None)
 
 
-def shuffling(trace: ChannelTrace, name: str, layer: Any, x: Activation) -> Any:
+def shuffling(recording: Recording, name: str, layer: Any, x: Activation) -> Any:
     """Channel shuffle."""
-    return shuffled(trace, torch.nn.functional.channel_shuffle, x, layer.groups)
+    return shuffled(recording, torch.nn.functional.channel_shuffle, x, layer.groups)
 
 
-def softmax_layer(trace: ChannelTrace, name: str, layer: Any, x: Activation) -> Any:
+def softmax_layer(recording: Recording, name: str, layer: Any, x: Activation) -> Any:
     """Softmax."""
-    return softmax(trace, layer, x, layer.dim)
+    return softmax(recording, layer, x, layer.dim)
 
 
-def mixing_layer(trace: ChannelTrace, name: str, layer: nn.Module, x: Activation) -> Any:
+def mixing_layer(recording: Recording, name: str, layer: nn.Module, x: Activation) -> Any:
     """A layer without parameters that mixes channels."""
-    return mixing(trace, type(layer), x)
+    return mixing(recording, type(layer), x)
 
 
 # ------------------------------------------------------------------------------------------------------- shared parts
@@ -287,19 +286,19 @@ def _along(line: Tensor, dim: int, x: Activation) -> Tensor:
     return along_dimension(line, dim, x.shape)
 
 
-def _along_maps(line: Tensor, trace: ChannelTrace) -> Tensor:
-    return along_dimension(line, 1, trace.example.shape)
+def _along_maps(line: Tensor, recording: Recording) -> Tensor:
+    return along_dimension(line, 1, recording.example.shape)
 
 
-def _last(line: Tensor, trace: ChannelTrace) -> Tensor:
-    return along_dimension(line, trace.example.ndim - 1, trace.example.shape)
+def _last(line: Tensor, recording: Recording) -> Tensor:
+    return along_dimension(line, recording.example.ndim - 1, recording.example.shape)
 
 
-def _made(trace: ChannelTrace, name: str, layer: Any, dim: int, count: int) -> Tensor:
+def _made(recording: Recording, name: str, layer: Any, dim: int, count: int) -> Tensor:
     """Channels that a layer makes, with the slices of its weight and bias."""
-    outputs = trace.slice(f"{name}.weight", dim, "output", trace.new_channels(f"{name}.weight", dim, count))
+    outputs = recording.slice(f"{name}.weight", dim, "output", recording.new_channels(f"{name}.weight", dim, count))
     if layer.bias is not None:
-        trace.slice(f"{name}.bias", 0, "output", outputs)
+        recording.slice(f"{name}.bias", 0, "output", outputs)
     return outputs
 
 
@@ -318,10 +317,10 @@ def _emitted(weight: Tensor, columns: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _use(
-    trace: ChannelTrace, tensor: str, bias: str, inputs: Tensor, outputs: Tensor, weight: Tensor, value: Tensor
+    recording: Recording, tensor: str, bias: str, inputs: Tensor, outputs: Tensor, weight: Tensor, value: Tensor
 ) -> None:
     columns = weight.shape[1]
-    trace.uses.append(Use(tensor, bias, inputs.reshape(-1, columns), outputs, weight, value.reshape(-1, columns)))
+    recording.uses.append(Use(tensor, bias, inputs.reshape(-1, columns), outputs, weight, value.reshape(-1, columns)))
 
 
 def _table(handler: Handler, names: str) -> dict[type[nn.Module], Handler]:

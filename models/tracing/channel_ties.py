@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bayesprune.models.units.activation import NO_CHANNEL, collapsed, spread, varying_dimensions
+from bayesprune.models.tracing.activation import NO_CHANNEL, collapsed, spread, varying_dimensions
 
 
 class Ties:
@@ -17,10 +17,6 @@ class Ties:
     def __init__(self) -> None:
         self._parent: list[int] = []
         self._reasons: dict[int, str] = {}
-
-    def __len__(self) -> int:
-        """Number of channels made so far."""
-        return len(self._parent)
 
     def new(self, count: int) -> Tensor:
         """Makes new channels and returns their numbers, `(count,)`."""
@@ -54,12 +50,6 @@ class Ties:
             for a, b in pairs.t().tolist():
                 self._join(a, b)
         return torch.where(left == NO_CHANNEL, right, left).expand(one.shape)
-
-    def tie_all(self, channels: Tensor) -> None:
-        """Ties all of these channels to one another."""
-        found = _present(channels)
-        for other in found[1:]:
-            self._join(found[0], other)
 
     def pin(self, channels: Tensor, reason: str) -> None:
         """Says that these channels may not be removed; the first reason given stands."""

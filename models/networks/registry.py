@@ -1,0 +1,127 @@
+"""The ready networks by name: a builder each, which fits a network to inputs and notes how to build it again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import nn
+
+from bayesprune.models.checks.size_bounds import checked_count, checked_input_shape, checked_width, require_holdable
+from bayesprune.models.networks.lenet import lenet_5, lenet_300_100
+from bayesprune.models.networks.resnet import resnet_18, resnet_20, resnet_32, resnet_56
+from bayesprune.models.networks.vgg import vgg_16_bn
+
+__all__ = ["NETWORKS", "Builder", "make_ready", "network_from_config"]
+
+_VGG_16_SMALLEST = 32  # five poolings halve it to one position
+
+
+class Builder(Protocol):
+    """Makes a network for inputs of this shape."""
+
+    def __call__(self, input_shape: Sequence[int], classes: int, width: float = 1.0) -> nn.Module:
+        """See `NETWORKS`."""
+        ...
+
+
+def _build_lenet_300_100(input_shape: Sequence[int], classes: int, width: float = 1.0) -> nn.Module:
+    network = lenet_300_100(math.prod(input_shape), classes, width=width)
+    return _named("lenet-300-100", input_shape, classes, width, network)
+
+
+def _build_lenet_5(input_shape: Sequence[int], classes: int, width: float = 1.0) -> nn.Module:
+    if len(input_shape) != 3 or input_shape[1] != input_shape[2]:
+        raise ValueError(
+            f"lenet-5 got inputs of shape {tuple(input_shape)}, but it needs square images "
+            "(channels, height, width): use lenet-300-100, which takes any shape"
+        )
+    network = lenet_5(input_shape[0], input_shape[1], classes, width)
+    return _named("lenet-5", input_shape, classes, width, network)
+
+
+def _build_vgg_16_bn(input_shape: Sequence[int], classes: int, width: float = 1.0) -> nn.Module:
+    _require_image("vgg-16-bn", input_shape)
+    if min(input_shape[1:]) < _VGG_16_SMALLEST:
+        raise ValueError(
+            f"vgg-16-bn got images of {input_shape[1]} x {input_shape[2]} pixels, but its five poolings need at least "
+            f"{_VGG_16_SMALLEST} x {_VGG_16_SMALLEST}: use resnet-18 or lenet-5 instead"
+        )
+    return _named("vgg-16-bn", input_shape, classes, width, vgg_16_bn(input_shape[0], classes, width))
+
+
+def _resnet_builder(name: str, make: Callable[[int, int, float], nn.Module]) -> Builder:
+    """The builder of a residual network, which takes images of any size."""
+
+    def build(input_shape: Sequence[int], classes: int, width: float = 1.0) -> nn.Module:
+        _require_image(name, input_shape)
+        return _named(name, input_shape, classes, width, make(input_shape[0], classes, width))
+
+    return build
+
+
+def _require_image(name: str, input_shape: Sequence[int]) -> None:
+    if len(input_shape) != 3:
+        raise ValueError(
+            f"{name} got inputs of shape {tuple(input_shape)}, but it needs images (channels, height, width): "
+            "use lenet-300-100, which takes any shape"
+        )
+
+
+def _named(name: str, input_shape: Sequence[int], classes: int, width: float, network: nn.Module) -> nn.Module:
+    """Notes on the network how to build it again, so that a saved fit can be read without its code."""
+    config = {"name": name, "input_shape": list(input_shape), "classes": classes, "width": width}
+    network.config = config  # type: ignore[assignment]
+    return network
+
+
+NETWORKS: dict[str, Builder] = {
+    "lenet-300-100": _build_lenet_300_100,
+    "lenet-5": _build_lenet_5,
+    "vgg-16-bn": _build_vgg_16_bn,
+    "resnet-18": _resnet_builder("resnet-18", resnet_18),
+    "resnet-20": _resnet_builder("resnet-20", resnet_20),
+    "resnet-32": _resnet_builder("resnet-32", resnet_32),
+    "resnet-56": _resnet_builder("resnet-56", resnet_56),
+}
+"""Networks by the name the command line uses; each builder takes `(input_shape, classes, width=1.0)`."""
+
+
+def make_ready(name: str, input_shape: Sequence[int], classes: int, width: float = 1.0) -> nn.Module:
+    """Makes a network of `NETWORKS`, once it is known that it can be held.
+
+    Args:
+        name: Its name.
+        input_shape: Shape of one input.
+        classes: Number of outputs.
+        width: Multiplies the widths of the hidden layers; default 1.
+
+    Raises:
+        ValueError: If the name is unknown, the network does not take such inputs, or has more than
+            `bayesprune.models.checks.size_bounds.MOST_PARAMETERS` parameters.
+    """
+    if not isinstance(name, str) or name not in NETWORKS:
+        raise ValueError(f"network {name!r} is unknown: expected one of {', '.join(NETWORKS)}")
+    require_holdable(lambda: NETWORKS[name](input_shape, classes, width), name)
+    return NETWORKS[name](input_shape, classes, width)
+
+
+def network_from_config(config: Any) -> nn.Module:
+    """Makes a ready network again from what a builder noted on it (`network.config`), as a file has it.
+
+    Args:
+        config: Has ``name``, ``input_shape``, ``classes`` and, since there are widths, ``width``.
+
+    Raises:
+        ValueError: In one sentence, if it is something else or out of bounds
+            (`bayesprune.models.checks.size_bounds`).
+    """
+    if not isinstance(config, Mapping):
+        raise ValueError("network is not what a ready network's config was: expected name, input_shape and classes")
+    return make_ready(
+        config.get("name", ""),
+        checked_input_shape(config.get("input_shape")),
+        checked_count(config.get("classes"), "classes"),
+        checked_width(config.get("width", 1.0)),
+    )

@@ -1,0 +1,163 @@
+"""Residual networks (He, Zhang, Ren and Sun, arXiv:1512.03385), in any multiple of their own widths.
+
+ResNet-18 is made from torchvision's own layers; ResNet-20, 32 and 56 are those for CIFAR of the same paper.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bayesprune.models.networks.widths import require_positive, scaled
+
+__all__ = ["resnet_18", "resnet_20", "resnet_32", "resnet_56"]
+
+
+def resnet_18(in_channels: int = 3, classes: int = 10, width: float = 1.0) -> nn.Module:
+    """ResNet-18 in its CIFAR form (11,173,962 parameters, 555.42 MMACs at 32 x 32).
+
+    torchvision's `ResNet` with a first convolution of 3 x 3 and stride 1, and an identity in the place of the
+    first pooling; the modules bear torchvision's names, `conv1` and `layer1.0.conv1` to `fc`, and weights start
+    as torchvision's.
+
+    Args:
+        in_channels: Channels of the images.
+        classes: Number of outputs.
+        width: Multiplies the widths of all layers but the last; they are rounded and at least 1.
+
+    Returns:
+        A network from `(N, in_channels, height, width)` to `(N, classes)`.
+
+    Raises:
+        ValueError: If a size is below 1, or the width is not positive.
+    """
+    from torchvision.models import resnet
+
+    require_positive(in_channels=in_channels, classes=classes)
+    widths = scaled((64, 128, 256, 512), width)
+    network: Any = resnet.resnet18(weights=None, num_classes=classes)
+    network.conv1 = nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False)
+    network.maxpool = nn.Identity()
+    replaced = [network.conv1]
+    if width != 1:  # torchvision has no option for it
+        network.inplanes, network.bn1 = widths[0], nn.BatchNorm2d(widths[0])
+        for stage, own in enumerate(widths, start=1):
+            layer = network._make_layer(resnet.BasicBlock, own, 2, stride=1 if stage == 1 else 2)
+            setattr(network, f"layer{stage}", layer)
+            replaced += [module for module in layer.modules() if isinstance(module, nn.Conv2d)]
+        network.fc = nn.Linear(widths[-1], classes)
+    for convolution in replaced:
+        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    made: nn.Module = network
+    return made
+
+
+class _ShrinkingShortcut(nn.Module):
+    """Option A of the paper: every other position, and zeros for the new channels; no parameters."""
+
+    def __init__(self, new_channels: int) -> None:
+        super().__init__()
+        self.new_channels = new_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, c, height, width)` to `(N, c + new_channels, height / 2, width / 2)`, sizes rounded up."""
+        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, self.new_channels))
+
+
+class _BasicBlock(nn.Module):
+    """Two convolutions of 3 x 3 with batch normalisation, and a shortcut without parameters around both."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(after)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(after)
+        self.shortcut = nn.Identity() if stride == 1 else _ShrinkingShortcut(after - before)
+        self.relu2 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, before, height, width)` to `(N, after, ...)`."""
+        h = self.relu1(self.bn1(self.conv1(x)))
+        return self.relu2(self.bn2(self.conv2(h)) + self.shortcut(x))
+
+
+def _cifar_resnet(blocks: int, in_channels: int, classes: int, width: float) -> nn.Sequential:
+    """A residual network of He et al. 2016, section 4.2, with so many blocks in each stage."""
+    require_positive(in_channels=in_channels, classes=classes)
+    widths = scaled((16, 32, 64), width)
+    before = widths[0]
+    layers = OrderedDict[str, nn.Module](
+        conv1=nn.Conv2d(in_channels, before, 3, padding=1, bias=False), bn1=nn.BatchNorm2d(before), relu1=nn.ReLU()
+    )
+    for stage, own in enumerate(widths, start=1):
+        first = _BasicBlock(before, own, 1 if stage == 1 else 2)
+        layers[f"layer{stage}"] = nn.Sequential(first, *(_BasicBlock(own, own, 1) for _ in range(blocks - 1)))
+        before = own
+    layers |= OrderedDict(avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(before, classes))
+    network = nn.Sequential(layers)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return network
+
+
+def resnet_20(in_channels: int = 3, classes: int = 10, width: float = 1.0) -> nn.Sequential:
+    """ResNet-20, the smallest of the CIFAR networks of He et al. 2016, section 4.2 (269,722 parameters).
+
+    One convolution and three stages of three blocks with 16, 32 and 64 channels, the later two at half the size
+    each (40.55 MMACs at 32 x 32). Shortcuts have no parameters (option A): where a stage begins they take every other
+    position and fill the new channels, which come last, with zeros. The modules are `conv1`, `bn1`, `relu1`,
+    `layer1.0.conv1` to `layer3.2.relu2`, `avgpool`, `flatten`, `fc`. Convolutions start as in He et al. 2015
+    (arXiv:1502.01852), Normal with variance 2 / fan-out.
+
+    Args:
+        in_channels: Channels of the images.
+        classes: Number of outputs.
+        width: Multiplies the widths of all layers but the last; they are rounded and at least 1.
+
+    Returns:
+        A network from `(N, in_channels, height, width)` to `(N, classes)`.
+
+    Raises:
+        ValueError: If a size is below 1, or the width is not positive.
+    """
+    return _cifar_resnet(3, in_channels, classes, width)
+
+
+def resnet_32(in_channels: int = 3, classes: int = 10, width: float = 1.0) -> nn.Sequential:
+    """ResNet-32, as `resnet_20` with five blocks in each stage (464,154 parameters, 68.86 MMACs at 32 x 32).
+
+    Args:
+        in_channels: Channels of the images.
+        classes: Number of outputs.
+        width: Multiplies the widths of all layers but the last; they are rounded and at least 1.
+
+    Returns:
+        A network from `(N, in_channels, height, width)` to `(N, classes)`.
+
+    Raises:
+        ValueError: If a size is below 1, or the width is not positive.
+    """
+    return _cifar_resnet(5, in_channels, classes, width)
+
+
+def resnet_56(in_channels: int = 3, classes: int = 10, width: float = 1.0) -> nn.Sequential:
+    """ResNet-56, as `resnet_20` with nine blocks in each stage (853,018 parameters, 125.49 MMACs at 32 x 32).
+
+    Args:
+        in_channels: Channels of the images.
+        classes: Number of outputs.
+        width: Multiplies the widths of all layers but the last; they are rounded and at least 1.
+
+    Returns:
+        A network from `(N, in_channels, height, width)` to `(N, classes)`.
+
+    Raises:
+        ValueError: If a size is below 1, or the width is not positive.
+    """
+    return _cifar_resnet(9, in_channels, classes, width)

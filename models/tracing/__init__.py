@@ -1,0 +1,1 @@
+"""Channel tracing: which channel each number of a network belongs to."""
