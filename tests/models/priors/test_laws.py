@@ -433,7 +433,7 @@ def test_a_fit_is_the_same_on_both_execution_paths(place):
     torch.manual_seed(place)
     prior = make_prior(LAWS[place].name, **LAWS[place].settings)
     model = bp.BayesianNetwork(nn.Sequential(nn.Linear(FAN_IN, 2)), {"0.weight": prior}, data_size=DATA)
-    plain, fused = fitted(model, steps=3), fitted(model, steps=3, path="fused", compiled=False)
+    plain, fused = fitted(model, steps=3), fitted(model, steps=3, execution="fused", compiled=False)
     assert (plain.settings["path"]["fused_steps"], fused.settings["path"]["fused_steps"]) == (0, 3)
     found, start = dict(fused.guide.state_dict()), Guide(copy.deepcopy(model).double()).double().state_dict()
     for name, value in plain.guide.state_dict().items():
