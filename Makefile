@@ -1,22 +1,28 @@
 # `make demo` and `make test` each work alone on a clean checkout: the environment is made first, once.
 # Another Python beside the first:   make test PYTHON=python3.12 VENV=.venv312
+# In one process, or a part:         make test PROCESSES=0 ARGS='tests/models -x'
 
 PYTHON ?= python3
 VENV ?= .venv
+PROCESSES ?= 2
+ARGS ?=
 RUN = $(VENV)/bin/python
+# One thread a process: a second one has no core of its own. And compiled modules are kept: the tests start a good
+# fifty processes, and each would compile the whole package again where the environment forbids to keep them.
+QUIET = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 READY = $(VENV)/.installed
 
 .PHONY: help demo test test-slow gpu-test lint check clean
 
 help:
 	@echo "make demo       the promise on real data, a few minutes"
-	@echo "make test       the quick tests"
+	@echo "make test       the quick tests, in $(PROCESSES) processes; ARGS=... goes to pytest"
 	@echo "make test-slow  the tests that take minutes each"
 	@echo "make gpu-test   the tests and timings that need a CUDA device; says so where there is none"
 	@echo "make lint       ruff and mypy"
 	@echo "make check      lint and the quick tests"
 	@echo "make clean      removes builds and caches; keeps $(VENV) and runs/"
-	@echo "variables: PYTHON (now $(PYTHON)), VENV (now $(VENV))"
+	@echo "variables: PYTHON (now $(PYTHON)), VENV (now $(VENV)), PROCESSES (now $(PROCESSES)), ARGS"
 
 # The stamp is written last, so an installation that was broken off is taken up again.
 $(READY): pyproject.toml
@@ -29,10 +35,10 @@ demo: $(READY)
 	$(RUN) benchmarks/demo.py
 
 test: $(READY)
-	$(RUN) -m pytest
+	$(QUIET) $(RUN) -m pytest -n $(PROCESSES) --dist worksteal $(ARGS)
 
 test-slow: $(READY)
-	$(RUN) -m pytest -m slow --timeout=3600
+	$(QUIET) $(RUN) -m pytest -m slow --timeout=3600 $(ARGS)
 
 gpu-test: $(READY)
 	@if $(RUN) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \

@@ -56,7 +56,7 @@ def own(small_folders, tmp_path, capsys):
     return tmp_path
 
 
-@pytest.fixture(params=["disk", "files"])
+@pytest.fixture(params=[pytest.param("disk", marks=pytest.mark.slow), "files"])
 def disk(request, tmp_path):
     if request.param == "files":
         yield SmallFiles(tmp_path)

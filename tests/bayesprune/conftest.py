@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from bayesprune.cli import app as cli
 
@@ -32,6 +33,16 @@ def as_trusted(arguments):
     """Arguments as text, with --trust-code where a folder is read."""
     given = [str(argument) for argument in arguments]
     return [*given, "--trust-code"] if given[0] in READERS else given
+
+
+@pytest.fixture(autouse=True)
+def stub_of_arviz(monkeypatch):
+    """The arviz.nc of runs that a test makes is a stub: to write it takes as long as all the rest of a small fit.
+
+    Runs that a fixture of a wider scope makes have theirs, and test_run_folder looks at it.
+    """
+    stub = xr.DataTree(xr.Dataset({"stub": 0}))
+    monkeypatch.setattr("bayesprune.analysis.arviz.to_arviz.data_tree", lambda fit, **_: stub)
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,7 @@ def problem():
 @pytest.fixture(scope="module")
 def fit(problem):
     torch.manual_seed(0)
-    options = {"restarts": 4, "steps": 800, "learning_rate": 2e-2, "batch_size": ROWS, "device": "cpu"}
+    options = {"restarts": 4, "steps": 500, "learning_rate": 2e-2, "batch_size": ROWS, "device": "cpu"}
     return bp.fit(model_of(problem), data_of(problem), **options)
 
 

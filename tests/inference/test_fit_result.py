@@ -180,8 +180,8 @@ def test_the_probability_of_an_atom_is_the_guides(paired):
     found = paired.inclusion_probabilities()
     assert list(found.data_vars) == ["0.weight"] and found["0.weight"].attrs["kind"] == "atom"
     torch.testing.assert_close(torch.tensor(found["0.weight"].values), paired.guide.inclusion()["0.weight.z"])
-    share = paired.draws(1500)["0.weight.z"].mean(0).numpy()
-    assert np.abs(share - found["0.weight"].values).max() < 4 * 0.5 / math.sqrt(1500)
+    share = paired.draws(600)["0.weight.z"].mean(0).numpy()
+    assert np.abs(share - found["0.weight"].values).max() < 4 * 0.5 / math.sqrt(600)
 
 
 @pytest.mark.parametrize("level", ["output", "input", "block"])

@@ -19,6 +19,7 @@ from torch import nn
 import bayesprune as bp
 from bayesprune.inference.objective.objective import Objective
 from bayesprune.inference.watching import record as record_module
+from bayesprune.inference.watching.trace_file import read_progress
 from tests.oracles.own_loops import fit_by, trained_by
 
 SIZE = 60
@@ -264,7 +265,7 @@ def test_a_loop_s_trace_is_written_and_shown_while_it_runs(tmp_path, capsys):
     show_run(tmp_path)
     said = capsys.readouterr().out
     assert "epoch 1; " in said and " of 0" not in said and "left" not in said
-    assert math.isnan(bp.inference.trace_file.read_progress(tmp_path).seconds_left)
+    assert math.isnan(read_progress(tmp_path).seconds_left)
 
 
 def test_scores_on_held_out_data_are_recorded_under_their_names():
@@ -388,7 +389,9 @@ def test_a_loop_s_fit_is_shown_pruned_saved_and_fitted_on(either, tmp_path):
     assert warm.settings["warm_start"] and warm.settings["steps"] == 2
 
 
-@pytest.mark.parametrize("either", [("torch", True), ("svi", False)], indirect=True, ids=str)
+@pytest.mark.parametrize(
+    "either", [("torch", True), pytest.param(("svi", False), marks=pytest.mark.slow)], indirect=True, ids=str
+)
 def test_every_plot_of_a_loop_s_fit_is_drawn(either, tmp_path):
     from bayesprune.commands.showing import write_plots
 

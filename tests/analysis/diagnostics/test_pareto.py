@@ -26,7 +26,9 @@ def khat_with(share, **how):
     return bp.pareto_khat(fit, data_of(LINE), draws=1000, **how).blocks
 
 
-@pytest.mark.parametrize("share", [0.9, 0.7, 0.5])
+@pytest.mark.parametrize(
+    "share", [pytest.param(0.9, marks=pytest.mark.slow), 0.7, pytest.param(0.5, marks=pytest.mark.slow)]
+)
 def test_a_guide_that_is_too_narrow_has_the_tail_index_of_two_normals(share):
     (block, joint) = khat_with(share, joint=True)
     assert (block.name, block.entries, joint.name, joint.entries) == ("weight", 1, "joint", 1)

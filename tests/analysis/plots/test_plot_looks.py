@@ -52,6 +52,18 @@ DRAWN = {
 }
 
 
+FIGURES = {}
+
+
+def drawn(kind, names, request, digits):
+    """A plot of a fit whose names are short or long; several tests look at one figure."""
+    if (kind, names) not in FIGURES:
+        own = "spike" if kind in ("inclusion", "architecture") else "horseshoe"
+        fit = request.getfixturevalue(own if names == "short" else f"long_{own}")
+        FIGURES[kind, names] = DRAWN[kind](fit, digits["held out"])
+    return FIGURES[kind, names]
+
+
 def boxes(figure):
     """The figure laid out: its own box, and of each axis its panel's and all that belongs to it."""
     FigureCanvasAgg(figure).draw()
@@ -69,11 +81,7 @@ def overlap(one, other):
     [(kind, names) for kind in DRAWN for names in ("short", "long") if (kind, names) != ("r_hat", "short")],
 )
 def test_legends_lie_off_the_data_and_nothing_is_cut_off(kind, names, request, digits):
-    if names == "short":
-        fit = request.getfixturevalue("spike" if kind in ("inclusion", "architecture") else "horseshoe")
-    else:
-        fit = request.getfixturevalue("long_spike" if kind in ("inclusion", "architecture") else "long_horseshoe")
-    figure = DRAWN[kind](fit, digits["held out"])
+    figure = drawn(kind, names, request, digits)
     whole, found = boxes(figure)
     panels = [panel for panel, _ in found.values()]
     legends = [axis.get_legend() for axis in figure.axes if axis.get_legend()] + figure.legends
@@ -129,8 +137,8 @@ def test_lines_are_apart_in_grey():
 
 
 @pytest.mark.parametrize("kind", [kind for kind in DRAWN if kind != "r_hat"])
-def test_every_axis_of_a_plot_says_what_it_measures(kind, spike, horseshoe, digits):
-    figure = DRAWN[kind](spike if kind in ("inclusion", "architecture") else horseshoe, digits["held out"])
+def test_every_axis_of_a_plot_says_what_it_measures(kind, request, digits):
+    figure = drawn(kind, "short", request, digits)
     for axis in figure.axes:
         assert axis.get_xlabel() or axis.get_ylabel() or not len(axis.get_xticks())
     if kind == "prior_posterior":

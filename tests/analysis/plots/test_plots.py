@@ -85,8 +85,8 @@ from bayesprune.analysis.arviz import to_arviz
 assert not {"matplotlib", "arviz"} & set(sys.modules)
 bnn = bp.BayesianNetwork(torch.nn.Linear(16, 3), {"weight": bp.SpikeAndSlab()}, data_size=8)
 fit = bp.fit(bnn, (torch.rand(8, 16), torch.zeros(8).long()), epochs=1)
-for module in (plot_inclusion, plot_pruning_trace, plot_scales):
-    getattr(module, module.__name__.rsplit(".")[-1])(fit)
+for module in (inclusion, pruning_trace, scales):
+    getattr(module, "plot_" + module.__name__.split(".")[-1])(fit)
 assert "matplotlib.pyplot" not in sys.modules and "matplotlib" in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -216,7 +216,7 @@ def test_the_heat_map_holds_the_shares_of_all_weights(spike):
 
 def test_a_prior_without_gates_shows_the_schedules(gaussian):
     figure = plot_pruning_trace(gaussian)
-    assert [title.split(",")[0] for title in titles(figure)] == ["Negative ELBO", "Sparsity", "Schedules"]
+    assert [title.split(",")[0] for title in titles(figure)] == ["Negative ELBO", "Near zero", "Schedules"]
     weight = panel(figure, "Schedules").lines[0].get_ydata()
     np.testing.assert_allclose(weight, gaussian.trace.kl_weight.values[0])
 
@@ -229,7 +229,7 @@ def test_a_map_is_called_a_log_joint(halo):
 
 def test_a_single_epoch_is_visible(make_fit):
     figure = plot_pruning_trace(make_fit({"fc3.weight": bp.Gaussian()}, epochs=1))
-    assert all(line.get_marker() == "o" for line in panel(figure, "Sparsity").lines)
+    assert all(line.get_marker() == "o" for line in panel(figure, "Near zero").lines)
 
 
 # ------------------------------------------------------------------------------------------------- scales

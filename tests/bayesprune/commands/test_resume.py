@@ -84,8 +84,9 @@ def test_the_same_command_goes_on_with_the_same_numbers(prior, more, arguments, 
     assert read_summary(tmp_path / "run")["resumed_at_epoch"] == (1 if prior == "horseshoe" else 4)  # of restart 2
     assert read_summary(tmp_path / "whole")["resumed_at_epoch"] is None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "whole"]
-    assert command(*given[2], "--seed", 1)[0] == 0
-    assert not is_same(tmp_path / "whole", tmp_path / "other")  # control
+    if prior == "halo":  # the control
+        assert command(*given[2], "--seed", 1)[0] == 0
+        assert not is_same(tmp_path / "whole", tmp_path / "other")
 
 
 def test_no_epoch_is_trained_twice_that_was_kept(arguments, broken, command, tmp_path, monkeypatch):

@@ -68,8 +68,17 @@ def by_hand(x, y):
     return (x - mean) / sd, (y - shift) / unit, shift, unit
 
 
-@pytest.mark.parametrize("likelihood", [Normal, StudentT, HeteroscedasticNormal])
-@pytest.mark.parametrize("execution", ["plain", "fused"])
+@pytest.mark.parametrize(
+    ("execution", "likelihood"),
+    [
+        *(("plain", likelihood) for likelihood in (Normal, StudentT, HeteroscedasticNormal)),
+        ("fused", Normal),
+        *(
+            pytest.param("fused", likelihood, marks=pytest.mark.slow)
+            for likelihood in (StudentT, HeteroscedasticNormal)
+        ),
+    ],
+)
 def test_a_fit_inside_units_is_the_fit_of_data_standardised_by_hand(likelihood, execution):
     x, y = raw(torch.float64)
     z, t, shift, unit = by_hand(x, y)
@@ -305,7 +314,7 @@ def test_restarts_share_the_units():
     assert not torch.equal(found.predict(raw()[0], restart=0).mean, found.predict(raw()[0], restart=1).mean)
 
 
-@pytest.mark.parametrize("noise", [0.02, 1.0])
+@pytest.mark.parametrize("noise", [0.02, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_the_noise_reaches_its_optimum_within_2500_steps(noise):
     torch.manual_seed(0)
     x = torch.randn(400, 1)

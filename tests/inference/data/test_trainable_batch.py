@@ -12,6 +12,7 @@ import bayesprune as bp
 from bayesprune.inference.data.batch_normalisation import reestimate_statistics
 from bayesprune.inference.data.trainable_batch import TrainableBatches, trainable_batch
 from bayesprune.inference.pruning.finetune import finetune
+from bayesprune.inference.training import fit as fitting
 
 SIZE = 21  # two batches of ten, and one example
 torch.manual_seed(4)
@@ -150,33 +151,36 @@ def test_steps_that_end_before_a_larger_batch_are_told_so():
 
 
 @pytest.mark.parametrize("left_out", [True, False])
-def test_left_out_batches_shorten_no_record_of_the_fit(left_out):
+def test_left_out_batches_shorten_no_record_of_the_fit(left_out, monkeypatch):
+    monkeypatch.setattr(fitting, "ITERATES", 50)
     size = 17 if left_out else 18
     data = (X[:size], Y[:size])
     bnn = bp.BayesianNetwork(vectors(), {"0.weight": bp.Gaussian()}, data_size=size)
-    fit = bp.fit(bnn, data, epochs=1000, batch_size=16, device="cpu")
-    assert fit.trace["negative_elbo"].shape == ((1, 999) if left_out else (1, 1000))
+    fit = bp.fit(bnn, data, epochs=50, batch_size=16, device="cpu")
+    assert fit.trace["negative_elbo"].shape == ((1, 49) if left_out else (1, 50))
     assert np.isfinite(fit.trace["negative_elbo"].values).all()
 
 
-def test_a_record_goes_on_after_a_checkpoint_where_it_was(tmp_path):
+def test_a_record_goes_on_after_a_checkpoint_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(fitting, "ITERATES", 50)
+
     class Interrupt(bp.Callback):
         is_resumable = True
 
         def on_epoch(self, state):
-            if state.epoch == 700 and not (tmp_path / "interrupted").exists():
+            if state.epoch == 35 and not (tmp_path / "interrupted").exists():
                 (tmp_path / "interrupted").touch()
                 raise KeyboardInterrupt
 
     bnn = bp.BayesianNetwork(vectors(), {"0.weight": bp.Gaussian()}, data_size=17)
-    how = {"epochs": 1001, "batch_size": 16, "device": "cpu"}
+    how = {"epochs": 51, "batch_size": 16, "device": "cpu"}
     plain = bp.fit(bnn, (X[:17], Y[:17]), **how)
     kept = {**how, "checkpoint": tmp_path / "state", "callbacks": [Interrupt()]}
     with pytest.raises(KeyboardInterrupt):
         bp.fit(bnn, (X[:17], Y[:17]), **kept)
     again = bp.fit(bnn, (X[:17], Y[:17]), **kept)
     assert np.array_equal(plain.trace["negative_elbo"].values, again.trace["negative_elbo"].values)
-    assert plain.trace["negative_elbo"].shape == (1, 1000)
+    assert plain.trace["negative_elbo"].shape == (1, 50)
 
 
 def test_a_left_out_batch_counts_in_the_schedule_of_fine_tuning():

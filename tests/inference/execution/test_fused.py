@@ -240,11 +240,14 @@ OBJECTIVES = {
 }
 OUTSIDE = [kind for kind in OBJECTIVES if "outside the graph" in kind]
 TURNS = (2, 6)
+WHOLE = ("dropout", "gates", "drawn gates", "particles", "one tensor outside the graph")
+"""What whole fits in test_stepper hold to the plain path too: their single steps are slow."""
 
 
 @pytest.mark.parametrize(
     ("kind", "optimizer"),
-    [(kind, "adam") for kind in OBJECTIVES] + [(kind, "sgd") for kind in ("an unused layer", *OUTSIDE)],
+    [pytest.param(kind, "adam", marks=pytest.mark.slow if kind in WHOLE else ()) for kind in OBJECTIVES]
+    + [(kind, "sgd") for kind in ("an unused layer", *OUTSIDE)],
 )
 def test_steps_are_those_of_the_plain_path_for(kind, optimizer, no_compilation):
     make = OBJECTIVES[kind]

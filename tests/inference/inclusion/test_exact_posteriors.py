@@ -17,7 +17,7 @@ def test_the_paired_guide_finds_the_exact_inclusion_probabilities_of_an_orthogon
     problem = spike.orthogonal_problem()
     exact = spike.enumerate_posterior(problem).pips
     assert ((exact > 0.1) & (exact < 0.9)).sum() >= 4
-    found = fitted_pips(problem, "paired", 3000, 32)
+    found = fitted_pips(problem, "paired", 1800, 32)
     np.testing.assert_allclose(found.mean(0), exact, atol=0.01)
     assert np.abs(found - exact).max() < 0.12  # a single copy, with its Monte Carlo error
 
@@ -35,7 +35,7 @@ def test_a_factorised_guide_does_not():
 def test_the_three_features_on_which_the_factorised_guide_is_known_to_fail(guide, right):
     problem = spike.factorised_failure_problem()
     exact = spike.enumerate_posterior(problem).pips
-    found = fitted_pips(problem, guide, 800, 32, 0.01).mean(0)
+    found = fitted_pips(problem, guide, 600, 32, 0.01).mean(0)
     assert (np.abs(found - exact).max() < 0.03) == right
     assert (abs(found[0] - exact[0]) < 0.03) == right
 
@@ -44,7 +44,7 @@ def test_on_a_correlated_design_only_the_features_outside_the_correlated_group_a
     """Diabetes: s1 to s4 (columns 4 to 7) are correlated up to 0.9; there each fit picks some of them."""
     problem = spike.diabetes_problem()
     exact = spike.enumerate_posterior(problem).pips
-    found = fitted_pips(problem, "paired", 1000, 16, 0.01)
+    found = fitted_pips(problem, "paired", 700, 16, 0.01)
     group = np.arange(4, 8)
     correlation = np.abs(np.corrcoef(problem.x.T) - np.eye(10))
     assert correlation[np.ix_(group, group)].max() > 0.85

@@ -103,7 +103,7 @@ def test_a_fit_of_correlated_inputs_says_so_wherever_probabilities_are_read(tmp_
 
 def test_a_fit_of_orthogonal_inputs_says_nothing():
     x, y = correlated_data(0.0)
-    fit = line_fit(x, y, restarts=3, steps=1500)
+    fit = line_fit(x, y, restarts=3, steps=700, learning_rate=2e-2)
     assert inclusion_notes(fit) == []
     assert "notes" not in fit.inclusion_probabilities().attrs
     assert "note:" not in str(bp.layer_table(fit))
@@ -113,7 +113,7 @@ def test_a_fit_of_orthogonal_inputs_says_nothing():
 def test_restarts_that_disagree_say_about_which_weight_and_agreement_says_it_too():
     x, y = correlated_data(0.0)
     x[:, 1] = x[:, 0]
-    fit = line_fit(x, y, restarts=4, steps=1500)
+    fit = line_fit(x, y, restarts=4, steps=700, learning_rate=2e-2)
     apart, correlated = inclusion_notes(fit)
     assert apart.startswith("4 restarts disagree about 2 of 4 inclusion probabilities, most about 0.weight[0, ")
     assert "read fit.combined(), which weighs the restarts" in correlated

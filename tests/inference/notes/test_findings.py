@@ -77,7 +77,7 @@ def good():
         (bp.HALO(kappa=300.0), {"guide": "map"}),
         (bp.VIB(), {"kl_weight": 100.0}),
         (bp.Laplace(scale=1e-3), {}),
-        (bp.Horseshoe(), {"kl_weight": 20.0, "epochs": 30}),
+        pytest.param(bp.Horseshoe(), {"kl_weight": 20.0, "epochs": 30}, marks=pytest.mark.slow),
     ],
     ids=["halo", "vib", "laplace", "horseshoe"],
 )

@@ -113,7 +113,7 @@ def break_off(monkeypatch, at):
     monkeypatch.setattr(continuation, "fit", fit)
 
 
-@pytest.mark.parametrize("at", [1, 2])
+@pytest.mark.parametrize("at", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_path_that_was_interrupted_gives_the_same_numbers(at, uninterrupted, tmp_path, monkeypatch):
     folder = tmp_path / "path"
     with monkeypatch.context() as patch:

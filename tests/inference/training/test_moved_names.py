@@ -43,6 +43,6 @@ def test_a_checkpoint_that_names_the_file_of_then_goes_on(tmp_path, monkeypatch)
     with pytest.raises(ValueError, match="holds a fit with schedule .*steps.*, but now it is cosine"):  # control
         fitted(checkpoint=tmp_path, schedule="cosine")
     resumed, whole = fitted(checkpoint=tmp_path), fitted()
-    assert resumed.settings["resumed_at_epoch"] == 3
+    assert resumed.settings["resumed_at_epoch"] == 2
     states = zip(resumed.guide.state_dict().values(), whole.guide.state_dict().values(), strict=True)
     assert all(torch.equal(one, other) for one, other in states)

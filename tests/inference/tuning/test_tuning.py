@@ -274,7 +274,7 @@ def without_clocks(tuned):
     return [replace(trial, seconds=0.0) for trial in tuned.trials]
 
 
-@pytest.mark.parametrize("at", [1, 2, 4])
+@pytest.mark.parametrize("at", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_search_that_was_interrupted_gives_the_same_numbers(at, tmp_path, monkeypatch):
     train, validation = regression(1.0)
     how = {**HOW, "first_steps": 40, "steps": 20, "guide": "meanfield", "start": {"sd": 0.03}}
