@@ -1,4 +1,4 @@
-"""The plan of the house names what is there: rooms in their order, and files that exist; and every registry is whole."""
+"""The plan of the house names what is there: rooms in their order, files that exist; and registries are whole."""
 
 from __future__ import annotations
 

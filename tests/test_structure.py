@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import time
@@ -318,6 +319,21 @@ def test_imports_stand_at_the_top(floor):
 def test_a_hidden_import_is_caught():
     assert hidden_imports("def f():\n    if x:\n        from bayesprune.models.bayesian_network import A") != []
     assert hidden_imports("import bayesprune\ndef f():\n    import torch") == []
+
+
+def private_imports(source):
+    """One line for each private name that is imported from another file of the package."""
+    wrong = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "bayesprune":
+            wrong += [f"line {node.lineno}: {one.name}" for one in node.names if re.match(r"_(?!_)", one.name)]
+    return wrong
+
+
+def test_no_file_of_the_package_imports_a_private_name_of_another():
+    assert {str(path): wrong for path in CODE if (wrong := private_imports((ROOT / path).read_text()))} == {}
+    assert private_imports("from bayesprune.models.files.places import _place") != []
+    assert private_imports("from bayesprune import __version__\nfrom torch import _C") == []
 
 
 # ------------------------------------------------------------------------------------- files and folders
