@@ -6,10 +6,10 @@ import math
 
 import pyro.distributions as dist
 
+from bayesprune.models.checks.data_count import checked_data_size
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import relative_threshold
 from bayesprune.models.language.ready_registry import ready
-from bayesprune.models.priors.data_count import checked_data_size
 
 
 @ready("gaussian", "weight ~ Normal(0, sd): weight decay")

@@ -20,13 +20,13 @@ import pyro.distributions as dist
 from scipy.stats import gamma
 from torch import Tensor
 
+from bayesprune.models.checks.data_count import checked_data_size
 from bayesprune.models.distributions.power_density import PowerDensity
 from bayesprune.models.distributions.signed_gamma import SignedGamma
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import relative_threshold, shrinkage_below
 from bayesprune.models.language.latent import Latent
 from bayesprune.models.language.ready_registry import ready
-from bayesprune.models.priors.data_count import checked_data_size
 
 
 @ready("halo", "hierarchical adaptive lasso, by its one constant kappa")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
+from bayesprune.models.checks.data_count import checked_data_size
 from bayesprune.models.distributions.minimax_concave import IMPROPER, MinimaxConcave
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import relative_threshold
 from bayesprune.models.language.ready_registry import ready
-from bayesprune.models.priors.data_count import checked_data_size
 
 
 @ready("mcp", "minimax concave penalty: the lasso near zero, flat for large weights (improper)")

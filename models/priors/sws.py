@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import pyro.distributions as dist
 
+from bayesprune.models.checks.data_count import checked_data_size
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import relative_threshold
 from bayesprune.models.language.latent import Latent
 from bayesprune.models.language.ready_registry import ready
-from bayesprune.models.priors.data_count import checked_data_size
 
 
 @ready("sws", "adaptive lasso with one learned scale a tensor, by its one constant kappa")
