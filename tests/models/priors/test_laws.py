@@ -413,7 +413,7 @@ def model_of(law):
 
 
 def fitted(model, **how):
-    more = {"steps": 4, "batch_size": 25, "device": "cpu", "precision": "float64", "path": "plain", **how}
+    more = {"steps": 4, "batch_size": 25, "device": "cpu", "precision": "float64", "execution": "plain", **how}
     gating = bp.Gating(step=1e-4) if model.gates is not None else None  # so short that no layer closes in four steps
     return bp.fit(model, (X, Y), more.pop("guide", None), gating=gating, **more)
 
