@@ -434,7 +434,7 @@ def test_a_fit_is_the_same_on_both_execution_paths(place):
     prior = make_prior(LAWS[place].name, **LAWS[place].settings)
     model = bp.BayesianNetwork(nn.Sequential(nn.Linear(FAN_IN, 2)), {"0.weight": prior}, data_size=DATA)
     plain, fused = fitted(model, steps=3), fitted(model, steps=3, execution="fused", compiled=False)
-    assert (plain.settings["path"]["fused_steps"], fused.settings["path"]["fused_steps"]) == (0, 3)
+    assert (plain.settings["execution"]["fused_steps"], fused.settings["execution"]["fused_steps"]) == (0, 3)
     found, start = dict(fused.guide.state_dict()), Guide(copy.deepcopy(model).double()).double().state_dict()
     for name, value in plain.guide.state_dict().items():
         torch.testing.assert_close(found[name], value, rtol=TIGHT, atol=TIGHT)
