@@ -15,6 +15,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from bayesprune.earlier_homes import know_earlier_homes
+
 __version__ = "0.1.0"
 
 # What type checkers and editors read; `_HOMES` below says the same to Python, and a test compares the two.
@@ -311,6 +313,8 @@ _HOMES: dict[str, str] = {
 }
 
 __all__ = ["__version__", *_HOMES]
+
+know_earlier_homes()
 
 
 def __getattr__(name: str) -> Any:

@@ -36,7 +36,7 @@ from bayesprune.cli.options import (
     example,
     place_option,
 )
-from bayesprune.models.checks.renamed_arguments import warn_of_old_name
+from bayesprune.models.checks.renamed_arguments import old_name
 
 EXAMPLES = example(
     "bayesprune fit --data fashion-mnist --network lenet-300-100 --prior spike-and-slab \\",
@@ -154,5 +154,6 @@ def _execution(execution: str | None, old: str | None) -> str:
         return "auto" if execution is None else execution
     if execution is not None:
         raise ValueError("--execution, which was called --path, is given twice: leave --path out")
-    warn_of_old_name("--path of bayesprune fit", f"--execution {old}")
+    # A sentence like the others of the command line: a warning of Python's would show a file and a line of ours.
+    typer.echo(f"note: {old_name('--path of bayesprune fit', f'--execution {old}')}", err=True)
     return old

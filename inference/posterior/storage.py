@@ -203,7 +203,9 @@ def load_fit(kind: type[F], path: str | Path, model: BayesianNetwork | None = No
     trace = path / TRACE_FILE
     if TRACE_FILE in digests and tensor_digest(read_regular(trace, _REMEDY)) != digests[TRACE_FILE]:
         raise damaged(trace, "its content is not what was written", _REMEDY)
-    return kind(restarts, _read_trace(trace), by_new_names(declared["settings"]))
+    events = {name: prior.hierarchy.included for name, prior in restarts[0].model.priors.items()}
+    exact = [name for name, event in events.items() if event is not None and event.is_exact]
+    return kind(restarts, trace_of_today(_read_trace(trace), exact), by_new_names(declared["settings"]))
 
 
 def _read_declared(path: Path) -> dict[str, Any]:
@@ -346,7 +348,7 @@ def _read_trace(file: Path) -> xr.Dataset:
             # What h5netcdf asks first; where it is refused there, its destructor prints a traceback.
             stored.attrs.get("_nc3_strict")
         with xr.open_dataset(file, engine="h5netcdf") as found:
-            return trace_of_today(found.load())
+            return found.load()
     except UNREADABLE as problem:
         reason = " ".join(str(problem).split())[:200]
         raise ValueError(f"{file} is damaged or missing ({reason}): fit again, or restore the file") from problem

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -145,7 +145,10 @@ def trace_dataset(
 
 
 def _of_today(row: dict[str, Any]) -> dict[str, Any]:
-    """A row that an earlier version recorded: what was sparsity there is `near_zero` for tensors without gates."""
+    """A row that an earlier version recorded: what was sparsity there is `near_zero` for tensors without gates.
+
+    Of these no weight is exactly zero, but for units that left; whose share nobody counted.
+    """
     if "near_zero" in row:
         return row
     near = {name: value for name, value in row["sparsity"].items() if name not in row["histogram"]}
@@ -153,28 +156,30 @@ def _of_today(row: dict[str, Any]) -> dict[str, Any]:
     return {
         **row,
         "near_zero": near,
-        "sparsity": {**row["sparsity"], **dict.fromkeys(near, math.nan)},
-        "network_sparsity": math.nan if near else whole,
+        "sparsity": {**row["sparsity"], **dict.fromkeys(near, 0.0)},
+        "network_sparsity": whole if not near else 0.0 if len(near) == len(row["sparsity"]) else math.nan,
         "network_near_zero": whole if near else math.nan,
     }
 
 
-def trace_of_today(trace: xr.Dataset) -> xr.Dataset:
+def trace_of_today(trace: xr.Dataset, exact: Collection[str] = ()) -> xr.Dataset:
     """The same of a trace that an earlier version wrote; one of today's, or of gates of units, comes back as it is.
 
     Args:
         trace: What `trace_dataset` made, in whatever version.
+        exact: Names of tensors whose prior has an atom; those with gates are known.
     """
     if "near_zero" in trace or "theta" in trace or not {"sparsity", "network_sparsity"} <= set(trace.data_vars):
         return trace
     gated = trace["gated_tensor"].values.tolist() if "gated_tensor" in trace.coords else []
-    has_gates = trace["tensor"].isin(gated)
-    whole, is_whole = trace["network_sparsity"], bool(has_gates.all())
+    has_atom = trace["tensor"].isin([*gated, *exact])
+    whole, known = trace["network_sparsity"], trace["sparsity"].notnull()
+    network = whole if bool(has_atom.all()) else 0.0 * whole if not bool(has_atom.any()) else math.nan * whole
     return trace.assign(
-        sparsity=trace["sparsity"].where(has_gates),
-        near_zero=trace["sparsity"].where(~has_gates),
-        network_sparsity=whole if is_whole else whole * math.nan,
-        network_near_zero=whole * math.nan if is_whole else whole,
+        sparsity=trace["sparsity"].where(has_atom | ~known, 0.0),
+        near_zero=trace["sparsity"].where(~has_atom),
+        network_sparsity=network,
+        network_near_zero=math.nan * whole if bool(has_atom.all()) else whole,
     )
 
 

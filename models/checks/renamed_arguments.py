@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["RENAMED", "by_new_names", "takes_old_names", "warn_of_old_name"]
+__all__ = ["RENAMED", "by_new_names", "old_name", "takes_old_names", "warn_of_old_name"]
 
 RENAMED = {"path": "execution"}
 """Old name -> new name. "path" also means a regularisation path and a place on the disk."""
@@ -42,6 +42,16 @@ def takes_old_names(function: Callable[_Given, _Result]) -> Callable[_Given, _Re
     return called
 
 
+def old_name(old: str, instead: str) -> str:
+    """The sentence on a name that goes with the next release.
+
+    Args:
+        old: What was given.
+        instead: What to type.
+    """
+    return f"{old} has a new name, and the old one goes with the next release: write {instead}"
+
+
 def warn_of_old_name(old: str, instead: str, stacklevel: int = 2) -> None:
     """Warns of a name that goes with the next release.
 
@@ -50,5 +60,4 @@ def warn_of_old_name(old: str, instead: str, stacklevel: int = 2) -> None:
         instead: What to type.
         stacklevel: Of `warnings.warn`, seen from the caller of this function; default 2: who called that one.
     """
-    text = f"{old} has a new name, and the old one goes with the next release: write {instead}"
-    warnings.warn(text, FutureWarning, stacklevel=stacklevel)
+    warnings.warn(old_name(old, instead), FutureWarning, stacklevel=stacklevel)

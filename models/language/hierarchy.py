@@ -107,6 +107,10 @@ class Hierarchy:
                 f"factor= takes a callable that returns a log factor, not {type(factor).__name__}: "
                 "give a latent another name"
             )
+        if included is not None and not isinstance(included, InclusionEvent):
+            raise ValueError(
+                f"included= takes an inclusion event, such as exact_zero() or shrinkage_below(), not {included!r}"
+            )
         self.included = included
         self.factor = factor
         self.default_guide = default_guide

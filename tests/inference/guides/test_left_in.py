@@ -93,6 +93,13 @@ def test_a_trace_of_an_earlier_version_keeps_what_it_knew_under_the_word_of_toda
     read = trace_of_today(earlier)
     assert read["near_zero"].equals(today["near_zero"]) and read["network_near_zero"].equals(today["network_near_zero"])
     assert np.array_equal(read["sparsity"].sel(tensor="0.weight"), today["sparsity"].sel(tensor="0.weight"))
-    assert np.isnan(read["sparsity"].sel(tensor="2.weight")).all()  # nobody counted its zeros
+    assert (read["sparsity"].sel(tensor="2.weight") == 0.0).all()  # no weight is exactly zero there
     assert trace_of_today(today) is today  # control
-    assert math.isnan(float(read["network_sparsity"][0, -1]))
+    assert math.isnan(float(read["network_sparsity"][0, -1]))  # of both together nobody has counted
+    alone = fitted(bp.Gaussian()).trace
+    read = trace_of_today(
+        alone.drop_vars("near_zero").assign(sparsity=alone["near_zero"], network_sparsity=alone["network_near_zero"])
+    )
+    assert (read["network_sparsity"] == 0.0).all() and read["near_zero"].equals(alone["near_zero"])
+    atoms = trace_of_today(alone.drop_vars("near_zero"), exact=["0.weight", "2.weight"])
+    assert atoms["sparsity"].equals(alone["sparsity"]) and np.isnan(atoms["near_zero"]).all()

@@ -266,3 +266,8 @@ def test_a_support_that_depends_on_a_latent_is_taken():
         included=relative_threshold(),
     )
     assert list(one.latents) == ["lam", "u"]
+
+
+def test_an_event_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"included= takes an inclusion event, such as exact_zero\(\) .*, not 'x'"):
+        Hierarchy(weight=dist.Normal(0.0, 1.0), included="x")
