@@ -1,7 +1,7 @@
-"""Earlier homes of public names, for one release: files have moved, and what says where they were goes on, with a warning.
+"""Earlier homes of public names, for one release: files have moved, and imports from where they were go on.
 
-Prior files beside run folders, and code written by earlier pages, import from them. A name is then that of the face; what
-was never public is refused with a sentence.
+Prior files beside run folders, and code that follows earlier pages, have such imports. A name is then that of the face,
+with a warning; what was never public is refused with a sentence.
 """
 
 from __future__ import annotations
@@ -29,10 +29,8 @@ _FILES = {
     "prior_sparsity real_likelihoods reduction_prior sparse sparse_variational_dropout spike_and_slab "
     "spike_slab_mixture standardisation structured_bayesian_pruning sws unit_gates vib",
 }
-EARLIER = frozenset(
-    {f"bayesprune.{floor}.{file}" for floor, files in _FILES.items() for file in files.split()}
-    | {"bayesprune.run_folder"}
-)
+_IN_FLOORS = {f"bayesprune.{floor}.{file}" for floor, files in _FILES.items() for file in files.split()}
+EARLIER = frozenset(_IN_FLOORS | {"bayesprune.run_folder"})
 """Homes that public names had, and where nothing is now."""
 
 

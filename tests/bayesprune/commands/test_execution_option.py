@@ -28,7 +28,9 @@ def arguments(data, networks_file, tmp_path, monkeypatch):
 
 def test_the_old_option_is_taken_with_a_sentence_and_stands_in_no_help(arguments, command, tmp_path):
     code, _, err = command(*arguments("old", "--path", "plain"))
-    said = "note: --path of bayesprune fit has a new name, and the old one goes with the next release: write --execution plain"
+    said = (
+        "note: --path of bayesprune fit has a new name, and the old one goes with the next release: write --execution"
+    )
     assert code == 0 and said in err and "Warning" not in err
     assert command(*arguments("new", "--execution", "plain"))[0] == 0
     assert is_same(tmp_path / "old", tmp_path / "new")
