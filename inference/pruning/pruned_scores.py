@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from bayesprune.inference.data.batch_normalisation import reestimate_statistics
 from bayesprune.inference.data.batches import Data
-from bayesprune.inference.predictions.outputs_at import outputs_at
 from bayesprune.models.likelihoods.likelihood import Likelihood
+from bayesprune.models.networks.outputs import outputs_at
 
 if TYPE_CHECKING:
     from bayesprune.inference.fit_result import Fit
