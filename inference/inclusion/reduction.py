@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bayesprune.inference.fitted import Fitted
 from bayesprune.inference.guides.normals import normals
+from bayesprune.inference.guides.registry import is_point
 from bayesprune.inference.inclusion.event_rule import EventRule, event_rule
 from bayesprune.inference.posterior.axis_names import dimensions
 from bayesprune.inference.restart import Restart
@@ -250,7 +251,7 @@ def _normal_guide(one: Restart, names: Sequence[str]) -> dict[str, tuple[Tensor,
     for name in names:
         chosen = one.guide.family_of[name]
         if chosen != "normal":
-            what = "a point (MAP)" if chosen == "delta" else f"the family {chosen!r}"
+            what = "a point (MAP)" if is_point(chosen) else f"the family {chosen!r}"
             raise ValueError(
                 f"the guide of {name} is {what}, but reduction needs a mean-field Normal: fit with guide='meanfield', "
                 "or use laplace_around on a trained network"
