@@ -13,9 +13,9 @@ from torch import Tensor
 from bayesprune.analysis.arviz.draw_summaries import Draw
 from bayesprune.inference.guides.seeded import seeded
 from bayesprune.inference.predictions.draw_statistics import DrawStatistics
-from bayesprune.inference.predictions.outputs_at import BATCH, outputs_at
 from bayesprune.inference.restart import Restart
 from bayesprune.models.checks.first_line import first_line
+from bayesprune.models.networks.outputs import BATCH, outputs_at
 from bayesprune.models.networks.placing import like
 
 MOST = 10_000_000

@@ -13,11 +13,11 @@ from torch import Tensor
 from bayesprune.inference.data.batch_normalisation import statistics_at, take_statistics
 from bayesprune.inference.data.batches import check_examples
 from bayesprune.inference.fit_result import Fit
-from bayesprune.inference.predictions.outputs_at import outputs_at
 from bayesprune.inference.pruning.criteria import CRITERIA, Criterion
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.language.levels import level_shape
 from bayesprune.models.language.tensor_prior import TensorPrior
+from bayesprune.models.networks.outputs import outputs_at
 from bayesprune.models.networks.placing import like
 
 Array = np.ndarray

@@ -15,9 +15,9 @@ from bayesprune.inference.data.kept_inputs import inputs_of
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.registry import has_density
 from bayesprune.inference.predictions.draw_statistics import DrawStatistics
-from bayesprune.inference.predictions.outputs_at import BATCH, outputs_at
 from bayesprune.inference.restart import Restart
 from bayesprune.models.language.iid import Iid
+from bayesprune.models.networks.outputs import BATCH, outputs_at
 from bayesprune.models.networks.placing import like
 
 

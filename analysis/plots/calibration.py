@@ -13,9 +13,9 @@ from bayesprune.analysis.plots.style import POSTERIOR, PRIOR, check_path, finish
 from bayesprune.inference.data.batches import Data
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.predictions.metrics import expected_calibration_error
-from bayesprune.inference.predictions.outputs_at import outputs_at
 from bayesprune.inference.predictions.predictive import draw_statistics
 from bayesprune.models.likelihoods.labels import Categorical
+from bayesprune.models.networks.outputs import outputs_at
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

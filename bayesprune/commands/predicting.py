@@ -21,12 +21,12 @@ from bayesprune.commands.pruning import COMPACT_FILE, WEIGHTS_FILE
 from bayesprune.data.files import ARRAY_ERRORS, reason_of
 from bayesprune.inference.data.batch_normalisation import tracked_layers
 from bayesprune.inference.fit_result import Fit
-from bayesprune.inference.predictions.outputs_at import outputs_at
 from bayesprune.inference.predictions.predictive_intervals import intervals_at
 from bayesprune.models.checks.first_line import first_line
 from bayesprune.models.files.new_file import check_new_file, new_file
 from bayesprune.models.files.places import expanded
 from bayesprune.models.likelihoods.likelihood import Likelihood
+from bayesprune.models.networks.outputs import outputs_at
 from bayesprune.runs.run_folder import load_run, run_data
 
 __all__ = ["Predicted", "predict_file", "print_predicted"]

@@ -11,6 +11,7 @@ import bayesprune
 from bayesprune.analysis.diagnostics.convergence import convergence
 from bayesprune.data.sets import DataSplits
 from bayesprune.inference.fit_result import Fit
+from bayesprune.inference.guides.registry import is_point
 from bayesprune.runs.declaration import Declaration
 from bayesprune.runs.finite_numbers import finite_numbers
 from bayesprune.runs.same_data import scaling_sketch
@@ -102,11 +103,11 @@ def guide_name(families: set[str], asked: Any) -> Any:
     """
     if asked != "default":
         return asked
-    if families == {"delta"}:
+    if families and all(map(is_point, families)):
         return "map"
     if "paired" in families:
         return "paired"
-    return "mixed" if "delta" in families else "meanfield"
+    return "mixed" if any(map(is_point, families)) else "meanfield"
 
 
 def _inclusion(fit: Fit) -> dict[str, Any]:

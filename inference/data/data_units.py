@@ -23,7 +23,7 @@ from bayesprune.inference.data.raw_inputs import ASKED, NO_NOISE
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.first_line import first_line
 from bayesprune.models.likelihoods.normal import Normal
-from bayesprune.models.networks.evaluation_mode import evaluation_mode
+from bayesprune.models.networks.outputs import outputs_at
 from bayesprune.models.networks.standardisation import UNITS, put_in_units, units_of
 
 __all__ = ["ONLY_NOISE", "Moments", "in_data_units", "moments_of"]
@@ -361,10 +361,9 @@ def _spread(y: Tensor) -> float:
 
 @torch.no_grad()
 def _run(network: nn.Module, x: Tensor) -> Tensor:
-    with torch.random.fork_rng(devices=[]), evaluation_mode(network):
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)  # of a forward that draws random numbers
-        outputs: Tensor = network(x)
-        return outputs
+        return outputs_at(network, {}, x, len(x))
 
 
 def _check(network: nn.Module, units: dict[str, Tensor], x: Tensor) -> None:

@@ -18,6 +18,7 @@ from bayesprune.inference.guides.guide import (
     assign_families,
 )
 from bayesprune.inference.guides.identified import identified_tensor
+from bayesprune.inference.guides.registry import is_point
 from bayesprune.models.bayesian_network import BayesianNetwork
 
 __all__ = [
@@ -90,7 +91,7 @@ def default_kl_warmup(model: BayesianNetwork, guide: Guide, restart: int = 0) ->
 
 def _weights_are_points(model: BayesianNetwork, guide: GuideChoice) -> bool:
     families, weights = assign_families(model, guide), sum(math.prod(prior.shape) for prior in model.priors.values())
-    spread = sum(math.prod(site.shape) for name, site in model.sites.items() if families[name] != "delta")
+    spread = sum(math.prod(site.shape) for name, site in model.sites.items() if not is_point(families[name]))
     return spread < 0.5 * weights
 
 

@@ -25,10 +25,13 @@ class Factor:
 
     Attributes:
         value: The drawn value, differentiable, of the site's shape.
+        has_density: Whether q has a log density.
+        has_landing_term: Whether its `landing_term` is one.
     """
 
     value: Tensor
     has_density: ClassVar[bool] = True
+    has_landing_term: ClassVar[bool] = False
 
     @property
     def log_value(self) -> Tensor:
@@ -115,6 +118,7 @@ class NormalFactor(Factor):
     location: Tensor
     log_scale: Tensor
     sums: Tensor
+    has_landing_term: ClassVar[bool] = True
 
     @property
     def scale(self) -> Tensor:

@@ -16,7 +16,13 @@ from bayesprune.inference.guides.families import Family
 from bayesprune.inference.guides.gate_family import GateFamily
 from bayesprune.inference.guides.identified import identified_tensor
 from bayesprune.inference.guides.paired import Pair, PairedFamily
-from bayesprune.inference.guides.registry import choosable_families, mean_field_family, registered_family
+from bayesprune.inference.guides.registry import (
+    POINT,
+    choosable_families,
+    is_point,
+    mean_field_family,
+    registered_family,
+)
 from bayesprune.inference.guides.starting_values import starting_values
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.language.iid import Iid
@@ -73,7 +79,7 @@ class Guide(nn.Module):
         if model.gates is not None:
             self.gates = GateFamily(model.gates, next(model.network.parameters()))
             for one in model.gates.sets.values():
-                self.family_of |= {one.site: "bernoulli", one.probability_site: "delta"}
+                self.family_of |= {one.site: "bernoulli", one.probability_site: POINT}
 
     @property
     def model(self) -> BayesianNetwork:
@@ -83,7 +89,7 @@ class Guide(nn.Module):
     @property
     def is_map(self) -> bool:
         """Whether every site is a point."""
-        return all(family == "delta" for family in self.family_of.values())
+        return all(is_point(family) for family in self.family_of.values())
 
     @property
     def is_certain(self) -> bool:
@@ -96,7 +102,11 @@ class Guide(nn.Module):
     @property
     def is_point_but_for_gates(self) -> bool:
         """Whether every site of a prior on a tensor is a point."""
-        return all(self.family_of[name] == "delta" for name in self.model.sites)
+        return all(self.are_points(prior) for prior in self.model.priors.values())
+
+    def are_points(self, prior: TensorPrior) -> bool:
+        """Whether every site of a prior on a tensor is a point."""
+        return all(is_point(self.family_of[site.name]) for site in prior.sites.values())
 
     @torch.no_grad()
     def vary_gates(self) -> None:
@@ -262,7 +272,7 @@ def _check_support(site: Site, family: str) -> None:
 
 def _by_mode(mode: str, site: Site) -> str:
     if mode == "map":
-        return "delta"
+        return POINT
     family = mean_field_family(site.support)
     if family is None:
         raise ValueError(

@@ -10,6 +10,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from bayesprune.inference.guides.registry import is_point
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.language.iid import Iid
 from bayesprune.models.language.latent import WEIGHT
@@ -38,9 +39,9 @@ def check_map_exists(model: BayesianNetwork, family_of: Mapping[str, str]) -> No
         ValueError: If the MAP does not exist; the sentence names the scales and the remedy.
     """
     for prior in model.priors.values():
-        scales = [s for s in prior.scales if family_of[prior.sites[s].name] == "delta"]
+        scales = [s for s in prior.scales if is_point(family_of[prior.sites[s].name])]
         points = [
-            latent for latent, site in prior.sites.items() if site.support == "real" and family_of[site.name] == "delta"
+            latent for latent, site in prior.sites.items() if site.support == "real" and is_point(family_of[site.name])
         ]
         for latent in points:
             if _is_infinite_at_zero(prior, latent):

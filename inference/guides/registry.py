@@ -8,7 +8,19 @@ from typing import TypeVar
 
 from torch import nn
 
-__all__ = ["RegisteredFamily", "choosable_families", "family", "has_density", "mean_field_family", "registered_family"]
+__all__ = [
+    "POINT",
+    "RegisteredFamily",
+    "choosable_families",
+    "family",
+    "has_density",
+    "is_point",
+    "mean_field_family",
+    "registered_family",
+]
+
+POINT = "delta"
+"""Name of the family of points."""
 
 FamilyClass = TypeVar("FamilyClass", bound=type[nn.Module])
 
@@ -93,6 +105,11 @@ def has_density(name: str) -> bool:
         ValueError: If there is no such family.
     """
     return registered_family(name).has_density
+
+
+def is_point(name: str) -> bool:
+    """Whether the family of that name is the one of points; hard concrete gates, without density too, are drawn."""
+    return name == POINT
 
 
 def mean_field_family(support: str) -> str | None:

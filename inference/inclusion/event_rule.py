@@ -63,7 +63,7 @@ class EventRule:
 
     def is_left_to_units(self, one: Restart, prior: TensorPrior) -> bool:
         """Whether in a model with gates of units these alone decide: its weights are points and have no probability."""
-        return all(one.guide.family_of[site.name] == "delta" for site in prior.sites.values())
+        return one.guide.are_points(prior)
 
     def stated(self, one: Restart, prior: TensorPrior) -> InclusionEvent:
         """The event as results print it."""

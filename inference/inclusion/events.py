@@ -83,11 +83,10 @@ def refuse_map(one: Restart) -> None:
     """
     if one.guide.gates is not None:
         return  # whether a unit is there has a probability
-    families = one.guide.family_of
     for name, prior in one.model.priors.items():
         if prior.hierarchy.included is not None and rule_of(prior).of_point:
             continue
-        if all(families[site.name] == "delta" for site in prior.sites.values()):
+        if one.guide.are_points(prior):
             what = "this fit is a MAP" if one.guide.is_map else f"this fit is a MAP of {name}"
             raise ValueError(
                 f"{what}: points have no inclusion probabilities; fit with guide='meanfield' or 'paired', "

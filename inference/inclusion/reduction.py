@@ -17,7 +17,8 @@ import xarray as xr
 from torch import Tensor
 
 from bayesprune.inference.fitted import Fitted
-from bayesprune.inference.guides.families import NormalFamily
+from bayesprune.inference.guides.normals import normals
+from bayesprune.inference.guides.registry import is_point
 from bayesprune.inference.inclusion.event_rule import EventRule, event_rule
 from bayesprune.inference.posterior.axis_names import dimensions
 from bayesprune.inference.restart import Restart
@@ -242,25 +243,20 @@ def fixed_prior_sd(model: BayesianNetwork, prior: TensorPrior) -> Tensor:
 
 
 def _normal_guide(one: Restart, names: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Location and standard deviation of every weight by tensor, `(out, in, ...)`, in float64; of other sites too."""
+    """As `normals`, of a guide that holds the weights of these tensors as Normals.
+
+    Raises:
+        ValueError: If it does not.
+    """
     for name in names:
         chosen = one.guide.family_of[name]
         if chosen != "normal":
-            what = "a point (MAP)" if chosen == "delta" else f"the family {chosen!r}"
+            what = "a point (MAP)" if is_point(chosen) else f"the family {chosen!r}"
             raise ValueError(
                 f"the guide of {name} is {what}, but reduction needs a mean-field Normal: fit with guide='meanfield', "
                 "or use laplace_around on a trained network"
             )
-    found: dict[str, tuple[Tensor, Tensor]] = {}
-    for family in one.guide.families:
-        if isinstance(family, NormalFamily):
-            # Widened before the exponential, so that nothing is lost to float32 but what the guide itself stores.
-            locations = family.cut(family.location.detach().double())
-            sds = family.cut(family.log_scale.detach().double().exp())
-            found |= {
-                site.name: pair for site, pair in zip(family.sites, zip(locations, sds, strict=True), strict=True)
-            }
-    return found
+    return normals(one.guide)
 
 
 @event_rule(ReducedToZero)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bayesprune.inference.guides.factors import BernoulliFactor, Factor, NormalFactor
+from bayesprune.inference.guides.factors import BernoulliFactor, Factor
 from bayesprune.inference.guides.fast_distributions import fast_distributions
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.objective.latent_gate_estimators import GateEstimator, default_estimator
@@ -208,7 +208,7 @@ class Objective(nn.Module):
             def visit(site: str, fn: Iid) -> Tensor:
                 factor = factors[site]
                 form = registered_term(type(fn.base_dist), type(factor))
-                landing = self.sticking_the_landing and isinstance(factor, NormalFactor)
+                landing = self.sticking_the_landing and factor.has_landing_term
                 known = form is not None and (only_by_term(fn) or self.analytic and not landing)
                 if factor.has_density and not known:
                     found.append(site)

@@ -26,8 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bayesprune.inference.guides.families import NormalFamily
-from bayesprune.inference.guides.guide import Guide
+from bayesprune.inference.guides.normals import normals
 from bayesprune.inference.guides.seeded import seeded
 from bayesprune.inference.restart import Restart
 from bayesprune.models.language.iid import Iid
@@ -82,7 +81,7 @@ def data_pulls(one: Restart, priors: list[TensorPrior]) -> dict[str, DataPull]:
     """
     centred = {prior.name: prior.weight_is_latent for prior in priors}
     sites = {prior.name: prior.sites[WEIGHT if centred[prior.name] else str(prior.standard_normal)] for prior in priors}
-    q = _normals(one.guide)
+    q = normals(one.guide)
     sums = {prior.name: _Sums(prior, *q[sites[prior.name].name]) for prior in priors}
     with torch.no_grad(), seeded(one.guide, one.seed):
         for _ in range(DRAWS):
@@ -90,17 +89,6 @@ def data_pulls(one: Restart, priors: list[TensorPrior]) -> dict[str, DataPull]:
             for prior in priors:
                 sums[prior.name].add({latent: values[site.name] for latent, site in prior.sites.items()})
     return {name: found.pull() for name, found in sums.items()}
-
-
-def _normals(guide: Guide) -> dict[str, tuple[Tensor, Tensor]]:
-    """Location and standard deviation of the Normal sites of a guide, in float64."""
-    found: dict[str, tuple[Tensor, Tensor]] = {}
-    for family in guide.families:
-        if isinstance(family, NormalFamily):
-            locations = family.cut(family.location.detach().double())
-            sds = family.cut(family.log_scale.detach().double().exp())
-            found |= {site.name: (locations[k], sds[k]) for k, site in enumerate(family.sites)}
-    return found
 
 
 class _Sums:

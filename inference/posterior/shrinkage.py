@@ -17,13 +17,13 @@ from bayesprune.inference.guides.finite_parameters import check_finite_outputs
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.guides.seeded import seeded
 from bayesprune.inference.posterior.data_pull import DataPull, data_pulls, factor_by_posterior
-from bayesprune.inference.predictions.outputs_at import outputs_at
 from bayesprune.inference.restart import Restart
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.language.inclusion import ShrinkageBelow, ShrinkageForm
 from bayesprune.models.language.latent import WEIGHT
 from bayesprune.models.language.scale_mixture import is_scale_mixture
 from bayesprune.models.language.tensor_prior import TensorPrior
+from bayesprune.models.networks.outputs import outputs_at
 
 EXAMPLES = 1000
 """Training examples over which the Fisher information is averaged."""

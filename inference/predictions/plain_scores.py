@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.inference.predictions.metrics import are_of_classes, expected_calibration_error
-from bayesprune.inference.predictions.outputs_at import outputs_at
 from bayesprune.inference.predictions.predictive_intervals import coverage_at
 from bayesprune.models.likelihoods.likelihood import Likelihood
+from bayesprune.models.networks.outputs import outputs_at
 
 __all__ = ["plain_scores"]
 

@@ -17,10 +17,10 @@ from bayesprune.inference.fitted import Fitted
 from bayesprune.inference.guides.seeded import seeded
 from bayesprune.inference.predictions.draw_statistics import RUNNING, DrawStatistics
 from bayesprune.inference.predictions.metrics import are_of_classes, expected_calibration_error
-from bayesprune.inference.predictions.outputs_at import BATCH, outputs_at
 from bayesprune.inference.predictions.predictive_intervals import coverage_at, intervals_at
 from bayesprune.models.checks.first_line import first_line
 from bayesprune.models.graphs.forward_constants import remedy_for
+from bayesprune.models.networks.outputs import BATCH, outputs_at
 from bayesprune.models.networks.placing import like
 
 __all__ = [

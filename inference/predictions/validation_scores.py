@@ -8,7 +8,7 @@ from torch import Tensor
 from bayesprune.inference.data.batch_normalisation import statistics_at
 from bayesprune.inference.data.kept_inputs import evenly_spaced
 from bayesprune.inference.objective.objective import Objective
-from bayesprune.inference.predictions.outputs_at import outputs_at
+from bayesprune.models.networks.outputs import outputs_at
 
 __all__ = ["validation_scores"]
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from bayesprune.inference.data.batches import Batches, Data, check_examples, check_validation, targets_check
 from bayesprune.inference.data.trainable_batch import NothingTrainableError, TrainableBatches, check_trainable
 from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
-from bayesprune.inference.predictions.outputs_at import outputs_at
 from bayesprune.inference.pruning.pruned_scores import gone_layers
 from bayesprune.inference.pruning.report import PruneResult, report_of
 from bayesprune.inference.rules.schedules import Schedule, schedule_named
@@ -22,6 +21,7 @@ from bayesprune.inference.training.optimizers import OptimizerChoice, optimizer_
 from bayesprune.models.checks.given_numbers import checked_seed, real_number, whole_number
 from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.networks.evaluation_mode import begin_training, evaluation_mode
+from bayesprune.models.networks.outputs import outputs_at
 from bayesprune.models.networks.placing import like
 from bayesprune.models.units.compact import CompactResult
 

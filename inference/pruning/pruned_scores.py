@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from bayesprune.inference.data.batch_normalisation import reestimate_statistics
 from bayesprune.inference.data.batches import Data
-from bayesprune.inference.predictions.outputs_at import outputs_at
+from bayesprune.inference.fit_result import Fit
 from bayesprune.models.likelihoods.likelihood import Likelihood
-
-if TYPE_CHECKING:
-    from bayesprune.inference.fit_result import Fit
+from bayesprune.models.networks.outputs import outputs_at
 
 __all__ = ["Alternative", "gone_layers", "loss_by_pruning"]
 

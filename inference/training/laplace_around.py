@@ -20,13 +20,13 @@ from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.families import NormalFamily
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.inclusion.reduction import fixed_prior_sd
-from bayesprune.inference.predictions.outputs_at import outputs_at
 from bayesprune.inference.restart import Restart
 from bayesprune.inference.watching.pruning_trace import inclusion_record, scale_record, trace_dataset
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.plain_numbers import plain_number
 from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.networks.evaluation_mode import remember_held
+from bayesprune.models.networks.outputs import outputs_at
 from bayesprune.models.priors.gaussian import Gaussian
 
 EXAMPLES = 1000

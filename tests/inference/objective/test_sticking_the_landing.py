@@ -55,6 +55,21 @@ def away(**how):
     return Objective(model, Guide(model), **how).double(), torch.randn(5, 3).double(), torch.tensor([0, 1, 1, 0, 1])
 
 
+def test_factors_say_whether_they_have_a_term_that_lands():
+    objective, _, _ = away()
+    factors, said = objective.guide.draw(), {True: 0, False: 0}
+
+    def visit(site, fn):
+        factor = factors[site]
+        assert (factor.landing_term(fn, factor.value) is not None) == factor.has_landing_term
+        said[factor.has_landing_term] += 1
+        return factor.value
+
+    for name, prior in objective.model.priors.items():
+        prior.run(visit, objective.model.network.get_parameter(name), {})
+    assert min(said.values()) > 0  # both answers were asked for
+
+
 def z_scores(one, other):
     error = (one.var(0) / len(one) + other.var(0) / len(other)).sqrt()
     return (one.mean(0) - other.mean(0)).abs() / error.clamp_min(1e-12)

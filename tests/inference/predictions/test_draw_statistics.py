@@ -15,10 +15,10 @@ from bayesprune.inference.data.batches import Batches
 from bayesprune.inference.data.kept_inputs import INPUTS, KeptInputs, evenly_spaced, inputs_of
 from bayesprune.inference.guides.seeded import seeded
 from bayesprune.inference.posterior.shrinkage import diagonal_fisher
-from bayesprune.inference.predictions.outputs_at import outputs_at
 from bayesprune.inference.predictions.predictive import outputs_of_draws
 from bayesprune.inference.predictions.validation_scores import validation_scores
 from bayesprune.inference.training import checkpoint
+from bayesprune.models.networks.outputs import outputs_at
 
 SIZE = 90
 torch.manual_seed(7)
