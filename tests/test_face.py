@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import re
 import tomllib
 from importlib.metadata import version
@@ -13,6 +14,7 @@ import pytest
 
 import bayesprune
 from bayesprune import _HOMES
+from tests.test_structure import FACE, FLOORS
 
 ROOT = Path(__file__).parents[1]
 
@@ -84,3 +86,11 @@ def test_a_page_that_imports_from_a_home_is_seen():
     """Control for the test above."""
     assert homes_imported("import bayesprune as bp\n    from bayesprune.inference.training.fit import fit\n") != []
     assert homes_imported("import bayesprune as bp\nfrom bayesprune import fit\n") == []
+
+
+@pytest.mark.parametrize("floor", FLOORS[:FACE])
+def test_the_face_reaches_each_floor_by_a_relative_link(floor):
+    link = ROOT / "bayesprune" / floor
+    assert link.is_symlink()
+    assert os.readlink(link) == f"../{floor}"
+    assert (link / "__init__.py").samefile(ROOT / floor / "__init__.py")
