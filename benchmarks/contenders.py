@@ -173,7 +173,7 @@ def make_objective(case: Case) -> Objective:
 
 
 def bayesprune_step(case: Case) -> Step:
-    """A step of the plain path as `fit` makes it."""
+    """A step of the plain execution as `fit` makes it."""
     objective = make_objective(case)
     optimizer = make_optimizer("adam", objective, case.setup.learning_rate)
 
@@ -188,10 +188,10 @@ def bayesprune_step(case: Case) -> Step:
 
 
 def fused_step(case: Case) -> Step:
-    """A step of the fused path, compiled; the first call compiles.
+    """A step of the fused execution, compiled; the first call compiles.
 
     Raises:
-        ImportError: If this version has no fused path.
+        ImportError: If this version has no fused execution.
     """
     from bayesprune.inference.execution.fused import FusedStep
     from bayesprune.inference.execution.objective_graph import trace

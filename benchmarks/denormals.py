@@ -19,7 +19,7 @@ import bayesprune as bp
 
 
 def seconds(splits: Any, epochs: int, flushed: bool) -> float:
-    """Processor seconds of one fit, plain path."""
+    """Processor seconds of one fit, plain execution."""
     torch.manual_seed(0)
     x, y = splits.train
     model = bp.BayesianNetwork(bp.lenet_300_100(), {"*.weight": bp.VIB(30.0, per="input")}, data_size=len(x))

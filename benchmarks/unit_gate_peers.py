@@ -5,7 +5,7 @@ plain training; then units are removed by the method's own rule, and the compact
 third by cross entropy. Unit gates do both in one fit. The rules: gates above 1/2; L0: open at test time, P(z != 0) >
 0.31; structured Bayesian pruning and VIB: signal-to-noise ratio above 1; group horseshoe: root mean square of a row
 over the largest of its layer, above a threshold; Torch-Pruning: group magnitude, each layer pruned by the same ratio.
-Units are hidden ones; pixels stay. Seconds are those of the processor, on one thread and the plain path.
+Units are hidden ones; pixels stay. Seconds are those of the processor, on one thread and the plain execution.
 
 The three settings of a method should span 5 to 40 % of the dense MACs. For LeNet-300-100 they were set from single runs
 of all 15 epochs, seed 0, by MACs and validation accuracy. What those runs found: kappa 5e-4 20 %, 2e-4 (at half the

@@ -1,7 +1,7 @@
-"""Whole fits on the plain and on the fused path: the same accuracy, and the time they take.
+"""Whole fits by plain and by fused execution: the same accuracy, and the time they take.
 
 The two fits of LeNet-300-100 on Fashion-MNIST that docs/results.md reports (spike and slab with the paired guide; HALO
-by MAP), 20 epochs, with the settings chosen there. By default the fused path runs three seeds and the plain path one;
+by MAP), 20 epochs, with the settings chosen there. By default fused execution has three seeds, plain execution one;
 at the same seed both start alike and draw the same noise, but rounding drives the runs apart within an epoch.
 
 Run ``python -m benchmarks.whole_run``; it resumes, and prints what it cost.
@@ -45,10 +45,10 @@ FITS: dict[str, Callable[..., dict[str, Any]]] = {"spike and slab": spike_and_sl
 
 def main() -> None:
     """Runs what is missing and prints a table."""
-    parser = argparse.ArgumentParser(description="Whole fits on the plain and the fused path.")
+    parser = argparse.ArgumentParser(description="Whole fits on plain and fused execution.")
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--seeds", type=int, default=3, help="of the fused path (default 3)")
-    parser.add_argument("--plain-seeds", type=int, default=1, help="of the plain path (default 1)")
+    parser.add_argument("--seeds", type=int, default=3, help="of the fused execution (default 3)")
+    parser.add_argument("--plain-seeds", type=int, default=1, help="of the plain execution (default 1)")
     parser.add_argument("--fits", nargs="+", choices=tuple(FITS), default=tuple(FITS))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", default="runs/benchmarks")

@@ -177,7 +177,7 @@ MUTATIONS = [
         "a learning rate falls one step after its milestone",
         "sum(progress >= milestone for milestone in milestones)",
         "sum(progress > milestone for milestone in milestones)",
-        "tests/inference/rules tests/inference/training/test_faithful_halo.py",
+        "tests/inference/rules tests/inference/data/test_batches.py",
     ),
     Mutation(
         "the last, smaller batch is not counted",

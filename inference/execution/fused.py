@@ -1,6 +1,6 @@
-"""The fused path: one step of a fit as one graph, compiled where that is asked for.
+"""The fused execution: one step of a fit as one graph, compiled where that is asked for.
 
-It does what the plain path does, loss, gradients and optimizer step, on the same parameters and the same optimizer
+It does what the plain execution does, loss, gradients and optimizer step, on the same parameters and the same optimizer
 state, so that the two can take turns.
 """
 
@@ -84,7 +84,7 @@ class FusedStep:
             x: Inputs, of the shape for which the graph was made.
             y: Targets.
             kl_weight: Factor on the KL term.
-            noise: The standard normal draws; default None: new ones, in the order of the plain path (draws that
+            noise: The standard normal draws; default None: new ones, in the order of the plain execution (draws that
                 nothing depends on, with local reparameterisation, are left out).
 
         Returns:
@@ -101,7 +101,7 @@ class FusedStep:
         return self._terms(parts, outputs, {}, kl_weight)
 
     def plain_terms(self, x: Tensor, y: Tensor, kl_weight: float) -> Terms:
-        """What the plain path gives for new noise, which is left in `noise`; nothing is changed."""
+        """What the plain execution gives for new noise, which is left in `noise`; nothing is changed."""
         self._set_noise(None, every=True)
         with torch.no_grad(), frozen_statistics(self.objective.model.network), GivenNoise(self.noise):
             return self.objective.terms(x, y, kl_weight)
@@ -168,9 +168,9 @@ class FusedStep:
 
         run = step
         if self.compiled:
-            # Random numbers inside the graph (dropout) come from PyTorch's generator, as on the plain path. The pattern
-            # matcher would join a weight's gradient with its prior's into one `addmm`, for which the latter has to be
-            # written out and copied: 6 % of a step of HALO on LeNet-300-100.
+            # Random numbers inside the graph (dropout) come from PyTorch's generator, as in plain execution. The
+            # pattern matcher would join a weight's gradient with its prior's into one `addmm`, for which the latter has
+            # to be written out and copied: 6 % of a step of HALO on LeNet-300-100.
             run = torch.compile(_apart(step), fullgraph=True, dynamic=False, options=_OPTIONS)
 
         def inputs() -> tuple[list[Tensor], list[list[Tensor]], list[Tensor], list[Tensor]]:

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from bayesprune.inference.guides.guide import Guide
+from bayesprune.models.language.inclusion import RelativeThreshold
 
 __all__ = ["included_weights", "left_in", "nearly_zero"]
 
-RELATIVE = 0.1
-"""Share of its layer's root mean square below which a weight is nearly zero."""
+NEARLY_ZERO = RelativeThreshold(0.1)
+"""What a weight that is not nearly zero exceeds: a share of its layer's root mean square."""
 
 
 @torch.no_grad()
@@ -70,6 +71,6 @@ def nearly_zero(guide: Guide) -> dict[str, Tensor]:
     for name, prior in guide.model.priors.items():
         event = prior.hierarchy.included
         if event is None or not event.is_exact:
-            small = ~(weights[name].abs() > RELATIVE * weights[name].square().mean().sqrt())
+            small = ~NEARLY_ZERO.holds(weights[name])
             found[name] = small | ~units[name] if name in units else small
     return found

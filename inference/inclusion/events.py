@@ -10,15 +10,13 @@ from torch import Tensor
 from bayesprune.inference.guides.seeded import seeded
 
 # Each of these modules registers the rules that it defines.
-from bayesprune.inference.inclusion import membership, ready_rules, reduction
+from bayesprune.inference.inclusion import membership, ready_rules, reduction  # noqa: F401
 from bayesprune.inference.inclusion.event_rule import EventRule, registered_rule
 from bayesprune.inference.restart import Restart
 from bayesprune.models.language.inclusion import InclusionEvent
 from bayesprune.models.language.tensor_prior import TensorPrior
 
 __all__ = ["counted", "included_at", "inclusion_draws", "refuse_map", "rule_of", "stated_event"]
-
-READY = (ready_rules, membership, reduction)
 
 
 def rule_of(prior: TensorPrior) -> EventRule:

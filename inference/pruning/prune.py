@@ -246,7 +246,7 @@ def _with_removed(model: BayesianNetwork, scores: dict[str, Tensor], units: dict
 def _milder(asked: _Asked, scores: dict[str, Tensor], criterion: str, per: str, below: float) -> Alternative:
     """Sparsities below one that has been asked for, but not below what the fit has left out itself."""
     one, weights = asked.one, asked.weights
-    zeros, total = own_zeros(asked.fit, asked.restart)
+    zeros, total = left_out(asked.fit, asked.restart)
     size = min(score.numel() for score in scores.values()) if per == "layer" else total
     values = tuple(v for v in MILDER_SPARSITY if zeros / total <= v < below and round(v * size) < size)
     words = f"sparsity {{}} per {per} by {criterion}"
@@ -340,7 +340,7 @@ def _refuse_unlike(kinds: set[str]) -> None:
         )
 
 
-def own_zeros(fit: Fit, restart: int = 0) -> tuple[int, int]:
+def left_out(fit: Fit, restart: int = 0) -> tuple[int, int]:
     """How many weights the fit itself has left out, of how many: exact zeros, gates of at most 1/2, removed units.
 
     Args:
@@ -355,7 +355,7 @@ def own_zeros(fit: Fit, restart: int = 0) -> tuple[int, int]:
 
 def _refuse_less(fit: Fit, restart: int, sparsity: float, least: float | None) -> None:
     """Refuses to put weights back that the fit has left out; `least` is the score that gave the sparsity, or None."""
-    zeros, total = own_zeros(fit, restart)
+    zeros, total = left_out(fit, restart)
     if round(sparsity * total) < zeros:
         already = math.ceil(zeros / total * 1e4) / 1e4
         if least is not None:

@@ -13,7 +13,7 @@ Keys of path.json:
                          prunings (null: the default), fit (further arguments of `fit`; callables by their names)
     declaration          what the caller said of how the models are made, or null
     prunings             how the networks of every point are pruned; null before the first point
-    points               one object a finished point: seconds, fits, networks, notes (of `path_point.measure`)
+    points               one object a finished point: seconds, fits, networks, notes (of `point.measure`)
 """
 
 from __future__ import annotations

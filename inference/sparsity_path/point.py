@@ -12,7 +12,7 @@ from torch import Tensor
 from bayesprune.inference.data.batches import Data
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.predictions.plain_scores import plain_scores
-from bayesprune.inference.pruning.prune import own_zeros, pruned
+from bayesprune.inference.pruning.prune import left_out, pruned
 from bayesprune.inference.pruning.report import PruneResult
 from bayesprune.models.costs.costs import costs
 from bayesprune.models.costs.latency import latency, ratio
@@ -80,7 +80,7 @@ def prune_as(fit: Fit, restart: int, pruning: Pruning, data: Data | None = None)
         pruning: How.
         data: Training data for statistics of batch normalisation; default None: they stay those of the fit.
     """
-    zeros, weights = own_zeros(fit, restart)
+    zeros, weights = left_out(fit, restart)
     how = dict(pruning) or {"sparsity": zeros / weights}
     if how.get("sparsity") is not None and round(how["sparsity"] * weights) < zeros:
         return None

@@ -14,7 +14,7 @@ import torch
 from sklearn.datasets import load_digits
 from torchvision import datasets as torchvision_datasets
 
-from bayesprune.data import named_sets
+from bayesprune.data import named_sets, sets
 from bayesprune.data.named_sets import DATASETS
 from bayesprune.data.sets import available, load_data
 
@@ -362,3 +362,9 @@ def test_every_name_has_a_line_and_paths_are_available_if_they_exist(tmp_path):
     assert available("digits")
     assert available(str(tmp_path))
     assert not available(str(tmp_path / "none.npz"))
+
+
+def test_a_class_that_can_give_no_more_leaves_it_to_another():
+    labels = np.repeat([0, 1], [2, 12])
+    kept, held = sets._hold_out(labels, True, 0.85, 0, "these")
+    assert len(held) == round(0.85 * 14) and np.bincount(labels[kept]).tolist() == [1, 1]
