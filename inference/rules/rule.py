@@ -1,0 +1,179 @@
+"""Rules: what is trained beside the optimizer, as an extension point of `fit`.
+
+A `Rule` is declared before the fit, `fit(model, data, rules=[Budget(density=0.02)])`. `begin` makes one `ActiveRule` of
+it for each restart, which sees the restart as a `Run`: it may move knobs and buffers before a step, values after it,
+and replace the whole model where units leave. What only watches is a `Callback`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar, Protocol, Self
+
+import torch
+import xarray as xr
+from torch import Tensor
+
+from bayesprune.inference.guides.guide import Guide
+from bayesprune.inference.guides.slices import ParameterSlice
+from bayesprune.inference.objective.objective import Objective, Terms
+from bayesprune.models.bayesian_network import BayesianNetwork
+
+__all__ = ["ActiveRule", "Change", "Needs", "Rule", "Run", "Taken"]
+
+
+class Change(Enum):
+    """What a rule has changed: nothing, values of tensors in place, or the model, by `Run.replace`."""
+
+    NOTHING = 0
+    VALUES = 1
+    MODEL = 2
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a rule needs of the steps.
+
+    Attributes:
+        plain: Why the steps have to be plain, as the end of a sentence; default empty: they may be fused.
+        weight_gradient: Whether the step of this number, from 1, is to give `Taken.weight_gradient`; default None: no
+            step. Such a step is plain.
+    """
+
+    plain: str = ""
+    weight_gradient: Callable[[int], bool] | None = None
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A step that has been taken.
+
+    Attributes:
+        step: Its number, from 1.
+        x: Its inputs, `(batch, ...)`.
+        y: Its targets.
+        terms: What it came to, in full-data nats, without a graph.
+        weight_gradient: Gradient of the loss divided by `data_size` with respect to the weights that the network ran
+            with, after masks and gates, dense, `(out, in, ...)` by name of tensor; None where no rule asked for it.
+    """
+
+    step: int
+    x: Tensor
+    y: Tensor
+    terms: Terms
+    weight_gradient: Mapping[str, Tensor] | None = None
+
+
+class Run(Protocol):
+    """What a rule sees of one restart, and may change.
+
+    Attributes:
+        objective: The objective; `.model` and `.guide` are what is trained.
+        optimizer: The torch optimizer.
+        restart: Number of the restart, from 0.
+        steps: Steps in all.
+        step: Steps done.
+        epoch: Epochs done.
+        final_kl_weight: Factor on the KL term at the end of the fit.
+        stop: Set it to True to end this restart after the current step.
+        stop_reason: Why, in words.
+    """
+
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    restart: int
+    steps: int
+    step: int
+    epoch: int
+    final_kl_weight: float
+    stop: bool
+    stop_reason: str
+
+    def replace(self, model: BayesianNetwork, guide: Guide | None = None) -> tuple[Objective, torch.optim.Optimizer]:
+        """Goes on with another model: makes and returns a fresh objective and optimizer for it.
+
+        What was learned has to be copied by the rule, from the objective and the optimizer before. Executed graphs and
+        learning rates follow.
+
+        Args:
+            model: The model.
+            guide: Its guide; default None: a fresh one of the families that were asked for.
+        """
+
+    def slices(self, site: str) -> Sequence[ParameterSlice]:
+        """Where a site lives in the guide's flat parameters, and so in gradients and optimizer state."""
+
+
+class ActiveRule:
+    """A rule at work in one restart; override what you need.
+
+    Attributes:
+        needs: What it needs of the steps.
+    """
+
+    needs: Needs = Needs()
+
+    def before_step(self, step: int) -> None:
+        """Called before the step of this number, from 1: sets knobs, masks, buffers."""
+
+    def after_step(self, taken: Taken) -> Change:
+        """Called after each optimizer step; says what it changed."""
+        return Change.NOTHING
+
+    def after_epoch(self) -> Change:
+        """Called after each epoch, before its row of the history is made; says what it changed."""
+        return Change.NOTHING
+
+    def end(self) -> None:
+        """Called after the last step of a restart, however it ended but for an error; may still change values."""
+
+    def row(self) -> Mapping[str, float | Mapping[str, float]]:
+        """What joins the row of the epoch in the history, and TensorBoard: numbers, or numbers by name."""
+        return {}
+
+    def report(self) -> dict[str, Any]:
+        """What the fit's settings say of this restart under the rule's name: what JSON can hold."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps, beside model, guide and optimizer: tensors, arrays, numbers and texts."""
+        return {}
+
+    def load_state_dict(self, kept: Mapping[str, Any]) -> None:
+        """Takes over what `state_dict` returned; the run has the objective and the optimizer of then."""
+
+    @classmethod
+    def trace(cls, trace: xr.Dataset, rules: Sequence[Self]) -> xr.Dataset:
+        """The pruning trace with what the rule recorded, of its restarts in order."""
+        return trace
+
+
+class Rule:
+    """Base of rules; a subclass is a frozen dataclass, so that it checks itself, prints, and marks checkpoints.
+
+    Attributes:
+        name: Its key in `Fit.settings`, the checkpoint and the trace: of one word, each name once a fit.
+    """
+
+    name: ClassVar[str] = ""
+
+    def check(self, model: BayesianNetwork, options: Mapping[str, Any]) -> None:
+        """Refuses what does not go together, before anything is trained.
+
+        Args:
+            model: The model.
+            options: The options of the fit by name.
+
+        Raises:
+            ValueError: In one sentence.
+        """
+
+    def begin(self, run: Run) -> ActiveRule:
+        """Makes what is at work in one restart, before its first step.
+
+        Args:
+            run: The restart.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say what is at work in a restart: override begin")
