@@ -18,14 +18,16 @@ from torch.func import functional_call
 
 from bayesprune.models.gates.network_gates import NetworkGates
 from bayesprune.models.gates.unit_gates import UnitGates
-from bayesprune.models.language.fit_progress import FitProgress
 from bayesprune.models.language.hierarchy import Hierarchy
+from bayesprune.models.language.knobs import Knobs, MovingNumber
 from bayesprune.models.language.pyro_parameters import name_parameters
 from bayesprune.models.language.tensor_prior import Site, TensorPrior
 from bayesprune.models.likelihoods.labels import Categorical
 from bayesprune.models.likelihoods.likelihood import Likelihood
 
 OBSERVED = "obs"
+GATES, PRICE_OF_GATES = "gates", "price"
+"""What stands for a pattern in the name of the knob of gates of units, and its name: ``"gates.price"``."""
 UNDER_PRIOR = "_parameters_under_a_prior"
 """Attribute of a layer with the names of its parameters that a prior has frozen, rather than the user."""
 
@@ -76,6 +78,7 @@ class BayesianNetwork(nn.Module):
         priors: The bound hierarchies by name of parameter tensor.
         data_size: Number of data.
         progress: Share of a fit's steps that are done, where a prior asks for it; else None.
+        knobs: Numbers of the declarations that a rule may move, by name: ``model.knobs["kappa"].set(2.0)``.
         gates: The gates of the network, or None.
         left_to_gates: Names of the weights as they were declared whose prior is the one that the gates declare.
         declared_sizes: Number of weights of each tensor with a prior as it was declared, by name.
@@ -88,7 +91,8 @@ class BayesianNetwork(nn.Module):
 
     network: nn.Module
     likelihood: Likelihood
-    progress: FitProgress | None
+    progress: MovingNumber | None
+    knobs: Knobs
 
     def __init__(
         self,
@@ -161,15 +165,22 @@ class BayesianNetwork(nn.Module):
         self.likelihood = likelihood
         self.gates = gates
         self.network = network
-        tensors, progress = dict(network.named_parameters()), FitProgress()
+        tensors, progress = dict(network.named_parameters()), MovingNumber()
+        self.knobs = Knobs()
+        for pattern, hierarchy in dict(declaration.chosen.values()).items():
+            for name, knob in hierarchy.knobs.items():
+                self.knobs.add(pattern, name, MovingNumber(knob.value))
+        if gates is not None and gates.declaration.has_straight_price:
+            self.knobs.add(GATES, PRICE_OF_GATES, gates.price)
         self.priors: dict[str, TensorPrior] = {}
         for name, (pattern, hierarchy) in declaration.chosen.items():
             if name not in tensors:
                 continue
             shape = tuple(tensors[name].shape)
             self.priors[name] = TensorPrior(
-                name, hierarchy, shape, self.data_size, pattern, progress, declaration.shapes[name]
-            )
+                name, hierarchy, shape, self.data_size, pattern, progress, declaration.shapes[name],
+                self.knobs.of(pattern),
+            )  # fmt: skip
             tensors[name].requires_grad_(False)
             layer, key = _owner(network, name)
             layer.__dict__[UNDER_PRIOR] = {*layer.__dict__.get(UNDER_PRIOR, ()), key}
@@ -188,6 +199,7 @@ class BayesianNetwork(nn.Module):
         nn.Module.__init__(made)
         whole = self.network if self.declared is None else self.declared
         made._make(self._declaration, self.likelihood, network, gates, whole, plan)
+        made.knobs.go_on_from(self.knobs.moved())
         made.training = self.training  # layers keep the modes of the network that is handed in
         return made
 

@@ -56,6 +56,7 @@ from bayesprune.models.files.flushing import flush
 from bayesprune.models.files.json_file import damaged, need, read_json, read_regular, write_json
 from bayesprune.models.files.places import expanded
 from bayesprune.models.files.unwritable import Unwritable
+from bayesprune.models.language.knobs import Knobs
 from bayesprune.models.units.cutting import cut
 
 __all__ = ["STATE_BEFORE", "Checkpoint", "CheckpointError", "KeptState", "kept_state", "open_checkpoint"]
@@ -249,6 +250,7 @@ class Checkpoint:
                 _restore_optimizer(state.optimizer, kept["optimizer"])
             for name in _COUNTS:
                 setattr(state, name, kept["counts"][name])
+            state.objective.model.knobs.go_on_from(kept.get("knobs") or {})  # earlier versions kept none
             if training is not None:
                 training.go_on_from(kept["gates"])
             if kept.get("passed") is not None:  # earlier versions kept none
@@ -302,6 +304,7 @@ class Checkpoint:
             "execution": asdict(execution),
             "plan": state.objective.model.plan,
             "tensors": _tensors(state.objective),
+            "knobs": state.objective.model.knobs.moved(),
             "optimizer": None if finished else _optimizer_state(state.optimizer),
             "random": None if finished else random,
             "gates": None if training is None else training.kept(),
@@ -335,8 +338,10 @@ class Checkpoint:
 
 
 def _tensors(*modules: torch.nn.Module) -> list[Tensor]:
-    """All parameters and buffers, in order."""
-    return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+    """All parameters and buffers, in order, without knobs, which are kept by their names."""
+    knobs = {id(t) for module in modules for one in module.modules() if isinstance(one, Knobs) for t in one.buffers()}
+    found = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+    return [tensor for tensor in found if id(tensor) not in knobs]
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
