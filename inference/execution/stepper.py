@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bayesprune.inference.execution.executions import EXECUTIONS
 from bayesprune.inference.execution.fused import FusedStep
 from bayesprune.inference.execution.objective_graph import UntraceableError, trace
 from bayesprune.inference.guides.functional import GivenNoise
@@ -26,7 +27,6 @@ from bayesprune.inference.objective.objective import Objective, Terms
 from bayesprune.models.checks.renamed_arguments import takes_old_names
 from bayesprune.models.networks.running_statistics import frozen_statistics
 
-EXECUTIONS = ("auto", "plain", "fused")
 _SAVED = 0.4
 """Share of a plain step that a compiled one is expected to save; 0.2 (convolutions) to 0.7 were measured
 (benchmarks/step_cost.py)."""

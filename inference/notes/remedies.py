@@ -14,7 +14,7 @@ from bayesprune.inference.defaults.kl_weight import FADE_IN, LEAST_WEIGHT
 from bayesprune.inference.defaults.knob_grid import stronger_or_weaker
 from bayesprune.inference.defaults.length import LEAST_STEPS
 from bayesprune.inference.fitted import Fitted
-from bayesprune.inference.rules.gate_training import NOISY
+from bayesprune.inference.rules.gate_noise import NOISY
 from bayesprune.models.checks.plain_numbers import plain_value
 
 __all__ = ["Remedies"]

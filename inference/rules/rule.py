@@ -76,7 +76,11 @@ class Run(Protocol):
         steps: Steps in all.
         step: Steps done.
         epoch: Epochs done.
-        final_kl_weight: Factor on the KL term at the end of the fit.
+        kl_weight: Factor on the KL term in the last step.
+        final_kl_weight: The same at the end of the fit.
+        kl_warmup: Share of the steps over which it rises.
+        history: One dict an epoch: what the pruning trace will hold.
+        iterates: One dict a recorded step: negative ELBO and scales.
         stop: Set it to True to end this restart after the current step.
         stop_reason: Why, in words.
     """
@@ -87,7 +91,11 @@ class Run(Protocol):
     steps: int
     step: int
     epoch: int
+    kl_weight: float
     final_kl_weight: float
+    kl_warmup: float
+    history: list[dict[str, Any]]
+    iterates: list[dict[str, float]]
     stop: bool
     stop_reason: str
 
@@ -126,6 +134,9 @@ class ActiveRule:
         """Called after each epoch, before its row of the history is made; says what it changed."""
         return Change.NOTHING
 
+    def replaced(self) -> None:
+        """Called when another rule has replaced the model: what was kept of its tensors is of no use any more."""
+
     def end(self) -> None:
         """Called after the last step of a restart, however it ended but for an error; may still change values."""
 
@@ -155,9 +166,12 @@ class Rule:
 
     Attributes:
         name: Its key in `Fit.settings`, the checkpoint and the trace: of one word, each name once a fit.
+        in_own_loops: Whether it works in a loop of one's own too (`Record`), which tells neither how many steps there
+            are nor inputs and targets: `Taken.x` and `.y` are empty there. Default False.
     """
 
     name: ClassVar[str] = ""
+    in_own_loops: ClassVar[bool] = False
 
     def check(self, model: BayesianNetwork, options: Mapping[str, Any]) -> None:
         """Refuses what does not go together, before anything is trained.

@@ -1,0 +1,62 @@
+"""What checkpoints of earlier versions hold, in the words of today: unit gates were a case of their own there.
+
+The one rule that there was stood as ``gating`` and ``unit_gate_estimator`` among the arguments of the fit, and its
+state as ``gates``.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from typing import Any
+
+from bayesprune.inference.data.fingerprints import described
+from bayesprune.inference.objective.unit_gate_estimators import estimator_named
+from bayesprune.inference.rules.gate_training import Gating
+from bayesprune.inference.rules.rule import Rule
+
+__all__ = ["asked_of_today", "described_rule", "state_of_today"]
+
+
+def described_rule(rule: Rule) -> dict[str, Any]:
+    """A rule as a checkpoint knows it again: its class and its fields; callables among them count by their names."""
+    return {type(rule).__name__: {name: _described_field(value) for name, value in vars(rule).items()}}
+
+
+def asked_of_today(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What a fit was asked for, as today's version writes it.
+
+    Args:
+        asked: What was written.
+    """
+    found = dict(asked)
+    if "training" in found or "gating" not in found:
+        return found
+    gating, estimator = found.pop("gating"), found.pop("unit_gate_estimator", None)
+    found["training"] = {}
+    if gating is not None or estimator is not None:
+        call = ast.parse(gating or "Gating()", mode="eval").body
+        settings = {each.arg: ast.literal_eval(each.value) for each in call.keywords}  # type: ignore[attr-defined]
+        rule = described_rule(Gating(**settings))
+        if isinstance(estimator, str) and "(" not in estimator:
+            estimator = repr(estimator_named(estimator))
+        rule["Gating"]["estimator"] = estimator
+        found["training"] = {Gating.name: rule}
+    return found
+
+
+def state_of_today(kept: dict[str, Any]) -> dict[str, Any]:
+    """The state of a restart, as today's version writes it, IN PLACE.
+
+    Args:
+        kept: What was written.
+    """
+    if "gates" in kept:
+        gates = kept.pop("gates")
+        kept["rules"] = {} if gates is None else {Gating.name: gates}
+    return kept
+
+
+def _described_field(value: Any) -> Any:
+    return repr(value) if is_dataclass(value) else described(value)
