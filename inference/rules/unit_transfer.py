@@ -31,7 +31,7 @@ def check_removable(model: BayesianNetwork) -> None:
             if spec.dims or spec.per == "block":
                 raise ValueError(
                     f"{prior.name}: the latent {latent} is declared per {'dims=' if spec.dims else 'block'}, whose "
-                    "entries cannot leave with single units: fit with gating=Gating(remove=None)"
+                    "entries cannot leave with single units: fit with rules=[Gating(remove=None)]"
                 )
 
 

@@ -32,5 +32,5 @@ def rules_of_today(rules: Any, more: dict[str, Any]) -> Any:
     rule = gating or Gating()
     if estimator is not None:
         rule = replace(rule, estimator=estimator)
-    warn_of_old_name(f"{' and '.join(old)} of fit", f"rules=[{rule!r}]", stacklevel=8)
+    warn_of_old_name(f"{' and '.join(old)} of fit", f"rules=[{rule!r}]", stacklevel=7)
     return [*rules, rule] if isinstance(rules, Iterable) else rules
