@@ -19,6 +19,7 @@ from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_map
 
+from bayesprune.inference.execution.device_numbers import numbers_made_on
 from bayesprune.inference.guides.families import Family
 from bayesprune.inference.guides.functional import GivenNoise, RecordNoise, functional
 from bayesprune.inference.guides.slices import ParameterSlice
@@ -162,6 +163,7 @@ def _trace(objective: Objective, x: Tensor, y: Tensor, alone: tuple[str, ...]) -
         own |= {f"objective.{name}": buffer for name, buffer in zip(buffers, statistics, strict=True)}
         with ExitStack() as stack:
             stack.enter_context(functional())
+            stack.enter_context(numbers_made_on(x.device))
             _give_pieces(stack, objective, leaves, live)
             arguments = (x, y, kl_weight, dict(zip(alone, weights, strict=True)))
             terms = _mean_of_particles(objective, own, noise, arguments)

@@ -159,7 +159,8 @@ class Objective(nn.Module):
             log_likelihood=torch.stack([t.log_likelihood for t in evaluated]).mean(),
             kl=torch.stack([t.kl for t in evaluated]).mean(),
             kl_of={
-                site: sum((t.kl_of[site] for t in evaluated), torch.zeros(())) / count for site in evaluated[0].kl_of
+                site: sum((t.kl_of[site] for t in evaluated), torch.zeros_like(term)) / count
+                for site, term in evaluated[0].kl_of.items()
             },
             outputs=evaluated[0].outputs,
         )

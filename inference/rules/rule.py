@@ -56,7 +56,8 @@ class Taken:
         y: Its targets.
         terms: What it came to, in full-data nats, without a graph.
         weight_gradient: Gradient of the loss divided by `data_size` with respect to the weights that the network ran
-            with, after masks and gates, dense, `(out, in, ...)` by name of tensor; None where no rule asked for it.
+            with, after masks and gates, dense, `(out, in, ...)` by name of tensor with a prior; None where no rule
+            asked for it. The loss depends on these by the likelihood alone: what the prior adds acts on the latents.
     """
 
     step: int

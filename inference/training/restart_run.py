@@ -176,14 +176,19 @@ class RestartRun(FitState):
         self._set_progress(share)
         for rule in rules:
             rule.before_step(number)
+        wanted = any(rule.needs.weight_gradient is not None and rule.needs.weight_gradient(number) for rule in rules)
+        gradient: dict[str, Tensor] | None = None
         try:
-            terms = self.stepper.step(x, y, self.kl_weight)
+            if wanted:
+                terms, gradient = self.stepper.step(x, y, self.kl_weight, weight_gradient=True)
+            else:
+                terms = self.stepper.step(x, y, self.kl_weight)
         except Exception:
             self._read(x)  # an unread step that was not finite is the cause
             raise
         self.step, self.terms = number, terms
         self._sums.add(number, self.kl_weight, terms)
-        taken = Taken(number, x, y, terms)
+        taken = Taken(number, x, y, terms, gradient)
         if self.step // self._every > (self.step - 1) // self._every or not self._sums.waits:
             self._read(x)
         for rule in rules:
