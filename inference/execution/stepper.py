@@ -11,7 +11,7 @@ import shutil
 import statistics
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, overload
@@ -118,6 +118,7 @@ class Stepper:
         why: The reason that is reported where `execution` is ``"plain"``.
         changing: Whether the model will change while it is trained (`go_on_with`); default False. A graph then has to
             be repaid by as many steps as the model has lasted, since nothing else is known of how long it will.
+        backward: What computes the gradients of a plain step; default `Tensor.backward`.
 
     Attributes:
         report: Which execution it is, and why.
@@ -137,11 +138,12 @@ class Stepper:
         clip: float | None = None,
         why: str = "it was asked for",
         changing: bool = False,
+        backward: Callable[[Tensor], None] = Tensor.backward,
     ) -> None:
         if execution not in EXECUTIONS:
             raise ValueError(f"execution {execution!r} is unknown: expected one of {', '.join(EXECUTIONS)}")
         self.objective, self.optimizer, self.steps = objective, optimizer, steps
-        self.execution, self.compiled, self.clip = execution, compiled, clip
+        self.execution, self.compiled, self.clip, self.backward = execution, compiled, clip, backward
         self.report = ExecutionReport()
         self._fused: FusedStep | None = None
         self._decided = False
@@ -230,7 +232,7 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         with numbers_made_on(x.device), nullcontext() if noise is None else GivenNoise(noise):
             terms = self.objective.terms(x, y, kl_weight)
-        (terms.loss / self.objective.model.data_size).backward()
+        self.backward(terms.loss / self.objective.model.data_size)
         if self.clip is not None:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(parameters, self.clip)

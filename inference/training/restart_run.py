@@ -104,15 +104,10 @@ class RestartRun(FitState):
         self._rate = schedule_named(plan.options.schedule)
         self._kl = scaled(warmup(kl_warmup), self.final_kl_weight)
         self._base_rates = [group["lr"] for group in optimizer.param_groups]
-        self._sums, self._every = StepSums(), max(1, plan.steps // ITERATES)
+        self._sums, self._every = StepSums(plan.runtime.mean), max(1, plan.steps // ITERATES)
         self.has_ended = False
         self.rules = {rule.name: rule.begin(self) for rule in plan.rules}
-        plain = next((one.needs.plain for one in self.rules.values() if one.needs.plain), "")
-        self.stepper = (
-            self._stepper("plain", None, plain)
-            if plain
-            else self._stepper(plan.options.execution, plan.options.compiled, "it was asked for")
-        )
+        self.stepper = self._stepper(plan.options.execution, plan.options.compiled, "it was asked for")
 
     def go_on_as(self, report: ExecutionReport) -> None:
         """Has the steps executed as before an interruption."""
@@ -213,7 +208,12 @@ class RestartRun(FitState):
         return objective, optimizer
 
     def _stepper(self, execution: str, compiled: bool | None, why: str) -> Stepper:
-        return Stepper(self.objective, self.optimizer, self.steps, execution, compiled, self.plan.options.clip, why)
+        reasons = [rule.needs.plain for rule in self.rules.values() if rule.needs.plain]
+        reasons += ["several processes share their gradients"] if self.runtime.world > 1 else []
+        if reasons:
+            execution, compiled, why = "plain", None, reasons[0]
+        how = (execution, compiled, self.plan.options.clip, why)
+        return Stepper(self.objective, self.optimizer, self.steps, *how, backward=self.runtime.backward)
 
     def _take_epoch(self, data: KeptInputs, trainable: TrainableBatches) -> bool:
         """Takes the steps of one pass; returns False where the last step fell on a batch that was left out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -41,13 +42,17 @@ class StepSums:
     Reading a number of a GPU waits for it. So steps are added unread, and read together when a record is due; on a CPU,
     where nothing waits, at once.
 
+    Args:
+        mean: The mean of a tensor over all processes (`Runtime.mean`).
+
     Attributes:
         taken: Steps added since `begin_epoch`.
         sums: Sums of them by name: loss, expected_log_likelihood and kl, in full-data nats.
         chunk: Negative ELBO of each step since it was emptied.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mean: Callable[[Tensor], Tensor]) -> None:
+        self._mean = mean
         self._unread: list[Unread] = []
         self.chunk: list[float] = []
         self.begin_epoch()
@@ -82,7 +87,7 @@ class StepSums:
         unread, self._unread = self._unread, []
         if not unread:
             return None
-        numbers = torch.stack([value for one in unread for value in (one.log_likelihood, one.kl)]).tolist()
+        numbers = self._mean(torch.stack([value for one in unread for value in (one.log_likelihood, one.kl)])).tolist()
         for one, likelihood, kl in zip(unread, numbers[::2], numbers[1::2], strict=True):
             if not abs(kl - likelihood) < float("inf"):
                 return one
