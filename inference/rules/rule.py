@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.guides.slices import ParameterSlice
+from bayesprune.inference.objective.expectation import Expectation
 from bayesprune.inference.objective.objective import Objective, Terms
 from bayesprune.models.bayesian_network import BayesianNetwork
 
@@ -184,6 +185,14 @@ class Rule:
         Raises:
             ValueError: In one sentence.
         """
+
+    def expectation(self, guide: Guide) -> Expectation | None:
+        """How the data term is averaged in a fit with this rule; default None: as the model's ways ask for.
+
+        Args:
+            guide: The guide; its model is known to it.
+        """
+        return None
 
     def begin(self, run: Run) -> ActiveRule:
         """Makes what is at work in one restart, before its first step.

@@ -16,6 +16,7 @@ from bayesprune.inference.data.trainable_batch import NothingTrainableError, Tra
 from bayesprune.inference.execution.stepper import ExecutionReport, Stepper
 from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.guides.guide import Guide, GuideChoice
+from bayesprune.inference.objective.gradient import Gradient
 from bayesprune.inference.objective.objective import Objective
 from bayesprune.inference.predictions.validation_scores import validation_scores
 from bayesprune.inference.rules.rule import ActiveRule, Change, Rule, Taken
@@ -194,16 +195,15 @@ class RestartRun(FitState):
 
     def _made(self, model: BayesianNetwork, guide: Guide) -> tuple[Objective, torch.optim.Optimizer]:
         options = self.plan.options
-        objective = Objective(
-            model,
-            guide,
-            options.gate_estimator,
+        gradient = Gradient(
             options.particles,
-            autocast=self.runtime.autocast,
+            options.gate_estimator,
             sticking_the_landing=options.sticking_the_landing,
             local_reparameterisation=options.local_reparameterisation,
-            unit_gate_estimator=next((one.estimator for one in self.plan.rules if hasattr(one, "estimator")), None),
+            autocast=self.runtime.autocast,
         )
+        asked = [found for rule in self.plan.rules if (found := rule.expectation(guide)) is not None]
+        objective = Objective(model, guide, gradient, asked[0] if asked else None)
         self.runtime.setup(objective, optimizer := make_optimizer(options.optimizer, objective, options.learning_rate))
         return objective, optimizer
 
