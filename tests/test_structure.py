@@ -253,7 +253,7 @@ WINGS = {
         "inclusion": "fitted restart posterior guides data",
         "notes": "fitted inclusion predictions defaults rules watching guides data",
         "combined": "fitted inclusion predictions objective guides",
-        "own_loop": "fitted restart inclusion posterior watching objective guides data",
+        "own_loop": "fitted restart inclusion posterior rules watching objective guides data",
         "fit_result": "fitted combined own_loop notes inclusion posterior predictions watching objective guides data",
         "training": "fit_result restart inclusion posterior predictions defaults"
         " rules watching execution objective guides data",

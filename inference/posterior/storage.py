@@ -337,7 +337,7 @@ def _compare_ways(model: BayesianNetwork, declared: Mapping[str, Any], path: Pat
     """Refuses a model with other ways; earlier versions knew of gates of units alone, which they kept by themselves."""
     now = json.loads(json.dumps(model.way_configs, default=str))
     gates = declared.get("gates")
-    before = declared.get("ways", {} if gates is None else {"gates": gates})
+    before = declared.get("ways", {"gates": gates} if gates else {})
     for name in {**before, **now}:
         if name not in before or name not in now or before[name] != now[name]:
             what = "gates of units" if name == "gates" else f"{name} between weights and network"

@@ -97,9 +97,8 @@ class Gating(Rule):
             object.__setattr__(self, "estimator", estimator_named(self.estimator))
 
     def check(self, model: BayesianNetwork, options: Mapping[str, Any]) -> None:
-        """Refuses what does not go together with gates of units."""
-        if model.gates is None:
-            raise ValueError("Gating is for gates of units, but the model has none: declare gates=UnitGates(...)")
+        """Refuses a model without gates of units, and what does not go together with them."""
+        NetworkGates.among(model.ways)
         if options["execution"] == "fused":
             raise ValueError(
                 "execution='fused' is not available with gates of units, whose network changes: use execution='plain'"
@@ -316,15 +315,11 @@ class GateTraining(ActiveRule):
 
     @property
     def _gates(self) -> NetworkGates:
-        gates = self._objective.model.gates
-        assert gates is not None
-        return gates
+        return NetworkGates.among(self._objective.model.ways)
 
     @property
     def _q(self) -> GateFamily:
-        q = self._objective.guide.gates
-        assert q is not None
-        return q
+        return GateFamily.among(self._objective.guide.ways)
 
     def _price(self) -> float:
         """Mean price of a gate in nats per datum, between closed and open."""

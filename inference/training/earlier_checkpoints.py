@@ -53,8 +53,8 @@ def state_of_today(kept: dict[str, Any]) -> dict[str, Any]:
         kept: What was written.
     """
     if "gates" in kept:
-        gates = kept.pop("gates")
-        kept["rules"] = {} if gates is None else {Gating.name: gates}
+        state = kept.pop("gates")
+        kept["rules"] = {Gating.name: state} if state else {}
     return kept
 
 
