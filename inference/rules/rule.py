@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 import torch
 import xarray as xr
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.guides.slices import ParameterSlice
@@ -112,8 +112,17 @@ class Run(Protocol):
             guide: Its guide; default None: a fresh one of the families that were asked for.
         """
 
-    def slices(self, site: str) -> Sequence[ParameterSlice]:
-        """Where a site lives in the guide's flat parameters, and so in gradients and optimizer state."""
+    def slices(self, site: str) -> Sequence[tuple[nn.Parameter, ParameterSlice]]:
+        """The guide's flat parameters in which a site lives, and where in each.
+
+        A gradient and the tensors of ``optimizer.state[parameter]`` are laid out like the parameter.
+
+        Args:
+            site: Its name.
+
+        Raises:
+            ValueError: If there is no such site.
+        """
 
 
 class ActiveRule:
