@@ -49,7 +49,7 @@ from bayesprune.inference.data.kept_inputs import KeptInputs
 from bayesprune.inference.execution.stepper import ExecutionReport
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.rules.rule import Rule
-from bayesprune.inference.training.earlier_checkpoints import asked_of_today, described_rule, state_of_today
+from bayesprune.inference.training.earlier_checkpoints import asked_of_today, state_of_today
 from bayesprune.inference.training.packed_state import packed, state_digest, unpacked
 from bayesprune.inference.training.restart_run import RestartRun
 from bayesprune.models.bayesian_network import BayesianNetwork
@@ -170,7 +170,7 @@ def open_checkpoint(
         "validation": None if validation is None else data_fingerprint(tuple(validation)),
         "start": None if earlier is None else data_fingerprint([value.reshape(-1) for value in earlier]),
         **{name: repr(value) if is_dataclass(value) else described(value) for name, value in arguments.items()},
-        "training": {rule.name: described_rule(rule) for rule in rules},
+        "training": {rule.name: described(rule) for rule in rules},
     }
     asked = json.loads(json.dumps(asked))  # as it is read back: tuples are lists there
     file = folder / ASKED_FILE

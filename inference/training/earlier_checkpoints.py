@@ -8,20 +8,13 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
-from dataclasses import is_dataclass
 from typing import Any
 
 from bayesprune.inference.data.fingerprints import described
 from bayesprune.inference.objective.unit_gate_estimators import estimator_named
 from bayesprune.inference.rules.gate_training import Gating
-from bayesprune.inference.rules.rule import Rule
 
-__all__ = ["asked_of_today", "described_rule", "state_of_today"]
-
-
-def described_rule(rule: Rule) -> dict[str, Any]:
-    """A rule as a checkpoint knows it again: its class and its fields; callables among them count by their names."""
-    return {type(rule).__name__: {name: _described_field(value) for name, value in vars(rule).items()}}
+__all__ = ["asked_of_today", "state_of_today"]
 
 
 def asked_of_today(asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,12 +29,12 @@ def asked_of_today(asked: Mapping[str, Any]) -> dict[str, Any]:
     gating, estimator = found.pop("gating"), found.pop("unit_gate_estimator", None)
     found["training"] = {}
     if gating is not None or estimator is not None:
-        call = ast.parse(gating or "Gating()", mode="eval").body
-        settings = {each.arg: ast.literal_eval(each.value) for each in call.keywords}  # type: ignore[attr-defined]
-        rule = described_rule(Gating(**settings))
+        name, settings = _call(gating or "Gating()")
+        rule = described(Gating(**settings))
         if isinstance(estimator, str) and "(" not in estimator:
-            estimator = repr(estimator_named(estimator))
-        rule["Gating"]["estimator"] = estimator
+            rule[name]["estimator"] = described(estimator_named(estimator))
+        elif estimator is not None:
+            rule[name]["estimator"] = dict([_call(estimator)])
         found["training"] = {Gating.name: rule}
     return found
 
@@ -58,5 +51,8 @@ def state_of_today(kept: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _described_field(value: Any) -> Any:
-    return repr(value) if is_dataclass(value) else described(value)
+def _call(text: str) -> tuple[str, dict[str, Any]]:
+    """Name and arguments of a data class that was printed."""
+    call = ast.parse(text, mode="eval").body
+    assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
+    return call.func.id, {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}
