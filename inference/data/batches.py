@@ -40,7 +40,7 @@ def length_or_none(part: Any) -> int | None:
 
 
 class Batches:
-    """One pass over the data an iteration, in an order that the random state of torch decides.
+    """One pass over the data an iteration, in an order that a random generator decides.
 
     Args:
         data: `(x, y)` tensors, a `Dataset` or a `DataLoader` (any sized iterable of `(x, y)` batches). A pass over an
@@ -51,8 +51,11 @@ class Batches:
         workers: Processes that load a `Dataset` in the background; default 0: none. Needs a data set that can be
             pickled; a loader has its own.
         channels_last: Whether inputs `(batch, channels, height, width)` are laid out channels last; default False.
+        order: The generator that permutes tensors in memory and a `Dataset`; default None: torch's own. A loader of the
+            user's has its own way.
 
     Attributes:
+        order: As given.
         tensors: `(x, y)` for data in memory, else None.
         example_outputs: The network's outputs for one example, `(1, ...)`, once `check_data` has looked; else None.
 
@@ -68,6 +71,7 @@ class Batches:
         dtype: torch.dtype,
         workers: int = 0,
         channels_last: bool = False,
+        order: torch.Generator | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
@@ -76,6 +80,7 @@ class Batches:
         if workers < 0:
             raise ValueError(f"workers is the number of loading processes, at least 0, not {workers}")
         self.batch_size, self.device, self.dtype, self.channels_last = batch_size, device, dtype, channels_last
+        self.order = order
         if isinstance(data, TensorDataset) and len(data.tensors) == 2:
             data = (data.tensors[0], data.tensors[1])
         self.tensors: tuple[Tensor, Tensor] | None = None
@@ -95,6 +100,7 @@ class Batches:
                 data,
                 batch_size,
                 shuffle=None if is_stream else True,
+                generator=order,
                 num_workers=workers,
                 persistent_workers=workers > 0,
                 pin_memory=device.type == "cuda",
@@ -189,7 +195,7 @@ class Batches:
         """
         if self.tensors is not None:
             x, y = self.tensors
-            for rows in torch.randperm(len(x)).to(self.device).split(self.batch_size):
+            for rows in torch.randperm(len(x), generator=self.order).to(self.device).split(self.batch_size):
                 yield x[rows], y[rows]
             return
         number, seen, largest, length = 0, 0, 0, None if self._counted else self.length
@@ -304,9 +310,12 @@ class Batches:
         """The first batch, without touching the random state; that of a loader is read anew, and kept for `kept`."""
         if self.tensors is not None:
             return self.tensors[0][: self.batch_size], self.tensors[1][: self.batch_size]
+        before = None if self.order is None else self.order.get_state()
         with torch.random.fork_rng(devices=[]):
             for batch in self:
                 self._first = batch
+                if self.order is not None and before is not None:
+                    self.order.set_state(before)
                 return batch
         raise ValueError("the data have no batches: give at least one example")
 

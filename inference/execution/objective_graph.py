@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 import torch
@@ -19,6 +19,7 @@ from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_map
 
+from bayesprune.inference.execution.device_numbers import numbers_made_on
 from bayesprune.inference.guides.families import Family
 from bayesprune.inference.guides.functional import GivenNoise, RecordNoise, functional
 from bayesprune.inference.guides.slices import ParameterSlice
@@ -162,6 +163,7 @@ def _trace(objective: Objective, x: Tensor, y: Tensor, alone: tuple[str, ...]) -
         own |= {f"objective.{name}": buffer for name, buffer in zip(buffers, statistics, strict=True)}
         with ExitStack() as stack:
             stack.enter_context(functional())
+            stack.enter_context(numbers_made_on(x.device))
             _give_pieces(stack, objective, leaves, live)
             arguments = (x, y, kl_weight, dict(zip(alone, weights, strict=True)))
             terms = _mean_of_particles(objective, own, noise, arguments)
@@ -197,21 +199,23 @@ def _mean_of_particles(
 ) -> Terms:
     """The objective's terms at the noise given, with several particles side by side by `torch.vmap`."""
     single = copy.copy(objective)
-    single.particles = 1
-    parts, count = _Parts(single), len(noise) // objective.particles
+    particles = objective.gradient.particles
+    single.gradient = replace(objective.gradient, particles=1)
+    parts, count = _Parts(single), len(noise) // particles
 
     def one(noise: Sequence[Tensor]) -> dict[str, Any]:
         with GivenNoise(noise):
             terms = functional_call(parts, own, arguments)
-        return {field.name: getattr(terms, field.name) for field in fields(terms)}
+        # Not the weights: the graph has gradients of its own, and would have to give them out.
+        return {field.name: getattr(terms, field.name) for field in fields(terms) if field.name != "weights"}
 
-    if objective.particles == 1:
+    if particles == 1:
         return Terms(**one(noise))
     # Running statistics are updated by the first particle only, and cannot be inside vmap.
     apart = 1 if tracks_statistics(objective.model.network) or not count else 0
     evaluated = [tree_map(lambda part: part.unsqueeze(0), one(noise[:count])) for _ in range(apart)]
     with frozen_statistics(objective.model.network):
-        rest = range(apart, objective.particles)
+        rest = range(apart, particles)
         if count:
             stacked = [torch.stack([noise[k * count + j] for k in rest]) for j in range(count)]
             evaluated.append(torch.vmap(one, randomness="different")(stacked))
@@ -283,7 +287,7 @@ def _check_alone(objective: Objective, alone: Sequence[str]) -> None:
     for name in alone:
         sites = {site.name for site in priors[name].sites.values()}
         shared = any(sites & {site.name for site in priors[other].sites.values()} for other in priors if other != name)
-        if sites & gated or shared or objective.particles > 1:
+        if sites & gated or shared or objective.gradient.particles > 1:
             raise UntraceableError(
                 f"the prior on {name} branches on values of tensors, and has gates, shared latents or several particles"
             )

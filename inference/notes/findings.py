@@ -19,7 +19,7 @@ from bayesprune.inference.inclusion.inclusion_notes import inclusion_notes
 from bayesprune.inference.notes.course import Course, course_of
 from bayesprune.inference.notes.emptied_layers import EmptiedLayers, collapsed_layers, emptied_layers
 from bayesprune.inference.notes.remedies import Remedies
-from bayesprune.inference.rules.gate_training import NOISY
+from bayesprune.inference.rules.gate_noise import NOISY
 
 __all__ = ["findings"]
 

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
-
-from bayesprune.inference.rules.budget_count import counting_rules, knob_of
-from bayesprune.inference.rules.budget_landing import land
-from bayesprune.inference.rules.budget_measures import Measure, measure_of
-from bayesprune.inference.rules.rule import ActiveRule, Change, Rule, Run, Taken
-from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.checks.setting_types import checked_types
+from bayesprune.inference.rules.budget_count import knob_of
+from bayesprune.inference.rules.rule import ActiveRule, Change, Rule
 
 __all__ = ["ActiveBudget", "Budget"]
+
 
 @dataclass(frozen=True)
 class Budget(Rule):
@@ -44,12 +38,14 @@ class ActiveBudget(ActiveRule):
         self.start = None
         self.log = []
         self.target = 1.0
+
     def target_at(self, progress):
         b = self.budget
         t = min(1.0, max(0.0, (progress - b.begin_at) / (b.arrive_at - b.begin_at)))
         if b.power > 0:
             return b.density * (self.start / b.density) ** ((1 - t) ** b.power)
         return b.density + (self.start - b.density) * (1 - t) ** 3
+
     def after_step(self, taken):
         b, run = self.budget, self.run
         p = taken.step / run.steps
@@ -57,6 +53,7 @@ class ActiveBudget(ActiveRule):
             return Change.NOTHING
         guide = run.objective.guide
         from bayesprune.inference.rules.budget_count import weights_left
+
         left = weights_left(guide)
         d = sum(int(v.sum()) for v in left.values()) / sum(v.numel() for v in left.values())
         if self.start is None:

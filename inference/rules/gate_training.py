@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import torch
+import xarray as xr
 from torch import Tensor
 
 from bayesprune.inference.guides.gate_family import GateFamily
+from bayesprune.inference.guides.guide import Guide
+from bayesprune.inference.objective.expectation import Expectation
 from bayesprune.inference.objective.objective import Objective
+from bayesprune.inference.objective.unit_gate_estimators import UnitGateEstimator, estimator_named
+from bayesprune.inference.objective.unit_gate_expectation import UnitGateExpectation
 from bayesprune.inference.rules.attraction import fan_out_norms, is_attracted, lipschitz_estimates
+from bayesprune.inference.rules.gate_noise import GateNoise
+from bayesprune.inference.rules.gate_trace import gate_variables
+from bayesprune.inference.rules.registry import brought_by
+from bayesprune.inference.rules.rule import ActiveRule, Change, Needs, Rule, Run, Taken
 from bayesprune.inference.rules.unit_transfer import check_removable, transfer
-from bayesprune.inference.watching.callbacks import FitState
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.setting_types import checked_types
 from bayesprune.models.costs.macs import count_macs
@@ -29,15 +37,14 @@ RECORDS = 200
 """About how many times a fit records theta."""
 INTERIOR = (0.02, 0.98)
 """A theta strictly between these is undecided."""
-NOISY = 3.0
-"""From this ratio of step * variance of theta's gradient to the price on, a fit says that it pruned prematurely."""
 _PROBES = 4
 """Batches on which the attraction set of zero is estimated."""
 
 
+@brought_by(NetworkGates)
 @dataclass(frozen=True)
-class Gating:
-    """How `fit` trains the gates of units.
+class Gating(Rule):
+    """How `fit` trains the gates of units; the default rule of a model that has some.
 
     theta moves by projected gradient steps of constant size, theta <- clip(theta - step * gradient, 0, 1), with the
     gradient in nats per datum; the optimizer of the fit moves everything else.
@@ -56,6 +63,7 @@ class Gating:
             has arrived there.
         round_at: Share of the steps after which theta is rounded at 1/2 and trained no more; the rest of the fit trains
             the network that is left. Default 2/3; None: never.
+        estimator: How the gradient of theta is estimated, a name or an object; default None: as the gates declare.
 
     Raises:
         ValueError: If a value is out of range or of another type.
@@ -67,9 +75,12 @@ class Gating:
     remove: str | int | None = "epoch"
     rule: str = "absorbed"
     round_at: float | None = 2.0 / 3.0
+    estimator: str | UnitGateEstimator | None = None
+    name: ClassVar[str] = "gating"
 
     def __post_init__(self) -> None:
-        for name, value in checked_types("Gating", Gating, vars(self)).items():
+        given = {name: value for name, value in vars(self).items() if name != "estimator"}
+        for name, value in checked_types("Gating", Gating, given).items():
             object.__setattr__(self, name, value)  # Python's own numbers, which a checkpoint writes down
         if not self.travel > 0 or (self.step is not None and not self.step > 0):
             raise ValueError(f"Gating(travel=, step=) must be positive, not {self.travel} and {self.step}")
@@ -82,36 +93,56 @@ class Gating:
             raise ValueError(f"Gating(rule=...) takes 'absorbed' or 'attracted', not {self.rule!r}")
         if self.round_at is not None and not 0.0 < self.round_at <= 1.0:
             raise ValueError(f"Gating(round_at=...) is a share of the steps in (0, 1], not {self.round_at}")
+        if self.estimator is not None:
+            object.__setattr__(self, "estimator", estimator_named(self.estimator))
+
+    def check(self, model: BayesianNetwork, options: Mapping[str, Any]) -> None:
+        """Refuses a model without gates of units, and what does not go together with them."""
+        NetworkGates.among(model.ways)
+        if options["execution"] == "fused":
+            raise ValueError(
+                "execution='fused' is not available with gates of units, whose network changes: use execution='plain'"
+            )
+        if model.plan is not None and options["restarts"] > 1:
+            raise ValueError("units have been removed from this model: fit the model as it was declared")
+        if options["start"] is not None:
+            raise ValueError(
+                "start= is not for gates of units, which have left it closed: begin at the network's weights"
+            )
+        if options["particles"] > 1:
+            raise ValueError("particles= is not for gates of units: draw them more often by their estimator, or take 1")
+
+    def expectation(self, guide: Guide) -> Expectation | None:
+        """The expectation over the gates by the estimator that was asked for."""
+        return None if self.estimator is None else UnitGateExpectation.of(guide, self.estimator)
+
+    def begin(self, run: Run) -> GateTraining:
+        """See `Rule.begin`."""
+        return GateTraining(self, run)
 
 
-@dataclass
-class GateTraining:
+class GateTraining(ActiveRule):
     """The gates of one restart while it is trained.
 
     Args:
         gating: How.
-        state: The fit's state; its objective and optimizer are replaced where units are removed.
-        rebuild: Makes a fresh objective and optimizer for a model.
-        kl_weight: Final factor on prices and priors; anything but 1 is a tempered objective.
+        run: The restart, whose model is replaced where units are removed. Its final KL weight is a factor on prices
+            and priors; anything but 1 is a tempered objective.
 
     Attributes:
         records: What the pruning trace will hold: one dict a record.
-        report: What the settings of the fit will hold.
+        said: What the settings of the fit will hold.
     """
 
-    gating: Gating
-    state: FitState
-    rebuild: Callable[[BayesianNetwork], tuple[Objective, torch.optim.Optimizer]]
-    kl_weight: float = 1.0
-    records: list[dict[str, Any]] = field(default_factory=list)
-    report: dict[str, Any] = field(default_factory=dict)
+    needs = Needs(plain="gates of units change the network while it is trained")
 
-    def __post_init__(self) -> None:
-        self.state.gate_training = self
+    def __init__(self, gating: Gating, run: Run) -> None:
+        self.gating, self.run = gating, run
+        self.records: list[dict[str, Any]] = []
         gates, q = self._gates, self._q
         if self.gating.remove is not None:
             check_removable(self._objective.model)
-        total = self.state.steps
+        total = self.run.steps
         share = self.gating.round_at
         self.rounding_step = -1 if share is None else min(total, max(1, round(share * total)))
         gated = total if share is None else self.rounding_step
@@ -126,8 +157,7 @@ class GateTraining:
         self._declared = {site: (one.owner, one.numbers, one.is_layer) for site, one in gates.sets.items()}
         self._homes = {layer: name for name, units in gates.groups.sets.items() for layer in units.layers}
         self._at_zero = torch.zeros_like(q.absorbed, dtype=torch.int64)
-        self._gradient = q.theta.new_empty(0)
-        self._variance, self._watched = 0.0, 0
+        self._noise = GateNoise(q.theta.detach())
         self._recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=_PROBES)
         self._every = max(1, total // RECORDS)
         self._macs = self._count_macs()
@@ -138,26 +168,23 @@ class GateTraining:
                 "rule='attracted' needs to know the weights' decay: leave all weights of gated layers to UnitGates, or "
                 "use rule='absorbed'"
             )
-        self.report = {
+        assert isinstance(self._objective.expectation, UnitGateExpectation)
+        estimator = self._objective.expectation.estimator
+        self.said: dict[str, Any] = {
             "step": self.rate,
             "rounding_step": self.rounding_step,
-            "estimator": repr(self._objective.unit_gate_estimator),
-            "evaluations_a_step": float(getattr(self._objective.unit_gate_estimator, "evaluations", 0)),
+            "estimator": repr(estimator),
+            "evaluations_a_step": float(getattr(estimator, "evaluations", 0)),
             "dense_macs": float(gates.whole[0]),
             "units_at_start": self._units(),
             "removals": [],
         }
         self.record()
 
-    def after_step(self, x: Tensor, y: Tensor) -> bool:
-        """Moves theta after an optimizer step, rounds it when its time has come; returns whether units were removed.
-
-        Args:
-            x: The step's inputs.
-            y: Its targets.
-        """
-        self._recent.append((x, y))
-        step, removed = self.state.step, False
+    def after_step(self, taken: Taken) -> Change:
+        """Moves theta after an optimizer step, rounds it when its time has come, and removes units where it is due."""
+        self._recent.append((taken.x, taken.y))
+        step, removed = taken.step, False
         if not bool(self._q.settled):
             self._project()
             if step == self.rounding_step:
@@ -167,10 +194,10 @@ class GateTraining:
             removed = self.remove() or removed
         if step % self._every == 0 or step == self.rounding_step or removed:
             self.record()
-        return removed
+        return Change.MODEL if removed else Change.VALUES
 
-    def after_epoch(self) -> bool:
-        """Looks at the attraction set, and removes closed units where epochs end with that; returns whether it did."""
+    def after_epoch(self) -> Change:
+        """Looks at the attraction set, and removes closed units where epochs end with that."""
         if self._decay is not None and not bool(self._q.settled):
             self._attracted = self._find_attracted()
             if self.gating.rule == "attracted":
@@ -182,7 +209,12 @@ class GateTraining:
         removed = self.gating.remove == "epoch" and self.remove()
         if removed:
             self.record()
-        return removed
+        return Change.MODEL if removed else Change.VALUES
+
+    def end(self) -> None:
+        """Notes how gates were left where the restart was stopped early."""
+        if self.run.stop:
+            self.record()
 
     @torch.no_grad()
     def remove(self) -> bool:
@@ -192,14 +224,14 @@ class GateTraining:
         may_go = [site for site, one in gates.sets.items() if one.is_layer or gates.groups[one.owner].count > 1]
         if not any(bool(closed[site].any()) for site in may_go):
             return False
-        before = sum(one.count for one in gates.sets.values())
+        count = sum(one.count for one in gates.sets.values())
         removed = without_units(self._objective.model, closed)
-        if len(removed.gates) == before:
+        if len(removed.gates) == count:
             return False  # what is closed has to stay, lest a layer is empty
+        before = (self._objective, self.run.optimizer)
         with torch.random.fork_rng(devices=[q.theta.device] if q.theta.device.type == "cuda" else []):
-            fresh = self.rebuild(removed.model)  # a guide draws some of the starting values that are replaced next
-        transfer(removed, (self._objective, self.state.optimizer), fresh)
-        self.state.objective, self.state.optimizer = fresh
+            fresh = self.run.replace(removed.model)  # a guide draws starting values, which are replaced next
+        transfer(removed, before, fresh)
         self._at_zero = self._at_zero[removed.gates.to(self._at_zero.device)]
         if len(removed.gates) == 0:
             self._q.settled.fill_(True)
@@ -212,20 +244,20 @@ class GateTraining:
             )
         self._attracted = {}
         self._macs = self._count_macs()
-        self.report["removals"].append({"step": self.state.step, "gates": before - len(removed.gates)})
+        self.said["removals"].append({"step": self.run.step, "gates": count - len(removed.gates)})
         return True
 
     @torch.no_grad()
     def record(self) -> None:
         """Notes theta, in the numbering of the declared network, and costs."""
         gates, q = self._gates, self._q
-        if self.records and self.records[-1]["step"] == self.state.step:
+        if self.records and self.records[-1]["step"] == self.run.step:
             self.records.pop()
         theta = torch.zeros(len(self.units()), dtype=torch.float32)
         theta[q.origin.cpu()] = q.theta.detach().float().cpu()
         self.records.append(
             {
-                "step": self.state.step,
+                "step": self.run.step,
                 "theta": theta.numpy(),
                 "units_left": self._units(),
                 "attracted": {self._name_of(gates.sets[s].owner): int(v.sum()) for s, v in self._attracted.items()},
@@ -240,26 +272,37 @@ class GateTraining:
             (owner, int(number), is_layer) for owner, numbers, is_layer in self._declared.values() for number in numbers
         ]
 
-    def kept(self) -> dict[str, Any]:
-        """What a checkpoint keeps, beside the guide: tensors, arrays, numbers and texts."""
+    def row(self) -> Mapping[str, float | Mapping[str, float]]:
+        """How many units are left, by the name of their set."""
+        return {"units": {name: float(count) for name, count in self._units().items()}}
+
+    def report(self) -> dict[str, Any]:
+        """What came of it: steps of theta, rounding, removals, and how noisy the gradient was."""
+        return self.said
+
+    @classmethod
+    def trace(cls, trace: xr.Dataset, rules: Sequence[Self]) -> xr.Dataset:
+        """Adds what gates did; see `gate_variables`."""
+        return gate_variables(trace, rules[0].units(), [one.records for one in rules], rules[0].said)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps, beside the guide."""
         looks = self._decay is not None and not bool(self._q.settled)
         return {
             "records": self.records,
-            "report": self.report,
+            "report": self.said,
             "at_zero": self._at_zero,
-            "gradient": self._gradient,
-            "variance": self._variance,
-            "watched": self._watched,
+            **self._noise.state_dict(),
             "attracted": self._attracted,
             "recent": list(self._recent) if looks else [],
         }
 
-    def go_on_from(self, kept: dict[str, Any]) -> None:
-        """Takes over what `kept` returned; the state has objective and optimizer of what was left then."""
+    def load_state_dict(self, kept: Mapping[str, Any]) -> None:
+        """Takes over what `state_dict` returned; the run has objective and optimizer of what was left then."""
         device = self._q.theta.device
-        self.records, self.report = kept["records"], kept["report"]
-        self._at_zero, self._gradient = kept["at_zero"].to(device), kept["gradient"].to(device)
-        self._variance, self._watched = kept["variance"], kept["watched"]
+        self.records, self.said = kept["records"], kept["report"]
+        self._at_zero = kept["at_zero"].to(device)
+        self._noise.load_state_dict(kept)
         self._attracted = {site: inside.to(device) for site, inside in kept["attracted"].items()}
         self._recent.extend((x.to(device), y.to(device)) for x, y in kept["recent"])
         self._macs = self._count_macs()
@@ -268,19 +311,15 @@ class GateTraining:
 
     @property
     def _objective(self) -> Objective:
-        return self.state.objective
+        return self.run.objective
 
     @property
     def _gates(self) -> NetworkGates:
-        gates = self._objective.model.gates
-        assert gates is not None
-        return gates
+        return NetworkGates.among(self._objective.model.ways)
 
     @property
     def _q(self) -> GateFamily:
-        q = self._objective.guide.gates
-        assert q is not None
-        return q
+        return GateFamily.among(self._objective.guide.ways)
 
     def _price(self) -> float:
         """Mean price of a gate in nats per datum, between closed and open."""
@@ -288,7 +327,7 @@ class GateTraining:
         n = sum(one.count for one in gates.sets.values())
         like = self._q.theta.detach()
         open_, closed = (gates.cost(self._q.by_site(torch.full_like(like, value))) for value in (1.0, 0.0))
-        return self.kl_weight * float(open_ - closed) / n / gates.data_size
+        return self.run.final_kl_weight * float(open_ - closed) / n / gates.data_size
 
     def _rates_of_gates(self) -> Tensor:
         """Step of each theta, by the number of its gate: where prices differ, in inverse proportion to its own.
@@ -308,7 +347,7 @@ class GateTraining:
         gradient = q.theta.grad
         if gradient is None:
             return
-        self._watch_noise(gradient)
+        self._noise.watch(gradient, ~q.absorbed)
         q.theta.sub_(self._rates[q.origin] * torch.where(q.absorbed, 0.0, gradient))
         q.theta.clamp_(0.0, 1.0)
         q.theta.grad = None
@@ -318,51 +357,23 @@ class GateTraining:
         if all(self._gates.pressure(site).absorbs for site in self._gates.sets):
             q.absorbed |= self._at_zero >= self.gating.patience
 
-    def _watch_noise(self, gradient: Tensor) -> None:
-        """Adds to the mean variance of the gradient, by half of the squared difference of two steps in a row."""
-        if len(self._gradient) == len(gradient):
-            live = ~self._q.absorbed
-            self._variance += (
-                float(0.5 * (gradient - self._gradient)[live].square().mean()) if bool(live.any()) else 0.0
-            )
-            self._watched += 1
-        self._gradient = gradient.clone()
-
     @torch.no_grad()
     def _round(self) -> None:
         q = self._q
-        self._judge_noise()
+        price = self._price()
+        if price > 0:  # a curved price may press no gate out
+            self.said["noise"] = self._noise.ratio(self.rate, price)
         theta = q.theta.detach().clone()
         before = {site: int((part > 0).sum()) for site, part in q.by_site(theta).items()}
         q.theta.copy_((theta > 0.5).to(theta.dtype))
         q.absorbed |= q.theta == 0
         q.settled.fill_(True)
         after = {site: int(part.sum()) for site, part in q.by_site(q.theta).items()}
-        self.report |= {
+        self.said |= {
             "interior": int(((theta > INTERIOR[0]) & (theta < INTERIOR[1])).sum()),
             "open_before_rounding": before,
             "open_after_rounding": after,
         }
-
-    def _judge_noise(self) -> None:
-        """Warns where steps of theta are so noisy that units of some use will have hit zero by chance.
-
-        A theta that drifts upwards by step * d a step, from `start`, ever hits zero with a probability of about
-        exp(-2 start d / (step * variance)): below d = step * variance the noise decides, and not the price.
-        """
-        price = self._price()
-        if not price > 0:
-            return  # a curved price that presses no gate out
-        ratio = self.rate * self._variance / max(self._watched, 1) / price
-        self.report["noise"] = ratio
-        if ratio > NOISY:
-            warnings.warn(
-                f"the noise of theta's gradient raises the price of a unit by about {ratio:.1f} times that price, so "
-                "that units of use were pruned prematurely: take more epochs, a higher price, a larger travel= or an "
-                "estimator of less noise",
-                UserWarning,
-                stacklevel=2,
-            )
 
     def _units(self) -> dict[str, int]:
         """Units in the network, by the name that their set was declared under."""
@@ -383,9 +394,9 @@ class GateTraining:
         own = gates.declaration
         if own.probability is not None or own.beta is not None:
             return None  # the set is that of a straight price
-        if not set(gates.weights) <= set(model.left_to_gates):
+        if not set(gates.tensors) <= set(model.left_to_gates):
             return None
-        return self.kl_weight / (own.weight_scale**2 * model.data_size)
+        return self.run.final_kl_weight / (own.weight_scale**2 * model.data_size)
 
     def _find_attracted(self) -> dict[str, Tensor]:
         """Which gates lie inside the attraction set of zero, by site, on the last few batches."""
@@ -399,7 +410,7 @@ class GateTraining:
             frozen_statistics(model.network),
         ):
             for x, y in self._recent:
-                effective = gates.multiply(weights, q.sample(), model.network)
+                effective = gates.weights(weights, q.sample(), model.network)
                 leaves = {name: value.detach().requires_grad_(True) for name, value in effective.items()}
                 outputs = torch.func.functional_call(model.network, leaves, (x,))
                 loss = -model.likelihood.log_prob(outputs, y).mean()
@@ -412,7 +423,7 @@ class GateTraining:
             if one.is_layer:
                 attracted[site] = torch.zeros(1, dtype=torch.bool, device=theta.device)
                 continue
-            mine, kappa = one.numbers.to(theta.device), self.kl_weight * prices[site] / model.data_size
+            mine, kappa = one.numbers.to(theta.device), self.run.final_kl_weight * prices[site] / model.data_size
             attracted[site] = is_attracted(
                 norms[one.owner][mine], theta, kappa, self._decay, lipschitz[one.owner][mine]
             )

@@ -14,10 +14,11 @@ from typing import Any, ClassVar, Protocol, Self
 
 import torch
 import xarray as xr
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.guides.slices import ParameterSlice
+from bayesprune.inference.objective.expectation import Expectation
 from bayesprune.inference.objective.objective import Objective, Terms
 from bayesprune.models.bayesian_network import BayesianNetwork
 
@@ -56,7 +57,8 @@ class Taken:
         y: Its targets.
         terms: What it came to, in full-data nats, without a graph.
         weight_gradient: Gradient of the loss divided by `data_size` with respect to the weights that the network ran
-            with, after masks and gates, dense, `(out, in, ...)` by name of tensor; None where no rule asked for it.
+            with, after masks and gates, dense, `(out, in, ...)` by name of tensor with a prior; None where no rule
+            asked for it. The loss depends on these by the likelihood alone: what the prior adds acts on the latents.
     """
 
     step: int
@@ -76,7 +78,11 @@ class Run(Protocol):
         steps: Steps in all.
         step: Steps done.
         epoch: Epochs done.
-        final_kl_weight: Factor on the KL term at the end of the fit.
+        kl_weight: Factor on the KL term in the last step.
+        final_kl_weight: The same at the end of the fit.
+        kl_warmup: Share of the steps over which it rises.
+        history: One dict an epoch: what the pruning trace will hold.
+        iterates: One dict a recorded step: negative ELBO and scales.
         stop: Set it to True to end this restart after the current step.
         stop_reason: Why, in words.
     """
@@ -87,7 +93,11 @@ class Run(Protocol):
     steps: int
     step: int
     epoch: int
+    kl_weight: float
     final_kl_weight: float
+    kl_warmup: float
+    history: list[dict[str, Any]]
+    iterates: list[dict[str, float]]
     stop: bool
     stop_reason: str
 
@@ -102,8 +112,17 @@ class Run(Protocol):
             guide: Its guide; default None: a fresh one of the families that were asked for.
         """
 
-    def slices(self, site: str) -> Sequence[ParameterSlice]:
-        """Where a site lives in the guide's flat parameters, and so in gradients and optimizer state."""
+    def slices(self, site: str) -> Sequence[tuple[nn.Parameter, ParameterSlice]]:
+        """The guide's flat parameters in which a site lives, and where in each.
+
+        A gradient and the tensors of ``optimizer.state[parameter]`` are laid out like the parameter.
+
+        Args:
+            site: Its name.
+
+        Raises:
+            ValueError: If there is no such site.
+        """
 
 
 class ActiveRule:
@@ -125,6 +144,9 @@ class ActiveRule:
     def after_epoch(self) -> Change:
         """Called after each epoch, before its row of the history is made; says what it changed."""
         return Change.NOTHING
+
+    def replaced(self) -> None:
+        """Called when another rule has replaced the model: what was kept of its tensors is of no use any more."""
 
     def end(self) -> None:
         """Called after the last step of a restart, however it ended but for an error; may still change values."""
@@ -155,9 +177,12 @@ class Rule:
 
     Attributes:
         name: Its key in `Fit.settings`, the checkpoint and the trace: of one word, each name once a fit.
+        in_own_loops: Whether it works in a loop of one's own too (`Record`), which tells neither how many steps there
+            are nor inputs and targets: `Taken.x` and `.y` are empty there. Default False.
     """
 
     name: ClassVar[str] = ""
+    in_own_loops: ClassVar[bool] = False
 
     def check(self, model: BayesianNetwork, options: Mapping[str, Any]) -> None:
         """Refuses what does not go together, before anything is trained.
@@ -169,6 +194,14 @@ class Rule:
         Raises:
             ValueError: In one sentence.
         """
+
+    def expectation(self, guide: Guide) -> Expectation | None:
+        """How the data term is averaged in a fit with this rule; default None: as the model's ways ask for.
+
+        Args:
+            guide: The guide; its model is known to it.
+        """
+        return None
 
     def begin(self, run: Run) -> ActiveRule:
         """Makes what is at work in one restart, before its first step.

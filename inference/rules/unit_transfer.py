@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.inference.guides.families import Family
+from bayesprune.inference.guides.gate_family import GateFamily
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.guides.slices import ParameterSlice
 from bayesprune.inference.objective.objective import Objective
@@ -31,7 +32,7 @@ def check_removable(model: BayesianNetwork) -> None:
             if spec.dims or spec.per == "block":
                 raise ValueError(
                     f"{prior.name}: the latent {latent} is declared per {'dims=' if spec.dims else 'block'}, whose "
-                    "entries cannot leave with single units: fit with gating=Gating(remove=None)"
+                    "entries cannot leave with single units: fit with rules=[Gating(remove=None)]"
                 )
 
 
@@ -52,8 +53,7 @@ def transfer(
     pairs = [*_guide_pairs(old.guide, new.guide, removed), *_point_pairs(old.model, new.model, removed)]
     for source, target, cut in pairs:
         target.copy_(cut(source))
-    old_q, new_q = old.guide.gates, new.guide.gates
-    assert old_q is not None and new_q is not None
+    old_q, new_q = GateFamily.among(old.guide.ways), GateFamily.among(new.guide.ways)
     for name in ("absorbed", "origin"):
         getattr(new_q, name).copy_(getattr(old_q, name)[removed.gates.to(old_q.theta.device)])
     new_q.settled.copy_(old_q.settled)
@@ -69,8 +69,8 @@ def transfer(
 def _guide_pairs(old: Guide, new: Guide, removed: Removed) -> list[tuple[Tensor, Tensor, Cut]]:
     """Parameters of the guide: the old one, the new one, and how one is cut to the other."""
     index = removed.gates.to(next(old.parameters()).device)
-    assert old.gates is not None and new.gates is not None
-    pairs: list[tuple[Tensor, Tensor, Cut]] = [(old.gates.theta, new.gates.theta, lambda flat: flat[index])]
+    thetas = [GateFamily.among(guide.ways).theta for guide in (old, new)]
+    pairs: list[tuple[Tensor, Tensor, Cut]] = [(thetas[0], thetas[1], lambda flat: flat[index])]
     shapes = {name: prior.shape for name, prior in old.model.priors.items()}
     earlier = {_kind(family): family for family in cast(Iterable[Family], old.families)}
     for family in cast(Iterable[Family], new.families):

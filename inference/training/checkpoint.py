@@ -14,9 +14,10 @@ Keys of restart-N.json:
     digest      of that file and of what was kept; anything else is damaged
     kept        finished, seconds, counts (of `FitState`), execution (an `ExecutionReport`; "path" in earlier versions),
                 plan (of removed units), tensors (of the objective), optimizer (numbers of its groups; state by
-                position), random (states of torch's generators), gates (`GateTraining.kept`), passed
-                (`KeptInputs.state`, which earlier versions did not write); in it tensors are {"$tensor": number in the
-                file}, arrays {"$array": number}, numbers that are not finite {"$float": name}
+                position), random (states of torch's generators), order (of the generator of the data's order), notes
+                (of the guide), rules (`ActiveRule.state_dict` by name), passed (`KeptInputs.state`); earlier versions
+                had "gates" in place of rules, and neither order, notes nor, at first, passed; in it tensors are
+                {"$tensor": number in the file}, arrays {"$array": number}, numbers that are not finite {"$float": name}
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -44,12 +46,12 @@ from bayesprune.inference.data.fingerprints import (
     names_of_today,
 )
 from bayesprune.inference.data.kept_inputs import KeptInputs
-from bayesprune.inference.execution.stepper import ExecutionReport, Stepper
+from bayesprune.inference.execution.stepper import ExecutionReport
 from bayesprune.inference.fit_result import Fit
-from bayesprune.inference.objective.objective import Objective
-from bayesprune.inference.rules.gate_training import GateTraining
+from bayesprune.inference.rules.rule import Rule
+from bayesprune.inference.training.earlier_checkpoints import asked_of_today, state_of_today
 from bayesprune.inference.training.packed_state import packed, state_digest, unpacked
-from bayesprune.inference.watching.callbacks import FitState
+from bayesprune.inference.training.restart_run import RestartRun
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.renamed_arguments import by_new_names
 from bayesprune.models.files.flushing import flush
@@ -57,6 +59,7 @@ from bayesprune.models.files.json_file import damaged, need, read_json, read_reg
 from bayesprune.models.files.places import expanded
 from bayesprune.models.files.unwritable import Unwritable
 from bayesprune.models.language.knobs import Knobs
+from bayesprune.models.language.way import Way
 from bayesprune.models.units.cutting import cut
 
 __all__ = ["STATE_BEFORE", "Checkpoint", "CheckpointError", "KeptState", "kept_state", "open_checkpoint"]
@@ -73,11 +76,9 @@ _COUNTS = ("epoch", "step", "kl_weight", "stop", "stop_reason", "history", "iter
 
 _KEPT = {
     "finished": bool, "seconds": float, "counts": dict, "execution": dict, "plan": (dict, type(None)), "tensors": list,
-    "optimizer": (dict, type(None)), "random": (list, type(None)), "gates": (dict, type(None)),
+    "optimizer": (dict, type(None)), "random": (list, type(None)), "rules": dict,
 }  # fmt: skip
 """What a state is made of, and of which kind each part is."""
-
-Rebuild = Callable[[BayesianNetwork], tuple[Objective, torch.optim.Optimizer]]
 
 
 class CheckpointError(ValueError):
@@ -126,6 +127,7 @@ def open_checkpoint(
     validation: Sequence[Tensor] | None,
     start: Fit | None,
     watchers: Sequence[Any],
+    rules: Sequence[Rule],
     arguments: Mapping[str, Any],
 ) -> Path:
     """Makes the folder of a fit's checkpoints, or takes up one whose arguments are the same.
@@ -137,6 +139,7 @@ def open_checkpoint(
         validation: The validation data.
         start: The earlier fit of a warm start.
         watchers: Callbacks and stopping rules.
+        rules: The rules that were asked for.
         arguments: All else that the numbers depend on, by name; callables and other objects count by their names,
             data classes with their fields.
 
@@ -154,7 +157,8 @@ def open_checkpoint(
                 "step: leave one of them out, or say is_resumable = True on it if it goes on from FitState alone"
             )
     loader = batches.loader
-    if isinstance(loader, DataLoader) and (loader.generator or getattr(loader.sampler, "generator", None)):
+    own = [loader.generator, getattr(loader.sampler, "generator", None)] if isinstance(loader, DataLoader) else []
+    if any(one is not None and one is not batches.order for one in own):
         raise ValueError(
             "checkpoint= cannot keep the random state of a loader's own generator: make the loader without generator="
         )
@@ -162,11 +166,12 @@ def open_checkpoint(
     earlier = None if start is None else [t for one in start.restarts for t in _tensors(one.guide, one.model)]
     asked = {
         "model": model_fingerprint(model),
-        "gates": None if model.gates is None else model.gates.declaration.config,
+        "gates": model.way_configs.get("gates"),
         "data": data_fingerprint(batches.tensors if batches.tensors is not None else batches.loader),
         "validation": None if validation is None else data_fingerprint(tuple(validation)),
         "start": None if earlier is None else data_fingerprint([value.reshape(-1) for value in earlier]),
         **{name: repr(value) if is_dataclass(value) else described(value) for name, value in arguments.items()},
+        "training": {rule.name: described(rule) for rule in rules},
     }
     asked = json.loads(json.dumps(asked))  # as it is read back: tuples are lists there
     file = folder / ASKED_FILE
@@ -176,7 +181,7 @@ def open_checkpoint(
             for stale in folder.glob(pattern):
                 stale.unlink()
         if any(folder.glob("restart-*.json")):
-            before = names_of_today(by_new_names(_read_json(file, {"asked": dict})["asked"]))
+            before = asked_of_today(names_of_today(by_new_names(_read_json(file, {"asked": dict})["asked"])))
             _compare(folder, before, asked | {"model": as_then(asked["model"], before.get("model"))})
         elif not any(folder.iterdir()) or _is_ours(file):
             write_json(file, {"format": FORMAT, "asked": asked})  # no epoch of an earlier call was finished
@@ -218,72 +223,85 @@ class Checkpoint:
         self._began = time.perf_counter()
         self._due = self._began + LEAST
 
-    def restore(self, state: FitState, training: GateTraining | None, rebuild: Rebuild) -> ExecutionReport | None:
+    def restore(self, run: RestartRun) -> bool:
         """Puts a restart that has just been set up where it was after its last kept epoch, IN PLACE.
 
         Args:
-            state: Its state; where units had been removed, it gets the objective and optimizer of what was left.
-            training: Its gates of units.
-            rebuild: Makes a fresh objective and optimizer for a model.
+            run: The restart; where units had been removed, it gets the objective and optimizer of what was left.
 
         Returns:
-            How its steps were executed; None for a restart that had not finished an epoch, which is left as it is.
+            Whether an epoch had been kept; a restart that had not finished one is left as it is.
 
         Raises:
             ValueError: If what was kept is not that of this model.
         """
         kept = self._kept
         if kept is None:
-            return None
-        model = state.objective.model
+            return False
+        model = run.objective.model
         try:
             if kept["plan"] != model.plan:
                 whole = model.network if model.declared is None else model.declared
                 network = cut(whole, model.example_input, kept["plan"], keep_mode=True)
-                state.objective, state.optimizer = rebuild(model.with_network(network, kept["plan"]))
+                run.replace(model.with_network(network, kept["plan"]))
             with torch.no_grad():
-                for own, value in zip(_tensors(state.objective), kept["tensors"], strict=True):
+                for own, value in zip(_tensors(run.objective), kept["tensors"], strict=True):
                     if own.shape != value.shape:
                         raise ValueError(f"{tuple(value.shape)} where {tuple(own.shape)} was expected")
                     own.copy_(value)
             if not self.finished:
-                _restore_optimizer(state.optimizer, kept["optimizer"])
+                _restore_optimizer(run.optimizer, kept["optimizer"])
             for name in _COUNTS:
-                setattr(state, name, kept["counts"][name])
-            state.objective.model.knobs.go_on_from(kept.get("knobs") or {})  # earlier versions kept none
-            if training is not None:
-                training.go_on_from(kept["gates"])
+                setattr(run, name, kept["counts"][name])
+            run.objective.model.knobs.go_on_from(kept.get("knobs") or {})  # earlier versions kept none
+            for name, rule in run.rules.items():
+                rule.load_state_dict(kept["rules"][name])
+            if "notes" in kept:  # earlier versions kept none
+                run.objective.guide.notes[:] = kept["notes"]
             if kept.get("passed") is not None:  # earlier versions kept none
                 self.passed.go_on_from(kept["passed"])
-            report = ExecutionReport(**kept["execution"])
+            run.go_on_as(ExecutionReport(**kept["execution"]))
+            run.has_ended = self.finished
         except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as problem:
             reason = " ".join(str(problem).split())[:200]
             raise CheckpointError(f"{self.file} is not of this model ({reason}): choose another folder") from problem
-        self._reason = report.reason
-        return report
+        self._reason = run.stepper.report.reason
+        return True
 
-    def restore_random_state(self) -> None:
-        """Sets the random state of torch to that of the last kept epoch."""
-        if self._kept is not None and not self.finished:
-            cpu, *gpu = self._kept["random"]
-            torch.set_rng_state(cpu)
-            if gpu:
-                torch.cuda.set_rng_state(gpu[0], self.device)
+    def restore_random_state(self, data_order: torch.Generator) -> None:
+        """Sets the random states to those of the last kept epoch.
 
-    def report(self, stepper: Stepper) -> ExecutionReport:
+        Args:
+            data_order: The generator of the data's order.
+        """
+        if self._kept is None or self.finished:
+            return
+        cpu, *gpu = self._kept["random"]
+        torch.set_rng_state(cpu)
+        if gpu:
+            torch.cuda.set_rng_state(gpu[0], self.device)
+        if self._kept.get("order") is None:
+            warnings.warn(
+                f"{self.file} is of an earlier version, which drew the order of the data from the noise's generator: "
+                "the fit goes on with another order, and with other numbers than it would have had then",
+                UserWarning,
+                stacklevel=4,
+            )
+        else:
+            data_order.set_state(self._kept["order"])
+
+    def report(self, run: RestartRun) -> ExecutionReport:
         """How the steps were executed so far, with the reason for which it was chosen before an interruption."""
-        report = stepper.finish()
+        report = run.stepper.finish()
         if self._reason and report.name == "fused":
             report.reason = self._reason
         return report
 
-    def write(self, state: FitState, stepper: Stepper, training: GateTraining | None, finished: bool = False) -> None:
+    def write(self, run: RestartRun, finished: bool = False) -> None:
         """Keeps the restart as it stands; an epoch is passed over where that would take too large a share of the time.
 
         Args:
-            state: Its state.
-            stepper: What takes its steps.
-            training: Its gates of units.
+            run: The restart.
             finished: Whether it is finished, so that optimizer and random state are not needed again; default False.
 
         Raises:
@@ -293,27 +311,29 @@ class Checkpoint:
         began = time.perf_counter()
         if began < self._due and not finished:
             return
-        execution = self.report(stepper)  # tells the optimizer the number of its steps
+        execution = self.report(run)  # tells the optimizer the number of its steps
         random = [torch.get_rng_state()]
         if self.device.type == "cuda":
             random.append(torch.cuda.get_rng_state(self.device))
         kept = {
             "finished": finished,
             "seconds": self.seconds + time.perf_counter() - self._began,
-            "counts": {name: getattr(state, name) for name in _COUNTS},
+            "counts": {name: getattr(run, name) for name in _COUNTS},
             "execution": asdict(execution),
-            "plan": state.objective.model.plan,
-            "tensors": _tensors(state.objective),
-            "knobs": state.objective.model.knobs.moved(),
-            "optimizer": None if finished else _optimizer_state(state.optimizer),
+            "plan": run.objective.model.plan,
+            "tensors": _tensors(run.objective),
+            "knobs": run.objective.model.knobs.moved(),
+            "optimizer": None if finished else _optimizer_state(run.optimizer),
             "random": None if finished else random,
-            "gates": None if training is None else training.kept(),
+            "order": None if finished else run.runtime.data_order.get_state(),
+            "notes": list(run.objective.guide.notes),
+            "rules": {name: rule.state_dict() for name, rule in run.rules.items()},
             "passed": self.passed.state(),
         }
         tensors: dict[str, Tensor] = {}
         as_json = packed(kept, tensors)
         stored = safetensors.torch.save(tensors)
-        written = self.file.with_name(f"{self.file.stem}-step-{state.step}.safetensors")
+        written = self.file.with_name(f"{self.file.stem}-step-{run.step}.safetensors")
         try:
             written.write_bytes(stored)
             flush(written)
@@ -338,10 +358,16 @@ class Checkpoint:
 
 
 def _tensors(*modules: torch.nn.Module) -> list[Tensor]:
-    """All parameters and buffers, in order, without knobs, which are kept by their names."""
-    knobs = {id(t) for module in modules for one in module.modules() if isinstance(one, Knobs) for t in one.buffers()}
-    found = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
-    return [tensor for tensor in found if id(tensor) not in knobs]
+    """All parameters and buffers, in order, but for tables of ways, which are made again of what was declared.
+
+    Knobs are not among them: they are kept by their names.
+    """
+    parts = [part for module in modules for part in module.modules()]
+    ways, knobs = ([one for one in parts if isinstance(one, kind)] for kind in (Way, Knobs))
+    kept = {id(tensor) for way in ways for tensor in way.state_dict(keep_vars=True).values()}
+    tables = {id(buffer) for one in (*ways, *knobs) for buffer in one.buffers()} - kept
+    every = (tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))
+    return [tensor for tensor in every if id(tensor) not in tables]
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -379,7 +405,7 @@ def _read(file: Path) -> dict[str, Any]:
         stored = read_regular(beside, _REMEDY)
         if state_digest(stored, found["kept"]) != found["digest"]:
             raise damaged(file, "its content is not what was written", _REMEDY)
-        kept = by_new_names(unpacked(found["kept"], safetensors.torch.load(stored)))
+        kept = state_of_today(by_new_names(unpacked(found["kept"], safetensors.torch.load(stored))))
         need(file, kept, _KEPT, _REMEDY)
         need(file, kept["counts"], dict.fromkeys(_COUNTS, object), _REMEDY)
     except (SafetensorError, TypeError, KeyError) as problem:

@@ -1,14 +1,21 @@
-"""Callbacks: the extension point through which anything may watch or steer a fit."""
+"""Callbacks: the extension point through which anything may watch a fit; what steers it is a `Rule`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 
+from bayesprune.inference.guides.families import Family
+from bayesprune.inference.guides.guide import Guide
+from bayesprune.inference.guides.slices import ParameterSlice
 from bayesprune.inference.objective.objective import Objective, Terms
+from bayesprune.inference.rules.rule import ActiveRule, Rule
+from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.checks.renamed_arguments import warn_of_old_name
 
 _CALLBACK = ("on_fit_start", "on_step", "on_epoch", "on_fit_end")
 
@@ -33,7 +40,8 @@ class FitState:
         stop: Set it to True to end this restart after the current step.
         stop_reason: Why, in words; empty where nobody said.
         kl_warmup: Share of the steps over which the KL weight rises.
-        gate_training: The `GateTraining` of gates of units, with its records so far; None without them.
+        final_kl_weight: Weight of the KL term at the end of the fit.
+        rules: The rules at work, by name, with what they have recorded so far.
     """
 
     objective: Objective
@@ -51,7 +59,37 @@ class FitState:
     stop: bool = False
     stop_reason: str = ""
     kl_warmup: float = 0.0
-    gate_training: Any = None
+    final_kl_weight: float = 1.0
+    rules: dict[str, ActiveRule] = field(default_factory=dict)
+
+    def replace(self, model: BayesianNetwork, guide: Guide | None = None) -> tuple[Objective, torch.optim.Optimizer]:
+        """See `Run.replace`, which a loop of one's own does not know.
+
+        Raises:
+            ValueError: In a loop of one's own.
+        """
+        raise ValueError("a loop of one's own keeps its model: use fit, which goes on with another one")
+
+    def slices(self, site: str) -> tuple[tuple[nn.Parameter, ParameterSlice], ...]:
+        """The guide's flat parameters in which a site lives, and where in them; see `Run.slices`.
+
+        Args:
+            site: Its name.
+
+        Raises:
+            ValueError: If there is no such site.
+        """
+        families = cast(Iterable[Family], self.objective.guide.families)
+        found = tuple(
+            (family.get_parameter(piece.parameter), piece)
+            for family in families
+            for piece in family.slices()
+            if piece.site.name == site
+        )
+        if not found:
+            known = ", ".join(self.objective.model.sites)
+            raise ValueError(f"there is no site {site!r} in the guide: its sites are {known}")
+        return found
 
 
 class Callback:
@@ -77,21 +115,41 @@ class Callback:
         """Called after the last step of a restart."""
 
 
-def checked_callbacks(callbacks: Any) -> list[Callback]:
-    """Returns callbacks as a list.
+def checked_steering(callbacks: Any, rules: Any) -> tuple[list[Callback], list[Rule]]:
+    """Returns callbacks and rules as lists.
+
+    A rule among the callbacks is taken as one for one release, with a `FutureWarning`: `IterateAverage` was a callback.
 
     Raises:
-        ValueError: If they are no sequence, or one of them has not the methods of a `Callback`.
+        ValueError: If they are no sequences, one is not what it is to be, or two rules have one name.
     """
-    if not isinstance(callbacks, Iterable):
-        raise ValueError(f"callbacks= takes a sequence of Callbacks, not {_shown(callbacks)}: write [callback]")
-    found = list(callbacks)
-    for one in found:
-        if isinstance(one, type) or not all(callable(getattr(one, name, None)) for name in _CALLBACK):
+    given, watchers = list(_listed("rules", "Rules", rules)), []
+    for one in _listed("callbacks", "Callbacks", callbacks):
+        if isinstance(one, Rule):
+            name = type(one).__name__
+            warn_of_old_name(f"callbacks=[{name}(...)]", f"rules=[{name}(...)]", stacklevel=7)
+            given.append(one)
+        elif isinstance(one, type) or not all(callable(getattr(one, name, None)) for name in _CALLBACK):
             raise ValueError(
                 f"callbacks= takes Callbacks, not {_shown(one)}: derive its class from Callback, and call it"
             )
-    return found
+        else:
+            watchers.append(one)
+    for number, one in enumerate(given):
+        if not isinstance(one, Rule) or not one.name:
+            raise ValueError(
+                f"rules= takes Rules with a name, not {_shown(one)}: derive its class from Rule, and call it"
+            )
+        if one.name in [each.name for each in given[:number]]:
+            raise ValueError(f"rules= has two rules called {one.name!r}: give one of them")
+    return watchers, given
+
+
+def _listed(what: str, kinds: str, given: Any) -> list[Any]:
+    if not isinstance(given, Iterable):
+        one = kinds.removesuffix("s").lower()
+        raise ValueError(f"{what}= takes a sequence of {kinds}, not {_shown(given)}: write [{one}]")
+    return list(given)
 
 
 def _shown(value: Any) -> str:

@@ -14,10 +14,13 @@ from torch import Tensor
 from bayesprune.inference.guides.finite_parameters import check_finite_parameters
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.guides.left_in import left_in, nearly_zero
+from bayesprune.inference.rules.padding import padded
 from bayesprune.models.bayesian_network import BayesianNetwork
 
 BINS = 20
 """Bins of the histogram of inclusion probabilities."""
+OWN = ("sparsity", "near_zero", "kl_of", "histogram")
+"""What a row of the history says by name itself; rules may add more."""
 
 
 @torch.no_grad()
@@ -104,7 +107,9 @@ def trace_dataset(
         ``kl_weight``, ``learning_rate``, ``seconds``, ``network_sparsity`` and ``validation_*``; ``sparsity`` and
         ``kl_of`` over `(restart, epoch, tensor)`, and ``near_zero``, with NaN for tensors whose prior has an atom, and
         ``network_near_zero`` (see `inclusion_record`); ``inclusion_histogram`` over `(..., bin)`; ``negative_elbo`` and
-        ``scales`` over `(restart, iterate[, quantity])`. Restarts that were stopped early are padded with NaN.
+        ``scales`` over `(restart, iterate[, quantity])`. What rules say of an epoch comes by its own name, over
+        `(restart, epoch)`, or by names over `(restart, epoch, KEY_name)`. Restarts that were stopped early are padded
+        with NaN.
     """
     histories = [[_of_today(row) for row in history] for history in histories]
     tensors = list(histories[0][0]["sparsity"])
@@ -112,15 +117,19 @@ def trace_dataset(
     data: dict[str, Any] = {}
     scalars = [k for k, v in histories[0][0].items() if isinstance(v, (int, float))]
     for key in scalars:
-        data[key] = (("restart", "epoch"), _padded([[row[key] for row in h] for h in histories], epochs))
+        data[key] = (("restart", "epoch"), padded([[row[key] for row in h] for h in histories], epochs))
     for key in ("sparsity", "near_zero", "kl_of"):
         rows = [[[row[key].get(t, math.nan) for t in tensors] for row in h] for h in histories]
-        data[key] = (("restart", "epoch", "tensor"), _padded(rows, epochs))
+        data[key] = (("restart", "epoch", "tensor"), padded(rows, epochs))
+    named = {k: list(v) for k, v in histories[0][0].items() if isinstance(v, Mapping) and k not in OWN}
+    for key, names in named.items():  # of rules
+        rows = [[[row.get(key, {}).get(n, math.nan) for n in names] for row in h] for h in histories]
+        data[key] = (("restart", "epoch", f"{key}_name"), padded(rows, epochs))
     gated = list(histories[0][0]["histogram"])
     if gated:
         gone = np.full(BINS, np.nan)
         rows = [[[row["histogram"].get(t, gone) for t in gated] for row in h] for h in histories]
-        data["inclusion_histogram"] = (("restart", "epoch", "gated_tensor", "bin"), _padded(rows, epochs))
+        data["inclusion_histogram"] = (("restart", "epoch", "gated_tensor", "bin"), padded(rows, epochs))
     length = max(len(i) for i in iterates)
     quantities = [  # but for those of branches that were removed
         k for k in iterates[0][0] if k not in ("negative_elbo", "step") and all(k in i[-1] for i in iterates)
@@ -128,16 +137,17 @@ def trace_dataset(
     for key in ("negative_elbo", "step"):
         data["iterate_step" if key == "step" else key] = (
             ("restart", "iterate"),
-            _padded([[row[key] for row in i] for i in iterates], length),
+            padded([[row[key] for row in i] for i in iterates], length),
         )
     rows = [[[row[q] for q in quantities] for row in i] for i in iterates]
-    data["scales"] = (("restart", "iterate", "quantity"), _padded(rows, length))
+    data["scales"] = (("restart", "iterate", "quantity"), padded(rows, length))
     coords: dict[str, Any] = {
         "restart": np.arange(len(histories)),
         "epoch": np.arange(1, epochs + 1),
         "tensor": tensors,
         "iterate": np.arange(length),
         "quantity": quantities,
+        **{f"{key}_name": names for key, names in named.items()},
     }
     if gated:
         coords |= {"gated_tensor": gated, "bin": (np.arange(BINS) + 0.5) / BINS}
@@ -181,54 +191,3 @@ def trace_of_today(trace: xr.Dataset, exact: Collection[str] = ()) -> xr.Dataset
         network_sparsity=network,
         network_near_zero=math.nan * whole if bool(has_atom.all()) else whole,
     )
-
-
-def gate_variables(
-    trace: xr.Dataset,
-    units: Sequence[tuple[str, int, bool]],
-    records: Sequence[Sequence[dict[str, Any]]],
-    report: dict[str, Any],
-) -> xr.Dataset:
-    """Adds what gates of units did to a trace.
-
-    Args:
-        trace: The trace.
-        units: Set, number and whether it is a layer's gate, of every gate that was declared.
-        records: One list a restart, one dict a record.
-        report: Of the first restart; see `bayesprune.inference.rules.gate_training.GateTraining`.
-
-    Returns:
-        The trace with ``theta`` over `(restart, gate_record, unit)`, ``units_left`` and ``attracted`` (how many) over
-        `(restart, gate_record, unit_group)`, ``gate_step``, ``expected_macs`` and ``realised_macs`` over `(restart,
-        gate_record)`.
-    """
-    length = max(len(each) for each in records)
-    groups = list(records[0][0]["units_left"])
-    over = ("restart", "gate_record")
-    data: dict[str, Any] = {
-        "gate_step": (over, _padded([[row["step"] for row in each] for each in records], length)),
-        "theta": ((*over, "unit"), _padded([[row["theta"] for row in each] for each in records], length)),
-    }
-    for key in ("units_left", "attracted"):
-        rows = [[[row[key].get(group, 0) for group in groups] for row in each] for each in records]
-        data[key] = ((*over, "unit_group"), _padded(rows, length))
-    for key in ("expected_macs", "realised_macs"):
-        data[key] = (over, _padded([[row[key] for row in each] for each in records], length))
-    coords = {
-        "unit_group": groups,
-        "unit_set": ("unit", [owner for owner, _, _ in units]),
-        "unit_number": ("unit", [number for _, number, _ in units]),
-        "is_layer": ("unit", [is_layer for _, _, is_layer in units]),
-    }
-    added = trace.assign(data).assign_coords(coords)
-    added["theta"] = added["theta"].astype(np.float32)
-    return added.assign_attrs(
-        dense_macs=report["dense_macs"],
-        gate_rounding_step=report["rounding_step"],
-        evaluations_a_step=report["evaluations_a_step"],
-    )
-
-
-def _padded(rows: Sequence[Sequence[Any]], length: int) -> np.ndarray[Any, Any]:
-    arrays = [np.asarray(r, dtype=np.float64) for r in rows]
-    return np.stack([np.concatenate([a, np.full((length - len(a), *a.shape[1:]), np.nan)]) for a in arrays])

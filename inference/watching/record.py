@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from bayesprune.inference.objective.objective import Evaluation, Objective
-from bayesprune.inference.watching.callbacks import Callback, FitState, checked_callbacks
+from bayesprune.inference.objective.objective import Evaluation, Objective, Terms
+from bayesprune.inference.rules.rule import Rule, Taken
+from bayesprune.inference.watching.callbacks import Callback, FitState, checked_steering
 from bayesprune.inference.watching.pruning_trace import inclusion_record, kl_by_tensor, scale_record
 
 __all__ = ["Record"]
@@ -31,6 +32,7 @@ class Record:
         callbacks: `Callback`s, called in order as by `fit`, such as `TensorBoard`. They are told of 0 steps and 0
             epochs in all, which is to say that nobody knows. Their `stop` is for the loop to obey
             (``record.state.stop``). Default none.
+        rules: Rules that work in a loop of one's own (`Rule.in_own_loops`), such as `IterateAverage`; default none.
         restart: Number of this loop among several, from 0; default 0. Callbacks are told.
         restarts: How many there are; default 1.
 
@@ -49,6 +51,7 @@ class Record:
         callbacks: Sequence[Callback] = (),
         restart: int = 0,
         restarts: int = 1,
+        rules: Sequence[Rule] = (),
     ) -> None:
         if not isinstance(objective, Objective):
             raise ValueError(f"Record takes what bp.objective(bnn, guide) returns, not {type(objective).__name__}")
@@ -57,13 +60,18 @@ class Record:
                 f"optimizer= takes a torch optimizer, whose learning rate is recorded, not {type(optimizer).__name__}: "
                 "leave it out for an optimizer of Pyro's"
             )
-        self.objective, self.optimizer, self._callbacks = objective, optimizer, checked_callbacks(callbacks)
+        watchers, at_work = checked_steering(callbacks, rules)
+        for rule in at_work:
+            if not rule.in_own_loops:
+                raise ValueError(f"{type(rule).__name__} is for fit alone, which knows its steps: leave it out here")
+        self.objective, self.optimizer, self._callbacks = objective, optimizer, watchers
         self.state = FitState(objective, optimizer, restart, restarts, 0, 0)  # type: ignore[arg-type]  # None: unknown
         self.seconds, self.kl_weight, self.weight_since = 0.0, float("nan"), 0
         self._began = self._epoch_began = time.perf_counter()
         self._seen: Evaluation | None = None
-        self._every, self._chunk = 1, list[float]()
+        self._every, self._chunk, self._has_ended = 1, list[float](), False
         self._begin_epoch()
+        self.state.rules = {rule.name: rule.begin(self.state) for rule in at_work}
         for callback in self._callbacks:
             callback.on_fit_start(self.state)
 
@@ -119,6 +127,9 @@ class Record:
                 self._look_at_kl()
             self._keep_iterate()
         self.seconds = time.perf_counter() - self._began
+        nothing, nats = torch.empty(0), torch.tensor(negative_elbo)
+        for rule in state.rules.values():
+            rule.after_step(Taken(state.step, nothing, nothing, Terms(nats, nats * float("nan"), nats * float("nan"))))
         for callback in self._callbacks:
             callback.on_step(state)
 
@@ -158,13 +169,19 @@ class Record:
         now = time.perf_counter()
         row["seconds"], self._epoch_began = now - self._epoch_began, now
         self.state.epoch += 1
+        for rule in self.state.rules.values():
+            rule.after_epoch()
+            row |= rule.row()
         self.state.history.append(row)
         self._begin_epoch()
         for callback in self._callbacks:
             callback.on_epoch(self.state)
 
     def end(self) -> None:
-        """Tells the callbacks that the loop has ended."""
+        """Tells rules and callbacks that the loop has ended."""
+        for rule in () if self._has_ended else self.state.rules.values():
+            rule.end()
+        self._has_ended = True
         for callback in self._callbacks:
             callback.on_fit_end(self.state)
         self._callbacks = []

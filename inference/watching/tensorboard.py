@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +132,10 @@ class TensorBoard(Callback):
         scalars |= {f"near_zero/{name}": value for name, value in row["near_zero"].items()}
         scalars |= {f"kl/{name}": value for name, value in row["kl_of"].items()}
         scalars |= {f"validation/{name}": row[f"validation_{name}"] for name in row["scores"]}
-        if state.gate_training is not None and state.gate_training.records:
-            left = state.gate_training.records[-1]["units_left"]
-            scalars |= {f"units_left/{name}": value for name, value in left.items()}
+        for rule in state.rules.values():
+            for key, value in rule.row().items():
+                parts = value if isinstance(value, Mapping) else {"": value}
+                scalars |= {f"{key}/{name}".rstrip("/"): each for name, each in parts.items()}
         for name, value in scalars.items():
             if np.isfinite(value):  # the learning rate of a loop of one's own may be unknown
                 self._writer.add_scalar(name, float(value), step)

@@ -12,8 +12,10 @@ from typing import Any
 
 import xarray as xr
 
+from bayesprune.inference.rules.rule import ActiveRule
+from bayesprune.inference.rules.rule_traces import with_rules
 from bayesprune.inference.watching.callbacks import Callback, FitState
-from bayesprune.inference.watching.pruning_trace import gate_variables, trace_dataset, trace_of_today
+from bayesprune.inference.watching.pruning_trace import trace_dataset, trace_of_today
 from bayesprune.models.files.json_file import need, read_json, write_json
 from bayesprune.models.files.new_file import replaced_file
 from bayesprune.models.files.places import expanded
@@ -132,7 +134,7 @@ class WriteTrace(Callback):
         self.asked = dict(asked or {})
         self._histories: list[list[dict[str, Any]]] = []
         self._iterates: list[list[dict[str, float]]] = []
-        self._gates: list[Any] = []
+        self._rules: list[dict[str, ActiveRule]] = []
         self._began = self._due = 0.0
         self._before = 0
         self._warned = False
@@ -154,12 +156,12 @@ class WriteTrace(Callback):
     def on_fit_start(self, state: FitState) -> None:
         """Starts the clock with the first restart."""
         if state.restart == 0:
-            self._histories, self._iterates, self._gates = [], [], []
+            self._histories, self._iterates, self._rules = [], [], []
             self._began, self._due, self._before = time.perf_counter(), 0.0, 0
         self._before += state.step  # what an earlier call had done
         self._histories.append(state.history)  # the fit goes on filling them
         self._iterates.append(state.iterates)
-        self._gates += [] if state.gate_training is None else [state.gate_training]
+        self._rules.append(state.rules)
 
     def on_epoch(self, state: FitState) -> None:
         """Writes, unless that would take too large a share of the time."""
@@ -180,11 +182,7 @@ class WriteTrace(Callback):
             **counts, seconds=began - self._began, epoch_seconds=state.history[-1]["seconds"], finished=finished
         )
         attrs = {"data_size": state.objective.model.data_size, "is_map": int(state.objective.guide.is_map)}
-        trace = trace_dataset(self._histories, self._iterates, attrs)
-        if self._gates:
-            first = self._gates[0]
-            trace = gate_variables(trace, first.units(), [one.records for one in self._gates], first.report)
-            trace.attrs["dense_macs"] = float(trace.attrs["dense_macs"])  # NetCDF 3 has no integers of 64 bits
+        trace = with_rules(trace_dataset(self._histories, self._iterates, attrs), self._rules)
         try:
             # NetCDF 3, by SciPy: about 10 ms, where NetCDF 4 takes 200.
             with replaced_file(self.folder / TRACE_FILE) as staged:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
-import torch
-
-from bayesprune.models.checks.plain_numbers import is_finite, plain_number
+from bayesprune.models.checks.plain_numbers import is_array, is_finite, plain_number
 
 __all__ = ["checked_seed", "real_number", "whole_number"]
 
@@ -64,7 +63,7 @@ def real_number(name: str, value: Any) -> float:
     Raises:
         ValueError: If it is none, or not finite.
     """
-    is_one = torch.is_tensor(value) and value.numel() == 1
+    is_one = is_array(value) and math.prod(value.shape) == 1
     number = plain_number(value.reshape(()) if is_one else value)
     if isinstance(number, bool) or not isinstance(number, (int, float)) or not is_finite(number):
         raise ValueError(f"{name} must be a finite number, not {value!r}")

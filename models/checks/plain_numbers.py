@@ -6,10 +6,7 @@ import math
 from numbers import Integral, Real
 from typing import Any
 
-import numpy as np
-import torch
-
-__all__ = ["is_finite", "plain_number", "plain_value"]
+__all__ = ["is_array", "is_finite", "plain_number", "plain_value"]
 
 
 def is_finite(value: Any) -> bool:
@@ -26,22 +23,27 @@ def plain_number(value: Any) -> Any:
     Args:
         value: Anything. Numbers are those of Python, NumPy's scalars, and arrays and tensors of no dimension.
     """
-    if isinstance(value, np.ndarray) or torch.is_tensor(value):
+    if is_array(value):
         if value.ndim:
             return value
         value = value.item()
-    if isinstance(value, (bool, np.bool_)):
-        return bool(value)
+    if isinstance(value, bool):
+        return value
     if isinstance(value, Integral):
         return int(value)
     if isinstance(value, Real):
-        return float(value) if is_finite(value) or isinstance(value, np.floating) else value
+        return float(value) if is_finite(value) else value
     return value
+
+
+def is_array(value: Any) -> bool:
+    """Whether it is an array, a tensor or a scalar of NumPy's, known by its methods: neither package is imported."""
+    return not isinstance(value, type) and all(hasattr(value, name) for name in ("ndim", "item", "tolist"))
 
 
 def plain_value(value: Any) -> Any:
     """As `plain_number`, also inside of lists, tuples and mappings; arrays and tensors with dimensions become lists."""
-    if isinstance(value, np.ndarray) or torch.is_tensor(value):
+    if is_array(value):
         value = value.tolist()
     if isinstance(value, (list, tuple)):
         return type(value)([plain_value(one) for one in value]) if type(value) in (list, tuple) else value

@@ -1,0 +1,22 @@
+"""The rules that parts of a model bring by themselves: whoever asks for them imports all who register."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bayesprune.inference.rules import gate_training as gate_training  # registers
+from bayesprune.inference.rules.registry import brought_rules
+from bayesprune.inference.rules.rule import Rule
+from bayesprune.models.bayesian_network import BayesianNetwork
+
+__all__ = ["default_rules_of"]
+
+
+def default_rules_of(model: BayesianNetwork, given: Sequence[Rule]) -> list[Rule]:
+    """The rules that a model brings, beside those that were given.
+
+    Args:
+        model: The model.
+        given: The rules that were asked for.
+    """
+    return brought_rules(model.ways, given)

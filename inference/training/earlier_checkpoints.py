@@ -1,0 +1,58 @@
+"""What checkpoints of earlier versions hold, in the words of today: unit gates were a case of their own there.
+
+The one rule that there was stood as ``gating`` and ``unit_gate_estimator`` among the arguments of the fit, and its
+state as ``gates``.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from typing import Any
+
+from bayesprune.inference.data.fingerprints import described
+from bayesprune.inference.objective.unit_gate_estimators import estimator_named
+from bayesprune.inference.rules.gate_training import Gating
+
+__all__ = ["asked_of_today", "state_of_today"]
+
+
+def asked_of_today(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What a fit was asked for, as today's version writes it.
+
+    Args:
+        asked: What was written.
+    """
+    found = dict(asked)
+    if "training" in found or "gating" not in found:
+        return found
+    gating, estimator = found.pop("gating"), found.pop("unit_gate_estimator", None)
+    found["training"] = {}
+    if gating is not None or estimator is not None:
+        name, settings = _call(gating or "Gating()")
+        rule = described(Gating(**settings))
+        if isinstance(estimator, str) and "(" not in estimator:
+            rule[name]["estimator"] = described(estimator_named(estimator))
+        elif estimator is not None:
+            rule[name]["estimator"] = dict([_call(estimator)])
+        found["training"] = {Gating.name: rule}
+    return found
+
+
+def state_of_today(kept: dict[str, Any]) -> dict[str, Any]:
+    """The state of a restart, as today's version writes it, IN PLACE.
+
+    Args:
+        kept: What was written.
+    """
+    if "gates" in kept:
+        state = kept.pop("gates")
+        kept["rules"] = {Gating.name: state} if state else {}
+    return kept
+
+
+def _call(text: str) -> tuple[str, dict[str, Any]]:
+    """Name and arguments of a data class that was printed."""
+    call = ast.parse(text, mode="eval").body
+    assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
+    return call.func.id, {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}

@@ -1,0 +1,67 @@
+"""What a finished fit says of itself: its settings, and its pruning trace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import xarray as xr
+
+from bayesprune.inference.data.against_constant import CONSTANT, constant_of_training
+from bayesprune.inference.data.batches import Batches
+from bayesprune.inference.execution.stepper import ExecutionReport
+from bayesprune.inference.rules.rule_traces import with_rules
+from bayesprune.inference.training.restart_run import Plan, RestartRun
+from bayesprune.inference.watching.endings import ending_of
+from bayesprune.inference.watching.pruning_trace import trace_dataset
+
+__all__ = ["asked_settings", "finished_settings", "finished_trace"]
+
+
+def asked_settings(plan: Plan, is_warm: bool) -> dict[str, Any]:
+    """What is known of a fit before it begins, as JSON holds it.
+
+    Args:
+        plan: What its restarts have in common.
+        is_warm: Whether it begins at an earlier fit.
+    """
+    guide = plan.guide if isinstance(plan.guide, str) or plan.guide is None else dict(plan.guide)
+    found = {"guide": guide, "steps": plan.steps, **plan.options.settings()}
+    return found | {"device": str(plan.runtime.device), "warm_start": is_warm}
+
+
+def finished_settings(
+    runs: Sequence[RestartRun], reports: Sequence[ExecutionReport], batches: Batches
+) -> dict[str, Any]:
+    """What its restarts came to.
+
+    Args:
+        runs: The restarts.
+        reports: How their steps were executed.
+        batches: The training data.
+    """
+    first, warmups = runs[0], [run.kl_warmup for run in runs]
+    found = {
+        "epochs": first.epoch,
+        "kl_warmup": first.kl_warmup,
+        **({"kl_warmups": warmups} if len(set(warmups)) > 1 else {}),
+        "stopped_early": [ending_of(run) for run in runs if run.step < run.steps],
+        CONSTANT: constant_of_training(first.objective.model.likelihood, batches),
+        "tempered": any(run.kl_weight != 1.0 for run in runs),
+        "execution": reports[0].as_dict(),
+    }
+    for name in first.rules:
+        told = [run.rules[name].report() for run in runs]
+        found |= {name: told} if any(told) else {}
+    return found
+
+
+def finished_trace(runs: Sequence[RestartRun], attrs: Mapping[str, Any]) -> xr.Dataset:
+    """The pruning trace of all restarts, with what rules recorded.
+
+    Args:
+        runs: The restarts.
+        attrs: Numbers and texts that are stored with it.
+    """
+    trace = trace_dataset([run.history for run in runs], [run.iterates for run in runs], dict(attrs))
+    return with_rules(trace, [run.rules for run in runs])

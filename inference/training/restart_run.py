@@ -1,0 +1,305 @@
+"""One restart of a fit while it is trained: its steps, what rules do beside them, and what is recorded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from bayesprune.inference.data.kept_inputs import KeptInputs
+from bayesprune.inference.data.raw_inputs import standardising_helps
+from bayesprune.inference.data.trainable_batch import NothingTrainableError, TrainableBatches
+from bayesprune.inference.execution.stepper import ExecutionReport, Stepper
+from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
+from bayesprune.inference.guides.guide import Guide, GuideChoice
+from bayesprune.inference.objective.gradient import Gradient
+from bayesprune.inference.objective.objective import Objective
+from bayesprune.inference.predictions.validation_scores import validation_scores
+from bayesprune.inference.rules.rule import ActiveRule, Change, Rule, Taken
+from bayesprune.inference.rules.schedules import scaled, schedule_named, warmup
+from bayesprune.inference.training.fit_options import FitOptions
+from bayesprune.inference.training.optimizers import make_optimizer
+from bayesprune.inference.training.runtime import Runtime
+from bayesprune.inference.training.step_sums import StepSums
+from bayesprune.inference.watching.callbacks import Callback, FitState
+from bayesprune.inference.watching.pruning_trace import inclusion_record, kl_by_tensor, scale_record
+from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.networks.evaluation_mode import begin_training
+
+__all__ = ["Plan", "RestartRun"]
+
+ITERATES = 1000
+"""About how many iterates of the ELBO and the scales a fit records."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all restarts of a fit have in common.
+
+    Attributes:
+        options: The options of the fit, its KL weight decided.
+        guide: The guide that was asked for.
+        rules: The rules.
+        runtime: Where it runs.
+        steps: Steps in all.
+        passes: Passes over the data that they are.
+        validation: `(x, y)` scored after each epoch, or None.
+        watchers: Callbacks.
+        stop: A rule that is asked after each epoch, or None.
+    """
+
+    options: FitOptions
+    guide: GuideChoice
+    rules: Sequence[Rule]
+    runtime: Runtime
+    steps: int
+    passes: int
+    validation: tuple[Tensor, Tensor] | None
+    watchers: Sequence[Callback]
+    stop: Callable[[FitState], bool] | None
+
+
+class KeepsState(Protocol):
+    """What keeps the state of a restart between epochs.
+
+    Attributes:
+        finished: Whether the restart had been finished before.
+    """
+
+    finished: bool
+
+    def restore_random_state(self, data_order: torch.Generator) -> None:
+        """Sets the random states to those of the last kept epoch."""
+
+    def write(self, run: RestartRun, finished: bool = False) -> None:
+        """Keeps the restart as it stands."""
+
+
+class RestartRun(FitState):
+    """The owner of one restart: model, guide, objective, optimizer, stepper and rules.
+
+    Args:
+        plan: What it shares with the other restarts.
+        number: Its number, from 0.
+        model: The model, which is trained in place.
+        guide: Its guide.
+        kl_warmup: Share of the steps over which the KL weight rises.
+
+    Attributes:
+        stepper: What takes its steps.
+        has_ended: Whether rules have had their last word, now or before an interruption.
+    """
+
+    def __init__(self, plan: Plan, number: int, model: BayesianNetwork, guide: Guide, kl_warmup: float) -> None:
+        self.plan, self.runtime = plan, plan.runtime
+        objective, optimizer = self._made(model, guide)
+        super().__init__(
+            objective, optimizer, number, plan.options.restarts, plan.passes, plan.steps, kl_warmup=kl_warmup
+        )
+        assert plan.options.kl_weight is not None
+        self.final_kl_weight = plan.options.kl_weight
+        self._rate = schedule_named(plan.options.schedule)
+        self._kl = scaled(warmup(kl_warmup), self.final_kl_weight)
+        self._base_rates = [group["lr"] for group in optimizer.param_groups]
+        self._sums, self._every = StepSums(plan.runtime.mean), max(1, plan.steps // ITERATES)
+        self.has_ended = False
+        self.rules = {rule.name: rule.begin(self) for rule in plan.rules}
+        self.stepper = self._stepper(plan.options.execution, plan.options.compiled, "it was asked for")
+
+    def go_on_as(self, report: ExecutionReport) -> None:
+        """Has the steps executed as before an interruption."""
+        self.stepper = self._stepper(report.name, report.compiled, report.reason)
+        self.stepper.report = report
+
+    def replace(self, model: BayesianNetwork, guide: Guide | None = None) -> tuple[Objective, torch.optim.Optimizer]:
+        """See `Run.replace`."""
+        self.objective, self.optimizer = self._made(model, Guide(model, self.plan.guide) if guide is None else guide)
+        self._base_rates = [group["lr"] for group in self.optimizer.param_groups]  # a group may have left
+        if hasattr(self, "stepper"):  # a checkpoint replaces it before there is one
+            self.stepper.go_on_with(self.objective, self.optimizer)
+        return self.objective, self.optimizer
+
+    def train(self, data: KeptInputs, point: KeepsState | None = None) -> None:
+        """Takes the steps of the restart until they are done or something ends it.
+
+        Args:
+            data: The training data.
+            point: What keeps its state between epochs, and has restored it; default None: nothing.
+
+        Raises:
+            NonFiniteLossError: If the loss becomes NaN or infinite.
+            ValueError: If no batch can be trained on, or a callback stops it before the first step.
+        """
+        begin_training(self.objective.model.network, self.objective)
+        for watcher in self.plan.watchers:
+            watcher.on_fit_start(self)
+        if point is not None:
+            point.restore_random_state(self.runtime.data_order)
+        try:
+            trainable = TrainableBatches()
+            while self.step < self.steps and not self.stop and self._take_epoch(data, trainable):
+                if point is not None and not self.stop and self.step < self.steps:
+                    point.write(self)
+            self._end()
+        finally:
+            self._set_progress(1.0)
+            self.stepper.finish()
+            for watcher in self.plan.watchers:
+                watcher.on_fit_end(self)
+            self.objective.eval()
+        if self.step == 0:
+            raise ValueError("a callback stopped the fit before the first step: set state.stop in on_step or later")
+        if not self.iterates:
+            self._record_iterate()
+        if point is not None and not point.finished:
+            point.write(self, finished=True)
+
+    def take_step(self, x: Tensor, y: Tensor) -> Taken:
+        """Takes one step, with what rules do before and after it.
+
+        Args:
+            x: Inputs, `(batch, ...)`.
+            y: Targets.
+        """
+        share, number, rules = self.step / self.steps, self.step + 1, tuple(self.rules.values())
+        for group, rate in zip(self.optimizer.param_groups, self._base_rates, strict=True):
+            group["lr"] = rate * self._rate(share)
+        self.kl_weight = self._kl(share)
+        self._set_progress(share)
+        for rule in rules:
+            rule.before_step(number)
+        wanted = any(rule.needs.weight_gradient is not None and rule.needs.weight_gradient(number) for rule in rules)
+        gradient: dict[str, Tensor] | None = None
+        try:
+            if wanted:
+                terms, gradient = self.stepper.step(x, y, self.kl_weight, weight_gradient=True)
+            else:
+                terms = self.stepper.step(x, y, self.kl_weight)
+        except Exception:
+            self._read(x)  # an unread step that was not finite is the cause
+            raise
+        self.step, self.terms = number, terms
+        self._sums.add(number, self.kl_weight, terms)
+        taken = Taken(number, x, y, terms, gradient)
+        if self.step // self._every > (self.step - 1) // self._every or not self._sums.waits:
+            self._read(x)
+        for rule in rules:
+            self._tell(rule, rule.after_step(taken))
+        return taken
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    def _made(self, model: BayesianNetwork, guide: Guide) -> tuple[Objective, torch.optim.Optimizer]:
+        options = self.plan.options
+        gradient = Gradient(
+            options.particles,
+            options.gate_estimator,
+            sticking_the_landing=options.sticking_the_landing,
+            local_reparameterisation=options.local_reparameterisation,
+            autocast=self.runtime.autocast,
+        )
+        asked = [found for rule in self.plan.rules if (found := rule.expectation(guide)) is not None]
+        objective = Objective(model, guide, gradient, asked[0] if asked else None)
+        self.runtime.setup(objective, optimizer := make_optimizer(options.optimizer, objective, options.learning_rate))
+        return objective, optimizer
+
+    def _stepper(self, execution: str, compiled: bool | None, why: str) -> Stepper:
+        reasons = [rule.needs.plain for rule in self.rules.values() if rule.needs.plain]
+        reasons += ["several processes share their gradients"] if self.runtime.world > 1 else []
+        if reasons:
+            execution, compiled, why = "plain", None, reasons[0]
+        how = (execution, compiled, self.plan.options.clip, why)
+        return Stepper(self.objective, self.optimizer, self.steps, *how, backward=self.runtime.backward)
+
+    def _take_epoch(self, data: KeptInputs, trainable: TrainableBatches) -> bool:
+        """Takes the steps of one pass; returns False where the last step fell on a batch that was left out."""
+        clock, share = time.perf_counter(), 0.0
+        self._sums.begin_epoch()
+        for x, y in data.passing():
+            if not trainable(self.objective.model.network, x):
+                self.step += 1  # it counts, so that a pass has as many steps for every loader
+                if self.step >= self.steps:
+                    break
+                continue
+            share = self.step / self.steps
+            self.take_step(x, y)
+            last = self.iterates[-1]["step"] if self.iterates else 0
+            if self.step // self._every > last // self._every:  # the very step may have been left out
+                self._read(x)
+                self._record_iterate()
+            for watcher in self.plan.watchers:
+                watcher.on_step(self)
+            if self.stop or self.step >= self.steps:
+                break
+        if not self._sums.taken:
+            if self.step >= self.steps and self.history:
+                return False
+            raise NothingTrainableError
+        self._read(x)
+        self.epoch += 1
+        for rule in self.rules.values():
+            self._tell(rule, rule.after_epoch())
+        self.history.append(self._row(share, data) | {"seconds": time.perf_counter() - clock})
+        for watcher in self.plan.watchers:
+            watcher.on_epoch(self)
+        if self.plan.stop is not None and self.plan.stop(self):
+            self.stop, self.stop_reason = True, getattr(self.plan.stop, "reason", "")
+        self.stop = self.runtime.agreed(self.stop)
+        return True
+
+    def _row(self, share: float, data: KeptInputs) -> dict[str, Any]:
+        """The epoch's row of the history."""
+        objective, taken = self.objective, self._sums.taken
+        row: dict[str, Any] = {name: value / taken for name, value in self._sums.sums.items()}
+        row |= {"kl_weight": self.kl_weight, "learning_rate": self._base_rates[0] * self._rate(share)}
+        row |= {"kl_of": kl_by_tensor(objective.model, {} if self.terms is None else self.terms.kl_of), "scores": []}
+        row |= inclusion_record(objective.guide)
+        if self.plan.validation is not None:
+            scores = validation_scores(objective, *self.plan.validation, data.inputs)
+            row |= {f"validation_{name}": value for name, value in scores.items()} | {"scores": list(scores)}
+        for rule in self.rules.values():
+            row |= rule.row()
+        return row
+
+    def _tell(self, changing: ActiveRule, change: Change) -> None:
+        """Lets the other rules know that one has replaced the model."""
+        if change is Change.MODEL:
+            for rule in self.rules.values():
+                if rule is not changing:
+                    rule.replaced()
+
+    def _end(self) -> None:
+        """Lets rules change what is left at the end, where the restart did not break off."""
+        if self.has_ended:
+            return
+        self._set_progress(1.0)
+        self.stepper.finish()  # the optimizer and the parameters are then as the plain execution leaves them
+        for rule in self.rules.values():
+            rule.end()
+        self.has_ended = True
+
+    def _set_progress(self, share: float) -> None:
+        if self.objective.model.progress is not None:
+            self.objective.model.progress.set(share)
+
+    def _record_iterate(self) -> None:
+        row = {"step": self.step, "negative_elbo": self._sums.mean_chunk()}
+        self.iterates.append({**row, **scale_record(self.objective.guide)})
+
+    def _read(self, x: Tensor) -> None:
+        """Reads the steps that are unread, and refuses a loss that is not finite."""
+        bad = self._sums.read()
+        if bad is None:
+            return
+        raw = standardising_helps(self.objective.model.network, x)
+        first = "standardise the inputs (standardise=True), " if raw else ""
+        site = bad.first_bad()
+        part = f"the term of {site}" if site else "the log-likelihood"
+        raise NonFiniteLossError(
+            f"the loss became non-finite at step {bad.step} (epoch {self.epoch + 1}, restart {self.restart}), first in "
+            f"{part}: {first}lower learning_rate, or look at the prior of that site"
+        )
