@@ -45,6 +45,8 @@ class Knob:
             point.
         shift: Name of the latent by a common shift of whose guide the count is met in the end, such as the gate's log
             odds; default None: weights that stand between two counts are moved across.
+        pace: How many times as far as other knobs a rule moves the logarithm of this one; default 1. Prior odds have
+            further to go than a price.
     """
 
     value: float = 1.0
@@ -53,11 +55,12 @@ class Knob:
     high: float | None = None
     above: float | None = None
     shift: str | None = None
+    pace: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("value", "low", "high", "above"):
+        for name in ("value", "low", "high", "above", "pace"):
             given = getattr(self, name)
-            if given is None and name != "value":
+            if given is None and name not in ("value", "pace"):
                 continue
             if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0.0 < given < math.inf:
                 raise ValueError(f"Knob({name}=...) must be a positive number, not {given!r}: it is moved by factors")
