@@ -22,6 +22,8 @@ _POWER = 2.0
 """Of the ramp of the logarithm: fast while learning rates are high, slow where weights shrink by themselves."""
 _SMOOTHING = 0.3
 """Weight of the latest difference in the slope."""
+_EASE = 8.0
+"""How much more an error counts where too little is left: weights that a prior has shrunk come back slowly or never."""
 _LARGEST = 1.5
 """Largest error, in nats, that counts: while nothing reacts yet, the knob moves at this rate and no faster."""
 _UPDATES = 40
@@ -48,8 +50,8 @@ class Budget(Rule):
         density: Share of the weights with a prior that are left, in (0, 1), or their number.
         macs: Share of the MACs of the network as it was declared, in (0, 1), or their number; with gates of units.
         parameters: The same of its parameters.
-        ramp: Shares of the fit at which the ramp begins and ends; default (0.2, 0.7). With gates of units they are
-            shares of the steps until these are rounded.
+        ramp: Shares of the fit at which the ramp begins and ends; default (0.2, 0.7), as priors fade in before. With
+            gates of units, whose price does not, (0, 0.7) of the steps until these are rounded.
         every: Steps between updates; default 25, fewer in fits of less than a thousand steps.
         gain: How much the knob's logarithm moves over a whole fit for an error of one nat; default 40.
         lead: How far ahead, as a share of the fit, what is left is extrapolated; default 0.08.
@@ -62,7 +64,7 @@ class Budget(Rule):
     density: float | int | None = None
     macs: float | int | None = None
     parameters: float | int | None = None
-    ramp: tuple[float, float] = (0.2, 0.7)
+    ramp: tuple[float, float] | None = None
     every: int = 25
     gain: float = 40.0
     lead: float = 0.08
@@ -81,8 +83,7 @@ class Budget(Rule):
         asked = getattr(self, given[0])
         if not (0.0 < asked < 1.0 or (asked >= 1 and float(asked).is_integer())):
             raise ValueError(f"Budget({given[0]}=...) is a share in (0, 1) or a whole number of them, not {asked}")
-        begin, end = self.ramp
-        if not 0.0 <= begin < end <= 1.0:
+        if self.ramp is not None and not 0.0 <= self.ramp[0] < self.ramp[1] <= 1.0:
             raise ValueError(f"Budget(ramp=...) takes two shares of the fit, the first one smaller, not {self.ramp}")
         if self.every < 1 or not self.gain > 0 or not 0.0 <= self.lead <= 1.0 or not 0.0 < self.settle <= 1.0:
             raise ValueError(
@@ -128,6 +129,7 @@ class ActiveBudget(ActiveRule):
         self._measure: Measure = measure_of(run.objective.model, budget.kind)
         self._target = budget.target(self._measure.whole)
         self._end = max(1, round(budget.settle * run.steps)) - 1 if self._measure.settles else run.steps
+        self._ramp = budget.ramp or ((0.0, 0.7) if self._measure.settles else (0.2, 0.7))
         self._every = max(1, min(budget.every, self._end // _UPDATES))
         self._at_start = {key: run.objective.model.knobs[key].value for key in self._measure.knobs}
         self._moved = 0.0
@@ -144,7 +146,7 @@ class ActiveBudget(ActiveRule):
         if self._measure.settles and taken.step == self._end:
             self._land()
             return Change.VALUES
-        if share <= 1.0 and taken.step % self._every == 0 and share >= self.budget.ramp[0]:
+        if share <= 1.0 and taken.step % self._every == 0 and share >= self._ramp[0]:
             self._steer(share)
         return Change.NOTHING
 
@@ -153,7 +155,7 @@ class ActiveBudget(ActiveRule):
         reached = self._measure.reached(self.run.objective.guide)
         target = self._target if self._landing else self._wanted(self.run.step / self._end)
         self._rows.append(
-            {"step": self.run.step, "knob": math.exp(self._moved), "target": target, "reached": reached}
+            {"step": self.run.step, "knob": self._factor(), "target": target, "reached": reached}
         )  # fmt: skip
         return Change.NOTHING
 
@@ -218,7 +220,7 @@ class ActiveBudget(ActiveRule):
 
     def _along(self, share: float) -> float:
         """How far along the ramp a share of the fit is, in [0, 1]."""
-        begin, end = self.budget.ramp
+        begin, end = self._ramp
         return min(1.0, max(0.0, (share - begin) / (end - begin)))
 
     def _wanted(self, share: float) -> float:
@@ -236,7 +238,8 @@ class ActiveBudget(ActiveRule):
         self._before = now
         lead = self.budget.lead
         error = now + lead * self._slope - math.log(self._wanted(share + lead))
-        self._moved += self.budget.gain * passed * min(_LARGEST, max(-_LARGEST, error))
+        error = min(_LARGEST, max(-_LARGEST, error if error > 0.0 else _EASE * error))
+        self._moved += self.budget.gain * passed * error
         self._apply()
 
     def _apply(self) -> None:
@@ -250,6 +253,11 @@ class ActiveBudget(ActiveRule):
             steps.append(math.log(value / start) / sign)
             self.run.objective.model.knobs[key].set(value)
         self._moved = max(steps) if self._moved >= 0.0 else min(steps)
+
+    def _factor(self) -> float:
+        """By how much the knob has moved; of the first, where there are several."""
+        key = next(iter(self._measure.knobs))
+        return self.run.objective.model.knobs[key].value / self._at_start[key]
 
     def _land(self) -> None:
         guide = self.run.objective.guide

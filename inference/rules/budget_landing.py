@@ -5,7 +5,7 @@
 * Weights that count by their membership of a slab: a last move of the prior odds alone, which are a summand of the log
   odds of membership; the guide stays.
 * Weights that count by their size: those between the threshold and the size of the last weight that is to stay are
-  moved across the threshold, by a common factor; no other weight changes.
+  moved just across the threshold; no other weight changes.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from bayesprune.models.language.tensor_prior import TensorPrior
 __all__ = ["landed"]
 
 _HALVINGS = 60
+_BEYOND = 0.01
+"""How far beyond its threshold a weight is put, as a share of it: it costs as little as the rule lets it."""
 _FARTHEST = 64.0
 """Largest common shift, in nats: no gate is that sure."""
 
@@ -133,12 +135,12 @@ def _across(guide: Guide, target: int) -> dict[str, float]:
     for name, ratio in ratios.items():
         gap = (ratio > min(1.0, cut)) & (ratio <= max(1.0, cut)) & (left[name] if cut > 1.0 else ~left[name])
         if bool(gap.any()):
-            _scale(guide, name, gap, 1.0 / cut)
+            _scale(guide, name, gap, (1.0 - _BEYOND if cut > 1.0 else 1.0 + _BEYOND) / ratio.clamp_min(1e-30))
             moved += int(gap.sum())
     return {"moved": moved, "factor": cut}
 
 
-def _scale(guide: Guide, tensor: str, where: Tensor, factor: float) -> None:
+def _scale(guide: Guide, tensor: str, where: Tensor, factor: Tensor) -> None:
     """Multiplies some weights of a tensor, by the place of their latent in the guide."""
     prior = guide.model.priors[tensor]
     latent = WEIGHT if prior.weight_is_latent else prior.standard_normal

@@ -69,7 +69,7 @@ class Way(nn.Module):
 
     @property
     def knobs(self) -> Mapping[str, MovingNumber]:
-        """Its numbers that a rule may move, by name (``model.knobs["gates.price"]`` has its own first); default none."""
+        """Its numbers that a rule may move, by name (``model.knobs["gates.price"]`` has its own); default none."""
         return {}
 
     @property

@@ -65,12 +65,13 @@ class SpikeAndSlab(Hierarchy):
         def slab(fan_in: int) -> dist.Normal:
             return dist.Normal(0.0, math.sqrt(2.0 / (expected_density * fan_in)) if slab_sd is None else slab_sd)
 
+        even = max(1.0, 1.0 / expected_density - 1.0)  # at most so that the prior has no say for a weight
         super().__init__(
             z=Latent(gate, level, init=initial_inclusion, block=block),
             slab=Latent(slab),
             weight=lambda z, slab: z * slab,
             included=exact_zero(gate="z", slab="slab"),
             default_guide="paired",
-            knobs={"odds": Knob(more="denser", low=1e-30, pace=4.0, shift="z")},
+            knobs={"odds": Knob(more="denser", low=1e-30, high=even, pace=4.0, shift="z")},
             budget="odds",
         )
