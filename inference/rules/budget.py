@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
-
-import numpy as np
-import xarray as xr
+from typing import Any, ClassVar
 
 from bayesprune.inference.rules.budget_measures import Measure, measure_of
 from bayesprune.inference.rules.rule import ActiveRule, Change, Rule, Run, Taken
@@ -26,6 +23,8 @@ _EASE = 8.0
 """How much more an error counts where too little is left: weights that a prior has shrunk come back slowly or never."""
 _LARGEST = 1.5
 """Largest error, in nats, that counts: while nothing reacts yet, the knob moves at this rate and no faster."""
+_SHORT = 2500
+"""Steps of a fit below which the knob moves no faster a step."""
 _UPDATES = 40
 """Fewest updates of a fit; shorter ones are looked at more often than every `every` steps."""
 _FAR = 0.25
@@ -136,7 +135,7 @@ class ActiveBudget(ActiveRule):
         self._begun_at: float | None = None
         self._before: float | None = None
         self._slope = 0.0
-        self._rows: list[dict[str, float]] = []
+        self._row: dict[str, float] = {}
         self._landing: dict[str, Any] = {}
         self._apply()  # a graph that is traced from here on has the knobs as inputs
 
@@ -154,9 +153,8 @@ class ActiveBudget(ActiveRule):
         """Looks at what is left, for the row of the epoch."""
         reached = self._measure.reached(self.run.objective.guide)
         target = self._target if self._landing else self._wanted(self.run.step / self._end)
-        self._rows.append(
-            {"step": self.run.step, "knob": self._factor(), "target": target, "reached": reached}
-        )  # fmt: skip
+        whole = self._measure.whole
+        self._row = {"knob": self._factor(), "target": target / whole, "reached": reached / whole}
         return Change.NOTHING
 
     def end(self) -> None:
@@ -165,12 +163,8 @@ class ActiveBudget(ActiveRule):
             self._land()
 
     def row(self) -> Mapping[str, float | Mapping[str, float]]:
-        """Factor on the knob, target and what is left, the last two as shares."""
-        if not self._rows:
-            return {}
-        last, whole = self._rows[-1], self._measure.whole
-        shares = {"target": last["target"] / whole, "reached": last["reached"] / whole}
-        return {"budget": {"knob": last["knob"], **shares}}
+        """Factor on the knob, target and what is left at the end of the epoch, the last two as shares."""
+        return {"budget": self._row} if self._row else {}
 
     def report(self) -> dict[str, Any]:
         """What was asked for and reached, by which rule it was counted, and where the knob was and is."""
@@ -194,27 +188,14 @@ class ActiveBudget(ActiveRule):
         """All that the next update depends on; the knobs are buffers of the model."""
         return {
             "moved": self._moved, "begun_at": self._begun_at, "before": self._before, "slope": self._slope,
-            "rows": self._rows, "landing": self._landing, "at_start": self._at_start,
+            "row": self._row, "landing": self._landing, "at_start": self._at_start,
         }  # fmt: skip
 
     def load_state_dict(self, kept: Mapping[str, Any]) -> None:
         """Goes on from there."""
         self._moved, self._begun_at, self._before = kept["moved"], kept["begun_at"], kept["before"]
-        self._slope, self._rows, self._landing = kept["slope"], list(kept["rows"]), dict(kept["landing"])
+        self._slope, self._row, self._landing = kept["slope"], dict(kept["row"]), dict(kept["landing"])
         self._at_start = dict(kept["at_start"])
-
-    @classmethod
-    def trace(cls, trace: xr.Dataset, rules: Sequence[Self]) -> xr.Dataset:
-        """Knob, target and what is left, shares of the whole: ``budget_knob`` and so on, `(restart, epoch)`."""
-        found = {}
-        for name in ("knob", "target", "reached"):
-            rows = np.full((len(rules), trace.sizes["epoch"]), np.nan)
-            for number, rule in enumerate(rules):
-                scale = 1.0 if name == "knob" else 1.0 / rule._measure.whole
-                values = [scale * row[name] for row in rule._rows[: rows.shape[1]]]
-                rows[number, : len(values)] = values
-            found[f"budget_{name}"] = (("restart", "epoch"), rows)
-        return trace.assign(found)
 
     # -- inside ----------------------------------------------------------------------------------------------
 
@@ -238,6 +219,7 @@ class ActiveBudget(ActiveRule):
         self._before = now
         lead = self.budget.lead
         error = now + lead * self._slope - math.log(self._wanted(share + lead))
+        passed = min(passed, self._every / _SHORT)  # parameters move so far a step, however short the fit is
         error = min(_LARGEST, max(-_LARGEST, error if error > 0.0 else _EASE * error))
         self._moved += self.budget.gain * passed * error
         self._apply()
