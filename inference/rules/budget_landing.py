@@ -1,7 +1,8 @@
 """Landing: how a density is met exactly when a fit ends, by the smallest change that does it.
 
-* Gates: one common shift of their log odds. It is what moving the prior odds does to the guide's at given evidence:
-  logit q = logit prior + evidence, gate by gate; so the knob of prior odds is moved along.
+* Gates: one common shift of their log odds. Under Bernoullis it is what a last move of the prior odds by as much would
+  do to the guide at the evidence that it has seen: logit q = logit prior + evidence, gate by gate. Hard concrete gates
+  have no such rule; there it only keeps the order of the gates.
 * Weights that count by their membership of a slab: a last move of the prior odds alone, which are a summand of the log
   odds of membership; the guide stays.
 * Weights that count by their size: those between the threshold and the size of the last weight that is to stay are
