@@ -189,6 +189,7 @@ class ActiveBudget(ActiveRule):
         return {
             "moved": self._moved, "begun_at": self._begun_at, "before": self._before, "slope": self._slope,
             "row": self._row, "landing": self._landing, "at_start": self._at_start,
+            "latest": self._measure.latest,
         }  # fmt: skip
 
     def load_state_dict(self, kept: Mapping[str, Any]) -> None:
@@ -196,6 +197,8 @@ class ActiveBudget(ActiveRule):
         self._moved, self._begun_at, self._before = kept["moved"], kept["begun_at"], kept["before"]
         self._slope, self._row, self._landing = kept["slope"], dict(kept["row"]), dict(kept["landing"])
         self._at_start = dict(kept["at_start"])
+        like = next(self.run.objective.guide.parameters())
+        self._measure.latest = {name: value.to(like) for name, value in kept["latest"].items()}
 
     # -- inside ----------------------------------------------------------------------------------------------
 
