@@ -24,9 +24,13 @@ import torch
 import bayesprune as bp
 from benchmarks.magnitude import Settings, train_gradual
 
-DENSITIES, MACS = (0.1, 0.05, 0.02, 0.01), (0.5, 0.25, 0.1)
 PRIORS = {"HALO": bp.HALO, "spike and slab": bp.SpikeAndSlab, "L0": bp.L0HardConcrete}
-HOW: dict[str, dict[str, Any]] = {"HALO": {}, "spike and slab": {}, "L0": {}, "unit gates": {}}
+HOW: dict[str, dict[str, Any]] = {
+    "HALO": {"learning_rate": 2e-3},
+    "spike and slab": {"learning_rate": 2e-3},
+    "L0": {"learning_rate": 2e-3},
+    "unit gates": {},
+}
 """Arguments of `fit` by method, chosen on validation."""
 GRADUAL = {"weight_decay": 1e-4, "schedule": "cosine"}
 MINUTES = 1.5
@@ -34,9 +38,12 @@ MINUTES = 1.5
 
 
 def runs() -> list[tuple[str, float]]:
-    """Every method and what it is asked for, the most interesting densities first."""
-    weights = [(name, density) for density in (0.02, 0.01, 0.05, 0.1) for name in (*PRIORS, "gradual magnitude")]
-    return [*weights, *(("unit gates", share) for share in MACS)]
+    """Every method and what it is asked for, the most interesting first."""
+    names = (*PRIORS, "gradual magnitude")
+    return [
+        *((name, 0.02) for name in names), ("unit gates", 0.25), *((name, 0.05) for name in names), ("unit gates", 0.1),
+        *((name, 0.01) for name in names), ("unit gates", 0.5), *((name, 0.1) for name in names),
+    ]  # fmt: skip
 
 
 def fitted(method: str, asked: float, data: Any, epochs: int) -> bp.Fit:
@@ -44,7 +51,7 @@ def fitted(method: str, asked: float, data: Any, epochs: int) -> bp.Fit:
     torch.manual_seed(0)
     network, (x, y) = bp.lenet_300_100(), data
     if method == "unit gates":
-        model = bp.BayesianNetwork(network, {}, data_size=len(x), gates=bp.UnitGates())
+        model = bp.BayesianNetwork(network, {}, data_size=len(x), gates=bp.UnitGates(), example_input=x[:1])
         budget = bp.Budget(macs=asked)
     else:
         model = bp.BayesianNetwork(network, {"*.weight": PRIORS[method]()}, data_size=len(x))

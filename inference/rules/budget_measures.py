@@ -123,7 +123,7 @@ class WeightMeasure:
 
     def land(self, guide: Guide, target: float) -> dict[str, Any]:
         """See `Measure`."""
-        return landed(guide, self.knobs, lambda: self.reached(guide), round(target))
+        return landed(guide, lambda: self.reached(guide), round(target))
 
     def rules(self, model: BayesianNetwork) -> dict[str, str]:
         """See `Measure`."""
