@@ -17,13 +17,13 @@ from bayesprune.models.gates.gate_masks import masked, take_masks
 from bayesprune.models.gates.gate_pressures import Flattening, GatePressure
 from bayesprune.models.gates.gate_sets import GateSet, GateSlice, along, branch_gate_sets, find_slices, unit_gate_sets
 from bayesprune.models.gates.unit_gates import UnitGates
-from bayesprune.models.language.buffer_dict import BufferDict
 from bayesprune.models.language.iid import Iid
-from bayesprune.models.language.way import Way
 from bayesprune.models.networks.evaluation_mode import evaluation_mode
 from bayesprune.models.tracing.not_followed import NotFollowedError
 from bayesprune.models.units.channel_groups import ChannelGroups, Units
 from bayesprune.models.units.residual_branches import ResidualBranch, residual_branches
+from bayesprune.models.ways.buffer_dict import BufferDict
+from bayesprune.models.ways.way import Way
 
 __all__ = ["NetworkGates"]
 
