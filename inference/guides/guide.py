@@ -23,7 +23,7 @@ from bayesprune.inference.guides.registry import (
     registered_family,
 )
 from bayesprune.inference.guides.starting_values import starting_values
-from bayesprune.inference.guides.way_family import WayFamily, family_of_way
+from bayesprune.inference.ways.way_family import WayFamily, family_of_way
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.language.iid import Iid
 from bayesprune.models.language.pyro_parameters import name_parameters

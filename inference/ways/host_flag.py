@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 __all__ = ["HostFlag"]
 
@@ -24,6 +25,8 @@ class HostFlag:
 
     def of(self, tensor: Tensor) -> bool:
         """The answer."""
+        if isinstance(tensor, FakeTensor):  # which has no value: where a step is only tried
+            return self._answer
         version = tensor._version  # PyTorch counts the changes in place for autograd
         if self._seen is None or self._seen[0] is not tensor or self._seen[1] != version:
             self._answer = bool(self._question(tensor.detach()))
