@@ -135,7 +135,7 @@ def fit_run(
         how["standardise"] = ONLY_NOISE  # they were trained as they are
     declared = resolve_prior(prior, settings or {}, data_size=1)  # a misspelt name is told before data are fetched
     if isinstance(declared, UnitGates):
-        how["gating"] = _gating(gating or {})
+        how["rules"] = [_gating(gating or {})]
     elif gating:
         raise ValueError(f"--gating is about the gates of --prior unit-gates, which {prior} has not: leave it out")
     tuning = None if tune is None else asked_tuning(tune, prior, settings or {}, epochs)
@@ -150,7 +150,7 @@ def fit_run(
         "on": on and list(on), "guide": how.get("guide"), "seed": seed, "likelihood": likelihood, "epochs": epochs,
         "steps": steps,
         "weights": None if begins_at is None else f"{os.path.realpath(begins_at)}, content {content_of(begins_at)}",
-        **{key: value for key, value in how.items() if key != "callbacks"}, "gating": dict(gating or {}),
+        **{key: value for key, value in how.items() if key not in ("callbacks", "rules")}, "gating": dict(gating or {}),
         "tune": None if tuning is None else tuning.knobs,
     }  # fmt: skip
     _refuse_infinity(asked)

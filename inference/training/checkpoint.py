@@ -433,7 +433,10 @@ def _compare(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) ->
         before = {**before, "rules": {}}
         if before.get("kl_warmup") is None and now["kl_warmup"] in (0.2, 0.0):
             before["kl_warmup"] = now["kl_warmup"]
+    before, now = ({**asked, **_one_by_one(asked.get("training"))} for asked in (before, now))
     for name in {**before, **now}:
+        if name == "training":
+            continue
         if name == "rules" and name not in before and now[name]:
             raise CheckpointError(
                 f"{folder} holds a fit of an earlier version, which had other defaults of {' and '.join(now[name])}: "
@@ -444,3 +447,8 @@ def _compare(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) ->
                 f"{folder} holds a fit with {name} {before.get(name)}, but now it is {now.get(name)}: call it with the "
                 "arguments of then to go on, or choose another folder"
             )
+
+
+def _one_by_one(training: Any) -> dict[str, Any]:
+    """Rules under names of their own, so that a sentence shows the one that differs."""
+    return {f"rule {name}": rule for name, rule in training.items()} if isinstance(training, Mapping) else {}

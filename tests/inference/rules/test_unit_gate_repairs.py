@@ -87,7 +87,7 @@ def fitted(bnn, close=None, x=X, gating=None, **options):
     """A fit in float64 whose theta hardly moves by itself."""
     options = {"epochs": 3, "batch_size": 16, "callbacks": [close] if close else []} | options
     gating = gating or bp.Gating(travel=1e3)
-    return bp.fit(bnn, (x, Y), gating=gating, device="cpu", precision="float64", **options)
+    return bp.fit(bnn, (x, Y), rules=[gating] if gating else [], device="cpu", precision="float64", **options)
 
 
 def only(bnn, *sites):
