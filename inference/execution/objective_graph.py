@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.node import map_arg
 from torch.utils._pytree import tree_map
 
 from bayesprune.inference.execution.device_numbers import numbers_made_on
@@ -182,6 +183,7 @@ def _trace(objective: Objective, x: Tensor, y: Tensor, alone: tuple[str, ...]) -
         one = torch.ones((), dtype=_dtype(objective), device=x.device)
         graph = make_fx(evaluate)(tensors, statistics, noise, x, y, one, given)
     _multiply_by_reciprocals(graph)
+    _leave_numbers(graph)
     random = any(
         isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
         for node in graph.graph.nodes
@@ -234,6 +236,18 @@ def _multiply_by_reciprocals(graph: torch.fx.GraphModule) -> None:
         if node.target is torch.ops.aten.div.Tensor and isinstance(node.args[1], float) and node.args[1] != 0.0:
             node.target = torch.ops.aten.mul.Tensor
             node.args = (node.args[0], 1.0 / node.args[1])
+    graph.recompile()
+
+
+def _leave_numbers(graph: torch.fx.GraphModule) -> None:
+    """Replaces tensors that `torch.vmap` makes of Python numbers, on the CPU, by the numbers."""
+    for node in list(graph.graph.nodes):
+        number = node.args[0] if node.target is torch.ops.aten._to_copy.default else None
+        if isinstance(number, (int, float)):
+            for user in list(node.users):
+                user.args = map_arg(user.args, lambda one, node=node, number=number: number if one is node else one)
+                user.kwargs = map_arg(user.kwargs, lambda one, node=node, number=number: number if one is node else one)
+            graph.graph.erase_node(node)
     graph.recompile()
 
 
