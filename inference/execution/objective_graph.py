@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.node import map_arg
 from torch.utils._pytree import tree_map
 
 from bayesprune.inference.execution.device_numbers import numbers_made_on
@@ -245,9 +244,11 @@ def _leave_numbers(graph: torch.fx.GraphModule) -> None:
         number = node.args[0] if node.target is torch.ops.aten._to_copy.default else None
         if isinstance(number, (int, float)):
             for user in list(node.users):
-                user.args = map_arg(user.args, lambda one, node=node, number=number: number if one is node else one)
-                user.kwargs = map_arg(user.kwargs, lambda one, node=node, number=number: number if one is node else one)
-            graph.graph.erase_node(node)
+                user.args = tuple(number if one is node else one for one in user.args)
+                if any(one is node for one in user.all_input_nodes):
+                    break  # it stands deeper, in a list or a keyword
+            else:
+                graph.graph.erase_node(node)
     graph.recompile()
 
 
