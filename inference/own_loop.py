@@ -214,7 +214,7 @@ def _settings(objectives: list[Objective], records: list[Record | None]) -> dict
         "optimizer": None,
         "schedule": None,
         "seed": None,
-        "precision": "bfloat16" if one.autocast is torch.bfloat16 else str(first.dtype).removeprefix("torch."),
+        "precision": "bfloat16" if one.gradient.autocast is torch.bfloat16 else str(first.dtype).removeprefix("torch."),
         "device": str(first.device),
         "kl_weight": weight,
         "kl_warmup": None,

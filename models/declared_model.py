@@ -52,9 +52,8 @@ def declared_model(declared: Mapping[str, Any]) -> BayesianNetwork:
     priors = {pattern: from_config(saved.get("config")) for pattern, saved in _priors(declared).items()}
     likelihood = Likelihood.from_config(declared.get("likelihood", {}))
     data_size = checked_count(declared.get("data_size"), "data_size", MOST_DATA)
-    gates = declared.get("gates")
     try:
-        return BayesianNetwork(network, priors, likelihood, data_size, None if gates is None else _gates(gates))
+        return BayesianNetwork(network, priors, likelihood, data_size, _gates(declared.get("gates")))
     except (TypeError, ArithmeticError) as problem:
         raise ValueError(f"the declaration cannot be made again ({problem})") from problem
 
@@ -66,7 +65,9 @@ def _priors(declared: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
     return priors
 
 
-def _gates(config: Any) -> UnitGates:
+def _gates(config: Any) -> UnitGates | None:
+    if config is None:
+        return None
     if not isinstance(config, Mapping) or config.get("name") != "UnitGates":
         raise ValueError("gates is not what the config of UnitGates returned")
     try:

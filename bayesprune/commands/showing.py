@@ -184,7 +184,7 @@ def write_plots(
     folder.mkdir(exist_ok=True)
     priors = fit.model.priors.values()
     events = [prior.hierarchy.included for prior in priors]
-    is_map, has_gates = fit.guide.is_point_but_for_gates, fit.model.gates is not None
+    is_map, has_gates = fit.guide.is_point_but_for_gates, fit.model.closes_units
     movement = convergence(fit)
     drawn: dict[str, Callable[..., Figure]] = {"pruning_trace": partial(plot_pruning_trace, fit)}
     if recorded_kinds(fit.trace):

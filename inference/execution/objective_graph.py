@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 import torch
@@ -200,21 +200,23 @@ def _mean_of_particles(
 ) -> Terms:
     """The objective's terms at the noise given, with several particles side by side by `torch.vmap`."""
     single = copy.copy(objective)
-    single.particles = 1
-    parts, count = _Parts(single), len(noise) // objective.particles
+    particles = objective.gradient.particles
+    single.gradient = replace(objective.gradient, particles=1)
+    parts, count = _Parts(single), len(noise) // particles
 
     def one(noise: Sequence[Tensor]) -> dict[str, Any]:
         with GivenNoise(noise):
             terms = functional_call(parts, own, arguments)
-        return {field.name: getattr(terms, field.name) for field in fields(terms)}
+        # Not the weights: the graph has gradients of its own, and would have to give them out.
+        return {field.name: getattr(terms, field.name) for field in fields(terms) if field.name != "weights"}
 
-    if objective.particles == 1:
+    if particles == 1:
         return Terms(**one(noise))
     # Running statistics are updated by the first particle only, and cannot be inside vmap.
     apart = 1 if tracks_statistics(objective.model.network) or not count else 0
     evaluated = [tree_map(lambda part: part.unsqueeze(0), one(noise[:count])) for _ in range(apart)]
     with frozen_statistics(objective.model.network):
-        rest = range(apart, objective.particles)
+        rest = range(apart, particles)
         if count:
             stacked = [torch.stack([noise[k * count + j] for k in rest]) for j in range(count)]
             evaluated.append(torch.vmap(one, randomness="different")(stacked))
@@ -300,7 +302,7 @@ def _check_alone(objective: Objective, alone: Sequence[str]) -> None:
     for name in alone:
         sites = {site.name for site in priors[name].sites.values()}
         shared = any(sites & {site.name for site in priors[other].sites.values()} for other in priors if other != name)
-        if sites & gated or shared or objective.particles > 1:
+        if sites & gated or shared or objective.gradient.particles > 1:
             raise UntraceableError(
                 f"the prior on {name} branches on values of tensors, and has gates, shared latents or several particles"
             )

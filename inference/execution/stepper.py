@@ -296,7 +296,7 @@ class Stepper:
 
     def _agree(self, plain: Terms, fused: Terms, kl_weight: float) -> bool:
         size = float(plain.kl.abs() * kl_weight + plain.log_likelihood.abs())
-        allowed = _AGREEMENT_AUTOCAST if self.objective.autocast else _AGREEMENT.get(plain.loss.dtype, 1e-3)
+        allowed = _AGREEMENT_AUTOCAST if self.objective.gradient.autocast else _AGREEMENT.get(plain.loss.dtype, 1e-3)
         difference = abs(float(plain.loss) - float(fused.loss))
         return difference <= allowed * size or not difference < float("inf")  # what is not finite, `fit` reports
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bayesprune.inference.guides.gate_family import GateFamily
 from bayesprune.inference.objective.objective import Objective
+from bayesprune.inference.objective.unit_gate_expectation import UnitGateExpectation
 from bayesprune.inference.rules.attraction import fan_out_norms, is_attracted, lipschitz_estimates
 from bayesprune.inference.rules.unit_transfer import check_removable, transfer
 from bayesprune.inference.watching.callbacks import FitState
@@ -138,11 +139,13 @@ class GateTraining:
                 "rule='attracted' needs to know the weights' decay: leave all weights of gated layers to UnitGates, or "
                 "use rule='absorbed'"
             )
+        assert isinstance(self._objective.expectation, UnitGateExpectation)
+        estimator = self._objective.expectation.estimator
         self.report = {
             "step": self.rate,
             "rounding_step": self.rounding_step,
-            "estimator": repr(self._objective.unit_gate_estimator),
-            "evaluations_a_step": float(getattr(self._objective.unit_gate_estimator, "evaluations", 0)),
+            "estimator": repr(estimator),
+            "evaluations_a_step": float(getattr(estimator, "evaluations", 0)),
             "dense_macs": float(gates.whole[0]),
             "units_at_start": self._units(),
             "removals": [],
@@ -383,7 +386,7 @@ class GateTraining:
         own = gates.declaration
         if own.probability is not None or own.beta is not None:
             return None  # the set is that of a straight price
-        if not set(gates.weights) <= set(model.left_to_gates):
+        if not set(gates.tensors) <= set(model.left_to_gates):
             return None
         return self.kl_weight / (own.weight_scale**2 * model.data_size)
 
@@ -399,7 +402,7 @@ class GateTraining:
             frozen_statistics(model.network),
         ):
             for x, y in self._recent:
-                effective = gates.multiply(weights, q.sample(), model.network)
+                effective = gates.weights(weights, q.sample(), model.network)
                 leaves = {name: value.detach().requires_grad_(True) for name, value in effective.items()}
                 outputs = torch.func.functional_call(model.network, leaves, (x,))
                 loss = -model.likelihood.log_prob(outputs, y).mean()

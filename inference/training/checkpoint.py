@@ -56,6 +56,7 @@ from bayesprune.models.files.flushing import flush
 from bayesprune.models.files.json_file import damaged, need, read_json, read_regular, write_json
 from bayesprune.models.files.places import expanded
 from bayesprune.models.files.unwritable import Unwritable
+from bayesprune.models.language.way import Way
 from bayesprune.models.units.cutting import cut
 
 __all__ = ["STATE_BEFORE", "Checkpoint", "CheckpointError", "KeptState", "kept_state", "open_checkpoint"]
@@ -161,7 +162,7 @@ def open_checkpoint(
     earlier = None if start is None else [t for one in start.restarts for t in _tensors(one.guide, one.model)]
     asked = {
         "model": model_fingerprint(model),
-        "gates": None if model.gates is None else model.gates.declaration.config,
+        "gates": model.way_configs.get("gates"),
         "data": data_fingerprint(batches.tensors if batches.tensors is not None else batches.loader),
         "validation": None if validation is None else data_fingerprint(tuple(validation)),
         "start": None if earlier is None else data_fingerprint([value.reshape(-1) for value in earlier]),
@@ -335,8 +336,12 @@ class Checkpoint:
 
 
 def _tensors(*modules: torch.nn.Module) -> list[Tensor]:
-    """All parameters and buffers, in order."""
-    return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+    """All parameters and buffers, in order, but for tables of ways, which are made again of what was declared."""
+    ways = [part for module in modules for part in module.modules() if isinstance(part, Way)]
+    kept = {id(tensor) for way in ways for tensor in way.state_dict(keep_vars=True).values()}
+    tables = {id(buffer) for way in ways for buffer in way.buffers()} - kept
+    every = (tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))
+    return [tensor for tensor in every if id(tensor) not in tables]
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -25,9 +25,11 @@ from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.guide import Guide, GuideChoice
 from bayesprune.inference.guides.map_probe import check_map_exists
 from bayesprune.inference.inclusion.inclusion_notes import inclusion_facts
+from bayesprune.inference.objective.gradient import Gradient
 from bayesprune.inference.objective.latent_gate_estimators import GateEstimator
 from bayesprune.inference.objective.objective import Objective
 from bayesprune.inference.objective.unit_gate_estimators import UnitGateEstimator, estimator_named
+from bayesprune.inference.objective.unit_gate_expectation import UnitGateExpectation
 from bayesprune.inference.posterior.shrinkage import diagonal_fisher, needs_fisher
 from bayesprune.inference.posterior.warm_start import begin_at
 from bayesprune.inference.restart import Restart
@@ -192,6 +194,13 @@ def fit(
     unit_estimator = None if unit_gate_estimator is None else estimator_named(unit_gate_estimator)
     place, dtype = resolve_device(device), PRECISIONS[precision]
     autocast = torch.bfloat16 if precision == "bfloat16" else None
+    gradient = Gradient(
+        particles,
+        gate_estimator,
+        sticking_the_landing=sticking_the_landing,
+        local_reparameterisation=local_reparameterisation,
+        autocast=autocast,
+    )
     batches = Batches(data, batch_size, place, dtype, workers, channels_last)
     total = steps if steps is not None else batches.steps_in(epochs or default_epochs(batches))
     left_open = {"steps": epochs or steps, "kl_weight": kl_weight, "kl_warmup": kl_warmup}
@@ -249,16 +258,9 @@ def fit(
             check_map_exists(copied, q.family_of)
 
             def rebuild(model: BayesianNetwork, q: Guide | None = None) -> tuple[Objective, torch.optim.Optimizer]:
-                made = Objective(
-                    model,
-                    Guide(model, guide) if q is None else q,
-                    gate_estimator,
-                    particles,
-                    autocast=autocast,
-                    sticking_the_landing=sticking_the_landing,
-                    local_reparameterisation=local_reparameterisation,
-                    unit_gate_estimator=unit_estimator,
-                )
+                q = Guide(model, guide) if q is None else q
+                over_gates = None if unit_estimator is None else UnitGateExpectation.of(q, unit_estimator)
+                made = Objective(model, q, gradient, over_gates)
                 return made, make_optimizer(optimizer, made, learning_rate)
 
             state = FitState(*rebuild(copied, q), number, restarts, passes, total)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.inference.guides.guide import Guide
+from bayesprune.inference.objective.gradient import Gradient
 from bayesprune.inference.objective.objective import Objective
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.likelihoods.labels import Categorical
@@ -70,7 +71,7 @@ def objective_of(priors, guide=None, network=None, likelihood=None, dtype=torch.
     network = mlp() if network is None else network
     priors = priors if isinstance(priors, dict) else {"a*.weight": priors}
     model = BayesianNetwork(network.to(dtype), priors, likelihood or Categorical(), DATA).to(dtype)
-    objective = Objective(model, Guide(model, guide).to(dtype), **more)
+    objective = Objective(model, Guide(model, guide).to(dtype), Gradient(**more))
     move(objective, spread, seed=5)
     return objective.train()
 

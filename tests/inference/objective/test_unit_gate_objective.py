@@ -11,8 +11,10 @@ from torch import nn
 
 import bayesprune as bp
 from bayesprune.inference.guides.guide import Guide
-from bayesprune.inference.objective.objective import GATES, Objective
+from bayesprune.inference.objective.gradient import Gradient
+from bayesprune.inference.objective.objective import Objective
 from bayesprune.inference.objective.unit_gate_estimators import ESTIMATORS, ExactToggle
+from bayesprune.inference.objective.unit_gate_expectation import GATES, UnitGateExpectation
 from tests.oracles.enumerated_objective import enumerated, every_draw
 from tests.oracles.gated_networks import CASES, PERCEPTRON
 
@@ -29,7 +31,7 @@ def problem(price, choice="map", case=PERCEPTRON, **options):
     """An objective with gates enumerated, a batch, and theta all over its range, both ends among them."""
     model = case.model(**{"log_gamma": None, **price}, **options)
     guide = Guide(model, choice).double()
-    made = Objective(model, guide, unit_gate_estimator=enumerated)
+    made = Objective(model, guide, expectation=UnitGateExpectation.of(guide, enumerated))
     x = case.inputs(6)
     y = torch.arange(6) % 2
     with torch.no_grad():
@@ -71,7 +73,7 @@ def explicit(made, x, y, pi=None):
 @pytest.mark.parametrize("price", [name for name in PRICES if name != "cost"])
 def test_the_collapsed_objective_is_that_of_the_explicit_model_at_its_best_pi(price, choice):
     made, x, y = problem(PRICES[price], choice)
-    made.analytic = False  # the weights' terms from the draw, as Pyro has them
+    made.gradient = Gradient(analytic=False)  # the weights' terms from the draw, as Pyro has them
     factors = made.guide.draw()
     made.guide.draw = lambda: factors
     terms = made.terms(x, y)
@@ -178,7 +180,7 @@ def test_any_network_has_its_gates_in_the_objective(name):
         made.guide.gates.theta.copy_(torch.arange(len(made.guide.gates.theta)) % 2.0)
     x, y = case.inputs(6), torch.arange(6) % 2
     made.eval()
-    made.unit_gate_estimator = ESTIMATORS["trapezoid"]()
+    made.expectation.estimator = ESTIMATORS["trapezoid"]()
     terms = made.terms(x, y)
     wanted = case.by_hand(made.model.network, x, made.guide.gates.probabilities())
     nll = nn.functional.cross_entropy(wanted, y, reduction="sum") * 50 / 6
@@ -189,7 +191,7 @@ def test_any_network_has_its_gates_in_the_objective(name):
 
 def test_gates_move_in_the_measure_in_which_the_estimator_has_seen_them():
     made, x, y = problem({"log_gamma": 3.0})
-    made.unit_gate_estimator = ExactToggle(units=2)
+    made.expectation.estimator = ExactToggle(units=2)
     q = made.guide.gates
     q.absorbed[2] = True
     steps = []
@@ -198,7 +200,7 @@ def test_gates_move_in_the_measure_in_which_the_estimator_has_seen_them():
         assert int(q.touched.sum()) == 2 and bool((slope[~q.touched] == 0).all()) and not bool(q.touched[2])
         steps.append(q.touched)
     assert bool(torch.stack(steps).any(0)[[0, 1, 3, 4, 5, 6]].all())
-    made.unit_gate_estimator = enumerated
+    made.expectation.estimator = enumerated
     (slope,) = torch.autograd.grad(made.terms(x, y).loss, q.theta)
     assert q.touched is None and bool((slope != 0).all())  # control
 
@@ -210,7 +212,7 @@ def test_once_settled_theta_is_a_mask_without_gradient():
         q.theta.copy_((q.theta > 0.5).double())
     with_draws = made.terms(x, y)
     q.settled.fill_(True)
-    made.unit_gate_estimator = lambda *_: pytest.fail("no draws are needed any more")
+    made.expectation.estimator = lambda *_: pytest.fail("no draws are needed any more")
     settled = made.terms(x, y)
     assert float(settled.loss.detach()) == pytest.approx(float(with_draws.loss.detach()), rel=1e-13)
     (slope,) = torch.autograd.grad(settled.loss, q.theta, allow_unused=True)
