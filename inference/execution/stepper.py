@@ -235,9 +235,8 @@ class Stepper:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(parameters, self.clip)
         self.optimizer.step()
-        return replace(
-            terms, loss=terms.loss.detach(), kl_of={site: term.detach() for site, term in terms.kl_of.items()}
-        )
+        parts = {site: term.detach() for site, term in terms.kl_of.items()}
+        return replace(terms, loss=terms.loss.detach(), kl_of=parts, weights={})
 
     def _with_gradient(self, x: Tensor, y: Tensor, kl_weight: float) -> tuple[Terms, dict[str, Tensor]]:
         """A plain step, and the gradient of the weights."""

@@ -12,6 +12,7 @@ from bayesprune.inference.execution import fused
 from bayesprune.inference.execution.objective_graph import trace
 from bayesprune.inference.execution.stepper import Stepper
 from bayesprune.inference.guides.guide import Guide
+from bayesprune.inference.objective.gradient import Gradient
 from bayesprune.inference.objective.latent_gate_estimators import ScoreFunction, antithetic
 from bayesprune.inference.objective.objective import Objective
 from bayesprune.inference.training.optimizers import make_optimizer
@@ -43,7 +44,7 @@ def network():
 def on_weights(prior, guide=None, **more):
     """An objective with a prior on every weight of the network."""
     model = BayesianNetwork(network(), {"[04].weight": prior}, data_size=50)
-    return Objective(model, Guide(model, guide), **more).train()
+    return Objective(model, Guide(model, guide), Gradient(**more)).train()
 
 
 def by_gates(estimator, **more):
@@ -61,8 +62,8 @@ OBJECTIVES = {name: (lambda name=name: on_weights(ready(name))) for name in PRIO
     "a MAP under HALO": lambda: on_weights(HALO(), "map"),
     "a mean-field horseshoe": lambda: on_weights(Horseshoe(), "meanfield"),
     "gates and slabs apart": lambda: on_weights(SpikeAndSlab(), "meanfield"),
-    "a score function": lambda: on_weights(SpikeAndSlab(), gate_estimator=ScoreFunction(2)),
-    "opposite draws": lambda: on_weights(SpikeAndSlab(), gate_estimator=antithetic),
+    "a score function": lambda: on_weights(SpikeAndSlab(), latent_gates=ScoreFunction(2)),
+    "opposite draws": lambda: on_weights(SpikeAndSlab(), latent_gates=antithetic),
     "particles": lambda: on_weights(Horseshoe(), particles=2),
     "terms from draws": lambda: on_weights(Horseshoe(), sticking_the_landing=True),
     "drawn outputs": lambda: on_weights(Gaussian(), "meanfield", local_reparameterisation=True),
