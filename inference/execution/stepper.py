@@ -182,6 +182,8 @@ class Stepper:
             `clip`. The loss depends on those by the likelihood only: what the prior adds acts on the latents. With
             several particles, each with weights of its own, it is the mean of theirs.
         """
+        if self._fused is not None and not self._fused.traced.holds:
+            self.go_on_with(self.objective, self.optimizer)
         if not self._decided and self._lasted >= self._look_at:
             self._decide(x, y, kl_weight)
         self._lasted += 1
