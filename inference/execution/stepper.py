@@ -184,6 +184,8 @@ class Stepper:
             `clip`. The loss depends on those by the likelihood only: what the prior adds acts on the latents. With
             several particles, each with weights of its own, it is the mean of theirs.
         """
+        if self._fused is not None and not self._fused.traced.holds:
+            self.go_on_with(self.objective, self.optimizer)
         if not self._decided and self._lasted >= self._look_at:
             self._decide(x, y, kl_weight)
         self._lasted += 1
@@ -237,9 +239,8 @@ class Stepper:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(parameters, self.clip)
         self.optimizer.step()
-        return replace(
-            terms, loss=terms.loss.detach(), kl_of={site: term.detach() for site, term in terms.kl_of.items()}
-        )
+        parts = {site: term.detach() for site, term in terms.kl_of.items()}
+        return replace(terms, loss=terms.loss.detach(), kl_of=parts, weights={})
 
     def _with_gradient(self, x: Tensor, y: Tensor, kl_weight: float) -> tuple[Terms, dict[str, Tensor]]:
         """A plain step, and the gradient of the weights."""

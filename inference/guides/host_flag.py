@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from bayesprune.inference.guides.functional import is_functional, rests_on
+
 __all__ = ["HostFlag"]
 
 
@@ -25,7 +27,11 @@ class HostFlag:
 
     def of(self, tensor: Tensor) -> bool:
         """The answer."""
-        if isinstance(tensor, FakeTensor):  # which has no value: where a step is only tried
+        if is_functional() and self._seen is not None:  # what stands for the tensor there has no value
+            (real, _), answer = self._seen, self._answer
+            rests_on(lambda: self.of(real) == answer)
+            return answer
+        if isinstance(tensor, FakeTensor):  # which has none either: where a step is only tried
             return self._answer
         version = tensor._version  # PyTorch counts the changes in place for autograd
         if self._seen is None or self._seen[0] is not tensor or self._seen[1] != version:
