@@ -50,6 +50,7 @@ from bayesprune.inference.execution.stepper import ExecutionReport
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.rules.rule import Rule
 from bayesprune.inference.training.earlier_checkpoints import asked_of_today, state_of_today
+from bayesprune.inference.training.optimizer_state import optimizer_state, restore_optimizer
 from bayesprune.inference.training.packed_state import packed, state_digest, unpacked
 from bayesprune.inference.training.restart_run import RestartRun
 from bayesprune.models.bayesian_network import BayesianNetwork
@@ -249,7 +250,7 @@ class Checkpoint:
                         raise ValueError(f"{tuple(value.shape)} where {tuple(own.shape)} was expected")
                     own.copy_(value)
             if not self.finished:
-                _restore_optimizer(run.optimizer, kept["optimizer"])
+                restore_optimizer(run.optimizer, kept["optimizer"])
             for name in _COUNTS:
                 setattr(run, name, kept["counts"][name])
             for name, rule in run.rules.items():
@@ -320,7 +321,7 @@ class Checkpoint:
             "execution": asdict(execution),
             "plan": run.objective.model.plan,
             "tensors": _tensors(run.objective),
-            "optimizer": None if finished else _optimizer_state(run.optimizer),
+            "optimizer": None if finished else optimizer_state(run.optimizer),
             "random": None if finished else random,
             "order": None if finished else run.runtime.data_order.get_state(),
             "notes": list(run.objective.guide.notes),
@@ -361,33 +362,6 @@ def _tensors(*modules: torch.nn.Module) -> list[Tensor]:
     tables = {id(buffer) for way in ways for buffer in way.buffers()} - kept
     every = (tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))
     return [tensor for tensor in every if id(tensor) not in tables]
-
-
-def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """State of each parameter by position, and the numbers of the groups but for their rates, which the fit sets."""
-    found = optimizer.state_dict()
-    states = found["state"]
-    return {
-        "groups": [
-            {key: value for key, value in group.items() if isinstance(value, (int, float)) and key != "lr"}
-            for group in found["param_groups"]
-        ],
-        "states": [states.get(number) for group in found["param_groups"] for number in group["params"]],
-    }
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, kept: dict[str, Any]) -> None:
-    fresh = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict(
-        {
-            "param_groups": [own | numbers for own, numbers in zip(fresh, kept["groups"], strict=True)],
-            "state": {number: state for number, state in enumerate(kept["states"]) if state is not None},
-        }
-    )
-    for parameter, state in optimizer.state.items():
-        for key, value in state.items():  # a fused optimizer reads memory in order: the layouts have to be the same
-            if torch.is_tensor(value) and value.shape == parameter.shape and value.stride() != parameter.stride():
-                state[key] = torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
 def _read(file: Path) -> dict[str, Any]:
