@@ -158,6 +158,8 @@ if TYPE_CHECKING:
     from bayesprune.models.units.channel_groups import ChannelGroups as ChannelGroups
     from bayesprune.models.units.compact import CompactResult as CompactResult
     from bayesprune.models.units.compact import compact as compact
+    from bayesprune.models.ways.buffer_dict import BufferDict as BufferDict
+    from bayesprune.models.ways.way import Way as Way
     from bayesprune.runs.run_folder import load_run as load_run
     from bayesprune.runs.run_folder import read_summary as read_summary
 
@@ -175,6 +177,8 @@ _HOMES: dict[str, str] = {
     "BayesianNetwork": "bayesprune.models.bayesian_network",
     "prior_sparsity": "bayesprune.models.language.prior_sparsity",
     "FlatteningPrior": "bayesprune.models.distributions.flattening",
+    "Way": "bayesprune.models.ways.way",
+    "BufferDict": "bayesprune.models.ways.buffer_dict",
     # ready priors
     "Gaussian": "bayesprune.models.priors.gaussian",
     "Laplace": "bayesprune.models.priors.laplace",

@@ -13,7 +13,7 @@ _DOT = "/"
 
 
 class BufferDict(nn.Module):
-    """What `torch.nn.ParameterDict` is for parameters, with any names.
+    """Buffers of a module under any names: what `torch.nn.ParameterDict` is for parameters.
 
     Change a tensor in place: what holds it, such as a traced graph, then sees the change.
 

@@ -35,7 +35,7 @@ class WaySites:
 
 
 class Way(nn.Module):
-    """Base of ways; override what you need. As it is, it changes nothing.
+    """Base of what lies between drawn weights and the network: override what you need, as it is it changes nothing.
 
     Tensors that it needs in a step are its buffers (`BufferDict` has names with dots): so they move and are copied with
     the model and are inputs of a traced objective, which follows what is changed in place. What has to be kept with a
