@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from bayesprune.inference.inclusion.reduction import evidence_change as evidence_change
     from bayesprune.inference.inclusion.reduction import reduced_inclusion as reduced_inclusion
     from bayesprune.inference.inclusion.reduction import reduction as reduction
+    from bayesprune.inference.objective.gradient import Gradient as Gradient
     from bayesprune.inference.objective.latent_gate_estimators import ScoreFunction as ScoreFunction
     from bayesprune.inference.objective.latent_gate_estimators import moment_matched as moment_matched
     from bayesprune.inference.objective.objective import objective as objective
@@ -223,6 +224,7 @@ _HOMES: dict[str, str] = {
     "Fit": "bayesprune.inference.fit_result",
     "Combined": "bayesprune.inference.combined",
     "objective": "bayesprune.inference.objective.objective",
+    "Gradient": "bayesprune.inference.objective.gradient",
     "Stepper": "bayesprune.inference.execution.stepper",
     "make_optimizer": "bayesprune.inference.training.optimizers",
     "Record": "bayesprune.inference.watching.record",
