@@ -75,6 +75,8 @@ class Guide(nn.Module):
                 starts.setdefault(prior.sites[latent].name, value)
         self.families = nn.ModuleList(_build(model, self.family_of, starts))
         for way in model.ways:
+            if sum(way.name == other.name for other in model.ways) > 1:
+                raise ValueError(f"two ways of the model are called {way.name!r}: give each a name of its own")
             for q in family_of_way(way, next(model.network.parameters())):
                 self._add_way(way.name, q)
 

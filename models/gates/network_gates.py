@@ -61,6 +61,7 @@ class NetworkGates(Way):
     name = "gates"
     closes_units = True
     states_price = True
+    follows_removal = True
     sets: Mapping[str, GateSet]
 
     def __init__(

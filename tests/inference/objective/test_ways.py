@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import pickle
 
 import pyro.distributions as dist
 import pytest
@@ -19,8 +20,10 @@ from bayesprune.inference.guides.left_in import left_in
 from bayesprune.inference.objective.expectation import Expected, Once, expectation_for, way_expectation
 from bayesprune.inference.objective.gradient import Gradient
 from bayesprune.inference.objective.objective import Objective
+from bayesprune.inference.training import checkpoint
 from bayesprune.inference.training.fit import fit
 from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.networks.registry import make_ready
 from bayesprune.models.ways.way import Way, WaySites
 from tests.oracles.gated_networks import PERCEPTRON
 from tests.oracles.masks import Masks, half
@@ -191,6 +194,61 @@ def test_a_fit_counts_masked_weights_as_out_and_is_kept_with_its_masks(execution
         bp.Fit.load(tmp_path / "fit", model=without)
 
 
+def test_a_masked_fit_of_ready_parts_keeps_its_masks_between_processes_and_asks_for_the_model_on_disk(tmp_path):
+    def made():
+        return BayesianNetwork(make_ready("lenet-300-100", (4,), 3, 0.02), {"*.weight": bp.Gaussian()}, data_size=DATA)
+
+    torch.manual_seed(0)
+    model, (x, y) = made(), batch_for(mlp(), count=DATA, dtype=torch.float32)
+    plain = fit(model, (x, y), steps=2)
+    model.ways.append(Masks(half(model)))
+    found = fit(model, (x, y), steps=2)
+    received = pickle.loads(pickle.dumps(found))
+    for name, mask in half(model).items():
+        assert torch.equal(received.model.ways[0].masks[name], mask)
+    torch.testing.assert_close(received.predict(x), found.predict(x))
+    found.save(tmp_path / "masked")
+    with pytest.raises(ValueError, match=r"code of your own \('masks' between weights and network\).* pass the model"):
+        bp.Fit.load(tmp_path / "masked")
+    plain.save(tmp_path / "plain")
+    assert len(bp.Fit.load(tmp_path / "plain").model.ways) == 0  # control: its parts are ready ones
+
+
+class Regrow(bp.Callback):
+    """Turns one mask over after every epoch; may be killed in an epoch."""
+
+    is_resumable = True
+
+    def __init__(self, killed_in=None):
+        self.killed_in = killed_in
+
+    def on_step(self, state):
+        if state.epoch == self.killed_in:
+            raise KeyboardInterrupt
+
+    def on_epoch(self, state):
+        state.objective.model.ways[0].masks["a1.weight"].logical_not_()
+
+
+def test_masks_that_change_go_on_from_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SHARE", 1.0)
+    monkeypatch.setattr(checkpoint, "LEAST", 0.0)
+
+    def fitted(**how):
+        model = masked_model()
+        return fit(model, batch_for(model.network, count=DATA, dtype=torch.float32), epochs=3, seed=1, **how)
+
+    whole = fitted(callbacks=[Regrow()])
+    with pytest.raises(KeyboardInterrupt):
+        fitted(callbacks=[Regrow(killed_in=1)], checkpoint=tmp_path / "fit")
+    resumed = fitted(callbacks=[Regrow()], checkpoint=tmp_path / "fit")
+    for one, other in ((whole.guide, resumed.guide), (whole.model, resumed.model)):
+        assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+    assert not torch.equal(
+        whole.model.ways[0].masks["a1.weight"], half(whole.model)["a1.weight"]
+    )  # control: it changed
+
+
 def test_a_copy_of_a_masked_model_has_masks_of_its_own():
     model = masked_model()
     copied = copy.deepcopy(model).to(torch.float64)
@@ -222,8 +280,27 @@ def test_a_way_that_draws_needs_a_guide_and_a_name_of_its_own():
 def test_units_do_not_leave_a_model_with_a_way_that_cannot_follow():
     model = PERCEPTRON.model()
     model.ways.append(Masks({}))
-    with pytest.raises(ValueError, match="Masks does not say what is left of it"):
+    with pytest.raises(ValueError, match="Masks does not say what is left of it when units are removed"):
         model.with_network(model.network, {})
+
+
+def test_ways_that_cannot_follow_units_are_refused_before_training():
+    model = PERCEPTRON.model()
+    model.ways.append(Masks(half(model)))
+    x, y = PERCEPTRON.inputs(50), torch.arange(50) % 2
+    with pytest.raises(
+        ValueError, match=r"masks between weights and network cannot follow units that leave: .*Gating\(remove=None\)"
+    ):
+        bp.fit(model, (x, y), steps=4, precision="float64")
+    found = bp.fit(model, (x, y), steps=4, precision="float64", gating=bp.Gating(remove=None, step=1e-3))
+    assert all(not bool(left_in(found.guide)[name][~mask].any()) for name, mask in half(model).items())
+
+
+def test_two_ways_of_one_name_are_refused():
+    model = masked_model()
+    model.ways.append(Masks({}))
+    with pytest.raises(ValueError, match="two ways of the model are called 'masks'"):
+        Guide(model)
 
 
 class Doubled(Way):
