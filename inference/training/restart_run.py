@@ -23,7 +23,7 @@ from bayesprune.inference.rules.schedules import scaled, schedule_named, warmup
 from bayesprune.inference.training.fit_options import FitOptions
 from bayesprune.inference.training.optimizers import make_optimizer
 from bayesprune.inference.training.runtime import Runtime
-from bayesprune.inference.training.step_sums import StepSums
+from bayesprune.inference.training.step_sums import StepSums, without_graph
 from bayesprune.inference.watching.callbacks import Callback, FitState
 from bayesprune.inference.watching.pruning_trace import inclusion_record, kl_by_tensor, scale_record
 from bayesprune.models.bayesian_network import BayesianNetwork
@@ -71,7 +71,7 @@ class KeepsState(Protocol):
 
     finished: bool
 
-    def restore_random_state(self, data_order: torch.Generator) -> None:
+    def restore_random_state(self) -> None:
         """Sets the random states to those of the last kept epoch."""
 
     def write(self, run: RestartRun, finished: bool = False) -> None:
@@ -142,7 +142,7 @@ class RestartRun(FitState):
         for watcher in self.plan.watchers:
             watcher.on_fit_start(self)
         if point is not None:
-            point.restore_random_state(self.runtime.data_order)
+            point.restore_random_state()
         try:
             trainable = TrainableBatches()
             while self.step < self.steps and not self.stop and self._take_epoch(data, trainable):
@@ -177,7 +177,7 @@ class RestartRun(FitState):
         for rule in rules:
             rule.before_step(number)
         try:
-            terms = self.stepper.step(x, y, self.kl_weight)
+            terms = without_graph(self.stepper.step(x, y, self.kl_weight))
         except Exception:
             self._read(x)  # an unread step that was not finite is the cause
             raise

@@ -140,7 +140,6 @@ def test_averaging_lowers_the_error_of_posterior_means_once_the_fit_is_stationar
     bnn = bp.BayesianNetwork(line, {"weight": bp.Gaussian(problem.prior_sd)}, bp.Normal(problem.noise_sd), 60)
     how = {"batch_size": 12, "learning_rate": 2e-2, "schedule": "constant", "kl_warmup": 0.0, "execution": "plain"}
 
-
     def error(*rules):
         """Root mean squared error of the posterior means, in posterior sds; and the ELBO of the iterates."""
         fit = bp.fit(bnn, (x, y), "meanfield", steps=1000, precision="float64", rules=rules, **how)
