@@ -256,9 +256,8 @@ class RestartRun(FitState):
         if self.plan.validation is not None:
             scores = validation_scores(objective, *self.plan.validation, data.inputs)
             row |= {f"validation_{name}": value for name, value in scores.items()} | {"scores": list(scores)}
-        for rule in self.rules.values():
-            row |= rule.row()
-        return row
+        told = {key: value for rule in self.rules.values() for key, value in rule.row().items()}
+        return row | told | {"told": list(told)}
 
     def _tell(self, changing: ActiveRule, change: Change) -> None:
         """Lets the other rules know that one has replaced the model."""
