@@ -274,7 +274,7 @@ class GateTraining(ActiveRule):
 
     def row(self) -> Mapping[str, float | Mapping[str, float]]:
         """How many units are left, by the name of their set."""
-        return {"units": {name: float(count) for name, count in self._units().items()}}
+        return {"units_left": {name: float(count) for name, count in self._units().items()}}
 
     def report(self) -> dict[str, Any]:
         """What came of it: steps of theta, rounding, removals, and how noisy the gradient was."""
@@ -283,6 +283,7 @@ class GateTraining(ActiveRule):
     @classmethod
     def trace(cls, trace: xr.Dataset, rules: Sequence[Self]) -> xr.Dataset:
         """Adds what gates did; see `gate_variables`."""
+        trace = trace.drop_dims("units_left_name", errors="ignore")  # of each epoch; records are more
         return gate_variables(trace, rules[0].units(), [one.records for one in rules], rules[0].said)
 
     def state_dict(self) -> dict[str, Any]:

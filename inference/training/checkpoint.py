@@ -14,9 +14,9 @@ Keys of restart-N.json:
     digest      of that file and of what was kept; anything else is damaged
     kept        finished, seconds, counts (of `FitState`), execution (an `ExecutionReport`; "path" in earlier versions),
                 plan (of removed units), tensors (of the objective), optimizer (numbers of its groups; state by
-                position), random (states of torch's generators), order (of the generator of the data's order), notes
-                (of the guide), rules (`ActiveRule.state_dict` by name), passed (`KeptInputs.state`); earlier versions
-                had "gates" in place of rules, and neither order, notes nor, at first, passed; in it tensors are
+                position), random (states of torch's generators), order (`order_state` of the data), notes (of the
+                guide), rules (`ActiveRule.state_dict` by name), passed (`KeptInputs.state`); earlier versions had
+                "gates" in place of rules, and neither order, notes nor, at first, passed; in it tensors are
                 {"$tensor": number in the file}, arrays {"$array": number}, numbers that are not finite {"$float": name}
 """
 
@@ -25,7 +25,6 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -50,6 +49,7 @@ from bayesprune.inference.execution.stepper import ExecutionReport
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.rules.rule import Rule
 from bayesprune.inference.training.earlier_checkpoints import asked_of_today, state_of_today
+from bayesprune.inference.training.kept_order import order_state, restore_order
 from bayesprune.inference.training.optimizer_state import optimizer_state, restore_optimizer
 from bayesprune.inference.training.packed_state import packed, state_digest, unpacked
 from bayesprune.inference.training.restart_run import RestartRun
@@ -77,6 +77,7 @@ _COUNTS = ("epoch", "step", "kl_weight", "stop", "stop_reason", "history", "iter
 _KEPT = {
     "finished": bool, "seconds": float, "counts": dict, "execution": dict, "plan": (dict, type(None)), "tensors": list,
     "optimizer": (dict, type(None)), "random": (list, type(None)), "rules": dict,
+    "order": (Tensor, str),
 }  # fmt: skip
 """What a state is made of, and of which kind each part is."""
 
@@ -267,27 +268,17 @@ class Checkpoint:
         self._reason = run.stepper.report.reason
         return True
 
-    def restore_random_state(self, data_order: torch.Generator) -> None:
-        """Sets the random states to those of the last kept epoch.
-
-        Args:
-            data_order: The generator of the data's order.
-        """
-        if self._kept is None or self.finished:
+    def restore_random_state(self) -> None:
+        """Sets the random states to those of the last kept epoch, that of the data's order in any case."""
+        if self._kept is None:
+            return
+        restore_order(self.passed.batches, self._kept["order"])
+        if self.finished:
             return
         cpu, *gpu = self._kept["random"]
         torch.set_rng_state(cpu)
         if gpu:
             torch.cuda.set_rng_state(gpu[0], self.device)
-        if self._kept.get("order") is None:
-            warnings.warn(
-                f"{self.file} is of an earlier version, which drew the order of the data from the noise's generator: "
-                "the fit goes on with another order, and with other numbers than it would have had then",
-                UserWarning,
-                stacklevel=4,
-            )
-        else:
-            data_order.set_state(self._kept["order"])
 
     def report(self, run: RestartRun) -> ExecutionReport:
         """How the steps were executed so far, with the reason for which it was chosen before an interruption."""
@@ -323,7 +314,7 @@ class Checkpoint:
             "tensors": _tensors(run.objective),
             "optimizer": None if finished else optimizer_state(run.optimizer),
             "random": None if finished else random,
-            "order": None if finished else run.runtime.data_order.get_state(),
+            "order": order_state(self.passed.batches),
             "notes": list(run.objective.guide.notes),
             "rules": {name: rule.state_dict() for name, rule in run.rules.items()},
             "passed": self.passed.state(),

@@ -125,7 +125,7 @@ def test_the_step_carries_a_unit_of_no_use_to_zero_in_the_share_of_steps_asked_f
         bnn = PERCEPTRON.model(**{"log_gamma": None, **price})
         made = Objective(bnn, Guide(bnn, "map").double())
         state = FitState(made, make_optimizer("adam", made, 1e-2), 0, 1, 10, 300)
-        training = GateTraining(Gating(travel=0.1, round_at=0.5), state, lambda _: None)
+        training = GateTraining(Gating(travel=0.1, round_at=0.5), state)
         assert training.rounding_step == 150
         assert training.rate * (log_gamma / 50) * 0.1 * 150 == pytest.approx(0.9)
     with pytest.raises(ValueError, match=r"costs 0 nats per datum more.*give Gating\(step=...\)"):

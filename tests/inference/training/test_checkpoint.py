@@ -178,7 +178,7 @@ CASES = {
     "gates and normalisation": Case(**gated(norm=True, travel=0.5), at=(0, 26)),
     "gates by steps": Case(**gated(norm=True, remove=7, patience=6, round_at=None), at=(0, 26)),
     "gates of branches": Case(**{**gated(travel=0.5), "make": branches}, at=(0, 23)),
-    "attracted": Case(**gated(norm=True, rule="attracted"), at=(0, 5)),
+    "attracted": Case(**gated(norm=True, rule="attracted"), at=(0, 3)),
 }
 SLOW = ("own optimizer", "gates and normalisation", "gates by steps", "gates of branches")
 CASES["attracted"].arguments["batch_size"] = 50  # so that batches of the epoch before are looked at
