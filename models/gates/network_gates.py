@@ -100,7 +100,7 @@ class NetworkGates(Way):
         self.tensors = tuple(name for name in touched if parameters[name].ndim >= 2)
         self.per_example = take_masks(network, readers) and self._takes_masks(network, example_input)
         self.acts_inside = self.per_example
-        pressure = declaration.pressure(data_size)
+        self._pressure = pressure = declaration.pressure(data_size)  # one, which remembers its constants
         self.is_pressed_by_cost = pressure is None
         self._pressures: dict[str, GatePressure] = {}
         if pressure is not None:
@@ -167,10 +167,10 @@ class NetworkGates(Way):
         """What the gates cost in nats at posterior probabilities `theta`, by site; a constant less under a cost."""
         if self.declaration.cost is not None:
             return self.data_size * self.declaration.cost.penalty(self.costs, *self.by_owner(theta), self.whole)
-        pressure = self.declaration.pressure(self.data_size)
+        pressure = self._pressure
         assert pressure is not None
         removed = self.declared_count - sum(gates.count for gates in self.sets.values())
-        like = next(iter(theta.values()), torch.zeros(1))
+        like = next(iter(theta.values())) if theta else torch.zeros(1)
         costs = [pressure.cost(value).sum() for value in theta.values()]
         return torch.stack([*costs, removed * pressure.cost(like.new_zeros(()))]).sum()
 
