@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from bayesprune.inference.inclusion.reduction import evidence_change as evidence_change
     from bayesprune.inference.inclusion.reduction import reduced_inclusion as reduced_inclusion
     from bayesprune.inference.inclusion.reduction import reduction as reduction
+    from bayesprune.inference.objective.gradient import Gradient as Gradient
     from bayesprune.inference.objective.latent_gate_estimators import ScoreFunction as ScoreFunction
     from bayesprune.inference.objective.latent_gate_estimators import moment_matched as moment_matched
     from bayesprune.inference.objective.objective import objective as objective
@@ -158,6 +159,8 @@ if TYPE_CHECKING:
     from bayesprune.models.units.channel_groups import ChannelGroups as ChannelGroups
     from bayesprune.models.units.compact import CompactResult as CompactResult
     from bayesprune.models.units.compact import compact as compact
+    from bayesprune.models.ways.buffer_dict import BufferDict as BufferDict
+    from bayesprune.models.ways.way import Way as Way
     from bayesprune.runs.run_folder import load_run as load_run
     from bayesprune.runs.run_folder import read_summary as read_summary
 
@@ -175,6 +178,8 @@ _HOMES: dict[str, str] = {
     "BayesianNetwork": "bayesprune.models.bayesian_network",
     "prior_sparsity": "bayesprune.models.language.prior_sparsity",
     "FlatteningPrior": "bayesprune.models.distributions.flattening",
+    "Way": "bayesprune.models.ways.way",
+    "BufferDict": "bayesprune.models.ways.buffer_dict",
     # ready priors
     "Gaussian": "bayesprune.models.priors.gaussian",
     "Laplace": "bayesprune.models.priors.laplace",
@@ -219,6 +224,7 @@ _HOMES: dict[str, str] = {
     "Fit": "bayesprune.inference.fit_result",
     "Combined": "bayesprune.inference.combined",
     "objective": "bayesprune.inference.objective.objective",
+    "Gradient": "bayesprune.inference.objective.gradient",
     "Stepper": "bayesprune.inference.execution.stepper",
     "make_optimizer": "bayesprune.inference.training.optimizers",
     "Record": "bayesprune.inference.watching.record",

@@ -56,8 +56,8 @@ from bayesprune.models.files.flushing import flush
 from bayesprune.models.files.json_file import damaged, need, read_json, read_regular, write_json
 from bayesprune.models.files.places import expanded
 from bayesprune.models.files.unwritable import Unwritable
-from bayesprune.models.language.way import Way
 from bayesprune.models.units.cutting import cut
+from bayesprune.models.ways.way import Way
 
 __all__ = ["STATE_BEFORE", "Checkpoint", "CheckpointError", "KeptState", "kept_state", "open_checkpoint"]
 
@@ -162,7 +162,7 @@ def open_checkpoint(
     earlier = None if start is None else [t for one in start.restarts for t in _tensors(one.guide, one.model)]
     asked = {
         "model": model_fingerprint(model),
-        "gates": model.way_configs.get("gates"),
+        **{"gates": None, **model.way_configs},
         "data": data_fingerprint(batches.tensors if batches.tensors is not None else batches.loader),
         "validation": None if validation is None else data_fingerprint(tuple(validation)),
         "start": None if earlier is None else data_fingerprint([value.reshape(-1) for value in earlier]),

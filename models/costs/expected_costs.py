@@ -163,7 +163,8 @@ class _Tables(nn.Module):
 
     def exact(self, name: str) -> Tensor:
         """A table as float64."""
-        return self.get_buffer(name).view(torch.float64)
+        bits: Tensor = getattr(self, name)
+        return bits.view(torch.float64)
 
 
 def _tables(blocks: list[_Block]) -> _Tables:

@@ -141,8 +141,9 @@ def distance(one, other):
         return float("inf")
     if one.numel() == 0:
         return 0.0
+    one, other = one.double(), other.double()  # masks are booleans
     size = float(torch.maximum(one.abs().max(), other.abs().max()))
-    difference = float((one.double() - other.double()).abs().max())
+    difference = float((one - other).abs().max())
     return 0.0 if difference == 0.0 else difference / size if size > 0 else float("inf")
 
 

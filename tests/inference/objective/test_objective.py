@@ -12,6 +12,7 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import nn
 
+import bayesprune as bp
 from bayesprune.inference.guides.factors import BernoulliFactor
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.objective.gradient import Gradient
@@ -266,3 +267,15 @@ def test_validation_of_distributions_is_left_as_it_was():
     before = dist.Normal.__mro__[1]._validate_args, torch.distributions.Distribution._validate_args
     Objective(bnn, Guide(bnn).double())(x, y)
     assert (dist.Normal.__mro__[1]._validate_args, torch.distributions.Distribution._validate_args) == before
+
+
+def test_a_loop_of_ones_own_says_how_its_gradient_is_estimated():
+    bnn, x, y = problem(Gaussian())
+    guide = Guide(bnn, "meanfield").double()
+    given = bp.Gradient(particles=3, analytic=False)
+    torch.manual_seed(2)
+    found = bp.objective(bnn, guide, given)(x, y)
+    torch.manual_seed(2)
+    assert torch.equal(found, Objective(bnn, guide, given)(x, y))
+    torch.manual_seed(2)
+    assert not torch.allclose(found, bp.objective(bnn, guide)(x, y))  # control

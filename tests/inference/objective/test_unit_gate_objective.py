@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 import bayesprune as bp
+from bayesprune.inference.guides.functional import functional
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.objective.gradient import Gradient
 from bayesprune.inference.objective.objective import Objective
@@ -222,6 +226,53 @@ def test_once_settled_theta_is_a_mask_without_gradient():
     plain = -made.model.likelihood.log_prob(made.model.network(x), y).sum() * 50 / 6
     assert float(-made.terms(x, y).log_likelihood) == pytest.approx(float(plain.detach()), rel=1e-13)
     assert float(plain.detach()) != pytest.approx(float(-settled.log_likelihood), rel=1e-3)  # control
+
+
+def on_a_device(made, x, y):
+    """The objective and a batch without values, on a device that need not be there; IN PLACE, inside a fake mode."""
+    for module in made.modules():
+        for name, tensor in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(torch.empty_like(tensor, device="cuda"), tensor.requires_grad))
+        for name, tensor in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty_like(tensor, device="cuda"))
+    return torch.empty_like(x, device="cuda"), torch.empty_like(y, device="cuda")
+
+
+@pytest.mark.parametrize("name", ["perceptron", "convolutional", "residual"])
+@pytest.mark.parametrize("price", PRICES)
+def test_a_step_waits_for_no_device_and_takes_no_table_from_another(name, price):
+    def terms(move=None):
+        made, _, _ = problem(PRICES[price], case=CASES[name])
+        x, y = CASES[name].inputs(6), torch.arange(6) % 2
+        made.expectation.estimator = ESTIMATORS["trapezoid"]()
+        made.model.gates.cost(made.guide.gates.probabilities())  # what is made once, is
+        with FakeTensorMode(allow_non_fake_inputs=True), functional():
+            x, y = on_a_device(made, x, y)
+            if move is not None:
+                move(made)
+            return made.terms(x, y)
+
+    assert terms().loss.device.type == "cuda"
+
+    def table_stays_behind(made):
+        tables = made.model.gates._readers[0]._taken
+        tables.register_buffer("0", torch.empty_like(tables["0"], device="cpu"), persistent=False)
+
+    with pytest.raises(RuntimeError, match="device"):  # control
+        terms(table_stays_behind)
+    with pytest.raises(DataDependentOutputException):  # control
+        terms(lambda made: bool(made.guide.gates.settled))
+
+
+def test_whether_gates_are_settled_is_known_without_asking_in_every_step():
+    made, x, y = problem({"log_gamma": 3.0})
+    q = made.guide.gates
+    assert not q.is_settled and not q.is_open
+    q.load_state_dict({**q.state_dict(), "settled": torch.tensor(True), "theta": torch.ones_like(q.theta)})
+    assert q.is_settled and q.is_open
+    other = copy.deepcopy(made.guide).gates
+    other.settled.fill_(False)
+    assert q.is_settled and not other.is_settled
 
 
 def test_a_bayesian_network_with_gates_runs_as_a_pyro_model():
