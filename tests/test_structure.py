@@ -246,7 +246,7 @@ WINGS = {
         "fitted": "restart guides",
         "terms": "guides",
         "objective": "terms guides",
-        "execution": "objective guides",
+        "execution": "objective guides ways",
         "rules": "objective guides",
         "watching": "rules objective guides",
         "predictions": "fitted objective guides data",

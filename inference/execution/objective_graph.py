@@ -24,6 +24,7 @@ from bayesprune.inference.guides.families import Family
 from bayesprune.inference.guides.functional import GivenNoise, RecordNoise, functional
 from bayesprune.inference.guides.slices import ParameterSlice
 from bayesprune.inference.objective.objective import Objective, Terms
+from bayesprune.inference.ways.host_flag import held_answers
 from bayesprune.models.checks.first_line import first_line
 from bayesprune.models.networks.running_statistics import frozen_statistics, tracks_statistics
 
@@ -170,7 +171,8 @@ def _trace(objective: Objective, x: Tensor, y: Tensor, alone: tuple[str, ...]) -
         own = {f"objective.{leaf.name}": t for leaf, t in zip(leaves, live, strict=True) if leaf.family is None}
         own |= {f"objective.{name}": buffer for name, buffer in zip(buffers, statistics, strict=True)}
         with ExitStack() as stack:
-            noted = stack.enter_context(functional())
+            stack.enter_context(functional())
+            noted = stack.enter_context(held_answers())
             stack.enter_context(numbers_made_on(x.device))
             _give_pieces(stack, objective, leaves, live)
             arguments = (x, y, kl_weight, dict(zip(alone, weights, strict=True)))

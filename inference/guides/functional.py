@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 _functional = False
-_noted: list[Callable[[], bool]] | None = None
 
 
 def is_functional() -> bool:
@@ -25,28 +24,14 @@ def is_functional() -> bool:
 
 
 @contextmanager
-def functional() -> Iterator[list[Callable[[], bool]]]:
-    """Asks for the functional form inside.
-
-    Yields:
-        What decided inside and may change later, as functions that say whether it is still so (`rests_on`).
-    """
-    global _functional, _noted
-    before, _functional, _noted = (_functional, _noted), True, []
+def functional() -> Iterator[None]:
+    """Asks for the functional form inside."""
+    global _functional
+    before, _functional = _functional, True
     try:
-        yield _noted
+        yield
     finally:
-        _functional, _noted = before
-
-
-def rests_on(still: Callable[[], bool]) -> None:
-    """Notes, in the functional form, that a truth outside has decided what is done.
-
-    Args:
-        still: Says whether it is still so; asked before every step, so that it should not look at a device.
-    """
-    if _noted is not None:
-        _noted.append(still)
+        _functional = before
 
 
 class RecordNoise(TorchFunctionMode):

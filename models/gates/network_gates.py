@@ -171,7 +171,7 @@ class NetworkGates(Way):
         pressure = self._declared_pressure
         assert pressure is not None
         removed = self.declared_count - sum(gates.count for gates in self.sets.values())
-        like = next(iter(theta.values()), torch.zeros(1))
+        like = next(iter(theta.values())) if theta else torch.zeros(1)
         costs = [pressure.cost(value).sum() for value in theta.values()]
         return torch.stack([*costs, removed * pressure.cost(like.new_zeros(()))]).sum()
 

@@ -17,6 +17,7 @@ from bayesprune.inference.objective.latent_gate_estimators import ScoreFunction,
 from bayesprune.inference.objective.objective import Objective
 from bayesprune.inference.training.optimizers import make_optimizer
 from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.gates.cost_pressure import CostPressure
 from bayesprune.models.gates.unit_gates import UnitGates
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.latent import Latent
@@ -47,10 +48,10 @@ def on_weights(prior, guide=None, **more):
     return Objective(model, Guide(model, guide), Gradient(**more)).train()
 
 
-def by_gates(estimator, **more):
-    model = BayesianNetwork(
-        network(), {}, data_size=50, gates=UnitGates(estimator=estimator, **more), example_input=torch.zeros(2, 1, 4, 4)
-    )
+def by_gates(**more):
+    """An objective with gates on the units of the convolution."""
+    gates = UnitGates(**more)
+    model = BayesianNetwork(network(), {}, data_size=50, gates=gates, example_input=torch.zeros(2, 1, 4, 4))
     return Objective(model, Guide(model)).train()
 
 
@@ -71,6 +72,12 @@ OBJECTIVES = {name: (lambda name=name: on_weights(ready(name))) for name in PRIO
         Hierarchy(weight=lambda progress: dist.Normal(0.0, 0.1 + progress)), "meanfield"
     ),
 }  # fmt: skip
+GATED = {
+    "gates of units": lambda: by_gates(), "straight-through": lambda: by_gates(estimator="straight-through"),
+    "hard concrete": lambda: by_gates(estimator="hard-concrete"), "a cost": lambda: by_gates(cost=CostPressure(0.1)),
+    "a fixed pi": lambda: by_gates(probability=0.3), "a Beta": lambda: by_gates(beta=(1.0, 2.0)),
+}  # fmt: skip
+REPEATING = {name: (lambda name=name: by_gates(estimator=name)) for name in ("disarm", "reinforce-loo")}
 
 
 def at(graph, name):
@@ -92,6 +99,8 @@ def steps_of(objective, monkeypatch, execution, optimizer="adam", clip=None, wei
         made = make_optimizer(optimizer, objective, 0.01)
         x, y = mode.from_tensor(x).to(DEVICE), mode.from_tensor(y).to(DEVICE)
         move_constants(objective.model)
+        for q in objective.guide.ways.values():
+            q._settled._seen = (q.settled, q.settled._version)  # it is looked at where it has changed, and not else
         if execution == "plain":
             stepper = Stepper(objective, made, 10, "plain", clip=clip)
             take = lambda: stepper.step(x, y, 1.0, weight_gradient)  # noqa: E731
@@ -117,6 +126,19 @@ def steps_of(objective, monkeypatch, execution, optimizer="adam", clip=None, wei
 def test_a_step_stays_on_its_device_and_reads_no_value(name, execution, monkeypatch):
     seen, constants = steps_of(OBJECTIVES[name](), monkeypatch, execution)
     assert not seen and not constants
+
+
+@pytest.mark.parametrize("execution", ["plain", "fused"])
+@pytest.mark.parametrize("name", GATED)
+def test_so_does_one_with_gates_of_units(name, execution, monkeypatch):
+    assert steps_of(GATED[name](), monkeypatch, execution) == ([], [])
+
+
+@pytest.mark.parametrize("name", REPEATING)
+def test_so_does_one_whose_estimator_runs_the_network_again(name, monkeypatch):
+    # The state of the CPU's random numbers is kept and put back, which is no tensor of the step.
+    seen, _ = steps_of(REPEATING[name](), monkeypatch, "plain")
+    assert not seen
 
 
 @pytest.mark.parametrize("execution", ["plain", "fused"])

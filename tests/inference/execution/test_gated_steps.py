@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import shutil
 
 import pytest
 import torch
 from torch import nn
 
+from bayesprune.inference.execution import stepper as stepper_module
 from bayesprune.inference.execution.fused import FusedStep
 from bayesprune.inference.execution.objective_graph import UntraceableError, trace
 from bayesprune.inference.execution.stepper import Stepper
@@ -159,3 +161,58 @@ def test_a_step_with_gates_is_taken_as_a_graph_by_hand_too():
     step = FusedStep(objective, optimizer, trace(objective, *batch()), compiled=False)
     step(*batch(), 1.0)
     assert theta_of(objective).theta.grad is not None
+
+
+# -- compilation rationed ---------------------------------------------------------------------------------------
+
+
+def changing(monkeypatch, seconds, **more):
+    """A stepper whose model changes, whose plain steps seem to take so many seconds."""
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(Stepper, "_time_plain", lambda self, x, y, kl_weight, steps, once: seconds)
+    monkeypatch.setattr(stepper_module, "_SECONDS_PER_NODE", 0.0)  # so that a graph is expected to cost 5 s
+    objective = gated()
+    return Stepper(objective, make_optimizer("adam", objective, 0.01), 10**6, "auto", changing=True, **more)
+
+
+def fused_from(stepper, count):
+    """Number of the first of some steps that is fused, from 1; 0 if none is."""
+    before, first = stepper.report.fused_steps, 0
+    for step in range(1, count + 1):
+        stepper.step(*batch(), 1.0)
+        if not first and stepper.report.fused_steps > before:
+            first = step
+    return first
+
+
+def test_a_graph_has_to_be_repaid_by_as_many_steps_as_the_model_has_lasted(monkeypatch):
+    # 0.4 of 0.25 s are expected to be saved, 1.5 times 5 s to be repaid: 75 steps, asked at 32, 64 and 128.
+    stepper = changing(monkeypatch, 0.25)
+    assert fused_from(stepper, 140) == 129
+    again = changing(monkeypatch, 0.5)  # 38 steps
+    assert fused_from(again, 70) == 65
+    never = changing(monkeypatch, 0.01)
+    assert fused_from(never, 140) == 0 and "32 steps of 10 ms" not in never.report.reason
+    assert "128 steps of 10 ms are to come, which do not repay" in never.report.reason
+    # The control: of a model that does not change all steps to come repay it.
+    objective = gated()
+    fixed = Stepper(objective, make_optimizer("adam", objective, 0.01), 10**6, "auto")
+    assert fused_from(fixed, 2) == 1
+
+
+def test_what_the_graph_before_has_cost_and_saved_decides_on_the_next(monkeypatch):
+    stepper = changing(monkeypatch, 0.5)
+    assert fused_from(stepper, 80) == 65
+    objective = gated()
+    stepper._compile_seconds = 5.0
+    stepper.go_on_with(objective, make_optimizer("adam", objective, 0.01))
+    assert stepper._saved > 0.9  # these steps take milliseconds
+    assert fused_from(stepper, 40) == 33  # the model before has lasted for 80 steps
+    stepper._compile_seconds = 1e4
+    stepper.go_on_with(objective, make_optimizer("adam", objective, 0.01))
+    assert fused_from(stepper, 70) == 0
+    stepper._compile_seconds = 5.0
+    stepper.go_on_with(objective, make_optimizer("adam", objective, 0.01), for_good=True)
+    assert fused_from(stepper, 2) == 1
+    assert stepper.finish().graphs == 3
