@@ -18,8 +18,8 @@ from torch.func import functional_call
 
 from bayesprune.models.gates.network_gates import NetworkGates
 from bayesprune.models.gates.unit_gates import UnitGates
-from bayesprune.models.language.fit_progress import FitProgress
 from bayesprune.models.language.hierarchy import Hierarchy
+from bayesprune.models.language.knobs import Knobs, MovingNumber
 from bayesprune.models.language.pyro_parameters import name_parameters
 from bayesprune.models.language.tensor_prior import Site, TensorPrior
 from bayesprune.models.likelihoods.labels import Categorical
@@ -77,6 +77,7 @@ class BayesianNetwork(nn.Module):
         priors: The bound hierarchies by name of parameter tensor.
         data_size: Number of data.
         progress: Share of a fit's steps that are done, where a prior asks for it; else None.
+        knobs: Numbers of the declarations that a rule may move, by name: ``model.knobs["kappa"].set(2.0)``.
         ways: What lies between drawn weights and the network, in order: gates on its units, masks. Appended to before
             a guide is made.
         left_to_gates: Names of the weights as they were declared whose prior is the one that the gates declare.
@@ -90,7 +91,8 @@ class BayesianNetwork(nn.Module):
 
     network: nn.Module
     likelihood: Likelihood
-    progress: FitProgress | None
+    progress: MovingNumber | None
+    knobs: Knobs
 
     def __init__(
         self,
@@ -163,15 +165,23 @@ class BayesianNetwork(nn.Module):
         self.likelihood = likelihood
         self.network = network
         self.ways = Ways(ways)
-        tensors, progress = dict(network.named_parameters()), FitProgress()
+        tensors, progress = dict(network.named_parameters()), MovingNumber()
+        self.knobs = Knobs()
+        for pattern, hierarchy in dict(declaration.chosen.values()).items():
+            for name, knob in hierarchy.knobs.items():
+                self.knobs.add(pattern, name, MovingNumber(knob.value))
+        for way in ways:
+            for name, number in way.knobs.items():
+                self.knobs.add(way.name, name, number)
         self.priors: dict[str, TensorPrior] = {}
         for name, (pattern, hierarchy) in declaration.chosen.items():
             if name not in tensors:
                 continue
             shape = tuple(tensors[name].shape)
             self.priors[name] = TensorPrior(
-                name, hierarchy, shape, self.data_size, pattern, progress, declaration.shapes[name]
-            )
+                name, hierarchy, shape, self.data_size, pattern, progress, declaration.shapes[name],
+                self.knobs.of(pattern),
+            )  # fmt: skip
             tensors[name].requires_grad_(False)
             layer, key = _owner(network, name)
             layer.__dict__[UNDER_PRIOR] = {*layer.__dict__.get(UNDER_PRIOR, ()), key}
@@ -189,6 +199,7 @@ class BayesianNetwork(nn.Module):
         nn.Module.__init__(made)
         whole = self.network if self.declared is None else self.declared
         made._make(self._declaration, self.likelihood, network, ways, whole, plan)
+        made.knobs.go_on_from(self.knobs.moved())
         made.training = self.training  # layers keep the modes of the network that is handed in
         return made
 

@@ -46,6 +46,7 @@ def summarise_run(fit: Fit, declaration: Declaration, splits: DataSplits, **aske
         "scaling_sketch": scaling_sketch(splits),
         **asked,
         "gating": None,
+        "budget": None,
         "resumed_at_epoch": None,
         "standardised": None,
         "correlated_inputs": None,

@@ -119,8 +119,8 @@ def write_fit(fit: Fitted, folder: Path) -> None:
     """Writes the files of a fit into an existing folder.
 
     ``fit.json`` holds settings, the declaration and its fingerprints, and what is left of a network whose units were
-    removed (``plans``); ``restart-0.safetensors`` and on the guides, point estimates and buffers; ``trace.nc`` the
-    pruning trace. ``digests`` in fit.json are those of the other files.
+    removed (``plans``); ``restart-0.safetensors`` and on the guides, point estimates, buffers and
+    moved knobs; ``trace.nc`` the pruning trace. ``digests`` in fit.json are those of the other files.
 
     Raises:
         ValueError: If the fit holds NaN or infinity.
@@ -237,6 +237,8 @@ def _state(one: Restart) -> dict[str, Tensor]:
     state = {f"guide.{k}": v for k, v in one.guide.state_dict().items()}
     state |= {f"network.{k}": v for k, v in one.model.network.state_dict().items()}
     state |= {f"likelihood.{k}": v for k, v in one.model.likelihood.state_dict().items()}
+    moved = one.model.knobs.moved()
+    state |= {f"knobs.{k}": torch.tensor(v, dtype=torch.float64) for k, v in moved.items()}
     state |= {f"ways.{k}": v for k, v in one.model.ways.state_dict().items()}
     state |= {f"fisher.{k}": v for k, v in (one.fisher or {}).items()}
     return state
@@ -244,6 +246,7 @@ def _state(one: Restart) -> dict[str, Tensor]:
 
 def _restore(one: Restart, state: dict[str, Tensor], file: Path) -> None:
     parts: dict[str, dict[str, Tensor]] = {"guide": {}, "network": {}, "likelihood": {}, "ways": {}, "fisher": {}}
+    parts["knobs"] = {}
     for key, value in state.items():
         owner, _, name = key.partition(".")
         parts.setdefault(owner, {})[name] = value
@@ -253,7 +256,8 @@ def _restore(one: Restart, state: dict[str, Tensor], file: Path) -> None:
     try:
         for owner, module in modules.items():
             module.load_state_dict(parts[owner])
-    except RuntimeError as problem:
+        one.model.knobs.go_on_from({name: float(value) for name, value in parts["knobs"].items()})
+    except (RuntimeError, ValueError) as problem:
         reason = " ".join(str(problem).split())[:200]
         raise ValueError(f"{file} does not fit the model it is loaded into ({reason})") from problem
     one.fisher = parts["fisher"] or None

@@ -59,6 +59,7 @@ from bayesprune.models.files.flushing import flush
 from bayesprune.models.files.json_file import damaged, need, read_json, read_regular, write_json
 from bayesprune.models.files.places import expanded
 from bayesprune.models.files.unwritable import Unwritable
+from bayesprune.models.language.knobs import Knobs
 from bayesprune.models.units.cutting import cut
 from bayesprune.models.ways.way import Way
 
@@ -254,6 +255,7 @@ class Checkpoint:
                 restore_optimizer(run.optimizer, kept["optimizer"])
             for name in _COUNTS:
                 setattr(run, name, kept["counts"][name])
+            run.objective.model.knobs.go_on_from(kept.get("knobs") or {})  # earlier versions kept none
             for name, rule in run.rules.items():
                 rule.load_state_dict(kept["rules"][name])
             if "notes" in kept:  # earlier versions kept none
@@ -312,6 +314,7 @@ class Checkpoint:
             "execution": asdict(execution),
             "plan": run.objective.model.plan,
             "tensors": _tensors(run.objective),
+            "knobs": run.objective.model.knobs.moved(),
             "optimizer": None if finished else optimizer_state(run.optimizer),
             "random": None if finished else random,
             "order": order_state(self.passed.batches),
@@ -347,10 +350,14 @@ class Checkpoint:
 
 
 def _tensors(*modules: torch.nn.Module) -> list[Tensor]:
-    """All parameters and buffers, in order, but for tables of ways, which are made again of what was declared."""
-    ways = [part for module in modules for part in module.modules() if isinstance(part, Way)]
+    """All parameters and buffers, in order, but for tables of ways, which are made again of what was declared.
+
+    Knobs are not among them: they are kept by their names.
+    """
+    parts = [part for module in modules for part in module.modules()]
+    ways, knobs = ([one for one in parts if isinstance(one, kind)] for kind in (Way, Knobs))
     kept = {id(tensor) for way in ways for tensor in way.state_dict(keep_vars=True).values()}
-    tables = {id(buffer) for way in ways for buffer in way.buffers()} - kept
+    tables = {id(buffer) for one in (*ways, *knobs) for buffer in one.buffers()} - kept
     every = (tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))
     return [tensor for tensor in every if id(tensor) not in tables]
 

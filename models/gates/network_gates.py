@@ -18,6 +18,7 @@ from bayesprune.models.gates.gate_pressures import Flattening, GatePressure
 from bayesprune.models.gates.gate_sets import GateSet, GateSlice, along, branch_gate_sets, find_slices, unit_gate_sets
 from bayesprune.models.gates.unit_gates import UnitGates
 from bayesprune.models.language.iid import Iid
+from bayesprune.models.language.knobs import MovingNumber
 from bayesprune.models.networks.evaluation_mode import evaluation_mode
 from bayesprune.models.tracing.not_followed import NotFollowedError
 from bayesprune.models.units.channel_groups import ChannelGroups, Units
@@ -53,6 +54,8 @@ class NetworkGates(Way):
         per_example: Whether every example of a batch can have gates of its own (readers are linear layers and
             convolutions, called as modules).
         is_pressed_by_cost: Whether the price is the expected cost of the network.
+        price: A knob of the model: a factor on the declared price, 1 until a rule moves it; set before a step is
+            traced.
 
     Raises:
         ValueError: If the network cannot be traced, or no unit may be removed.
@@ -74,6 +77,9 @@ class NetworkGates(Way):
     ) -> None:
         super().__init__()
         self.declaration, self.data_size = declaration, data_size
+        self.price = MovingNumber()
+        if before is not None and before.price.is_moved:
+            self.price.set(float(before.price.value))
         like = next(network.parameters())
         example_input = example_input.to(like.device, like.dtype if example_input.is_floating_point() else None)
         self.whole: tuple[float, float]
@@ -127,6 +133,11 @@ class NetworkGates(Way):
         return self.declaration.config
 
     @property
+    def knobs(self) -> Mapping[str, MovingNumber]:
+        """The price, where it is paid for every open gate."""
+        return {"price": self.price} if self.declaration.has_straight_price else {}
+
+    @property
     def settings(self) -> Mapping[str, Any]:
         """The arguments of `UnitGates`; of a cost its strength."""
         cost = self.declaration.cost
@@ -151,7 +162,7 @@ class NetworkGates(Way):
 
     def pressure(self, site: str) -> GatePressure:
         """What presses the gates of a site to zero."""
-        return self._pressures[site]
+        return self._priced(self._pressures[site])
 
     def press(self, theta: Mapping[str, Tensor]) -> None:
         """Sets the price of every gate to its marginal expected cost at `theta`, where cost is the price."""
@@ -167,13 +178,20 @@ class NetworkGates(Way):
     def cost(self, theta: Mapping[str, Tensor]) -> Tensor:
         """What the gates cost in nats at posterior probabilities `theta`, by site; a constant less under a cost."""
         if self.declaration.cost is not None:
-            return self.data_size * self.declaration.cost.penalty(self.costs, *self.by_owner(theta), self.whole)
-        pressure = self._declared_pressure
-        assert pressure is not None
+            cost = self.data_size * self.declaration.cost.penalty(self.costs, *self.by_owner(theta), self.whole)
+            return cost * self.price.like(cost) if self.price.is_moved else cost
+        assert self._declared_pressure is not None
+        pressure = self._priced(self._declared_pressure)
         removed = self.declared_count - sum(gates.count for gates in self.sets.values())
         like = next(iter(theta.values())) if theta else torch.zeros(1)
         costs = [pressure.cost(value).sum() for value in theta.values()]
         return torch.stack([*costs, removed * pressure.cost(like.new_zeros(()))]).sum()
+
+    def _priced(self, pressure: GatePressure) -> GatePressure:
+        """The pressure at the price of now; a cost's are marginal costs already, which `press` has taken at it."""
+        if not self.price.is_moved or self.is_pressed_by_cost or not isinstance(pressure, Flattening):
+            return pressure
+        return pressure.priced(self.price.value)
 
     def by_owner(self, theta: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Probabilities by set of units, `(units,)` with ones for those without a gate, and by residual branch."""
@@ -192,7 +210,7 @@ class NetworkGates(Way):
         """Draws pi and gates as Pyro statements; returns the gates by site."""
         values = {}
         for site, gates in self.sets.items():
-            pressure = self._pressures[site]
+            pressure = self.pressure(site)
             prior = pressure.prior(like)
             if prior is None:
                 pi = pressure.best(like.new_ones(gates.count))

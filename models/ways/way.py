@@ -13,6 +13,8 @@ from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
+from bayesprune.models.language.knobs import MovingNumber
+
 __all__ = ["Way", "WaySites", "Ways"]
 
 
@@ -66,6 +68,11 @@ class Way(nn.Module):
     def config(self) -> Mapping[str, Any] | None:
         """What was declared, as JSON holds it: a fit is loaded into a model of the same; default None."""
         return None
+
+    @property
+    def knobs(self) -> Mapping[str, MovingNumber]:
+        """Its numbers that a rule may move, by name (``model.knobs["gates.price"]`` has its own); default none."""
+        return {}
 
     @property
     def settings(self) -> Mapping[str, Any]:
