@@ -136,7 +136,7 @@ def main() -> None:
     stopped = run("stopped", options.steps, stop=bp.until_converged())
     longer = run("four times as long", 4 * stopped["steps"])
     average = bp.IterateAverage(bp.until_converged(), steps=stopped["steps"] // 2)
-    averaged = run("stopped and averaged", options.steps, callbacks=[average])
+    averaged = run("stopped and averaged", options.steps, rules=[average])
     drift = ledger.run("drifting", lambda: judged(fitted(regression(), splits, WARMUP + 800, 3e-4)))
     diverge = ledger.run("diverging", lambda: diverging(splits))
     network = ledger.run("network", lambda: drifting_network(splits, options.steps))

@@ -145,8 +145,8 @@ def gated(
     network = STARTS[start].network(seed)
     model = bp.BayesianNetwork(network, {}, gates=gates, data_size=len(x), example_input=x[:2])
     watcher = AroundRounding(splits.test)
-    gating = bp.Gating(round_at=GATED)
-    how = {"gating": gating, "callbacks": [watcher], "unit_gate_estimator": estimator}
+    gating = bp.Gating(round_at=GATED, estimator=estimator)
+    how = {"rules": [gating], "callbacks": [watcher]}
     fit = fitted(model, splits.train, epochs, seed, **how)
     report = fit.settings["gating"][0]
     small = bp.prune(fit, min_inclusion=0.5).compact().network
@@ -267,7 +267,7 @@ def timed(splits: Any, case: str, removes: bool, kappa: float, seed: int) -> dic
     model = bp.BayesianNetwork(build(), {}, gates=gates, data_size=len(x), example_input=x[:2])
     gating = bp.Gating(round_at=GATED, remove="epoch" if removes else None)
     busy = time.process_time()
-    fit = fitted(model, splits.train, epochs, seed, gating=gating)
+    fit = fitted(model, splits.train, epochs, seed, rules=[gating])
     busy = time.process_time() - busy
     small = bp.prune(fit, min_inclusion=0.5).compact().network
     costs = bp.training_costs(fit)

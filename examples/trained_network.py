@@ -64,7 +64,7 @@ def make_smaller(
     x, _ = train_data
     gates = bp.UnitGates(kappa=kappa)  # a unit stays if the mean loss would rise by more than kappa without it
     model = bp.BayesianNetwork(network, {}, gates=gates, data_size=len(x), example_input=x[:1])
-    fit = bp.fit(model, train_data, epochs=epochs, batch_size=64, gating=bp.Gating(travel=travel))
+    fit = bp.fit(model, train_data, epochs=epochs, batch_size=64, rules=[bp.Gating(travel=travel)])
     pruned = bp.prune(fit, min_inclusion=0.5, data=train_data)  # statistics of batch normalisation come anew from data
     return fit, pruned, pruned.compact()
 

@@ -221,7 +221,7 @@ def _settings(objectives: list[Objective], records: list[Record | None]) -> dict
         "kl_weight": weight,
         "kl_warmup": None,
         "tempered": None if weight is None else weight != 1.0,
-        "particles": one.particles,
+        "particles": one.gradient.particles,
         "seconds": None,
     }
     if recorded is not None and recorded.state.step:

@@ -22,9 +22,9 @@ from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.knobs import Knobs, MovingNumber
 from bayesprune.models.language.pyro_parameters import name_parameters
 from bayesprune.models.language.tensor_prior import Site, TensorPrior
-from bayesprune.models.language.way import Way, Ways, WaySites
 from bayesprune.models.likelihoods.labels import Categorical
 from bayesprune.models.likelihoods.likelihood import Likelihood
+from bayesprune.models.ways.way import Way, Ways, WaySites
 
 OBSERVED = "obs"
 UNDER_PRIOR = "_parameters_under_a_prior"

@@ -7,6 +7,7 @@ from typing import Any
 
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.size_bounds import MOST_DATA, checked_count, checked_settings
+from bayesprune.models.gates.network_gates import NetworkGates
 from bayesprune.models.gates.unit_gates import UnitGates
 from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.likelihoods.names import LIKELIHOODS
@@ -32,7 +33,10 @@ def code_of_ones_own(declared: Mapping[str, Any]) -> str | None:
         return "the network"
     likelihood = declared.get("likelihood")
     name = likelihood.get("name") if isinstance(likelihood, Mapping) else None
-    return f"the likelihood {name!r}" if isinstance(name, str) and name not in LIKELIHOODS else None
+    if isinstance(name, str) and name not in LIKELIHOODS:
+        return f"the likelihood {name!r}"
+    ways = [way for way in declared.get("ways", {}) if way != NetworkGates.name]
+    return f"{ways[0]!r} between weights and network" if ways else None
 
 
 def declared_model(declared: Mapping[str, Any]) -> BayesianNetwork:

@@ -18,7 +18,7 @@ from bayesprune.inference.posterior.axis_names import axis_names
 from bayesprune.inference.posterior.shrinkage import shrinkage_at
 from bayesprune.models.language.inclusion import ShrinkageBelow
 from bayesprune.models.language.tensor_prior import Site, TensorPrior
-from bayesprune.models.language.way import WaySites
+from bayesprune.models.ways.way import WaySites
 
 FULL = 512
 """Sites of at most this many entries are kept in full; layers of more outputs get no summaries by output."""

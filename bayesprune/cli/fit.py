@@ -28,14 +28,17 @@ from bayesprune.cli.options import (
     Prior,
     Quiet,
     Schedule,
+    Seed,
     Settings,
     Standardise,
     Tune,
     Weights,
     Width,
     example,
+    fit_option,
     place_option,
 )
+from bayesprune.inference.training.fit_options import FitOptions
 from bayesprune.models.checks.renamed_arguments import old_name
 
 EXAMPLES = example(
@@ -75,36 +78,34 @@ def fit(
     on: On = None,
     guide: Guide = None,
     likelihood: Likelihood = None,
-    standardise: Standardise = None,
+    standardise: Standardise = FitOptions.standardise,
     weights: Weights = None,
     new_head: NewHead = False,
     epochs: Annotated[
         int | None,
-        typer.Option(
-            help="Passes over the training data; 0: none, a Laplace approximation around --weights.  "
-            "[default: 30, and 2,500 steps at least; --prior reduction with --weights: 0]"
+        fit_option(
+            "epochs",
+            more="; 0: none, a Laplace approximation around --weights.  "
+            "[default: 30, and 2,500 steps at least; --prior reduction with --weights: 0]",
         ),
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of the optimizer, in place of --epochs.")] = None,
-    batch_size: BatchSize = 128,
-    learning_rate: LearningRate = 1e-3,
-    optimizer: Optimizer = "adam",
-    schedule: Schedule = "hold-cosine",
-    kl_warmup: KlWarmup = None,
-    kl_weight: KlWeight = None,
-    particles: Particles = 1,
+    ] = FitOptions.epochs,
+    steps: Annotated[int | None, fit_option("steps")] = FitOptions.steps,
+    batch_size: BatchSize = FitOptions.batch_size,
+    learning_rate: LearningRate = FitOptions.learning_rate,
+    optimizer: Optimizer = FitOptions.optimizer,
+    schedule: Schedule = FitOptions.schedule,
+    kl_warmup: KlWarmup = FitOptions.kl_warmup,
+    kl_weight: KlWeight = FitOptions.kl_weight,
+    particles: Particles = FitOptions.particles,
     tune: Tune = None,
-    seed: Annotated[int, typer.Option(help="Of the first restart and of the validation split.")] = 0,
-    restarts: Annotated[int, typer.Option(help="Independent fits.")] = 1,
-    device: Device = "auto",
-    precision: Precision = "float32",
+    seed: Seed = FitOptions.seed,
+    restarts: Annotated[int, fit_option("restarts")] = FitOptions.restarts,
+    device: Device = FitOptions.device,
+    precision: Precision = FitOptions.precision,
     execution: Annotated[
         str | None,
-        typer.Option(
-            help="plain, fused (one traced graph, compiled where that pays) or auto.  [default: auto]",
-            show_default=False,
-        ),
-    ] = None,
+        fit_option("execution", more=f".  [default: {FitOptions.execution}]", show_default=False),
+    ] = None,  # FitOptions.execution, unless its old name is given
     path: Annotated[str | None, typer.Option("--path", hidden=True, help="Old name of --execution.")] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Begin anew, and remove what an interrupted fit has left for RUN.")
@@ -162,7 +163,7 @@ def fit(
 def _execution(execution: str | None, old: str | None) -> str:
     """What --execution says, or its old name --path, which goes with the next release."""
     if old is None:
-        return "auto" if execution is None else execution
+        return FitOptions.execution if execution is None else execution
     if execution is not None:
         raise ValueError("--execution, which was called --path, is given twice: leave --path out")
     # A sentence like the others of the command line: a warning of Python's would show a file and a line of ours.

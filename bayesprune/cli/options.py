@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bayesprune.inference.training.fit_options import help_of
 from bayesprune.models.files.places import expanded
 from bayesprune.models.likelihoods.names import likelihood_names
 
@@ -24,6 +25,19 @@ def place_option(text: str, *names: str, metavar: str = "PATH") -> Any:
 def place_argument(text: str, metavar: str) -> Any:
     """An argument that is a path."""
     return typer.Argument(metavar=metavar, parser=expanded, help=text, show_default=False)
+
+
+def fit_option(name: str, *names: str, more: str = "", **settings: Any) -> Any:
+    """An option that `FitOptions` has: its help text is that of the field, as the signature's default is.
+
+    Args:
+        name: The field.
+        *names: Names of the option; default: by the argument.
+        more: What the command line says besides, to the end of the sentence.
+        **settings: Of `typer.Option`.
+    """
+    text, bracket, default = help_of(name).partition("  [default")
+    return typer.Option(*names, help=(text.removesuffix(".") + more if more else text) + bracket + default, **settings)
 
 
 DataRoot = Annotated[Path | None, place_option("Folder where a named data set is looked for first.", "--data-root")]
@@ -59,9 +73,10 @@ Likelihood = Annotated[
 ]
 Standardise = Annotated[
     bool | None,
-    typer.Option(
+    fit_option(
+        "standardise",
         "--standardise/--no-standardise",
-        help="Whether a regression standardises inside.  [default: where noise is learned and no --weights are given]",
+        more=".  [default: where noise is learned and no --weights are given]",
     ),
 ]
 Interval = Annotated[float, typer.Option(help="Probability of the predictive intervals of a regression.")]
@@ -79,23 +94,17 @@ Tune = Annotated[
         help="Choose kl_weight and settings of the prior on validation data, by a few short fits; repeatable.",
     ),
 ]
-BatchSize = Annotated[int, typer.Option(help="Examples a step.")]
-LearningRate = Annotated[float, typer.Option(help="Of the optimizer.")]
-Optimizer = Annotated[str, typer.Option(help="adam or sgd.")]
-Schedule = Annotated[str, typer.Option(help="Of the learning rate: hold-cosine, cosine or constant.")]
-KlWarmup = Annotated[
-    float | None,
-    typer.Option(help="Share of the steps (path: of the first value) over which the KL term fades in.  [default: 0.6]"),
-]
-KlWeight = Annotated[
-    float | None,
-    typer.Option(
-        help="Final weight of the KL term: 1 is the ELBO, less is tempered.  [default: 0.1 to 1, by weights and data]"
-    ),
-]
-Particles = Annotated[int, typer.Option(help="Draws of the weights a step.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
-Precision = Annotated[str, typer.Option(help="float32, float64 or bfloat16 (autocast).")]
+# What `FitOptions` has, `fit` and `path` take as it says; defaults stand in their signatures, as its fields.
+BatchSize = Annotated[int, fit_option("batch_size")]
+LearningRate = Annotated[float, fit_option("learning_rate")]
+Optimizer = Annotated[str, fit_option("optimizer")]
+Schedule = Annotated[str, fit_option("schedule")]
+KlWarmup = Annotated[float | None, fit_option("kl_warmup")]
+KlWeight = Annotated[float | None, fit_option("kl_weight")]
+Particles = Annotated[int, fit_option("particles")]
+Seed = Annotated[int, fit_option("seed", more=" and of the validation split.")]
+Device = Annotated[str, fit_option("device")]
+Precision = Annotated[str, fit_option("precision")]
 MinScore = Annotated[
     float | None,
     typer.Option(

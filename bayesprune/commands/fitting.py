@@ -158,7 +158,7 @@ def fit_run(
         "on": on and list(on), "guide": how.get("guide"), "seed": seed, "likelihood": likelihood, "epochs": epochs,
         "steps": steps,
         "weights": None if begins_at is None else f"{os.path.realpath(begins_at)}, content {content_of(begins_at)}",
-        **{key: value for key, value in how.items() if key != "callbacks"}, "gating": dict(gating or {}),
+        **{key: value for key, value in how.items() if key not in ("callbacks", "rules")}, "gating": dict(gating or {}),
         "budget": dict(budget or {}), "tune": None if tuning is None else tuning.knobs,
     }  # fmt: skip
     _refuse_infinity(asked)

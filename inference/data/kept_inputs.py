@@ -37,10 +37,13 @@ class KeptInputs:
         batches: The training data.
         network: The network; nothing is kept where it tracks no statistics of batch normalisation.
         most: How many; default 2,000.
+
+    Attributes:
+        batches: As given.
     """
 
     def __init__(self, batches: Batches, network: nn.Module, most: int = INPUTS) -> None:
-        self._batches, self._most = batches, most
+        self.batches, self._most = batches, most
         self._wanted = bool(tracked_layers(network))
         self._rows: Tensor | None = None
         if self._wanted and batches.tensors is not None:
@@ -50,28 +53,28 @@ class KeptInputs:
     def passing(self) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass over the batches."""
         if not self._wanted or self._rows is not None:
-            yield from self._batches
+            yield from self.batches
             return
         self._now = _Thinned(self._most)
-        for x, y in self._batches:
+        for x, y in self.batches:
             self._now.add(x)
             yield x, y
         self._whole = self._now
 
     def state(self) -> dict[str, Any] | None:
         """What an interrupted fit to a loader cannot have again, as tensors and numbers; None of tensors in memory."""
-        if self._batches.tensors is not None:
+        if self.batches.tensors is not None:
             return None
         passes = [self._whole] if self._whole is self._now else [self._whole, self._now]
-        return {**self._batches.targets_state(), "passes": [{"inputs": p.inputs, "seen": p.seen} for p in passes]}
+        return {**self.batches.targets_state(), "passes": [{"inputs": p.inputs, "seen": p.seen} for p in passes]}
 
     def go_on_from(self, state: Mapping[str, Any]) -> None:
         """Puts back what `state` gave."""
-        self._batches.restore_targets(state)
+        self.batches.restore_targets(state)
         passes = []
         for one in state["passes"]:
             thinned = _Thinned(self._most)
-            thinned.put_back(None if one["inputs"] is None else self._batches.place(one["inputs"]), one["seen"])
+            thinned.put_back(None if one["inputs"] is None else self.batches.place(one["inputs"]), one["seen"])
             passes.append(thinned)
         self._whole, self._now = passes[0], passes[-1]
 
@@ -84,7 +87,7 @@ class KeptInputs:
             return self._rows
         # A pass that steps end with is not known to be whole, and a finished fit that is asked for again has none.
         found = (self._now if self._now.seen >= self._whole.seen else self._whole).inputs
-        return found if found is not None else inputs_of(self._batches, most=self._most)
+        return found if found is not None else inputs_of(self.batches, most=self._most)
 
 
 class _Thinned:

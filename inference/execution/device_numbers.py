@@ -27,7 +27,8 @@ class _Filled(TorchFunctionMode):
             return func(*args, **kwargs)
         dtype = kwargs.get("dtype")
         if dtype is None:
-            dtype = torch.get_default_dtype() if isinstance(number, float) else torch.tensor(number).dtype
+            whole = torch.bool if isinstance(number, bool) else torch.int64
+            dtype = torch.get_default_dtype() if isinstance(number, float) else whole
         return torch.full((), number, dtype=dtype, device=device)
 
 

@@ -8,7 +8,7 @@ Any hierarchy is traced, also one with terms of one's own, as long as it does no
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from typing import Any, cast
@@ -24,6 +24,7 @@ from bayesprune.inference.guides.families import Family
 from bayesprune.inference.guides.functional import GivenNoise, RecordNoise, functional
 from bayesprune.inference.guides.slices import ParameterSlice
 from bayesprune.inference.objective.objective import Objective, Terms
+from bayesprune.inference.ways.host_flag import held_answers
 from bayesprune.models.checks.first_line import first_line
 from bayesprune.models.networks.running_statistics import frozen_statistics, tracks_statistics
 
@@ -71,6 +72,7 @@ class Traced:
         alone: Parameter tensors whose priors are not in the graph; their weights are passed as `given`.
         has_random_numbers: Whether the graph draws random numbers itself (dropout, Bernoulli draws).
         batch: Shapes and number formats of the inputs and the targets.
+        rests_on: Say whether what decided in the trace is still so.
     """
 
     graph: torch.fx.GraphModule
@@ -83,6 +85,12 @@ class Traced:
     alone: tuple[str, ...]
     has_random_numbers: bool
     batch: tuple[torch.Size, torch.dtype, torch.Size, torch.dtype]
+    rests_on: tuple[Callable[[], bool], ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether all that decided in the trace is still so; else it is another graph's turn."""
+        return all(still() for still in self.rests_on)
 
     def fits(self, x: Tensor, y: Tensor) -> bool:
         """Whether a batch has the shape and number format for which the graph was made."""
@@ -123,9 +131,9 @@ def leaves_of(objective: Objective) -> tuple[Leaf, ...]:
         family = cast(Family, module)
         for piece in family.slices():
             leaves.append(Leaf(family.get_parameter(piece.parameter), piece.parameter, number, piece))
-    guides = {id(parameter) for parameter in objective.guide.parameters()}
+    in_pieces = {id(leaf.parameter) for leaf in leaves}
     for name, parameter in objective.named_parameters():
-        if parameter.requires_grad and id(parameter) not in guides:
+        if parameter.requires_grad and id(parameter) not in in_pieces:
             leaves.append(Leaf(parameter, name))
     return tuple(leaves)
 
@@ -146,6 +154,7 @@ def _trace(objective: Objective, x: Tensor, y: Tensor, alone: tuple[str, ...]) -
     buffers = dict(objective.named_buffers())
     sites: list[str] = []
     moves: list[bool] = []
+    holds: list[Callable[[], bool]] = []
     noise = record_noise(objective, x, y)
 
     def evaluate(
@@ -163,11 +172,12 @@ def _trace(objective: Objective, x: Tensor, y: Tensor, alone: tuple[str, ...]) -
         own |= {f"objective.{name}": buffer for name, buffer in zip(buffers, statistics, strict=True)}
         with ExitStack() as stack:
             stack.enter_context(functional())
+            noted = stack.enter_context(held_answers())
             stack.enter_context(numbers_made_on(x.device))
             _give_pieces(stack, objective, leaves, live)
             arguments = (x, y, kl_weight, dict(zip(alone, weights, strict=True)))
             terms = _mean_of_particles(objective, own, noise, arguments)
-        sites[:] = terms.kl_of
+        sites[:], holds[:] = terms.kl_of, noted
         gradients = torch.autograd.grad(terms.loss / objective.model.data_size, [*live, *weights], allow_unused=True)
         moves[:] = [gradient is not None for gradient in gradients[: len(live)]]
         parts = torch.stack(
@@ -181,7 +191,9 @@ def _trace(objective: Objective, x: Tensor, y: Tensor, alone: tuple[str, ...]) -
         statistics = [buffer.clone() for buffer in buffers.values()]
         one = torch.ones((), dtype=_dtype(objective), device=x.device)
         graph = make_fx(evaluate)(tensors, statistics, noise, x, y, one, given)
+    _check_shapes(graph)
     _multiply_by_reciprocals(graph)
+    _leave_numbers(graph)
     random = any(
         isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
         for node in graph.graph.nodes
@@ -190,8 +202,32 @@ def _trace(objective: Objective, x: Tensor, y: Tensor, alone: tuple[str, ...]) -
     reads = tuple(bool(node.users) for node in inputs[: len(noise)])
     shapes = (x.shape, x.dtype, y.shape, y.dtype)
     return Traced(
-        graph, leaves, tuple(buffers.values()), tuple(noise), reads, tuple(moves), tuple(sites), alone, random, shapes
+        graph,
+        leaves,
+        tuple(buffers.values()),
+        tuple(noise),
+        reads,
+        tuple(moves),
+        tuple(sites),
+        alone,
+        random,
+        shapes,
+        tuple(holds),
     )
+
+
+def _check_shapes(graph: torch.fx.GraphModule) -> None:
+    """Refuses a graph with a tensor whose shape depends on values: what follows was traced for one shape."""
+    for node in graph.graph.nodes:
+        tags = node.target.tags if isinstance(node.target, torch._ops.OpOverload) else ()
+        picks = node.target in (torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default)  # by numbers or a mask
+        by_mask = picks and any(_is_mask(at) for at in node.args[1] if at is not None)
+        if by_mask or (torch.Tag.dynamic_output_shape in tags and not picks):
+            raise UntraceableError(f"the shape of what {node.target} gives depends on values")
+
+
+def _is_mask(node: torch.fx.Node) -> bool:
+    return node.meta["tensor_meta"].dtype == torch.bool
 
 
 def _mean_of_particles(
@@ -236,6 +272,20 @@ def _multiply_by_reciprocals(graph: torch.fx.GraphModule) -> None:
         if node.target is torch.ops.aten.div.Tensor and isinstance(node.args[1], float) and node.args[1] != 0.0:
             node.target = torch.ops.aten.mul.Tensor
             node.args = (node.args[0], 1.0 / node.args[1])
+    graph.recompile()
+
+
+def _leave_numbers(graph: torch.fx.GraphModule) -> None:
+    """Replaces tensors that `torch.vmap` makes of Python numbers, on the CPU, by the numbers."""
+    for node in list(graph.graph.nodes):
+        number = node.args[0] if node.target is torch.ops.aten._to_copy.default else None
+        if isinstance(number, (int, float)):
+            for user in list(node.users):
+                user.args = tuple(number if one is node else one for one in user.args)
+                if any(one is node for one in user.all_input_nodes):
+                    break  # it stands deeper, in a list or a keyword
+            else:
+                graph.graph.erase_node(node)
     graph.recompile()
 
 

@@ -151,7 +151,8 @@ class Stepper:
         # Steps with the model as it is, after how many of them to ask (again), and for how many at least the model is
         # expected to last; None: for the rest of the fit.
         self._lasted, self._look_at, self._expected = 0, 0, 0 if changing else None
-        self._trace_seconds = _TRACE_SECONDS
+        # What the graph before has saved and cost, which says more than an expectation does.
+        self._saved, self._trace_seconds, self._compile_seconds = _SAVED, _TRACE_SECONDS, 0.0
         if changing and execution == "auto":
             self._look_at = _FIRST_LOOK
         if execution == "plain":
@@ -184,6 +185,8 @@ class Stepper:
             `clip`. The loss depends on those by the likelihood only: what the prior adds acts on the latents. With
             several particles, each with weights of its own, it is the mean of theirs.
         """
+        if self._fused is not None and not self._fused.traced.holds:
+            self.go_on_with(self.objective, self.optimizer)
         if not self._decided and self._lasted >= self._look_at:
             self._decide(x, y, kl_weight)
         self._lasted += 1
@@ -211,6 +214,7 @@ class Stepper:
         if self._fused is not None:
             self._fused.release()
             self._fused, self._decided = None, False
+            self._learn_costs()
         self.objective, self.optimizer = objective, optimizer
         self._expected = None if for_good else self._lasted
         self._look_at = _FIRST_LOOK if self.execution == "auto" and not for_good else 0
@@ -221,7 +225,8 @@ class Stepper:
         if self._fused is not None:
             self._fused.release()
         report = self.report
-        report.fused_ms = 1e3 * statistics.median(self._times) if self._times else 0.0
+        if self._times:
+            report.fused_ms = 1e3 * statistics.median(self._times)
         if report.compiled and report.graphs == 1 and report.plain_ms > report.fused_ms > 0:
             report.break_even = round(1e3 * report.compile_seconds / (report.plain_ms - report.fused_ms))
         return report
@@ -237,9 +242,8 @@ class Stepper:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(parameters, self.clip)
         self.optimizer.step()
-        return replace(
-            terms, loss=terms.loss.detach(), kl_of={site: term.detach() for site, term in terms.kl_of.items()}
-        )
+        parts = {site: term.detach() for site, term in terms.kl_of.items()}
+        return replace(terms, loss=terms.loss.detach(), kl_of=parts, weights={})
 
     def _with_gradient(self, x: Tensor, y: Tensor, kl_weight: float) -> tuple[Terms, dict[str, Tensor]]:
         """A plain step, and the gradient of the weights."""
@@ -282,6 +286,7 @@ class Stepper:
         self.report.fused_steps += 1
         fused.taken += 1
         if number == 0 and self.report.compiled:
+            self._compile_seconds = self._trace_seconds + time.perf_counter() - clock
             self.report.compile_seconds += time.perf_counter() - clock
         elif number > 2 and len(self._times) < _TIMED:
             float(terms.loss)  # waits for a GPU
@@ -320,10 +325,10 @@ class Stepper:
         if not asked and not can_compile:
             self._stay(f"there is no C++ compiler ({_compiler()}), without which the fused execution gains little")
             return
-        if not asked and not is_gpu and _SAVED * total < _MARGIN * _SECONDS_AT_LEAST:
+        if not asked and not is_gpu and self._saved * total < _MARGIN * (self._compile_seconds or _SECONDS_AT_LEAST):
             self._stay_for_now(f"{reason}, which do not repay compilation")
             return
-        if not asked and is_gpu and self._expected is not None and _SAVED * total < _MARGIN * self._trace_seconds:
+        if not asked and is_gpu and self._expected is not None and self._saved * total < _MARGIN * self._trace_seconds:
             self._stay_for_now(f"{reason}, which do not repay about {self._trace_seconds:.1f} s of tracing")
             return
         clock = time.perf_counter()
@@ -338,8 +343,8 @@ class Stepper:
             return
         self.report.graphs += 1
         self._trace_seconds = time.perf_counter() - clock
-        cost = max(_SECONDS_AT_LEAST, _SECONDS_PER_NODE * len(traced.graph.graph.nodes))
-        pays = can_compile and _SAVED * total > _MARGIN * cost
+        cost = self._compile_seconds or max(_SECONDS_AT_LEAST, _SECONDS_PER_NODE * len(traced.graph.graph.nodes))
+        pays = can_compile and self._saved * total > _MARGIN * cost
         compiled = pays if self.compiled is None else self.compiled
         if not asked and not compiled and not is_gpu:
             declined = "without compilation the fused execution gains little"
@@ -364,6 +369,15 @@ class Stepper:
         report.name, report.reason, report.compiled = "fused", reason, compiled
         report.compile_seconds += time.perf_counter() - clock
         report.plain_tensors, report.from_draw = list(traced.alone), self.objective.estimated_from_draw()
+
+    def _learn_costs(self) -> None:
+        """Notes what the steps of a graph have saved, for the decision on the next one."""
+        report, times = self.report, self._times
+        if times:
+            report.fused_ms = 1e3 * statistics.median(times)
+        if times and report.compiled and report.plain_ms > 0:
+            self._saved = min(max(1.0 - report.fused_ms / report.plain_ms, 0.0), 1.0)
+        self._times = []
 
     def _stay_for_now(self, reason: str) -> None:
         """Takes plain steps, and asks again where the model has lasted for twice as long."""

@@ -9,9 +9,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from bayesprune.inference.guides.host_flag import HostFlag
 from bayesprune.inference.guides.registry import POINT
-from bayesprune.inference.guides.way_family import WayFamily, way_family
+from bayesprune.inference.ways.host_flag import HostFlag
+from bayesprune.inference.ways.way_family import WayFamily, way_family
 from bayesprune.models.gates.network_gates import NetworkGates
 
 __all__ = ["GateFamily"]

@@ -23,7 +23,7 @@ from bayesprune.inference.guides.registry import (
     registered_family,
 )
 from bayesprune.inference.guides.starting_values import starting_values
-from bayesprune.inference.guides.way_family import WayFamily, family_of_way
+from bayesprune.inference.ways.way_family import WayFamily, family_of_way
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.language.iid import Iid
 from bayesprune.models.language.pyro_parameters import name_parameters
@@ -75,6 +75,8 @@ class Guide(nn.Module):
                 starts.setdefault(prior.sites[latent].name, value)
         self.families = nn.ModuleList(_build(model, self.family_of, starts))
         for way in model.ways:
+            if sum(way.name == other.name for other in model.ways) > 1:
+                raise ValueError(f"two ways of the model are called {way.name!r}: give each a name of its own")
             for q in family_of_way(way, next(model.network.parameters())):
                 self._add_way(way.name, q)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.language.way import Way
+from bayesprune.models.ways.way import Way
 
 __all__ = ["Expectation", "Expected", "Nll", "Once", "expectation_for", "way_expectation"]
 

@@ -30,6 +30,8 @@ from bayesprune.models.networks.running_statistics import frozen_statistics
 
 __all__ = ["Evaluation", "Objective", "Terms", "objective"]
 
+DEFAULT = Gradient()
+
 
 class Objective(nn.Module):
     """``objective(x, y)``: the negative ELBO in full-data nats.
@@ -50,7 +52,7 @@ class Objective(nn.Module):
         self,
         model: BayesianNetwork,
         guide: Guide,
-        gradient: Gradient = Gradient(),  # noqa: B008  it is frozen
+        gradient: Gradient = DEFAULT,
         expectation: Expectation | None = None,
     ) -> None:
         super().__init__()
@@ -218,7 +220,7 @@ class Objective(nn.Module):
         return outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs, weights
 
 
-def objective(model: BayesianNetwork, guide: Guide | str | None = None) -> Objective:
+def objective(model: BayesianNetwork, guide: Guide | str | None = None, gradient: Gradient = DEFAULT) -> Objective:
     """Returns the negative ELBO for a training loop of one's own, which `Fit.of` makes a fit of.
 
     Write ``loss = bp.objective(bnn, "meanfield")`` once, then ``loss(x, y).backward()`` for every batch.
@@ -226,8 +228,9 @@ def objective(model: BayesianNetwork, guide: Guide | str | None = None) -> Objec
     Args:
         model: The model.
         guide: A `Guide`, or what `Guide` takes as its choice; default None: each prior's default.
+        gradient: How it is estimated; default `Gradient()`.
 
     Returns:
         An `nn.Module`; its parameters are the guide's and the model's point estimates.
     """
-    return Objective(model, guide if isinstance(guide, Guide) else Guide(model, guide))
+    return Objective(model, guide if isinstance(guide, Guide) else Guide(model, guide), gradient)

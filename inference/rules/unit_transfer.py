@@ -22,11 +22,17 @@ Cut = Callable[[Tensor], Tensor]
 
 
 def check_removable(model: BayesianNetwork) -> None:
-    """Refuses, before training starts, models whose latents cannot be cut with their units.
+    """Refuses, before training starts, models whose latents or ways cannot be cut with their units.
 
     Raises:
-        ValueError: If a latent's entries are not those of weights, rows or columns.
+        ValueError: If a latent's entries are not those of weights, rows or columns, or a way does not follow.
     """
+    for way in model.ways:
+        if not way.follows_removal:
+            raise ValueError(
+                f"{way.name} between weights and network cannot follow units that leave: fit with "
+                "gating=Gating(remove=None)"
+            )
     for prior in model.priors.values():
         for latent, spec in prior.hierarchy.latents.items():
             if spec.dims or spec.per == "block":

@@ -14,9 +14,9 @@ Keys of restart-N.json:
     digest      of that file and of what was kept; anything else is damaged
     kept        finished, seconds, counts (of `FitState`), execution (an `ExecutionReport`; "path" in earlier versions),
                 plan (of removed units), tensors (of the objective), optimizer (numbers of its groups; state by
-                position), random (states of torch's generators), order (of the generator of the data's order), notes
-                (of the guide), rules (`ActiveRule.state_dict` by name), passed (`KeptInputs.state`); earlier versions
-                had "gates" in place of rules, and neither order, notes nor, at first, passed; in it tensors are
+                position), random (states of torch's generators), order (`order_state` of the data), notes (of the
+                guide), rules (`ActiveRule.state_dict` by name), passed (`KeptInputs.state`); earlier versions had
+                "gates" in place of rules, and neither order, notes nor, at first, passed; in it tensors are
                 {"$tensor": number in the file}, arrays {"$array": number}, numbers that are not finite {"$float": name}
 """
 
@@ -25,7 +25,6 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -50,6 +49,8 @@ from bayesprune.inference.execution.stepper import ExecutionReport
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.rules.rule import Rule
 from bayesprune.inference.training.earlier_checkpoints import asked_of_today, state_of_today
+from bayesprune.inference.training.kept_order import order_state, restore_order
+from bayesprune.inference.training.optimizer_state import optimizer_state, restore_optimizer
 from bayesprune.inference.training.packed_state import packed, state_digest, unpacked
 from bayesprune.inference.training.restart_run import RestartRun
 from bayesprune.models.bayesian_network import BayesianNetwork
@@ -59,8 +60,8 @@ from bayesprune.models.files.json_file import damaged, need, read_json, read_reg
 from bayesprune.models.files.places import expanded
 from bayesprune.models.files.unwritable import Unwritable
 from bayesprune.models.language.knobs import Knobs
-from bayesprune.models.language.way import Way
 from bayesprune.models.units.cutting import cut
+from bayesprune.models.ways.way import Way
 
 __all__ = ["STATE_BEFORE", "Checkpoint", "CheckpointError", "KeptState", "kept_state", "open_checkpoint"]
 
@@ -77,6 +78,7 @@ _COUNTS = ("epoch", "step", "kl_weight", "stop", "stop_reason", "history", "iter
 _KEPT = {
     "finished": bool, "seconds": float, "counts": dict, "execution": dict, "plan": (dict, type(None)), "tensors": list,
     "optimizer": (dict, type(None)), "random": (list, type(None)), "rules": dict,
+    "order": (Tensor, str),
 }  # fmt: skip
 """What a state is made of, and of which kind each part is."""
 
@@ -166,7 +168,7 @@ def open_checkpoint(
     earlier = None if start is None else [t for one in start.restarts for t in _tensors(one.guide, one.model)]
     asked = {
         "model": model_fingerprint(model),
-        "gates": model.way_configs.get("gates"),
+        **{"gates": None, **model.way_configs},
         "data": data_fingerprint(batches.tensors if batches.tensors is not None else batches.loader),
         "validation": None if validation is None else data_fingerprint(tuple(validation)),
         "start": None if earlier is None else data_fingerprint([value.reshape(-1) for value in earlier]),
@@ -250,7 +252,7 @@ class Checkpoint:
                         raise ValueError(f"{tuple(value.shape)} where {tuple(own.shape)} was expected")
                     own.copy_(value)
             if not self.finished:
-                _restore_optimizer(run.optimizer, kept["optimizer"])
+                restore_optimizer(run.optimizer, kept["optimizer"])
             for name in _COUNTS:
                 setattr(run, name, kept["counts"][name])
             run.objective.model.knobs.go_on_from(kept.get("knobs") or {})  # earlier versions kept none
@@ -268,27 +270,17 @@ class Checkpoint:
         self._reason = run.stepper.report.reason
         return True
 
-    def restore_random_state(self, data_order: torch.Generator) -> None:
-        """Sets the random states to those of the last kept epoch.
-
-        Args:
-            data_order: The generator of the data's order.
-        """
-        if self._kept is None or self.finished:
+    def restore_random_state(self) -> None:
+        """Sets the random states to those of the last kept epoch, that of the data's order in any case."""
+        if self._kept is None:
+            return
+        restore_order(self.passed.batches, self._kept["order"])
+        if self.finished:
             return
         cpu, *gpu = self._kept["random"]
         torch.set_rng_state(cpu)
         if gpu:
             torch.cuda.set_rng_state(gpu[0], self.device)
-        if self._kept.get("order") is None:
-            warnings.warn(
-                f"{self.file} is of an earlier version, which drew the order of the data from the noise's generator: "
-                "the fit goes on with another order, and with other numbers than it would have had then",
-                UserWarning,
-                stacklevel=4,
-            )
-        else:
-            data_order.set_state(self._kept["order"])
 
     def report(self, run: RestartRun) -> ExecutionReport:
         """How the steps were executed so far, with the reason for which it was chosen before an interruption."""
@@ -323,9 +315,9 @@ class Checkpoint:
             "plan": run.objective.model.plan,
             "tensors": _tensors(run.objective),
             "knobs": run.objective.model.knobs.moved(),
-            "optimizer": None if finished else _optimizer_state(run.optimizer),
+            "optimizer": None if finished else optimizer_state(run.optimizer),
             "random": None if finished else random,
-            "order": None if finished else run.runtime.data_order.get_state(),
+            "order": order_state(self.passed.batches),
             "notes": list(run.objective.guide.notes),
             "rules": {name: rule.state_dict() for name, rule in run.rules.items()},
             "passed": self.passed.state(),
@@ -368,33 +360,6 @@ def _tensors(*modules: torch.nn.Module) -> list[Tensor]:
     tables = {id(buffer) for one in (*ways, *knobs) for buffer in one.buffers()} - kept
     every = (tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))
     return [tensor for tensor in every if id(tensor) not in tables]
-
-
-def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """State of each parameter by position, and the numbers of the groups but for their rates, which the fit sets."""
-    found = optimizer.state_dict()
-    states = found["state"]
-    return {
-        "groups": [
-            {key: value for key, value in group.items() if isinstance(value, (int, float)) and key != "lr"}
-            for group in found["param_groups"]
-        ],
-        "states": [states.get(number) for group in found["param_groups"] for number in group["params"]],
-    }
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, kept: dict[str, Any]) -> None:
-    fresh = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict(
-        {
-            "param_groups": [own | numbers for own, numbers in zip(fresh, kept["groups"], strict=True)],
-            "state": {number: state for number, state in enumerate(kept["states"]) if state is not None},
-        }
-    )
-    for parameter, state in optimizer.state.items():
-        for key, value in state.items():  # a fused optimizer reads memory in order: the layouts have to be the same
-            if torch.is_tensor(value) and value.shape == parameter.shape and value.stride() != parameter.stride():
-                state[key] = torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -440,7 +405,10 @@ def _compare(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) ->
         before = {**before, "rules": {}}
         if before.get("kl_warmup") is None and now["kl_warmup"] in (0.2, 0.0):
             before["kl_warmup"] = now["kl_warmup"]
+    before, now = ({**asked, **_one_by_one(asked.get("training"))} for asked in (before, now))
     for name in {**before, **now}:
+        if name == "training":
+            continue
         if name == "rules" and name not in before and now[name]:
             raise CheckpointError(
                 f"{folder} holds a fit of an earlier version, which had other defaults of {' and '.join(now[name])}: "
@@ -451,3 +419,8 @@ def _compare(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) ->
                 f"{folder} holds a fit with {name} {before.get(name)}, but now it is {now.get(name)}: call it with the "
                 "arguments of then to go on, or choose another folder"
             )
+
+
+def _one_by_one(training: Any) -> dict[str, Any]:
+    """Rules under names of their own, so that a sentence shows the one that differs."""
+    return {f"rule {name}": rule for name, rule in training.items()} if isinstance(training, Mapping) else {}

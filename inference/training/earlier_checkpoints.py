@@ -1,7 +1,7 @@
 """What checkpoints of earlier versions hold, in the words of today: unit gates were a case of their own there.
 
 The one rule that there was stood as ``gating`` and ``unit_gate_estimator`` among the arguments of the fit, and its
-state as ``gates``.
+state as ``gates``. The order of the data was drawn by torch's own generator, between the draws of the noise.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from bayesprune.inference.data.fingerprints import described
 from bayesprune.inference.objective.unit_gate_estimators import estimator_named
 from bayesprune.inference.rules.gate_training import Gating
+from bayesprune.inference.training.kept_order import BY_TORCH
 
 __all__ = ["asked_of_today", "state_of_today"]
 
@@ -48,6 +49,7 @@ def state_of_today(kept: dict[str, Any]) -> dict[str, Any]:
     if "gates" in kept:
         state = kept.pop("gates")
         kept["rules"] = {Gating.name: state} if state else {}
+    kept.setdefault("order", BY_TORCH)
     return kept
 
 

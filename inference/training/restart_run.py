@@ -72,7 +72,7 @@ class KeepsState(Protocol):
 
     finished: bool
 
-    def restore_random_state(self, data_order: torch.Generator) -> None:
+    def restore_random_state(self) -> None:
         """Sets the random states to those of the last kept epoch."""
 
     def write(self, run: RestartRun, finished: bool = False) -> None:
@@ -138,7 +138,7 @@ class RestartRun(FitState):
         for watcher in self.plan.watchers:
             watcher.on_fit_start(self)
         if point is not None:
-            point.restore_random_state(self.runtime.data_order)
+            point.restore_random_state()
         try:
             trainable = TrainableBatches()
             while self.step < self.steps and not self.stop and self._take_epoch(data, trainable):
@@ -261,9 +261,8 @@ class RestartRun(FitState):
         if self.plan.validation is not None:
             scores = validation_scores(objective, *self.plan.validation, data.inputs)
             row |= {f"validation_{name}": value for name, value in scores.items()} | {"scores": list(scores)}
-        for rule in self.rules.values():
-            row |= rule.row()
-        return row
+        told = {key: value for rule in self.rules.values() for key, value in rule.row().items()}
+        return row | told | {"told": list(told)}
 
     def _tell(self, changing: ActiveRule, change: Change) -> None:
         """Lets the other rules know that one has replaced the model."""

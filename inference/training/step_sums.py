@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,20 +21,20 @@ class Unread:
     Attributes:
         step: Its number, from 1.
         kl_weight: Its factor on the KL term.
-        log_likelihood: Full-data nats.
-        kl: Full-data nats.
-        kl_of: Its parts by site.
+        numbers: Log-likelihood, KL term, and its parts by site, in full-data nats, `(2 + sites,)`: a copy, as a step
+            that is replayed as a CUDA graph writes the next one's to the same place.
+        sites: The sites of the parts.
     """
 
     step: int
     kl_weight: float
-    log_likelihood: Tensor
-    kl: Tensor
-    kl_of: dict[str, Tensor]
+    numbers: Tensor
+    sites: tuple[str, ...]
 
     def first_bad(self) -> str:
         """The part of the loss that is not finite: the site of a term, or empty for the log-likelihood."""
-        return next((site for site, term in self.kl_of.items() if not bool(torch.isfinite(term).all())), "")
+        parts = self.numbers[2:].tolist()
+        return next((site for site, part in zip(self.sites, parts, strict=True) if not math.isfinite(part)), "")
 
 
 class StepSums:
@@ -70,14 +71,14 @@ class StepSums:
             kl_weight: Its factor on the KL term.
             terms: What it came to.
         """
-        parts = {site: term.detach() for site, term in terms.kl_of.items()}
-        self._unread.append(Unread(step, kl_weight, terms.log_likelihood, terms.kl, parts))
+        numbers = torch.stack([terms.log_likelihood, terms.kl, *terms.kl_of.values()]).detach()
+        self._unread.append(Unread(step, kl_weight, numbers, tuple(terms.kl_of)))
         self.taken += 1
 
     @property
     def waits(self) -> bool:
         """Whether reading the last step would wait for a device."""
-        return bool(self._unread) and self._unread[-1].kl.device.type != "cpu"
+        return bool(self._unread) and self._unread[-1].numbers.device.type != "cpu"
 
     def read(self) -> Unread | None:
         """Reads what is unread; returns the first step whose loss is not finite, or None.
@@ -87,9 +88,9 @@ class StepSums:
         unread, self._unread = self._unread, []
         if not unread:
             return None
-        numbers = self._mean(torch.stack([value for one in unread for value in (one.log_likelihood, one.kl)])).tolist()
-        for one, likelihood, kl in zip(unread, numbers[::2], numbers[1::2], strict=True):
-            if not abs(kl - likelihood) < float("inf"):
+        numbers = self._mean(torch.stack([one.numbers[:2] for one in unread])).tolist()
+        for one, (likelihood, kl) in zip(unread, numbers, strict=True):
+            if not math.isfinite(kl - likelihood):
                 return one
             self.chunk.append(kl - likelihood)
             self.sums["loss"] += one.kl_weight * kl - likelihood

@@ -171,8 +171,8 @@ class Record:
         self.state.epoch += 1
         for rule in self.state.rules.values():
             rule.after_epoch()
-            row |= rule.row()
-        self.state.history.append(row)
+        told = {key: value for rule in self.state.rules.values() for key, value in rule.row().items()}
+        self.state.history.append(row | told | {"told": list(told)})
         self._begin_epoch()
         for callback in self._callbacks:
             callback.on_epoch(self.state)

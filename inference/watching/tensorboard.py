@@ -29,8 +29,9 @@ class TensorBoard(Callback):
 
     After each epoch, over steps: ``loss``, ``expected_log_likelihood`` and ``kl`` (full-data nats), ``kl_weight``,
     ``learning_rate``; ``sparsity/network``, ``sparsity/TENSOR`` and ``kl/TENSOR``; ``validation/SCORE``; the histogram
-    ``inclusion/TENSOR`` of inclusion probabilities where there are gates, and ``units_left/SET`` of gates of units. Now
-    and then between epochs: ``negative_elbo``. Several restarts write to ``restart-0``, ``restart-1``, ... inside.
+    ``inclusion/TENSOR`` of inclusion probabilities where there are gates, and what rules say, as
+    ``units_left/SET``. Now and then between epochs: ``negative_elbo``. Several restarts write to ``restart-0``,
+    ``restart-1``, ... inside.
 
     A fit that goes on from a checkpoint goes on in the same folder: what was written after the checkpoint is marked as
     gone, so that no point is there twice. A new fit to a folder of an earlier one takes its place in the same way; its
@@ -132,10 +133,9 @@ class TensorBoard(Callback):
         scalars |= {f"near_zero/{name}": value for name, value in row["near_zero"].items()}
         scalars |= {f"kl/{name}": value for name, value in row["kl_of"].items()}
         scalars |= {f"validation/{name}": row[f"validation_{name}"] for name in row["scores"]}
-        for rule in state.rules.values():
-            for key, value in rule.row().items():
-                parts = value if isinstance(value, Mapping) else {"": value}
-                scalars |= {f"{key}/{name}".rstrip("/"): each for name, each in parts.items()}
+        for key in row.get("told", ()):
+            parts = row[key] if isinstance(row[key], Mapping) else {"": row[key]}
+            scalars |= {f"{key}/{name}".rstrip("/"): each for name, each in parts.items()}
         for name, value in scalars.items():
             if np.isfinite(value):  # the learning rate of a loop of one's own may be unknown
                 self._writer.add_scalar(name, float(value), step)

@@ -8,6 +8,7 @@ their derivative is the marginal cost of a gate: the expected cost with it open 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -40,8 +41,8 @@ class ExpectedCosts:
     Attributes:
         units: How many units there are, by name of set.
         branches: Names of the branches.
-        tables: The counts, as a module: what registers it has them move with itself. They follow the probabilities
-            where these are elsewhere.
+        tables: The counts, as a module: what registers it has them move with itself. For probabilities on another
+            device they are copied there once.
         whole: MACs and parameters with everything open.
 
     Raises:
@@ -60,6 +61,7 @@ class ExpectedCosts:
         self.units = {name: units.count for name, units in groups.sets.items()}
         self.branches = tuple(within)
         self.tables = _tables(_blocks(network, example_input, groups, list(within.values())))
+        self._copies: dict[torch.device, _Tables] = {}
         macs, parameters = self.expected({}, None).tolist()
         self.whole: tuple[float, float] = (macs, parameters)
 
@@ -87,10 +89,7 @@ class ExpectedCosts:
     def expected(self, theta: Mapping[str, Tensor], layers: Mapping[str, Tensor] | None = None) -> Tensor:
         """Both at once, MACs and parameters, float64, `(2,)`; arguments and errors are those of `macs`."""
         layers = layers or {}
-        tables = self.tables
-        place = next((value.device for value in (*theta.values(), *layers.values())), tables.tied.device)
-        if place != tables.tied.device:
-            tables.to(place)
+        tables = self._on(next((value.device for value in (*theta.values(), *layers.values())), None))
         costs, of = tables.exact("costs"), tables.exact
         unit = _joined("set of units", theta, self.units, costs)
         branch = _joined("branch", layers, dict.fromkeys(self.branches, 1), costs)
@@ -99,6 +98,14 @@ class ExpectedCosts:
         pairs = pairs + of("both") @ (tied - tied.square())  # one gate, though the product has it twice
         there = torch.where(tables.within, branch, 1.0).prod(dim=1)
         return costs @ (pairs * there)
+
+    def _on(self, device: torch.device | None) -> _Tables:
+        """The tables on a device; by default where they are."""
+        if device is None or device == self.tables.tied.device:
+            return self.tables
+        if device not in self._copies:
+            self._copies[device] = copy.deepcopy(self.tables).to(device)
+        return self._copies[device]
 
 
 # ------------------------------------------------------------------------------------------------ what is counted
@@ -156,7 +163,8 @@ class _Tables(nn.Module):
 
     def exact(self, name: str) -> Tensor:
         """A table as float64."""
-        return self.get_buffer(name).view(torch.float64)
+        bits: Tensor = getattr(self, name)
+        return bits.view(torch.float64)
 
 
 def _tables(blocks: list[_Block]) -> _Tables:

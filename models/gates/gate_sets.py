@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bayesprune.models.language.buffer_dict import BufferDict
-from bayesprune.models.language.way import WaySites
 from bayesprune.models.units.channel_groups import ChannelGroups, Units
+from bayesprune.models.ways.buffer_dict import BufferDict
+from bayesprune.models.ways.way import WaySites
 
 __all__ = ["GateSet", "GateSlice", "along", "branch_gate_sets", "find_slices", "unit_gate_sets"]
 

@@ -17,14 +17,14 @@ from bayesprune.models.gates.gate_masks import masked, take_masks
 from bayesprune.models.gates.gate_pressures import Flattening, GatePressure
 from bayesprune.models.gates.gate_sets import GateSet, GateSlice, along, branch_gate_sets, find_slices, unit_gate_sets
 from bayesprune.models.gates.unit_gates import UnitGates
-from bayesprune.models.language.buffer_dict import BufferDict
 from bayesprune.models.language.iid import Iid
 from bayesprune.models.language.knobs import MovingNumber
-from bayesprune.models.language.way import Way
 from bayesprune.models.networks.evaluation_mode import evaluation_mode
 from bayesprune.models.tracing.not_followed import NotFollowedError
 from bayesprune.models.units.channel_groups import ChannelGroups, Units
 from bayesprune.models.units.residual_branches import ResidualBranch, residual_branches
+from bayesprune.models.ways.buffer_dict import BufferDict
+from bayesprune.models.ways.way import Way
 
 __all__ = ["NetworkGates"]
 
@@ -64,6 +64,7 @@ class NetworkGates(Way):
     name = "gates"
     closes_units = True
     states_price = True
+    follows_removal = True
     sets: Mapping[str, GateSet]
 
     def __init__(
@@ -106,7 +107,7 @@ class NetworkGates(Way):
         self.tensors = tuple(name for name in touched if parameters[name].ndim >= 2)
         self.per_example = take_masks(network, readers) and self._takes_masks(network, example_input)
         self.acts_inside = self.per_example
-        pressure = declaration.pressure(data_size)
+        self._declared_pressure = pressure = declaration.pressure(data_size)
         self.is_pressed_by_cost = pressure is None
         self._pressures: dict[str, GatePressure] = {}
         if pressure is not None:
@@ -179,11 +180,10 @@ class NetworkGates(Way):
         if self.declaration.cost is not None:
             cost = self.data_size * self.declaration.cost.penalty(self.costs, *self.by_owner(theta), self.whole)
             return cost * self.price.like(cost) if self.price.is_moved else cost
-        declared = self.declaration.pressure(self.data_size)
-        assert declared is not None
-        pressure = self._priced(declared)
+        assert self._declared_pressure is not None
+        pressure = self._priced(self._declared_pressure)
         removed = self.declared_count - sum(gates.count for gates in self.sets.values())
-        like = next(iter(theta.values()), torch.zeros(1))
+        like = next(iter(theta.values())) if theta else torch.zeros(1)
         costs = [pressure.cost(value).sum() for value in theta.values()]
         return torch.stack([*costs, removed * pressure.cost(like.new_zeros(()))]).sum()
 

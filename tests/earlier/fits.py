@@ -5,6 +5,7 @@ Only names that both versions have; data come from scikit-learn or a formula.
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -77,7 +78,9 @@ def options(name: str) -> dict[str, Any]:
     if name == "regression":
         chosen |= {"restarts": 2, "batch_size": 100}
     if name == "gates":
-        chosen |= {"gating": bp.Gating(travel=0.4, round_at=0.8), "kl_warmup": 0.0}
+        gating, takes_rules = bp.Gating(travel=0.4, round_at=0.8), "rules" in inspect.signature(bp.fit).parameters
+        chosen |= {"rules": [gating]} if takes_rules else {"gating": gating}
+        chosen |= {"kl_warmup": 0.0}
     return chosen
 
 

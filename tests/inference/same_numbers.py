@@ -150,23 +150,23 @@ CASES: dict[str, Case] = {
     "own hierarchy": Case(on_weights(own), "meanfield"),
     "units that stay": Case(
         gated(kappa=0.004, estimator="exact-toggle"),
-        options=lambda: {"gating": bp.Gating(remove=None)},
+        options=lambda: {"rules": [bp.Gating(remove=None)]},
         executions=ONE,
     ),
     "units removed": Case(
         gated(kappa=0.002),
-        options=lambda: {"gating": bp.Gating(travel=0.5, remove=4, round_at=None)},
+        options=lambda: {"rules": [bp.Gating(travel=0.5, remove=4, round_at=None)]},
         executions=ONE,
     ),
     "units removed under a prior": Case(
         gated(lambda f: bp.SpikeAndSlab(expected_density=0.3), kappa=0.015),
-        options=lambda: {"gating": bp.Gating(travel=0.3, remove="epoch")},
+        options=lambda: {"rules": [bp.Gating(travel=0.3, remove="epoch")]},
         executions=ONE,
     ),
     "iterates averaged": Case(
         on_weights(lambda f: bp.Gaussian(sd=0.5 * f)),
         "meanfield",
-        lambda: {"callbacks": [bp.IterateAverage(0.4)], "schedule": "constant"},
+        lambda: {"rules": [bp.IterateAverage(0.4)], "schedule": "constant"},
     ),
     "two restarts": Case(
         on_weights(lambda f: bp.SpikeAndSlab(expected_density=0.3 * f)), None, lambda: {"restarts": 2}, ONE

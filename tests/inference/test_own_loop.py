@@ -18,6 +18,7 @@ from torch import nn
 
 import bayesprune as bp
 from bayesprune.inference.objective.objective import Objective
+from bayesprune.inference.training.runtime import OneProcess
 from bayesprune.inference.watching import record as record_module
 from bayesprune.inference.watching.trace_file import read_progress
 from tests.oracles.own_loops import fit_by, trained_by
@@ -120,13 +121,17 @@ def test_only_a_step_of_svi_fills_the_parameter_store():
 
 def loop_like_fit(epochs):
     """What `fit` does with these settings, by hand."""
-    bnn = network()
-    torch.manual_seed(0)
+    bnn, order = network(), OneProcess(torch.device("cpu"), torch.float32)
+    with order.restart(0):
+        return _looped(bnn, order.data_order, epochs)
+
+
+def _looped(bnn, order, epochs):
     loss = bp.objective(copy.deepcopy(bnn)).train()
     optimizer = torch.optim.SGD(loss.parameters(), 0.01, momentum=0.9)
     record = bp.Record(loss, optimizer)
     for _ in range(epochs):
-        for rows in torch.randperm(SIZE).split(20):
+        for rows in torch.randperm(SIZE, generator=order).split(20):
             optimizer.zero_grad()
             (loss(X[rows], Y[rows], kl_weight=0.5) / SIZE).backward()
             optimizer.step()
@@ -244,8 +249,8 @@ def test_the_stopping_rule_looks_at_a_loop_after_the_weight_has_risen():
 def test_an_average_needs_a_rule_where_nobody_knows_the_length():
     loss = bp.objective(network())
     with pytest.raises(ValueError, match="start=0.5 is a share of the steps, .* give a rule"):
-        bp.Record(loss, callbacks=[bp.IterateAverage(0.5)])
-    record = bp.Record(loss, callbacks=[bp.IterateAverage(lambda state: state.epoch >= 1)])
+        bp.Record(loss, rules=[bp.IterateAverage(0.5)])
+    record = bp.Record(loss, rules=[bp.IterateAverage(lambda state: state.epoch >= 1)])
     for _ in range(4):
         loss(X, Y)
         record.step()

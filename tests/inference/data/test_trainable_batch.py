@@ -12,7 +12,7 @@ import bayesprune as bp
 from bayesprune.inference.data.batch_normalisation import reestimate_statistics
 from bayesprune.inference.data.trainable_batch import TrainableBatches, trainable_batch
 from bayesprune.inference.pruning.finetune import finetune
-from bayesprune.inference.training import training_loop
+from bayesprune.inference.training import restart_run
 
 SIZE = 21  # two batches of ten, and one example
 torch.manual_seed(4)
@@ -152,7 +152,7 @@ def test_steps_that_end_before_a_larger_batch_are_told_so():
 
 @pytest.mark.parametrize("left_out", [True, False])
 def test_left_out_batches_shorten_no_record_of_the_fit(left_out, monkeypatch):
-    monkeypatch.setattr(training_loop, "ITERATES", 50)
+    monkeypatch.setattr(restart_run, "ITERATES", 50)
     size = 17 if left_out else 18
     data = (X[:size], Y[:size])
     bnn = bp.BayesianNetwork(vectors(), {"0.weight": bp.Gaussian()}, data_size=size)
@@ -162,7 +162,7 @@ def test_left_out_batches_shorten_no_record_of_the_fit(left_out, monkeypatch):
 
 
 def test_a_record_goes_on_after_a_checkpoint_where_it_was(tmp_path, monkeypatch):
-    monkeypatch.setattr(training_loop, "ITERATES", 50)
+    monkeypatch.setattr(restart_run, "ITERATES", 50)
 
     class Interrupt(bp.Callback):
         is_resumable = True

@@ -28,7 +28,7 @@ KINDS = {
     "a term from the draw": (Hierarchy(weight=lambda: dist.StudentT(4.0, 0.0, 1.0)), "meanfield", {}),
     "scales": (HALO(), "meanfield", {}),
     "gates": (SpikeAndSlab(), None, {}),
-    "two evaluations a draw": (SpikeAndSlab(), None, {"gate_estimator": antithetic}),
+    "two evaluations a draw": (SpikeAndSlab(), None, {"latent_gates": antithetic}),
     "particles": (Gaussian(), "meanfield", {"particles": 3}),
     "a product": (
         Hierarchy(raw=Latent(lambda: dist.Normal(0.0, 1.0)), weight=lambda raw: torch.tanh(raw)), "meanfield", {},

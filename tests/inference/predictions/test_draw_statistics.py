@@ -92,7 +92,7 @@ def test_a_draw_predicts_as_a_plain_network_with_its_weights_after_reestimation(
 
 def test_gates_of_units_are_in_the_weights_whose_statistics_are_taken():
     gating = bp.Gating(step=1e-12, remove=None)  # all units stay
-    fit = bp.fit(model(gates=bp.UnitGates(kappa=1e-3)), (X, Y), **HOW, gating=gating)
+    fit = bp.fit(model(gates=bp.UnitGates(kappa=1e-3)), (X, Y), **HOW, rules=[gating])
     with torch.no_grad():
         fit.guide.gates.theta.fill_(0.6)
     expected = plain_predictions(fit, NEW, (X, Y), 3)

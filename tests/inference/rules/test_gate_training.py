@@ -14,6 +14,7 @@ from torch import nn
 import bayesprune as bp
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.objective.objective import Objective
+from bayesprune.inference.objective.unit_gate_expectation import UnitGateExpectation
 from bayesprune.inference.rules.attraction import is_attracted
 from bayesprune.inference.rules.gate_training import GateTraining, Gating
 from bayesprune.inference.training.optimizers import make_optimizer
@@ -40,7 +41,7 @@ def model(network=None, priors=None, **gates):
 def fitted(bnn=None, gating=None, **options):
     options = {"steps": STEPS, "batch_size": 60, "learning_rate": 0.03} | options
     gating = gating or Gating(travel=0.5)
-    return bp.fit(bnn or model(), (X, Y), gating=gating, device="cpu", precision="float64", **options)
+    return bp.fit(bnn or model(), (X, Y), rules=[gating], device="cpu", precision="float64", **options)
 
 
 class Watch(Callback):
@@ -101,18 +102,22 @@ def test_with_patience_theta_may_come_back_from_zero():
 
 def trained_by_hand(estimator=None, bnn=None, **gating):
     """The gates of the tiny network, or another, at 0.3, without a fit, with steps of 0.4."""
-    bnn = bnn or PERCEPTRON.model()
 
-    def rebuild(left):
-        made = Objective(left, Guide(left, "map").double(), unit_gate_estimator=estimator)
-        return made, make_optimizer("adam", made, 1e-2)
+    def made(left):
+        q = Guide(left, "map").double()
+        objective = Objective(left, q, expectation=UnitGateExpectation.of(q, estimator))
+        return objective, make_optimizer("adam", objective, 1e-2)
 
-    made, optimizer = rebuild(bnn)
-    state = FitState(made, optimizer, 0, 1, 10, 100)
-    training = GateTraining(Gating(**{"step": 0.4, **gating}), state, rebuild)
+    class ByHand(FitState):
+        def replace(self, left, guide=None):
+            self.objective, self.optimizer = made(left)
+            return self.objective, self.optimizer
+
+    run = ByHand(*made(bnn or PERCEPTRON.model()), 0, 1, 10, 100)
+    training = GateTraining(Gating(**{"step": 0.4, **gating}), run)
     with torch.no_grad():
-        made.guide.gates.theta.fill_(0.3)
-    return made.guide.gates, training
+        run.objective.guide.gates.theta.fill_(0.3)
+    return run.objective.guide.gates, training
 
 
 def test_the_step_carries_a_unit_of_no_use_to_zero_in_the_share_of_steps_asked_for():
@@ -120,7 +125,7 @@ def test_the_step_carries_a_unit_of_no_use_to_zero_in_the_share_of_steps_asked_f
         bnn = PERCEPTRON.model(**{"log_gamma": None, **price})
         made = Objective(bnn, Guide(bnn, "map").double())
         state = FitState(made, make_optimizer("adam", made, 1e-2), 0, 1, 10, 300)
-        training = GateTraining(Gating(travel=0.1, round_at=0.5), state, lambda _: None)
+        training = GateTraining(Gating(travel=0.1, round_at=0.5), state)
         assert training.rounding_step == 150
         assert training.rate * (log_gamma / 50) * 0.1 * 150 == pytest.approx(0.9)
     with pytest.raises(ValueError, match=r"costs 0 nats per datum more.*give Gating\(step=...\)"):
@@ -189,17 +194,17 @@ def test_all_units_closed_one_is_kept_and_said_once():
 
 def test_what_has_to_stay_is_not_removed_again_and_again():
     q, training = trained_by_hand()
-    before = training.state.objective
+    before = training.run.objective
     q.absorbed[4:] = True
     with pytest.warns(UserWarning, match="all units of 2 are closed"):
         assert training.remove()
-    assert training.state.objective is not before and len(training.state.objective.guide.gates.theta) == 5
-    left = training.state.objective
-    assert not training.remove() and training.state.objective is left
+    assert training.run.objective is not before and len(training.run.objective.guide.gates.theta) == 5
+    left = training.run.objective
+    assert not training.remove() and training.run.objective is left
     q, training = trained_by_hand(bnn=CASES["convolutional"].model())
     q.absorbed[:3] = True
     assert training.remove() and not training.remove()  # two of what groups read stay, closed as they are
-    assert training.state.objective.model.network.first.out_channels == 4
+    assert training.run.objective.model.network.first.out_channels == 4
 
 
 # -- the attraction set --------------------------------------------------------------------------------------
@@ -207,14 +212,14 @@ def test_what_has_to_stay_is_not_removed_again_and_again():
 
 def test_the_attraction_set_in_a_fit_is_that_of_a_computation_by_hand():
     q, training = trained_by_hand(enumerated, PERCEPTRON.model(log_gamma=0.3))
-    model_, kappa = training.state.objective.model, 0.3 / 50
+    model_, kappa = training.run.objective.model, 0.3 / 50
     decay = 1.0 / (0.3**2 * 50)
     batches = [(PERCEPTRON.inputs(8, seed), torch.arange(8) % 2) for seed in (5, 6)]
     with torch.no_grad():
         q.theta.copy_((torch.arange(7) % 2).double())  # a draw of the gates is theta itself
     training._recent.extend(batches)
     found = training._find_attracted()
-    weights = {n: w.detach() for n, w in model_.ungated_weights_at(training.state.objective.guide.means()).items()}
+    weights = {n: w.detach() for n, w in model_.ungated_weights_at(training.run.objective.guide.means()).items()}
     readers = {"0.gate": "2.weight", "2.gate": "4.weight"}
     values = q.probabilities()
     norms = {site: torch.zeros(len(theta), dtype=torch.float64) for site, theta in values.items()}
@@ -248,7 +253,7 @@ def test_the_attraction_set_needs_no_weights_that_read_units_without_gates():
 
     layers = {"one": nn.Linear(16, 4), "two": nn.Linear(4, 3), "other": nn.Linear(16, 5), "three": nn.Linear(5, 3)}
     bnn = model(Net(run, norm=nn.LayerNorm(5), **layers))
-    assert list(bnn.gates.sets) == ["one.gate"] and "three.weight" not in bnn.gates.weights
+    assert list(bnn.gates.sets) == ["one.gate"] and "three.weight" not in bnn.gates.tensors
     result = fitted(bnn, Gating(travel=9.0, round_at=None), steps=8)
     assert result.trace["attracted"].notnull().all()
 
@@ -381,7 +386,7 @@ def test_residual_branches_leave_while_a_fit_runs():
         bnn.network.b_two.bias.zero_()
     result = bp.fit(
         bnn, (x, y), steps=40, batch_size=50, device="cpu", precision="float64", learning_rate=3e-3,
-        gating=Gating(travel=0.4),
+        rules=[Gating(travel=0.4)],
     )  # fmt: skip
     inclusion = result.unit_inclusion()
     assert result.trace["is_layer"].values.sum() == 2 and {"a_two", "b_two"} <= set(inclusion)
@@ -448,16 +453,14 @@ def test_gating_out_of_range_is_refused(arguments, message):
 def test_what_does_not_go_with_gates_is_refused_before_training():
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     plain = bp.BayesianNetwork(network, {"*.weight": bp.Gaussian()}, data_size=SIZE)
-    with pytest.raises(ValueError, match=r"gating= is for gates of units, but the model has none"):
-        bp.fit(plain, (X, Y), steps=1, gating=Gating())
-    with pytest.raises(ValueError, match=r"gating= is for gates of units, but the model has none"):
-        bp.fit(plain, (X, Y), steps=1, unit_gate_estimator="trapezoid")
+    with pytest.raises(ValueError, match=r"Gating is for gates of units, but the model has none"):
+        bp.fit(plain, (X, Y), steps=1, rules=[Gating()])
     with pytest.raises(ValueError, match=r"execution='fused' is not available with gates of units"):
         fitted(execution="fused")
     with pytest.raises(ValueError, match=r"is declared per block.*Gating\(remove=None\)"):
         fitted(model(priors={"fc2.weight": bp.SpikeAndSlab(level="block")}))
     with pytest.raises(ValueError, match="is not an estimator for unit gates"):
-        fitted(unit_gate_estimator="guess")
+        Gating(estimator="guess")
     result, _ = one_fit()
     with pytest.raises(ValueError, match="units have been removed from this model"):
         bp.fit(result.model, (X, Y), steps=1, restarts=2)

@@ -102,6 +102,10 @@ class Stream(IterableDataset):
         ({"callbacks": Never()}, "callbacks= takes a sequence of Callbacks"),
         ({"callbacks": [Never]}, "callbacks= takes Callbacks"),
         ({"callbacks": [print]}, "callbacks= takes Callbacks"),
+        ({"rules": bp.Gating()}, r"rules= takes a sequence of Rules, not .* type Gating: write \[rule\]"),
+        ({"rules": [bp.Gating]}, "rules= takes Rules with a name, not .*: derive its class from Rule, and call it"),
+        ({"rules": [Never()]}, "rules= takes Rules with a name, not an object of type Never"),
+        ({"rules": [bp.IterateAverage(), bp.IterateAverage(0.9)]}, "two rules called 'average': give one of them"),
         ({"stop": 3}, "stop= takes a callable"),
         ({"progress": "yes"}, "progress= takes True or False, not 'yes'"),
         ({"channels_last": torch.ones(2)}, "channels_last= takes True or False"),
@@ -243,7 +247,9 @@ def test_a_stream_of_data_is_fitted_by_steps(data):
     result = fitted(data=data, steps=7)
     assert result.settings["steps"] == 7 and torch.isfinite(parameters(result)).all()
     assert result.trace.sizes["epoch"] == (1 if getattr(data, "forever", False) else 3)
-    in_order = DataLoader(TensorDataset(X, Y), 10)  # a loader takes one number of torch's for each pass
+    # A loader takes a number for each pass: torch's, or of the generator that it has, as `fit` gives to its own.
+    own = None if isinstance(data, DataLoader) else torch.Generator()
+    in_order = DataLoader(TensorDataset(X, Y), 10, generator=own)
     if result.trace.sizes["epoch"] == 3:
         assert torch.equal(parameters(result), parameters(fitted(data=in_order, steps=7)))
     assert not torch.equal(parameters(result), parameters(fitted(data=in_order, steps=8)))

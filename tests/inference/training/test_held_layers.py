@@ -71,7 +71,7 @@ def test_held_statistics_are_used_and_survive_restarts_and_averages():
     net = network()
     net[1].running_mean.fill_(2.0)
     net[1].eval()
-    fit = bp.fit(model(net), (X, Y), restarts=2, callbacks=[IterateAverage(0.5)], **HOW)
+    fit = bp.fit(model(net), (X, Y), restarts=2, rules=[IterateAverage(0.5)], **HOW)
     for one in fit.restarts:
         assert bool((one.model.network[1].running_mean == 2.0).all())
     other = copy.deepcopy(net)

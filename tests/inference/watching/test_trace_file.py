@@ -150,7 +150,7 @@ def test_a_folder_that_goes_away_does_not_stop_the_fit(tmp_path, eager):
 
 def test_nothing_is_written_before_an_iterate_is_recorded(tmp_path, eager, monkeypatch):
     # The only one is recorded in the last step.
-    monkeypatch.setattr("bayesprune.inference.training.training_loop.ITERATES", 1)
+    monkeypatch.setattr("bayesprune.inference.training.restart_run.ITERATES", 1)
     look = Look(tmp_path)
     make(WriteTrace(tmp_path), look)
     assert [progress.epoch for progress, _ in look.seen] == [0, 0, 3]

@@ -414,8 +414,8 @@ def model_of(law):
 
 def fitted(model, **how):
     more = {"steps": 4, "batch_size": 25, "device": "cpu", "precision": "float64", "execution": "plain", **how}
-    gating = bp.Gating(step=1e-4) if model.gates is not None else None  # so short that no layer closes in four steps
-    return bp.fit(model, (X, Y), more.pop("guide", None), gating=gating, **more)
+    rules = [bp.Gating(step=1e-4)] if model.gates is not None else []  # so short that no layer closes in four steps
+    return bp.fit(model, (X, Y), more.pop("guide", None), rules=rules, **more)
 
 
 @functools.cache

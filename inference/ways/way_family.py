@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from bayesprune.models.language.way import Way
+from bayesprune.models.ways.way import Way
 
 __all__ = ["WayFamily", "family_of_way", "way_family"]
 

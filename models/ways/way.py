@@ -37,7 +37,7 @@ class WaySites:
 
 
 class Way(nn.Module):
-    """Base of ways; override what you need. As it is, it changes nothing.
+    """Base of what lies between drawn weights and the network: override what you need, as it is it changes nothing.
 
     Tensors that it needs in a step are its buffers (`BufferDict` has names with dots): so they move and are copied with
     the model and are inputs of a traced objective, which follows what is changed in place. What has to be kept with a
@@ -48,6 +48,7 @@ class Way(nn.Module):
         closes_units: Whether it opens and closes units of the network, rather than single weights.
         states_price: Whether its part of the KL term is a price that is stated by itself, so that the KL weight is 1
             and fades in only with what waits by itself.
+        follows_removal: Whether it goes on without units that are removed from the network, by `on`.
         acts_inside: Whether the steps of a fit run the network under `inside`, in place of with `weights`.
         sets: What it draws, by site; what else it draws (such as hyper-priors) is its own affair.
     """
@@ -55,6 +56,7 @@ class Way(nn.Module):
     name: ClassVar[str] = ""
     closes_units: ClassVar[bool] = False
     states_price: ClassVar[bool] = False
+    follows_removal: ClassVar[bool] = False
     acts_inside: bool = False
     sets: Mapping[str, WaySites]
 
@@ -146,7 +148,7 @@ class Way(nn.Module):
             ValueError: If it cannot follow the removal, which is the default.
         """
         raise ValueError(
-            f"{type(self).__name__} does not say what is left of it without the units that were removed: fit with "
+            f"{type(self).__name__} does not say what is left of it when units are removed: fit with "
             "rules=[Gating(remove=None)], or define its method on"
         )
 

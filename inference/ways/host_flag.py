@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
-__all__ = ["HostFlag"]
+__all__ = ["HostFlag", "held_answers"]
+
+_resting: list[Callable[[], bool]] | None = None
+
+
+@contextmanager
+def held_answers() -> Iterator[list[Callable[[], bool]]]:
+    """Inside, flags give the answers that they remember: for a trace, whose tensors have no values.
+
+    Yields:
+        What the trace rests on: functions that say whether an answer that was given is still the same.
+    """
+    global _resting
+    before, _resting = _resting, []
+    try:
+        yield _resting
+    finally:
+        _resting = before
 
 
 class HostFlag:
@@ -24,6 +43,12 @@ class HostFlag:
 
     def of(self, tensor: Tensor) -> bool:
         """The answer."""
+        if _resting is not None and self._seen is not None:
+            (real, _), answer = self._seen, self._answer
+            _resting.append(lambda: self.of(real) == answer)
+            return answer
+        if isinstance(tensor, FakeTensor):  # which has no value: where a step is only tried
+            return self._answer
         version = tensor._version  # PyTorch counts the changes in place for autograd
         if self._seen is None or self._seen[0] is not tensor or self._seen[1] != version:
             self._answer = bool(self._question(tensor.detach()))
