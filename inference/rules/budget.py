@@ -54,7 +54,8 @@ class Budget(Rule):
         every: Steps between updates; default 25, fewer in fits of less than a thousand steps.
         gain: How much the knob's logarithm moves over a whole fit for an error of one nat; default 20.
         lead: How far ahead, as a share of the fit, what is left is extrapolated; default 0.08.
-        settle: Share of the steps at which gates of units are rounded: `Gating`'s ``round_at``. Default 2/3.
+        settle: Share of the steps at which gates of units are rounded: `Gating`'s ``round_at``. Default 2/3. Where
+            `Gating` is given too, it stands after this rule.
 
     Raises:
         ValueError: If not exactly one budget is given, or a value is out of range.
@@ -127,7 +128,7 @@ class ActiveBudget(ActiveRule):
         self.budget, self.run = budget, run
         self._measure: Measure = measure_of(run.objective.model, budget.kind)
         self._target = budget.target(self._measure.whole)
-        self._end = max(1, round(budget.settle * run.steps)) - 1 if self._measure.settles else run.steps
+        self._end = max(1, round(budget.settle * run.steps)) if self._measure.settles else run.steps
         self._ramp = budget.ramp or ((0.0, 0.7) if self._measure.settles else (0.2, 0.8))
         self._every = max(1, min(budget.every, self._end // _UPDATES))
         self._at_start = {key: run.objective.model.knobs[key].value for key in self._measure.knobs}

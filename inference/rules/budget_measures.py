@@ -184,6 +184,12 @@ class SizeMeasure:
         Gates of equal theta go in the order of the norms of what reads their units.
         """
         q, before = GateFamily.among(guide.ways), self.reached(guide)
+        if bool(q.settled):
+            guide.notes.append(
+                "the budget was not met by its last correction, as the gates had been rounded: give Budget before "
+                "Gating in rules=, with settle= at its round_at"
+            )
+            return {"by": "nothing, gates were rounded before", "before": before}
         order = torch.argsort(q.theta + 1e-6 * self._rank_of_readers(guide, q), descending=True)
         most = int((~q.absorbed & (q.theta > 0)).sum())
 
@@ -199,6 +205,7 @@ class SizeMeasure:
         count = min((max(0, low - 1), low), key=lambda n: abs(self._cost(q, opened(n)) - target))
         cut = float(q.theta[order[count - 1]]) if count else 1.0
         q.theta.copy_(opened(count))
+        q.theta.grad = None  # or a last step on the way would be taken from here
         return {"by": "theta rounded at another number than 1/2", "before": before, "cut": cut}
 
     def rules(self, model: BayesianNetwork) -> dict[str, str]:

@@ -64,7 +64,6 @@ def test_callables_of_latents_weights_and_factors_are_given_the_number():
         (bp.HALO(kappa=5.0), "kappa", 3.0, bp.HALO(kappa=15.0)),
         (bp.HALO.from_paper(1e-3, 2e-3, data_size=50), "kappa", 3.0, bp.HALO.from_paper(3e-3, 2e-3, data_size=50)),
         (bp.SpikeAndSlab(0.2, slab_sd=0.5), "odds", 0.5, bp.SpikeAndSlab(1 / 9, slab_sd=0.5)),
-        (bp.ContinuousSpikeAndSlab(0.2, 0.5), "odds", 0.5, bp.ContinuousSpikeAndSlab(1 / 9, 0.5)),
         (bp.Horseshoe(tau0=0.2), "tau0", 3.0, bp.Horseshoe(tau0=0.6)),
         (bp.RegularisedHorseshoe(tau0=0.2, slab_sd=1.0), "tau0", 3.0, bp.RegularisedHorseshoe(tau0=0.6, slab_sd=1.0)),
         (bp.Laplace(scale=0.3), "strength", 3.0, bp.Laplace(scale=0.1)),
