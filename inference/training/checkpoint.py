@@ -48,7 +48,8 @@ from bayesprune.inference.data.kept_inputs import KeptInputs
 from bayesprune.inference.execution.stepper import ExecutionReport
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.rules.rule import Rule
-from bayesprune.inference.training.earlier_checkpoints import asked_of_today, described_rule, state_of_today
+from bayesprune.inference.training.described_rules import described_rule
+from bayesprune.inference.training.earlier_checkpoints import asked_of_today, state_of_today
 from bayesprune.inference.training.kept_order import order_state, restore_order
 from bayesprune.inference.training.packed_state import packed, state_digest, unpacked
 from bayesprune.inference.training.restart_run import RestartRun

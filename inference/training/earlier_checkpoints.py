@@ -8,21 +8,14 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
-from dataclasses import is_dataclass
 from typing import Any
 
-from bayesprune.inference.data.fingerprints import described
 from bayesprune.inference.objective.unit_gate_estimators import estimator_named
 from bayesprune.inference.rules.gate_training import Gating
-from bayesprune.inference.rules.rule import Rule
+from bayesprune.inference.training.described_rules import described_rule
 from bayesprune.inference.training.kept_order import BY_TORCH
 
-__all__ = ["asked_of_today", "described_rule", "state_of_today"]
-
-
-def described_rule(rule: Rule) -> dict[str, Any]:
-    """A rule as a checkpoint knows it again: its class and its fields; callables among them count by their names."""
-    return {type(rule).__name__: {name: _described_field(value) for name, value in vars(rule).items()}}
+__all__ = ["asked_of_today", "state_of_today"]
 
 
 def asked_of_today(asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,7 +51,3 @@ def state_of_today(kept: dict[str, Any]) -> dict[str, Any]:
         kept["rules"] = {} if gates is None else {Gating.name: gates}
     kept.setdefault("order", BY_TORCH)
     return kept
-
-
-def _described_field(value: Any) -> Any:
-    return repr(value) if is_dataclass(value) else described(value)
