@@ -42,7 +42,7 @@ test-slow: $(READY)
 
 gpu-test: $(READY)
 	@if $(RUN) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
-		$(RUN) -m pytest -m gpu && $(RUN) -m benchmarks.step_cost --device cuda; \
+		$(RUN) -m pytest -m gpu; tested=$$?; $(RUN) -m benchmarks.gpu && exit $$tested; \
 	else \
 		echo "gpu-test: not run, there is no CUDA device here"; \
 	fi

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from bayesprune.inference.inclusion.reduction import evidence_change as evidence_change
     from bayesprune.inference.inclusion.reduction import reduced_inclusion as reduced_inclusion
     from bayesprune.inference.inclusion.reduction import reduction as reduction
+    from bayesprune.inference.objective.gradient import Gradient as Gradient
     from bayesprune.inference.objective.latent_gate_estimators import ScoreFunction as ScoreFunction
     from bayesprune.inference.objective.latent_gate_estimators import moment_matched as moment_matched
     from bayesprune.inference.objective.objective import objective as objective
@@ -79,8 +80,15 @@ if TYPE_CHECKING:
     from bayesprune.inference.pruning.finetune import finetune as finetune
     from bayesprune.inference.pruning.prune import prune as prune
     from bayesprune.inference.pruning.report import PruneResult as PruneResult
+    from bayesprune.inference.rules.budget import Budget as Budget
     from bayesprune.inference.rules.gate_training import Gating as Gating
     from bayesprune.inference.rules.iterate_average import IterateAverage as IterateAverage
+    from bayesprune.inference.rules.rule import ActiveRule as ActiveRule
+    from bayesprune.inference.rules.rule import Change as Change
+    from bayesprune.inference.rules.rule import Needs as Needs
+    from bayesprune.inference.rules.rule import Rule as Rule
+    from bayesprune.inference.rules.rule import Run as Run
+    from bayesprune.inference.rules.rule import Taken as Taken
     from bayesprune.inference.rules.schedules import constant as constant
     from bayesprune.inference.rules.schedules import cosine as cosine
     from bayesprune.inference.rules.schedules import hold_then_cosine as hold_then_cosine
@@ -118,6 +126,7 @@ if TYPE_CHECKING:
     from bayesprune.models.language.inclusion import relative_threshold as relative_threshold
     from bayesprune.models.language.inclusion import shrinkage_below as shrinkage_below
     from bayesprune.models.language.inclusion import slab_membership as slab_membership
+    from bayesprune.models.language.knobs import Knob as Knob
     from bayesprune.models.language.latent import Latent as Latent
     from bayesprune.models.language.prior_sparsity import prior_sparsity as prior_sparsity
     from bayesprune.models.likelihoods.counts import Poisson as Poisson
@@ -158,6 +167,8 @@ if TYPE_CHECKING:
     from bayesprune.models.units.channel_groups import ChannelGroups as ChannelGroups
     from bayesprune.models.units.compact import CompactResult as CompactResult
     from bayesprune.models.units.compact import compact as compact
+    from bayesprune.models.ways.buffer_dict import BufferDict as BufferDict
+    from bayesprune.models.ways.way import Way as Way
     from bayesprune.runs.run_folder import load_run as load_run
     from bayesprune.runs.run_folder import read_summary as read_summary
 
@@ -175,6 +186,8 @@ _HOMES: dict[str, str] = {
     "BayesianNetwork": "bayesprune.models.bayesian_network",
     "prior_sparsity": "bayesprune.models.language.prior_sparsity",
     "FlatteningPrior": "bayesprune.models.distributions.flattening",
+    "Way": "bayesprune.models.ways.way",
+    "BufferDict": "bayesprune.models.ways.buffer_dict",
     # ready priors
     "Gaussian": "bayesprune.models.priors.gaussian",
     "Laplace": "bayesprune.models.priors.laplace",
@@ -219,11 +232,20 @@ _HOMES: dict[str, str] = {
     "Fit": "bayesprune.inference.fit_result",
     "Combined": "bayesprune.inference.combined",
     "objective": "bayesprune.inference.objective.objective",
+    "Gradient": "bayesprune.inference.objective.gradient",
     "Stepper": "bayesprune.inference.execution.stepper",
     "make_optimizer": "bayesprune.inference.training.optimizers",
     "Record": "bayesprune.inference.watching.record",
     "Callback": "bayesprune.inference.watching.callbacks",
     "IterateAverage": "bayesprune.inference.rules.iterate_average",
+    "Budget": "bayesprune.inference.rules.budget",
+    "Knob": "bayesprune.models.language.knobs",
+    "Rule": "bayesprune.inference.rules.rule",
+    "ActiveRule": "bayesprune.inference.rules.rule",
+    "Change": "bayesprune.inference.rules.rule",
+    "Taken": "bayesprune.inference.rules.rule",
+    "Needs": "bayesprune.inference.rules.rule",
+    "Run": "bayesprune.inference.rules.rule",
     "WriteTrace": "bayesprune.inference.watching.trace_file",
     "TensorBoard": "bayesprune.inference.watching.tensorboard",
     "read_trace": "bayesprune.inference.watching.trace_file",

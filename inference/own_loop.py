@@ -22,6 +22,7 @@ from bayesprune.inference.inclusion.inclusion_notes import inclusion_facts
 from bayesprune.inference.objective.objective import Objective, Terms
 from bayesprune.inference.posterior.shrinkage import diagonal_fisher, needs_fisher
 from bayesprune.inference.restart import Restart
+from bayesprune.inference.rules.ready_rules import default_rules_of
 from bayesprune.inference.watching.pruning_trace import inclusion_record, kl_by_tensor, scale_record, trace_dataset
 from bayesprune.inference.watching.record import Record
 from bayesprune.models.networks.evaluation_mode import begin_training, remember_held
@@ -103,9 +104,10 @@ def _checked_objectives(objective: Any) -> list[Objective]:
                 "AutoGuide of Pyro's, has no inclusion probabilities to read, so train loss.guide in its place, or "
                 "read yours by pyro.infer.Predictive"
             )
-        if one.model.gates is not None:
+        for rule in default_rules_of(one.model, ()):
             raise ValueError(
-                "gates of units are moved and removed by fit alone, not by a loop of one's own: use fit(bnn, data)"
+                f"a part of the model is trained by the rule {rule!r}, which runs in fit alone and not in a loop of "
+                "one's own: use fit(bnn, data)"
             )
         for name, parameter in one.named_parameters():
             if not bool(torch.isfinite(parameter).all()):
@@ -214,12 +216,12 @@ def _settings(objectives: list[Objective], records: list[Record | None]) -> dict
         "optimizer": None,
         "schedule": None,
         "seed": None,
-        "precision": "bfloat16" if one.autocast is torch.bfloat16 else str(first.dtype).removeprefix("torch."),
+        "precision": "bfloat16" if one.gradient.autocast is torch.bfloat16 else str(first.dtype).removeprefix("torch."),
         "device": str(first.device),
         "kl_weight": weight,
         "kl_warmup": None,
         "tempered": None if weight is None else weight != 1.0,
-        "particles": one.particles,
+        "particles": one.gradient.particles,
         "seconds": None,
     }
     if recorded is not None and recorded.state.step:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -18,12 +18,13 @@ from torch.func import functional_call
 
 from bayesprune.models.gates.network_gates import NetworkGates
 from bayesprune.models.gates.unit_gates import UnitGates
-from bayesprune.models.language.fit_progress import FitProgress
 from bayesprune.models.language.hierarchy import Hierarchy
+from bayesprune.models.language.knobs import Knobs, MovingNumber
 from bayesprune.models.language.pyro_parameters import name_parameters
 from bayesprune.models.language.tensor_prior import Site, TensorPrior
 from bayesprune.models.likelihoods.labels import Categorical
 from bayesprune.models.likelihoods.likelihood import Likelihood
+from bayesprune.models.ways.way import Way, Ways, WaySites
 
 OBSERVED = "obs"
 UNDER_PRIOR = "_parameters_under_a_prior"
@@ -76,7 +77,9 @@ class BayesianNetwork(nn.Module):
         priors: The bound hierarchies by name of parameter tensor.
         data_size: Number of data.
         progress: Share of a fit's steps that are done, where a prior asks for it; else None.
-        gates: The gates of the network, or None.
+        knobs: Numbers of the declarations that a rule may move, by name: ``model.knobs["kappa"].set(2.0)``.
+        ways: What lies between drawn weights and the network, in order: gates on its units, masks. Appended to before
+            a guide is made.
         left_to_gates: Names of the weights as they were declared whose prior is the one that the gates declare.
         declared_sizes: Number of weights of each tensor with a prior as it was declared, by name.
         plan: What of it is left, as `CompactResult.plan` has it; None where nothing was removed.
@@ -88,7 +91,8 @@ class BayesianNetwork(nn.Module):
 
     network: nn.Module
     likelihood: Likelihood
-    progress: FitProgress | None
+    progress: MovingNumber | None
+    knobs: Knobs
 
     def __init__(
         self,
@@ -100,7 +104,7 @@ class BayesianNetwork(nn.Module):
         example_input: Tensor | None = None,
     ) -> None:
         super().__init__()
-        if gates is not None and not isinstance(gates, UnitGates):
+        if not isinstance(gates, UnitGates | None):
             raise ValueError(
                 f"gates= takes UnitGates(...), not {type(gates).__name__}: write gates=UnitGates(kappa=2e-4)"
             )
@@ -109,11 +113,11 @@ class BayesianNetwork(nn.Module):
                 f"data_size must be the number of training data (at least 1), not {data_size}: it scales the likelihood"
             )
         patterns, size, copied = dict(priors), int(data_size), copy.deepcopy(network)
-        example = torch.empty(0) if gates is None else _example(copied, example_input)
-        bound = None if gates is None else NetworkGates(gates, copied, example, size)
+        example = _example(copied, example_input) if gates else torch.empty(0)
+        ways = [NetworkGates(one, copied, example, size) for one in (gates,) if one]
         tensors = dict(copied.named_parameters())
         chosen: dict[str, tuple[str, Hierarchy]] = {}
-        if priors or gates is None:
+        if priors or not ways:
             for name, pattern in match_patterns(patterns, tensors).items():
                 if not isinstance(patterns[pattern], Hierarchy):
                     raise ValueError(
@@ -122,23 +126,23 @@ class BayesianNetwork(nn.Module):
                     )
                 chosen[name] = (pattern, patterns[pattern])
         left_to_gates: tuple[str, ...] = ()
-        if bound is not None:
+        for bound in ways:
             own = bound.declaration.weight_prior()
-            left_to_gates = tuple(name for name in bound.weights if name not in chosen)
+            left_to_gates = tuple(name for name in bound.tensors if name not in chosen)
             chosen |= {name: (name, own) for name in left_to_gates}
         for name in chosen:
             _check_not_frozen(copied, name, name in left_to_gates)
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         in_order = {name: chosen[name] for name in tensors if name in chosen}
         declaration = Declaration(size, patterns, in_order, shapes, left_to_gates, example)
-        self._make(declaration, likelihood if likelihood is not None else Categorical(), copied, bound)
+        self._make(declaration, likelihood if likelihood is not None else Categorical(), copied, ways)
 
     def _make(
         self,
         declaration: Declaration,
         likelihood: Likelihood,
         network: nn.Module,
-        gates: NetworkGates | None,
+        ways: Sequence[Way],
         whole: nn.Module | None = None,
         plan: dict[str, Any] | None = None,
     ) -> None:
@@ -148,7 +152,7 @@ class BayesianNetwork(nn.Module):
             declaration: What was declared; sizes and fan-ins that hierarchies are told are those of its shapes.
             likelihood: The likelihood.
             network: The network, whose tensors with a prior no longer require gradients afterwards.
-            gates: Its gates.
+            ways: Its ways, of this network.
             whole: The network as it was declared, where units have been removed since.
             plan: What is left of it.
         """
@@ -159,17 +163,25 @@ class BayesianNetwork(nn.Module):
         self.left_to_gates, self.example_input = declaration.left_to_gates, declaration.example_input
         self.declared_sizes = {name: math.prod(declaration.shapes[name]) for name in declaration.chosen}
         self.likelihood = likelihood
-        self.gates = gates
         self.network = network
-        tensors, progress = dict(network.named_parameters()), FitProgress()
+        self.ways = Ways(ways)
+        tensors, progress = dict(network.named_parameters()), MovingNumber()
+        self.knobs = Knobs()
+        for pattern, hierarchy in dict(declaration.chosen.values()).items():
+            for name, knob in hierarchy.knobs.items():
+                self.knobs.add(pattern, name, MovingNumber(knob.value))
+        for way in ways:
+            for name, number in way.knobs.items():
+                self.knobs.add(way.name, name, number)
         self.priors: dict[str, TensorPrior] = {}
         for name, (pattern, hierarchy) in declaration.chosen.items():
             if name not in tensors:
                 continue
             shape = tuple(tensors[name].shape)
             self.priors[name] = TensorPrior(
-                name, hierarchy, shape, self.data_size, pattern, progress, declaration.shapes[name]
-            )
+                name, hierarchy, shape, self.data_size, pattern, progress, declaration.shapes[name],
+                self.knobs.of(pattern),
+            )  # fmt: skip
             tensors[name].requires_grad_(False)
             layer, key = _owner(network, name)
             layer.__dict__[UNDER_PRIOR] = {*layer.__dict__.get(UNDER_PRIOR, ()), key}
@@ -182,12 +194,12 @@ class BayesianNetwork(nn.Module):
             network: The network without them.
             plan: What is left of the network as it was declared, as `CompactResult.plan` has it.
         """
-        assert self.gates is not None
-        gates = NetworkGates(self.gates.declaration, network, self.example_input, self.data_size, self.gates)
+        ways = [way.on(network, self.example_input) for way in self.ways]
         made: BayesianNetwork = BayesianNetwork.__new__(BayesianNetwork)
         nn.Module.__init__(made)
         whole = self.network if self.declared is None else self.declared
-        made._make(self._declaration, self.likelihood, network, gates, whole, plan)
+        made._make(self._declaration, self.likelihood, network, ways, whole, plan)
+        made.knobs.go_on_from(self.knobs.moved())
         made.training = self.training  # layers keep the modes of the network that is handed in
         return made
 
@@ -195,9 +207,39 @@ class BayesianNetwork(nn.Module):
     def sites(self) -> dict[str, Site]:
         """Every sample site that the priors on tensors declare, by name, in the order in which they are drawn.
 
-        Gates of units are not among them: see `NetworkGates.sets`.
+        What ways draw is not among them: see `way_sites`.
         """
         return {site.name: site for prior in self.priors.values() for site in prior.sites.values()}
+
+    @property
+    def gates(self) -> NetworkGates | None:
+        """The gates of units among the ways, or None."""
+        return next((way for way in self.ways if isinstance(way, NetworkGates)), None)
+
+    @property
+    def way_sites(self) -> dict[str, WaySites]:
+        """What the ways draw, by site, in that order."""
+        return {site: one for way in self.ways for site, one in way.sets.items()}
+
+    @property
+    def closes_units(self) -> bool:
+        """Whether a way opens and closes units of the network."""
+        return any(way.closes_units for way in self.ways)
+
+    @property
+    def states_price(self) -> bool:
+        """Whether the part of a way in the KL term is a price that is stated by itself."""
+        return any(way.states_price for way in self.ways)
+
+    @property
+    def way_defaults(self) -> dict[str, float | None]:
+        """What stands for numbers that the declarations of ways leave out, by name."""
+        return {name: value for way in self.ways for name, value in way.defaults.items()}
+
+    @property
+    def way_configs(self) -> dict[str, Mapping[str, Any] | None]:
+        """What was declared of each way, by its name."""
+        return {way.name: way.config for way in self.ways}
 
     @property
     def declared(self) -> nn.Module | None:
@@ -233,30 +275,51 @@ class BayesianNetwork(nn.Module):
         weights = {}
         for name, prior in self.priors.items():
             weights[name] = prior.sample(self.network.get_parameter(name), shared)
-        if self.gates is None:
-            return weights
-        like = next(self.network.parameters())
-        return self.gates.close(weights, self.gates.sample(like), self.network)
+        like, values = next(self.network.parameters()), dict[str, Tensor]()
+        for way in self.ways:
+            values |= way.sample(like)
+        return self._through_ways(weights, values)
 
     def weights_at(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Runs the priors at given values of the sites, without Pyro.
 
         Args:
-            values: Values by name of site, those of gates among them.
+            values: Values by name of site, those of ways among them.
 
         Returns:
-            Weights by name of parameter tensor; with all others that gates of units multiply.
+            Weights by name of parameter tensor; with all others that ways change.
         """
-        weights = self.ungated_weights_at(values)
-        return weights if self.gates is None else self.gates.close(weights, values, self.network)
+        return self._through_ways(self.ungated_weights_at(values), values)
 
     def ungated_weights_at(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """As `weights_at`, with the gates of all units open."""
+        """As `weights_at`, without the ways: as if the gates of all units were open."""
         shared: dict[str, Tensor] = {}
         return {
             name: prior.run(lambda site, _: values[site], self.network.get_parameter(name), shared)[0]
             for name, prior in self.priors.items()
         }
+
+    def open_at(self, values: Mapping[str, Tensor], units: bool = True) -> dict[str, Tensor]:
+        """Which weights the ways leave in, at values of their sites or at probabilities of these.
+
+        Args:
+            values: Values or probabilities by name of site.
+            units: Whether ways that close units count; default True.
+
+        Returns:
+            Ones and zeros, or probabilities, by name of tensor, `(out, in, ...)`, of the tensors that ways change.
+        """
+        found: dict[str, Tensor] = {}
+        for way in self.ways:
+            if units or not way.closes_units:
+                for name, there in way.open(values, self.network).items():
+                    found[name] = found[name] * there if name in found else there
+        return found
+
+    def _through_ways(self, weights: dict[str, Tensor], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        for way in self.ways:
+            weights = way.closed(weights, values, self.network)
+        return weights
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The Pyro model: draws weights, runs the network, observes or draws the data.
@@ -281,9 +344,7 @@ class BayesianNetwork(nn.Module):
     def __str__(self) -> str:
         parts = [f"likelihood {self.likelihood.name}, {self.data_size} data"]
         parts += [f"{name} {tuple(prior.shape)}: {prior.hierarchy!r}" for name, prior in self.priors.items()]
-        if self.gates is not None:
-            counts = ", ".join(f"{one.count} of {one.owner}" for one in self.gates.sets.values())
-            parts.append(f"gates: {self.gates.declaration!r} on {counts}")
+        parts += [f"{way.name}: {way}" for way in self.ways]
         parts.append(f"point estimates: {', '.join(self.point_estimates) or 'none'}")
         return "\n".join(parts)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.size_bounds import MOST_DATA, checked_count, checked_settings
+from bayesprune.models.gates.network_gates import NetworkGates
 from bayesprune.models.gates.unit_gates import UnitGates
 from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.likelihoods.names import LIKELIHOODS
@@ -32,7 +33,10 @@ def code_of_ones_own(declared: Mapping[str, Any]) -> str | None:
         return "the network"
     likelihood = declared.get("likelihood")
     name = likelihood.get("name") if isinstance(likelihood, Mapping) else None
-    return f"the likelihood {name!r}" if isinstance(name, str) and name not in LIKELIHOODS else None
+    if isinstance(name, str) and name not in LIKELIHOODS:
+        return f"the likelihood {name!r}"
+    ways = [way for way in declared.get("ways", {}) if way != NetworkGates.name]
+    return f"{ways[0]!r} between weights and network" if ways else None
 
 
 def declared_model(declared: Mapping[str, Any]) -> BayesianNetwork:
@@ -52,9 +56,8 @@ def declared_model(declared: Mapping[str, Any]) -> BayesianNetwork:
     priors = {pattern: from_config(saved.get("config")) for pattern, saved in _priors(declared).items()}
     likelihood = Likelihood.from_config(declared.get("likelihood", {}))
     data_size = checked_count(declared.get("data_size"), "data_size", MOST_DATA)
-    gates = declared.get("gates")
     try:
-        return BayesianNetwork(network, priors, likelihood, data_size, None if gates is None else _gates(gates))
+        return BayesianNetwork(network, priors, likelihood, data_size, _gates(declared.get("gates")))
     except (TypeError, ArithmeticError) as problem:
         raise ValueError(f"the declaration cannot be made again ({problem})") from problem
 
@@ -66,7 +69,9 @@ def _priors(declared: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
     return priors
 
 
-def _gates(config: Any) -> UnitGates:
+def _gates(config: Any) -> UnitGates | None:
+    if config is None:
+        return None
     if not isinstance(config, Mapping) or config.get("name") != "UnitGates":
         raise ValueError("gates is not what the config of UnitGates returned")
     try:

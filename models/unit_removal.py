@@ -59,8 +59,7 @@ def _without(model: BayesianNetwork, closed: Mapping[str, Tensor], whole: set[st
     That happens where the last unit of a part is tied to something that must stay, for example because it is no longer
     told from a number that was added to several units. Without its gate it would be open again.
     """
-    gates = model.gates
-    assert gates is not None
+    gates = NetworkGates.among(model.ways)
     units: dict[str, Tensor] = {}
     branches, emptied = [], []
     for site, gates_of in gates.sets.items():
@@ -83,8 +82,7 @@ def _without(model: BayesianNetwork, closed: Mapping[str, Tensor], whole: set[st
         names = _declared_names(model.declared, model.example_input, [gates.branches[name].output for name in branches])
         from_declared = composed_plan(model.plan, {**plan, "branches_removed": names})
     made = model.with_network(network, plan_of(network.state_dict(), from_declared))
-    assert made.gates is not None
-    found = _gates_left(made.gates, gates, kept)
+    found = _gates_left(NetworkGates.among(made.ways), gates, kept)
     lost, start = set(), 0
     for gates_of in gates.sets.values():
         if not gates_of.is_layer:

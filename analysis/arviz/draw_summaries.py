@@ -16,9 +16,9 @@ from bayesprune.inference.guides.seeded import seeded
 from bayesprune.inference.inclusion.events import included_at
 from bayesprune.inference.posterior.axis_names import axis_names
 from bayesprune.inference.posterior.shrinkage import shrinkage_at
-from bayesprune.models.gates.gate_sets import GateSet
 from bayesprune.models.language.inclusion import ShrinkageBelow
 from bayesprune.models.language.tensor_prior import Site, TensorPrior
+from bayesprune.models.ways.way import WaySites
 
 FULL = 512
 """Sites of at most this many entries are kept in full; layers of more outputs get no summaries by output."""
@@ -60,8 +60,8 @@ class DrawSummaries:
                 self._add_site(site)
         for name, prior in model.priors.items():
             self._add_tensor(prior, asked=name in tensors)
-        for gates in () if model.gates is None else model.gates.sets.values():
-            self._add_gates(gates)
+        for drawn in model.way_sites.values():
+            self._add_drawn(drawn)
 
     def of(self, draw: Draw) -> dict[str, np.ndarray]:
         """The summaries of one draw by name."""
@@ -134,13 +134,13 @@ class DrawSummaries:
         if isinstance(prior.hierarchy.included, ShrinkageBelow):
             self._add(f"{name}.effective", (), lambda d, _: self._effective(prior, d))
 
-    def _add_gates(self, gates: GateSet) -> None:
-        """The gates of units, or of a branch."""
-        name = gates.site
+    def _add_drawn(self, drawn: WaySites) -> None:
+        """What a way draws: the gates of units, or of a branch."""
+        name = drawn.site
         self._add(f"{name}.open", (), lambda d, _: d[name].sum().to(torch.int64))
-        if gates.count <= FULL:
+        if drawn.count <= FULL:
             unit = f"{name}.unit"
-            self.coords[unit] = gates.numbers.cpu().numpy()
+            self.coords[unit] = drawn.numbers.cpu().numpy()
             self._add(name, (unit,), lambda d, _: d[name].to(torch.int8))
 
     def _effective(self, prior: TensorPrior, draw: Draw) -> Tensor:

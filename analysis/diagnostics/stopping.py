@@ -66,7 +66,7 @@ class UntilConverged:
         model = state.objective.model
         if model.progress is None:
             return True
-        share = float(model.progress.share)
+        share = float(model.progress.value)
         return all(hierarchy.is_final(share) for hierarchy in model.patterns.values())
 
     def _forget(self) -> None:

@@ -125,8 +125,7 @@ def _simulate(fit: Fit, summaries: DrawSummaries, restart: int, draws: int) -> l
         with fast_distributions():
             for _ in range(draws):
                 trace = poutine.trace(model.sample_weights).get_trace()
-                gates = () if model.gates is None else tuple(model.gates.sets)
-                values = {name: cast(Tensor, trace.nodes[name]["value"]) for name in (*model.sites, *gates)}
+                values = {name: cast(Tensor, trace.nodes[name]["value"]) for name in (*model.sites, *model.way_sites)}
                 found.append(summaries.of({**values, **model.weights_at(values)}))
     return found
 

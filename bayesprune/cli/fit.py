@@ -49,6 +49,7 @@ EXAMPLES = example(
     "bayesprune fit --data digits --prior unit-gates --out runs/units",
     "bayesprune fit --data images --network torchvision.models:resnet18 --weights resnet18.pth --new-head \\",
     "    --prior unit-gates --out runs/resnet",
+    "bayesprune fit --data digits --prior halo --budget density=0.02 --out runs/halo-2",
     "bayesprune fit --data digits --prior halo --tune kl_weight,expected_density --out runs/tuned",
 )
 
@@ -64,6 +65,15 @@ def fit(
     gating: Annotated[
         list[str] | None,
         typer.Option("--gating", metavar="KEY=VALUE", help="How the gates of unit-gates are trained; repeatable."),
+    ] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--budget",
+            metavar="KIND=VALUE",
+            help="End with this share or number of weights, MACs or parameters: density=0.02, macs=0.25, or "
+            "parameters=0.1; repeatable for settings of the rule.",
+        ),
     ] = None,
     on: On = None,
     guide: Guide = None,
@@ -120,6 +130,7 @@ def fit(
             prior=prior,
             settings=parse_settings(settings or []),
             gating=parse_settings(gating or [], "--gating"),
+            budget=parse_settings(budget or [], "--budget"),
             on=tuple(on) if on else None,
             likelihood=likelihood,
             standardise=standardise,

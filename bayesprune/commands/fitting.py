@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bayesprune.commands.console import figure, percent, stdout
 from bayesprune.commands.showing_gates import what_is_left
@@ -18,7 +18,9 @@ from bayesprune.data.sets import load_data
 from bayesprune.inference.data.data_units import ONLY_NOISE
 from bayesprune.inference.execution.stepper import ExecutionReport
 from bayesprune.inference.posterior.storage import write_fit
+from bayesprune.inference.rules.budget import Budget
 from bayesprune.inference.rules.gate_training import Gating
+from bayesprune.inference.rules.rule import Rule
 from bayesprune.inference.training.fit import fit
 from bayesprune.inference.training.laplace_around import laplace_around
 from bayesprune.models.files.flushing import flush_folder
@@ -35,6 +37,9 @@ from bayesprune.runs.run_summary import summarise_run
 from bayesprune.runs.starting_weights import StartingWeights
 
 __all__ = ["content_of", "fit_run", "objective_line", "parse_settings", "print_run", "remarks", "scores_line"]
+
+
+R = TypeVar("R", Budget, Gating)
 
 
 def parse_settings(pairs: Sequence[str], option: str = "--set") -> dict[str, Any]:
@@ -82,6 +87,7 @@ def fit_run(
     steps: int | None = None,
     width: float = 1.0,
     gating: Mapping[str, Any] | None = None,
+    budget: Mapping[str, Any] | None = None,
     fresh: bool = False,
     progress: bool = False,
     tune: Any = None,
@@ -111,6 +117,7 @@ def fit_run(
         steps: Steps of the optimizer, in place of `epochs`; default None.
         width: Multiplies the widths of the network's hidden layers; default 1.
         gating: Arguments of `Gating`, for the prior ``"unit-gates"``; default none.
+        budget: Arguments of `Budget`, such as ``{"density": 0.02}``; default none: no budget.
         fresh: Whether what an earlier call has left is removed, and the fit begins anew; default False.
         progress: Whether to show a progress line; default False.
         tune: Knobs that are tuned on validation data before the fit: `kl_weight` and settings of the prior, as texts of
@@ -134,8 +141,9 @@ def fit_run(
     if weights is not None and how.get("standardise") is None:
         how["standardise"] = ONLY_NOISE  # they were trained as they are
     declared = resolve_prior(prior, settings or {}, data_size=1)  # a misspelt name is told before data are fetched
+    rules: list[Rule] = [] if not budget else [_rule(Budget, budget, "--budget")]
     if isinstance(declared, UnitGates):
-        how["rules"] = [_gating(gating or {})]
+        rules.append(_rule(Gating, gating or {}, "--gating"))
     elif gating:
         raise ValueError(f"--gating is about the gates of --prior unit-gates, which {prior} has not: leave it out")
     tuning = None if tune is None else asked_tuning(tune, prior, settings or {}, epochs)
@@ -151,7 +159,7 @@ def fit_run(
         "steps": steps,
         "weights": None if begins_at is None else f"{os.path.realpath(begins_at)}, content {content_of(begins_at)}",
         **{key: value for key, value in how.items() if key not in ("callbacks", "rules")}, "gating": dict(gating or {}),
-        "tune": None if tuning is None else tuning.knobs,
+        "budget": dict(budget or {}), "tune": None if tuning is None else tuning.knobs,
     }  # fmt: skip
     _refuse_infinity(asked)
     with writing_part(out, asked, fresh) as part:
@@ -165,6 +173,7 @@ def fit_run(
             validation = splits.validation if len(splits.validation[0]) else None
             arguments = {
                 "epochs": epochs, "steps": steps, "validation": validation, "seed": seed, "progress": progress, **how,
+                "rules": [*rules, *how.get("rules", ())],
                 "callbacks": [*how.get("callbacks", ()), part.watcher],
             }  # fmt: skip
             if tuning is None:
@@ -183,6 +192,7 @@ def fit_run(
                 data_root=root,
                 starting_weights=None if begins_at is None else str(begins_at.absolute()),
                 gating_settings=dict(gating or {}) if isinstance(declared, UnitGates) else None,
+                budget_settings=dict(budget) if budget else None,
                 tuned=None if tuned is None else tuned.rows(),
             )
             summary["notes"] += [*([] if start is None else start.notes), *([] if tuned is None else tuned.notes)]
@@ -219,13 +229,13 @@ def _refuse_infinity(asked: Mapping[str, Any]) -> None:
             raise ValueError(f"--{name.replace('_', '-')} is {value}: give finite numbers") from problem
 
 
-def _gating(settings: Mapping[str, Any]) -> Gating:
-    """How gates are trained, by the settings of --gating."""
-    known = [one.name for one in fields(Gating)]
+def _rule(kind: type[R], settings: Mapping[str, Any], option: str) -> R:
+    """A rule of the fit by the settings of its option."""
+    known = [one.name for one in fields(kind)]
     unknown = [key for key in settings if key not in known]
     if unknown:
-        raise ValueError(f"--gating knows no {unknown[0]!r}: its settings are {', '.join(known)}")
-    return Gating(**settings)
+        raise ValueError(f"{option} knows no {unknown[0]!r}: its settings are {', '.join(known)}")
+    return kind(**settings)
 
 
 def _check_nothing_trained(weights: str | Path | None, how: Mapping[str, Any]) -> None:

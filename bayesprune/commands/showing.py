@@ -126,12 +126,22 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         median = percent(found["median_probability_sparsity"], 2)
         undecided = f"{percent(found['undecided'], 2)} of the probabilities lie in (0.05, 0.95)"
         lines.append(("inclusion", f"median-probability sparsity {median} ({', '.join(found['kinds'])}); {undecided}"))
+    lines += [("budget", budget_line(one)) for one in (found.get("budget") or [])[:1]]
     lines.append(("objective", objective_line(found).removeprefix("objective: ")))
     lines.append(("convergence", f"{found['converged']}: {found['convergence']}"))
     if "execution" in found:  # runs of earlier versions have none
         lines.append(("execution", str(ExecutionReport(**found["execution"]))))
     lines.append(("points", ", ".join(found["point_estimates"]) or "every parameter has a prior"))
     return [*lines, *(("", remark) for remark in remarks(found))]
+
+
+def budget_line(found: dict[str, Any]) -> str:
+    """What a budget asked for and reached, by which rule it was counted, and where its knob was and is."""
+    names = {"density": "weights", "macs": "MACs", "parameters": "parameters"}
+    rules = " and ".join(dict.fromkeys(map(str, found["counted"].values())))
+    knobs = ", ".join(f"{key} {one['start']:.3g} -> {one['end']:.3g}" for key, one in found["knobs"].items())
+    asked, reached = percent(found["asked"], 2), percent(found["reached"], 2)
+    return f"{reached} of the {names[found['kind']]} left, {asked} asked for ({rules}); {knobs}"
 
 
 def _likelihood(found: dict[str, Any]) -> str:
@@ -184,7 +194,7 @@ def write_plots(
     folder.mkdir(exist_ok=True)
     priors = fit.model.priors.values()
     events = [prior.hierarchy.included for prior in priors]
-    is_map, has_gates = fit.guide.is_point_but_for_gates, fit.model.gates is not None
+    is_map, has_gates = fit.guide.is_point_but_for_gates, fit.model.closes_units
     movement = convergence(fit)
     drawn: dict[str, Callable[..., Figure]] = {"pruning_trace": partial(plot_pruning_trace, fit)}
     if recorded_kinds(fit.trace):

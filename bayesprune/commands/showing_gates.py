@@ -28,7 +28,7 @@ def gate_lines(fit: Fit, summary: Mapping[str, Any]) -> list[Line]:
         summary: That of its run.
     """
     model = fit.model
-    if model.gates is None:
+    if not model.closes_units:
         return []
     before = model.network if model.declared is None else model.declared
     example = model.example_input

@@ -26,6 +26,9 @@ Keys of summary.json (null where something does not apply; counts are of the wei
     warm_start                   whether it began at an earlier fit
     tuned                        the trials of --tune, one object each; whose values were chosen
     gating_settings, gating      how gates of units were trained, as asked; what came of it, one object a restart
+    budget_settings, budget      the budget as asked; what came of it, one object a restart: ``kind``, ``asked`` and
+                                 ``reached`` (shares), their counts of ``whole``, ``counted`` (rule by tensor),
+                                 ``knobs`` (start and end), ``landing`` (the last correction)
     seconds, seeds, restarts     of the fit alone; one seed a restart
     execution                    how the first restart's steps were executed, why, and what compiling cost
     tempered                     whether the final weight of the KL term was not 1

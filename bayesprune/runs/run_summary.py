@@ -46,6 +46,7 @@ def summarise_run(fit: Fit, declaration: Declaration, splits: DataSplits, **aske
         "scaling_sketch": scaling_sketch(splits),
         **asked,
         "gating": None,
+        "budget": None,
         "resumed_at_epoch": None,
         "standardised": None,
         "correlated_inputs": None,
@@ -127,7 +128,7 @@ def _inclusion(fit: Fit) -> dict[str, Any]:
 
 def _units(fit: Fit) -> dict[str, dict[str, dict[str, int]] | None]:
     """How many units and residual branches the first restart has left, where they have gates."""
-    if fit.model.gates is None:
+    if not fit.model.closes_units:
         return {"units": None, "branches": None}
     counts = {
         str(name): {"of": theta.size, "left": int((theta > 0.5).sum())} for name, theta in fit.unit_inclusion().items()

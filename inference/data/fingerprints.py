@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -113,13 +114,15 @@ def data_fingerprint(data: Data) -> str:
 
 
 def described(value: Any) -> Any:
-    """A value as JSON holds it; callables and other objects by the names of their code."""
+    """A value as JSON holds it: data classes with their fields, callables and other objects by names of their code."""
     if isinstance(value, Mapping):
         return {str(key): described(one) for key, one in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [described(one) for one in value]
     if value is None or isinstance(value, (str, int, float)):
         return value
+    if is_dataclass(value) and not isinstance(value, type):
+        return {type(value).__name__: {one.name: described(getattr(value, one.name)) for one in fields(value)}}
     named = value if hasattr(value, "__qualname__") else type(value)
     return names_of_today(f"{named.__module__}.{named.__qualname__}")
 

@@ -60,7 +60,7 @@ def default_kl_weight(model: BayesianNetwork, guide: GuideChoice = None) -> floa
         guide: As `fit` takes it; default None: each prior's own.
     """
     priors = model.priors.values()
-    if model.gates is not None or len(model.matrices) <= 1 or _states_constants(model):
+    if model.states_price or len(model.matrices) <= 1 or _states_constants(model):
         return 1.0
     learns_noise = model.likelihood.learns_noise
     if learns_noise and _weights_are_points(model, guide):
@@ -85,7 +85,7 @@ def default_kl_warmup(model: BayesianNetwork, guide: Guide, restart: int = 0) ->
     """
     if restart % 2 == 1 and identified_tensor(model) is not None and guide.inclusion():
         return 0.0
-    as_published = guide.is_point_but_for_gates and (model.gates is not None or _states_constants(model))
+    as_published = guide.is_point_but_for_gates and (model.states_price or _states_constants(model))
     return 0.0 if as_published else FADE_IN
 
 

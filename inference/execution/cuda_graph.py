@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from bayesprune.models.checks.first_line import first_line
 
@@ -25,8 +26,8 @@ def capture(
         changed: The tensors that it changes in place; they are put back after the runs that warm it up.
 
     Returns:
-        ``run(x, y, ())``, which returns what the step returns, in tensors that the next call overwrites. Where the step
-        cannot be captured, it warns and runs the step itself.
+        ``run(x, y, ())``, which returns what the step returns, in tensors of their own: a replay writes to the same
+        places again. Where the step cannot be captured, it warns and runs the step itself.
     """
     graph = torch.cuda.CUDAGraph()
     held: tuple[Tensor, Tensor] | None = None
@@ -53,7 +54,7 @@ def capture(
         held[0].copy_(x)
         held[1].copy_(y)
         graph.replay()
-        return result
+        return tree_map_only(Tensor, Tensor.clone, result)
 
     return run
 

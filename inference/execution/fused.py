@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.inference.execution.cuda_graph import capture
+from bayesprune.inference.execution.device_numbers import numbers_made_on
 from bayesprune.inference.execution.graph_update import (
     NUMBERS_PER_GROUP,
     fixed_of,
@@ -41,11 +42,15 @@ class FusedStep:
     Args:
         objective: The objective.
         optimizer: A torch optimizer of its parameters. Adam and SGD (see `graph_update.rule_of`) are part of what is
-            compiled; any other one takes its own step with the graph's gradients.
+            compiled; any other one takes its own step with the graph's gradients. Parameters that it does not hold get
+            their gradient.
         traced: The objective's graph, from `traced.trace`.
         compiled: Whether the graph is compiled by `torch.compile`, in the first step; else PyTorch runs it operation
             by operation. Default True.
         clip: Largest norm of the gradient of the loss divided by `data_size`; default None: no limit.
+
+    Attributes:
+        taken: Steps taken, as whoever takes them counts.
     """
 
     def __init__(
@@ -57,18 +62,21 @@ class FusedStep:
         clip: float | None = None,
     ) -> None:
         self.objective, self.optimizer, self.traced = objective, optimizer, traced
-        self.compiled, self.clip = compiled, clip
+        self.compiled, self.clip, self.taken = compiled, clip, 0
         self.noise = [torch.empty_like(each) for each in traced.noise]
         self._parameters = list({id(leaf.parameter): leaf.parameter for leaf in traced.leaves}.values())
-        # What the loss does not depend on has no gradient, and then the optimizer neither counts nor changes it.
-        moving = {id(leaf.parameter) for leaf, moves in zip(traced.leaves, traced.moves, strict=True) if moves}
-        self._moving = [parameter for parameter in self._parameters if id(parameter) in moving]
         groups = optimizer.param_groups
         self._group = [_group_of(leaf.parameter, groups) for leaf in traced.leaves]
+        # What the loss does not depend on has no gradient, and then the optimizer neither counts nor changes it.
+        known = zip(traced.leaves, traced.moves, self._group, strict=True)
+        moving = {id(leaf.parameter) for leaf, moves, group in known if moves and group is not None}
+        self._moving = [parameter for parameter in self._parameters if id(parameter) in moving]
         # With a prior outside the graph, gradients are complete only after it, and so the optimizer comes after it.
         # A compiler is slow at many small updates, and they are a small part of a step then.
         in_graph = self._parameters[0].is_cuda or (compiled and len(traced.leaves) <= _MOST_LEAVES)
-        in_graph = in_graph and not traced.alone and None not in self._group
+        in_graph = in_graph and not traced.alone
+        # What no group holds is moved by another one (probabilities of gates, by a rule), which asks for its gradient.
+        self._others = any(moves and at is None for moves, at in zip(traced.moves, self._group, strict=True))
         self._rule = rule_of(optimizer) if in_graph else None
         self._steps = prepare_state(self._rule, optimizer, self._moving) if self._rule is not None else None
         self._rule = self._rule if self._steps is not None else None
@@ -96,14 +104,21 @@ class FusedStep:
             return self._step_by_optimizer(x, y, kl_weight)
         self._write_numbers(kl_weight, self._steps + 1)
         with torch.no_grad():
-            parts, outputs, _ = self._run(x, y, ())
+            parts, outputs, gradients = self._run(x, y, ())
+            if self._others:
+                self._write_gradients(gradients)
         self._steps += 1
         return self._terms(parts, outputs, {}, kl_weight)
 
     def plain_terms(self, x: Tensor, y: Tensor, kl_weight: float) -> Terms:
         """What the plain execution gives for new noise, which is left in `noise`; nothing is changed."""
         self._set_noise(None, every=True)
-        with torch.no_grad(), frozen_statistics(self.objective.model.network), GivenNoise(self.noise):
+        with (
+            torch.no_grad(),
+            frozen_statistics(self.objective.model.network),
+            numbers_made_on(x.device),
+            GivenNoise(self.noise),
+        ):
             return self.objective.terms(x, y, kl_weight)
 
     def graph_terms(self, x: Tensor, y: Tensor, kl_weight: float) -> Terms:
@@ -121,9 +136,16 @@ class FusedStep:
         if self._rule is not None and self._steps is not None:
             write_step(self._rule, self.optimizer, self._moving, self._steps)
 
-    def resume(self) -> None:
-        """Takes over from steps that the optimizer took itself."""
-        if self._rule is not None:
+    def resume(self, taken: int | None = None) -> None:
+        """Takes over from steps that the optimizer took itself.
+
+        Args:
+            taken: Their number since `release`, where every parameter took part; default None: the optimizer is asked,
+                for which the host waits for the device.
+        """
+        if self._rule is not None and taken is not None and self._steps is not None:
+            self._steps += taken
+        elif self._rule is not None:
             self._steps = prepare_state(self._rule, self.optimizer, self._moving)
 
     # -- inside ----------------------------------------------------------------------------------------------
@@ -153,6 +175,7 @@ class FusedStep:
             given: list[Tensor],
         ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
             parts, outputs, gradients = traced.graph(tensors, buffers, noise, x, y, numbers[0], given)
+            others = [each if at is None else None for each, at in zip(gradients, group, strict=False)]
             if clip is not None and not traced.alone:
                 held = [None if at is None else each for each, at in zip(gradients, group, strict=False)]
                 gradients = clipped(held, clip)
@@ -164,7 +187,7 @@ class FusedStep:
                     first = 1 + NUMBERS_PER_GROUP * number
                     own = numbers[first : first + NUMBERS_PER_GROUP]
                     rule.apply(tensor, gradient, state, own, fixed[number])
-            return parts, outputs, []
+            return parts, outputs, others
 
         run = step
         if self.compiled:
@@ -209,7 +232,9 @@ class FusedStep:
         for group in self.optimizer.param_groups:
             rule = self._rule
             values += numbers_of(rule, group, step) if rule is not None else [0.0] * NUMBERS_PER_GROUP
-        self._numbers.copy_(torch.tensor(values, dtype=self._numbers.dtype))
+        # From pinned memory, whose blocks PyTorch reuses only when they have been read: the host does not wait.
+        host = torch.tensor(values, dtype=self._numbers.dtype, pin_memory=self._numbers.is_cuda)
+        self._numbers.copy_(host, non_blocking=True)
 
     def _step_by_optimizer(self, x: Tensor, y: Tensor, kl_weight: float) -> Terms:
         """Gradients from the graph, and from the priors outside it; the optimizer takes the step."""
@@ -234,7 +259,7 @@ class FusedStep:
         if not self.traced.alone:
             return [], {}
         # Noise of gates, which comes after the guide's, is read in the graph only.
-        with GivenNoise(self.noise[: self._drawn_by_guide]):
+        with numbers_made_on(self._numbers.device), GivenNoise(self.noise[: self._drawn_by_guide]):
             return self.objective.prior_terms(self.traced.alone)
 
     def _write_gradients(self, gradients: Sequence[Tensor | None]) -> None:

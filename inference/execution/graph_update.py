@@ -104,8 +104,8 @@ def prepare_state(rule: Rule, optimizer: torch.optim.Optimizer, parameters: Sequ
             state = optimizer.state[parameter]
             if rule.is_adam:
                 on = parameter.device if group["fused"] or group["capturable"] else torch.device("cpu")
+                counts.add(int(state["step"]) if "step" in state else 0)
                 state.setdefault("step", torch.zeros((), dtype=torch.float32, device=on))
-                counts.add(int(state["step"]))
             for name in rule.states:
                 if state.get(name) is None:
                     state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)

@@ -8,9 +8,9 @@ Any hierarchy is traced, also one with terms of one's own, as long as it does no
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 import torch
@@ -19,10 +19,12 @@ from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_map
 
+from bayesprune.inference.execution.device_numbers import numbers_made_on
 from bayesprune.inference.guides.families import Family
 from bayesprune.inference.guides.functional import GivenNoise, RecordNoise, functional
 from bayesprune.inference.guides.slices import ParameterSlice
 from bayesprune.inference.objective.objective import Objective, Terms
+from bayesprune.inference.ways.host_flag import held_answers
 from bayesprune.models.checks.first_line import first_line
 from bayesprune.models.networks.running_statistics import frozen_statistics, tracks_statistics
 
@@ -70,6 +72,7 @@ class Traced:
         alone: Parameter tensors whose priors are not in the graph; their weights are passed as `given`.
         has_random_numbers: Whether the graph draws random numbers itself (dropout, Bernoulli draws).
         batch: Shapes and number formats of the inputs and the targets.
+        rests_on: Say whether what decided in the trace is still so.
     """
 
     graph: torch.fx.GraphModule
@@ -82,6 +85,12 @@ class Traced:
     alone: tuple[str, ...]
     has_random_numbers: bool
     batch: tuple[torch.Size, torch.dtype, torch.Size, torch.dtype]
+    rests_on: tuple[Callable[[], bool], ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether all that decided in the trace is still so; else it is another graph's turn."""
+        return all(still() for still in self.rests_on)
 
     def fits(self, x: Tensor, y: Tensor) -> bool:
         """Whether a batch has the shape and number format for which the graph was made."""
@@ -122,9 +131,9 @@ def leaves_of(objective: Objective) -> tuple[Leaf, ...]:
         family = cast(Family, module)
         for piece in family.slices():
             leaves.append(Leaf(family.get_parameter(piece.parameter), piece.parameter, number, piece))
-    guides = {id(parameter) for parameter in objective.guide.parameters()}
+    in_pieces = {id(leaf.parameter) for leaf in leaves}
     for name, parameter in objective.named_parameters():
-        if parameter.requires_grad and id(parameter) not in guides:
+        if parameter.requires_grad and id(parameter) not in in_pieces:
             leaves.append(Leaf(parameter, name))
     return tuple(leaves)
 
@@ -145,6 +154,7 @@ def _trace(objective: Objective, x: Tensor, y: Tensor, alone: tuple[str, ...]) -
     buffers = dict(objective.named_buffers())
     sites: list[str] = []
     moves: list[bool] = []
+    holds: list[Callable[[], bool]] = []
     noise = record_noise(objective, x, y)
 
     def evaluate(
@@ -162,10 +172,12 @@ def _trace(objective: Objective, x: Tensor, y: Tensor, alone: tuple[str, ...]) -
         own |= {f"objective.{name}": buffer for name, buffer in zip(buffers, statistics, strict=True)}
         with ExitStack() as stack:
             stack.enter_context(functional())
+            noted = stack.enter_context(held_answers())
+            stack.enter_context(numbers_made_on(x.device))
             _give_pieces(stack, objective, leaves, live)
             arguments = (x, y, kl_weight, dict(zip(alone, weights, strict=True)))
             terms = _mean_of_particles(objective, own, noise, arguments)
-        sites[:] = terms.kl_of
+        sites[:], holds[:] = terms.kl_of, noted
         gradients = torch.autograd.grad(terms.loss / objective.model.data_size, [*live, *weights], allow_unused=True)
         moves[:] = [gradient is not None for gradient in gradients[: len(live)]]
         parts = torch.stack(
@@ -179,7 +191,9 @@ def _trace(objective: Objective, x: Tensor, y: Tensor, alone: tuple[str, ...]) -
         statistics = [buffer.clone() for buffer in buffers.values()]
         one = torch.ones((), dtype=_dtype(objective), device=x.device)
         graph = make_fx(evaluate)(tensors, statistics, noise, x, y, one, given)
+    _check_shapes(graph)
     _multiply_by_reciprocals(graph)
+    _leave_numbers(graph)
     random = any(
         isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
         for node in graph.graph.nodes
@@ -188,8 +202,32 @@ def _trace(objective: Objective, x: Tensor, y: Tensor, alone: tuple[str, ...]) -
     reads = tuple(bool(node.users) for node in inputs[: len(noise)])
     shapes = (x.shape, x.dtype, y.shape, y.dtype)
     return Traced(
-        graph, leaves, tuple(buffers.values()), tuple(noise), reads, tuple(moves), tuple(sites), alone, random, shapes
+        graph,
+        leaves,
+        tuple(buffers.values()),
+        tuple(noise),
+        reads,
+        tuple(moves),
+        tuple(sites),
+        alone,
+        random,
+        shapes,
+        tuple(holds),
     )
+
+
+def _check_shapes(graph: torch.fx.GraphModule) -> None:
+    """Refuses a graph with a tensor whose shape depends on values: what follows was traced for one shape."""
+    for node in graph.graph.nodes:
+        tags = node.target.tags if isinstance(node.target, torch._ops.OpOverload) else ()
+        picks = node.target in (torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default)  # by numbers or a mask
+        by_mask = picks and any(_is_mask(at) for at in node.args[1] if at is not None)
+        if by_mask or (torch.Tag.dynamic_output_shape in tags and not picks):
+            raise UntraceableError(f"the shape of what {node.target} gives depends on values")
+
+
+def _is_mask(node: torch.fx.Node) -> bool:
+    return node.meta["tensor_meta"].dtype == torch.bool
 
 
 def _mean_of_particles(
@@ -197,21 +235,23 @@ def _mean_of_particles(
 ) -> Terms:
     """The objective's terms at the noise given, with several particles side by side by `torch.vmap`."""
     single = copy.copy(objective)
-    single.particles = 1
-    parts, count = _Parts(single), len(noise) // objective.particles
+    particles = objective.gradient.particles
+    single.gradient = replace(objective.gradient, particles=1)
+    parts, count = _Parts(single), len(noise) // particles
 
     def one(noise: Sequence[Tensor]) -> dict[str, Any]:
         with GivenNoise(noise):
             terms = functional_call(parts, own, arguments)
-        return {field.name: getattr(terms, field.name) for field in fields(terms)}
+        # Not the weights: the graph has gradients of its own, and would have to give them out.
+        return {field.name: getattr(terms, field.name) for field in fields(terms) if field.name != "weights"}
 
-    if objective.particles == 1:
+    if particles == 1:
         return Terms(**one(noise))
     # Running statistics are updated by the first particle only, and cannot be inside vmap.
     apart = 1 if tracks_statistics(objective.model.network) or not count else 0
     evaluated = [tree_map(lambda part: part.unsqueeze(0), one(noise[:count])) for _ in range(apart)]
     with frozen_statistics(objective.model.network):
-        rest = range(apart, objective.particles)
+        rest = range(apart, particles)
         if count:
             stacked = [torch.stack([noise[k * count + j] for k in rest]) for j in range(count)]
             evaluated.append(torch.vmap(one, randomness="different")(stacked))
@@ -232,6 +272,20 @@ def _multiply_by_reciprocals(graph: torch.fx.GraphModule) -> None:
         if node.target is torch.ops.aten.div.Tensor and isinstance(node.args[1], float) and node.args[1] != 0.0:
             node.target = torch.ops.aten.mul.Tensor
             node.args = (node.args[0], 1.0 / node.args[1])
+    graph.recompile()
+
+
+def _leave_numbers(graph: torch.fx.GraphModule) -> None:
+    """Replaces tensors that `torch.vmap` makes of Python numbers, on the CPU, by the numbers."""
+    for node in list(graph.graph.nodes):
+        number = node.args[0] if node.target is torch.ops.aten._to_copy.default else None
+        if isinstance(number, (int, float)):
+            for user in list(node.users):
+                user.args = tuple(number if one is node else one for one in user.args)
+                if any(one is node for one in user.all_input_nodes):
+                    break  # it stands deeper, in a list or a keyword
+            else:
+                graph.graph.erase_node(node)
     graph.recompile()
 
 
@@ -283,7 +337,7 @@ def _check_alone(objective: Objective, alone: Sequence[str]) -> None:
     for name in alone:
         sites = {site.name for site in priors[name].sites.values()}
         shared = any(sites & {site.name for site in priors[other].sites.values()} for other in priors if other != name)
-        if sites & gated or shared or objective.particles > 1:
+        if sites & gated or shared or objective.gradient.particles > 1:
             raise UntraceableError(
                 f"the prior on {name} branches on values of tensors, and has gates, shared latents or several particles"
             )

@@ -11,17 +11,19 @@ import shutil
 import statistics
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
+from bayesprune.inference.execution.device_numbers import numbers_made_on
 from bayesprune.inference.execution.executions import EXECUTIONS
 from bayesprune.inference.execution.fused import FusedStep
 from bayesprune.inference.execution.objective_graph import UntraceableError, trace
+from bayesprune.inference.execution.weight_gradient import with_shifts
 from bayesprune.inference.guides.functional import GivenNoise
 from bayesprune.inference.objective.objective import Objective, Terms
 from bayesprune.models.checks.renamed_arguments import takes_old_names
@@ -38,6 +40,10 @@ _TIMED = 50
 """Steps timed in the fused execution, for the report."""
 _MARGIN = 1.5
 """The expected saving has to be this many times the expected cost: neither is known well."""
+_TRACE_SECONDS = 1.0
+"""What a trace is expected to cost until one has been measured: all that a GPU has to be repaid for."""
+_FIRST_LOOK = 32
+"""Steps since a change of the model after which it is asked whether a graph would pay; again at twice as many."""
 _CHECK_EVERY = 500
 """Steps between two comparisons of the fused execution with the plain one."""
 _AGREEMENT = {torch.float64: 1e-9, torch.float32: 1e-3}
@@ -61,6 +67,7 @@ class ExecutionReport:
         break_even: Steps after which compilation had paid for itself; 0 where it is not known.
         from_draw: Sites whose term is estimated from the draw, for want of a registered one.
         plain_tensors: Parameter tensors whose priors are evaluated outside the graph.
+        graphs: Graphs that were traced: more than one where the model has changed and steps repaid it.
     """
 
     name: str = "plain"
@@ -74,6 +81,7 @@ class ExecutionReport:
     break_even: int = 0
     from_draw: list[str] = field(default_factory=list)
     plain_tensors: list[str] = field(default_factory=list)
+    graphs: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """The attributes, rounded, for a run's summary."""
@@ -87,6 +95,8 @@ class ExecutionReport:
                 text += f", {self.fused_ms:.2f} ms a step, loss and gradient of the plain one {self.plain_ms:.2f} ms"
             if self.break_even:
                 text += f", repaid after {self.break_even} steps"
+        if self.graphs > 1:
+            text += f"; {self.graphs} graphs of a model that changed, {self.fused_steps} steps fused"
         if self.from_draw:
             text += f"; estimated from the draw: {', '.join(self.from_draw)}"
         if self.plain_tensors:
@@ -106,6 +116,9 @@ class Stepper:
         compiled: Whether the fused execution is compiled; default None: where it pays.
         clip: Largest norm of the gradient of the loss divided by `data_size`; default None: no limit.
         why: The reason that is reported where `execution` is ``"plain"``.
+        changing: Whether the model will change while it is trained (`go_on_with`); default False. A graph then has to
+            be repaid by as many steps as the model has lasted, since nothing else is known of how long it will.
+        backward: What computes the gradients of a plain step; default `Tensor.backward`.
 
     Attributes:
         report: Which execution it is, and why.
@@ -124,52 +137,97 @@ class Stepper:
         compiled: bool | None = None,
         clip: float | None = None,
         why: str = "it was asked for",
+        changing: bool = False,
+        backward: Callable[[Tensor], None] = Tensor.backward,
     ) -> None:
         if execution not in EXECUTIONS:
             raise ValueError(f"execution {execution!r} is unknown: expected one of {', '.join(EXECUTIONS)}")
         self.objective, self.optimizer, self.steps = objective, optimizer, steps
-        self.execution, self.compiled, self.clip = execution, compiled, clip
+        self.execution, self.compiled, self.clip, self.backward = execution, compiled, clip, backward
         self.report = ExecutionReport()
         self._fused: FusedStep | None = None
         self._decided = False
         self._times: list[float] = []
+        # Steps with the model as it is, after how many of them to ask (again), and for how many at least the model is
+        # expected to last; None: for the rest of the fit.
+        self._lasted, self._look_at, self._expected = 0, 0, 0 if changing else None
+        # What the graph before has saved and cost, which says more than an expectation does.
+        self._saved, self._trace_seconds, self._compile_seconds = _SAVED, _TRACE_SECONDS, 0.0
+        if changing and execution == "auto":
+            self._look_at = _FIRST_LOOK
         if execution == "plain":
             self._stay(why)
 
-    def step(self, x: Tensor, y: Tensor, kl_weight: float) -> Terms:
-        """Takes one step.
+    @overload
+    def step(self, x: Tensor, y: Tensor, kl_weight: float, weight_gradient: Literal[False] = False) -> Terms: ...
+
+    @overload
+    def step(
+        self, x: Tensor, y: Tensor, kl_weight: float, weight_gradient: Literal[True]
+    ) -> tuple[Terms, dict[str, Tensor]]: ...
+
+    def step(
+        self, x: Tensor, y: Tensor, kl_weight: float, weight_gradient: bool = False
+    ) -> Terms | tuple[Terms, dict[str, Tensor]]:
+        """Takes one step; the host does not wait for the device in it, but for checks and the few steps timed.
 
         Args:
             x: Inputs, `(batch, ...)`.
             y: Targets.
             kl_weight: Factor on the KL term.
+            weight_gradient: Whether the step returns the dense gradient of the weights too; it is a plain one then.
+                Default False.
 
         Returns:
-            The terms before the step.
+            The terms before the step, detached, in tensors that later steps leave alone. With `weight_gradient` the
+            gradient beside them, `(out, in, ...)` by name of tensor with a prior: that of the loss divided by
+            `data_size` with respect to the weights that the network ran with, after masks and gates and before
+            `clip`. The loss depends on those by the likelihood only: what the prior adds acts on the latents. With
+            several particles, each with weights of its own, it is the mean of theirs.
         """
-        if not self._decided:
+        if self._fused is not None and not self._fused.traced.holds:
+            self.go_on_with(self.objective, self.optimizer)
+        if not self._decided and self._lasted >= self._look_at:
             self._decide(x, y, kl_weight)
-        if self._fused is not None and self._fused.traced.fits(x, y):
+        self._lasted += 1
+        if self._fused is not None and not weight_gradient and self._fused.traced.fits(x, y):
             return self._fused_step(self._fused, x, y, kl_weight)
         if self._fused is not None:
             self._fused.release()
-        terms = self._plain_step(x, y, kl_weight)
+        found = self._with_gradient(x, y, kl_weight) if weight_gradient else self._plain_step(x, y, kl_weight)
         if self._fused is not None:
-            self._fused.resume()
+            self._fused.resume(taken=1)
         self.report.plain_steps += 1
-        return terms
+        return found
 
-    def go_on_with(self, objective: Objective, optimizer: torch.optim.Optimizer) -> None:
-        """Takes further steps with another objective and optimizer, by the plain execution."""
+    def go_on_with(self, objective: Objective, optimizer: torch.optim.Optimizer, for_good: bool = False) -> None:
+        """Takes further steps with another objective and optimizer.
+
+        A graph of the model before is of no use any more. Another one is traced, and compiled, where the steps until
+        the next change are expected to repay it: as many as the model before or this one has lasted.
+
+        Args:
+            objective: The objective.
+            optimizer: Its optimizer.
+            for_good: Whether the model will change no more, so that all steps to come repay the graph; default False.
+        """
+        if self._fused is not None:
+            self._fused.release()
+            self._fused, self._decided = None, False
+            self._learn_costs()
         self.objective, self.optimizer = objective, optimizer
+        self._expected = None if for_good else self._lasted
+        self._look_at = _FIRST_LOOK if self.execution == "auto" and not for_good else 0
+        self._lasted = 0
 
     def finish(self) -> ExecutionReport:
         """Leaves the optimizer as the plain execution would, and completes the report."""
         if self._fused is not None:
             self._fused.release()
         report = self.report
-        report.fused_ms = 1e3 * statistics.median(self._times) if self._times else 0.0
-        if report.compiled and report.plain_ms > report.fused_ms > 0:
+        if self._times:
+            report.fused_ms = 1e3 * statistics.median(self._times)
+        if report.compiled and report.graphs == 1 and report.plain_ms > report.fused_ms > 0:
             report.break_even = round(1e3 * report.compile_seconds / (report.plain_ms - report.fused_ms))
         return report
 
@@ -177,17 +235,26 @@ class Stepper:
 
     def _plain_step(self, x: Tensor, y: Tensor, kl_weight: float, noise: Sequence[Tensor] | None = None) -> Terms:
         self.optimizer.zero_grad(set_to_none=True)
-        with nullcontext() if noise is None else GivenNoise(noise):
+        with numbers_made_on(x.device), nullcontext() if noise is None else GivenNoise(noise):
             terms = self.objective.terms(x, y, kl_weight)
-        (terms.loss / self.objective.model.data_size).backward()
+        self.backward(terms.loss / self.objective.model.data_size)
         if self.clip is not None:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(parameters, self.clip)
         self.optimizer.step()
-        return terms
+        parts = {site: term.detach() for site, term in terms.kl_of.items()}
+        return replace(terms, loss=terms.loss.detach(), kl_of=parts, weights={})
+
+    def _with_gradient(self, x: Tensor, y: Tensor, kl_weight: float) -> tuple[Terms, dict[str, Tensor]]:
+        """A plain step, and the gradient of the weights."""
+        model = self.objective.model
+        with with_shifts(model.network, list(model.priors)) as shifts:
+            terms = self._plain_step(x, y, kl_weight)
+        # A tensor that the network did not read has none.
+        return terms, {name: torch.zeros_like(at) if at.grad is None else at.grad for name, at in shifts.items()}
 
     def _fused_step(self, fused: FusedStep, x: Tensor, y: Tensor, kl_weight: float) -> Terms:
-        number = self.report.fused_steps
+        number = fused.taken
         is_checked = number % _CHECK_EVERY == 0 and not fused.traced.has_random_numbers
         if is_checked:
             plain, traced = fused.plain_terms(x, y, kl_weight), fused.graph_terms(x, y, kl_weight)
@@ -217,7 +284,9 @@ class Stepper:
                 f"it, where the plain one gives {float(plain.loss):.6g}: fit with execution='plain', and report it"
             )
         self.report.fused_steps += 1
+        fused.taken += 1
         if number == 0 and self.report.compiled:
+            self._compile_seconds = self._trace_seconds + time.perf_counter() - clock
             self.report.compile_seconds += time.perf_counter() - clock
         elif number > 2 and len(self._times) < _TIMED:
             float(terms.loss)  # waits for a GPU
@@ -234,7 +303,7 @@ class Stepper:
 
     def _agree(self, plain: Terms, fused: Terms, kl_weight: float) -> bool:
         size = float(plain.kl.abs() * kl_weight + plain.log_likelihood.abs())
-        allowed = _AGREEMENT_AUTOCAST if self.objective.autocast else _AGREEMENT.get(plain.loss.dtype, 1e-3)
+        allowed = _AGREEMENT_AUTOCAST if self.objective.gradient.autocast else _AGREEMENT.get(plain.loss.dtype, 1e-3)
         difference = abs(float(plain.loss) - float(fused.loss))
         return difference <= allowed * size or not difference < float("inf")  # what is not finite, `fit` reports
 
@@ -245,15 +314,22 @@ class Stepper:
     def _decide(self, x: Tensor, y: Tensor, kl_weight: float) -> None:
         """Chooses the execution before the first step."""
         asked, is_gpu = self.execution == "fused", x.device.type == "cuda"
-        self.report.plain_ms = 1e3 * self._time_plain(x, y, kl_weight, once=asked and self.compiled is not None)
-        total = 1e-3 * self.report.plain_ms * self.steps
-        reason = "it was asked for" if asked else f"{self.steps} steps of {self.report.plain_ms:.3g} ms are to come"
+        steps = self.steps - self.report.fused_steps - self.report.plain_steps
+        if self._expected is not None:
+            steps = min(steps, max(self._lasted, self._expected))
+        seconds = self._time_plain(x, y, kl_weight, steps, once=asked and self.compiled is not None)
+        self.report.plain_ms = 1e3 * seconds
+        total = seconds * steps
+        reason = "it was asked for" if asked else f"{steps} steps of {self.report.plain_ms:.3g} ms are to come"
         can_compile = is_gpu or shutil.which(_compiler()) is not None
         if not asked and not can_compile:
             self._stay(f"there is no C++ compiler ({_compiler()}), without which the fused execution gains little")
             return
-        if not asked and not is_gpu and _SAVED * total < _MARGIN * _SECONDS_AT_LEAST:
-            self._stay(f"{reason}, which do not repay compilation")
+        if not asked and not is_gpu and self._saved * total < _MARGIN * (self._compile_seconds or _SECONDS_AT_LEAST):
+            self._stay_for_now(f"{reason}, which do not repay compilation")
+            return
+        if not asked and is_gpu and self._expected is not None and self._saved * total < _MARGIN * self._trace_seconds:
+            self._stay_for_now(f"{reason}, which do not repay about {self._trace_seconds:.1f} s of tracing")
             return
         clock = time.perf_counter()
         try:
@@ -265,13 +341,21 @@ class Stepper:
                 ) from problem
             self._stay(str(problem))
             return
-        cost = max(_SECONDS_AT_LEAST, _SECONDS_PER_NODE * len(traced.graph.graph.nodes))
-        pays = can_compile and _SAVED * total > _MARGIN * cost
+        self.report.graphs += 1
+        self._trace_seconds = time.perf_counter() - clock
+        cost = self._compile_seconds or max(_SECONDS_AT_LEAST, _SECONDS_PER_NODE * len(traced.graph.graph.nodes))
+        pays = can_compile and self._saved * total > _MARGIN * cost
         compiled = pays if self.compiled is None else self.compiled
         if not asked and not compiled and not is_gpu:
             declined = "without compilation the fused execution gains little"
             unpaid = f"which do not repay about {cost:.0f} s of compilation"
-            self._stay(f"{reason}, {declined if self.compiled is False else unpaid}")
+            reason = f"{reason}, {declined if self.compiled is False else unpaid}"
+            if self.compiled is False:
+                self._stay(reason)
+            else:
+                self.report.graphs -= 1
+                self.report.compile_seconds += self._trace_seconds
+                self._stay_for_now(reason)
             return
         if compiled:
             reason += f", and compilation is expected to take {cost:.0f} s"
@@ -283,10 +367,25 @@ class Stepper:
         self._decided = True
         report = self.report
         report.name, report.reason, report.compiled = "fused", reason, compiled
-        report.compile_seconds = time.perf_counter() - clock
+        report.compile_seconds += time.perf_counter() - clock
         report.plain_tensors, report.from_draw = list(traced.alone), self.objective.estimated_from_draw()
 
-    def _time_plain(self, x: Tensor, y: Tensor, kl_weight: float, once: bool) -> float:
+    def _learn_costs(self) -> None:
+        """Notes what the steps of a graph have saved, for the decision on the next one."""
+        report, times = self.report, self._times
+        if times:
+            report.fused_ms = 1e3 * statistics.median(times)
+        if times and report.compiled and report.plain_ms > 0:
+            self._saved = min(max(1.0 - report.fused_ms / report.plain_ms, 0.0), 1.0)
+        self._times = []
+
+    def _stay_for_now(self, reason: str) -> None:
+        """Takes plain steps, and asks again where the model has lasted for twice as long."""
+        self._stay(reason)
+        if self._expected is not None:
+            self._decided, self._look_at = False, max(_FIRST_LOOK, 2 * self._lasted)
+
+    def _time_plain(self, x: Tensor, y: Tensor, kl_weight: float, steps: int, once: bool) -> float:
         """Seconds of loss and gradient in the plain execution; changes nothing."""
         objective = self.objective
         parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
@@ -294,13 +393,17 @@ class Stepper:
         times: list[float] = []
         while len(times) < (1 if once else _EVALUATIONS):
             clock = time.perf_counter()
-            with torch.random.fork_rng(devices=devices), frozen_statistics(objective.model.network):
+            with (
+                torch.random.fork_rng(devices=devices),
+                frozen_statistics(objective.model.network),
+                numbers_made_on(x.device),
+            ):
                 loss = objective.terms(x, y, kl_weight).loss / objective.model.data_size
                 gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             float(loss.detach())
             del gradients
             times.append(time.perf_counter() - clock)
-            if _SAVED * times[-1] * self.steps < _SECONDS_AT_LEAST:
+            if _SAVED * times[-1] * steps < _SECONDS_AT_LEAST:
                 break  # clear already
         return min(times)
 

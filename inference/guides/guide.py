@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 import pyro
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +23,7 @@ from bayesprune.inference.guides.registry import (
     registered_family,
 )
 from bayesprune.inference.guides.starting_values import starting_values
+from bayesprune.inference.ways.way_family import WayFamily, family_of_way
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.language.iid import Iid
 from bayesprune.models.language.pyro_parameters import name_parameters
@@ -52,8 +52,7 @@ class Guide(nn.Module):
 
     Attributes:
         choice: The choice that it was made by.
-        family_of: The guide family of each site by name, those of gates of units among them.
-        gates: The guide of gates of units, or None.
+        family_of: The guide family of each site by name, those of ways among them.
         notes: Sentences worth telling the user.
 
     Raises:
@@ -75,11 +74,28 @@ class Guide(nn.Module):
             for latent, value in values.items():
                 starts.setdefault(prior.sites[latent].name, value)
         self.families = nn.ModuleList(_build(model, self.family_of, starts))
-        self.gates = None
-        if model.gates is not None:
-            self.gates = GateFamily(model.gates, next(model.network.parameters()))
-            for one in model.gates.sets.values():
-                self.family_of |= {one.site: "bernoulli", one.probability_site: POINT}
+        for way in model.ways:
+            if sum(way.name == other.name for other in model.ways) > 1:
+                raise ValueError(f"two ways of the model are called {way.name!r}: give each a name of its own")
+            for q in family_of_way(way, next(model.network.parameters())):
+                self._add_way(way.name, q)
+
+    def _add_way(self, name: str, q: WayFamily) -> None:
+        """Takes the guide of a way as a module under the way's own name, by which files know its tensors."""
+        if not name.isidentifier() or getattr(self, name, None) is not None:
+            raise ValueError(f"a way needs a name of its own, such as 'masks', not {name!r}: set its attribute name")
+        setattr(self, name, q)
+        self.family_of |= q.family_of()
+
+    @property
+    def ways(self) -> dict[str, WayFamily]:
+        """The guides of the model's ways that draw something, by name; none for a model without such ways."""
+        return {name: q for name, q in self.named_children() if isinstance(q, WayFamily)}
+
+    @property
+    def gates(self) -> GateFamily | None:
+        """The guide of gates of units among those of the ways, or None."""
+        return next((q for q in self.ways.values() if isinstance(q, GateFamily)), None)
 
     @property
     def model(self) -> BayesianNetwork:
@@ -94,10 +110,7 @@ class Guide(nn.Module):
     @property
     def is_certain(self) -> bool:
         """Whether all draws are the same: points everywhere, and gates that are open or closed for good."""
-        if self.gates is None:
-            return self.is_map
-        theta = self.gates.theta.detach()
-        return self.is_point_but_for_gates and bool(((theta == 0) | (theta == 1)).all())
+        return self.is_point_but_for_gates and all(q.is_certain() for q in self.ways.values())
 
     @property
     def is_point_but_for_gates(self) -> bool:
@@ -143,18 +156,17 @@ class Guide(nn.Module):
         name_parameters(self, self)
         factors = self.draw()
         values = self._run(lambda site, fn: pyro.sample(site, fn), factors)
-        if self.gates is not None:
-            for name, pi in self.gates.best_priors().items():
-                values[name] = pyro.sample(name, dist.Delta(pi).to_event(1))
-            for site, theta in self.gates.by_site(self.gates.theta).items():
-                values[site] = pyro.sample(site, dist.Bernoulli(theta).to_event(1))
+        for q in self.ways.values():
+            values |= q()
         return values
 
     @torch.no_grad()
     def sample(self) -> dict[str, Tensor]:
         """One draw from q without gradients and without Pyro: values by name of site."""
         values = self._run(lambda _, fn: fn.sample(), self.draw())
-        return values if self.gates is None else values | self.gates.sample()
+        for q in self.ways.values():
+            values |= q.sample()
+        return values
 
     @torch.no_grad()
     def means(self) -> dict[str, Tensor]:
@@ -166,17 +178,22 @@ class Guide(nn.Module):
         values = self.inclusion()
         for family in self.families:  # not from a draw: looking at a guide takes no random numbers
             values |= family.centres()  # type: ignore[operator]
-        return values if self.gates is None else values | self.gates.probabilities()
+        return values | self.way_probabilities()
+
+    def way_probabilities(self) -> dict[str, Tensor]:
+        """Probabilities of ones of what the ways draw, by site, without gradients."""
+        return {site: value for q in self.ways.values() for site, value in q.probabilities().items()}
+
+    def ways_decided(self, threshold: float = 0.5) -> dict[str, Tensor]:
+        """Ones where these exceed a threshold, else zeros, by site; default 1/2."""
+        return {site: value for q in self.ways.values() for site, value in q.decided(threshold).items()}
 
     def open_units(self, threshold: float) -> dict[str, Tensor]:
-        """Which weights meet only gates of units whose probability exceeds a threshold, by tensor, `(out, in, ...)`.
+        """Which weights the ways leave in, by tensor, `(out, in, ...)`; none for a model without ways.
 
-        Empty for a model without such gates.
+        Masks leave in what they are one for, gates of units what meets only gates of more than a threshold.
         """
-        if self.gates is None:
-            return {}
-        theta = {site: (value > threshold).to(value.dtype) for site, value in self.gates.probabilities().items()}
-        return {n: value > 0 for n, value in self.gates.gates.open_probabilities(theta, self.model.network).items()}
+        return {name: there > 0 for name, there in self.model.open_at(self.ways_decided(threshold)).items()}
 
     def inclusion(self) -> dict[str, Tensor]:
         """q(gate != 0) of every gate by name, in closed form."""

@@ -29,7 +29,7 @@ def identified_tensor(model: BayesianNetwork) -> str | None:
     learned = {name: value for name, value in model.network.named_parameters() if value.requires_grad}
     learned |= {name: model.network.get_parameter(name) for name in model.priors}
     matrices = [name for name, value in learned.items() if value.ndim >= 2]
-    if len(matrices) != 1 or matrices[0] not in model.priors or model.gates is not None:
+    if len(matrices) != 1 or matrices[0] not in model.priors or model.closes_units:
         return None
     owner, _, attribute = matrices[0].rpartition(".")
     layer = model.network.get_submodule(owner)

@@ -63,9 +63,7 @@ def nearly_zero(guide: Guide) -> dict[str, Tensor]:
     Returns:
         Booleans by name of tensor, `(out, in, ...)`; none for tensors whose weights can be exactly zero.
     """
-    centre = guide.means()
-    if guide.gates is not None:
-        centre |= {site: (theta > 0.5).to(theta.dtype) for site, theta in guide.gates.probabilities().items()}
+    centre = guide.means() | guide.ways_decided()
     weights, units = guide.model.weights_at(centre), guide.open_units(0.5)
     found = {}
     for name, prior in guide.model.priors.items():

@@ -41,6 +41,8 @@ class NormalDraw(torch.autograd.Function):
     def backward(ctx: Any, sums: Tensor | None, *values: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients in location and log_scale."""
         location, scale, noise = ctx.saved_tensors
+        if sums is not None and not sums.is_cpu:
+            return (*_without_numbers(ctx, sums, values), None, None)
         squares, logs = ([0.0] * len(ctx.sizes),) * 2 if sums is None else sums.tolist()
         in_location, in_log_scale = torch.empty_like(location), torch.empty_like(location)
         pieces = zip(*(t.split(ctx.sizes) for t in (location, scale, noise, in_location, in_log_scale)), strict=True)
@@ -53,3 +55,14 @@ class NormalDraw(torch.autograd.Function):
                 torch.mul(g, e, out=out_r).add_(s, alpha=2.0 * square)
             out_r.mul_(s).add_(log)
         return in_location, in_log_scale, None, None
+
+
+def _without_numbers(ctx: Any, sums: Tensor, values: tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor]:
+    """The same where reading numbers would let the host wait for the device."""
+    location, scale, noise = (tensor.split(ctx.sizes) for tensor in ctx.saved_tensors)
+    in_location, in_log_scale = [], []
+    for m, s, e, g, square, log in zip(location, scale, noise, values, 2.0 * sums[0], sums[1], strict=True):
+        pull = torch.zeros_like(m) if g is None else g
+        in_location.append(torch.addcmul(pull, m, square))
+        in_log_scale.append(torch.addcmul(pull * e, s, square).mul_(s).add_(log))
+    return torch.cat(in_location), torch.cat(in_log_scale)

@@ -21,8 +21,7 @@ def effective_parameters(fit: Fitted, restart: int, draws: int, probability: flo
     counts: dict[str, list[float]] = {name: [] for name in one.model.priors}
     if mixtures:
         for values, factors in shrinkage_draws(one, mixtures, draws):
-            gates = one.model.gates
-            there = {} if gates is None else gates.open_probabilities(values, one.model.network)
+            there = one.model.open_at(values)
             for name, kappa in factors.items():
                 counts[name].append(float(((1.0 - kappa) * there.get(name, 1.0)).sum()))
     if rest:

@@ -79,7 +79,7 @@ def refuse_map(one: Restart) -> None:
     Raises:
         ValueError: If it is such a one.
     """
-    if one.guide.gates is not None:
+    if one.guide.ways:
         return  # whether a unit is there has a probability
     for name, prior in one.model.priors.items():
         if prior.hierarchy.included is not None and rule_of(prior).of_point:

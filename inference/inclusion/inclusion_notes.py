@@ -107,8 +107,9 @@ def why_no_elbo(fit: Fitted) -> str | None:
     for one in fit.restarts:
         points = [name for name, family in one.guide.family_of.items() if not has_density(family)]
         improper = [name for name, prior in one.model.priors.items() if prior.hierarchy.improper]
-        if one.guide.gates is not None:
-            return "gates of units have another objective"
+        for q in one.guide.ways.values():
+            if q.why_no_elbo:
+                return q.why_no_elbo
         if points:
             return f"{points[0]} is a point"
         if improper:

@@ -24,7 +24,7 @@ def probabilities_at(fit: Fitted, restart: int = 0, draws: int = 200, units: boo
     by_rule: dict[EventRule, list[TensorPrior]] = {}
     for name, prior in one.model.priors.items():
         rule = rule_of(prior)
-        if one.model.gates is not None and rule.is_left_to_units(one, prior):
+        if one.model.closes_units and rule.is_left_to_units(one, prior):
             found[name] = torch.ones(prior.shape)
         else:
             by_rule.setdefault(rule, []).append(prior)
@@ -33,9 +33,7 @@ def probabilities_at(fit: Fitted, restart: int = 0, draws: int = 200, units: boo
     sampled = [prior for name, prior in one.model.priors.items() if name not in found]
     if sampled:
         found |= counted(one, sampled, draws)
-    if units and one.guide.gates is not None:
-        theta = one.guide.gates.probabilities()
-        for name, there in one.guide.gates.gates.open_probabilities(theta, one.model.network).items():
-            if name in found:
-                found[name] = found[name].to(there) * there
+    for name, there in one.model.open_at(one.guide.way_probabilities(), units).items():
+        if name in found:
+            found[name] = found[name].to(there.device) * there
     return {name: found[name].detach().cpu() for name in one.model.priors}

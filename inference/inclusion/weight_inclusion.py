@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 
 from bayesprune.inference.fitted import Fitted
+from bayesprune.inference.guides.gate_family import GateFamily
 from bayesprune.inference.inclusion.events import stated_event
 from bayesprune.inference.inclusion.inclusion_notes import inclusion_notes, meaning_of
 from bayesprune.inference.inclusion.probabilities import probabilities_at
@@ -31,9 +32,7 @@ def weight_inclusion(fit: Fitted, restart: int = 0, draws: int = 200, units: boo
 def unit_inclusion(fit: Fitted, restart: int = 0) -> xr.Dataset:
     """See `Fit.unit_inclusion`."""
     one = fit.restart(restart)
-    q = one.guide.gates
-    if q is None or "theta" not in fit.trace:
-        raise ValueError("the model has no gates of units: declare gates=UnitGates(...)")
+    q = GateFamily.among(one.guide.ways)
     sets, numbers = fit.trace["unit_set"].values, fit.trace["unit_number"].values
     theta = np.zeros(len(sets), dtype=np.float32)
     theta[q.origin.cpu().numpy()] = q.theta.detach().float().cpu().numpy()

@@ -78,7 +78,7 @@ def emptied_layers(fit: Fitted, collapsed: list[str]) -> EmptiedLayers:
         collapsed: What `collapsed_layers` found.
     """
     one = fit.restarts[0]
-    if one.guide.gates is not None:
+    if one.model.closes_units:
         closed = _closed_sets(fit)
         if closed:
             return EmptiedLayers(units=closed)

@@ -44,9 +44,9 @@ class Remedies:
     def less_prior(self) -> str:
         """What lets the data say more."""
         knob, engine, lead = self._knob(weaker=True), self._engine(), self._standardise()
-        if self.fit.model.gates is not None and self._is_noisy():
+        if self._is_noisy():
             return self.gentler_gates()  # a lower price makes longer steps of theta, and so more noise
-        if self.fit.model.gates is not None and knob is not None:
+        if self.fit.model.states_price and knob is not None:
             return _sentence([*lead, knob], [" and ".join(engine)] if engine else [])
         weight = self._weight()
         if weight == 0.0:  # the prior has no say as it is
@@ -129,13 +129,9 @@ class Remedies:
 
     def _knob(self, weaker: bool) -> str | None:
         """The prior's own knob with a value, where it has one as a number."""
-        gates = self.fit.model.gates
-        if gates is not None:
-            arguments = gates.declaration.config["arguments"]
-            cost = gates.declaration.cost
-            chosen = {"log_gamma": gates.declaration.price(self.fit.model.data_size)}
-            settings = [arguments | {"cost": None if cost is None else cost.strength}, chosen]
-        else:
+        ways = [way for way in self.fit.model.ways if way.states_price]
+        settings = [one for way in ways for one in (way.settings, way.defaults)]
+        if not settings:
             priors = self.fit.model.priors
             looked_at = [priors[name] for name in self.tensors if name in priors] or list(priors.values())
             configs = [getattr(prior.hierarchy, "config", None) or {} for prior in looked_at]

@@ -83,7 +83,9 @@ class ScoreFunction:
             # Not by `torch.bernoulli`, which a compiler writes anew, with other draws from the same random state.
             values = {name: _bernoulli(gate.probability.detach()) for name, gate in gates.items()}
             losses.append(loss(values))
-            log_probabilities.append(sum((gates[name].log_prob(v) for name, v in values.items()), torch.zeros(())))
+            log_probabilities.append(
+                sum((gates[name].log_prob(v) for name, v in values.items()), losses[-1].new_zeros(()))
+            )
         stacked, scores = torch.stack(losses), torch.stack(log_probabilities)
         detached = stacked.detach()
         advantage = (detached - detached.mean()) * (self.particles / (self.particles - 1))

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from bayesprune.inference.guides.functional import is_functional
 from bayesprune.models.distributions.hard_concrete import hard_concrete
 
 GateNll = Callable[[Mapping[str, Tensor]], Tensor]
@@ -371,6 +372,8 @@ def _replayed(state: _RandomState) -> Iterator[None]:
 
 def _losses_of(nll: GateNll, fixed: Mapping[str, Tensor], varied: dict[str, Tensor], noise: _RandomState) -> Tensor:
     """Losses, (values, batch), without gradient, of values of some sites stacked in front, the other sites fixed."""
+    if is_functional():
+        raise NotImplementedError("evaluations that repeat random numbers are no operation of a graph")
     with torch.no_grad(), _replayed(noise):
         return torch.func.vmap(lambda values: nll({**fixed, **values}), randomness="same")(varied)
 

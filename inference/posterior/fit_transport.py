@@ -58,6 +58,7 @@ def _is_named(fit: Fitted) -> bool:
         "network": getattr(network, "config", None),
         "priors": {pattern: {"config": prior.config} for pattern, prior in model.patterns.items()},
         "likelihood": model.likelihood.config(),
+        "ways": model.way_configs,
     }
     return code_of_ones_own(declared) is None
 

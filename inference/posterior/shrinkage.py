@@ -151,7 +151,7 @@ def shrinkage_factor(fisher: Tensor, sd: Tensor, data_size: int) -> Tensor:
 def is_linear(model: BayesianNetwork) -> bool:
     """Whether the network has one matrix, and that is under a prior: a regression."""
     every = {name for name, parameter in model.network.named_parameters() if parameter.ndim > 1}
-    return model.gates is None and len(model.matrices) == 1 and every == set(model.matrices)
+    return not model.closes_units and len(model.matrices) == 1 and every == set(model.matrices)
 
 
 def is_counted_by_shrinkage(prior: TensorPrior) -> bool:

@@ -51,7 +51,7 @@ _KEYS: dict[str, Any] = {
     "settings": dict, "seeds": list, "data_size": int, "likelihood": dict, "network": (dict, type(None)),
     "priors": dict, "shapes": dict,
 }  # fmt: skip
-_LATER_KEYS: dict[str, Any] = {"gates": (dict, type(None)), "plans": list, "digests": dict}
+_LATER_KEYS: dict[str, Any] = {"gates": (dict, type(None)), "ways": dict, "plans": list, "digests": dict}
 """Keys that earlier versions did not write."""
 _SETTINGS: dict[str, Any] = {  # of a loop of one's own nobody may know
     "precision": str, "guide": object, "seconds": (float, type(None)), "tempered": (bool, type(None)),
@@ -119,8 +119,8 @@ def write_fit(fit: Fitted, folder: Path) -> None:
     """Writes the files of a fit into an existing folder.
 
     ``fit.json`` holds settings, the declaration and its fingerprints, and what is left of a network whose units were
-    removed (``plans``); ``restart-0.safetensors`` and on the guides, point estimates and buffers; ``trace.nc`` the
-    pruning trace. ``digests`` in fit.json are those of the other files.
+    removed (``plans``); ``restart-0.safetensors`` and on the guides, point estimates, buffers and
+    moved knobs; ``trace.nc`` the pruning trace. ``digests`` in fit.json are those of the other files.
 
     Raises:
         ValueError: If the fit holds NaN or infinity.
@@ -151,7 +151,8 @@ def write_fit(fit: Fitted, folder: Path) -> None:
             }
             for pattern, hierarchy in model.patterns.items()
         },
-        "gates": None if model.gates is None else model.gates.declaration.config,
+        "gates": model.way_configs.get("gates"),
+        "ways": model.way_configs,
         "plans": [one.model.plan for one in fit.restarts],
         "shapes": _shapes(network),
         "modules": network_structure(network),
@@ -236,22 +237,27 @@ def _state(one: Restart) -> dict[str, Tensor]:
     state = {f"guide.{k}": v for k, v in one.guide.state_dict().items()}
     state |= {f"network.{k}": v for k, v in one.model.network.state_dict().items()}
     state |= {f"likelihood.{k}": v for k, v in one.model.likelihood.state_dict().items()}
+    moved = one.model.knobs.moved()
+    state |= {f"knobs.{k}": torch.tensor(v, dtype=torch.float64) for k, v in moved.items()}
+    state |= {f"ways.{k}": v for k, v in one.model.ways.state_dict().items()}
     state |= {f"fisher.{k}": v for k, v in (one.fisher or {}).items()}
     return state
 
 
 def _restore(one: Restart, state: dict[str, Tensor], file: Path) -> None:
-    parts: dict[str, dict[str, Tensor]] = {"guide": {}, "network": {}, "likelihood": {}, "fisher": {}}
+    parts: dict[str, dict[str, Tensor]] = {"guide": {}, "network": {}, "likelihood": {}, "ways": {}, "fisher": {}}
+    parts["knobs"] = {}
     for key, value in state.items():
         owner, _, name = key.partition(".")
         parts.setdefault(owner, {})[name] = value
     modules: dict[str, nn.Module] = {
-        "guide": one.guide, "network": one.model.network, "likelihood": one.model.likelihood
+        "guide": one.guide, "network": one.model.network, "likelihood": one.model.likelihood, "ways": one.model.ways
     }  # fmt: skip
     try:
         for owner, module in modules.items():
             module.load_state_dict(parts[owner])
-    except RuntimeError as problem:
+        one.model.knobs.go_on_from({name: float(value) for name, value in parts["knobs"].items()})
+    except (RuntimeError, ValueError) as problem:
         reason = " ".join(str(problem).split())[:200]
         raise ValueError(f"{file} does not fit the model it is loaded into ({reason})") from problem
     one.fisher = parts["fisher"] or None
@@ -325,15 +331,24 @@ def _compare(model: BayesianNetwork, declared: dict[str, Any], path: Path) -> No
             f"{path} was fitted with the likelihood {declared['likelihood']}, but the model has {likelihood}: "
             "declare the same"
         )
-    gates = None if model.gates is None else model.gates.declaration.config
-    if gates != declared.get("gates"):
-        raise ValueError(
-            f"{path} was fitted with other gates of units ({declared.get('gates')}) than the model has ({gates}): "
-            "declare the same"
-        )
+    _compare_ways(model, declared, path)
     if _shapes(model.network) != declared["shapes"]:
         raise ValueError(f"{path} was fitted with a network of other parameters: pass a model of the same network")
     compare_structure(declared.get("modules"), model.network, path)
+
+
+def _compare_ways(model: BayesianNetwork, declared: Mapping[str, Any], path: Path) -> None:
+    """Refuses a model with other ways; earlier versions knew of gates of units alone, which they kept by themselves."""
+    now = json.loads(json.dumps(model.way_configs, default=str))
+    gates = declared.get("gates")
+    before = declared.get("ways", {"gates": gates} if gates else {})
+    for name in {**before, **now}:
+        if name not in before or name not in now or before[name] != now[name]:
+            what = "gates of units" if name == "gates" else f"{name} between weights and network"
+            raise ValueError(
+                f"{path} was fitted with other {what} ({before.get(name)}) than the model has ({now.get(name)}): "
+                "declare the same"
+            )
 
 
 def _shapes(network: nn.Module) -> dict[str, list[int]]:

@@ -30,6 +30,7 @@ def begin_at(start: Fitted, restart: int, model: BayesianNetwork, guide: Guide) 
         ("tensors of the network", earlier.model.network, model.network),
         ("tensors of the likelihood", earlier.model.likelihood, model.likelihood),
         ("tensors of the guide", earlier.guide, guide),
+        ("tensors of ways", earlier.model.ways, model.ways),
     ]
     for what, source, target in pairs:
         _compare(what, _shapes(source), _shapes(target))

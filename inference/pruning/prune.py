@@ -264,17 +264,14 @@ def _as_declared(
         masks: Which of them stay; of their shapes, or of those as declared.
         threshold: Layers' gates of at most this probability are closed.
     """
-    model, q = one.model, one.guide.gates
+    model = one.model
     plan, declared = model.plan, model.declared
     network = copy.deepcopy(model.network)
-    if q is not None:
-        closed = {s for s, theta in q.probabilities().items() if q.gates.sets[s].is_layer and float(theta) <= threshold}
-        with torch.no_grad():
-            for name, branch in q.gates.branches.items():
-                for tensor in branch.output if f"{name}.layer_gate" in closed else ():
-                    network.get_parameter(tensor).zero_()
-                    if tensor in weights:
-                        weights = {**weights, tensor: torch.zeros_like(weights[tensor])}
+    with torch.no_grad():
+        for tensor in (name for q in one.guide.ways.values() for name in q.tensors_closed(threshold)):
+            network.get_parameter(tensor).zero_()
+            if tensor in weights:
+                weights = {**weights, tensor: torch.zeros_like(weights[tensor])}
     if plan is None or declared is None:
         return masked_network(network, weights, masks), masks
     tensors = restored(declared, {**network.state_dict(), **weights}, plan)

@@ -13,8 +13,11 @@ import xarray as xr
 from torch import Tensor
 
 from bayesprune.inference.guides.gate_family import GateFamily
+from bayesprune.inference.guides.guide import Guide
+from bayesprune.inference.objective.expectation import Expectation
 from bayesprune.inference.objective.objective import Objective
 from bayesprune.inference.objective.unit_gate_estimators import UnitGateEstimator, estimator_named
+from bayesprune.inference.objective.unit_gate_expectation import UnitGateExpectation
 from bayesprune.inference.rules.attraction import fan_out_norms, is_attracted, lipschitz_estimates
 from bayesprune.inference.rules.gate_noise import GateNoise
 from bayesprune.inference.rules.gate_trace import gate_variables
@@ -94,9 +97,8 @@ class Gating(Rule):
             object.__setattr__(self, "estimator", estimator_named(self.estimator))
 
     def check(self, model: BayesianNetwork, options: Mapping[str, Any]) -> None:
-        """Refuses what does not go together with gates of units."""
-        if model.gates is None:
-            raise ValueError("Gating is for gates of units, but the model has none: declare gates=UnitGates(...)")
+        """Refuses a model without gates of units, and what does not go together with them."""
+        NetworkGates.among(model.ways)
         if options["execution"] == "fused":
             raise ValueError(
                 "execution='fused' is not available with gates of units, whose network changes: use execution='plain'"
@@ -109,6 +111,10 @@ class Gating(Rule):
             )
         if options["particles"] > 1:
             raise ValueError("particles= is not for gates of units: draw them more often by their estimator, or take 1")
+
+    def expectation(self, guide: Guide) -> Expectation | None:
+        """The expectation over the gates by the estimator that was asked for."""
+        return None if self.estimator is None else UnitGateExpectation.of(guide, self.estimator)
 
     def begin(self, run: Run) -> GateTraining:
         """See `Rule.begin`."""
@@ -162,11 +168,13 @@ class GateTraining(ActiveRule):
                 "rule='attracted' needs to know the weights' decay: leave all weights of gated layers to UnitGates, or "
                 "use rule='absorbed'"
             )
+        assert isinstance(self._objective.expectation, UnitGateExpectation)
+        estimator = self._objective.expectation.estimator
         self.said: dict[str, Any] = {
             "step": self.rate,
             "rounding_step": self.rounding_step,
-            "estimator": repr(self._objective.unit_gate_estimator),
-            "evaluations_a_step": float(getattr(self._objective.unit_gate_estimator, "evaluations", 0)),
+            "estimator": repr(estimator),
+            "evaluations_a_step": float(getattr(estimator, "evaluations", 0)),
             "dense_macs": float(gates.whole[0]),
             "units_at_start": self._units(),
             "removals": [],
@@ -308,15 +316,11 @@ class GateTraining(ActiveRule):
 
     @property
     def _gates(self) -> NetworkGates:
-        gates = self._objective.model.gates
-        assert gates is not None
-        return gates
+        return NetworkGates.among(self._objective.model.ways)
 
     @property
     def _q(self) -> GateFamily:
-        q = self._objective.guide.gates
-        assert q is not None
-        return q
+        return GateFamily.among(self._objective.guide.ways)
 
     def _price(self) -> float:
         """Mean price of a gate in nats per datum, between closed and open."""
@@ -391,7 +395,7 @@ class GateTraining(ActiveRule):
         own = gates.declaration
         if own.probability is not None or own.beta is not None:
             return None  # the set is that of a straight price
-        if not set(gates.weights) <= set(model.left_to_gates):
+        if not set(gates.tensors) <= set(model.left_to_gates):
             return None
         return self.run.final_kl_weight / (own.weight_scale**2 * model.data_size)
 
@@ -407,7 +411,7 @@ class GateTraining(ActiveRule):
             frozen_statistics(model.network),
         ):
             for x, y in self._recent:
-                effective = gates.multiply(weights, q.sample(), model.network)
+                effective = gates.weights(weights, q.sample(), model.network)
                 leaves = {name: value.detach().requires_grad_(True) for name, value in effective.items()}
                 outputs = torch.func.functional_call(model.network, leaves, (x,))
                 loss = -model.likelihood.log_prob(outputs, y).mean()

@@ -19,4 +19,4 @@ def default_rules_of(model: BayesianNetwork, given: Sequence[Rule]) -> list[Rule
         model: The model.
         given: The rules that were asked for.
     """
-    return brought_rules([] if model.gates is None else [model.gates], given)
+    return brought_rules(model.ways, given)

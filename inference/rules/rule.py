@@ -14,10 +14,11 @@ from typing import Any, ClassVar, Protocol, Self
 
 import torch
 import xarray as xr
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.guides.slices import ParameterSlice
+from bayesprune.inference.objective.expectation import Expectation
 from bayesprune.inference.objective.objective import Objective, Terms
 from bayesprune.models.bayesian_network import BayesianNetwork
 
@@ -56,7 +57,8 @@ class Taken:
         y: Its targets.
         terms: What it came to, in full-data nats, without a graph.
         weight_gradient: Gradient of the loss divided by `data_size` with respect to the weights that the network ran
-            with, after masks and gates, dense, `(out, in, ...)` by name of tensor; None where no rule asked for it.
+            with, after masks and gates, dense, `(out, in, ...)` by name of tensor with a prior; None where no rule
+            asked for it. The loss depends on these by the likelihood alone: what the prior adds acts on the latents.
     """
 
     step: int
@@ -110,8 +112,17 @@ class Run(Protocol):
             guide: Its guide; default None: a fresh one of the families that were asked for.
         """
 
-    def slices(self, site: str) -> Sequence[ParameterSlice]:
-        """Where a site lives in the guide's flat parameters, and so in gradients and optimizer state."""
+    def slices(self, site: str) -> Sequence[tuple[nn.Parameter, ParameterSlice]]:
+        """The guide's flat parameters in which a site lives, and where in each.
+
+        A gradient and the tensors of ``optimizer.state[parameter]`` are laid out like the parameter.
+
+        Args:
+            site: Its name.
+
+        Raises:
+            ValueError: If there is no such site.
+        """
 
 
 class ActiveRule:
@@ -183,6 +194,14 @@ class Rule:
         Raises:
             ValueError: In one sentence.
         """
+
+    def expectation(self, guide: Guide) -> Expectation | None:
+        """How the data term is averaged in a fit with this rule; default None: as the model's ways ask for.
+
+        Args:
+            guide: The guide; its model is known to it.
+        """
+        return None
 
     def begin(self, run: Run) -> ActiveRule:
         """Makes what is at work in one restart, before its first step.

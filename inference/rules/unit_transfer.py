@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.inference.guides.families import Family
+from bayesprune.inference.guides.gate_family import GateFamily
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.guides.slices import ParameterSlice
 from bayesprune.inference.objective.objective import Objective
@@ -21,11 +22,17 @@ Cut = Callable[[Tensor], Tensor]
 
 
 def check_removable(model: BayesianNetwork) -> None:
-    """Refuses, before training starts, models whose latents cannot be cut with their units.
+    """Refuses, before training starts, models whose latents or ways cannot be cut with their units.
 
     Raises:
-        ValueError: If a latent's entries are not those of weights, rows or columns.
+        ValueError: If a latent's entries are not those of weights, rows or columns, or a way does not follow.
     """
+    for way in model.ways:
+        if not way.follows_removal:
+            raise ValueError(
+                f"{way.name} between weights and network cannot follow units that leave: fit with "
+                "gating=Gating(remove=None)"
+            )
     for prior in model.priors.values():
         for latent, spec in prior.hierarchy.latents.items():
             if spec.dims or spec.per == "block":
@@ -52,8 +59,7 @@ def transfer(
     pairs = [*_guide_pairs(old.guide, new.guide, removed), *_point_pairs(old.model, new.model, removed)]
     for source, target, cut in pairs:
         target.copy_(cut(source))
-    old_q, new_q = old.guide.gates, new.guide.gates
-    assert old_q is not None and new_q is not None
+    old_q, new_q = GateFamily.among(old.guide.ways), GateFamily.among(new.guide.ways)
     for name in ("absorbed", "origin"):
         getattr(new_q, name).copy_(getattr(old_q, name)[removed.gates.to(old_q.theta.device)])
     new_q.settled.copy_(old_q.settled)
@@ -69,8 +75,8 @@ def transfer(
 def _guide_pairs(old: Guide, new: Guide, removed: Removed) -> list[tuple[Tensor, Tensor, Cut]]:
     """Parameters of the guide: the old one, the new one, and how one is cut to the other."""
     index = removed.gates.to(next(old.parameters()).device)
-    assert old.gates is not None and new.gates is not None
-    pairs: list[tuple[Tensor, Tensor, Cut]] = [(old.gates.theta, new.gates.theta, lambda flat: flat[index])]
+    thetas = [GateFamily.among(guide.ways).theta for guide in (old, new)]
+    pairs: list[tuple[Tensor, Tensor, Cut]] = [(thetas[0], thetas[1], lambda flat: flat[index])]
     shapes = {name: prior.shape for name, prior in old.model.priors.items()}
     earlier = {_kind(family): family for family in cast(Iterable[Family], old.families)}
     for family in cast(Iterable[Family], new.families):

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from bayesprune.inference.data.batches import Batches, Data
-from bayesprune.inference.data.fingerprints import data_fingerprint, model_fingerprint
+from bayesprune.inference.data.fingerprints import data_fingerprint, described, model_fingerprint
 from bayesprune.inference.defaults.kl_weight import default_rules
 from bayesprune.inference.defaults.length import default_epochs
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.sparsity_path.folder import add_point, open_index, point_folder
 from bayesprune.inference.sparsity_path.point import Pruning, check_prunings, default_prunings, measure
 from bayesprune.inference.sparsity_path.sparsity_path import ModelAt, SparsityPath
-from bayesprune.inference.training.described_rules import described_arguments
 from bayesprune.inference.training.fit import fit
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.renamed_arguments import takes_old_names
@@ -134,7 +133,7 @@ def sparsity_path(
         "arguments": {
             "epochs": epochs, "first_epochs": first_epochs, "restarts": restarts, "kl_warmup": kl_warmup,
             "prunings": given, "latency": latency,
-            "fit": described_arguments({name: value for name, value in how.items() if name not in _NO_MATTER}),
+            "fit": described({name: value for name, value in how.items() if name not in _NO_MATTER}),
             "rules": default_rules(kl_weight=how.get("kl_weight"), kl_warmup=kl_warmup),
         },
         "declaration": declaration,

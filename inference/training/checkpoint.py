@@ -48,9 +48,9 @@ from bayesprune.inference.data.kept_inputs import KeptInputs
 from bayesprune.inference.execution.stepper import ExecutionReport
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.rules.rule import Rule
-from bayesprune.inference.training.described_rules import described_rule
 from bayesprune.inference.training.earlier_checkpoints import asked_of_today, state_of_today
 from bayesprune.inference.training.kept_order import order_state, restore_order
+from bayesprune.inference.training.optimizer_state import optimizer_state, restore_optimizer
 from bayesprune.inference.training.packed_state import packed, state_digest, unpacked
 from bayesprune.inference.training.restart_run import RestartRun
 from bayesprune.models.bayesian_network import BayesianNetwork
@@ -59,7 +59,9 @@ from bayesprune.models.files.flushing import flush
 from bayesprune.models.files.json_file import damaged, need, read_json, read_regular, write_json
 from bayesprune.models.files.places import expanded
 from bayesprune.models.files.unwritable import Unwritable
+from bayesprune.models.language.knobs import Knobs
 from bayesprune.models.units.cutting import cut
+from bayesprune.models.ways.way import Way
 
 __all__ = ["STATE_BEFORE", "Checkpoint", "CheckpointError", "KeptState", "kept_state", "open_checkpoint"]
 
@@ -166,12 +168,12 @@ def open_checkpoint(
     earlier = None if start is None else [t for one in start.restarts for t in _tensors(one.guide, one.model)]
     asked = {
         "model": model_fingerprint(model),
-        "gates": None if model.gates is None else model.gates.declaration.config,
+        **{"gates": None, **model.way_configs},
         "data": data_fingerprint(batches.tensors if batches.tensors is not None else batches.loader),
         "validation": None if validation is None else data_fingerprint(tuple(validation)),
         "start": None if earlier is None else data_fingerprint([value.reshape(-1) for value in earlier]),
         **{name: repr(value) if is_dataclass(value) else described(value) for name, value in arguments.items()},
-        "training": {rule.name: described_rule(rule) for rule in rules},
+        "training": {rule.name: described(rule) for rule in rules},
     }
     asked = json.loads(json.dumps(asked))  # as it is read back: tuples are lists there
     file = folder / ASKED_FILE
@@ -250,9 +252,10 @@ class Checkpoint:
                         raise ValueError(f"{tuple(value.shape)} where {tuple(own.shape)} was expected")
                     own.copy_(value)
             if not self.finished:
-                _restore_optimizer(run.optimizer, kept["optimizer"])
+                restore_optimizer(run.optimizer, kept["optimizer"])
             for name in _COUNTS:
                 setattr(run, name, kept["counts"][name])
+            run.objective.model.knobs.go_on_from(kept.get("knobs") or {})  # earlier versions kept none
             for name, rule in run.rules.items():
                 rule.load_state_dict(kept["rules"][name])
             if "notes" in kept:  # earlier versions kept none
@@ -311,7 +314,8 @@ class Checkpoint:
             "execution": asdict(execution),
             "plan": run.objective.model.plan,
             "tensors": _tensors(run.objective),
-            "optimizer": None if finished else _optimizer_state(run.optimizer),
+            "knobs": run.objective.model.knobs.moved(),
+            "optimizer": None if finished else optimizer_state(run.optimizer),
             "random": None if finished else random,
             "order": order_state(self.passed.batches),
             "notes": list(run.objective.guide.notes),
@@ -346,35 +350,16 @@ class Checkpoint:
 
 
 def _tensors(*modules: torch.nn.Module) -> list[Tensor]:
-    """All parameters and buffers, in order."""
-    return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+    """All parameters and buffers, in order, but for tables of ways, which are made again of what was declared.
 
-
-def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """State of each parameter by position, and the numbers of the groups but for their rates, which the fit sets."""
-    found = optimizer.state_dict()
-    states = found["state"]
-    return {
-        "groups": [
-            {key: value for key, value in group.items() if isinstance(value, (int, float)) and key != "lr"}
-            for group in found["param_groups"]
-        ],
-        "states": [states.get(number) for group in found["param_groups"] for number in group["params"]],
-    }
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, kept: dict[str, Any]) -> None:
-    fresh = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict(
-        {
-            "param_groups": [own | numbers for own, numbers in zip(fresh, kept["groups"], strict=True)],
-            "state": {number: state for number, state in enumerate(kept["states"]) if state is not None},
-        }
-    )
-    for parameter, state in optimizer.state.items():
-        for key, value in state.items():  # a fused optimizer reads memory in order: the layouts have to be the same
-            if torch.is_tensor(value) and value.shape == parameter.shape and value.stride() != parameter.stride():
-                state[key] = torch.empty_like(parameter, requires_grad=False).copy_(value)
+    Knobs are not among them: they are kept by their names.
+    """
+    parts = [part for module in modules for part in module.modules()]
+    ways, knobs = ([one for one in parts if isinstance(one, kind)] for kind in (Way, Knobs))
+    kept = {id(tensor) for way in ways for tensor in way.state_dict(keep_vars=True).values()}
+    tables = {id(buffer) for one in (*ways, *knobs) for buffer in one.buffers()} - kept
+    every = (tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))
+    return [tensor for tensor in every if id(tensor) not in tables]
 
 
 def _read(file: Path) -> dict[str, Any]:

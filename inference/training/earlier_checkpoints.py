@@ -7,12 +7,13 @@ state as ``gates``. The order of the data was drawn by torch's own generator, be
 from __future__ import annotations
 
 import ast
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
+from bayesprune.inference.data.fingerprints import described
 from bayesprune.inference.objective.unit_gate_estimators import estimator_named
 from bayesprune.inference.rules.gate_training import Gating
-from bayesprune.inference.training.described_rules import described_rule
 from bayesprune.inference.training.kept_order import BY_TORCH
 
 __all__ = ["asked_of_today", "state_of_today"]
@@ -25,17 +26,20 @@ def asked_of_today(asked: Mapping[str, Any]) -> dict[str, Any]:
         asked: What was written.
     """
     found = dict(asked)
+    for option in ("gate_estimator", "optimizer", "schedule"):  # data classes were printed
+        with contextlib.suppress(SyntaxError, AssertionError, ValueError):
+            found[option] = dict([_call(found.get(option) or "")])
     if "training" in found or "gating" not in found:
         return found
     gating, estimator = found.pop("gating"), found.pop("unit_gate_estimator", None)
     found["training"] = {}
     if gating is not None or estimator is not None:
-        call = ast.parse(gating or "Gating()", mode="eval").body
-        settings = {each.arg: ast.literal_eval(each.value) for each in call.keywords}  # type: ignore[attr-defined]
-        rule = described_rule(Gating(**settings))
+        name, settings = _call(gating or "Gating()")
+        rule = described(Gating(**settings))
         if isinstance(estimator, str) and "(" not in estimator:
-            estimator = repr(estimator_named(estimator))
-        rule["Gating"]["estimator"] = estimator
+            rule[name]["estimator"] = described(estimator_named(estimator))
+        elif estimator is not None:
+            rule[name]["estimator"] = dict([_call(estimator)])
         found["training"] = {Gating.name: rule}
     return found
 
@@ -47,7 +51,14 @@ def state_of_today(kept: dict[str, Any]) -> dict[str, Any]:
         kept: What was written.
     """
     if "gates" in kept:
-        gates = kept.pop("gates")
-        kept["rules"] = {} if gates is None else {Gating.name: gates}
+        state = kept.pop("gates")
+        kept["rules"] = {Gating.name: state} if state else {}
     kept.setdefault("order", BY_TORCH)
     return kept
+
+
+def _call(text: str) -> tuple[str, dict[str, Any]]:
+    """Name and arguments of a data class that was printed."""
+    call = ast.parse(text, mode="eval").body
+    assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
+    return call.func.id, {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}

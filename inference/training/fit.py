@@ -22,7 +22,6 @@ from bayesprune.inference.defaults.length import default_epochs
 from bayesprune.inference.execution.stepper import ExecutionReport
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.guide import Guide, GuideChoice
-from bayesprune.inference.guides.map_probe import check_map_exists
 from bayesprune.inference.inclusion.inclusion_notes import inclusion_facts
 from bayesprune.inference.posterior.shrinkage import diagonal_fisher, needs_fisher
 from bayesprune.inference.posterior.warm_start import begin_at
@@ -34,6 +33,7 @@ from bayesprune.inference.training.earlier_arguments import rules_of_today
 from bayesprune.inference.training.fit_arguments import DTYPES, check_together, checked_pair, resolve_device
 from bayesprune.inference.training.fit_options import FitKeywords, FitOptions, help_of, options_of, with_options
 from bayesprune.inference.training.fit_settings import asked_settings, finished_settings, finished_trace
+from bayesprune.inference.training.map_probe import check_map_exists
 from bayesprune.inference.training.restart_run import Plan, RestartRun
 from bayesprune.inference.training.runtime import OneProcess, Runtime
 from bayesprune.inference.watching.callbacks import Callback, FitState, checked_steering

@@ -16,6 +16,7 @@ from bayesprune.inference.data.trainable_batch import NothingTrainableError, Tra
 from bayesprune.inference.execution.stepper import ExecutionReport, Stepper
 from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.guides.guide import Guide, GuideChoice
+from bayesprune.inference.objective.gradient import Gradient
 from bayesprune.inference.objective.objective import Objective
 from bayesprune.inference.predictions.validation_scores import validation_scores
 from bayesprune.inference.rules.rule import ActiveRule, Change, Rule, Taken
@@ -23,7 +24,7 @@ from bayesprune.inference.rules.schedules import scaled, schedule_named, warmup
 from bayesprune.inference.training.fit_options import FitOptions
 from bayesprune.inference.training.optimizers import make_optimizer
 from bayesprune.inference.training.runtime import Runtime
-from bayesprune.inference.training.step_sums import StepSums, without_graph
+from bayesprune.inference.training.step_sums import StepSums
 from bayesprune.inference.watching.callbacks import Callback, FitState
 from bayesprune.inference.watching.pruning_trace import inclusion_record, kl_by_tensor, scale_record
 from bayesprune.models.bayesian_network import BayesianNetwork
@@ -104,15 +105,10 @@ class RestartRun(FitState):
         self._rate = schedule_named(plan.options.schedule)
         self._kl = scaled(warmup(kl_warmup), self.final_kl_weight)
         self._base_rates = [group["lr"] for group in optimizer.param_groups]
-        self._sums, self._every = StepSums(), max(1, plan.steps // ITERATES)
+        self._sums, self._every = StepSums(plan.runtime.mean), max(1, plan.steps // ITERATES)
         self.has_ended = False
         self.rules = {rule.name: rule.begin(self) for rule in plan.rules}
-        plain = next((one.needs.plain for one in self.rules.values() if one.needs.plain), "")
-        self.stepper = (
-            self._stepper("plain", None, plain)
-            if plain
-            else self._stepper(plan.options.execution, plan.options.compiled, "it was asked for")
-        )
+        self.stepper = self._stepper(plan.options.execution, plan.options.compiled, "it was asked for")
 
     def go_on_as(self, report: ExecutionReport) -> None:
         """Has the steps executed as before an interruption."""
@@ -176,14 +172,19 @@ class RestartRun(FitState):
         self._set_progress(share)
         for rule in rules:
             rule.before_step(number)
+        wanted = any(rule.needs.weight_gradient is not None and rule.needs.weight_gradient(number) for rule in rules)
+        gradient: dict[str, Tensor] | None = None
         try:
-            terms = without_graph(self.stepper.step(x, y, self.kl_weight))
+            if wanted:
+                terms, gradient = self.stepper.step(x, y, self.kl_weight, weight_gradient=True)
+            else:
+                terms = self.stepper.step(x, y, self.kl_weight)
         except Exception:
             self._read(x)  # an unread step that was not finite is the cause
             raise
         self.step, self.terms = number, terms
         self._sums.add(number, self.kl_weight, terms)
-        taken = Taken(number, x, y, terms)
+        taken = Taken(number, x, y, terms, gradient)
         if self.step // self._every > (self.step - 1) // self._every or not self._sums.waits:
             self._read(x)
         for rule in rules:
@@ -194,21 +195,25 @@ class RestartRun(FitState):
 
     def _made(self, model: BayesianNetwork, guide: Guide) -> tuple[Objective, torch.optim.Optimizer]:
         options = self.plan.options
-        objective = Objective(
-            model,
-            guide,
-            options.gate_estimator,
+        gradient = Gradient(
             options.particles,
-            autocast=self.runtime.autocast,
+            options.gate_estimator,
             sticking_the_landing=options.sticking_the_landing,
             local_reparameterisation=options.local_reparameterisation,
-            unit_gate_estimator=next((one.estimator for one in self.plan.rules if hasattr(one, "estimator")), None),
+            autocast=self.runtime.autocast,
         )
+        asked = [found for rule in self.plan.rules if (found := rule.expectation(guide)) is not None]
+        objective = Objective(model, guide, gradient, asked[0] if asked else None)
         self.runtime.setup(objective, optimizer := make_optimizer(options.optimizer, objective, options.learning_rate))
         return objective, optimizer
 
     def _stepper(self, execution: str, compiled: bool | None, why: str) -> Stepper:
-        return Stepper(self.objective, self.optimizer, self.steps, execution, compiled, self.plan.options.clip, why)
+        reasons = [rule.needs.plain for rule in self.rules.values() if rule.needs.plain]
+        reasons += ["several processes share their gradients"] if self.runtime.world > 1 else []
+        if reasons:
+            execution, compiled, why = "plain", None, reasons[0]
+        how = (execution, compiled, self.plan.options.clip, why)
+        return Stepper(self.objective, self.optimizer, self.steps, *how, backward=self.runtime.backward)
 
     def _take_epoch(self, data: KeptInputs, trainable: TrainableBatches) -> bool:
         """Takes the steps of one pass; returns False where the last step fell on a batch that was left out."""

@@ -40,14 +40,14 @@ class Runtime(Protocol):
     def restart(self, seed: int) -> AbstractContextManager[None]:
         """Seeds torch's generator, which draws the noise, and that of the data's order; afterwards all is as before."""
 
-    def setup(self, objective: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
-        """Makes objective and optimizer ready, each time that they are made."""
+    def setup(self, objective: nn.Module, optimizer: Optimizer) -> None:
+        """Makes objective and optimizer ready, IN PLACE, each time that they are made: the same in all processes."""
 
     def backward(self, loss: Tensor) -> None:
-        """Computes the gradients of a plain step."""
+        """Computes the gradients of a plain step; of several processes, which step plainly, their mean."""
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean of a number over all processes."""
+        """The mean of a tensor over all processes."""
 
     def agreed(self, decision: T) -> T:
         """The decision of the first process, which all others take: to stop, say."""
@@ -77,16 +77,15 @@ class OneProcess:
             self.data_order.manual_seed(_seed_of_order(seed))
             yield
 
-    def setup(self, objective: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
-        """As they are."""
-        return objective, optimizer
+    def setup(self, objective: nn.Module, optimizer: Optimizer) -> None:
+        """Nothing is to be done."""
 
     def backward(self, loss: Tensor) -> None:
         """By autograd."""
         loss.backward()
 
     def mean(self, value: Tensor) -> Tensor:
-        """The number itself."""
+        """The tensor itself."""
         return value
 
     def agreed(self, decision: T) -> T:

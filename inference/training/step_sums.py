@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from bayesprune.inference.objective.objective import Terms
 
-__all__ = ["StepSums", "Unread", "without_graph"]
-
-
-def without_graph(terms: Terms) -> Terms:
-    """The same numbers, which keep nothing of the step alive.
-
-    Args:
-        terms: What a step came to.
-    """
-    parts = {site: term.detach() for site, term in terms.kl_of.items()}
-    numbers = {name: getattr(terms, name).detach() for name in ("loss", "log_likelihood", "kl", "outputs")}
-    return replace(terms, **numbers, kl_of=parts)
+__all__ = ["StepSums", "Unread"]
 
 
 @dataclass(frozen=True)
@@ -53,13 +43,17 @@ class StepSums:
     Reading a number of a GPU waits for it. So steps are added unread, and read together when a record is due; on a CPU,
     where nothing waits, at once.
 
+    Args:
+        mean: The mean of a tensor over all processes (`Runtime.mean`).
+
     Attributes:
         taken: Steps added since `begin_epoch`.
         sums: Sums of them by name: loss, expected_log_likelihood and kl, in full-data nats.
         chunk: Negative ELBO of each step since it was emptied.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mean: Callable[[Tensor], Tensor]) -> None:
+        self._mean = mean
         self._unread: list[Unread] = []
         self.chunk: list[float] = []
         self.begin_epoch()
@@ -94,7 +88,7 @@ class StepSums:
         unread, self._unread = self._unread, []
         if not unread:
             return None
-        numbers = torch.stack([one.numbers[:2] for one in unread]).tolist()
+        numbers = self._mean(torch.stack([one.numbers[:2] for one in unread])).tolist()
         for one, (likelihood, kl) in zip(unread, numbers, strict=True):
             if not math.isfinite(kl - likelihood):
                 return one

@@ -18,13 +18,12 @@ from typing import Any
 from torch import Tensor
 
 from bayesprune.inference.data.batches import Data
-from bayesprune.inference.data.fingerprints import data_fingerprint, names_of_today
+from bayesprune.inference.data.fingerprints import data_fingerprint, described, names_of_today
 from bayesprune.inference.defaults.knob_grid import KL_WEIGHT
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.sparsity_path.continuation import fit_from
 from bayesprune.inference.training.checkpoint import CheckpointError
-from bayesprune.inference.training.described_rules import described_arguments
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.renamed_arguments import by_new_names
 from bayesprune.models.files.json_file import damaged, need, read_json, write_json
@@ -130,7 +129,7 @@ class Trials:
             "lengths": list(self.lengths),
             "data": data_fingerprint(data),
             "validation": data_fingerprint(tuple(validation)),
-            "how": described_arguments({name: value for name, value in self.how.items() if name != "progress"}),
+            "how": described({name: value for name, value in self.how.items() if name != "progress"}),
         }
         self._kept = [] if folder is None else self._read(folder)
 
@@ -229,8 +228,8 @@ class Trials:
         before = found["asked"]
         if isinstance(before.get("how"), dict):
             how = names_of_today(by_new_names(before["how"]))
-            if "rules" in asked["how"] and how.pop("gating", None) is not None:
-                how["rules"] = asked["how"]["rules"]  # an earlier version kept its name alone
+            if how.pop("gating", None) is not None:  # of an earlier version, which kept its name alone
+                how |= {name: asked["how"][name] for name in ("rules", "gating") if name in asked["how"]}
             before = {**before, "how": how}
         for name in {**asked, **before}:
             if asked.get(name) != before.get(name):

@@ -192,8 +192,8 @@ def tune(
     made: ModelAt = make if make is not None else lambda: model_at  # type: ignore[assignment, return-value]
     first = made(**_of_prior(begin))
     for knob in BY_DATA_SIZE:
-        if knob in grids and begin[knob] is None and first.gates is not None:
-            begin[knob] = first.gates.declaration.price(first.data_size)
+        if knob in grids and begin[knob] is None:
+            begin[knob] = first.way_defaults.get(knob)
     values = {knob: _checked_values(made, knob, begin, grid) for knob, grid in grids.items()}
     skipped = {"callbacks", "stop", *([KL_WEIGHT] if KL_WEIGHT in grids else [])}
     short = {name: value for name, value in how.items() if name not in skipped}
@@ -203,7 +203,7 @@ def tune(
     before = incumbent = trials.run(next(iter(grids)), begin)
     for knob, grid in grids.items():
         path, is_ordered = from_dense_to_sparse(knob, values[knob], grid is not None)
-        incumbent = _search(trials, knob, path, incumbent, is_ordered and first.gates is None, rule)
+        incumbent = _search(trials, knob, path, incumbent, is_ordered and not first.closes_units, rule)
 
     def full(at: Values, **more: Any) -> Fit:
         weight = {} if at.get(KL_WEIGHT) is None else {KL_WEIGHT: at[KL_WEIGHT]}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
+from torch import nn
 
 from bayesprune.inference.guides.families import Family
 from bayesprune.inference.guides.guide import Guide
@@ -69,8 +70,8 @@ class FitState:
         """
         raise ValueError("a loop of one's own keeps its model: use fit, which goes on with another one")
 
-    def slices(self, site: str) -> tuple[ParameterSlice, ...]:
-        """Where a site lives in the guide's flat parameters.
+    def slices(self, site: str) -> tuple[tuple[nn.Parameter, ParameterSlice], ...]:
+        """The guide's flat parameters in which a site lives, and where in them; see `Run.slices`.
 
         Args:
             site: Its name.
@@ -79,7 +80,12 @@ class FitState:
             ValueError: If there is no such site.
         """
         families = cast(Iterable[Family], self.objective.guide.families)
-        found = tuple(piece for family in families for piece in family.slices() if piece.site.name == site)
+        found = tuple(
+            (family.get_parameter(piece.parameter), piece)
+            for family in families
+            for piece in family.slices()
+            if piece.site.name == site
+        )
         if not found:
             known = ", ".join(self.objective.model.sites)
             raise ValueError(f"there is no site {site!r} in the guide: its sites are {known}")

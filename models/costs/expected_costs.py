@@ -8,9 +8,10 @@ their derivative is the marginal cost of a gate: the expected cost with it open 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -40,6 +41,8 @@ class ExpectedCosts:
     Attributes:
         units: How many units there are, by name of set.
         branches: Names of the branches.
+        tables: The counts, as a module: what registers it has them move with itself. For probabilities on another
+            device they are copied there once.
         whole: MACs and parameters with everything open.
 
     Raises:
@@ -57,8 +60,8 @@ class ExpectedCosts:
         within = {name: _inside(network, name, modules) for name, modules in (branches or {}).items()}
         self.units = {name: units.count for name, units in groups.sets.items()}
         self.branches = tuple(within)
-        tables = _tables(_blocks(network, example_input, groups, list(within.values())))
-        self._tables = {tables.costs.device: tables}
+        self.tables = _tables(_blocks(network, example_input, groups, list(within.values())))
+        self._copies: dict[torch.device, _Tables] = {}
         macs, parameters = self.expected({}, None).tolist()
         self.whole: tuple[float, float] = (macs, parameters)
 
@@ -87,22 +90,22 @@ class ExpectedCosts:
         """Both at once, MACs and parameters, float64, `(2,)`; arguments and errors are those of `macs`."""
         layers = layers or {}
         tables = self._on(next((value.device for value in (*theta.values(), *layers.values())), None))
-        unit = _joined("set of units", theta, self.units, tables.costs)
-        branch = _joined("branch", layers, dict.fromkeys(self.branches, 1), tables.costs)
-        pairs = (tables.rows @ unit + tables.free_rows) * (tables.columns @ unit + tables.free_columns)
+        costs, of = tables.exact("costs"), tables.exact
+        unit = _joined("set of units", theta, self.units, costs)
+        branch = _joined("branch", layers, dict.fromkeys(self.branches, 1), costs)
+        pairs = (of("rows") @ unit + of("free_rows")) * (of("columns") @ unit + of("free_columns"))
         tied = unit[tables.tied]
-        pairs = pairs + tables.both @ (tied - tied.square())  # one gate, though the product has it twice
+        pairs = pairs + of("both") @ (tied - tied.square())  # one gate, though the product has it twice
         there = torch.where(tables.within, branch, 1.0).prod(dim=1)
-        return tables.costs @ (pairs * there)
+        return costs @ (pairs * there)
 
     def _on(self, device: torch.device | None) -> _Tables:
-        """The tables on a device, copied there once; by default where they were made."""
-        made = next(iter(self._tables.values()))
-        if device is None:
-            return made
-        if device not in self._tables:
-            self._tables[device] = _Tables(*(getattr(made, part.name).to(device) for part in fields(_Tables)))
-        return self._tables[device]
+        """The tables on a device; by default where they are."""
+        if device is None or device == self.tables.tied.device:
+            return self.tables
+        if device not in self._copies:
+            self._copies[device] = copy.deepcopy(self.tables).to(device)
+        return self._copies[device]
 
 
 # ------------------------------------------------------------------------------------------------ what is counted
@@ -135,29 +138,33 @@ class _Block:
     within: tuple[bool, ...]
 
 
-@dataclass(frozen=True)
-class _Tables:
-    """All blocks of a network, float64.
+class _Tables(nn.Module):
+    """All blocks of a network.
 
-    Attributes:
-        rows: `(blocks, units)`.
-        columns: `(blocks, units)`.
-        free_rows: `(blocks,)`.
-        free_columns: `(blocks,)`.
+    What is float64 is kept as its bits: to float32, in which most models are, PyTorch would round every buffer.
+
+    Args:
+        exact: Float64 tensors: `rows` and `columns`, `(blocks, units)`; `free_rows` and `free_columns`, `(blocks,)`;
+            `both`, how many pairs of a row and a column the tied units have, `(blocks, tied)`; `costs`, MACs and
+            parameters of a pair, `(2, blocks)`.
         tied: Units that have rows and columns in one block, int64, `(tied,)`.
-        both: How many pairs of a row and a column these have, `(blocks, tied)`.
-        costs: MACs and parameters of a pair, `(2, blocks)`.
         within: Which branches a block goes with, boolean, `(blocks, branches)`.
     """
 
-    rows: Tensor
-    columns: Tensor
-    free_rows: Tensor
-    free_columns: Tensor
     tied: Tensor
-    both: Tensor
-    costs: Tensor
     within: Tensor
+
+    def __init__(self, exact: Mapping[str, Tensor], tied: Tensor, within: Tensor) -> None:
+        super().__init__()
+        for name, table in exact.items():
+            self.register_buffer(name, table.view(torch.int64), persistent=False)
+        self.register_buffer("tied", tied, persistent=False)
+        self.register_buffer("within", within, persistent=False)
+
+    def exact(self, name: str) -> Tensor:
+        """A table as float64."""
+        bits: Tensor = getattr(self, name)
+        return bits.view(torch.float64)
 
 
 def _tables(blocks: list[_Block]) -> _Tables:
@@ -170,16 +177,16 @@ def _tables(blocks: list[_Block]) -> _Tables:
     def vector(values: list[float]) -> Tensor:
         return torch.tensor(values, dtype=rows.dtype)
 
-    return _Tables(
-        rows,
-        columns,
-        vector([block.rows.free for block in blocks]),
-        vector([block.columns.free for block in blocks]),
-        tied,
-        (rows * columns)[:, tied],
-        torch.stack([vector([block.macs for block in blocks]), vector([block.parameters for block in blocks])]),
-        torch.tensor([block.within for block in blocks], dtype=torch.bool),
-    )
+    macs, parameters = vector([block.macs for block in blocks]), vector([block.parameters for block in blocks])
+    exact = {
+        "rows": rows,
+        "columns": columns,
+        "free_rows": vector([block.rows.free for block in blocks]),
+        "free_columns": vector([block.columns.free for block in blocks]),
+        "both": (rows * columns)[:, tied],
+        "costs": torch.stack([macs, parameters]),
+    }
+    return _Tables(exact, tied, torch.tensor([block.within for block in blocks], dtype=torch.bool))
 
 
 def _blocks(

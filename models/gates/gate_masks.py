@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ __all__ = ["masked", "take_masks"]
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-def take_masks(network: nn.Module, readers: Sequence[GateSlice]) -> bool:
+def take_masks(network: nn.Module, readers: Iterable[GateSlice]) -> bool:
     """Whether every reader is a linear layer or convolution."""
     layers = (network.get_submodule(reader.layer) for reader in readers)
     return all(isinstance(layer, (nn.Linear, *_CONVOLUTIONS)) for layer in layers)
@@ -24,7 +24,7 @@ def take_masks(network: nn.Module, readers: Sequence[GateSlice]) -> bool:
 @contextmanager
 def masked(
     network: nn.Module,
-    readers: Sequence[GateSlice],
+    readers: Iterable[GateSlice],
     values: Mapping[str, Tensor],
     branches: Iterable[tuple[str, Tensor]],
 ) -> Iterator[None]:

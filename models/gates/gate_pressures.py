@@ -58,6 +58,10 @@ class Flattening:
     log_gamma: float | Tensor
     absorbs: ClassVar[bool] = True
 
+    def priced(self, factor: Tensor) -> Flattening:
+        """The same at `factor` times the price."""
+        return Flattening(self.log_gamma * factor)
+
     def prior(self, like: Tensor) -> FlatteningPrior:
         """The hyper-prior."""
         return FlatteningPrior(torch.as_tensor(self.log_gamma, dtype=like.dtype, device=like.device))

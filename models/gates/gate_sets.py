@@ -2,55 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayesprune.models.units.channel_groups import ChannelGroups, Units
+from bayesprune.models.ways.buffer_dict import BufferDict
+from bayesprune.models.ways.way import WaySites
 
 __all__ = ["GateSet", "GateSlice", "along", "branch_gate_sets", "find_slices", "unit_gate_sets"]
 
 
 @dataclass(frozen=True)
-class GateSet:
+class GateSet(WaySites):
     """The gates of the units that the same layers make, or the one gate of a residual branch.
 
     Attributes:
-        owner: Name of the set of units (as in `ChannelGroups`), or of the branch.
         site: Name of the Pyro site of the gates, `(count,)`.
-        probability_site: Name of the site of their prior probability pi, `(count,)`.
         numbers: Number of each gate's unit in its set, `(count,)`; units that may not be removed have no gate.
+        owner: Name of the set of units (as in `ChannelGroups`), or of the branch.
+        probability_site: Name of the site of their prior probability pi, `(count,)`.
         is_layer: Whether it is the gate of a branch.
     """
 
     owner: str
-    site: str
     probability_site: str
-    numbers: Tensor
     is_layer: bool
 
-    @property
-    def count(self) -> int:
-        """How many gates there are."""
-        return len(self.numbers)
 
-
-@dataclass(frozen=True)
-class GateSlice:
+class GateSlice(nn.Module):
     """What one dimension of a tensor has to do with gates.
+
+    Args:
+        tensor: Name of the parameter.
+        dim: The dimension.
+        parts: Site and number of the gate of each index, -1 for an index without one; `(size of dim,)` each.
 
     Attributes:
         tensor: Name of the parameter.
         dim: The dimension.
-        parts: Site and number of the gate of each index, -1 for an index without one; `(size of dim,)` each.
     """
 
-    tensor: str
-    dim: int
-    parts: tuple[tuple[str, Tensor], ...]
+    def __init__(self, tensor: str, dim: int, parts: Sequence[tuple[str, Tensor]]) -> None:
+        super().__init__()
+        self.tensor, self.dim = tensor, dim
+        self._sites = tuple(site for site, _ in parts)
+        self._is_whole = tuple(bool((number >= 0).all()) for _, number in parts)
+        numbers = {str(place): number for place, (_, number) in enumerate(parts)}
+        self._numbers = BufferDict(numbers, persistent=False)
+        self._taken = BufferDict({place: number.clamp_min(0) for place, number in numbers.items()}, persistent=False)
 
     @property
     def layer(self) -> str:
@@ -60,18 +62,12 @@ class GateSlice:
     def mask(self, values: Mapping[str, Tensor]) -> Tensor:
         """The gate of each index, one where there is none; `(..., size of dim)` for gates `(..., count)`."""
         mask: Tensor | None = None
-        for (site, number), is_whole in zip(self.parts, self._is_whole, strict=True):
-            number = number.to(values[site].device)
-            taken = values[site].index_select(-1, number.clamp_min(0))
-            taken = taken if is_whole else torch.where(number >= 0, taken, 1.0)
+        for place, (site, is_whole) in enumerate(zip(self._sites, self._is_whole, strict=True)):
+            taken = values[site].index_select(-1, self._taken[str(place)])
+            taken = taken if is_whole else torch.where(self._numbers[str(place)] >= 0, taken, 1.0)
             mask = taken if mask is None else mask * taken
         assert mask is not None
         return mask
-
-    @cached_property
-    def _is_whole(self) -> list[bool]:
-        """Whether every index has a gate of the part."""
-        return [bool((number >= 0).all()) for _, number in self.parts]
 
     def gate_number(self, sets: Mapping[str, GateSet]) -> Tensor:
         """Number of each index's gate among all gates, -1 for none."""
@@ -79,8 +75,9 @@ class GateSlice:
         for site, one in sets.items():
             starts[site] = total
             total += one.count
-        found = torch.full_like(self.parts[0][1], -1)
-        for site, number in self.parts:
+        found = torch.full_like(self._numbers["0"], -1)
+        for place, site in enumerate(self._sites):
+            number = self._numbers[str(place)]
             found = torch.where(number >= 0, starts[site] + number, found)
         return found
 
@@ -97,7 +94,7 @@ def unit_gate_sets(groups: ChannelGroups, takes_gates: Callable[[Units], bool]) 
         numbers = units.removable.nonzero().squeeze(1)
         if len(numbers) and takes_gates(units):
             site = f"{units.name}.gate"
-            sets[site] = GateSet(units.name, site, f"{units.name}.gate_probability", numbers, False)
+            sets[site] = GateSet(site, numbers, units.name, f"{units.name}.gate_probability", False)
     return sets
 
 
@@ -110,7 +107,7 @@ def branch_gate_sets(branches: Iterable[str]) -> dict[str, GateSet]:
     sets = {}
     for name in branches:
         site = f"{name}.layer_gate"
-        sets[site] = GateSet(name, site, f"{name}.layer_gate_probability", torch.zeros(1).long(), True)
+        sets[site] = GateSet(site, torch.zeros(1).long(), name, f"{name}.layer_gate_probability", True)
     return sets
 
 
@@ -132,7 +129,7 @@ def find_slices(sets: Mapping[str, GateSet], groups: ChannelGroups) -> tuple[lis
             if part.role in roles:
                 roles[part.role].setdefault((part.tensor, part.dim), []).append((gates.site, number[part.unit]))
     readers, makers = (
-        [GateSlice(tensor, dim, tuple(parts)) for (tensor, dim), parts in found.items()] for found in roles.values()
+        [GateSlice(tensor, dim, parts) for (tensor, dim), parts in found.items()] for found in roles.values()
     )
     return readers, makers
 

@@ -1,9 +1,10 @@
-"""The gates of a network: which gates there are, what each multiplies, and their Pyro sites."""
+"""The gates of a network, as a way: which gates there are, what each multiplies, and their Pyro sites."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any, cast
 
 import pyro
 import pyro.distributions as dist
@@ -14,13 +15,16 @@ from torch.func import functional_call
 from bayesprune.models.costs.expected_costs import ExpectedCosts
 from bayesprune.models.gates.gate_masks import masked, take_masks
 from bayesprune.models.gates.gate_pressures import Flattening, GatePressure
-from bayesprune.models.gates.gate_sets import along, branch_gate_sets, find_slices, unit_gate_sets
+from bayesprune.models.gates.gate_sets import GateSet, GateSlice, along, branch_gate_sets, find_slices, unit_gate_sets
 from bayesprune.models.gates.unit_gates import UnitGates
 from bayesprune.models.language.iid import Iid
+from bayesprune.models.language.knobs import MovingNumber
 from bayesprune.models.networks.evaluation_mode import evaluation_mode
 from bayesprune.models.tracing.not_followed import NotFollowedError
 from bayesprune.models.units.channel_groups import ChannelGroups, Units
 from bayesprune.models.units.residual_branches import ResidualBranch, residual_branches
+from bayesprune.models.ways.buffer_dict import BufferDict
+from bayesprune.models.ways.way import Way
 
 __all__ = ["NetworkGates"]
 
@@ -28,7 +32,7 @@ _PROBED = 3
 """Examples on which masks for each of them are tried."""
 
 
-class NetworkGates:
+class NetworkGates(Way):
     """A `UnitGates` bound to a network.
 
     Args:
@@ -43,17 +47,25 @@ class NetworkGates:
         groups: The units of the network.
         branches: Residual branches with a gate.
         sets: The gates, by site.
-        weights: Names of the weights (not biases) that make or read a unit with a gate.
+        tensors: Names of the weights (not biases) that make or read a unit with a gate.
         costs: Expected costs of the network.
         whole: MACs of one example and parameters with all gates open, of the network as it was declared.
         declared_count: How many gates were declared.
         per_example: Whether every example of a batch can have gates of its own (readers are linear layers and
             convolutions, called as modules).
         is_pressed_by_cost: Whether the price is the expected cost of the network.
+        price: A knob of the model: a factor on the declared price, 1 until a rule moves it; set before a step is
+            traced.
 
     Raises:
         ValueError: If the network cannot be traced, or no unit may be removed.
     """
+
+    name = "gates"
+    closes_units = True
+    states_price = True
+    follows_removal = True
+    sets: Mapping[str, GateSet]
 
     def __init__(
         self,
@@ -63,30 +75,39 @@ class NetworkGates:
         data_size: int,
         before: NetworkGates | None = None,
     ) -> None:
+        super().__init__()
         self.declaration, self.data_size = declaration, data_size
+        self.price = MovingNumber()
+        if before is not None and before.price.is_moved:
+            self.price.set(float(before.price.value))
         like = next(network.parameters())
         example_input = example_input.to(like.device, like.dtype if example_input.is_floating_point() else None)
         self.whole: tuple[float, float]
         self.declared_count: int
         self.groups = _groups(network, example_input)
         self.branches = _branches(declaration, network, example_input, before)
-        self.sets = unit_gate_sets(self.groups, lambda units: before is None or before.has_gates(units))
-        if not self.sets and before is None:
+        units = unit_gate_sets(self.groups, lambda units: before is None or before.has_gates(units))
+        if not units and before is None:
             reasons = "; ".join(f"{u.name}: {u.refused}" for u in self.groups.sets.values())
             raise ValueError(f"no unit of the network may be removed, so that there is nothing to gate ({reasons})")
-        self.sets |= branch_gate_sets(self.branches)
-        self._readers, self._makers = find_slices(self.sets, self.groups)
+        self.sets = {**units, **branch_gate_sets(self.branches)}
+        readers, makers = find_slices(self.sets, self.groups)
+        self._readers, self._makers = nn.ModuleList(readers), nn.ModuleList(makers)
+        self._numbers = BufferDict({site: gates.numbers for site, gates in units.items()}, persistent=False)
         self.costs = ExpectedCosts(
             network, example_input, self.groups, {name: branch.layers for name, branch in self.branches.items()}
         )
+        self._cost_tables = self.costs.tables  # which move with the other ones
+        self.to(like.device)
         self.whole = self.costs.whole if before is None else before.whole
         count = sum(gates.count for gates in self.sets.values())
         self.declared_count = count if before is None else before.declared_count
         parameters = dict(network.named_parameters())
-        touched = dict.fromkeys(part.tensor for part in [*self._makers, *self._readers])
-        self.weights = tuple(name for name in touched if parameters[name].ndim >= 2)
-        self.per_example = take_masks(network, self._readers) and self._takes_masks(network, example_input)
-        pressure = declaration.pressure(data_size)
+        touched = dict.fromkeys(part.tensor for part in [*makers, *readers])
+        self.tensors = tuple(name for name in touched if parameters[name].ndim >= 2)
+        self.per_example = take_masks(network, readers) and self._takes_masks(network, example_input)
+        self.acts_inside = self.per_example
+        self._declared_pressure = pressure = declaration.pressure(data_size)
         self.is_pressed_by_cost = pressure is None
         self._pressures: dict[str, GatePressure] = {}
         if pressure is not None:
@@ -94,13 +115,54 @@ class NetworkGates:
         else:
             self.press({site: torch.full((gates.count,), declaration.start) for site, gates in self.sets.items()})
 
+    @classmethod
+    def among(cls, ways: Iterable[nn.Module]) -> NetworkGates:
+        """The gates among the ways of a model.
+
+        Raises:
+            ValueError: If it has none.
+        """
+        found = next((way for way in ways if isinstance(way, NetworkGates)), None)
+        if found is None:
+            raise ValueError("the model has no gates of units: declare gates=UnitGates(...)")
+        return found
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """What was declared, by name and arguments."""
+        return self.declaration.config
+
+    @property
+    def knobs(self) -> Mapping[str, MovingNumber]:
+        """The price, where it is paid for every open gate."""
+        return {"price": self.price} if self.declaration.has_straight_price else {}
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The arguments of `UnitGates`; of a cost its strength."""
+        cost = self.declaration.cost
+        return {**self.declaration.config["arguments"], "cost": None if cost is None else cost.strength}
+
+    @property
+    def defaults(self) -> Mapping[str, float | None]:
+        """The price of a unit in nats, where it is one number."""
+        return {"log_gamma": self.declaration.price(self.data_size)}
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{one.count} of {one.owner}" for one in self.sets.values())
+        return f"{self.declaration!r} on {counts}"
+
+    def on(self, network: nn.Module, example_input: Tensor) -> NetworkGates:
+        """The gates of the units that are left."""
+        return NetworkGates(self.declaration, network, example_input, self.data_size, self)
+
     def has_gates(self, units: Units) -> bool:
         """Whether units have gates here; those of a smaller network too, whose first layer may have been removed."""
         return any(f"{self.groups[layer].name}.gate" in self.sets for layer in units.layers)
 
     def pressure(self, site: str) -> GatePressure:
         """What presses the gates of a site to zero."""
-        return self._pressures[site]
+        return self._priced(self._pressures[site])
 
     def press(self, theta: Mapping[str, Tensor]) -> None:
         """Sets the price of every gate to its marginal expected cost at `theta`, where cost is the price."""
@@ -116,13 +178,20 @@ class NetworkGates:
     def cost(self, theta: Mapping[str, Tensor]) -> Tensor:
         """What the gates cost in nats at posterior probabilities `theta`, by site; a constant less under a cost."""
         if self.declaration.cost is not None:
-            return self.data_size * self.declaration.cost.penalty(self.costs, *self.by_owner(theta), self.whole)
-        pressure = self.declaration.pressure(self.data_size)
-        assert pressure is not None
+            cost = self.data_size * self.declaration.cost.penalty(self.costs, *self.by_owner(theta), self.whole)
+            return cost * self.price.like(cost) if self.price.is_moved else cost
+        assert self._declared_pressure is not None
+        pressure = self._priced(self._declared_pressure)
         removed = self.declared_count - sum(gates.count for gates in self.sets.values())
-        like = next(iter(theta.values()), torch.zeros(1))
+        like = next(iter(theta.values())) if theta else torch.zeros(1)
         costs = [pressure.cost(value).sum() for value in theta.values()]
         return torch.stack([*costs, removed * pressure.cost(like.new_zeros(()))]).sum()
+
+    def _priced(self, pressure: GatePressure) -> GatePressure:
+        """The pressure at the price of now; a cost's are marginal costs already, which `press` has taken at it."""
+        if not self.price.is_moved or self.is_pressed_by_cost or not isinstance(pressure, Flattening):
+            return pressure
+        return pressure.priced(self.price.value)
 
     def by_owner(self, theta: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Probabilities by set of units, `(units,)` with ones for those without a gate, and by residual branch."""
@@ -134,14 +203,14 @@ class NetworkGates:
                 all_open = torch.ones(
                     self.groups[gates.owner].count, dtype=theta[site].dtype, device=theta[site].device
                 )
-                units[gates.owner] = all_open.index_copy(0, gates.numbers.to(all_open.device), theta[site])
+                units[gates.owner] = all_open.index_copy(0, self._numbers[site], theta[site])
         return units, layers
 
     def sample(self, like: Tensor) -> dict[str, Tensor]:
         """Draws pi and gates as Pyro statements; returns the gates by site."""
         values = {}
         for site, gates in self.sets.items():
-            pressure = self._pressures[site]
+            pressure = self.pressure(site)
             prior = pressure.prior(like)
             if prior is None:
                 pi = pressure.best(like.new_ones(gates.count))
@@ -150,21 +219,23 @@ class NetworkGates:
             values[site] = pyro.sample(site, Iid(dist.Bernoulli(pi), (gates.count,)))
         return values
 
-    def multiply(
+    def weights(
         self, weights: Mapping[str, Tensor], values: Mapping[str, Tensor], network: nn.Module
     ) -> dict[str, Tensor]:
         """Puts gates into weights: what reads a unit is multiplied by its gate, and what a branch puts out by its own.
 
         Args:
             weights: Weights by name of tensor; what is not among them is taken from the network.
-            values: Gates by site, `(count,)`.
+            values: Gates by site, `(count,)`; without them all are open.
             network: The network.
 
         Returns:
             The given weights and all others that gates multiply, by name.
         """
         gated = dict(weights)
-        for reader in self._readers:
+        if not self._are_given(values):
+            return gated
+        for reader in self._slices(self._readers):
             weight = gated.get(reader.tensor, network.get_parameter(reader.tensor))
             gated[reader.tensor] = weight * along(reader.mask(values), reader.dim, weight.ndim)
         for name, branch in self.branches.items():
@@ -172,61 +243,74 @@ class NetworkGates:
                 gated[tensor] = gated.get(tensor, network.get_parameter(tensor)) * values[f"{name}.layer_gate"]
         return gated
 
-    def close(
+    def closed(
         self, weights: Mapping[str, Tensor], values: Mapping[str, Tensor], network: nn.Module
     ) -> dict[str, Tensor]:
-        """As `multiply`; what makes a unit whose gate is exactly zero is zero too, which changes no output."""
-        gated = self.multiply(weights, values, network)
-        for maker in self._makers:
+        """As `weights`; what makes a unit whose gate is exactly zero is zero too, which changes no output."""
+        gated = self.weights(weights, values, network)
+        if not self._are_given(values):
+            return gated
+        for maker in self._slices(self._makers):
             if maker.tensor in weights:
                 is_open = (maker.mask(values) != 0).to(gated[maker.tensor].dtype)
                 gated[maker.tensor] = gated[maker.tensor] * along(is_open, maker.dim, gated[maker.tensor].ndim)
         for name, branch in self.branches.items():
             for tensor in weights:
-                if tensor.rpartition(".")[0] in branch.layers and not bool(values[f"{name}.layer_gate"]):
-                    gated[tensor] = torch.zeros_like(gated[tensor])
+                if tensor.rpartition(".")[0] in branch.layers:
+                    gated[tensor] = torch.where(values[f"{name}.layer_gate"] != 0, gated[tensor], 0.0)
         return gated
 
-    def open_probabilities(self, theta: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    def open(self, values: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
         """Probability that all gates of a weight are open: of its row, its column and its branch.
 
         Args:
-            theta: Probabilities of the gates by site, `(count,)`.
+            values: Probabilities of the gates by site, `(count,)`, or gates.
             network: The network.
 
         Returns:
-            Probabilities by name of tensor, `(out, in, ...)`, for `weights` and all other weights inside branches.
+            Probabilities by name of tensor, `(out, in, ...)`, for `tensors` and all other weights inside branches.
         """
         found: dict[str, Tensor] = {}
-        for name in self.weights:
+        for name in self.tensors:
             ndim = network.get_parameter(name).ndim
-            parts = [part for part in (*self._makers, *self._readers) if part.tensor == name]
-            open_ = [along(part.mask(theta), part.dim, ndim) for part in parts]
+            every = (*self._slices(self._makers), *self._slices(self._readers))
+            parts = [part for part in every if part.tensor == name]
+            open_ = [along(part.mask(values), part.dim, ndim) for part in parts]
             together = open_[0] if len(open_) == 1 else open_[0] * open_[1]
             if len(parts) == 2:  # a gate that a weight meets twice, as rows and columns of a residual sum, is still one
-                place = together.device
-                row, column = (along(part.gate_number(self.sets).to(place), part.dim, ndim) for part in parts)
+                row, column = (along(part.gate_number(self.sets), part.dim, ndim) for part in parts)
                 together = torch.where((row == column) & (row >= 0), open_[0].expand_as(together), together)
             found[name] = together.expand_as(network.get_parameter(name)).clone()
         for branch in self.branches.values():
             for name, parameter in network.named_parameters():
                 if name.rpartition(".")[0] in branch.layers and parameter.ndim >= 2:
-                    there = theta[f"{branch.name}.layer_gate"]
+                    there = values[f"{branch.name}.layer_gate"]
                     found[name] = found.get(name, torch.ones_like(parameter)) * there
         return found
 
     @contextmanager
-    def gated(self, network: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+    def inside(self, network: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
         """Lets the network run with gates on what its layers read: `(count,)`, or `(batch, count)` for each example.
 
-        The same as weights from `multiply`, where all examples share their gates.
+        The same as with `weights`, where all examples share their gates.
         """
+        if not self._are_given(values):
+            yield
+            return
         branches = [
             (branch.output[0].rpartition(".")[0], values[f"{name}.layer_gate"])
             for name, branch in self.branches.items()
         ]
-        with masked(network, self._readers, values, branches):
+        with masked(network, self._slices(self._readers), values, branches):
             yield
+
+    def _are_given(self, values: Mapping[str, Tensor]) -> bool:
+        """Whether there are values of the gates; without them all are open."""
+        return any(site in values for site in self.sets)
+
+    @staticmethod
+    def _slices(slices: nn.ModuleList) -> Iterable[GateSlice]:
+        return cast(Iterable[GateSlice], slices)
 
     def _takes_masks(self, network: nn.Module, example_input: Tensor) -> bool:
         """Whether masks for each example do what gates in weights do, example by example: layers may mix dimensions."""
@@ -241,10 +325,10 @@ class NetworkGates:
         }
         try:
             with evaluation_mode(network), torch.no_grad():
-                with self.gated(network, masks):
+                with self.inside(network, masks):
                     together = network(x)
                 alone = [
-                    functional_call(network, self.multiply({}, {s: m[row] for s, m in masks.items()}, network), (part,))
+                    functional_call(network, self.weights({}, {s: m[row] for s, m in masks.items()}, network), (part,))
                     for row, part in enumerate(x.split(1))
                 ]
         except (RuntimeError, ValueError, IndexError):

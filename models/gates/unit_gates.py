@@ -14,8 +14,12 @@ from bayesprune.models.gates.cost_pressure import CostPressure
 from bayesprune.models.gates.gate_pressures import BetaHyperPrior, FixedProbability, Flattening, GatePressure
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import exact_zero
+from bayesprune.models.language.knobs import Knob
 
-__all__ = ["UnitGates"]
+__all__ = ["PRICE", "UnitGates"]
+
+PRICE = Knob()
+"""What `Budget` moves: a factor on the price of open units, or on that of what they cost."""
 
 
 class UnitGates:
@@ -112,6 +116,11 @@ class UnitGates:
         if self.beta is not None:
             return BetaHyperPrior(*self.beta)
         return None if self.cost is not None else Flattening(default_log_gamma(data_size))
+
+    @property
+    def has_straight_price(self) -> bool:
+        """Whether a price is paid for every open gate, so that a factor on it is the same prior at another price."""
+        return self.probability is None and self.beta is None
 
     def price(self, data_size: int) -> float | None:
         """What a unit costs in nats of all the data, where that is one number; None for the other pressures."""

@@ -20,7 +20,7 @@ import copy
 import hashlib
 import inspect
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from torch import Tensor
 from bayesprune.models.language.declaration_errors import DeclarationError, NotEvaluatedError, WrongShapeError
 from bayesprune.models.language.declaration_transport import reduced
 from bayesprune.models.language.inclusion import InclusionEvent
+from bayesprune.models.language.knobs import Knob, declared_knobs
 from bayesprune.models.language.latent import (
     PROGRESS,
     RESERVED,
@@ -57,6 +58,9 @@ class Hierarchy:
             on a latent. The prior is then unnormalised and cannot be simulated. Default None.
         default_guide: Guide of a fit that names none: ``"map"``, ``"meanfield"`` (default) or ``"paired"``.
         improper: Why the prior cannot be simulated, or None (default) for a proper prior.
+        knobs: Positive numbers that a rule may move while a fit runs, or `Knob`s with direction and bounds, by name; an
+            argument of a callable that names one gets it as a tensor of no dimensions. Default None: there are none.
+        budget: Name of the knob by which `Budget` meets a budget; default None: it is refused.
         latents: The latents by name; a bare distribution or callable means ``Latent(it)``, per weight. A callable that
             returns a tensor is a deterministic node, such as ``phi=lambda t: t / t.sum()``: it has no guide, sees the
             entries of its parents in the shapes of their levels, may reduce over them, and has any shape that
@@ -72,7 +76,7 @@ class Hierarchy:
         config: Name and arguments for a ready prior, by which a saved fit finds it; None for one of your own.
 
     Raises:
-        ValueError: For an unknown parent, a cycle, a latent with a reserved name, a missing `weight`, an
+        ValueError: For an unknown parent, a cycle, a latent or a knob with a reserved name, a missing `weight`, an
             inclusion event that names no latent or does not fit, or a distribution whose parameters fall outside their
             support; or if it can be run on the weights of neither a linear layer nor a convolution.
     """
@@ -88,6 +92,8 @@ class Hierarchy:
         factor: Callable[..., Tensor] | None = None,
         default_guide: str = "meanfield",
         improper: str | None = None,
+        knobs: Mapping[str, float | Knob] | None = None,
+        budget: str | None = None,
         **latents: Any,
     ) -> None:
         if weight is None:
@@ -114,6 +120,8 @@ class Hierarchy:
         self.included = included
         self.factor = factor
         self.default_guide = default_guide
+        self.knobs = declared_knobs(knobs, budget, (*declared, *RESERVED, WEIGHT, "factor"))
+        self.budget = budget
         self.improper = improper or (
             "its factor leaves the normaliser unknown, so it cannot be simulated" if factor else None
         )
@@ -147,12 +155,13 @@ class Hierarchy:
 
     def _check_parents(self) -> None:
         for name, parents in self.parents.items():
-            allowed = (*self.nodes, *RESERVED, *((WEIGHT,) if name == "factor" else ()))
+            allowed = (*self.nodes, *RESERVED, *self.knobs, *((WEIGHT,) if name == "factor" else ()))
             for parent in parents:
                 if parent not in allowed:
                     raise ValueError(
                         f"{name} depends on {parent!r}, which is not declared: the latents are "
                         f"{', '.join(self.nodes) or 'none'} and the reserved arguments {', '.join(RESERVED)}"
+                        + (f", and the knobs {', '.join(self.knobs)}" if self.knobs else "")
                     )
         event = self.included
         for role in ("gate", "slab"):
@@ -233,18 +242,22 @@ class Hierarchy:
         return hashlib.sha256((self.structure() + " ".join(digits)).encode()).hexdigest()[:16]
 
     def structure(self) -> str:
-        """Names, levels, parents, guides and the event: the printed hierarchy less its formulas."""
+        """Names, levels, parents, guides and the event: the printed hierarchy less its formulas.
+
+        Knobs are left out: what they do where they are declared is in the densities.
+        """
+        of = {name: ", ".join(p for p in parents if p not in self.knobs) for name, parents in self.parents.items()}
         lines = [
-            f"{name} per {_level(latent)} of {', '.join(self.parents.get(name, ()))} guide {latent.guide}"
+            f"{name} per {_level(latent)} of {of.get(name, '')} guide {latent.guide}"
             if name in self.latents
-            else f"{name} deterministic per {_level(latent)} of {', '.join(self.parents.get(name, ()))}"
+            else f"{name} deterministic per {_level(latent)} of {of.get(name, '')}"
             for name, latent in self.nodes.items()
         ]
-        lines.append(f"weight of {', '.join(self.parents.get(WEIGHT, ()))}; included {self.included}")
+        lines.append(f"weight of {of.get(WEIGHT, '')}; included {self.included}")
         return "\n".join(lines)
 
     def __str__(self) -> str:
-        width = max(len(name) for name in (*self.nodes, WEIGHT, "included"))
+        width = max(len(name) for name in (*self.nodes, *self.knobs, WEIGHT, "included"))
         lines = []
         for name, latent in self.nodes.items():
             if name in self.latents:
@@ -256,6 +269,7 @@ class Hierarchy:
         if self.factor is not None:
             lines.append(f"{'factor':<{width}} = {describe(self.factor)} nats")
         lines.append(f"{'included':<{width}} : {self.included or 'no event declared'}")
+        lines += [f"{name:<{width}} : {knob.value:g}, a knob" for name, knob in self.knobs.items()]
         return "\n".join(lines)
 
     def __repr__(self) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.models.language.inclusion import InclusionEvent
+from bayesprune.models.language.knobs import Knob
 from bayesprune.models.language.levels import DEFAULT_BLOCK, LEVELS
 
 __all__ = [
@@ -34,7 +35,7 @@ class Latent:
     Attributes:
         distribution: A univariate Pyro distribution (its constants are float32; numbers in a callable take the dtype of
             the weights), or a callable that returns one; the names of its arguments name its parents (other latents, or
-            ``size``, ``fan_in``, ``inputs``, ``data_size``, ``progress``).
+            ``size``, ``fan_in``, ``inputs``, ``data_size``, ``progress``, or a knob of the hierarchy).
         per: The level, one of `LEVELS`; default one entry a weight.
         dims: Named dimensions in place of a level, e.g. ``{"output": None, "rank": 16}``; None takes the
             tensor's own size, for the names ``"output"`` and ``"input"``. Passed to callables unexpanded.
@@ -119,6 +120,8 @@ class Declared(Protocol):
     noise: str | None
     full_kl: bool
     config: dict[str, Any] | None
+    knobs: dict[str, Knob]
+    budget: str | None
 
     @property
     def parents(self) -> dict[str, tuple[str, ...]]:

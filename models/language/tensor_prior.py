@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,9 @@ from torch.distributions import Distribution, constraints
 from bayesprune.models.language.declaration_errors import DeclarationError, WrongShapeError
 from bayesprune.models.language.declared_constants import moved, python_numbers_as
 from bayesprune.models.language.deterministic_nodes import as_node, check_node
-from bayesprune.models.language.fit_progress import FitProgress
 from bayesprune.models.language.gate_support import GatesNotDrawnError
 from bayesprune.models.language.iid import Iid
+from bayesprune.models.language.knobs import MovingNumber
 from bayesprune.models.language.latent import PROGRESS, WEIGHT, Declared, Latent, is_distribution
 from bayesprune.models.language.levels import expand_blocks, level_shape
 from bayesprune.models.language.scale_mixture import conditional_sd
@@ -67,12 +67,14 @@ class TensorPrior:
         progress: The model's progress, for callables that ask for it; default None: one of its own.
         declared_shape: The shape whose size and fan-in callables are told, that of the tensor before units were
             removed: the prior stays the same. Default None: `shape`.
+        knobs: The model's knobs of this hierarchy by name; default None: of its own, where they were declared.
 
     Attributes:
         deterministic: Names of the nodes that are functions of others, whose callables return a tensor.
         sites: The sample sites by name of latent; with ``"weight"`` among them if the weights are a latent.
         weight_is_latent: Whether the weights are sampled rather than a function of the latents.
         progress: The progress that callables are given.
+        moving: The numbers that callables are given as tensors, by name: progress and the knobs.
 
     Raises:
         ValueError: If a level does not fit the tensor, a distribution does not broadcast to its level, or a
@@ -86,8 +88,9 @@ class TensorPrior:
         shape: tuple[int, ...],
         data_size: int,
         pattern: str | None = None,
-        progress: FitProgress | None = None,
+        progress: MovingNumber | None = None,
         declared_shape: tuple[int, ...] | None = None,
+        knobs: Mapping[str, MovingNumber] | None = None,
     ) -> None:
         self.name = name
         self.hierarchy = hierarchy
@@ -101,7 +104,9 @@ class TensorPrior:
             "inputs": shape[1] if len(shape) > 1 else 1,
             "data_size": data_size,
         }
-        self.progress = progress or FitProgress()
+        self.progress = progress or MovingNumber()
+        own = {name: MovingNumber(knob.value) for name, knob in hierarchy.knobs.items()} if knobs is None else knobs
+        self.moving = {PROGRESS: self.progress, **own}
         self._constants: dict[tuple[str, torch.dtype, torch.device], Distribution] = {}
         self._arguments = {key: parents for key, parents in hierarchy.parents.items()}
         self.sites: dict[str, Site] = {}
@@ -290,7 +295,7 @@ class TensorPrior:
     def _given(self, key: str, values: dict[str, Tensor], like: Tensor) -> dict[str, Any]:
         """The arguments of ``weight`` or ``factor``, expanded to the tensor's rows and columns."""
         available = {**self._expanded(values), **self.reserved}
-        return {p: self._progress(like) if p == PROGRESS else available[p] for p in self._arguments[key]}
+        return {p: self.moving[p].like(like) if p in self.moving else available[p] for p in self._arguments[key]}
 
     def _constant(self, latent: str, value: Any, parents: tuple[str, ...], like: Tensor) -> Any:
         """A distribution that depends on no latent, made once for each dtype and device."""
@@ -300,9 +305,6 @@ class TensorPrior:
                 made = value if isinstance(value, Distribution) else value(**{p: self.reserved[p] for p in parents})
             self._constants[key] = moved(made, like)
         return self._constants[key]
-
-    def _progress(self, like: Tensor) -> Tensor:
-        return self.progress.share.to(like.device, like.dtype)
 
     def _settled(self, node: str, spec: Latent, value: Tensor) -> Tensor:
         """The value of a deterministic node, whose shape is checked the first time."""
@@ -323,8 +325,8 @@ class TensorPrior:
         return found
 
     def _value_for(self, child: Latent, parent: str, values: dict[str, Tensor], like: Tensor) -> Any:
-        if parent == PROGRESS:
-            return self._progress(like)
+        if parent in self.moving:
+            return self.moving[parent].like(like)
         if parent in self.reserved:
             return self.reserved[parent]
         spec = self.hierarchy.nodes[parent]

@@ -9,6 +9,7 @@ from torch import Tensor
 from bayesprune.models.distributions.spike_slab_mixture import SpikeSlabMixture
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import slab_membership
+from bayesprune.models.language.knobs import Knob
 from bayesprune.models.language.ready_registry import ready
 
 SPIKE_SHARE, INITIAL_SHARE = 0.01, 0.3
@@ -59,6 +60,9 @@ class ContinuousSpikeAndSlab(Hierarchy):
         if not 0.0 <= annealing <= 1.0:
             raise ValueError(f"ContinuousSpikeAndSlab(annealing=...) is a share of steps in [0, 1], not {annealing}")
 
+        def density(odds: Tensor) -> Tensor:
+            return expected_density * odds / (1.0 + expected_density * (odds - 1.0))
+
         def slab(fan_in: int) -> float:
             return math.sqrt(2.0 / (expected_density * fan_in)) if slab_sd is None else slab_sd
 
@@ -78,9 +82,11 @@ class ContinuousSpikeAndSlab(Hierarchy):
 
         super().__init__(
             weight=(
-                (lambda fan_in, progress: SpikeSlabMixture(expected_density, spike(fan_in, progress), slab(fan_in)))
+                (lambda fan_in, odds, progress: SpikeSlabMixture(density(odds), spike(fan_in, progress), slab(fan_in)))
                 if annealing
-                else (lambda fan_in: SpikeSlabMixture(expected_density, spike(fan_in), slab(fan_in)))
+                else (lambda fan_in, odds: SpikeSlabMixture(density(odds), spike(fan_in), slab(fan_in)))
             ),
             included=slab_membership(),
+            knobs={"odds": Knob(more="denser", low=1e-30, high=max(1.0, 1.0 / expected_density - 1.0), pace=4.0)},
+            budget="odds",
         )

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import relative_threshold
+from bayesprune.models.language.knobs import Knob
 from bayesprune.models.language.latent import Latent
 from bayesprune.models.language.ready_registry import ready
 from bayesprune.models.priors.group_noise import check_level
@@ -34,16 +35,20 @@ class GroupHorseshoe(Hierarchy):
             raise ValueError(f"GroupHorseshoe(tau0=...) must be positive, not {tau0}")
         check_level("GroupHorseshoe(per=...)", per)
 
+        scale = tau0
+
         def weight(s_a: Tensor, s_b: Tensor, z_a: Tensor, z_b: Tensor, w: Tensor) -> Tensor:
             return (s_a * s_b).sqrt() * (z_a * z_b).sqrt() * w
 
         super().__init__(
-            # s = 1 at the start: the heavy tail of s_b bears what is far from tau0.
-            s_a=Latent(lambda: dist.Gamma(0.5, tau0**-2), "layer", init=tau0**2),
-            s_b=Latent(lambda: dist.InverseGamma(0.5, 1.0), "layer", init=tau0**-2),
+            # s = 1 at the start: the heavy tail of s_b bears what is far from it.
+            s_a=Latent(lambda tau0: dist.Gamma(0.5, scale**-2 * tau0**-2), "layer", init=scale**2),
+            s_b=Latent(lambda: dist.InverseGamma(0.5, 1.0), "layer", init=scale**-2),
             z_a=Latent(lambda: dist.Gamma(0.5, 1.0), per, init=1.0),
             z_b=Latent(lambda: dist.InverseGamma(0.5, 1.0), per, init=1.0),
             w=Latent(dist.Normal(0.0, 1.0)),
             weight=weight,
             included=relative_threshold(0.1),
+            knobs={"tau0": Knob(more="denser")},
+            budget="tau0",
         )

@@ -25,8 +25,12 @@ from bayesprune.models.distributions.power_density import PowerDensity
 from bayesprune.models.distributions.signed_gamma import SignedGamma
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import relative_threshold, shrinkage_below
+from bayesprune.models.language.knobs import Knob
 from bayesprune.models.language.latent import Latent
 from bayesprune.models.language.ready_registry import ready
+
+STRENGTH = {"kappa": Knob(above=1e-3)}
+"""What `Budget` moves: a factor on kappa; by MAP the weights that it shrinks end below 1e-3."""
 
 
 @ready("halo", "hierarchical adaptive lasso, by its one constant kappa")
@@ -68,9 +72,11 @@ class HALO(Hierarchy):
         else:
             super().__init__(
                 lam=Latent(lambda: dist.Gamma(3.0, 3.0), per="weight"),
-                weight=lambda lam, fan_in: dist.Laplace(0.0, lam.square() / xi(fan_in)),
+                weight=lambda lam, fan_in, kappa: dist.Laplace(0.0, lam.square() / xi(fan_in) * kappa.reciprocal()),
                 included=shrinkage_below(0.5),
                 default_guide="map",
+                knobs=STRENGTH,
+                budget="kappa",
             )
 
     @classmethod
@@ -172,13 +178,15 @@ class HALO(Hierarchy):
             self,
             lam=Latent(hyper, per="weight", init=lam_start, guide="delta" if "lam" in flat else None),
             weight=(
-                (lambda lam: dist.Laplace(0.0, lam.square() / xi))
+                (lambda lam, kappa: dist.Laplace(0.0, lam.square() / xi * kappa.reciprocal()))
                 if xi
                 else Latent(lambda: PowerDensity(), guide="delta" if "the weights" in flat else None)
             ),
             factor=factor if decay else None,
             included=shrinkage_below(0.5) if xi else relative_threshold(0.1),
             default_guide="map",
+            knobs=STRENGTH if xi else None,
+            budget="kappa" if xi else None,
             improper=f"without a penalty on them, the density of {' and '.join(flat)} is flat" if flat else None,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import pyro.distributions as dist
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import shrinkage_below
+from bayesprune.models.language.knobs import Knob
 from bayesprune.models.language.latent import Latent
 from bayesprune.models.language.ready_registry import ready
 
@@ -39,12 +41,15 @@ class Horseshoe(Hierarchy):
         by: str | None = None,
     ) -> None:
         _check(tau0, expected_density)
+        scale = functools.partial(_tau0, tau0, expected_density)
         super().__init__(
-            tau=Latent(lambda fan_in: dist.HalfCauchy(_tau0(tau0, expected_density, fan_in)), "layer", init=_rms),
+            tau=Latent(lambda fan_in, tau0: dist.HalfCauchy(scale(fan_in) * tau0), "layer", init=_rms),
             lam=Latent(dist.HalfCauchy(1.0), per),
             z=Latent(dist.Normal(0.0, 1.0), "weight"),
             weight=lambda tau, lam, z: tau * lam * z,
             included=shrinkage_below(0.5, by),
+            knobs={"tau0": Knob(more="denser")},
+            budget="tau0",
         )
 
 
@@ -80,6 +85,8 @@ class RegularisedHorseshoe(Hierarchy):
         if (slab_sd is not None and not slab_sd > 0) or not slab_df > 0:
             raise ValueError(f"RegularisedHorseshoe needs positive slab_sd and slab_df, not {slab_sd} and {slab_df}")
 
+        scale = functools.partial(_tau0, tau0, expected_density)
+
         def slab_variance(fan_in: int) -> float:
             return 2.0 / (expected_density * fan_in) if slab_sd is None else slab_sd**2
 
@@ -88,12 +95,14 @@ class RegularisedHorseshoe(Hierarchy):
             return scale * (c2 / (c2 + scale.square())).sqrt() * z
 
         super().__init__(
-            tau=Latent(lambda fan_in: dist.HalfCauchy(_tau0(tau0, expected_density, fan_in)), "layer", init=_rms),
+            tau=Latent(lambda fan_in, tau0: dist.HalfCauchy(scale(fan_in) * tau0), "layer", init=_rms),
             lam=Latent(dist.HalfCauchy(1.0), per),
             c2=Latent(lambda fan_in: dist.InverseGamma(slab_df / 2, slab_df / 2 * slab_variance(fan_in)), "layer"),
             z=Latent(dist.Normal(0.0, 1.0), "weight"),
             weight=weight,
             included=shrinkage_below(0.5, by),
+            knobs={"tau0": Knob(more="denser")},
+            budget="tau0",
         )
 
 

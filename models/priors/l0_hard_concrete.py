@@ -6,12 +6,14 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from bayesprune.models.checks.setting_types import Extent
 from bayesprune.models.distributions.hard_concrete import LOWER, UPPER, trained_gate
 from bayesprune.models.distributions.nonzero_penalty import IMPROPER, NonzeroPenalty
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import ExactZero
+from bayesprune.models.language.knobs import Knob
 from bayesprune.models.language.latent import Latent
 from bayesprune.models.language.ready_registry import ready
 from bayesprune.models.priors.group_noise import check_level, check_slab, weight_decayed
@@ -59,14 +61,18 @@ class L0HardConcrete(Hierarchy):
                 f"not {dropout}"
             )
 
-        def penalty(size: int, fan_in: int, inputs: int) -> NonzeroPenalty:
+        price = lam
+
+        def penalty(size: int, fan_in: int, inputs: int, lam: Tensor) -> NonzeroPenalty:
             group = {"weight": 1, "output": fan_in, "input": size // inputs, "kernel": fan_in // inputs}[level]
-            return NonzeroPenalty(lam * group)
+            return NonzeroPenalty(price * group * lam)
 
         super().__init__(
             z=Latent(penalty, level, guide="hardconcrete", init=1.0 - dropout),
             w=weight_decayed(slab_sd, opens),
             weight=lambda z, w: z * w,
             included=OpenGate("z"),
+            knobs={"lam": Knob(shift="z", pace=0.3)},
+            budget="lam" if lam else None,
             improper=IMPROPER,
         )

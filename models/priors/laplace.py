@@ -8,6 +8,7 @@ import pyro.distributions as dist
 
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import relative_threshold
+from bayesprune.models.language.knobs import Knob
 from bayesprune.models.language.ready_registry import ready
 
 
@@ -29,6 +30,10 @@ class Laplace(Hierarchy):
         if scale is not None and not scale > 0:
             raise ValueError(f"Laplace(scale=...) must be positive, not {scale}")
         super().__init__(
-            weight=lambda fan_in: dist.Laplace(0.0, math.sqrt(1.0 / fan_in) if scale is None else scale),
+            weight=lambda fan_in, strength: dist.Laplace(
+                0.0, (math.sqrt(1.0 / fan_in) if scale is None else scale) * strength.reciprocal()
+            ),
             included=relative_threshold(0.1),
+            knobs={"strength": Knob()},
+            budget="strength",
         )

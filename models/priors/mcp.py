@@ -8,6 +8,7 @@ from bayesprune.models.checks.data_count import checked_data_size
 from bayesprune.models.distributions.minimax_concave import IMPROPER, MinimaxConcave
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import relative_threshold
+from bayesprune.models.language.knobs import Knob
 from bayesprune.models.language.ready_registry import ready
 
 
@@ -66,8 +67,10 @@ class MCP(Hierarchy):
             return math.sqrt(8.0 / fan_in) / slope(fan_in) if gamma is None else gamma
 
         super().__init__(
-            weight=lambda fan_in: MinimaxConcave(slope(fan_in), reach(fan_in)),
+            weight=lambda fan_in, lam: MinimaxConcave(slope(fan_in) * lam, reach(fan_in)),
             included=relative_threshold(0.1),
             default_guide="map",
+            knobs={"lam": Knob()},
+            budget="lam",
             improper=IMPROPER,
         )

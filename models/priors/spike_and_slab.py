@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 
 import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions.utils import probs_to_logits
 
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import exact_zero
+from bayesprune.models.language.knobs import Knob
 from bayesprune.models.language.latent import Latent
 from bayesprune.models.language.levels import DEFAULT_BLOCK
 from bayesprune.models.language.ready_registry import ready
@@ -54,13 +58,20 @@ class SpikeAndSlab(Hierarchy):
             raise ValueError(f"SpikeAndSlab(block=...) takes rows and columns, both at least 1, not {block}")
         block = (int(block[0]), int(block[1]))
 
+        def gate(odds: Tensor) -> dist.Bernoulli:
+            declared = probs_to_logits(torch.full_like(odds, expected_density), is_binary=True)
+            return dist.Bernoulli(logits=declared + odds.log())
+
         def slab(fan_in: int) -> dist.Normal:
             return dist.Normal(0.0, math.sqrt(2.0 / (expected_density * fan_in)) if slab_sd is None else slab_sd)
 
+        even = max(1.0, 1.0 / expected_density - 1.0)  # at most so that the prior has no say for a weight
         super().__init__(
-            z=Latent(lambda: dist.Bernoulli(expected_density), level, init=initial_inclusion, block=block),
+            z=Latent(gate, level, init=initial_inclusion, block=block),
             slab=Latent(slab),
             weight=lambda z, slab: z * slab,
             included=exact_zero(gate="z", slab="slab"),
             default_guide="paired",
+            knobs={"odds": Knob(more="denser", low=1e-30, high=even, pace=4.0, shift="z")},
+            budget="odds",
         )

@@ -10,6 +10,7 @@ import pyro.distributions as dist
 from bayesprune.models.checks.data_count import checked_data_size
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import relative_threshold
+from bayesprune.models.language.knobs import Knob
 from bayesprune.models.language.latent import Latent
 from bayesprune.models.language.ready_registry import ready
 
@@ -72,7 +73,11 @@ class SWS(Hierarchy):
     def _declare(self, xi: Callable[[int, int], float], psi: Callable[[int], float]) -> None:
         super().__init__(
             square=Latent(lambda size: dist.Gamma(size + 1.0, psi(size)), per="layer", guide="delta", init=1.0),
-            weight=lambda square, size, fan_in: dist.Laplace(0.0, square / xi(size, fan_in)),
+            weight=lambda square, size, fan_in, kappa: dist.Laplace(
+                0.0, square / xi(size, fan_in) * kappa.reciprocal()
+            ),
             included=relative_threshold(0.1),
             default_guide="map",
+            knobs={"kappa": Knob()},
+            budget="kappa",
         )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from bayesprune.models.checks.setting_types import Extent
 from bayesprune.models.distributions.fitted_normal import IMPROPER, FittedNormal
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import relative_threshold
+from bayesprune.models.language.knobs import Knob
 from bayesprune.models.language.latent import Latent
 from bayesprune.models.language.ready_registry import ready
 from bayesprune.models.priors.group_noise import START_SPREAD, check_level, check_slab, weight_decayed
@@ -35,10 +38,17 @@ class VIB(Hierarchy):
             raise ValueError(f"VIB(strength=...) must be positive, not {strength}")
         check_slab("VIB", slab_sd)
         check_level("VIB(per=...)", per)
+        declared = strength
+
+        def price(strength: Tensor) -> FittedNormal:
+            return FittedNormal(declared * strength)
+
         super().__init__(
-            z=Latent(lambda: FittedNormal(strength), per, guide="normal", init=1.0, spread=START_SPREAD),
+            z=Latent(price, per, guide="normal", init=1.0, spread=START_SPREAD),
             w=weight_decayed(slab_sd),
             weight=lambda z, w: z * w,
             included=relative_threshold(0.1),
+            knobs={"strength": Knob()},
+            budget="strength",
             improper=IMPROPER,
         )

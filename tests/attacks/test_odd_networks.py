@@ -159,10 +159,10 @@ def with_gates(model, values):
     by_site = dict(zip(model.gates.sets, parts, strict=True))
 
     def masked(network, x, grad):
-        weights = {name: network.get_parameter(name).detach() for name in model.gates.weights}
+        weights = {name: network.get_parameter(name).detach() for name in model.gates.tensors}
         with torch.set_grad_enabled(grad):
             once = copy.deepcopy(network)
-            return functional_call(once, model.gates.multiply(weights, by_site, once), (x.clone(),)).detach()
+            return functional_call(once, model.gates.weights(weights, by_site, once), (x.clone(),)).detach()
 
     return masked
 

@@ -432,7 +432,7 @@ def test_a_guide_of_another_kind_is_refused_with_what_can_be_used():
 
 def test_gates_of_units_are_refused():
     bnn = network(gates=bp.UnitGates(), example_input=X[:1])
-    with pytest.raises(ValueError, match="gates of units are moved and removed by fit alone"):
+    with pytest.raises(ValueError, match="a part of the model is trained by the rule Gating.*use fit"):
         bp.Fit.of(bp.objective(bnn), (X, Y))
 
 

@@ -35,9 +35,9 @@ def random_closed(model, seed, branches=()):
 def masked_outputs(model, closed, x):
     """What the network puts out while these gates are closed and all others open."""
     values = {site: (~gone).double() for site, gone in closed.items()}
-    weights = {name: model.network.get_parameter(name).detach() for name in model.gates.weights}
+    weights = {name: model.network.get_parameter(name).detach() for name in model.gates.tensors}
     with torch.no_grad():
-        return functional_call(model.network, model.gates.multiply(weights, values, model.network), (x,))
+        return functional_call(model.network, model.gates.weights(weights, values, model.network), (x,))
 
 
 def difference(found, wanted):

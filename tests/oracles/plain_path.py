@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.inference.guides.guide import Guide
+from bayesprune.inference.objective.gradient import Gradient
 from bayesprune.inference.objective.objective import Objective
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.likelihoods.labels import Categorical
@@ -70,7 +71,7 @@ def objective_of(priors, guide=None, network=None, likelihood=None, dtype=torch.
     network = mlp() if network is None else network
     priors = priors if isinstance(priors, dict) else {"a*.weight": priors}
     model = BayesianNetwork(network.to(dtype), priors, likelihood or Categorical(), DATA).to(dtype)
-    objective = Objective(model, Guide(model, guide).to(dtype), **more)
+    objective = Objective(model, Guide(model, guide).to(dtype), Gradient(**more))
     move(objective, spread, seed=5)
     return objective.train()
 
@@ -140,8 +141,9 @@ def distance(one, other):
         return float("inf")
     if one.numel() == 0:
         return 0.0
+    one, other = one.double(), other.double()  # masks are booleans
     size = float(torch.maximum(one.abs().max(), other.abs().max()))
-    difference = float((one.double() - other.double()).abs().max())
+    difference = float((one - other).abs().max())
     return 0.0 if difference == 0.0 else difference / size if size > 0 else float("inf")
 
 

@@ -240,7 +240,7 @@ VARIANTS = {
     "halo without a penalty": lambda: objective_of(HALO(kappa=0.0), "meanfield"),
     "terms from the draw": lambda: objective_of(Horseshoe(), "meanfield", analytic=False),
     "slab from the draw": lambda: objective_of(SpikeAndSlab(), "paired", analytic=False),
-    "opposite gates": lambda: objective_of(SpikeAndSlab(level="input"), "paired", gate_estimator=antithetic),
+    "opposite gates": lambda: objective_of(SpikeAndSlab(level="input"), "paired", latent_gates=antithetic),
     "a gate a tile": lambda: objective_of(SpikeAndSlab(level="block", block=(2, 2)), "paired"),
     "particles": lambda: objective_of(Gaussian(), "meanfield", particles=3),
     "particles of gates": lambda: objective_of(SpikeAndSlab(), "paired", particles=2),
@@ -376,7 +376,7 @@ def is_random(kind):
         "plain": lambda: objective_of(Gaussian(), "meanfield"),
         "dropout": lambda: objective_of(Gaussian(), "meanfield", mlp(dropout=0.3)),
         "gates": lambda: objective_of(SpikeAndSlab(), "paired"),
-        "drawn gates": lambda: objective_of(SpikeAndSlab(), "paired", gate_estimator=ScoreFunction(2)),
+        "drawn gates": lambda: objective_of(SpikeAndSlab(), "paired", latent_gates=ScoreFunction(2)),
     }[kind]()
     return trace(objective, *batch_for(objective.model.network)).has_random_numbers
 

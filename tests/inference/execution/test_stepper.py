@@ -200,7 +200,9 @@ def test_a_declaration_that_reads_what_changes_turns_the_execution_plain_and_the
 def long(monkeypatch, seconds=1e3):
     """Makes every evaluation seem that long, so that compilation pays."""
     asked = []
-    monkeypatch.setattr(Stepper, "_time_plain", lambda self, x, y, kl_weight, once: asked.append(once) or seconds)
+    monkeypatch.setattr(
+        Stepper, "_time_plain", lambda self, x, y, kl_weight, steps, once: asked.append(once) or seconds
+    )
     return asked
 
 
@@ -328,7 +330,7 @@ def test_timing_changes_nothing(monkeypatch):
     objective = objective_of({"a2.weight": SpikeAndSlab()}, "paired", mlp(norm=True, dropout=0.2))
     stepper = stepper_of("auto", 10**9, objective)
     before, random = state_of(objective, stepper.optimizer), torch.get_rng_state()
-    seconds = stepper._time_plain(*batch_for(objective.model.network), 1.0, once=False)
+    seconds = stepper._time_plain(*batch_for(objective.model.network), 1.0, 10**9, once=False)
     assert 0.0 < seconds < 10.0
     assert apart(state_of(objective, stepper.optimizer), before) == 0.0
     assert torch.equal(torch.get_rng_state(), random)

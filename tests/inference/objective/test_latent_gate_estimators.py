@@ -12,6 +12,7 @@ from torch import nn
 
 from bayesprune.inference.guides.factors import BernoulliFactor
 from bayesprune.inference.guides.guide import Guide
+from bayesprune.inference.objective.gradient import Gradient
 from bayesprune.inference.objective.latent_gate_estimators import (
     ScoreFunction,
     antithetic,
@@ -181,7 +182,7 @@ def test_the_score_function_is_unbiased_for_a_classifier_where_moment_matching_i
         gates = torch.tensor(values, dtype=torch.float64)
         probability = torch.where(gates > 0, family.logit.sigmoid(), 1 - family.logit.sigmoid()).prod()
         loss = Objective(
-            bnn, guide, gate_estimator=lambda loss, _, gates=gates: loss({"weight.z": gates.reshape(1, 3)})
+            bnn, guide, Gradient(latent_gates=lambda loss, _, gates=gates: loss({"weight.z": gates.reshape(1, 3)}))
         )
         terms = loss.terms(x, y)
         parts.append(probability * -terms.log_likelihood)
@@ -192,7 +193,7 @@ def test_the_score_function_is_unbiased_for_a_classifier_where_moment_matching_i
     found = {}
     for name, estimator in {"score": ScoreFunction(4), "moments": moment_matched}.items():
         torch.manual_seed(1)
-        loss = Objective(bnn, guide, gate_estimator=estimator)
+        loss = Objective(bnn, guide, Gradient(latent_gates=estimator))
         found[name] = torch.stack([torch.autograd.grad(loss(x, y), family.logit)[0] for _ in range(600)])
     assert off(found["score"], gradient) < 3.5
     assert off(found["moments"], gradient) > 6

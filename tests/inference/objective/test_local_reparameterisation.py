@@ -8,6 +8,7 @@ from torch.nn import functional
 import bayesprune as bp
 from bayesprune.inference.guides.factors import NormalFactor
 from bayesprune.inference.guides.guide import Guide
+from bayesprune.inference.objective.gradient import Gradient
 from bayesprune.inference.objective.local_reparameterisation import LocalReparameterisation, reparameterisable
 from bayesprune.inference.objective.objective import Objective
 
@@ -70,7 +71,7 @@ def small(**how):
     network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
     priors = {"0.weight": bp.Gaussian(0.5), "2.weight": bp.HALO()}
     model = bp.BayesianNetwork(network, priors, data_size=40)
-    objective = Objective(model, Guide(model, "meanfield"), **how).double()
+    objective = Objective(model, Guide(model, "meanfield"), Gradient(**how)).double()
     with torch.no_grad():
         for family in objective.guide.families:
             family.log_scale.add_(1.5)

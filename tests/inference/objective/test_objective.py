@@ -12,8 +12,10 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import nn
 
+import bayesprune as bp
 from bayesprune.inference.guides.factors import BernoulliFactor
 from bayesprune.inference.guides.guide import Guide
+from bayesprune.inference.objective.gradient import Gradient
 from bayesprune.inference.objective.latent_gate_estimators import ScoreFunction
 from bayesprune.inference.objective.objective import Objective, objective
 from bayesprune.models.bayesian_network import BayesianNetwork
@@ -84,7 +86,7 @@ def test_the_sampled_objective_and_its_gradient_are_pyros_on_the_same_draws(name
     make, choice = PRIORS[name]
     bnn, x, y = problem(make())
     guide = Guide(bnn, choice).double()
-    ours = Objective(bnn, guide, analytic=False)
+    ours = Objective(bnn, guide, Gradient(analytic=False))
     replayed = same_draws(guide)
     found = ours(x, y)
     expected = Trace_ELBO().differentiable_loss(bnn, replayed, x, y)
@@ -115,7 +117,7 @@ def test_every_likelihood_agrees_with_pyro(likelihood, target):
     bnn, x, _ = problem(Gaussian(), likelihood, outputs=1)
     guide = Guide(bnn, "meanfield").double()
     replayed = same_draws(guide)
-    found = Objective(bnn, guide, analytic=False)(x, target)
+    found = Objective(bnn, guide, Gradient(analytic=False))(x, target)
     expected = Trace_ELBO().differentiable_loss(bnn, replayed, x, target)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
     parameters = leaves(bnn, guide)
@@ -136,7 +138,7 @@ def test_analytic_terms_have_the_mean_of_sampled_ones(name):
         for _ in range(250):
             factors = guide.draw()
             guide.draw = lambda factors=factors: factors
-            analytic, sampled = (Objective(bnn, guide, analytic=a)(x, y) for a in (True, False))
+            analytic, sampled = (Objective(bnn, guide, Gradient(analytic=a))(x, y) for a in (True, False))
             del guide.draw
             differences.append(float(analytic - sampled))
     error = np.std(differences) / math.sqrt(len(differences))
@@ -150,7 +152,7 @@ def test_the_paired_guides_elbo_is_pyros_in_expectation():
     with torch.no_grad():
         for family in guide.families:
             family.logit.normal_()
-        ours = Objective(bnn, guide, gate_estimator=ScoreFunction(2))
+        ours = Objective(bnn, guide, Gradient(latent_gates=ScoreFunction(2)))
         found = [float(ours(x, y)) for _ in range(300)]
         theirs = [Trace_ELBO().loss(bnn, guide, x, y) for _ in range(400)]
     error = math.sqrt(np.var(found) / len(found) + np.var(theirs) / len(theirs))
@@ -181,7 +183,7 @@ def test_particles_are_averaged():
     bnn, x, y = problem(Gaussian())
     guide = Guide(bnn, "meanfield").double()
     torch.manual_seed(3)
-    several = Objective(bnn, guide, particles=3).terms(x, y)
+    several = Objective(bnn, guide, Gradient(particles=3)).terms(x, y)
     torch.manual_seed(3)
     single = [Objective(bnn, guide).terms(x, y) for _ in range(3)]
     for part in ("loss", "log_likelihood", "kl"):
@@ -211,7 +213,7 @@ def test_the_surrogate_of_a_gate_estimator_is_what_is_differentiated():
         lambda loss, gates: loss({n: torch.bernoulli(g.probability.detach()) for n, g in gates.items()}),
     ):
         torch.manual_seed(0)
-        loss = Objective(bnn, guide, gate_estimator=estimator)(x, y)
+        loss = Objective(bnn, guide, Gradient(latent_gates=estimator))(x, y)
         gradients.append(torch.autograd.grad(loss, family.logit)[0])
     assert not torch.allclose(*gradients)
 
@@ -223,8 +225,8 @@ def test_batch_normalisation_takes_its_statistics_once_a_step(estimator, particl
     network = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
     prior = SpikeAndSlab() if estimator else Gaussian()
     bnn = BayesianNetwork(network, {"2.weight": prior}, data_size=SIZE).train()
-    more = {"gate_estimator": estimator} if estimator else {}
-    loss = Objective(bnn, Guide(bnn), particles=particles, **more)
+    more = {"latent_gates": estimator} if estimator else {}
+    loss = Objective(bnn, Guide(bnn), Gradient(particles=particles, **more))
     x, y = torch.randn(BATCH, 4), torch.randint(2, (BATCH,))
     loss(x, y)
     norm = bnn.network[1]
@@ -257,7 +259,7 @@ def test_a_guide_of_another_model_and_no_particles_are_refused():
     with pytest.raises(ValueError, match="made for another model"):
         Objective(bnn, Guide(other))
     with pytest.raises(ValueError, match="particles must be at least 1"):
-        Objective(bnn, Guide(bnn), particles=0)
+        Objective(bnn, Guide(bnn), Gradient(particles=0))
 
 
 def test_validation_of_distributions_is_left_as_it_was():
@@ -265,3 +267,15 @@ def test_validation_of_distributions_is_left_as_it_was():
     before = dist.Normal.__mro__[1]._validate_args, torch.distributions.Distribution._validate_args
     Objective(bnn, Guide(bnn).double())(x, y)
     assert (dist.Normal.__mro__[1]._validate_args, torch.distributions.Distribution._validate_args) == before
+
+
+def test_a_loop_of_ones_own_says_how_its_gradient_is_estimated():
+    bnn, x, y = problem(Gaussian())
+    guide = Guide(bnn, "meanfield").double()
+    given = bp.Gradient(particles=3, analytic=False)
+    torch.manual_seed(2)
+    found = bp.objective(bnn, guide, given)(x, y)
+    torch.manual_seed(2)
+    assert torch.equal(found, Objective(bnn, guide, given)(x, y))
+    torch.manual_seed(2)
+    assert not torch.allclose(found, bp.objective(bnn, guide)(x, y))  # control

@@ -9,6 +9,7 @@ from torch import nn
 
 import bayesprune as bp
 from bayesprune.inference.guides.guide import Guide
+from bayesprune.inference.objective.gradient import Gradient
 from bayesprune.inference.objective.objective import Objective
 
 DATA = 6
@@ -21,7 +22,7 @@ def regression(**how):
     network = nn.Linear(2, 1, bias=False).double()
     prior = bp.Hierarchy(weight=lambda: dist.Normal(0.0, 2.0))
     model = bp.BayesianNetwork(network, {"weight": prior}, bp.Normal(scale=1.0), data_size=DATA)
-    objective = Objective(model, Guide(model, "meanfield"), **how).double()
+    objective = Objective(model, Guide(model, "meanfield"), Gradient(**how)).double()
     precision = DATA + 0.25
     family = objective.guide.families[0]
     with torch.no_grad():
@@ -52,7 +53,11 @@ def away(**how):
     network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2), nn.Linear(2, 2)).double()
     priors = {"0.weight": bp.SpikeAndSlab(), "2.weight": bp.Gaussian(0.5), "3.weight": bp.Horseshoe()}
     model = bp.BayesianNetwork(network, priors, data_size=10)
-    return Objective(model, Guide(model), **how).double(), torch.randn(5, 3).double(), torch.tensor([0, 1, 1, 0, 1])
+    return (
+        Objective(model, Guide(model), Gradient(**how)).double(),
+        torch.randn(5, 3).double(),
+        torch.tensor([0, 1, 1, 0, 1]),
+    )
 
 
 def test_factors_say_whether_they_have_a_term_that_lands():
@@ -92,7 +97,9 @@ def test_points_and_gates_keep_their_terms():
     x, y = torch.randn(5, 3).double(), torch.tensor([0, 1, 1, 0, 1])
     guide = Guide(model, "map")
     with torch.no_grad():
-        assert torch.equal(Objective(model, guide, sticking_the_landing=True)(x, y), Objective(model, guide)(x, y))
+        assert torch.equal(
+            Objective(model, guide, Gradient(sticking_the_landing=True))(x, y), Objective(model, guide)(x, y)
+        )
 
 
 def test_it_is_said_which_sites_are_estimated_from_the_draw():

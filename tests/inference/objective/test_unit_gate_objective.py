@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 import bayesprune as bp
+from bayesprune.inference.guides.functional import functional
 from bayesprune.inference.guides.guide import Guide
-from bayesprune.inference.objective.objective import GATES, Objective
+from bayesprune.inference.objective.gradient import Gradient
+from bayesprune.inference.objective.objective import Objective
 from bayesprune.inference.objective.unit_gate_estimators import ESTIMATORS, ExactToggle
+from bayesprune.inference.objective.unit_gate_expectation import GATES, UnitGateExpectation
 from tests.oracles.enumerated_objective import enumerated, every_draw
 from tests.oracles.gated_networks import CASES, PERCEPTRON
 
@@ -29,7 +35,7 @@ def problem(price, choice="map", case=PERCEPTRON, **options):
     """An objective with gates enumerated, a batch, and theta all over its range, both ends among them."""
     model = case.model(**{"log_gamma": None, **price}, **options)
     guide = Guide(model, choice).double()
-    made = Objective(model, guide, unit_gate_estimator=enumerated)
+    made = Objective(model, guide, expectation=UnitGateExpectation.of(guide, enumerated))
     x = case.inputs(6)
     y = torch.arange(6) % 2
     with torch.no_grad():
@@ -71,7 +77,7 @@ def explicit(made, x, y, pi=None):
 @pytest.mark.parametrize("price", [name for name in PRICES if name != "cost"])
 def test_the_collapsed_objective_is_that_of_the_explicit_model_at_its_best_pi(price, choice):
     made, x, y = problem(PRICES[price], choice)
-    made.analytic = False  # the weights' terms from the draw, as Pyro has them
+    made.gradient = Gradient(analytic=False)  # the weights' terms from the draw, as Pyro has them
     factors = made.guide.draw()
     made.guide.draw = lambda: factors
     terms = made.terms(x, y)
@@ -178,7 +184,7 @@ def test_any_network_has_its_gates_in_the_objective(name):
         made.guide.gates.theta.copy_(torch.arange(len(made.guide.gates.theta)) % 2.0)
     x, y = case.inputs(6), torch.arange(6) % 2
     made.eval()
-    made.unit_gate_estimator = ESTIMATORS["trapezoid"]()
+    made.expectation.estimator = ESTIMATORS["trapezoid"]()
     terms = made.terms(x, y)
     wanted = case.by_hand(made.model.network, x, made.guide.gates.probabilities())
     nll = nn.functional.cross_entropy(wanted, y, reduction="sum") * 50 / 6
@@ -189,7 +195,7 @@ def test_any_network_has_its_gates_in_the_objective(name):
 
 def test_gates_move_in_the_measure_in_which_the_estimator_has_seen_them():
     made, x, y = problem({"log_gamma": 3.0})
-    made.unit_gate_estimator = ExactToggle(units=2)
+    made.expectation.estimator = ExactToggle(units=2)
     q = made.guide.gates
     q.absorbed[2] = True
     steps = []
@@ -198,7 +204,7 @@ def test_gates_move_in_the_measure_in_which_the_estimator_has_seen_them():
         assert int(q.touched.sum()) == 2 and bool((slope[~q.touched] == 0).all()) and not bool(q.touched[2])
         steps.append(q.touched)
     assert bool(torch.stack(steps).any(0)[[0, 1, 3, 4, 5, 6]].all())
-    made.unit_gate_estimator = enumerated
+    made.expectation.estimator = enumerated
     (slope,) = torch.autograd.grad(made.terms(x, y).loss, q.theta)
     assert q.touched is None and bool((slope != 0).all())  # control
 
@@ -210,7 +216,7 @@ def test_once_settled_theta_is_a_mask_without_gradient():
         q.theta.copy_((q.theta > 0.5).double())
     with_draws = made.terms(x, y)
     q.settled.fill_(True)
-    made.unit_gate_estimator = lambda *_: pytest.fail("no draws are needed any more")
+    made.expectation.estimator = lambda *_: pytest.fail("no draws are needed any more")
     settled = made.terms(x, y)
     assert float(settled.loss.detach()) == pytest.approx(float(with_draws.loss.detach()), rel=1e-13)
     (slope,) = torch.autograd.grad(settled.loss, q.theta, allow_unused=True)
@@ -220,6 +226,53 @@ def test_once_settled_theta_is_a_mask_without_gradient():
     plain = -made.model.likelihood.log_prob(made.model.network(x), y).sum() * 50 / 6
     assert float(-made.terms(x, y).log_likelihood) == pytest.approx(float(plain.detach()), rel=1e-13)
     assert float(plain.detach()) != pytest.approx(float(-settled.log_likelihood), rel=1e-3)  # control
+
+
+def on_a_device(made, x, y):
+    """The objective and a batch without values, on a device that need not be there; IN PLACE, inside a fake mode."""
+    for module in made.modules():
+        for name, tensor in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(torch.empty_like(tensor, device="cuda"), tensor.requires_grad))
+        for name, tensor in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty_like(tensor, device="cuda"))
+    return torch.empty_like(x, device="cuda"), torch.empty_like(y, device="cuda")
+
+
+@pytest.mark.parametrize("name", ["perceptron", "convolutional", "residual"])
+@pytest.mark.parametrize("price", PRICES)
+def test_a_step_waits_for_no_device_and_takes_no_table_from_another(name, price):
+    def terms(move=None):
+        made, _, _ = problem(PRICES[price], case=CASES[name])
+        x, y = CASES[name].inputs(6), torch.arange(6) % 2
+        made.expectation.estimator = ESTIMATORS["trapezoid"]()
+        made.model.gates.cost(made.guide.gates.probabilities())  # what is made once, is
+        with FakeTensorMode(allow_non_fake_inputs=True), functional():
+            x, y = on_a_device(made, x, y)
+            if move is not None:
+                move(made)
+            return made.terms(x, y)
+
+    assert terms().loss.device.type == "cuda"
+
+    def table_stays_behind(made):
+        tables = made.model.gates._readers[0]._taken
+        tables.register_buffer("0", torch.empty_like(tables["0"], device="cpu"), persistent=False)
+
+    with pytest.raises(RuntimeError, match="device"):  # control
+        terms(table_stays_behind)
+    with pytest.raises(DataDependentOutputException):  # control
+        terms(lambda made: bool(made.guide.gates.settled))
+
+
+def test_whether_gates_are_settled_is_known_without_asking_in_every_step():
+    made, x, y = problem({"log_gamma": 3.0})
+    q = made.guide.gates
+    assert not q.is_settled and not q.is_open
+    q.load_state_dict({**q.state_dict(), "settled": torch.tensor(True), "theta": torch.ones_like(q.theta)})
+    assert q.is_settled and q.is_open
+    other = copy.deepcopy(made.guide).gates
+    other.settled.fill_(False)
+    assert q.is_settled and not other.is_settled
 
 
 def test_a_bayesian_network_with_gates_runs_as_a_pyro_model():

@@ -14,6 +14,7 @@ from torch import nn
 import bayesprune as bp
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.objective.objective import Objective
+from bayesprune.inference.objective.unit_gate_expectation import UnitGateExpectation
 from bayesprune.inference.rules.attraction import is_attracted
 from bayesprune.inference.rules.gate_training import GateTraining, Gating
 from bayesprune.inference.training.optimizers import make_optimizer
@@ -103,7 +104,8 @@ def trained_by_hand(estimator=None, bnn=None, **gating):
     """The gates of the tiny network, or another, at 0.3, without a fit, with steps of 0.4."""
 
     def made(left):
-        objective = Objective(left, Guide(left, "map").double(), unit_gate_estimator=estimator)
+        q = Guide(left, "map").double()
+        objective = Objective(left, q, expectation=UnitGateExpectation.of(q, estimator))
         return objective, make_optimizer("adam", objective, 1e-2)
 
     class ByHand(FitState):
@@ -251,7 +253,7 @@ def test_the_attraction_set_needs_no_weights_that_read_units_without_gates():
 
     layers = {"one": nn.Linear(16, 4), "two": nn.Linear(4, 3), "other": nn.Linear(16, 5), "three": nn.Linear(5, 3)}
     bnn = model(Net(run, norm=nn.LayerNorm(5), **layers))
-    assert list(bnn.gates.sets) == ["one.gate"] and "three.weight" not in bnn.gates.weights
+    assert list(bnn.gates.sets) == ["one.gate"] and "three.weight" not in bnn.gates.tensors
     result = fitted(bnn, Gating(travel=9.0, round_at=None), steps=8)
     assert result.trace["attracted"].notnull().all()
 

@@ -153,9 +153,9 @@ def test_masks_for_each_example_are_for_layers_that_read_the_batch_first(order, 
         assert bool(torch.isfinite(result.predict(TOKENS).mean).all())
     network, x = bnn.network.double(), TOKENS[:4].double()
     masks = (torch.rand(4, 8, generator=torch.Generator().manual_seed(1)) < 0.5).double()
-    alone = [bnn.gates.multiply({}, {"a.gate": mask}, network) for mask in masks]
+    alone = [bnn.gates.weights({}, {"a.gate": mask}, network) for mask in masks]
     rows = torch.cat([torch.func.functional_call(network, w, (x[i : i + 1],)) for i, w in enumerate(alone)])
-    with bnn.gates.gated(network, {"a.gate": masks}):  # the control: what such masks do there
+    with bnn.gates.inside(network, {"a.gate": masks}):  # the control: what such masks do there
         if order == "flattened":
             with pytest.raises(RuntimeError, match="size of tensor"):
                 network(x)

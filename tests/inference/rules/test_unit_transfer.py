@@ -8,6 +8,7 @@ import torch
 import bayesprune as bp
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.objective.objective import Objective
+from bayesprune.inference.objective.unit_gate_expectation import UnitGateExpectation
 from bayesprune.inference.rules.unit_transfer import check_removable, transfer
 from bayesprune.inference.training.optimizers import make_optimizer
 from bayesprune.models.unit_removal import without_units
@@ -41,7 +42,8 @@ def problem(priors, choice, estimator=None):
     )  # fmt: skip
 
     def rebuild(left):
-        made = Objective(left, Guide(left, choice).double(), unit_gate_estimator=estimator)
+        q = Guide(left, choice).double()
+        made = Objective(left, q, expectation=UnitGateExpectation.of(q, estimator))
         return made, make_optimizer("adam", made, 1e-2)
 
     made, optimizer = rebuild(model)

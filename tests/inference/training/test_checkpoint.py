@@ -240,7 +240,7 @@ def test_the_cases_with_gates_remove_units_before_and_after_the_interruption():
     ("name", "place", "forgotten"),
     [
         ("mean field", checkpoints.Checkpoint, "restore_random_state"),
-        ("map", checkpoints, "_restore_optimizer"),
+        ("map", checkpoints, "restore_optimizer"),
     ],
 )
 def test_what_is_kept_is_needed(name, place, forgotten, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from torch.distributions import constraints
 import bayesprune as bp
 from bayesprune.inference.execution.objective_graph import trace
 from bayesprune.inference.guides.guide import Guide
+from bayesprune.inference.objective.gradient import Gradient
 from bayesprune.inference.objective.objective import Objective
 from bayesprune.inference.pruning.criteria import dropout_rate
 from bayesprune.models.distributions.truncated_log_normal import TruncatedLogNormal
@@ -396,7 +397,7 @@ def test_a_truncated_guide_fits_any_positive_interval_from_draws():
 def test_a_term_that_no_draw_can_give_is_not_said_to_come_from_one():
     for prior, expected in ((bp.VIB(), []), (bp.GroupNormalJeffreys(), ["0.weight.z", "0.weight.w"])):
         bnn = model(prior)
-        objective = Objective(bnn, Guide(bnn), sticking_the_landing=True)
+        objective = Objective(bnn, Guide(bnn), Gradient(sticking_the_landing=True))
         assert objective.estimated_from_draw()[:2] == expected
 
 

@@ -20,7 +20,7 @@ EVERY = pytest.mark.parametrize("name", CASES)
 
 
 def weights_of(model):
-    return {name: model.network.get_parameter(name).detach() for name in model.gates.weights}
+    return {name: model.network.get_parameter(name).detach() for name in model.gates.tensors}
 
 
 def other_units(values):
@@ -39,13 +39,13 @@ def test_gates_on_weights_by_hooks_and_by_hand_are_the_same(name, training):
     assert gates.per_example is case.per_example
     with torch.no_grad():
         wanted = case.by_hand(network, x, values)
-        by_weights = functional_call(network, gates.multiply(weights_of(model), values, network), (x,))
+        by_weights = functional_call(network, gates.weights(weights_of(model), values, network), (x,))
         assert float(wanted.std()) > 1e-3
         torch.testing.assert_close(by_weights, wanted, **EXACT)
         if case.per_example:
-            with gates.gated(network, values):
+            with gates.inside(network, values):
                 torch.testing.assert_close(network(x), wanted, **EXACT)
-        wrong = functional_call(network, gates.multiply(weights_of(model), other_units(values), network), (x,))
+        wrong = functional_call(network, gates.weights(weights_of(model), other_units(values), network), (x,))
         assert float((wrong - wanted).abs().max()) > 1e-4  # control: gates of other units
         assert float((network(x) - wanted).abs().max()) > 1e-4  # and none: the hooks are gone
 
@@ -56,15 +56,15 @@ def test_gates_of_each_example_are_those_of_a_loop_over_examples(name):
     model, x, values = case.model(), case.inputs(), case.values(batch=4)
     network = model.network.eval()
     with torch.no_grad():
-        with model.gates.gated(network, values):
+        with model.gates.inside(network, values):
             found = network(x)
         torch.testing.assert_close(found, case.by_hand(network, x, values), **EXACT)
         for number, one in enumerate(x):
             own = {site: gates[number] for site, gates in values.items()}
-            alone = functional_call(network, model.gates.multiply(weights_of(model), own, network), (one[None],))
+            alone = functional_call(network, model.gates.weights(weights_of(model), own, network), (one[None],))
             torch.testing.assert_close(found[number], alone[0], **EXACT)
             others = {site: gates[number - 1] for site, gates in values.items()}
-            wrong = functional_call(network, model.gates.multiply(weights_of(model), others, network), (one[None],))
+            wrong = functional_call(network, model.gates.weights(weights_of(model), others, network), (one[None],))
             assert float((wrong[0] - alone[0]).abs().max()) > 1e-5  # control: gates of another example
 
 
@@ -77,7 +77,7 @@ def test_closing_changes_no_output_and_leaves_nothing_of_closed_units(name, trai
         values["a_two.layer_gate"] = torch.zeros(1, dtype=torch.float64)
         values["b_two.layer_gate"] = torch.tensor([0.7], dtype=torch.float64)
     network, gates = model.network.train(training), model.gates
-    multiplied, closed = (function(weights_of(model), values, network) for function in (gates.multiply, gates.close))
+    multiplied, closed = (function(weights_of(model), values, network) for function in (gates.weights, gates.closed))
     assert set(multiplied) == set(closed)
     with torch.no_grad():
         wanted, found = (functional_call(network, weights, (x,)) for weights in (multiplied, closed))
@@ -85,13 +85,13 @@ def test_closing_changes_no_output_and_leaves_nothing_of_closed_units(name, trai
     site, units = next((site, gates) for site, gates in values.items() if (gates == 0).any())
     numbers = gates.sets[site].numbers[units == 0]
     for part in gates.groups[gates.sets[site].owner].slices:
-        if part.tensor in gates.weights and part.role != "pass":
+        if part.tensor in gates.tensors and part.role != "pass":
             index = torch.isin(part.unit, numbers).nonzero().squeeze(1)
             own = closed[part.tensor].index_select(part.dim, index)
             assert bool((own == 0).all())
             if part.role == "output" and part.tensor not in ("a_out.weight", "b_out.weight"):
                 before = multiplied[part.tensor].index_select(part.dim, index)
-                assert bool((before != 0).any()), part.tensor  # control: `multiply` leaves the makers
+                assert bool((before != 0).any()), part.tensor  # control: `weights` leaves the makers
     if case.layers:
         assert bool((closed["a_in.weight"] == 0).all()) and not bool((closed["b_in.weight"] == 0).all())
 
@@ -114,11 +114,11 @@ def test_the_probability_of_a_weight_to_be_open_is_that_of_all_gates_enumerated(
         for (site, unit), bit in zip(places, bits, strict=True):
             drawn[site][unit] = bit
             chance *= float(theta[site][unit]) if bit else 1.0 - float(theta[site][unit])
-        for tensor, weight in gates.close(ones, drawn, network).items():
+        for tensor, weight in gates.closed(ones, drawn, network).items():
             if tensor in expected:
                 expected[tensor] += chance * (weight != 0).double()
-    found = gates.open_probabilities(theta, network)
-    assert set(gates.weights) <= set(found)
+    found = gates.open(theta, network)
+    assert set(gates.tensors) <= set(found)
     for tensor, probability in found.items():
         torch.testing.assert_close(probability, expected[tensor].detach(), rtol=0.0, atol=1e-12)
     if name == "recurrent":  # control: as if rows and columns of one unit had two gates
@@ -136,9 +136,9 @@ def test_units_that_may_not_be_removed_have_no_gate():
     model = bp.BayesianNetwork(
         network.double(), {}, data_size=9, gates=bp.UnitGates(kappa=0.1), example_input=torch.zeros(2, 3)
     )
-    assert list(model.gates.sets) == ["one.gate"] and model.gates.weights == ("one.weight", "two.weight")
+    assert list(model.gates.sets) == ["one.gate"] and model.gates.tensors == ("one.weight", "two.weight")
     x, closed = torch.randn(4, 3, dtype=torch.float64), torch.tensor([1.0, 0.0, 1.0, 0.0], dtype=torch.float64)
-    found = functional_call(network, model.gates.close(weights_of(model), {"one.gate": closed}, network), (x,))
+    found = functional_call(network, model.gates.closed(weights_of(model), {"one.gate": closed}, network), (x,))
     h = torch.cat([torch.relu(network.one(x)) * closed, network.norm(network.other(x))], dim=1)
     torch.testing.assert_close(found, network.two(h), **EXACT)
     assert not torch.allclose(network(x), found, rtol=0.0, atol=1e-3)  # control

@@ -102,7 +102,7 @@ def test_it_moves_with_the_model_and_its_copies_have_their_own():
     model = bp.BayesianNetwork(mlp(), {"a*.weight": annealed()}, data_size=DATA)
     other = copy.deepcopy(model).to(torch.float64)
     other.progress.set(0.25)
-    assert other.progress.share.dtype == torch.float64 and float(model.progress.share) == 1.0
+    assert other.progress.value.dtype == torch.float64 and float(model.progress.value) == 1.0
     assert all(prior.progress is other.progress for prior in other.priors.values())
 
 
@@ -152,13 +152,13 @@ class Record(Callback):
         self.shares, self.spikes, self.at_end = [], [], None
 
     def on_step(self, state):
-        self.shares.append(float(state.objective.model.progress.share))
+        self.shares.append(float(state.objective.model.progress.value))
         prior = state.objective.model.priors["a1.weight"]
-        fn = prior.hierarchy.weight_value(fan_in=4, progress=state.objective.model.progress.share)
+        fn = prior.hierarchy.weight_value(fan_in=4, progress=state.objective.model.progress.value)
         self.spikes.append(float(fn.spike_sd))
 
     def on_fit_end(self, state):
-        self.at_end = float(state.objective.model.progress.share)
+        self.at_end = float(state.objective.model.progress.value)
 
 
 def fitted(prior, execution="plain", **more):
@@ -173,7 +173,7 @@ def test_a_fit_sets_the_share_of_its_steps_before_each_and_ends_on_the_declared_
     assert record.shares == pytest.approx([k / 12 for k in range(12)] * 2, rel=1e-12)
     np.testing.assert_allclose(record.spikes, [spike_at(k / 12) for k in range(12)] * 2, rtol=1e-5)
     assert record.spikes[0] == pytest.approx(FIRST) and record.spikes[9] == record.spikes[11] == pytest.approx(LAST)
-    assert record.at_end == 1.0 and all(float(one.model.progress.share) == 1.0 for one in result.restarts)
+    assert record.at_end == 1.0 and all(float(one.model.progress.value) == 1.0 for one in result.restarts)
 
 
 def test_a_fit_that_is_stopped_or_fails_puts_it_back():
@@ -187,9 +187,9 @@ def test_a_fit_that_is_stopped_or_fails_puts_it_back():
 
     with pytest.raises(KeyboardInterrupt):
         fitted(annealed(), callbacks=[Stops()])
-    assert float(seen[-1].progress.share) == 1.0
+    assert float(seen[-1].progress.value) == 1.0
     stopped = fitted(annealed(), stop=lambda state: True)
-    assert float(stopped.model.progress.share) == 1.0
+    assert float(stopped.model.progress.value) == 1.0
 
 
 def test_a_fit_on_the_fused_path_anneals_as_the_plain_one():
@@ -204,7 +204,7 @@ def test_what_is_saved_knows_nothing_of_it(tmp_path):
     result = fitted(annealed())
     model = bp.BayesianNetwork(mlp(), {"a*.weight": annealed()}, data_size=30)
     again = bp.Fit.load(result.save(tmp_path / "fit"), model)
-    assert float(again.model.progress.share) == 1.0 and "progress.share" not in result.model.state_dict()
+    assert float(again.model.progress.value) == 1.0 and "progress.value" not in result.model.state_dict()
     x, y = X.double(), Y
     objectives = [bp.objective(one.model, one.guide) for one in (result, again)]
     parts = []
@@ -227,5 +227,5 @@ def test_nothing_of_a_network_is_changed_by_a_model_with_progress():
     network = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
     model = bp.BayesianNetwork(network, {"0.weight": annealed()}, data_size=30)
     names = {name for name, _ in model.named_buffers()} - {f"network.{name}" for name, _ in network.named_buffers()}
-    assert names == {"progress.share"}
+    assert names == {"progress.value"}
     assert model.network.state_dict().keys() == network.state_dict().keys()

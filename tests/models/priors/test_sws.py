@@ -13,8 +13,8 @@ from torch import nn
 
 import bayesprune as bp
 from bayesprune.inference.guides.guide import Guide
-from bayesprune.inference.guides.map_probe import check_map_exists
 from bayesprune.inference.objective.objective import Objective
+from bayesprune.inference.training.map_probe import check_map_exists
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.latent import Latent
 from bayesprune.models.language.tensor_prior import TensorPrior

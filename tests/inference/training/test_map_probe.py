@@ -7,7 +7,7 @@ import pytest
 from torch import nn
 
 from bayesprune.inference.guides.guide import Guide
-from bayesprune.inference.guides.map_probe import check_map_exists
+from bayesprune.inference.training.map_probe import check_map_exists
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.latent import Latent

@@ -1,0 +1,254 @@
+"""Budget: moves the knob of a prior while a fit runs, so that it ends as sparse, or as small, as it was asked to be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from bayesprune.inference.rules.budget_measures import Measure, measure_of
+from bayesprune.inference.rules.rule import ActiveRule, Change, Rule, Run, Taken
+from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.checks.setting_types import checked_types
+
+__all__ = ["ActiveBudget", "Budget"]
+
+KINDS = ("density", "macs", "parameters")
+_POWER = 2.0
+"""Of the ramp of the logarithm: fast while learning rates are high, slow where weights shrink by themselves."""
+_SMOOTHING = 0.3
+"""Weight of the latest difference in the slope."""
+_EASE = 8.0
+"""How much more an error counts where too little is left: weights that a prior has shrunk come back slowly or never."""
+_LARGEST = 1.5
+"""Largest error, in nats, that counts: while nothing reacts yet, the knob moves at this rate and no faster."""
+_SHORT = 2500
+"""Steps of a fit below which the knob moves no faster a step."""
+_UPDATES = 40
+"""Fewest updates of a fit; shorter ones are looked at more often than every `every` steps."""
+_FAR = 0.25
+"""From this relative distance on that the last correction had to make, a fit says so."""
+
+
+@dataclass(frozen=True)
+class Budget(Rule):
+    """How many weights, MACs or parameters a fit is to end with; give exactly one.
+
+    It moves the knob that the prior offers (kappa of `HALO`, prior odds of `SpikeAndSlab`, lam of `L0HardConcrete`, the
+    price of `UnitGates`, ...; ``Hierarchy(knobs=, budget=)`` for one's own) by a controller: from `ramp[0]` on the
+    logarithm of what is left is to fall along a parabola to the budget at `ramp[1]`, and to stay there. Every `every`
+    steps the logarithm of the knob moves by `gain` times the share of the fit that has passed since, times the error
+    that is to be expected `lead` later, by the slope of now. What is still missing in the end is met by the smallest
+    change that does it (`bayesprune.inference.rules.budget_landing`). Counted is each prior's own rule of what is left:
+    ``fit.settings["budget"]`` names it, and docs/budget.md has the table.
+
+    Where the knob ends is kept with the fit: its model is the prior at that knob.
+
+    Attributes:
+        density: Share of the weights with a prior that are left, in (0, 1), or their number.
+        macs: Share of the MACs of the network as it was declared, in (0, 1), or their number; with gates of units.
+        parameters: The same of its parameters.
+        ramp: Shares of the fit at which the ramp begins and ends; default (0.2, 0.7), as priors fade in before. With
+            gates of units, whose price does not, (0, 0.7) of the steps until these are rounded.
+        every: Steps between updates; default 25, fewer in fits of less than a thousand steps.
+        gain: How much the knob's logarithm moves over a whole fit for an error of one nat; default 40.
+        lead: How far ahead, as a share of the fit, what is left is extrapolated; default 0.08.
+        settle: Share of the steps at which gates of units are rounded: `Gating`'s ``round_at``. Default 2/3.
+
+    Raises:
+        ValueError: If not exactly one budget is given, or a value is out of range.
+    """
+
+    density: float | int | None = None
+    macs: float | int | None = None
+    parameters: float | int | None = None
+    ramp: tuple[float, float] | None = None
+    every: int = 25
+    gain: float = 40.0
+    lead: float = 0.08
+    settle: float = 2.0 / 3.0
+    name: ClassVar[str] = "budget"
+
+    def __post_init__(self) -> None:
+        for name, value in checked_types("Budget", Budget, vars(self)).items():
+            object.__setattr__(self, name, tuple(value) if isinstance(value, (list, tuple)) else value)
+        given = [kind for kind in KINDS if getattr(self, kind) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"Budget takes exactly one of {', '.join(KINDS)}, not {' and '.join(given) or 'none'}: write "
+                "Budget(density=0.02)"
+            )
+        asked = getattr(self, given[0])
+        if not (0.0 < asked < 1.0 or (asked >= 1 and float(asked).is_integer())):
+            raise ValueError(f"Budget({given[0]}=...) is a share in (0, 1) or a whole number of them, not {asked}")
+        if self.ramp is not None and not 0.0 <= self.ramp[0] < self.ramp[1] <= 1.0:
+            raise ValueError(f"Budget(ramp=...) takes two shares of the fit, the first one smaller, not {self.ramp}")
+        if self.every < 1 or not self.gain > 0 or not 0.0 <= self.lead <= 1.0 or not 0.0 < self.settle <= 1.0:
+            raise ValueError(
+                f"Budget needs every >= 1, gain > 0, lead in [0, 1] and settle in (0, 1], not {self.every}, "
+                f"{self.gain}, {self.lead} and {self.settle}"
+            )
+
+    @property
+    def kind(self) -> str:
+        """Of what the budget is: ``"density"``, ``"macs"`` or ``"parameters"``."""
+        return next(kind for kind in KINDS if getattr(self, kind) is not None)
+
+    def target(self, whole: float) -> float:
+        """The budget as a number, of `whole`.
+
+        Raises:
+            ValueError: If it is more than the whole.
+        """
+        asked = float(getattr(self, self.kind))
+        if asked > whole:
+            raise ValueError(f"Budget({self.kind}={asked:g}) is more than all there are, {whole:g}: ask for less")
+        return asked if asked >= 1.0 else asked * whole
+
+    def check(self, model: BayesianNetwork, options: Mapping[str, Any]) -> None:
+        """Refuses a model that has no knob for the budget, and a budget that is more than there is."""
+        self.target(measure_of(model, self.kind).whole)
+
+    def begin(self, run: Run) -> ActiveBudget:
+        """Begins to steer."""
+        return ActiveBudget(self, run)
+
+
+class ActiveBudget(ActiveRule):
+    """The controller of one restart.
+
+    Args:
+        budget: What was asked for.
+        run: The restart.
+    """
+
+    def __init__(self, budget: Budget, run: Run) -> None:
+        self.budget, self.run = budget, run
+        self._measure: Measure = measure_of(run.objective.model, budget.kind)
+        self._target = budget.target(self._measure.whole)
+        self._end = max(1, round(budget.settle * run.steps)) - 1 if self._measure.settles else run.steps
+        self._ramp = budget.ramp or ((0.0, 0.7) if self._measure.settles else (0.2, 0.7))
+        self._every = max(1, min(budget.every, self._end // _UPDATES))
+        self._at_start = {key: run.objective.model.knobs[key].value for key in self._measure.knobs}
+        self._moved = 0.0
+        self._begun_at: float | None = None
+        self._before: float | None = None
+        self._slope = 0.0
+        self._row: dict[str, float] = {}
+        self._landing: dict[str, Any] = {}
+        self._apply()  # a graph that is traced from here on has the knobs as inputs
+
+    def after_step(self, taken: Taken) -> Change:
+        """Moves the knob when it is time to, and meets the budget before gates of units are rounded."""
+        share = taken.step / self._end
+        if self._measure.settles and taken.step == self._end:
+            self._land()
+            return Change.VALUES
+        if share <= 1.0 and taken.step % self._every == 0 and share >= self._ramp[0]:
+            self._steer(share)
+        return Change.NOTHING
+
+    def after_epoch(self) -> Change:
+        """Looks at what is left, for the row of the epoch."""
+        reached = self._measure.reached(self.run.objective.guide)
+        target = self._target if self._landing else self._wanted(self.run.step / self._end)
+        whole = self._measure.whole
+        self._row = {"knob": self._factor(), "target": target / whole, "reached": reached / whole}
+        return Change.NOTHING
+
+    def end(self) -> None:
+        """Meets the budget."""
+        if not self._measure.settles:
+            self._land()
+
+    def row(self) -> Mapping[str, float | Mapping[str, float]]:
+        """Factor on the knob, target and what is left at the end of the epoch, the last two as shares."""
+        return {"budget": self._row} if self._row else {}
+
+    def report(self) -> dict[str, Any]:
+        """What was asked for and reached, by which rule it was counted, and where the knob was and is."""
+        model, whole = self.run.objective.model, self._measure.whole
+        reached = self._measure.reached(self.run.objective.guide)
+        return {
+            "kind": self.budget.kind,
+            "asked": self._target / whole,
+            "reached": reached / whole,
+            "asked_count": self._target,
+            "reached_count": reached,
+            "whole": whole,
+            "counted": self._measure.rules(model),
+            "knobs": {
+                key: {"start": start, "end": model.knobs[key].value} for key, start in self._at_start.items()
+            },
+            "landing": self._landing,
+        }  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next update depends on; the knobs are buffers of the model."""
+        return {
+            "moved": self._moved, "begun_at": self._begun_at, "before": self._before, "slope": self._slope,
+            "row": self._row, "landing": self._landing, "at_start": self._at_start,
+        }  # fmt: skip
+
+    def load_state_dict(self, kept: Mapping[str, Any]) -> None:
+        """Goes on from there."""
+        self._moved, self._begun_at, self._before = kept["moved"], kept["begun_at"], kept["before"]
+        self._slope, self._row, self._landing = kept["slope"], dict(kept["row"]), dict(kept["landing"])
+        self._at_start = dict(kept["at_start"])
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    def _along(self, share: float) -> float:
+        """How far along the ramp a share of the fit is, in [0, 1]."""
+        begin, end = self._ramp
+        return min(1.0, max(0.0, (share - begin) / (end - begin)))
+
+    def _wanted(self, share: float) -> float:
+        """What is to be left at a share of the fit: the logarithm falls along a parabola, from where it was found."""
+        start = self._measure.whole if self._begun_at is None else self._begun_at
+        return self._target * (start / self._target) ** ((1.0 - self._along(share)) ** _POWER)
+
+    def _steer(self, share: float) -> None:
+        signal = self._measure.signal(self.run.objective.guide, self._along(share))
+        if self._begun_at is None:
+            self._begun_at = max(signal, self._target)
+        now, passed = math.log(max(signal, 0.5)), self._every / self._end
+        if self._before is not None:
+            self._slope += _SMOOTHING * ((now - self._before) / passed - self._slope)
+        self._before = now
+        lead = self.budget.lead
+        error = now + lead * self._slope - math.log(self._wanted(share + lead))
+        passed = min(passed, self._every / _SHORT)  # parameters move so far a step, however short the fit is
+        error = min(_LARGEST, max(-_LARGEST, error if error > 0.0 else _EASE * error))
+        self._moved += self.budget.gain * passed * error
+        self._apply()
+
+    def _apply(self) -> None:
+        """Sets the knobs to their start times their factor; a move beyond all bounds is not remembered."""
+        steps = []
+        for key, knob in self._measure.knobs.items():
+            sign = knob.pace if knob.more == "sparser" else -knob.pace
+            least, most = knob.bounds
+            start = self._at_start[key]
+            value = min(max(start * math.exp(sign * self._moved), least), most)
+            steps.append(math.log(value / start) / sign)
+            self.run.objective.model.knobs[key].set(value)
+        self._moved = max(steps) if self._moved >= 0.0 else min(steps)
+
+    def _factor(self) -> float:
+        """By how much the knob has moved; of the first, where there are several."""
+        key = next(iter(self._measure.knobs))
+        return self.run.objective.model.knobs[key].value / self._at_start[key]
+
+    def _land(self) -> None:
+        guide = self.run.objective.guide
+        self._landing = self._measure.land(guide, self._target)
+        before, reached = self._landing["before"], self._measure.reached(guide)
+        off = abs(before - self._target) / self._target
+        if off > _FAR:
+            guide.notes.append(
+                f"the budget was met by a last correction of {before / self._measure.whole:.2%} to "
+                f"{reached / self._measure.whole:.2%}, which the training did not follow: take more epochs, or a prior "
+                f"that is {'stronger' if before > self._target else 'weaker'} from the start"
+            )

@@ -1,0 +1,1 @@
+"""Guides of ways, and what steps need of them on the host."""

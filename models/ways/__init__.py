@@ -1,0 +1,1 @@
+"""Ways: what lies between drawn weights and the network."""
