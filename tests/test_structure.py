@@ -224,7 +224,7 @@ WINGS = {
         "checks": "",
         "distributions": "",
         "language": "checks",
-        "ways": "",
+        "ways": "language",
         "networks": "checks",
         "graphs": "checks",
         "likelihoods": "",
