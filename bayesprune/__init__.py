@@ -65,6 +65,9 @@ if TYPE_CHECKING:
     from bayesprune.inference.inclusion.reduction import evidence_change as evidence_change
     from bayesprune.inference.inclusion.reduction import reduced_inclusion as reduced_inclusion
     from bayesprune.inference.inclusion.reduction import reduction as reduction
+    from bayesprune.inference.objective.expectation import Expectation as Expectation
+    from bayesprune.inference.objective.expectation import Expected as Expected
+    from bayesprune.inference.objective.expectation import way_expectation as way_expectation
     from bayesprune.inference.objective.gradient import Gradient as Gradient
     from bayesprune.inference.objective.latent_gate_estimators import ScoreFunction as ScoreFunction
     from bayesprune.inference.objective.latent_gate_estimators import moment_matched as moment_matched
@@ -98,8 +101,11 @@ if TYPE_CHECKING:
     from bayesprune.inference.terms.check import check_term as check_term
     from bayesprune.inference.terms.registry import register_term as register_term
     from bayesprune.inference.training.fit import fit as fit
+    from bayesprune.inference.training.fit_options import FitOptions as FitOptions
     from bayesprune.inference.training.laplace_around import laplace_around as laplace_around
     from bayesprune.inference.training.optimizers import make_optimizer as make_optimizer
+    from bayesprune.inference.training.runtime import OneProcess as OneProcess
+    from bayesprune.inference.training.runtime import Runtime as Runtime
     from bayesprune.inference.tuning.tuning import Tuned as Tuned
     from bayesprune.inference.tuning.tuning import tune as tune
     from bayesprune.inference.watching.callbacks import Callback as Callback
@@ -108,6 +114,8 @@ if TYPE_CHECKING:
     from bayesprune.inference.watching.tensorboard import TensorBoard as TensorBoard
     from bayesprune.inference.watching.trace_file import WriteTrace as WriteTrace
     from bayesprune.inference.watching.trace_file import read_trace as read_trace
+    from bayesprune.inference.ways.way_family import WayFamily as WayFamily
+    from bayesprune.inference.ways.way_family import way_family as way_family
     from bayesprune.models.bayesian_network import BayesianNetwork as BayesianNetwork
     from bayesprune.models.costs.costs import costs as costs
     from bayesprune.models.costs.expected_costs import ExpectedCosts as ExpectedCosts
@@ -246,6 +254,14 @@ _HOMES: dict[str, str] = {
     "Taken": "bayesprune.inference.rules.rule",
     "Needs": "bayesprune.inference.rules.rule",
     "Run": "bayesprune.inference.rules.rule",
+    "Expected": "bayesprune.inference.objective.expectation",
+    "Expectation": "bayesprune.inference.objective.expectation",
+    "way_expectation": "bayesprune.inference.objective.expectation",
+    "FitOptions": "bayesprune.inference.training.fit_options",
+    "OneProcess": "bayesprune.inference.training.runtime",
+    "Runtime": "bayesprune.inference.training.runtime",
+    "WayFamily": "bayesprune.inference.ways.way_family",
+    "way_family": "bayesprune.inference.ways.way_family",
     "WriteTrace": "bayesprune.inference.watching.trace_file",
     "TensorBoard": "bayesprune.inference.watching.tensorboard",
     "read_trace": "bayesprune.inference.watching.trace_file",

@@ -119,8 +119,8 @@ def write_fit(fit: Fitted, folder: Path) -> None:
     """Writes the files of a fit into an existing folder.
 
     ``fit.json`` holds settings, the declaration and its fingerprints, and what is left of a network whose units were
-    removed (``plans``); ``restart-0.safetensors`` and on the guides, point estimates, buffers and
-    moved knobs; ``trace.nc`` the pruning trace. ``digests`` in fit.json are those of the other files.
+    removed (``plans``); ``restart-0.safetensors`` and on guides, point estimates, buffers, ways and moved knobs;
+    ``trace.nc`` the pruning trace. ``digests`` in fit.json are those of the other files.
 
     Raises:
         ValueError: If the fit holds NaN or infinity.

@@ -185,7 +185,7 @@ class GateTraining(ActiveRule):
         """Moves theta after an optimizer step, rounds it when its time has come, and removes units where it is due."""
         self._recent.append((taken.x, taken.y))
         step, removed = taken.step, False
-        if not bool(self._q.settled):
+        if not self._q.is_settled:
             self._project()
             if step == self.rounding_step:
                 self._round()
@@ -198,7 +198,7 @@ class GateTraining(ActiveRule):
 
     def after_epoch(self) -> Change:
         """Looks at the attraction set, and removes closed units where epochs end with that."""
-        if self._decay is not None and not bool(self._q.settled):
+        if self._decay is not None and not self._q.is_settled:
             self._attracted = self._find_attracted()
             if self.gating.rule == "attracted":
                 with torch.no_grad():
@@ -288,7 +288,7 @@ class GateTraining(ActiveRule):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps, beside the guide."""
-        looks = self._decay is not None and not bool(self._q.settled)
+        looks = self._decay is not None and not self._q.is_settled
         return {
             "records": self.records,
             "report": self.said,
