@@ -119,7 +119,7 @@ def write_fit(fit: Fitted, folder: Path) -> None:
     """Writes the files of a fit into an existing folder.
 
     ``fit.json`` holds settings, the declaration and its fingerprints, and what is left of a network whose units were
-    removed (``plans``); ``restart-0.safetensors`` and on the guides, point estimates and buffers; ``trace.nc`` the
+    removed (``plans``); ``restart-0.safetensors`` and on guides, point estimates, buffers and ways; ``trace.nc`` the
     pruning trace. ``digests`` in fit.json are those of the other files.
 
     Raises:
