@@ -49,10 +49,10 @@ class Budget(Rule):
         density: Share of the weights with a prior that are left, in (0, 1), or their number.
         macs: Share of the MACs of the network as it was declared, in (0, 1), or their number; with gates of units.
         parameters: The same of its parameters.
-        ramp: Shares of the fit at which the ramp begins and ends; default (0.2, 0.7), as priors fade in before. With
+        ramp: Shares of the fit at which the ramp begins and ends; default (0.2, 0.8), as priors fade in before. With
             gates of units, whose price does not, (0, 0.7) of the steps until these are rounded.
         every: Steps between updates; default 25, fewer in fits of less than a thousand steps.
-        gain: How much the knob's logarithm moves over a whole fit for an error of one nat; default 40.
+        gain: How much the knob's logarithm moves over a whole fit for an error of one nat; default 20.
         lead: How far ahead, as a share of the fit, what is left is extrapolated; default 0.08.
         settle: Share of the steps at which gates of units are rounded: `Gating`'s ``round_at``. Default 2/3.
 
@@ -65,7 +65,7 @@ class Budget(Rule):
     parameters: float | int | None = None
     ramp: tuple[float, float] | None = None
     every: int = 25
-    gain: float = 40.0
+    gain: float = 20.0
     lead: float = 0.08
     settle: float = 2.0 / 3.0
     name: ClassVar[str] = "budget"
@@ -128,7 +128,7 @@ class ActiveBudget(ActiveRule):
         self._measure: Measure = measure_of(run.objective.model, budget.kind)
         self._target = budget.target(self._measure.whole)
         self._end = max(1, round(budget.settle * run.steps)) - 1 if self._measure.settles else run.steps
-        self._ramp = budget.ramp or ((0.0, 0.7) if self._measure.settles else (0.2, 0.7))
+        self._ramp = budget.ramp or ((0.0, 0.7) if self._measure.settles else (0.2, 0.8))
         self._every = max(1, min(budget.every, self._end // _UPDATES))
         self._at_start = {key: run.objective.model.knobs[key].value for key in self._measure.knobs}
         self._moved = 0.0
@@ -189,6 +189,7 @@ class ActiveBudget(ActiveRule):
         return {
             "moved": self._moved, "begun_at": self._begun_at, "before": self._before, "slope": self._slope,
             "row": self._row, "landing": self._landing, "at_start": self._at_start,
+            "latest": self._measure.latest,
         }  # fmt: skip
 
     def load_state_dict(self, kept: Mapping[str, Any]) -> None:
@@ -196,6 +197,8 @@ class ActiveBudget(ActiveRule):
         self._moved, self._begun_at, self._before = kept["moved"], kept["begun_at"], kept["before"]
         self._slope, self._row, self._landing = kept["slope"], dict(kept["row"]), dict(kept["landing"])
         self._at_start = dict(kept["at_start"])
+        like = next(self.run.objective.guide.parameters())
+        self._measure.latest = {name: value.to(like) for name, value in kept["latest"].items()}
 
     # -- inside ----------------------------------------------------------------------------------------------
 

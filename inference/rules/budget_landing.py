@@ -1,9 +1,8 @@
 """Landing: how a density is met exactly when a fit ends, by the smallest change that does it.
 
-* Gates: one common shift of their log odds. It is what moving the prior odds does to the guide's at given evidence:
-  logit q = logit prior + evidence, gate by gate; so the knob of prior odds is moved along.
-* Weights that count by their membership of a slab: a last move of the prior odds alone, which are a summand of the log
-  odds of membership; the guide stays.
+* Gates: one common shift of their log odds. Under Bernoullis it is what a last move of the prior odds by as much would
+  do to the guide at the evidence that it has seen: logit q = logit prior + evidence, gate by gate. Hard concrete gates
+  have no such rule; there it only keeps the order of the gates.
 * Weights that count by their size: those between the threshold and the size of the last weight that is to stay are
   moved just across the threshold; no other weight changes.
 """
@@ -11,7 +10,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
@@ -21,10 +20,7 @@ from bayesprune.inference.guides.families import Family
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.guides.left_in import included_weights
 from bayesprune.inference.rules.budget_count import knob_of, thresholds, weights_left
-from bayesprune.models.language.inclusion import SlabMembership
-from bayesprune.models.language.knobs import Knob
 from bayesprune.models.language.latent import WEIGHT
-from bayesprune.models.language.tensor_prior import TensorPrior
 
 __all__ = ["landed"]
 
@@ -36,12 +32,11 @@ _FARTHEST = 64.0
 
 
 @torch.no_grad()
-def landed(guide: Guide, knobs: Mapping[str, Knob], count: Callable[[], float], target: int) -> dict[str, Any]:
+def landed(guide: Guide, count: Callable[[], float], target: int) -> dict[str, Any]:
     """Changes a guide, IN PLACE, so that as many weights are left as asked for; says what it did.
 
     Args:
         guide: The guide.
-        knobs: The knobs that were moved, by their key in `BayesianNetwork.knobs`.
         count: How many weights are left now, by the priors' own rules.
         target: How many are to be left.
 
@@ -52,8 +47,6 @@ def landed(guide: Guide, knobs: Mapping[str, Knob], count: Callable[[], float], 
     shifted = list(_shifted(guide))
     if shifted:
         return {"by": "a common shift of log odds", "before": before, "shift": _shift(guide, shifted, count, target)}
-    if any(_is_member(prior) for prior in guide.model.priors.values()):
-        return {"by": "a last move of the prior odds", "before": before, "shift": _odds(guide, knobs, count, target)}
     return {"by": "weights between the two counts moved across", "before": before, **_across(guide, target)}
 
 
@@ -77,25 +70,6 @@ def _shift(guide: Guide, parts: list[Tensor], count: Callable[[], float], target
     def at(shift: float) -> float:
         for part, was in zip(parts, kept, strict=True):
             part.copy_(was + shift)
-        return count()
-
-    shift = _nearest(at, target)
-    at(shift)
-    return shift
-
-
-def _is_member(prior: TensorPrior) -> bool:
-    return knob_of(prior) is not None and isinstance(prior.hierarchy.included, SlabMembership)
-
-
-def _odds(guide: Guide, knobs: Mapping[str, Knob], count: Callable[[], float], target: int) -> float:
-    model = guide.model
-    start = {key: model.knobs[key].value for key, knob in knobs.items() if knob.more == "denser"}
-
-    def at(shift: float) -> float:
-        for key, value in start.items():
-            least, most = knobs[key].bounds
-            model.knobs[key].set(min(max(value * math.exp(shift), least), most))
         return count()
 
     shift = _nearest(at, target)

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from bayesprune.inference.guides.gate_family import GateFamily
 from bayesprune.inference.guides.guide import Guide
+from bayesprune.inference.guides.left_in import included_weights
 from bayesprune.inference.rules.attraction import fan_out_norms
-from bayesprune.inference.rules.budget_count import counting_rules, knob_of, weights_left
+from bayesprune.inference.rules.budget_count import counting_rules, knob_of, thresholds, weights_left
 from bayesprune.inference.rules.budget_landing import landed
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.gates.network_gates import NetworkGates
@@ -29,6 +30,10 @@ NO_KNOB = (
     "give a prior that has one, such as HALO(), SpikeAndSlab() or L0HardConcrete(), or gates=UnitGates(), or prune the "
     "fit afterwards: prune(fit, sparsity=0.98)"
 )
+
+
+_HOVER = 2.0
+"""Times the median difference between two looks: how far a weight that hovers around zero is from it."""
 
 
 class Measure(Protocol):
@@ -56,6 +61,9 @@ class Measure(Protocol):
     def rules(self, model: BayesianNetwork) -> dict[str, str]:
         """By which rule is counted, by name of tensor or of what is counted."""
 
+    latest: dict[str, Tensor]
+    """What `signal` remembers of its last look, by name of tensor."""
+
 
 class WeightMeasure:
     """Weights with a prior that its own rule leaves in: see `bayesprune.inference.rules.budget_count`.
@@ -81,6 +89,7 @@ class WeightMeasure:
             if knob is not None:
                 self.knobs[f"{prior.pattern}.{prior.hierarchy.budget}"] = knob
         self.whole = float(sum(model.declared_sizes.values()))
+        self.latest: dict[str, Tensor] = {}
         if not self.knobs:
             names = ", ".join(dict.fromkeys(repr(prior.hierarchy) for prior in model.priors.values()))
             raise ValueError(f"Budget(density=...) moves a knob, but {names or 'the model'} has none: {NO_KNOB}")
@@ -91,19 +100,30 @@ class WeightMeasure:
 
     @torch.no_grad()
     def signal(self, guide: Guide, along: float) -> float:
-        """Expected weights where gates have probabilities, and more and more the count itself, geometrically."""
-        probabilities, count, expected = guide.inclusion(), 0.0, 0.0
+        """What the count is going to be.
+
+        Of gates that have probabilities it is their sum, and more and more the count itself, geometrically. Of weights
+        that count by their size it is how many also exceed what an optimizer moves them by between two looks: what
+        hovers around zero is noise of its steps, and settles when these get smaller.
+        """
+        probabilities, least = guide.inclusion(), thresholds(guide)
+        weights = included_weights(guide) if least else {}
+        count, expected = 0.0, 0.0
         for name, left in weights_left(guide).items():
             prior = guide.model.priors[name]
             event, here = prior.hierarchy.included, float(left.sum())
             gate = None if event is None or event.gate is None else probabilities.get(prior.sites[event.gate].name)
+            if name in least and name in self.latest:
+                hovers = _HOVER * (weights[name] - self.latest[name]).abs().median()
+                here = float((left & (weights[name].abs() > hovers)).sum())
             count += here
             expected += here if gate is None else float(gate.mean()) * left.numel()
+        self.latest = {name: weights[name] for name in least}
         return math.exp((1.0 - along) * math.log(max(expected, 0.5)) + along * math.log(max(count, 0.5)))
 
     def land(self, guide: Guide, target: float) -> dict[str, Any]:
         """See `Measure`."""
-        return landed(guide, self.knobs, lambda: self.reached(guide), round(target))
+        return landed(guide, lambda: self.reached(guide), round(target))
 
     def rules(self, model: BayesianNetwork) -> dict[str, str]:
         """See `Measure`."""
@@ -129,6 +149,7 @@ class SizeMeasure:
     settles = True
 
     def __init__(self, model: BayesianNetwork, what: str) -> None:
+        self.latest: dict[str, Tensor] = {}
         self.what = ("macs", "parameters").index(what)
         if not any(isinstance(way, NetworkGates) for way in model.ways):
             raise ValueError(

@@ -18,7 +18,7 @@ from bayesprune.models.language.knobs import Knob
 
 __all__ = ["PRICE", "UnitGates"]
 
-PRICE = Knob()
+PRICE = Knob(pace=2.0)
 """What `Budget` moves: a factor on the price of open units, or on that of what they cost."""
 
 

@@ -87,6 +87,5 @@ class ContinuousSpikeAndSlab(Hierarchy):
                 else (lambda fan_in, odds: SpikeSlabMixture(density(odds), spike(fan_in), slab(fan_in)))
             ),
             included=slab_membership(),
-            knobs={"odds": Knob(more="denser", low=1e-30, high=max(1.0, 1.0 / expected_density - 1.0), pace=4.0)},
-            budget="odds",
+            knobs={"odds": Knob(more="denser", low=1e-30)},
         )

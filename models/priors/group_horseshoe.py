@@ -50,5 +50,4 @@ class GroupHorseshoe(Hierarchy):
             weight=weight,
             included=relative_threshold(0.1),
             knobs={"tau0": Knob(more="denser")},
-            budget="tau0",
         )

@@ -29,7 +29,7 @@ from bayesprune.models.language.knobs import Knob
 from bayesprune.models.language.latent import Latent
 from bayesprune.models.language.ready_registry import ready
 
-STRENGTH = {"kappa": Knob(above=1e-3)}
+STRENGTH = {"kappa": Knob(low=1e-4, high=1e4, above=1e-3)}
 """What `Budget` moves: a factor on kappa; by MAP the weights that it shrinks end below 1e-3."""
 
 

@@ -49,7 +49,6 @@ class Horseshoe(Hierarchy):
             weight=lambda tau, lam, z: tau * lam * z,
             included=shrinkage_below(0.5, by),
             knobs={"tau0": Knob(more="denser")},
-            budget="tau0",
         )
 
 
@@ -102,7 +101,6 @@ class RegularisedHorseshoe(Hierarchy):
             weight=weight,
             included=shrinkage_below(0.5, by),
             knobs={"tau0": Knob(more="denser")},
-            budget="tau0",
         )
 
 

@@ -72,7 +72,7 @@ class L0HardConcrete(Hierarchy):
             w=weight_decayed(slab_sd, opens),
             weight=lambda z, w: z * w,
             included=OpenGate("z"),
-            knobs={"lam": Knob(shift="z", pace=0.3)},
+            knobs={"lam": Knob(shift="z", pace=0.6)},
             budget="lam" if lam else None,
             improper=IMPROPER,
         )

@@ -72,6 +72,6 @@ class SpikeAndSlab(Hierarchy):
             weight=lambda z, slab: z * slab,
             included=exact_zero(gate="z", slab="slab"),
             default_guide="paired",
-            knobs={"odds": Knob(more="denser", low=1e-30, high=even, pace=4.0, shift="z")},
+            knobs={"odds": Knob(more="denser", low=1e-30, high=even, pace=8.0, shift="z")},
             budget="odds",
         )

@@ -49,6 +49,5 @@ class VIB(Hierarchy):
             weight=lambda z, w: z * w,
             included=relative_threshold(0.1),
             knobs={"strength": Knob()},
-            budget="strength",
             improper=IMPROPER,
         )
