@@ -95,9 +95,7 @@ def beta_of(log_gamma: float) -> float:
 
 PRESSURES: dict[str, Callable[[float], bp.UnitGates]] = {
     "flattening": lambda log_gamma: bp.UnitGates(log_gamma, **EARLIER_UNIT_GATES),
-    "fixed pi": lambda log_gamma: bp.UnitGates(
-        probability=1.0 / (1.0 + math.exp(log_gamma)), **EARLIER_UNIT_GATES
-    ),
+    "fixed pi": lambda log_gamma: bp.UnitGates(probability=1.0 / (1.0 + math.exp(log_gamma)), **EARLIER_UNIT_GATES),
     "Beta(1, b)": lambda log_gamma: bp.UnitGates(beta=(1.0, beta_of(log_gamma)), **EARLIER_UNIT_GATES),
 }
 """Gates with a price, in nats of all the data, by what pi has for a prior."""

@@ -169,7 +169,10 @@ class GateTraining:
         self._recent.append((x, y))
         step, removed = self.state.step, False
         if not bool(self._q.settled):
-            self._project()
+            if step > self._held_until:
+                self._project()
+            else:
+                self._q.theta.grad = None
             if step == self.rounding_step:
                 self._round()
                 removed = self.gating.remove is not None and self.remove()
@@ -319,9 +322,6 @@ class GateTraining:
         q = self._q
         gradient = q.theta.grad
         if gradient is None:
-            return
-        if self.state.step <= self._held_until:
-            q.theta.grad = None
             return
         self._watch_noise(gradient)
         q.theta.sub_(self._rates[q.origin] * torch.where(q.absorbed, 0.0, gradient))
