@@ -35,7 +35,7 @@ def asked_of_today(asked: Mapping[str, Any]) -> dict[str, Any]:
     found["training"] = {}
     if gating is not None or estimator is not None:
         name, settings = _call(gating or "Gating()")
-        rule = described(Gating(**settings))
+        rule = described(Gating(**{"delay": 0.0, **settings}))  # theta was not held then
         if isinstance(estimator, str) and "(" not in estimator:
             rule[name]["estimator"] = described(estimator_named(estimator))
         elif estimator is not None:
