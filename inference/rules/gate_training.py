@@ -106,10 +106,6 @@ class Gating(Rule):
     def check(self, model: BayesianNetwork, options: Mapping[str, Any]) -> None:
         """Refuses a model without gates of units, and what does not go together with them."""
         NetworkGates.among(model.ways)
-        if options["execution"] == "fused":
-            raise ValueError(
-                "execution='fused' is not available with gates of units, whose network changes: use execution='plain'"
-            )
         if model.plan is not None and options["restarts"] > 1:
             raise ValueError("units have been removed from this model: fit the model as it was declared")
         if options["start"] is not None:
@@ -141,7 +137,7 @@ class GateTraining(ActiveRule):
         said: What the settings of the fit will hold.
     """
 
-    needs = Needs(plain="gates of units change the network while it is trained")
+    needs = Needs(changing=True)
 
     def __init__(self, gating: Gating, run: Run) -> None:
         self.gating, self.run = gating, run
@@ -243,7 +239,9 @@ class GateTraining(ActiveRule):
             return False  # what is closed has to stay, lest a layer is empty
         before = (self._objective, self.run.optimizer)
         with torch.random.fork_rng(devices=[q.theta.device] if q.theta.device.type == "cuda" else []):
-            fresh = self.run.replace(removed.model)  # a guide draws starting values, which are replaced next
+            fresh = self.run.replace(
+                removed.model, for_good=q.is_settled
+            )  # a guide draws starting values, which are replaced next
         transfer(removed, before, fresh)
         self._at_zero = self._at_zero[removed.gates.to(self._at_zero.device)]
         if len(removed.gates) == 0:
