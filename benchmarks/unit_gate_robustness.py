@@ -7,7 +7,8 @@ weights, then gates are rounded at 1/2 and the network that is left is trained o
 accuracies at the last epoch, how many theta were undecided (strictly inside 0.02, 0.98) when they were rounded, units
 that rounding dropped, and the test accuracy before and after it; and, over widths x1, x2 and x4, the spread of hidden
 units, (max - min) / mean. The same is done with a fixed pi and with a Beta(1, b) hyper-prior, under which an open gate
-costs as much more than a closed one.
+costs as much more than a closed one. The weights' prior and when gates begin to move are those of earlier versions;
+today's defaults are tried by benchmarks/unit_gate_starts.py.
 
 Run ``python -m benchmarks.unit_gate_robustness``; it resumes, and prints tables and what they cost. ``--cost`` measures
 instead what removing units while training saves: fits with and without it by turns, wall seconds, one thread;
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 import bayesprune as bp
 from bayesprune.inference.predictions.validation_scores import validation_scores
 from bayesprune.inference.watching.callbacks import FitState
+from benchmarks.earlier_defaults import EARLIER_GATING, EARLIER_UNIT_GATES
 from benchmarks.ledger import Ledger, mean_and_spread
 from benchmarks.magnitude import accuracy, weight_matrices
 from benchmarks.unit_gate_peers import hidden_widths
@@ -92,9 +94,9 @@ def beta_of(log_gamma: float) -> float:
 
 
 PRESSURES: dict[str, Callable[[float], bp.UnitGates]] = {
-    "flattening": lambda log_gamma: bp.UnitGates(log_gamma),
-    "fixed pi": lambda log_gamma: bp.UnitGates(probability=1.0 / (1.0 + math.exp(log_gamma))),
-    "Beta(1, b)": lambda log_gamma: bp.UnitGates(beta=(1.0, beta_of(log_gamma))),
+    "flattening": lambda log_gamma: bp.UnitGates(log_gamma, **EARLIER_UNIT_GATES),
+    "fixed pi": lambda log_gamma: bp.UnitGates(probability=1.0 / (1.0 + math.exp(log_gamma)), **EARLIER_UNIT_GATES),
+    "Beta(1, b)": lambda log_gamma: bp.UnitGates(beta=(1.0, beta_of(log_gamma)), **EARLIER_UNIT_GATES),
 }
 """Gates with a price, in nats of all the data, by what pi has for a prior."""
 
@@ -129,7 +131,7 @@ def fitted(model: bp.BayesianNetwork, data: tuple[Tensor, Tensor], epochs: int, 
 
 def dense(splits: Any, epochs: int, seed: int) -> dict[str, Any]:
     """The network without gates, with the same prior of the weights."""
-    prior = bp.Gaussian(bp.UnitGates(kappa=1.0).weight_scale)
+    prior = bp.Gaussian(EARLIER_UNIT_GATES["weight_scale"])
     network = STARTS["x1"].network(seed)
     model = bp.BayesianNetwork(network, {"*.weight": prior}, data_size=len(splits.train[0]))
     fit = fitted(model, splits.train, epochs, seed, guide="map")
@@ -145,7 +147,7 @@ def gated(
     network = STARTS[start].network(seed)
     model = bp.BayesianNetwork(network, {}, gates=gates, data_size=len(x), example_input=x[:2])
     watcher = AroundRounding(splits.test)
-    gating = bp.Gating(round_at=GATED, estimator=estimator)
+    gating = bp.Gating(round_at=GATED, estimator=estimator, **EARLIER_GATING)
     how = {"rules": [gating], "callbacks": [watcher]}
     fit = fitted(model, splits.train, epochs, seed, **how)
     report = fit.settings["gating"][0]
@@ -263,9 +265,9 @@ def timed(splits: Any, case: str, removes: bool, kappa: float, seed: int) -> dic
     build, epochs = COST_CASES[case]
     torch.manual_seed(0)
     x, _ = splits.train
-    gates = bp.UnitGates(kappa=kappa)
+    gates = bp.UnitGates(kappa=kappa, **EARLIER_UNIT_GATES)
     model = bp.BayesianNetwork(build(), {}, gates=gates, data_size=len(x), example_input=x[:2])
-    gating = bp.Gating(round_at=GATED, remove="epoch" if removes else None)
+    gating = bp.Gating(round_at=GATED, remove="epoch" if removes else None, **EARLIER_GATING)
     busy = time.process_time()
     fit = fitted(model, splits.train, epochs, seed, rules=[gating])
     busy = time.process_time() - busy

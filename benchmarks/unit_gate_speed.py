@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import bayesprune as bp
 from bayesprune.models.costs.latency import latency, ratio
 from benchmarks.compact_speed import BATCHES, RUNTIMES, in_onnxruntime
+from benchmarks.earlier_defaults import EARLIER_GATING, EARLIER_UNIT_GATES
 from benchmarks.ledger import Ledger
 from benchmarks.magnitude import accuracy
 
@@ -49,8 +50,9 @@ def measured(splits: Any, case: Case, rounds: int) -> dict[str, Any]:
     torch.manual_seed(0)
     dense = case.build().eval()
     x, _ = splits.train
-    model = bp.BayesianNetwork(dense, {}, gates=bp.UnitGates(kappa=case.kappa), data_size=len(x), example_input=x[:1])
-    fit = bp.fit(model, splits.train, epochs=case.epochs, device="cpu")
+    gates, gating = bp.UnitGates(kappa=case.kappa, **EARLIER_UNIT_GATES), bp.Gating(**EARLIER_GATING)
+    model = bp.BayesianNetwork(dense, {}, gates=gates, data_size=len(x), example_input=x[:1])
+    fit = bp.fit(model, splits.train, epochs=case.epochs, device="cpu", gating=gating)
     small = bp.prune(fit, min_inclusion=0.5).compact().network
     found: dict[str, Any] = {
         "test": accuracy(small, *splits.test),

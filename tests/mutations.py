@@ -127,8 +127,8 @@ MUTATIONS = [
     ),
     Mutation(
         "the log-likelihood is that of the batch, not of all data",
-        "-nll({}).sum() * (self.model.data_size / len(x))",
-        "-nll({}).sum()",
+        "nll({}).sum() * (data_size / batch)",
+        "nll({}).sum()",
         "tests/inference/objective",
     ),
     Mutation(

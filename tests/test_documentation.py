@@ -74,6 +74,14 @@ def test_the_page_on_extending_runs(declared):
         exec(compile(block, "docs/extending.md", "exec"), declared)
     low_rank = bp.BayesianNetwork(nn.Linear(6, 3), {"weight": declared["low_rank"]}, data_size=40)
     assert low_rank.priors["weight"].sites["u"].shape == (3, 4)
+    cycled, (told,) = declared["cycled"], declared["cycled"].settings["cycles"]
+    assert told["clipped"] == float(cycled.trace["clipped"][0, -1]) > 0
+    locations = torch.cat([family.location.detach() for family in cycled.guide.families])
+    assert float(locations.abs().max()) == pytest.approx(0.05)
+    rises = [min(1.0, 2.0 * (4 * step / 20 % 1.0)) for step in range(20)]  # a step an epoch
+    assert cycled.trace["kl_weight"].values[0].tolist() == rises
+    with pytest.raises(ValueError, match="Cycles says the KL weight itself"):
+        bp.fit(declared["bnn"], declared["data"], steps=1, kl_warmup=0.5, rules=[declared["Cycles"]()])
 
 
 def test_an_event_of_one_s_own_says_what_the_page_on_extending_says(declared):

@@ -37,6 +37,8 @@ UNIT_GATES = "unit-gates"
 """The one ready prior that is not on tensors but on the units of the network."""
 _LATER = ("width", "network_settings")
 """Attributes that earlier versions did not write."""
+_WEIGHT_SCALES = {"weight_scale": 0.3}
+"""What unit gates took that were declared without this setting before it was always written."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ class Declaration:
         except ValueError as problem:
             raise ValueError(f"{where} is damaged ({problem}): make it again, or restore it") from problem
         allowed = allowed_code(found, trust or CodeTrust(), where)
-        return replace(made, network=allowed["network"], prior=allowed["prior"])
+        settings = (_WEIGHT_SCALES if allowed["prior"] == UNIT_GATES else {}) | made.prior_settings
+        return replace(made, network=allowed["network"], prior=allowed["prior"], prior_settings=settings)
 
     def model(self, seed: int = 0, weights: StartingWeights | str | Path | None = None) -> BayesianNetwork:
         """Makes the model; the global random state is left as it was.
@@ -185,6 +188,9 @@ def declare(
     else:
         outputs = likelihood_class(chosen).outputs_for(int(targets.shape[1]) if targets.ndim == 2 else 1)
     given = checked_settings(network_settings or {}, "--network-set")
+    settings = dict(settings or {})
+    if prior == UNIT_GATES:  # written down, as its default has been another one
+        settings.setdefault("weight_scale", PRIORS[prior].settings["weight_scale"])
     if is_code(network):
         given = complete_settings(network, given, outputs)
     return Declaration(
@@ -195,7 +201,7 @@ def declare(
         data_size=len(targets),
         likelihood=chosen,
         on=_patterns(prior, network, splits.input_shape, outputs, given) if on is None else tuple(on),
-        prior_settings=checked_settings(settings or {}, "settings"),
+        prior_settings=checked_settings(settings, "settings"),
         width=width,
         network_settings=given,
     )

@@ -113,6 +113,9 @@ class FusedStep:
     def plain_terms(self, x: Tensor, y: Tensor, kl_weight: float) -> Terms:
         """What the plain execution gives for new noise, which is left in `noise`; nothing is changed."""
         self._set_noise(None, every=True)
+        return self._plain_terms(x, y, kl_weight)
+
+    def _plain_terms(self, x: Tensor, y: Tensor, kl_weight: float) -> Terms:
         with (
             torch.no_grad(),
             frozen_statistics(self.objective.model.network),
@@ -120,6 +123,18 @@ class FusedStep:
             GivenNoise(self.noise),
         ):
             return self.objective.terms(x, y, kl_weight)
+
+    def both_terms(self, x: Tensor, y: Tensor, kl_weight: float) -> tuple[Terms, Terms]:
+        """What the plain execution and the graph give for new noise, which is left in `noise`; nothing is changed.
+
+        Random numbers that are drawn inside are the same in both, and in a step with this noise that follows.
+        """
+        self._set_noise(None, every=True)
+        devices = [x.device] if x.is_cuda else []
+        with torch.random.fork_rng(devices=devices):
+            plain = self._plain_terms(x, y, kl_weight)
+        with torch.random.fork_rng(devices=devices):
+            return plain, self.graph_terms(x, y, kl_weight)
 
     def graph_terms(self, x: Tensor, y: Tensor, kl_weight: float) -> Terms:
         """What the graph gives for the noise in place, run operation by operation; nothing is changed."""

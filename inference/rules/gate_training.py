@@ -50,8 +50,8 @@ class Gating(Rule):
     gradient in nats per datum; the optimizer of the fit moves everything else.
 
     Attributes:
-        travel: Share of the steps with gates that a unit of no use needs from its start to zero; it sets the size of
-            the steps by the price of a unit. Default 0.25. Much less prunes prematurely.
+        travel: Share of the steps in which theta moves that a unit of no use needs from its start to zero; it sets the
+            size of the steps by the price of a unit. Default 0.25. Much less prunes prematurely.
         step: The size itself, in place of `travel`; default None. With `travel`, and the expected cost as the price,
             each gate's is in inverse proportion to its own price at the start.
         patience: Steps in a row that theta is at 0 until the gate is absorbed, that is, stays closed; default 1.
@@ -63,6 +63,10 @@ class Gating(Rule):
             has arrived there.
         round_at: Share of the steps after which theta is rounded at 1/2 and trained no more; the rest of the fit trains
             the network that is left. Default 2/3; None: never.
+        delay: Share of the steps with gates in which theta stays at its start and weights are trained alone; in [0, 1),
+            default 0.3. While the loss is far from its end, many units of a narrow network are worth their price, and
+            their theta goes up, but few of a wide one: with 0, the default of earlier versions, the number of units
+            that are found depends more on the width of the start.
         estimator: How the gradient of theta is estimated, a name or an object; default None: as the gates declare.
 
     Raises:
@@ -75,6 +79,7 @@ class Gating(Rule):
     remove: str | int | None = "epoch"
     rule: str = "absorbed"
     round_at: float | None = 2.0 / 3.0
+    delay: float = 0.3
     estimator: str | UnitGateEstimator | None = None
     name: ClassVar[str] = "gating"
 
@@ -93,16 +98,14 @@ class Gating(Rule):
             raise ValueError(f"Gating(rule=...) takes 'absorbed' or 'attracted', not {self.rule!r}")
         if self.round_at is not None and not 0.0 < self.round_at <= 1.0:
             raise ValueError(f"Gating(round_at=...) is a share of the steps in (0, 1], not {self.round_at}")
+        if not 0.0 <= self.delay < 1.0:
+            raise ValueError(f"Gating(delay=...) is a share of the steps with gates in [0, 1), not {self.delay}")
         if self.estimator is not None:
             object.__setattr__(self, "estimator", estimator_named(self.estimator))
 
     def check(self, model: BayesianNetwork, options: Mapping[str, Any]) -> None:
         """Refuses a model without gates of units, and what does not go together with them."""
         NetworkGates.among(model.ways)
-        if options["execution"] == "fused":
-            raise ValueError(
-                "execution='fused' is not available with gates of units, whose network changes: use execution='plain'"
-            )
         if model.plan is not None and options["restarts"] > 1:
             raise ValueError("units have been removed from this model: fit the model as it was declared")
         if options["start"] is not None:
@@ -134,7 +137,7 @@ class GateTraining(ActiveRule):
         said: What the settings of the fit will hold.
     """
 
-    needs = Needs(plain="gates of units change the network while it is trained")
+    needs = Needs(changing=True)
 
     def __init__(self, gating: Gating, run: Run) -> None:
         self.gating, self.run = gating, run
@@ -146,13 +149,15 @@ class GateTraining(ActiveRule):
         share = self.gating.round_at
         self.rounding_step = -1 if share is None else min(total, max(1, round(share * total)))
         gated = total if share is None else self.rounding_step
+        self._held_until = int(self.gating.delay * gated)
         price = self._price()
         if self.gating.step is None and not price > 0:
             raise ValueError(
                 f"an open gate costs {price:.3g} nats per datum more than a closed one, so that travel= gives theta no "
                 "step: give Gating(step=...)"
             )
-        self.rate = self.gating.step or gates.declaration.start / (price * self.gating.travel * gated)
+        moving = gated - self._held_until
+        self.rate = self.gating.step or gates.declaration.start / (price * self.gating.travel * moving)
         self._rates = self._rates_of_gates()
         self._declared = {site: (one.owner, one.numbers, one.is_layer) for site, one in gates.sets.items()}
         self._homes = {layer: name for name, units in gates.groups.sets.items() for layer in units.layers}
@@ -173,6 +178,7 @@ class GateTraining(ActiveRule):
         self.said: dict[str, Any] = {
             "step": self.rate,
             "rounding_step": self.rounding_step,
+            "held_until": self._held_until,
             "estimator": repr(estimator),
             "evaluations_a_step": float(getattr(estimator, "evaluations", 0)),
             "dense_macs": float(gates.whole[0]),
@@ -186,7 +192,10 @@ class GateTraining(ActiveRule):
         self._recent.append((taken.x, taken.y))
         step, removed = taken.step, False
         if not self._q.is_settled:
-            self._project()
+            if step > self._held_until:
+                self._project()
+            else:
+                self._q.theta.grad = None
             if step == self.rounding_step:
                 self._round()
                 removed = self.gating.remove is not None and self.remove()
@@ -230,7 +239,9 @@ class GateTraining(ActiveRule):
             return False  # what is closed has to stay, lest a layer is empty
         before = (self._objective, self.run.optimizer)
         with torch.random.fork_rng(devices=[q.theta.device] if q.theta.device.type == "cuda" else []):
-            fresh = self.run.replace(removed.model)  # a guide draws starting values, which are replaced next
+            fresh = self.run.replace(
+                removed.model, for_good=q.is_settled
+            )  # a guide draws starting values, which are replaced next
         transfer(removed, before, fresh)
         self._at_zero = self._at_zero[removed.gates.to(self._at_zero.device)]
         if len(removed.gates) == 0:
@@ -306,6 +317,8 @@ class GateTraining(ActiveRule):
         self._noise.load_state_dict(kept)
         self._attracted = {site: inside.to(device) for site, inside in kept["attracted"].items()}
         self._recent.extend((x.to(device), y.to(device)) for x, y in kept["recent"])
+        self._held_until = self.said.get("held_until", 0)  # an earlier version held nothing,
+        self._rates, self.rate = self._rates * (self.said["step"] / self.rate), self.said["step"]  # and took others
         self._macs = self._count_macs()
 
     # -- inside ----------------------------------------------------------------------------------------------

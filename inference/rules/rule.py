@@ -39,11 +39,14 @@ class Needs:
 
     Attributes:
         plain: Why the steps have to be plain, as the end of a sentence; default empty: they may be fused.
+        changing: Whether the rule will replace the model; graphs of it are then made anew, where that pays. Default
+            False.
         weight_gradient: Whether the step of this number, from 1, is to give `Taken.weight_gradient`; default None: no
             step. Such a step is plain.
     """
 
     plain: str = ""
+    changing: bool = False
     weight_gradient: Callable[[int], bool] | None = None
 
 
@@ -101,7 +104,9 @@ class Run(Protocol):
     stop: bool
     stop_reason: str
 
-    def replace(self, model: BayesianNetwork, guide: Guide | None = None) -> tuple[Objective, torch.optim.Optimizer]:
+    def replace(
+        self, model: BayesianNetwork, guide: Guide | None = None, for_good: bool = False
+    ) -> tuple[Objective, torch.optim.Optimizer]:
         """Goes on with another model: makes and returns a fresh objective and optimizer for it.
 
         What was learned has to be copied by the rule, from the objective and the optimizer before. Executed graphs and
@@ -110,6 +115,7 @@ class Run(Protocol):
         Args:
             model: The model.
             guide: Its guide; default None: a fresh one of the families that were asked for.
+            for_good: Whether it will not be replaced again, so that all steps to come repay a graph; default False.
         """
 
     def slices(self, site: str) -> Sequence[tuple[nn.Parameter, ParameterSlice]]:

@@ -7,6 +7,7 @@ state as ``gates``. The order of the data was drawn by torch's own generator, be
 from __future__ import annotations
 
 import ast
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,13 +26,16 @@ def asked_of_today(asked: Mapping[str, Any]) -> dict[str, Any]:
         asked: What was written.
     """
     found = dict(asked)
+    for option in ("gate_estimator", "optimizer", "schedule"):  # data classes were printed
+        with contextlib.suppress(SyntaxError, AssertionError, ValueError):
+            found[option] = dict([_call(found.get(option) or "")])
     if "training" in found or "gating" not in found:
         return found
     gating, estimator = found.pop("gating"), found.pop("unit_gate_estimator", None)
     found["training"] = {}
     if gating is not None or estimator is not None:
         name, settings = _call(gating or "Gating()")
-        rule = described(Gating(**settings))
+        rule = described(Gating(**{"delay": 0.0, **settings}))  # theta was not held then
         if isinstance(estimator, str) and "(" not in estimator:
             rule[name]["estimator"] = described(estimator_named(estimator))
         elif estimator is not None:

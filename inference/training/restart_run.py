@@ -111,16 +111,21 @@ class RestartRun(FitState):
         self.stepper = self._stepper(plan.options.execution, plan.options.compiled, "it was asked for")
 
     def go_on_as(self, report: ExecutionReport) -> None:
-        """Has the steps executed as before an interruption."""
-        self.stepper = self._stepper(report.name, report.compiled, report.reason)
+        """Has the steps executed as before an interruption; of a model that changes it is asked again what pays."""
+        if any(rule.needs.changing for rule in self.rules.values()):
+            self.stepper = self._stepper(self.plan.options.execution, self.plan.options.compiled, report.reason)
+        else:
+            self.stepper = self._stepper(report.name, report.compiled, report.reason)
         self.stepper.report = report
 
-    def replace(self, model: BayesianNetwork, guide: Guide | None = None) -> tuple[Objective, torch.optim.Optimizer]:
+    def replace(
+        self, model: BayesianNetwork, guide: Guide | None = None, for_good: bool = False
+    ) -> tuple[Objective, torch.optim.Optimizer]:
         """See `Run.replace`."""
         self.objective, self.optimizer = self._made(model, Guide(model, self.plan.guide) if guide is None else guide)
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]  # a group may have left
         if hasattr(self, "stepper"):  # a checkpoint replaces it before there is one
-            self.stepper.go_on_with(self.objective, self.optimizer)
+            self.stepper.go_on_with(self.objective, self.optimizer, for_good)
         return self.objective, self.optimizer
 
     def train(self, data: KeptInputs, point: KeepsState | None = None) -> None:
@@ -212,7 +217,8 @@ class RestartRun(FitState):
         reasons += ["several processes share their gradients"] if self.runtime.world > 1 else []
         if reasons:
             execution, compiled, why = "plain", None, reasons[0]
-        how = (execution, compiled, self.plan.options.clip, why)
+        changing = any(rule.needs.changing for rule in self.rules.values())
+        how = (execution, compiled, self.plan.options.clip, why, changing)
         return Stepper(self.objective, self.optimizer, self.steps, *how, backward=self.runtime.backward)
 
     def _take_epoch(self, data: KeptInputs, trainable: TrainableBatches) -> bool:

@@ -227,7 +227,10 @@ class Trials:
         asked = json.loads(json.dumps(self._asked))  # as it is read back: tuples are lists there
         before = found["asked"]
         if isinstance(before.get("how"), dict):
-            before = {**before, "how": names_of_today(by_new_names(before["how"]))}
+            how = names_of_today(by_new_names(before["how"]))
+            if how.pop("gating", None) is not None:  # of an earlier version, which kept its name alone
+                how |= {name: asked["how"][name] for name in ("rules", "gating") if name in asked["how"]}
+            before = {**before, "how": how}
         for name in {**asked, **before}:
             if asked.get(name) != before.get(name):
                 raise ValueError(

@@ -62,7 +62,9 @@ class FitState:
     final_kl_weight: float = 1.0
     rules: dict[str, ActiveRule] = field(default_factory=dict)
 
-    def replace(self, model: BayesianNetwork, guide: Guide | None = None) -> tuple[Objective, torch.optim.Optimizer]:
+    def replace(
+        self, model: BayesianNetwork, guide: Guide | None = None, for_good: bool = False
+    ) -> tuple[Objective, torch.optim.Optimizer]:
         """See `Run.replace`, which a loop of one's own does not know.
 
         Raises:

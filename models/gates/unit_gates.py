@@ -44,8 +44,9 @@ class UnitGates:
         cost: A `CostPressure`: the expected cost of the network is itself the price.
         probability: A fixed pi in (0, 1) in place of the hyper-prior, for comparison: theta then stays off 0 and 1.
         beta: `(a, b)` of a Beta hyper-prior in its place, both at least 1, for comparison.
-        weight_scale: Standard deviation of the weights of gated layers that have no other prior; default 0.3. Weight
-            decay in nats per datum is 1 / (weight_scale^2 data_size).
+        weight_scale: Standard deviation of the weights of gated layers that have no other prior; default 1. Weight
+            decay in nats per datum is 1 / (weight_scale^2 data_size). Earlier versions had 0.3, a decay that small
+            networks on small data pay most.
         estimator: How theta's gradient is estimated, a name in
             `bayesprune.inference.objective.unit_gate_estimators.ESTIMATORS`; default ``"trapezoid"``.
         layers: Whether residual branches have a gate as well, with which the whole branch goes; default False.
@@ -64,7 +65,7 @@ class UnitGates:
         cost: CostPressure | Mapping[str, Any] | None = None,
         probability: float | None = None,
         beta: tuple[float, float] | None = None,
-        weight_scale: float = 0.3,
+        weight_scale: float = 1.0,
         estimator: str = "trapezoid",
         layers: bool = False,
         start: float = 0.9,

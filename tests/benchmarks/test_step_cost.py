@@ -126,6 +126,19 @@ def test_main_prints_tables_and_json_and_keeps_results(tmp_path: Path, capsys: p
     assert step_cost.main([*arguments, "--fresh"]) != found, "times of another run"
 
 
+def test_cases_that_the_time_does_not_suffice_for_are_named_and_measured_later(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--networks", "lenet-300-100", "--models", "normal", "halo", "--paths", "hand-written", "--batch", "4"]
+    arguments += ["--blocks", "1", "--block-seconds", "0", "--out", str(tmp_path / "ledger.json")]
+    assert step_cost.main([*arguments, "--seconds", "-1"]) == {}
+    assert "(repeat the command): lenet-300-100, normal; lenet-300-100, halo" in capsys.readouterr().out
+    whole = step_cost.main([*arguments, "--seconds", "1000"])
+    assert len(whole) == 2 and "not run" not in capsys.readouterr().out
+    again = step_cost.main([*arguments, "--seconds", "-1"])
+    assert again == json.loads(json.dumps(whole))  # what is known takes no time
+
+
 def test_peak_memory_counts_what_was_taken_and_given_back() -> None:
     peak = growth.Peak("cpu")
     taken = torch.ones(64 << 20, dtype=torch.uint8)  # 64 MiB: too much to be found in what was given back before

@@ -63,7 +63,7 @@ def model(name: str) -> bp.BayesianNetwork:
         priors = {"*.weight": bp.Horseshoe()}
         return bp.BayesianNetwork(network(10, 4, 1), priors, likelihood=bp.Normal(), data_size=442)
     if name == "gates":
-        gates = bp.UnitGates(kappa=0.003)
+        gates = bp.UnitGates(kappa=0.003, weight_scale=0.3)
         return bp.BayesianNetwork(network(6, 8, 3), {}, data_size=60, gates=gates, example_input=waves()[0][:2])
     prior = {"own": own_prior, "halo": lambda: bp.HALO(kappa=0.5), "checkpoint": bp.SpikeAndSlab}[name]()
     return bp.BayesianNetwork(network(6, 8, 3), {"*.weight": prior}, data_size=60)

@@ -101,7 +101,7 @@ def gated(prior: Callable[[float], bp.Hierarchy] | None = None, **gates: Any) ->
     """The network with gates on its units, whose price is the constant."""
 
     def made(factor: float) -> bp.BayesianNetwork:
-        units = bp.UnitGates(**{**gates, "kappa": gates["kappa"] * factor})
+        units = bp.UnitGates(**{"weight_scale": 0.3, **gates, "kappa": gates["kappa"] * factor})
         priors = {} if prior is None else {WEIGHTS: prior(1.0)}
         return bp.BayesianNetwork(network(), priors, data_size=SIZE, gates=units, example_input=inputs()[:2])
 
@@ -150,17 +150,17 @@ CASES: dict[str, Case] = {
     "own hierarchy": Case(on_weights(own), "meanfield"),
     "units that stay": Case(
         gated(kappa=0.004, estimator="exact-toggle"),
-        options=lambda: {"rules": [bp.Gating(remove=None)]},
+        options=lambda: {"rules": [bp.Gating(delay=0.0, remove=None)]},
         executions=ONE,
     ),
     "units removed": Case(
         gated(kappa=0.002),
-        options=lambda: {"rules": [bp.Gating(travel=0.5, remove=4, round_at=None)]},
+        options=lambda: {"rules": [bp.Gating(delay=0.0, travel=0.5, remove=4, round_at=None)]},
         executions=ONE,
     ),
     "units removed under a prior": Case(
         gated(lambda f: bp.SpikeAndSlab(expected_density=0.3), kappa=0.015),
-        options=lambda: {"rules": [bp.Gating(travel=0.3, remove="epoch")]},
+        options=lambda: {"rules": [bp.Gating(delay=0.0, travel=0.3, remove="epoch")]},
         executions=ONE,
     ),
     "iterates averaged": Case(

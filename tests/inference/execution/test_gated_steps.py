@@ -216,3 +216,31 @@ def test_what_the_graph_before_has_cost_and_saved_decides_on_the_next(monkeypatc
     stepper.go_on_with(objective, make_optimizer("adam", objective, 0.01), for_good=True)
     assert fused_from(stepper, 2) == 1
     assert stepper.finish().graphs == 3
+
+
+def test_a_gated_graph_is_compared_with_the_plain_step_at_the_same_gates(monkeypatch):
+    monkeypatch.setattr(stepper_module, "_CHECK_EVERY", 2)
+    objective = gated()
+    stepper = Stepper(objective, make_optimizer("adam", objective, 0.01), 10, "fused", compiled=False)
+    for seed in range(4):
+        stepper.step(*batch(seed), 1.0)
+    assert stepper.report.fused_steps == 4
+    # The control: what the declaration says of the price has changed since the trace.
+    objective.expectation._removed += 1.0
+    with pytest.warns(UserWarning, match="reads something that changes during the fit"):
+        stepper.step(*batch(), 1.0)
+    assert stepper.report.name == "plain"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["trapezoid", "hard concrete"])
+def test_a_compiled_gated_step_is_the_plain_one(case):
+    plain, fused = (gated(**CASES[case]) for _ in range(2))
+    expected, slopes = steps(Stepper(plain, make_optimizer("adam", plain, 0.01), 10, "plain"))
+    taker = Stepper(fused, make_optimizer("adam", fused, 0.01), 10, "fused", compiled=True)
+    found, others = steps(taker)
+    assert taker.report.compiled and taker.report.fused_steps == 4
+    for one, other in zip(
+        [*found, *({"theta": g} for g in others)], [*expected, *({"theta": g} for g in slopes)], strict=True
+    ):
+        assert apart(one, other) < TIGHT

@@ -40,7 +40,7 @@ def model(network=None, priors=None, **gates):
 
 def fitted(bnn=None, gating=None, **options):
     options = {"steps": STEPS, "batch_size": 60, "learning_rate": 0.03} | options
-    gating = gating or Gating(travel=0.5)
+    gating = gating or Gating(delay=0.0, travel=0.5)
     return bp.fit(bnn or model(), (X, Y), rules=[gating], device="cpu", precision="float64", **options)
 
 
@@ -82,6 +82,17 @@ def test_theta_stays_in_the_unit_interval_and_zero_absorbs():
     assert bool(((theta[80:] == 0) | (theta[80:] == 1)).all()) and not bool(((theta[78] == 0) | (theta[78] == 1)).all())
 
 
+@pytest.mark.parametrize("delay", [0.0, 0.25, 0.3])
+def test_theta_stays_at_its_start_for_the_share_of_steps_asked_for(delay):
+    watch = Watch()
+    result = fitted(gating=Gating(travel=0.5, delay=delay), callbacks=[watch])
+    held = int(delay * 80)  # of 120 steps 80 are with gates
+    theta = torch.stack(watch.theta)
+    assert bool((theta[:held] == 0.9).all()) and bool((theta[held] != 0.9).any())
+    assert result.settings["gating"][0]["held_until"] == held
+    assert not bool(watch.absorbed[max(held - 1, 0)].any())
+
+
 def test_with_patience_theta_may_come_back_from_zero():
     q, training = trained_by_hand(patience=3)
     slope = torch.zeros(7, dtype=torch.float64)
@@ -114,7 +125,7 @@ def trained_by_hand(estimator=None, bnn=None, **gating):
             return self.objective, self.optimizer
 
     run = ByHand(*made(bnn or PERCEPTRON.model()), 0, 1, 10, 100)
-    training = GateTraining(Gating(**{"step": 0.4, **gating}), run)
+    training = GateTraining(Gating(**{"step": 0.4, "delay": 0.0, **gating}), run)
     with torch.no_grad():
         run.objective.guide.gates.theta.fill_(0.3)
     return run.objective.guide.gates, training
@@ -125,9 +136,11 @@ def test_the_step_carries_a_unit_of_no_use_to_zero_in_the_share_of_steps_asked_f
         bnn = PERCEPTRON.model(**{"log_gamma": None, **price})
         made = Objective(bnn, Guide(bnn, "map").double())
         state = FitState(made, make_optimizer("adam", made, 1e-2), 0, 1, 10, 300)
-        training = GateTraining(Gating(travel=0.1, round_at=0.5), state)
+        training = GateTraining(Gating(delay=0.0, travel=0.1, round_at=0.5), state)
         assert training.rounding_step == 150
         assert training.rate * (log_gamma / 50) * 0.1 * 150 == pytest.approx(0.9)
+        with_delay = GateTraining(Gating(travel=0.1, round_at=0.5, delay=0.2), state)
+        assert with_delay.rate * (log_gamma / 50) * 0.1 * 120 == pytest.approx(0.9)  # of the 150 theta moves in 120
     with pytest.raises(ValueError, match=r"costs 0 nats per datum more.*give Gating\(step=...\)"):
         fitted(model(kappa=None, probability=0.5))
     with pytest.raises(ValueError, match=r"costs -.* nats per datum more"):
@@ -171,7 +184,7 @@ def test_units_leave_network_and_optimizer_at_the_ends_of_epochs_and_the_trace_s
 @pytest.mark.parametrize(("remove", "last"), [(7, 77), (None, 0)])
 def test_units_leave_after_so_many_steps_or_never(remove, last):
     watch = Watch()
-    result = fitted(gating=Gating(travel=0.5, remove=remove), callbacks=[watch], steps=90)
+    result = fitted(gating=Gating(delay=0.0, travel=0.5, remove=remove), callbacks=[watch], steps=90)
     changes = {step + 1 for step in range(1, 90) if watch.widths[step] != watch.widths[step - 1]}
     if remove is None:
         assert not changes and result.model.plan is None and len(result.model.gates.sets["fc1.gate"].numbers) == 18
@@ -254,7 +267,7 @@ def test_the_attraction_set_needs_no_weights_that_read_units_without_gates():
     layers = {"one": nn.Linear(16, 4), "two": nn.Linear(4, 3), "other": nn.Linear(16, 5), "three": nn.Linear(5, 3)}
     bnn = model(Net(run, norm=nn.LayerNorm(5), **layers))
     assert list(bnn.gates.sets) == ["one.gate"] and "three.weight" not in bnn.gates.tensors
-    result = fitted(bnn, Gating(travel=9.0, round_at=None), steps=8)
+    result = fitted(bnn, Gating(delay=0.0, travel=9.0, round_at=None), steps=8)
     assert result.trace["attracted"].notnull().all()
 
 
@@ -262,7 +275,7 @@ def test_with_the_rule_attracted_units_leave_before_theta_is_zero():
     def highest(rule):
         """The largest theta from which a gate was closed for good by the next step."""
         watch = Watch()
-        fitted(gating=Gating(travel=0.5, rule=rule, round_at=None), steps=80, callbacks=[watch])
+        fitted(gating=Gating(delay=0.0, travel=0.5, rule=rule, round_at=None), steps=80, callbacks=[watch])
         theta, absorbed = torch.stack(watch.theta), torch.stack(watch.absorbed)
         assert bool(absorbed[-1].any())
         return float(theta[:-1][absorbed[1:] & ~absorbed[:-1]].max())
@@ -327,7 +340,7 @@ def test_predictions_pruned_and_compact_networks_are_those_of_the_units_left(tmp
 
 
 def test_inclusion_probabilities_before_rounding_are_products_of_theta():
-    result = fitted(gating=Gating(travel=1.0, round_at=None, remove=None), steps=30)
+    result = fitted(gating=Gating(delay=0.0, travel=1.0, round_at=None, remove=None), steps=30)
     a, b = (theta.values.astype(np.float64) for theta in result.unit_inclusion().values())
     assert ((a > 0.0) & (a < 1.0)).any()
     found = result.inclusion_probabilities()
@@ -386,7 +399,7 @@ def test_residual_branches_leave_while_a_fit_runs():
         bnn.network.b_two.bias.zero_()
     result = bp.fit(
         bnn, (x, y), steps=40, batch_size=50, device="cpu", precision="float64", learning_rate=3e-3,
-        rules=[Gating(travel=0.4)],
+        rules=[Gating(delay=0.0, travel=0.4)],
     )  # fmt: skip
     inclusion = result.unit_inclusion()
     assert result.trace["is_layer"].values.sum() == 2 and {"a_two", "b_two"} <= set(inclusion)
@@ -443,6 +456,8 @@ def test_a_unit_costs_log_n_nats_where_no_price_is_given():
         ({"remove": 0}, "takes 'epoch', a number of steps or None, not 0"),
         ({"rule": "close"}, "takes 'absorbed' or 'attracted', not 'close'"),
         ({"round_at": 0.0}, r"a share of the steps in \(0, 1\], not 0.0"),
+        ({"delay": 1.0}, r"a share of the steps with gates in \[0, 1\), not 1.0"),
+        ({"delay": -0.1}, r"a share of the steps with gates in \[0, 1\), not -0.1"),
     ],
 )
 def test_gating_out_of_range_is_refused(arguments, message):
@@ -453,10 +468,10 @@ def test_gating_out_of_range_is_refused(arguments, message):
 def test_what_does_not_go_with_gates_is_refused_before_training():
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     plain = bp.BayesianNetwork(network, {"*.weight": bp.Gaussian()}, data_size=SIZE)
-    with pytest.raises(ValueError, match=r"Gating is for gates of units, but the model has none"):
+    with pytest.raises(ValueError, match=r"the model has no gates of units: declare gates=UnitGates"):
         bp.fit(plain, (X, Y), steps=1, rules=[Gating()])
-    with pytest.raises(ValueError, match=r"execution='fused' is not available with gates of units"):
-        fitted(execution="fused")
+    with pytest.raises(ValueError, match=r"execution='fused' cannot be taken.*repeat random numbers"):
+        fitted(gating=Gating(estimator="exact-toggle"), execution="fused")
     with pytest.raises(ValueError, match=r"is declared per block.*Gating\(remove=None\)"):
         fitted(model(priors={"fc2.weight": bp.SpikeAndSlab(level="block")}))
     with pytest.raises(ValueError, match="is not an estimator for unit gates"):
@@ -466,3 +481,21 @@ def test_what_does_not_go_with_gates_is_refused_before_training():
         bp.fit(result.model, (X, Y), steps=1, restarts=2)
     with pytest.raises(ValueError, match="the model has no gates of units"):
         bp.fit(plain, (X, Y), steps=1, device="cpu").unit_inclusion()
+
+
+def test_a_fused_fit_whose_units_leave_is_the_plain_one():
+    how = {"gating": Gating(travel=0.4, remove=8), "steps": 60}
+    plain, fused = fitted(**how), fitted(**how, execution="fused", compiled=False)
+    report = fused.settings["execution"]
+    assert report["name"] == "fused" and report["fused_steps"] == 60
+    assert report["graphs"] > 1  # units have left: the model has changed
+    assert fused.settings["gating"][0]["removals"] == plain.settings["gating"][0]["removals"] != []
+    for one, other in zip(plain.model.parameters(), fused.model.parameters(), strict=True):
+        assert torch.allclose(one, other, rtol=0.0, atol=1e-9)
+    other = fitted(**how, seed=1)  # control
+    assert [tuple(p.shape) for p in other.model.parameters()] != [tuple(p.shape) for p in plain.model.parameters()] or (
+        any(
+            float((a - b).abs().max()) > 1e-3
+            for a, b in zip(plain.model.parameters(), other.model.parameters(), strict=True)
+        )
+    )

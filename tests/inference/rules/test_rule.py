@@ -89,7 +89,8 @@ def test_a_rule_that_needs_its_steps_is_not_for_a_loop_of_one_s_own():
     with pytest.raises(ValueError, match="a loop of one's own keeps its model: use fit"):
         state.replace(loss.model)
     pieces = state.slices("weight")
-    assert {piece.site.name for piece in pieces} == {"weight"}
+    assert {piece.site.name for _, piece in pieces} == {"weight"}
+    assert all(piece.of(parameter).shape == (2, 4) for parameter, piece in pieces)
     with pytest.raises(ValueError, match=r"there is no site 'wait' in the guide: its sites are weight, bias"):
         state.slices("wait")
 
