@@ -50,7 +50,7 @@ class Budget(Rule):
         macs: Share of the MACs of the network as it was declared, in (0, 1), or their number; with gates of units.
         parameters: The same of its parameters.
         ramp: Shares of the fit at which the ramp begins and ends; default (0.2, 0.8), as priors fade in before. With
-            gates of units, whose price does not, (0, 0.7) of the steps until these are rounded.
+            gates of units (0.35, 0.85) of the steps until they are rounded: they wait for the weights before.
         every: Steps between updates; default 25, fewer in fits of less than a thousand steps.
         gain: How much the knob's logarithm moves over a whole fit for an error of one nat; default 20.
         lead: How far ahead, as a share of the fit, what is left is extrapolated; default 0.08.
@@ -129,7 +129,7 @@ class ActiveBudget(ActiveRule):
         self._measure: Measure = measure_of(run.objective.model, budget.kind)
         self._target = budget.target(self._measure.whole)
         self._end = max(1, round(budget.settle * run.steps)) if self._measure.settles else run.steps
-        self._ramp = budget.ramp or ((0.0, 0.7) if self._measure.settles else (0.2, 0.8))
+        self._ramp = budget.ramp or ((0.35, 0.85) if self._measure.settles else (0.2, 0.8))
         self._every = max(1, min(budget.every, self._end // _UPDATES))
         self._at_start = {key: run.objective.model.knobs[key].value for key in self._measure.knobs}
         self._moved = 0.0
