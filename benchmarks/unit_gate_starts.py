@@ -4,8 +4,7 @@
 as wide are fitted with three seeds, digits for 200 epochs of batches of 64, Fashion-MNIST for 15 of 128. Printed are
 units found in each layer, test and validation accuracy of the network that comes out, its collapsed objective in nats
 per datum, training loss + weight decay + price x units, and its parts; and over the starts the spread of mean units,
-(max - min) / mean. `Gating(delay=...)` and `UnitGates(weight_scale=...)` are also tried apart, at the values of earlier
-versions.
+(max - min) / mean. ``--ways`` tries other values, those of earlier versions among them.
 
 Run ``python -m benchmarks.unit_gate_starts``; it resumes, and says what it cost. ``--data``, ``--ways`` and ``--seeds``
 for some of it.
@@ -50,6 +49,10 @@ WAYS: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     "earlier": (EARLIER_UNIT_GATES, EARLIER_GATING),
     "earlier weight scale": (EARLIER_UNIT_GATES, {}),
     "no delay": ({}, EARLIER_GATING),
+    "no delay, start .5": ({"start": 0.5}, EARLIER_GATING),
+    "no delay, start .7": ({"start": 0.7}, EARLIER_GATING),
+    "no delay, travel .45": ({}, {"travel": 0.45, **EARLIER_GATING}),
+    "delay .5": ({}, {"delay": 0.5}),
 }
 """Arguments of `UnitGates` and of `Gating`, by name."""
 

@@ -43,7 +43,7 @@ class Gated:
         """A model in float64 with normalisations that do something, and gates at a price of 2 nats."""
         torch.manual_seed(0)
         network = uneven(self.make().double())
-        gates = bp.UnitGates(**{"log_gamma": 2.0, "layers": self.layers, **options})
+        gates = bp.UnitGates(**{"log_gamma": 2.0, "weight_scale": 0.3, "layers": self.layers, **options})
         example = torch.zeros(1, *self.shape, dtype=torch.float64)
         return bp.BayesianNetwork(network, {}, data_size=50, gates=gates, example_input=example)
 
