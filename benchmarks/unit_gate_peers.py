@@ -109,7 +109,7 @@ def gated(job: Job, value: float) -> bp.Fit:
     of_gates, of_gating = job.gates
     gates = bp.UnitGates(kappa=value, **of_gates)
     model = bp.BayesianNetwork(job.network, {}, gates=gates, data_size=len(x), example_input=x[:2])
-    return _fitted(model, job, gating=bp.Gating(**of_gating))
+    return _fitted(model, job, rules=[bp.Gating(**of_gating)])
 
 
 def with_prior(prior: Callable[[float], bp.Hierarchy], tempered: bool = False) -> Callable[[Job, float], bp.Fit]:

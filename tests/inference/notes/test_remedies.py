@@ -99,7 +99,7 @@ def test_a_lower_price_is_no_remedy_where_the_noise_of_gates_closed_them():
     network = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
     gates = bp.UnitGates(kappa=0.02)
     bnn = bp.BayesianNetwork(network, {}, data_size=SIZE, gates=gates, example_input=X[:1])
-    fit = copy.copy(bp.fit(bnn, (X, Y), steps=20, device="cpu", gating=bp.Gating(delay=0.0)))
+    fit = copy.copy(bp.fit(bnn, (X, Y), steps=20, device="cpu", rules=[bp.Gating(delay=0.0)]))
     report = {"step": 0.4, "noise": 0.1}
     fit.settings = {**fit.settings, "gating": [report]}
     assert "kappa=0.002" in Remedies(fit).less_prior()

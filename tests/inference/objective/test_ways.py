@@ -292,7 +292,7 @@ def test_ways_that_cannot_follow_units_are_refused_before_training():
         ValueError, match=r"masks between weights and network cannot follow units that leave: .*remove=None"
     ):
         bp.fit(model, (x, y), steps=4, precision="float64")
-    found = bp.fit(model, (x, y), steps=4, precision="float64", gating=bp.Gating(remove=None, step=1e-3))
+    found = bp.fit(model, (x, y), steps=4, precision="float64", rules=[bp.Gating(remove=None, step=1e-3)])
     assert all(not bool(left_in(found.guide)[name][~mask].any()) for name, mask in half(model).items())
 
 
