@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,8 +55,6 @@ class Budget(Rule):
         every: Steps between updates; default 25, fewer in fits of less than a thousand steps.
         gain: How much the knob's logarithm moves over a whole fit for an error of one nat; default 20.
         lead: How far ahead, as a share of the fit, what is left is extrapolated; default 0.08.
-        settle: Share of the steps at which gates of units are rounded: `Gating`'s ``round_at``. Default 2/3. Where
-            `Gating` is given too, it stands after this rule.
 
     Raises:
         ValueError: If not exactly one budget is given, or a value is out of range.
@@ -68,8 +67,8 @@ class Budget(Rule):
     every: int = 25
     gain: float = 20.0
     lead: float = 0.08
-    settle: float = 2.0 / 3.0
     name: ClassVar[str] = "budget"
+    order: ClassVar[int] = -1  # it steers before others round, and its last word is the last
 
     def __post_init__(self) -> None:
         for name, value in checked_types("Budget", Budget, vars(self)).items():
@@ -85,10 +84,9 @@ class Budget(Rule):
             raise ValueError(f"Budget({given[0]}=...) is a share in (0, 1) or a whole number of them, not {asked}")
         if self.ramp is not None and not 0.0 <= self.ramp[0] < self.ramp[1] <= 1.0:
             raise ValueError(f"Budget(ramp=...) takes two shares of the fit, the first one smaller, not {self.ramp}")
-        if self.every < 1 or not self.gain > 0 or not 0.0 <= self.lead <= 1.0 or not 0.0 < self.settle <= 1.0:
+        if self.every < 1 or not self.gain > 0 or not 0.0 <= self.lead <= 1.0:
             raise ValueError(
-                f"Budget needs every >= 1, gain > 0, lead in [0, 1] and settle in (0, 1], not {self.every}, "
-                f"{self.gain}, {self.lead} and {self.settle}"
+                f"Budget needs every >= 1, gain > 0 and lead in [0, 1], not {self.every}, {self.gain} and {self.lead}"
             )
 
     @property
@@ -128,9 +126,7 @@ class ActiveBudget(ActiveRule):
         self.budget, self.run = budget, run
         self._measure: Measure = measure_of(run.objective.model, budget.kind)
         self._target = budget.target(self._measure.whole)
-        self._end = max(1, round(budget.settle * run.steps)) if self._measure.settles else run.steps
         self._ramp = budget.ramp or ((0.35, 0.85) if self._measure.settles else (0.2, 0.8))
-        self._every = max(1, min(budget.every, self._end // _UPDATES))
         self._at_start = {key: run.objective.model.knobs[key].value for key in self._measure.knobs}
         self._moved = 0.0
         self._begun_at: float | None = None
@@ -139,6 +135,11 @@ class ActiveBudget(ActiveRule):
         self._row: dict[str, float] = {}
         self._landing: dict[str, Any] = {}
         self._apply()  # a graph that is traced from here on has the knobs as inputs
+
+    def before_step(self, step: int) -> None:
+        """Refuses, before the first step, gates that are never rounded."""
+        if step == 1:
+            self._end  # noqa: B018  it is found, or refused
 
     def after_step(self, taken: Taken) -> Change:
         """Moves the knob when it is time to, and meets the budget before gates of units are rounded."""
@@ -202,6 +203,24 @@ class ActiveBudget(ActiveRule):
         self._measure.latest = {name: value.to(like) for name, value in kept["latest"].items()}
 
     # -- inside ----------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _end(self) -> int:
+        """The step at which the budget is to be met: the last one, or that at which another rule fixes what is left."""
+        if not self._measure.settles:
+            return self.run.steps
+        fixed = [rule.fixes_at for rule in self.run.rules.values() if rule.fixes_at is not None]
+        if not fixed:
+            raise ValueError(
+                f"Budget({self.budget.kind}=...) is met when gates of units are rounded, but Gating(round_at=None) "
+                "never rounds them: give it a share of the steps"
+            )
+        return min(fixed)
+
+    @functools.cached_property
+    def _every(self) -> int:
+        """Steps between updates."""
+        return max(1, min(self.budget.every, self._end // _UPDATES))
 
     def _along(self, share: float) -> float:
         """How far along the ramp a share of the fit is, in [0, 1]."""

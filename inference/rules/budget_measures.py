@@ -184,12 +184,6 @@ class SizeMeasure:
         Gates of equal theta go in the order of the norms of what reads their units.
         """
         q, before = GateFamily.among(guide.ways), self.reached(guide)
-        if bool(q.settled):
-            guide.notes.append(
-                "the budget was not met by its last correction, as the gates had been rounded: give Budget before "
-                "Gating in rules=, with settle= at its round_at"
-            )
-            return {"by": "nothing, gates were rounded before", "before": before}
         order = torch.argsort(q.theta + 1e-6 * self._rank_of_readers(guide, q), descending=True)
         most = int((~q.absorbed & (q.theta > 0)).sum())
 

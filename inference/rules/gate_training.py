@@ -148,6 +148,7 @@ class GateTraining(ActiveRule):
         total = self.run.steps
         share = self.gating.round_at
         self.rounding_step = -1 if share is None else min(total, max(1, round(share * total)))
+        self.fixes_at = None if share is None else self.rounding_step
         gated = total if share is None else self.rounding_step
         self._held_until = int(self.gating.delay * gated)
         price = self._price()

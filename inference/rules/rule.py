@@ -84,6 +84,7 @@ class Run(Protocol):
         kl_weight: Factor on the KL term in the last step.
         final_kl_weight: The same at the end of the fit.
         kl_warmup: Share of the steps over which it rises.
+        rules: The rules at work, by name, once all of them have begun: before the first step.
         history: One dict an epoch: what the pruning trace will hold.
         iterates: One dict a recorded step: negative ELBO and scales.
         stop: Set it to True to end this restart after the current step.
@@ -99,6 +100,7 @@ class Run(Protocol):
     kl_weight: float
     final_kl_weight: float
     kl_warmup: float
+    rules: dict[str, ActiveRule]
     history: list[dict[str, Any]]
     iterates: list[dict[str, float]]
     stop: bool
@@ -136,9 +138,12 @@ class ActiveRule:
 
     Attributes:
         needs: What it needs of the steps.
+        fixes_at: The step, from 1, after which it lets nothing leave or come back any more, so that a rule that steers
+            what is left has to be done before; default None: it fixes nothing.
     """
 
     needs: Needs = Needs()
+    fixes_at: int | None = None
 
     def before_step(self, step: int) -> None:
         """Called before the step of this number, from 1: sets knobs, masks, buffers."""
@@ -155,7 +160,10 @@ class ActiveRule:
         """Called when another rule has replaced the model: what was kept of its tensors is of no use any more."""
 
     def end(self) -> None:
-        """Called after the last step of a restart, however it ended but for an error; may still change values."""
+        """Called after the last step of a restart, however it ended but for an error; may still change values.
+
+        Once a restart: not again where a finished one is restored from a checkpoint.
+        """
 
     def row(self) -> Mapping[str, float | Mapping[str, float]]:
         """What joins the row of the epoch in the history, and TensorBoard: numbers, or numbers by name."""
@@ -183,11 +191,14 @@ class Rule:
 
     Attributes:
         name: Its key in `Fit.settings`, the checkpoint and the trace: of one word, each name once a fit.
+        order: Rules of a lower number are called first, and end last; default 0. Of the same number they are called as
+            they were given, and end in the opposite order.
         in_own_loops: Whether it works in a loop of one's own too (`Record`), which tells neither how many steps there
             are nor inputs and targets: `Taken.x` and `.y` are empty there. Default False.
     """
 
     name: ClassVar[str] = ""
+    order: ClassVar[int] = 0
     in_own_loops: ClassVar[bool] = False
 
     def check(self, model: BayesianNetwork, options: Mapping[str, Any]) -> None:

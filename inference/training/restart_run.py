@@ -107,7 +107,7 @@ class RestartRun(FitState):
         self._base_rates = [group["lr"] for group in optimizer.param_groups]
         self._sums, self._every = StepSums(plan.runtime.mean), max(1, plan.steps // ITERATES)
         self.has_ended = False
-        self.rules = {rule.name: rule.begin(self) for rule in plan.rules}
+        self.rules = {rule.name: rule.begin(self) for rule in sorted(plan.rules, key=lambda one: one.order)}
         self.stepper = self._stepper(plan.options.execution, plan.options.compiled, "it was asked for")
 
     def go_on_as(self, report: ExecutionReport) -> None:
@@ -283,7 +283,7 @@ class RestartRun(FitState):
             return
         self._set_progress(1.0)
         self.stepper.finish()  # the optimizer and the parameters are then as the plain execution leaves them
-        for rule in self.rules.values():
+        for rule in reversed(self.rules.values()):
             rule.end()
         self.has_ended = True
 

@@ -481,21 +481,3 @@ def test_what_does_not_go_with_gates_is_refused_before_training():
         bp.fit(result.model, (X, Y), steps=1, restarts=2)
     with pytest.raises(ValueError, match="the model has no gates of units"):
         bp.fit(plain, (X, Y), steps=1, device="cpu").unit_inclusion()
-
-
-def test_a_fused_fit_whose_units_leave_is_the_plain_one():
-    how = {"gating": Gating(travel=0.4, remove=8), "steps": 60}
-    plain, fused = fitted(**how), fitted(**how, execution="fused", compiled=False)
-    report = fused.settings["execution"]
-    assert report["name"] == "fused" and report["fused_steps"] == 60
-    assert report["graphs"] > 1  # units have left: the model has changed
-    assert fused.settings["gating"][0]["removals"] == plain.settings["gating"][0]["removals"] != []
-    for one, other in zip(plain.model.parameters(), fused.model.parameters(), strict=True):
-        assert torch.allclose(one, other, rtol=0.0, atol=1e-9)
-    other = fitted(**how, seed=1)  # control
-    assert [tuple(p.shape) for p in other.model.parameters()] != [tuple(p.shape) for p in plain.model.parameters()] or (
-        any(
-            float((a - b).abs().max()) > 1e-3
-            for a, b in zip(plain.model.parameters(), other.model.parameters(), strict=True)
-        )
-    )

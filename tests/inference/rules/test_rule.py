@@ -120,7 +120,7 @@ def test_the_base_of_active_rules_does_nothing():
     assert base.after_step(taken) is base.after_epoch() is Change.NOTHING
     assert base.row() == base.report() == base.state_dict() == {}
     base.load_state_dict({})
-    assert base.needs == Needs("", None)
+    assert base.needs == Needs("", False, None)
     trace = xr.Dataset({"loss": ("epoch", [1.0])})
     assert ActiveRule.trace(trace, [base]) is trace
     Rule().check(None, {})

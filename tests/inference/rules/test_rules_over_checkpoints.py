@@ -55,7 +55,7 @@ class Iterates(Callback):
 
 
 def rules(start=0.2, **gating):
-    return [bp.Gating(**{"travel": 0.5, **gating}), bp.IterateAverage(start)]
+    return [bp.Gating(**{"travel": 0.5, "delay": 0.0, **gating}), bp.IterateAverage(start)]
 
 
 def fitted(*given, **more):
@@ -63,7 +63,7 @@ def fitted(*given, **more):
     layers = nn.Sequential(
         nn.Linear(6, 20), nn.BatchNorm1d(20), nn.ReLU(), nn.Linear(20, 12), nn.ReLU(), nn.Linear(12, 2)
     )
-    bnn = bp.BayesianNetwork(layers, {}, None, SIZE, bp.UnitGates(kappa=0.003), X[:1])
+    bnn = bp.BayesianNetwork(layers, {}, None, SIZE, bp.UnitGates(kappa=0.003, weight_scale=0.3), X[:1])
     how = {"steps": STEPS, "batch_size": 16, "learning_rate": 2e-2, "device": "cpu", "precision": "float64"}
     return bp.fit(bnn, (X, Y), rules=list(given) or rules(), **{**how, **more})
 
@@ -106,6 +106,21 @@ def test_a_fit_with_both_that_was_killed_ends_as_one_that_was_not(at, tmp_path):
     assert is_same(resumed, whole)
     assert is_same(fitted(checkpoint=tmp_path / "fit"), whole)  # a finished one is not averaged again
     assert not is_same(fitted(seed=1), whole)  # control
+
+
+@pytest.mark.parametrize("at", [19, 34, 50])
+def test_so_does_one_with_a_budget_too(at, tmp_path):
+    given = [*rules(), bp.Budget(parameters=0.4, every=2, ramp=(0.1, 0.9))]
+    whole = fitted(*given)
+    with pytest.raises(KeyboardInterrupt):
+        fitted(*given, callbacks=[Iterates(at)], checkpoint=tmp_path / "fit")
+    resumed = fitted(*given, checkpoint=tmp_path / "fit")
+    assert resumed.settings["resumed_at_epoch"] == at // 4 + 1
+    assert is_same(resumed, whole)
+    assert is_same(fitted(*given, checkpoint=tmp_path / "fit"), whole)
+    knobs = whole.settings["budget"][0]["knobs"]
+    assert all(one["end"] != one["start"] for one in knobs.values())
+    assert not is_same(fitted(), whole)  # control: without the budget it is another fit
 
 
 def test_what_is_kept_of_the_average_is_needed(tmp_path, monkeypatch):
