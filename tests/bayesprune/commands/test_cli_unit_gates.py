@@ -81,7 +81,10 @@ SLOW_GATES = ("--gating", "step=0.001", "--gating", "round_at=null")
 def test_the_summary_counts_units_and_weights_of_the_network_as_it_was_declared(run):
     found, fit = read_summary(run), load_run(run, trust_code=True)
     assert found["width"] == WIDTH and found["on"] == [] and found["guide"] == "map" and found["branches"] == {}
-    assert found["gating_settings"] == {"step": 1.2, "patience": 2, "round_at": 0.9, "delay": 0} and len(found["gating"]) == 2
+    assert (
+        found["gating_settings"] == {"step": 1.2, "patience": 2, "round_at": 0.9, "delay": 0}
+        and len(found["gating"]) == 2
+    )
     assert {name: row["of"] for name, row in found["units"].items()} == {"fc1": 30, "fc2": 10}
     for name, row in found["units"].items():
         module = fit.model.network.get_submodule(name)
