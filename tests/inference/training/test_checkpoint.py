@@ -151,8 +151,8 @@ class Case:
 
 
 def gated(norm=False, **gating):
-    make = functools.partial(model, norm=norm, gates=bp.UnitGates(kappa=0.003))
-    return {"make": make, "guide": None, "arguments": {"epochs": 14, "gating": bp.Gating(**gating)}}
+    make = functools.partial(model, norm=norm, gates=bp.UnitGates(kappa=0.003, weight_scale=0.3))
+    return {"make": make, "guide": None, "arguments": {"epochs": 14, "gating": bp.Gating(**{"delay": 0.0, **gating})}}
 
 
 CASES = {
