@@ -98,7 +98,7 @@ class Block(nn.Module):
 def branches():
     torch.manual_seed(2)
     network = nn.Sequential(nn.Linear(6, 10), Block(), nn.ReLU(), Block(), nn.ReLU(), nn.Linear(10, 2))
-    return bp.BayesianNetwork(network, {}, None, SIZE, bp.UnitGates(kappa=0.004, layers=True), X[:1])
+    return bp.BayesianNetwork(network, {}, None, SIZE, bp.UnitGates(kappa=0.004, weight_scale=0.3, layers=True), X[:1])
 
 
 def model(prior=None, norm=False, gates=None):
