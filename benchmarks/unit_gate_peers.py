@@ -180,7 +180,7 @@ METHODS: dict[str, Method] = {
         gated,
         by_inclusion(0.5),
         "kappa",
-        {"lenet-300-100": (2e-4, 6e-4, 2.5e-3), "lenet-5": (2e-4, 2e-3)},
+        {"lenet-300-100": (2e-4, 6e-4, 2.5e-3), "lenet-5": (2e-3,)},
         share=1.0,
     ),
     "L0": Method(
@@ -199,7 +199,7 @@ METHODS: dict[str, Method] = {
         with_prior(lambda value: bp.VIB(value)),
         by_signal,
         "strength",
-        {"lenet-300-100": (1.0, 10.0, 100.0), "lenet-5": (100.0, 1000.0)},
+        {"lenet-300-100": (1.0, 10.0, 100.0), "lenet-5": (100.0,)},
     ),
     "group horseshoe": Method(
         with_prior(lambda value: bp.GroupHorseshoe()),

@@ -52,7 +52,7 @@ def measured(splits: Any, case: Case, rounds: int) -> dict[str, Any]:
     x, _ = splits.train
     gates, gating = bp.UnitGates(kappa=case.kappa, **EARLIER_UNIT_GATES), bp.Gating(**EARLIER_GATING)
     model = bp.BayesianNetwork(dense, {}, gates=gates, data_size=len(x), example_input=x[:1])
-    fit = bp.fit(model, splits.train, epochs=case.epochs, device="cpu", gating=gating)
+    fit = bp.fit(model, splits.train, epochs=case.epochs, device="cpu", rules=[gating])
     small = bp.prune(fit, min_inclusion=0.5).compact().network
     found: dict[str, Any] = {
         "test": accuracy(small, *splits.test),

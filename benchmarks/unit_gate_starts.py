@@ -48,6 +48,7 @@ WAYS: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     "default": ({}, {}),
     "earlier": (EARLIER_UNIT_GATES, EARLIER_GATING),
     "earlier weight scale": (EARLIER_UNIT_GATES, {}),
+    "weight scale .5": ({"weight_scale": 0.5}, {}),
     "no delay": ({}, EARLIER_GATING),
     "no delay, start .5": ({"start": 0.5}, EARLIER_GATING),
     "no delay, start .7": ({"start": 0.7}, EARLIER_GATING),
@@ -67,7 +68,7 @@ def fitted(splits: Any, width: str, seed: int, way: str, length: Length) -> dict
     model = bp.BayesianNetwork(network, {}, gates=gates, data_size=len(x), example_input=x[:2])
     fit = bp.fit(
         model, splits.train, epochs=length.epochs, batch_size=length.batch_size, seed=seed, execution="plain",
-        device="cpu", gating=bp.Gating(**of_gating),
+        device="cpu", rules=[bp.Gating(**of_gating)],
     )  # fmt: skip
     small = bp.prune(fit, min_inclusion=0.5).compact().network
     widths, price = hidden_widths(small), gates.price(len(x))

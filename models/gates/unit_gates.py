@@ -51,7 +51,7 @@ class UnitGates:
         beta: `(a, b)` of a Beta hyper-prior in its place, both at least 1, for comparison.
         weight_scale: Standard deviation of the weights of gated layers that have no other prior; default 1. Weight
             decay in nats per datum is 1 / (weight_scale^2 data_size). Earlier versions had 0.3, a decay that small
-            networks on small data pay most.
+            networks on small data pay most; a few hundred data of a noisy regression need it.
         estimator: How theta's gradient is estimated, a name in
             `bayesprune.inference.objective.unit_gate_estimators.ESTIMATORS`; default ``"trapezoid"``.
         layers: Whether residual branches have a gate as well, with which the whole branch goes; default False.

@@ -63,10 +63,11 @@ def fit_arguments(data, out, *more, settings=("kappa=0.015",), epochs=2):
 def run(data, made, tmp_path_factory):
     """A run with two restarts, made once; nothing may change it."""
     out = tmp_path_factory.mktemp("runs") / "units"
-    gating = ("--gating", "step=1.2", "--gating", "patience=2", "--gating", "round_at=0.9")
+    gating = ("--gating", "step=1.2", "--gating", "patience=2", "--gating", "round_at=0.9", "--gating", "delay=0")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that a layer of the second restart may have closed altogether
-        made(*fit_arguments(data, out, "--restarts", 2, *gating, epochs=20))
+        of_gates = ("kappa=0.015", "weight_scale=0.3")
+        made(*fit_arguments(data, out, "--restarts", 2, *gating, settings=of_gates, epochs=20))
     return out
 
 
@@ -80,7 +81,10 @@ SLOW_GATES = ("--gating", "step=0.001", "--gating", "round_at=null")
 def test_the_summary_counts_units_and_weights_of_the_network_as_it_was_declared(run):
     found, fit = read_summary(run), load_run(run, trust_code=True)
     assert found["width"] == WIDTH and found["on"] == [] and found["guide"] == "map" and found["branches"] == {}
-    assert found["gating_settings"] == {"step": 1.2, "patience": 2, "round_at": 0.9} and len(found["gating"]) == 2
+    assert (
+        found["gating_settings"] == {"step": 1.2, "patience": 2, "round_at": 0.9, "delay": 0}
+        and len(found["gating"]) == 2
+    )
     assert {name: row["of"] for name, row in found["units"].items()} == {"fc1": 30, "fc2": 10}
     for name, row in found["units"].items():
         module = fit.model.network.get_submodule(name)

@@ -206,7 +206,7 @@ def test_what_the_prior_takes_back_is_told_apart_from_what_is_learned_by_heart()
 
 @pytest.mark.filterwarnings("ignore:the noise of theta:UserWarning")
 def test_units_that_leave_before_anything_is_learned_were_pruned_prematurely():
-    gates = bp.UnitGates(kappa=0.002)
+    gates = bp.UnitGates(kappa=0.002, weight_scale=0.3)
     hasty = fitted(None, gates=gates, rules=[Gating(step=200.0, delay=0.0)], kl_weight=1.0, kl_warmup=0.0, epochs=12)
     assert any("pruned prematurely" in note and "Gating(step=50)" in note for note in findings(hasty))
     patient = fitted(None, gates=gates, rules=[Gating(delay=0.0)], kl_weight=1.0, kl_warmup=0.0, steps=700)

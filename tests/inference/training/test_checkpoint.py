@@ -100,7 +100,7 @@ class Block(nn.Module):
 def branches():
     torch.manual_seed(2)
     network = nn.Sequential(nn.Linear(6, 10), Block(), nn.ReLU(), Block(), nn.ReLU(), nn.Linear(10, 2))
-    return bp.BayesianNetwork(network, {}, None, SIZE, bp.UnitGates(kappa=0.004, layers=True), X[:1])
+    return bp.BayesianNetwork(network, {}, None, SIZE, bp.UnitGates(kappa=0.004, weight_scale=0.3, layers=True), X[:1])
 
 
 def model(prior=None, norm=False, gates=None):
@@ -153,8 +153,8 @@ class Case:
 
 
 def gated(norm=False, **gating):
-    make = functools.partial(model, norm=norm, gates=bp.UnitGates(kappa=0.003))
-    return {"make": make, "guide": None, "arguments": {"epochs": 14, "rules": [bp.Gating(**gating)]}}
+    make = functools.partial(model, norm=norm, gates=bp.UnitGates(kappa=0.003, weight_scale=0.3))
+    return {"make": make, "guide": None, "arguments": {"epochs": 14, "rules": [bp.Gating(**{"delay": 0.0, **gating})]}}
 
 
 CASES = {
