@@ -226,13 +226,17 @@ def _r_hat(chains: Array) -> float:
 def _ess(chains: Array) -> float:
     if not np.isfinite(chains).all() or np.ptp(chains) == 0:
         return float("nan")
-    return float(arviz().ess(chains))
+    with np.errstate(over="ignore", invalid="ignore"):  # squares of a loss that has run away
+        return float(arviz().ess(chains))
 
 
 def _mcse(chains: Array) -> float:
     if not np.isfinite(chains).all():
         return float("nan")
-    return 0.0 if np.ptp(chains) == 0 else float(arviz().mcse(chains))
+    if np.ptp(chains) == 0:
+        return 0.0
+    with np.errstate(over="ignore", invalid="ignore"):  # squares of a loss that has run away
+        return float(arviz().mcse(chains))
 
 
 def _table(cut: dict[str, list[Array]], steps: list[Array]) -> xr.Dataset:

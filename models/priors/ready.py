@@ -34,7 +34,7 @@ def _unit_gates(
     cost_layers: float | None = None,
     probability: float | None = None,
     beta: tuple[float, float] | None = None,
-    weight_scale: float = 1.0,
+    weight_scale: float = 0.5,
     estimator: str = "trapezoid",
     layers: bool = False,
     start: float = 0.9,

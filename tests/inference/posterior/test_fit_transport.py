@@ -60,7 +60,12 @@ FITS = {
     "gates": lambda: fitted(model(bp.SpikeAndSlab(0.3)), restarts=2),
     "a MAP": lambda: fitted(model(bp.HALO(5.0)), guide="map"),
     "the fused path": lambda: fitted(model(bp.Horseshoe()), execution="fused", compiled=False),
-    "units": lambda: fitted(model(gates=bp.UnitGates(kappa=0.5)), steps=120, learning_rate=0.02),
+    "units": lambda: fitted(
+        model(gates=bp.UnitGates(kappa=0.5, weight_scale=0.3)),
+        steps=120,
+        learning_rate=0.02,
+        rules=[bp.Gating(delay=0.0)],
+    ),
     "a standardised regression": regression,
     "a prior of one's own": lambda: fitted(model(own())),
     "named functions": lambda: fitted(model(named())),

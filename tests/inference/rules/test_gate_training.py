@@ -120,7 +120,7 @@ def trained_by_hand(estimator=None, bnn=None, **gating):
         return objective, make_optimizer("adam", objective, 1e-2)
 
     class ByHand(FitState):
-        def replace(self, left, guide=None):
+        def replace(self, left, guide=None, for_good=False):
             self.objective, self.optimizer = made(left)
             return self.objective, self.optimizer
 

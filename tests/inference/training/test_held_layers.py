@@ -42,7 +42,7 @@ def model(net=None, **more):
 
 
 def gated(net):
-    gates = bp.UnitGates(kappa=0.1)
+    gates = bp.UnitGates(kappa=0.1, weight_scale=0.3)
     return bp.BayesianNetwork(net, {}, data_size=SIZE, gates=gates, example_input=X[:1])
 
 
