@@ -60,10 +60,11 @@ def test_torch_pruning_removes_a_share_of_each_layer_but_the_last_and_spares_wha
 
 
 def test_a_search_is_shared_only_where_it_does_not_depend_on_the_value(monkeypatch):
-    monkeypatch.setitem(peers.NETWORKS, "small", small)
+    monkeypatch.setitem(peers.NETWORKS, "small", lambda width: bp.lenet_300_100(12, 4, (20, 8), width))
+    monkeypatch.setitem(peers.GATES, "small", ({}, {}))
     splits = SimpleNamespace(train=data(), validation=data(), test=data())
 
-    def searches(shared):
+    def searches(shared, width=1.0):
         seen = []
 
         def search(job, value):
@@ -71,13 +72,16 @@ def test_a_search_is_shared_only_where_it_does_not_depend_on_the_value(monkeypat
             return job.network
 
         method = peers.Method(search, lambda found, job, value: found, "", {"small": (1.0, 2.0)}, shared)
-        found = peers.run(method, "small", splits, 3, 0)
+        found = peers.run(method, "small", splits, 3, 0, width)
         assert set(found) == {"1", "2"}
-        assert found["1"]["widths"] == "20-8" and found["1"]["macs"] == 12 * 20 + 20 * 8 + 8 * 4
+        first, second = round(20 * width), round(8 * width)
+        assert found["1"]["widths"] == f"{first}-{second}"
+        assert found["1"]["macs"] == 12 * first + first * second + second * 4
         return seen
 
     assert searches(True) == [(1.0, 2)]  # two of three epochs
     assert searches(False) == [(1.0, 2), (2.0, 2)]
+    assert searches(True, width=0.5) == [(1.0, 2)]  # a narrower start
 
 
 def curve(spread=0.001):

@@ -272,7 +272,6 @@ def test_a_width_for_a_network_of_ones_own_is_refused(refused, networks_file, tm
         (("kapa=1",), (), "did you mean 'kappa'?"),
         (("kappa=1", "estimator=exact"), (), "'exact' is not an estimator"),
         (("kappa=1",), ("--on", "*.weight"), "leave out --on"),
-        (("kappa=1",), ("--execution", "fused"), "execution='fused' is not available"),
         (("kappa=1",), ("--gating", "speed=1"), "--gating knows no 'speed': its settings are travel, "),
         (("kappa=1",), ("--gating", "travel=fast"), "the setting travel of Gating takes a number"),
         (("kappa=1",), ("--gating", "remove=never"), "takes 'epoch', a number of steps or None, not 'never'"),

@@ -23,6 +23,9 @@ from bayesprune.models.files.processes import _started
 from bayesprune.runs.run_folder import read_summary
 from tests.oracles.same_runs import is_same
 
+EARLY_GATES = ("--set", "kappa=0.002", "--set", "weight_scale=0.3", "--gating", "travel=0.5", "--gating", "delay=0")
+"""Gates that have moved before a fit of few epochs is interrupted."""
+
 
 @pytest.fixture(autouse=True)
 def every_epoch(monkeypatch):
@@ -70,7 +73,7 @@ def broken(command, monkeypatch):
         ("spike-and-slab", ()),
         ("halo", ()),
         ("horseshoe", ("--restarts", 2, "--epochs", 3)),
-        ("unit-gates", ("--set", "kappa=0.002", "--gating", "travel=0.5", "--epochs", 8)),
+        ("unit-gates", (*EARLY_GATES, "--epochs", 8)),
     ],
 )
 def test_the_same_command_goes_on_with_the_same_numbers(prior, more, arguments, broken, command, tmp_path):

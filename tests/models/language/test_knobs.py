@@ -36,6 +36,12 @@ def still(decay):
     return Hierarchy(weight=lambda: dist.Normal(0.0, torch.tensor(decay, dtype=torch.float64).rsqrt()))
 
 
+def gated(kappa):
+    """A network with gates at a price, and a decay under which units leave a short fit."""
+    gates = bp.UnitGates(kappa=kappa, weight_scale=0.3)
+    return bp.BayesianNetwork(bp.lenet_300_100(4, 2, hidden=(6,)), {}, data_size=30, gates=gates, example_input=X[:1])
+
+
 # -- what a declaration sees ---------------------------------------------------------------------------------
 
 
@@ -178,15 +184,11 @@ def test_a_fingerprint_is_that_of_the_declaration():
 
 def test_units_that_leave_do_not_take_the_knob_along():
     torch.manual_seed(0)
-    model = bp.BayesianNetwork(
-        bp.lenet_300_100(4, 2, hidden=(6,)), {}, data_size=30, gates=bp.UnitGates(kappa=1e-2), example_input=X[:1]
-    )
+    model = gated(1e-2)
     model.knobs["gates.price"].scale(5.0)
-    fit = bp.fit(model, (X, Y), steps=60, batch_size=10)
+    fit = bp.fit(model, (X, Y), steps=60, batch_size=10, rules=[bp.Gating(delay=0.0)])
     assert fit.model.plan is not None and fit.model.knobs["price"].value == pytest.approx(5.0)
-    like = bp.BayesianNetwork(
-        bp.lenet_300_100(4, 2, hidden=(6,)), {}, data_size=30, gates=bp.UnitGates(kappa=5e-2), example_input=X[:1]
-    )
+    like = gated(5e-2)
     theta = {site: torch.full((one.count,), 0.3) for site, one in like.gates.sets.items()}
     moved = copy.deepcopy(model)
     assert float(moved.gates.cost(theta)) == pytest.approx(float(like.gates.cost(theta)), rel=1e-5)
