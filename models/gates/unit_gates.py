@@ -49,9 +49,9 @@ class UnitGates:
         cost: A `CostPressure`: the expected cost of the network is itself the price.
         probability: A fixed pi in (0, 1) in place of the hyper-prior, for comparison: theta then stays off 0 and 1.
         beta: `(a, b)` of a Beta hyper-prior in its place, both at least 1, for comparison.
-        weight_scale: Standard deviation of the weights of gated layers that have no other prior; default 1. Weight
+        weight_scale: Standard deviation of the weights of gated layers that have no other prior; default 0.5. Weight
             decay in nats per datum is 1 / (weight_scale^2 data_size). Earlier versions had 0.3, a decay that small
-            networks on small data pay most; a few hundred data of a noisy regression need it.
+            networks on small data pay most, and that small noisy data are better off with (docs/results.md).
         estimator: How theta's gradient is estimated, a name in
             `bayesprune.inference.objective.unit_gate_estimators.ESTIMATORS`; default ``"trapezoid"``.
         layers: Whether residual branches have a gate as well, with which the whole branch goes; default False.
