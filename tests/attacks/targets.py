@@ -33,8 +33,14 @@ EVIL = "open('PWNED', 'w').close()\n\ndef f(*given):\n    return None\n"
 """A module that leaves the sentinel when it is imported."""
 FIT = ("--network", "lenet-300-100", "--width", "0.03", "--batch-size", "32", "--quiet")
 """What all fits have in common."""
-INTERRUPTED = (*FIT, "--epochs", "4", "--prior", "unit-gates", "--set", "kappa=0.01")
-"""A fit that is interrupted after its second epoch, less data and place; the same command goes on with it."""
+INTERRUPTED = (
+    *FIT, "--epochs", "4", "--learning-rate", "0.02", "--prior", "unit-gates", "--set", "kappa=0.01",
+    "--set", "weight_scale=0.3", "--gating", "delay=0", "--gating", "travel=0.5",
+)  # fmt: skip
+"""A fit that is interrupted after its second epoch, less data and place; the same command goes on with it.
+
+Its gates move from the first step on, so that units leave, though not all of a layer.
+"""
 DEAD = 2**22 - 1
 """A process number that nobody has."""
 
@@ -49,8 +55,7 @@ def make_targets(folder: Path) -> None:
         _call(*fit_labels, "--prior", "spike-and-slab", "--out", "spike")
         _call(*fit_labels, "--prior", "halo", "--restarts", "2", "--out", "halo")
         _call(*fit_labels, "--prior", "horseshoe", "--out", "horseshoe")
-        _call(*fit_labels, "--prior", "unit-gates", "--set", "kappa=0.01", "--set", "start=0.3", "--epochs", "6",
-              "--learning-rate", "0.02", "--out", "gates")  # fmt: skip
+        _call("fit", "--data", "labels.npz", *INTERRUPTED, "--out", "gates")
         _call("fit", "--data", "numbers.npz", *FIT, "--epochs", "2", "--prior", "gaussian", "--out", "numbers")
         _call("path", "--data", "labels.npz", *FIT, "--epochs", "2", "--prior", "spike-and-slab", "--knob",
               "expected_density", "--values", "0.3,0.1", "--restarts", "1", "--sparsities", "0.3,0.8",
