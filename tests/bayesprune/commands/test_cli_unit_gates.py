@@ -141,6 +141,18 @@ def test_another_guide_of_the_weights_is_named(data, command, tmp_path):
     assert read_summary(tmp_path / "run")["guide"] == "meanfield"
 
 
+def test_the_fused_execution_ends_as_the_plain_one(data, command, tmp_path):
+    ends = {}
+    for execution, seed in (("plain", 0), ("fused", 0), ("plain", 1)):
+        out = tmp_path / f"{execution}-{seed}"
+        more = ("--execution", execution, "--seed", seed, *SLOW_GATES)
+        assert command(*fit_arguments(data, out, *more)) == (0, "", "")
+        ends[execution, seed] = read_summary(out)["execution"], read_summary(out)["per_restart"][0]["test_nll"]
+    assert [end[0]["fused_steps"] for end in ends.values()] == [0, 6, 0]  # of 8: the rest of an epoch is no full batch
+    assert ends["fused", 0][1] == pytest.approx(ends["plain", 0][1], rel=1e-5)
+    assert ends["plain", 1][1] != pytest.approx(ends["plain", 0][1], rel=1e-2)  # the control
+
+
 def test_layer_gates_are_counted_beside_units(data, command, tmp_path):
     (tmp_path / "residual.py").write_text(RESIDUAL)
     arguments = ["fit", "--data", data, "--prior", "unit-gates", "--set", "kappa=0.001", "--set", "layers=true"]
@@ -272,6 +284,11 @@ def test_a_width_for_a_network_of_ones_own_is_refused(refused, networks_file, tm
         (("kapa=1",), (), "did you mean 'kappa'?"),
         (("kappa=1", "estimator=exact"), (), "'exact' is not an estimator"),
         (("kappa=1",), ("--on", "*.weight"), "leave out --on"),
+        (
+            ("kappa=1", "estimator=exact-toggle"),
+            ("--execution", "fused"),
+            "that repeat random numbers are no operation",
+        ),
         (("kappa=1",), ("--gating", "speed=1"), "--gating knows no 'speed': its settings are travel, "),
         (("kappa=1",), ("--gating", "travel=fast"), "the setting travel of Gating takes a number"),
         (("kappa=1",), ("--gating", "remove=never"), "takes 'epoch', a number of steps or None, not 'never'"),
