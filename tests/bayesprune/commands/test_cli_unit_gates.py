@@ -119,8 +119,8 @@ def test_its_settings_are_those_of_unit_gates():
     settings = PRIORS["unit-gates"].settings
     assert set(inspect.signature(bp.UnitGates).parameters) <= set(settings)
     assert {name: by_name[name].default for name in settings} == settings
-    given = {"cost": 0.2, "cost_macs": 0.5, "cost_layers": 0.3, "layers": True, "start": 0.5, "weight_scale": 1.0}
-    expected = bp.UnitGates(cost=bp.CostPressure(0.2, 0.5, 0.3), layers=True, start=0.5, weight_scale=1.0)
+    given = {"cost": 0.2, "cost_macs": 0.5, "cost_layers": 0.3, "layers": True, "start": 0.5, "weight_scale": 0.7}
+    expected = bp.UnitGates(cost=bp.CostPressure(0.2, 0.5, 0.3), layers=True, start=0.5, weight_scale=0.7)
     assert resolve_prior("unit-gates", given, data_size=1).config == expected.config
     assert resolve_prior("unit-gates", {**given, "cost_macs": 0.6}, data_size=1).config != expected.config  # control
 
