@@ -1,6 +1,6 @@
 """What the standard deviation of gated weights costs on small data: diabetes, and 5,000 images of Fashion-MNIST.
 
-`UnitGates(weight_scale=)` at 0.3 (earlier versions), 0.5 (the default) and 1, all else left as it is; LeNet-300-100, the
+`UnitGates(weight_scale=)` at 0.3 (earlier versions), 0.5 (the default) and 1, all else left as it is; LeNet-300-100 on
 cases of benchmarks/default_cases.py. Printed are the scores on test data.
 
 Run ``python -m benchmarks.unit_gate_scales``: 9 runs x about 0.5 minutes. It resumes.
