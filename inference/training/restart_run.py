@@ -124,7 +124,7 @@ class RestartRun(FitState):
         """See `Run.replace`."""
         self.objective, self.optimizer = self._made(model, Guide(model, self.plan.guide) if guide is None else guide)
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]  # a group may have left
-        if hasattr(self, "stepper"):  # a checkpoint replaces it before there is one
+        if hasattr(self, "stepper"):  # a rule may replace it as it begins
             self.stepper.go_on_with(self.objective, self.optimizer, for_good)
         return self.objective, self.optimizer
 
