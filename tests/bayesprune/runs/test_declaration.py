@@ -28,10 +28,10 @@ def test_patterns_that_are_given_are_kept():
 def test_unit_gates_write_down_their_weight_scale_whose_default_has_been_another():
     declared = declare(IMAGES, "lenet-300-100", "unit-gates", {"kappa": 0.01})
     written = declared.as_dict()
-    assert declared.model().gates.declaration.weight_scale == written["prior_settings"]["weight_scale"] == 1.0
+    assert declared.model().gates.declaration.weight_scale == written["prior_settings"]["weight_scale"] == 0.5
     assert Declaration.from_dict(written) == declared
     by_earlier = {**written, "prior_settings": {"kappa": 0.01}}
     assert Declaration.from_dict(by_earlier).model().gates.declaration.weight_scale == 0.3
-    given = declare(IMAGES, "lenet-300-100", "unit-gates", {"kappa": 0.01, "weight_scale": 0.5})
-    assert given.model().gates.declaration.weight_scale == 0.5
+    given = declare(IMAGES, "lenet-300-100", "unit-gates", {"kappa": 0.01, "weight_scale": 0.7})
+    assert given.model().gates.declaration.weight_scale == 0.7
     assert "weight_scale" not in declare(IMAGES, "lenet-300-100", "laplace").prior_settings

@@ -123,7 +123,7 @@ class Watch(bp.Callback):
 
 
 def expected_calls(steps=9, an_epoch=3):
-    """What the documentation of `ActiveRule` says, with two rules and a callback."""
+    """What the documentation of `ActiveRule` says, with two rules of one order and a callback."""
     both, found = ("told", "other"), []
     found += [(name, "begin", 0) for name in both] + [("watch", "start", 0)]
     for step in range(1, steps + 1):
@@ -133,7 +133,7 @@ def expected_calls(steps=9, an_epoch=3):
             epoch = step // an_epoch
             found += [(name, "after_epoch", epoch) for name in both]
             found += [(name, "row", epoch) for name in both] + [("watch", "on_epoch", epoch)]
-    return found + [(name, "end", steps) for name in both] + [("watch", "end", steps)]
+    return found + [(name, "end", steps) for name in reversed(both)] + [("watch", "end", steps)]
 
 
 def test_rules_are_called_in_the_order_that_is_documented():
