@@ -17,7 +17,7 @@ def brought_by(part: type) -> Callable[[type[R]], type[R]]:
     """Decorates a rule that trains a part of a model, and that fits of models with such a part have by default.
 
     Args:
-        part: The class of the part.
+        part: The class of the part; it holds for what derives from it too.
     """
 
     def register(rule: type[R]) -> type[R]:
@@ -34,6 +34,7 @@ def brought_rules(parts: Iterable[object], given: Sequence[Rule]) -> list[Rule]:
         parts: The parts.
         given: The rules that were asked for.
     """
-    kinds = [_BROUGHT[type(part)] for part in parts if type(part) in _BROUGHT]
+    found = [[_BROUGHT[kind] for kind in type(part).__mro__ if kind in _BROUGHT] for part in parts]
+    kinds = [rules[0] for rules in found if rules]
     names = {rule.name for rule in given}
     return [kind() for kind in kinds if kind.name not in names]

@@ -8,6 +8,7 @@ from typing import Any
 
 from bayesprune.inference.rules.gate_training import Gating
 from bayesprune.models.checks.renamed_arguments import warn_of_old_name
+from bayesprune.models.checks.shown_values import shown
 
 __all__ = ["rules_of_today"]
 
@@ -24,8 +25,7 @@ def rules_of_today(rules: Any, more: dict[str, Any]) -> Any:
     """
     gating, estimator = more.pop("gating", None), more.pop("unit_gate_estimator", None)
     if gating is not None and not isinstance(gating, Gating):
-        shown = repr(gating) if isinstance(gating, (str, int, float)) else f"an object of type {type(gating).__name__}"
-        raise ValueError(f"gating= takes Gating(...) or None, not {shown}")
+        raise ValueError(f"gating= takes Gating(...) or None, not {shown(gating)}")
     if gating is None and estimator is None:
         return rules
     old = [name for name, value in (("gating=", gating), ("unit_gate_estimator=", estimator)) if value is not None]

@@ -12,6 +12,7 @@ from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.guide import GuideChoice, assign_families
 from bayesprune.inference.training.fit_options import FitOptions
 from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.checks.shown_values import shown
 
 __all__ = [
     "DTYPES",
@@ -79,16 +80,12 @@ def check_together(model: Any, guide: GuideChoice, start: Any, stop: Any, option
             f"fit takes a BayesianNetwork, not {type(model).__name__}: declare BayesianNetwork(network, priors, ...)"
         )
     if start is not None and not isinstance(start, Fit):
-        raise ValueError(f"start= takes a Fit, not {_shown(start)}")
+        raise ValueError(f"start= takes a Fit, not {shown(start)}")
     if stop is not None and not callable(stop):
-        raise ValueError(f"stop= takes a callable of the FitState, or None, not {_shown(stop)}")
+        raise ValueError(f"stop= takes a callable of the FitState, or None, not {shown(stop)}")
     assign_families(model, guide)
     if start is not None and len(start.restarts) < options.restarts:
         raise ValueError(
             f"start= has {len(start.restarts)} restarts, but {options.restarts} are asked for, each of which begins at "
             "one: ask for as many at most"
         )
-
-
-def _shown(value: Any) -> str:
-    return repr(value) if isinstance(value, (str, int, float)) else f"an object of type {type(value).__name__}"

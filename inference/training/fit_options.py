@@ -15,6 +15,7 @@ from typing import Any, TypedDict
 from bayesprune.inference.execution.executions import EXECUTIONS
 from bayesprune.models.checks.given_numbers import checked_seed, real_number, whole_number
 from bayesprune.models.checks.plain_numbers import plain_number
+from bayesprune.models.checks.shown_values import shown
 
 __all__ = ["PRECISIONS", "FitKeywords", "FitOptions", "help_of", "options_of", "with_options"]
 
@@ -194,7 +195,7 @@ def options_of(options: FitOptions | None, more: FitKeywords) -> FitOptions:
         ValueError: As `FitOptions`.
     """
     if options is not None and not isinstance(options, FitOptions):
-        raise ValueError(f"options= takes FitOptions(...), not {_shown(options)}")
+        raise ValueError(f"options= takes FitOptions(...), not {shown(options)}")
     known = [one.name for one in fields(FitOptions)]
     for name in more:
         if name not in known:
@@ -240,7 +241,7 @@ def _check_types(options: Mapping[str, Any]) -> None:
     for name, what, fits in expected:
         value = options[name]
         if not fits(value):
-            raise ValueError(f"{name}= takes {what}, not {_shown(value)}")
+            raise ValueError(f"{name}= takes {what}, not {shown(value)}")
 
 
 def _check_ranges(options: Mapping[str, Any]) -> None:
@@ -264,7 +265,3 @@ def _is_flag(value: Any) -> bool:
         return value in (True, False)
     except (TypeError, ValueError, RuntimeError):  # arrays and tensors of several values
         return False
-
-
-def _shown(value: Any) -> str:
-    return repr(value) if isinstance(value, (str, int, float)) else f"an object of type {type(value).__name__}"

@@ -16,6 +16,7 @@ from bayesprune.inference.objective.objective import Objective, Terms
 from bayesprune.inference.rules.rule import ActiveRule, Rule
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.renamed_arguments import warn_of_old_name
+from bayesprune.models.checks.shown_values import shown
 
 _CALLBACK = ("on_fit_start", "on_step", "on_epoch", "on_fit_end")
 
@@ -133,14 +134,14 @@ def checked_steering(callbacks: Any, rules: Any) -> tuple[list[Callback], list[R
             given.append(one)
         elif isinstance(one, type) or not all(callable(getattr(one, name, None)) for name in _CALLBACK):
             raise ValueError(
-                f"callbacks= takes Callbacks, not {_shown(one)}: derive its class from Callback, and call it"
+                f"callbacks= takes Callbacks, not {shown(one)}: derive its class from Callback, and call it"
             )
         else:
             watchers.append(one)
     for number, one in enumerate(given):
         if not isinstance(one, Rule) or not one.name:
             raise ValueError(
-                f"rules= takes Rules with a name, not {_shown(one)}: derive its class from Rule, and call it"
+                f"rules= takes Rules with a name, not {shown(one)}: derive its class from Rule, and call it"
             )
         if one.name in [each.name for each in given[:number]]:
             raise ValueError(f"rules= has two rules called {one.name!r}: give one of them")
@@ -150,9 +151,5 @@ def checked_steering(callbacks: Any, rules: Any) -> tuple[list[Callback], list[R
 def _listed(what: str, kinds: str, given: Any) -> list[Any]:
     if not isinstance(given, Iterable):
         one = kinds.removesuffix("s").lower()
-        raise ValueError(f"{what}= takes a sequence of {kinds}, not {_shown(given)}: write [{one}]")
+        raise ValueError(f"{what}= takes a sequence of {kinds}, not {shown(given)}: write [{one}]")
     return list(given)
-
-
-def _shown(value: Any) -> str:
-    return repr(value) if isinstance(value, (str, int, float)) else f"an object of type {type(value).__name__}"
