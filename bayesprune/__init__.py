@@ -129,6 +129,7 @@ if TYPE_CHECKING:
     from bayesprune.models.gates.unit_gates import UnitGates as UnitGates
     from bayesprune.models.language.hierarchy import Hierarchy as Hierarchy
     from bayesprune.models.language.inclusion import InclusionEvent as InclusionEvent
+    from bayesprune.models.language.inclusion import beyond_threshold as beyond_threshold
     from bayesprune.models.language.inclusion import exact_zero as exact_zero
     from bayesprune.models.language.inclusion import reduced_to_zero as reduced_to_zero
     from bayesprune.models.language.inclusion import relative_threshold as relative_threshold
@@ -164,6 +165,7 @@ if TYPE_CHECKING:
     from bayesprune.models.priors.laplace import Laplace as Laplace
     from bayesprune.models.priors.mcp import MCP as MCP
     from bayesprune.models.priors.reduction import Reduction as Reduction
+    from bayesprune.models.priors.soft_threshold import SoftThreshold as SoftThreshold
     from bayesprune.models.priors.sparse_variational_dropout import SparseVariationalDropout as SparseVariationalDropout
     from bayesprune.models.priors.spike_and_slab import SpikeAndSlab as SpikeAndSlab
     from bayesprune.models.priors.structured_bayesian_pruning import (
@@ -188,6 +190,7 @@ _HOMES: dict[str, str] = {
     "exact_zero": "bayesprune.models.language.inclusion",
     "shrinkage_below": "bayesprune.models.language.inclusion",
     "relative_threshold": "bayesprune.models.language.inclusion",
+    "beyond_threshold": "bayesprune.models.language.inclusion",
     "slab_membership": "bayesprune.models.language.inclusion",
     "SpikeSlabMixture": "bayesprune.models.distributions.spike_slab_mixture",
     "reduced_to_zero": "bayesprune.models.language.inclusion",
@@ -204,6 +207,7 @@ _HOMES: dict[str, str] = {
     "RegularisedHorseshoe": "bayesprune.models.priors.horseshoe",
     "Reduction": "bayesprune.models.priors.reduction",
     "SpikeAndSlab": "bayesprune.models.priors.spike_and_slab",
+    "SoftThreshold": "bayesprune.models.priors.soft_threshold",
     "ContinuousSpikeAndSlab": "bayesprune.models.priors.continuous_spike_and_slab",
     "SWS": "bayesprune.models.priors.sws",
     "MCP": "bayesprune.models.priors.mcp",

@@ -96,9 +96,9 @@ Tune = Annotated[
 ]
 # What `FitOptions` has, `fit` and `path` take as it says; defaults stand in their signatures, as its fields.
 BatchSize = Annotated[int, fit_option("batch_size")]
-LearningRate = Annotated[float, fit_option("learning_rate")]
-Optimizer = Annotated[str, fit_option("optimizer")]
-Schedule = Annotated[str, fit_option("schedule")]
+LearningRate = Annotated[float | None, fit_option("learning_rate")]
+Optimizer = Annotated[str | None, fit_option("optimizer")]
+Schedule = Annotated[str | None, fit_option("schedule")]
 KlWarmup = Annotated[float | None, fit_option("kl_warmup")]
 KlWeight = Annotated[float | None, fit_option("kl_weight")]
 Particles = Annotated[int, fit_option("particles")]

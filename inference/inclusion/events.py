@@ -10,7 +10,12 @@ from torch import Tensor
 from bayesprune.inference.guides.seeded import seeded
 
 # Each of these modules registers the rules that it defines.
-from bayesprune.inference.inclusion import membership, ready_rules, reduction  # noqa: F401
+from bayesprune.inference.inclusion import (  # noqa: F401
+    beyond_threshold_rule,
+    membership,
+    ready_rules,
+    reduction,
+)
 from bayesprune.inference.inclusion.event_rule import EventRule, registered_rule
 from bayesprune.inference.restart import Restart
 from bayesprune.models.language.inclusion import InclusionEvent

@@ -27,6 +27,7 @@ __all__ = ["landed"]
 _HALVINGS = 60
 _BEYOND = 0.01
 """How far beyond its threshold a weight is put, as a share of it: it costs as little as the rule lets it."""
+_SHIFTED = {1.0: "log odds", -1.0: "thresholds, downwards"}
 _FARTHEST = 64.0
 """Largest common shift, in nats: no gate is that sure."""
 
@@ -46,30 +47,32 @@ def landed(guide: Guide, count: Callable[[], float], target: int) -> dict[str, A
     before = count()
     shifted = list(_shifted(guide))
     if shifted:
-        return {"by": "a common shift of log odds", "before": before, "shift": _shift(guide, shifted, count, target)}
+        names = dict.fromkeys(_SHIFTED[sign] for _, sign in shifted)
+        by = f"a common shift of {' and '.join(names)}"
+        return {"by": by, "before": before, "shift": _shift(shifted, count, target)}
     return {"by": "weights between the two counts moved across", "before": before, **_across(guide, target)}
 
 
-def _shifted(guide: Guide) -> Iterator[Tensor]:
-    """Views of what is shifted in common, of every prior whose knob says so."""
-    sites = set()
+def _shifted(guide: Guide) -> Iterator[tuple[Tensor, float]]:
+    """Views of what is shifted in common, of every prior whose knob says so, and the sign by which more is left."""
+    signs: dict[str, float] = {}
     for prior in guide.model.priors.values():
         knob = knob_of(prior)
         if knob is not None and knob.shift is not None:
-            sites.add(prior.sites[knob.shift].name)
+            signs[prior.sites[knob.shift].name] = 1.0 if knob.shift_to == "denser" else -1.0
     for module in guide.families:
         family = cast(Family, module)
         for piece in family.slices():
-            if piece.site.name in sites and piece.parameter != "log_scale":
-                yield piece.of(family.get_parameter(piece.parameter).data)
+            if piece.site.name in signs and piece.parameter != "log_scale":
+                yield piece.of(family.get_parameter(piece.parameter).data), signs[piece.site.name]
 
 
-def _shift(guide: Guide, parts: list[Tensor], count: Callable[[], float], target: int) -> float:
-    kept = [part.clone() for part in parts]
+def _shift(parts: list[tuple[Tensor, float]], count: Callable[[], float], target: int) -> float:
+    kept = [part.clone() for part, _ in parts]
 
     def at(shift: float) -> float:
-        for part, was in zip(parts, kept, strict=True):
-            part.copy_(was + shift)
+        for (part, sign), was in zip(parts, kept, strict=True):
+            part.copy_(was + sign * shift)
         return count()
 
     shift = _nearest(at, target)

@@ -36,6 +36,7 @@ from bayesprune.inference.training.fit_settings import asked_settings, finished_
 from bayesprune.inference.training.map_probe import check_map_exists
 from bayesprune.inference.training.restart_run import Plan, RestartRun
 from bayesprune.inference.training.runtime import OneProcess, Runtime
+from bayesprune.inference.training.settled_training import settled_training
 from bayesprune.inference.watching.callbacks import Callback, FitState, checked_steering
 from bayesprune.inference.watching.progress import Progress
 from bayesprune.models.bayesian_network import BayesianNetwork
@@ -94,7 +95,7 @@ def fit(
         NonFiniteLossError: If the loss becomes NaN or infinite; names the site and the step.
     """
     rules = rules_of_today(rules, more)  # type: ignore[arg-type]  # a TypedDict is a dict
-    how = options_of(options, more)
+    how = settled_training(options_of(options, more), model, guide)
     watchers, given = checked_steering(callbacks, rules)
     watchers += [Progress()] if how.progress else []
     check_together(model, guide, start, stop, how)

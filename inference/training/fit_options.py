@@ -17,8 +17,10 @@ from bayesprune.models.checks.given_numbers import checked_seed, real_number, wh
 from bayesprune.models.checks.plain_numbers import plain_number
 from bayesprune.models.checks.shown_values import shown
 
-__all__ = ["PRECISIONS", "FitKeywords", "FitOptions", "help_of", "options_of", "with_options"]
+__all__ = ["PRECISIONS", "USUAL", "FitKeywords", "FitOptions", "help_of", "options_of", "with_options"]
 
+USUAL = {"optimizer": "adam", "learning_rate": 1e-3, "schedule": "hold-cosine"}
+"""How a fit is trained that was not told, where no prior asks for something else."""
 PRECISIONS = ("float32", "float64", "bfloat16")
 
 
@@ -45,12 +47,13 @@ class FitOptions:
         steps: Optimizer steps in all, in place of `epochs`; default None.
         batch_size: Examples a step; default 128. A batch of one example that batch normalisation cannot be trained on
             is left out, and counts as a step.
-        optimizer: ``"adam"`` (default; log scales, log odds and the likelihood's learn ten times as fast), ``"sgd"``
+        optimizer: ``"adam"`` (log scales, log odds and the likelihood's learn ten times as fast), ``"sgd"``
             (momentum 0.9), or a callable from parameter groups to a torch optimizer. It sees the loss divided by
-            `data_size`, so that learning rates are those of a mean loss.
-        learning_rate: Of the two named optimizers; default 1e-3.
-        schedule: Factor on the learning rate: ``"hold-cosine"`` (default: 1 for half of the steps, then to 0),
-            ``"constant"``, ``"cosine"``, or a callable of progress in [0, 1].
+            `data_size`, so that learning rates are those of a mean loss. Default None: Adam, or what the prior asks
+            for where weights are points (`SoftThreshold`), with its learning rate and schedule.
+        learning_rate: Of the two named optimizers; default None: 1e-3, or the prior's.
+        schedule: Factor on the learning rate: ``"hold-cosine"`` (1 for half of the steps, then to 0), ``"constant"``,
+            ``"cosine"``, or a callable of progress in [0, 1]. Default None: ``"hold-cosine"``, or the prior's.
         kl_warmup: Share of the steps over which the KL weight rises from 0 to `kl_weight`; default None: 0.6, or
             0 with gates of units and for points under a paper's constants (`default_kl_warmup`, also for restarts).
         kl_weight: Final weight of the KL term; anything but 1 is a tempered objective, and the summary says so.
@@ -96,9 +99,12 @@ class FitOptions:
     epochs: int | None = _option(None, "Passes over the training data.", in_settings=False, marks=False)
     steps: int | None = _option(None, "Steps of the optimizer, in place of epochs.", in_settings=False, marks=False)
     batch_size: int = _option(128, "Examples a step.")
-    optimizer: Any = _option("adam", "adam or sgd.")
-    learning_rate: float = _option(1e-3, "Of the optimizer.")
-    schedule: Any = _option("hold-cosine", "Of the learning rate: hold-cosine, cosine or constant.")
+    optimizer: Any = _option(None, "adam or sgd.  [default: adam, or as the prior asks for]")
+    learning_rate: float | None = _option(None, "Of the optimizer.  [default: 0.001, or as the prior asks for]")
+    schedule: Any = _option(
+        None,
+        "Of the learning rate: hold-cosine, cosine or constant.  [default: hold-cosine, or as the prior asks for]",
+    )
     kl_warmup: float | None = _option(
         None, "Share of the steps over which the KL term fades in.  [default: 0.6]", in_settings=False
     )
@@ -138,7 +144,7 @@ class FitOptions:
             if found[name] not in known:
                 raise ValueError(f"{name} {found[name]!r} is unknown: expected one of {', '.join(known)}")
         numbers = [name for name in ("kl_weight", "kl_warmup", "clip") if found[name] is not None]
-        numbers += ["learning_rate"] if isinstance(self.optimizer, str) else []
+        numbers += ["learning_rate"] if not callable(self.optimizer) and self.learning_rate is not None else []
         found |= {name: real_number(name, found[name]) for name in numbers}
         _check_ranges(found)
         for name, value in found.items():
@@ -161,7 +167,7 @@ class FitKeywords(TypedDict, total=False):
     steps: int | None
     batch_size: int
     optimizer: Any
-    learning_rate: float
+    learning_rate: float | None
     schedule: Any
     kl_warmup: float | None
     kl_weight: float | None
@@ -223,10 +229,10 @@ def help_of(name: str) -> str:
 
 def _check_types(options: Mapping[str, Any]) -> None:
     """Refuses what is of no type that the option takes."""
-    either, named = "a name or a callable", "a name"
+    either, named = "a name, a callable or None", "a name"
     expected: list[tuple[str, str, Callable[[Any], bool]]] = [
-        ("optimizer", either, lambda v: isinstance(v, str) or callable(v)),
-        ("schedule", either, lambda v: isinstance(v, str) or callable(v)),
+        ("optimizer", either, lambda v: v is None or isinstance(v, str) or callable(v)),
+        ("schedule", either, lambda v: v is None or isinstance(v, str) or callable(v)),
         ("precision", named, lambda v: isinstance(v, str)),
         ("execution", named, lambda v: isinstance(v, str)),
         ("gate_estimator", "a callable or None", lambda v: v is None or callable(v)),
@@ -252,7 +258,7 @@ def _check_ranges(options: Mapping[str, Any]) -> None:
         raise ValueError(f"kl_weight must not be negative, not {weight}: 1 is the ELBO, less is tempered")
     if clip is not None and not clip > 0:
         raise ValueError(f"clip is the largest norm of the gradient, a positive number, not {clip}")
-    if isinstance(options["optimizer"], str) and rate <= 0:
+    if not callable(options["optimizer"]) and rate is not None and rate <= 0:
         raise ValueError(f"learning_rate must be positive, not {rate}")
 
 

@@ -21,6 +21,7 @@ import hashlib
 import inspect
 import textwrap
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -70,6 +71,8 @@ class Hierarchy:
         nodes: The latents and deterministic nodes by name, in an order in which parents come first.
         noise: Name of the latent that multiplies the weights as noise with a dropout rate (``"weight"``: the weights
             are their own), or None; set by the ready priors that have one.
+        map_options: Options of `fit` that stand for an optimizer that was not chosen, where weights are points:
+            ``optimizer``, ``learning_rate`` and ``schedule``; set by the ready priors that need others than the usual.
         full_kl: Whether its constants are a paper's, so that a fit that is told no KL weight does not temper it; set by
             the ready priors' `from_paper`.
         latents: The latents by name, in an order in which parents come first.
@@ -83,6 +86,7 @@ class Hierarchy:
 
     noise: str | None = None
     full_kl: bool = False
+    map_options: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(
         self,
@@ -164,9 +168,9 @@ class Hierarchy:
                         + (f", and the knobs {', '.join(self.knobs)}" if self.knobs else "")
                     )
         event = self.included
-        for role in ("gate", "slab"):
+        for role in ("gate", "slab", "raw", "threshold"):
             latent = getattr(event, role, None)
-            if latent is not None and latent not in (*self.nodes, WEIGHT):
+            if isinstance(latent, str) and latent not in (*self.nodes, WEIGHT):
                 raise ValueError(f"included= names the {role} {latent!r}, which is not a latent of this hierarchy")
 
     def _check_deterministic(self, deterministic: set[str]) -> None:
@@ -177,7 +181,7 @@ class Hierarchy:
                     f"{name} is a deterministic node, a function of others, so that guide=, init= and spread= mean "
                     "nothing for it: give them to the latents that it depends on"
                 )
-        for role in ("gate", "slab"):
+        for role in ("gate", "slab", "raw"):
             if (latent := getattr(self.included, role, None)) in deterministic:
                 raise ValueError(
                     f"included= names {latent!r} as the {role}, but it is a deterministic node: name the latent that "

@@ -24,12 +24,14 @@ from torch import Tensor
 from bayesprune.models.language.levels import level_shape
 
 __all__ = [
+    "BeyondThreshold",
     "ExactZero",
     "InclusionEvent",
     "ReducedToZero",
     "RelativeThreshold",
     "ShrinkageBelow",
     "SlabMembership",
+    "beyond_threshold",
     "exact_zero",
     "reduced_to_zero",
     "relative_threshold",
@@ -124,6 +126,23 @@ class ExactZero(InclusionEvent):
     def chooses_inputs(self, prior: BoundPrior) -> bool:
         """Where the gate, if there is one, is not shared by all inputs."""
         return self.gate is None or _has_inputs(prior.sites[self.gate].shape)
+
+
+@dataclass(frozen=True)
+class BeyondThreshold(InclusionEvent):
+    """A latent exceeds a threshold in size; see `beyond_threshold`."""
+
+    kind: ClassVar[str] = "atom"
+    is_exact: ClassVar[bool] = True
+    raw: str = "raw"
+    threshold: str = "threshold"
+
+    def __str__(self) -> str:
+        return f"|{self.raw}| > {self.threshold} (atom)"
+
+    def at_prior(self, prior: BoundPrior, values: dict[str, Tensor], precision: float) -> Tensor:
+        """Where the drawn weight is not zero."""
+        return values["weight"] != 0
 
 
 @dataclass(frozen=True)
@@ -232,6 +251,17 @@ def exact_zero(gate: str | None = None, slab: str | None = None) -> ExactZero:
     if slab is not None and gate is None:
         raise ValueError("exact_zero(slab=...) needs gate=... as well: name the Bernoulli latent of the pair")
     return ExactZero(gate, slab)
+
+
+def beyond_threshold(raw: str = "raw", threshold: str = "threshold") -> BeyondThreshold:
+    """The weight is exactly zero unless |raw| > threshold, as in soft thresholding (Kusupati et al. 2020).
+
+    Args:
+        raw: Name of the real latent, one a weight, that is thresholded; default ``"raw"``.
+        threshold: Name of the deterministic node, a function of one latent, whose value |raw| has to exceed; default
+            ``"threshold"``.
+    """
+    return BeyondThreshold(raw, threshold)
 
 
 def shrinkage_below(threshold: float = 0.5, by: str | None = None) -> ShrinkageBelow:

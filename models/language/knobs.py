@@ -45,6 +45,7 @@ class Knob:
             point.
         shift: Name of the latent by a common shift of whose guide the count is met in the end, such as the gate's log
             odds; default None: weights that stand between two counts are moved across.
+        shift_to: What a positive shift of it leads to, ``"denser"`` (default, as of log odds) or ``"sparser"`` weights.
         pace: How many times as far as other knobs a rule moves the logarithm of this one; default 1. Prior odds have
             further to go than a price.
     """
@@ -55,6 +56,7 @@ class Knob:
     high: float | None = None
     above: float | None = None
     shift: str | None = None
+    shift_to: Direction = "denser"
     pace: float = 1.0
 
     def __post_init__(self) -> None:
@@ -65,8 +67,9 @@ class Knob:
             if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0.0 < given < math.inf:
                 raise ValueError(f"Knob({name}=...) must be a positive number, not {given!r}: it is moved by factors")
             object.__setattr__(self, name, float(given))
-        if self.more not in ("sparser", "denser"):
-            raise ValueError(f"Knob(more=...) takes 'sparser' or 'denser', not {self.more!r}")
+        for name in ("more", "shift_to"):
+            if getattr(self, name) not in ("sparser", "denser"):
+                raise ValueError(f"Knob({name}=...) takes 'sparser' or 'denser', not {getattr(self, name)!r}")
         least, most = self.bounds
         if not least <= self.value <= most:
             raise ValueError(f"a knob is declared between its bounds, not at {self.value:g} with {least:g} to {most:g}")

@@ -119,6 +119,7 @@ class Declared(Protocol):
     improper: str | None
     noise: str | None
     full_kl: bool
+    map_options: Mapping[str, Any]
     config: dict[str, Any] | None
     knobs: dict[str, Knob]
     budget: str | None

@@ -1,0 +1,48 @@
+"""How a fit is trained that was not told: by Adam, or as priors whose weights are points ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from bayesprune.inference.guides.guide import GuideChoice, assign_families
+from bayesprune.inference.guides.registry import is_point
+from bayesprune.inference.training.fit_options import USUAL, FitOptions
+from bayesprune.models.bayesian_network import BayesianNetwork
+
+__all__ = ["asked_by_priors", "settled_training"]
+
+
+def asked_by_priors(model: BayesianNetwork, guide: GuideChoice = None) -> Mapping[str, Any]:
+    """Options of a fit that the priors on weights ask for where these are points (`Hierarchy.map_options`).
+
+    None where two of them ask for different ones, or one of them for none.
+
+    Args:
+        model: The model.
+        guide: As `fit` takes it; default None: each prior's own.
+    """
+    families = assign_families(model, guide)
+    priors = [model.priors[name] for name in model.matrices or tuple(model.priors)]
+    if not all(is_point(families[site.name]) for prior in priors for site in prior.sites.values()):
+        return {}
+    first, *others = [dict(prior.hierarchy.map_options) for prior in priors] or [{}]
+    return first if all(first == other for other in others) else {}
+
+
+def settled_training(how: FitOptions, model: BayesianNetwork, guide: GuideChoice = None) -> FitOptions:
+    """The options with an optimizer, a learning rate and a schedule where none were given.
+
+    What priors ask for goes with their optimizer: where another was chosen, the rest is as usual too.
+
+    Args:
+        how: The options.
+        model: The model.
+        guide: As `fit` takes it; default None: each prior's own.
+    """
+    own = asked_by_priors(model, guide)
+    if how.optimizer is not None and how.optimizer != own.get("optimizer"):
+        own = {}
+    found = {**USUAL, **own}
+    return replace(how, **{name: value for name, value in found.items() if getattr(how, name) is None})

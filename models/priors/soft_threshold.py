@@ -1,0 +1,166 @@
+"""Soft thresholds (STR): weights below a threshold that is learned with them are exactly zero, others shrunk by it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from bayesprune.models.checks.data_count import checked_data_size
+from bayesprune.models.checks.shown_values import shown
+from bayesprune.models.language.hierarchy import Hierarchy
+from bayesprune.models.language.inclusion import beyond_threshold
+from bayesprune.models.language.knobs import Knob
+from bayesprune.models.language.latent import Latent
+from bayesprune.models.language.ready_registry import ready
+
+__all__ = ["FORMS", "SoftThreshold", "soft_thresholded"]
+
+THRESHOLD_LEVELS = ("layer", "output", "network")
+FORMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "sigmoid": (torch.sigmoid, torch.logit),
+    "exp": (torch.exp, torch.log),
+}
+"""g, from s to the threshold, and its inverse, by name."""
+PRESSURE = Knob(low=1e-6, high=1e9, shift="s", shift_to="sparser")
+"""What `Budget` moves: a factor on the precision of s, whose mode is zero, a threshold of 1/2 or 1."""
+BY_MAP = {"optimizer": "sgd", "learning_rate": 0.1, "schedule": "cosine"}
+"""How its MAP is trained by default. Adam moves all entries above the threshold alike, whatever they are worth to the
+data, and takes those below it, on which nothing but their prior acts, to zero in a few steps."""
+_START = 0.01
+"""Where a threshold starts, as a share of the root mean square of its tensor's weights."""
+
+
+def soft_thresholded(raw: Tensor, threshold: Tensor) -> Tensor:
+    """sign(raw) relu(|raw| - threshold), of the shape of `raw` (Kusupati et al. 2020, equation 3).
+
+    Its gradient is that of plain autograd: an entry below the threshold gets none.
+    """
+    return raw.sign() * torch.relu(raw.abs() - threshold)
+
+
+@ready("soft-threshold", "exact zeros below a learned threshold a layer, output or network (STR)")
+class SoftThreshold(Hierarchy):
+    """weight = sign(raw) relu(|raw| - g(s)), raw ~ Normal(0, raw_sd), s ~ Normal(0, sd_s) (Kusupati et al. 2020).
+
+    The threshold is learned with the weights. The mode of s is a large threshold, 1/2 or 1, and `pressure` is how hard
+    s is drawn there; what the weights are worth to the data holds it back. `Budget` moves the pressure.
+
+    Args:
+        pressure: Precision of s for each weight that shares it, sd_s^-2 = pressure x (number of these); default
+            0.02. So all weights press alike, in whatever tensor they are.
+        raw_sd: Standard deviation of raw; default None: sqrt(10 / fan_in), He's scale for a fifth of the weights.
+        init: Where every s starts; default None: where the threshold is a hundredth of the root mean square of the
+            network's weights.
+        g: ``"sigmoid"`` (default, the paper's) or ``"exp"``.
+        per: What shares a threshold: ``"layer"`` (default, a tensor), ``"output"`` or ``"network"``.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        pressure: float = 0.02,
+        raw_sd: float | None = None,
+        init: float | None = None,
+        g: str = "sigmoid",
+        per: str = "layer",
+    ) -> None:
+        for name, value in {"pressure": pressure, "raw_sd": raw_sd}.items():
+            if value is not None and not 0.0 < value < math.inf:
+                raise ValueError(f"SoftThreshold({name}=...) must be positive, not {shown(value)}")
+
+        def precision(shared: float) -> float:
+            return pressure * shared
+
+        self._declare(g, per, init, precision, raw_sd)
+        self.map_options = BY_MAP
+
+    @classmethod
+    @ready("soft-threshold-paper", "the same by the authors' per-datum weight decay on weights and thresholds")
+    def from_paper(
+        cls,
+        weight_decay: float,
+        data_size: int | None = None,
+        init: float = -3200.0,
+        g: str = "sigmoid",
+        per: str = "layer",
+    ) -> SoftThreshold:
+        """The authors' objective: mean loss + weight_decay (|raw|^2 + s^2) / 2 for each tensor.
+
+        There is no other strength: a larger decay wakes the thresholds earlier, and leaves fewer weights. A fit follows
+        the authors' updates to rounding with the settings of `paper_fit`, and if biases and batch normalisation have
+        ``Gaussian.from_weight_decay(weight_decay)``.
+
+        Args:
+            weight_decay: Per datum, positive, as an SGD flag would have it.
+            data_size: Number of training data; required.
+            init: Where every s starts; default -3200, that of their ResNet-50 on ImageNet. While g(s) rounds to zero s
+                moves by its decay alone, so that shorter fits need one nearer to zero: see `onset_start`.
+            g: ``"sigmoid"`` (default) or ``"exp"``.
+            per: As in `SoftThreshold`.
+
+        Raises:
+            ValueError: If an argument is out of range or `data_size` is missing.
+        """
+        total = checked_data_size("SoftThreshold.from_paper", data_size)
+        if not 0.0 < weight_decay < math.inf:
+            raise ValueError(f"SoftThreshold.from_paper needs a positive weight_decay, not {shown(weight_decay)}")
+        self = cls.__new__(cls)
+        decay = weight_decay * total
+        self._declare(g, per, init, lambda _: decay, decay**-0.5, as_published=True)
+        self.full_kl = True
+        return self
+
+    def _declare(
+        self,
+        g: str,
+        per: str,
+        init: float | None,
+        precision: Callable[[float], float],
+        raw_sd: float | None,
+        as_published: bool = False,
+    ) -> None:
+        if g not in FORMS:
+            raise ValueError(f"SoftThreshold(g=...) takes one of {', '.join(FORMS)}, not {shown(g)}")
+        if per not in THRESHOLD_LEVELS:
+            raise ValueError(f"SoftThreshold(per=...) takes one of {', '.join(THRESHOLD_LEVELS)}, not {shown(per)}")
+        form, inverse = FORMS[g]
+
+        def start(weight: Tensor, fan_in: int) -> Tensor:
+            dims = tuple(range(1, weight.ndim)) if per == "output" else tuple(range(weight.ndim))
+            rms = weight.square().mean(dim=dims, keepdim=per == "output").sqrt()
+            return inverse((_START * rms).clamp(1e-3 * _START / math.sqrt(fan_in), 0.5))
+
+        def raw(fan_in: int) -> dist.Normal:
+            return dist.Normal(0.0, math.sqrt(10.0 / fan_in) if raw_sd is None else raw_sd)
+
+        def of_group(size: int, fan_in: int, pressure: Tensor) -> dist.Normal:
+            shared = fan_in if per == "output" else size
+            return dist.Normal(0.0, (precision(shared) * pressure).rsqrt())
+
+        def of_network(pressure: Tensor) -> dist.Normal:
+            return dist.Normal(0.0, (precision(1.0) * pressure).rsqrt())
+
+        def of_all(s: Tensor) -> Tensor:
+            return form(s)
+
+        def from_weights(weight: Tensor, s: Tensor) -> Tensor:
+            return weight if as_published else weight + weight.sign() * form(s)
+
+        super().__init__(
+            s=Latent(
+                of_network if per == "network" else of_group, per=per, init=start if init is None else float(init)
+            ),
+            raw=Latent(raw, init=from_weights),
+            threshold=Latent(of_all, per=per),
+            weight=lambda raw, threshold: soft_thresholded(raw, threshold),
+            included=beyond_threshold("raw", "threshold"),
+            default_guide="map",
+            knobs={"pressure": PRESSURE},
+            budget="pressure",
+        )
