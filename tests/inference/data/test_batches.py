@@ -131,9 +131,9 @@ def test_schedules_are_functions_of_progress():
 
 
 def test_schedules_go_by_name_or_are_callables():
-    assert schedule_named("cosine") is cosine and schedule_named(constant) is constant
+    assert schedule_named("cosine", 3) is cosine and schedule_named(constant, 3) is constant
     with pytest.raises(ValueError, match="schedule 'linear' is unknown: expected constant"):
-        schedule_named("linear")
+        schedule_named("linear", 3)
 
 
 def test_loading_in_the_background_gives_the_same_examples():
