@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 import bayesprune as bp
+from bayesprune.models.priors.threshold_onset import decayed
 from tests.oracles import str_reference as reference
 
 SIZE, BATCH, EPOCHS = 40, 8, 60
@@ -49,7 +51,7 @@ STARTS = {"sigmoid": -11.0, "exp": -11.0}
 
 
 @functools.cache
-def batches(make, seed=8):
+def batches(make, seed):
     """Five batches, the same in the same order each epoch."""
     torch.manual_seed(seed)
     x, y = torch.randn(SIZE, *SHAPES[make], dtype=torch.float64), torch.randint(3, (SIZE,))
@@ -69,7 +71,7 @@ def starts(make, form, per):
 @functools.cache
 def authors(make, form="sigmoid", per="layer", smoothing=0.0, mistake=""):
     """What the authors' loop ends on: parameters by name, and s by group."""
-    network, data = make(), batches(make)
+    network, data = make(), batches(make, 8)
 
     def loss(parameters, step):
         x, y = data[step % len(data)]
@@ -82,8 +84,9 @@ def authors(make, form="sigmoid", per="layer", smoothing=0.0, mistake=""):
     return reference.str_training_loop(start, groups, s, loss, DECAY, rates, form=form, mistake=mistake)
 
 
-def fitted(make, form="sigmoid", per="layer", smoothing=0.0, decay_all=True, data=None, **how):
-    """A fit by the recipe."""
+@functools.cache
+def fitted(make, form="sigmoid", per="layer", smoothing=0.0, decay_all=True, seed=8, **how):
+    """A fit by the recipe, on the data of that seed."""
 
     def prior(init):
         return bp.SoftThreshold.from_paper(DECAY, data_size=SIZE, init=init, g=form, per=per)
@@ -99,7 +102,7 @@ def fitted(make, form="sigmoid", per="layer", smoothing=0.0, decay_all=True, dat
         priors |= {name: decays for name, _ in make().named_parameters() if name not in tensors}
     bnn = bp.BayesianNetwork(make(), priors, bp.Categorical(smoothing), data_size=SIZE)
     how = bp.SoftThreshold.paper_fit(epochs=EPOCHS) | {"execution": "plain"} | how
-    return bp.fit(bnn, data or batches(make), precision="float64", device="cpu", **how)
+    return bp.fit(bnn, batches(make, seed), precision="float64", device="cpu", **how)
 
 
 def ends(fit):
@@ -142,3 +145,86 @@ def test_the_recipe_ends_where_the_authors_loop_ends(make, settings):
     density = [float((pruned[name] != 0).double().mean()) for name in pruned if f"{name}.raw" in ends(fit)]
     assert min(density) < 0.9
     assert sum(density) > 0.1
+
+
+@pytest.mark.parametrize("make", [mlp, convolutions])
+def test_the_fused_execution_ends_there_too(make):
+    fit = fitted(make, execution="fused", compiled=False)
+    assert fit.settings["execution"]["fused_steps"] == STEPS
+    assert max(distances(fit, authors(make)).values()) < CLOSE
+
+
+@pytest.mark.parametrize("mistake", [one for one in reference.MISTAKES if one])
+def test_a_mistake_in_the_update_is_seen(mistake):
+    found = distances(fitted(mlp), authors(mlp, mistake=mistake))
+    assert max(found.values()) > 1e-3
+    if mistake == "sign of ds":  # an asleep threshold has none
+        assert found[f"{SLEEPERS[mlp]}.s"] < CLOSE
+
+
+@pytest.mark.parametrize(
+    "without",
+    [
+        {"optimizer": "sgd"},  # of momentum 0.9
+        {"schedule": "cosine"},
+        {"schedule": bp.warmup_cosine(EPOCHS, 4)},
+        {"kl_warmup": 0.5},
+        {"kl_weight": 0.9},
+        {"decay_all": False},
+        {"smoothing": 0.1},
+    ],
+    ids=["momentum", "by step", "a shorter warm-up", "faded in", "tempered", "biases without decay", "smoothed"],
+)
+def test_without_any_part_of_the_recipe_a_fit_ends_elsewhere(without):
+    path, fit = authors(mlp), fitted(mlp, **without)
+    names = [name for name in ends(fit) if not name.endswith("bias")]
+    assert max(value for name, value in distances(fit, path).items() if name in names) > 1e-3
+
+
+def test_a_sleeping_threshold_moves_by_its_decay_alone_whatever_the_data():
+    one, other = fitted(mlp), fitted(mlp, seed=9)
+    asleep, awake = f"{SLEEPERS[mlp]}.s", "0.weight.s"
+    assert np.array_equal(ends(one)[asleep], ends(other)[asleep])  # to the bit
+    assert abs(ends(one)[awake] - ends(other)[awake]) > 1e-3
+    rates = [reference.published_rate(step // 5, EPOCHS, 0.256) for step in range(STEPS)]
+    expected = decayed(ASLEEP, DECAY, rates, 0.875)[-1]
+    assert float(ends(one)[asleep]) == pytest.approx(expected, rel=1e-13)
+    assert expected > -500.0  # it has come a long way
+    assert bool((one.included_weights()[SLEEPERS[mlp]] != 0).all())
+
+
+def test_the_learning_rate_is_the_published_one_in_every_step_of_every_epoch():
+    seen = []
+
+    class Rates(bp.Callback):
+        def on_step(self, state):
+            seen.append(state.optimizer.param_groups[0]["lr"])
+
+    model = bp.BayesianNetwork(mlp(), {"0.weight": bp.SoftThreshold.from_paper(DECAY, SIZE)}, data_size=SIZE)
+    how = bp.SoftThreshold.paper_fit(epochs=EPOCHS) | {"execution": "plain", "callbacks": [Rates()]}
+    bp.fit(model, batches(mlp, 8), device="cpu", **how)
+    expected = [reference.published_rate(step // 5, EPOCHS, 0.256) for step in range(STEPS)]
+    np.testing.assert_allclose(seen, expected, rtol=1e-15, atol=0.0)
+    assert all(len(set(seen[first : first + 5])) == 1 for first in range(0, STEPS, 5))  # one an epoch, to the bit
+
+
+def test_the_settings_of_the_recipe_are_arguments_of_fit():
+    found = bp.SoftThreshold.paper_fit()
+    assert set(found) <= set(inspect.signature(bp.fit).parameters)
+    assert (found["epochs"], found["learning_rate"], found["batch_size"]) == (100, 0.256, 256)
+    optimizer = found["optimizer"]([{"params": [nn.Parameter(torch.zeros(2))]}])
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (0.256, 0.875, False, 0)
+    assert bp.SoftThreshold.paper_fit(30, 0.1)["optimizer"].learning_rate == 0.1
+    with pytest.raises(ValueError, match="needs a positive learning_rate, not 0"):
+        bp.SoftThreshold.paper_fit(learning_rate=0)
+
+
+def test_a_fit_that_is_not_told_is_trained_by_sgd_at_the_published_rates():
+    model = bp.BayesianNetwork(mlp(), {"*.weight": bp.SoftThreshold.from_paper(DECAY, SIZE, init=-9.0)}, data_size=SIZE)
+    fit = bp.fit(model, batches(mlp, 8), epochs=4, device="cpu")
+    found = {name: fit.settings[name] for name in ("optimizer", "learning_rate", "schedule", "kl_weight", "kl_warmup")}
+    expected = {"optimizer": "sgd", "learning_rate": 0.256, "schedule": "warmup-cosine", "kl_weight": 1.0}
+    assert found == expected | {"kl_warmup": 0.0}
+    adam = bp.fit(model, batches(mlp, 8), epochs=4, device="cpu", optimizer="adam")
+    assert (adam.settings["learning_rate"], adam.settings["schedule"]) == (1e-3, "hold-cosine")

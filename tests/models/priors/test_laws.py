@@ -18,6 +18,7 @@ import pytest
 import torch
 from pyro import poutine
 from scipy import stats
+from scipy.special import expit
 from torch import nn
 
 import bayesprune as bp
@@ -80,6 +81,10 @@ def concave(x, lam, end):
 def mixture(x, density, spike_sd, slab_sd):
     spike, slab = (stats.norm.logpdf(x, 0.0, sd) for sd in (spike_sd, slab_sd))
     return total(np.logaddexp(log(1.0 - density) + spike, log(density) + slab))
+
+
+def soft(s, raw, g=expit):
+    return np.sign(raw) * np.maximum(abs(raw) - g(s), 0.0)
 
 
 def horseshoe(tau, lam, z, tau0=0.1 / 0.9 / 2.0):  # the root of fan-in is 2
@@ -181,6 +186,27 @@ LAWS = [
         lambda tau, lam, c2, z: horseshoe(tau, lam, z) + inverse_gamma(c2, 1.5, 6.0),
         lambda tau, lam, c2, z: z / np.sqrt((tau * lam) ** -2 + 1.0 / c2),  # precisions of Normals add up
         "shrinkage",
+    ),
+    Law(
+        "soft-threshold",
+        {},
+        lambda s, raw: normal(s, (0.02 * SIZE) ** -0.5) + normal(raw, sqrt(10.0 / FAN_IN)),
+        soft,
+        "atom",
+    ),
+    Law(
+        "soft-threshold",
+        {"pressure": 0.3, "raw_sd": 0.7, "g": "exp", "per": "output"},
+        lambda s, raw: normal(s, (0.3 * FAN_IN) ** -0.5) + normal(raw, 0.7),
+        lambda s, raw: soft(s, raw, np.exp),
+        "atom",
+    ),
+    Law(
+        "soft-threshold-paper",
+        {"weight_decay": 0.1, "data_size": DATA, "init": -6.0},
+        lambda s, raw: normal(s, sqrt(0.2)) + normal(raw, sqrt(0.2)),
+        soft,
+        "atom",
     ),
     Law("reduction", {"sd": 0.3}, lambda weight: normal(weight, 0.3), kind="reduction"),
     Law(
