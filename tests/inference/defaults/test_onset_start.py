@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import accumulate
+from pathlib import Path
 
 import pytest
 import torch
@@ -111,3 +112,31 @@ def test_a_decay_that_takes_any_start_at_once_has_no_start():
 def test_bad_numbers_are_refused_in_a_sentence(wrong, message):
     with pytest.raises(ValueError, match=message):
         bp.onset_start(**{"weight_decay": 5e-4, "steps": 1000, **wrong})
+
+
+def rows_of_the_page():
+    text = (Path(__file__).parents[3] / "docs" / "priors" / "soft-threshold.md").read_text(encoding="utf-8")
+    table = text.split("| fit | steps |")[1].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+
+
+@pytest.mark.parametrize("row", rows_of_the_page(), ids=lambda row: f"{row[0]} {row[2]} {row[3]}")
+def test_the_table_of_the_page_is_what_the_formula_says(row):
+    steps, decay, start = int(row[1].replace(",", "")), float(row[2]), float(row[3])
+    epochs = int(row[0].split(",")[1].split()[0])
+    decay = {2.25e-5: 2.251757813e-5, 3.75e-5: 3.751757813e-5}.get(decay, decay)  # as the authors' settings have them
+    warm = min(5, epochs // 4)
+    there = [published_rate(epoch, epochs, 0.256, warm) for epoch in range(epochs) for _ in range(steps // epochs)]
+    assert len(there) == steps
+    step = wakes_at(start, decay, there, 0.875)
+    if step is None:
+        assert row[4] == f"never: s ends at {decayed(start, decay, there, 0.875)[-1]:.0f}"
+    else:
+        assert row[4] == str(math.ceil(step * epochs / steps))
+    if row[5].startswith("refused"):
+        takes = row[5].split("takes ")[1]
+        with pytest.raises(ValueError, match="for which it takes") as refused:
+            bp.onset_start(decay, steps, epochs=epochs)
+        assert float(str(refused.value).split("takes ")[1].split(",")[0]) == float(takes)
+    else:
+        assert bp.onset_start(decay, steps, epochs=epochs) == pytest.approx(float(row[5]), rel=5e-3)

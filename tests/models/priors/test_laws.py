@@ -187,27 +187,21 @@ LAWS = [
         lambda tau, lam, c2, z: z / np.sqrt((tau * lam) ** -2 + 1.0 / c2),  # precisions of Normals add up
         "shrinkage",
     ),
-    Law(
-        "soft-threshold",
-        {},
-        lambda s, raw: normal(s, (0.02 * SIZE) ** -0.5) + normal(raw, sqrt(10.0 / FAN_IN)),
-        soft,
-        "atom",
-    ),
+    Law("soft-threshold", {}, lambda s, raw: normal(s, (0.02 * SIZE) ** -0.5) + normal(raw, sqrt(2.5)), soft, "atom"),
     Law(
         "soft-threshold",
         {"pressure": 0.3, "raw_sd": 0.7, "g": "exp", "per": "output"},
         lambda s, raw: normal(s, (0.3 * FAN_IN) ** -0.5) + normal(raw, 0.7),
         lambda s, raw: soft(s, raw, np.exp),
         "atom",
-    ),
+    ),  # fmt: skip
     Law(
         "soft-threshold-paper",
         {"weight_decay": 0.1, "data_size": DATA, "init": -6.0},
         lambda s, raw: normal(s, sqrt(0.2)) + normal(raw, sqrt(0.2)),
         soft,
         "atom",
-    ),
+    ),  # fmt: skip
     Law("reduction", {"sd": 0.3}, lambda weight: normal(weight, 0.3), kind="reduction"),
     Law(
         "spike-and-slab",
