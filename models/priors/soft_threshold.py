@@ -129,6 +129,7 @@ class SoftThreshold(Hierarchy):
             data_size: Number of training data; required.
             init: Where every s starts; default -3200, that of their ResNet-50 on ImageNet. While g(s) rounds to zero s
                 moves by its decay alone, so that shorter fits need one nearer to zero: see `onset_start`.
+                One at which no weight of a tensor is left is refused when a fit begins.
             g: ``"sigmoid"`` (default) or ``"exp"``.
             per: As in `SoftThreshold`.
 
