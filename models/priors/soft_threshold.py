@@ -156,8 +156,8 @@ class SoftThreshold(Hierarchy):
 
         Args:
             epochs: Passes over the data; default 100, the authors'.
-            learning_rate: Highest rate; default 0.256, the authors' for batches of 256. The optimizer that is returned has
-                it with it, so that another one is given here, not to `fit`.
+            learning_rate: Highest rate; default 0.256, the authors' for batches of 256. The optimizer that is
+                returned has it with it, so that another one is given here, not to `fit`.
 
         Raises:
             ValueError: If the rate is not positive.
