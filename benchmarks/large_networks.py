@@ -70,9 +70,24 @@ def take_steps(
     side: int = 224,
     width: float = 1.0,
     total: int = IMAGENET,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """Fits one network for so many steps; thresholds before and after and densities by layer are in the result."""
-    torch.set_num_threads(1)
+    """Fits one network for so many steps.
+
+    Args:
+        name: A name in `NETWORKS`.
+        execution: ``"plain"`` or ``"fused"``.
+        steps: How many steps.
+        batch: Images a step.
+        side: Pixels of a side.
+        width: Multiplies the widths.
+        total: Of how many images the model is told.
+        seed: Of the images; the network always starts alike.
+
+    Returns:
+        Seconds a step, peak memory, how many thresholds moved, and by layer where they started and ended, the density
+        and the root mean square of the weights.
+    """
     torch.manual_seed(0)
     network = NETWORKS[name]((3, side, side), CLASSES, width)
     priors = dict.fromkeys(bp.weight_names(network), bp.SoftThreshold())
@@ -80,8 +95,8 @@ def take_steps(
     before, clock = Guide(model).means(), Clock()
     # Not compiled, which would take minutes and be repaid by thousands of steps alone.
     fit = bp.fit(
-        model, DataLoader(GeneratedImages(side), batch_size=batch), steps=steps, execution=execution, compiled=False,
-        callbacks=[clock], seed=0,
+        model, DataLoader(GeneratedImages(side, seed), batch_size=batch), steps=steps, execution=execution,
+        compiled=False, callbacks=[clock], seed=0,
     )  # fmt: skip
     after, weights = fit.restarts[0].guide.means(), fit.included_weights()
     took = [later - earlier for earlier, later in zip(clock.times, clock.times[1:], strict=False)]
@@ -105,12 +120,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--layers", action="store_true", help="print every layer")
     options = parser.parse_args()
-    ledger = Ledger(options.ledger)
+    ledger, spawning = Ledger(options.ledger), multiprocessing.get_context("spawn")
     print("network       execution  s a step  GiB   thresholds moved  density of layers, least, median, most")
     for name, execution in CASES:
 
         def alone(name: str = name, execution: str = execution) -> dict[str, Any]:
-            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            with ProcessPoolExecutor(1, spawning, torch.set_num_threads, (1,)) as pool:
                 return pool.submit(take_steps, name, execution, batch=options.batch).result()
 
         found = ledger.run(f"{name} {execution} {options.batch}", alone)

@@ -17,6 +17,7 @@ from bayesprune.models.networks.mobilenet import mobilenet_v1, mobilenet_v2
 from bayesprune.models.networks.registry import NETWORKS, make_ready, network_from_config
 from bayesprune.models.networks.resnet import resnet_18, resnet_18_imagenet, resnet_34, resnet_50
 from bayesprune.models.priors.soft_threshold import SoftThreshold
+from benchmarks.large_networks import take_steps
 from tests.models.costs.test_macs import macs_by_hooks
 
 LARGE = ["resnet-18-imagenet", "resnet-34", "resnet-50", "mobilenet-v1", "mobilenet-v2"]
@@ -258,3 +259,24 @@ def test_two_steps_move_every_threshold_and_leave_weights_in_every_layer(name):
     assert set(weights) == set(names)
     assert [name for name in names if after[f"{name}.s"] == before[f"{name}.s"]] == []
     assert [name for name in names if not weights[name].any()] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet-50", "mobilenet-v1"])
+def test_ten_steps_at_full_width_move_every_threshold_alike_in_both_executions(name):
+    """As `benchmarks.large_networks` at 224 x 224, here at 64 x 64; the prior weighs as for ImageNet."""
+    plain, fused, other = (
+        take_steps(name, execution, side=64, seed=seed)
+        for execution, seed in (("plain", 0), ("fused", 0), ("plain", 1))
+    )
+    count = len(weight_names(on_meta(name)))
+    for found in (plain, fused):
+        assert found["moved"] == len(found["density"]) == count
+        assert min(found["density"].values()) > 0.9  # no layer collapses
+
+    def gone(found):
+        """How far each threshold went, as a share of where it started."""
+        return torch.tensor([found["ends"][key] / found["starts"][key] - 1.0 for key in found["starts"]])
+
+    assert float((gone(plain) - gone(fused)).abs().max()) < 1e-3
+    assert float((gone(plain) - gone(other)).abs().max()) > 1e-2  # control: on other images they go elsewhere
