@@ -122,6 +122,7 @@ if TYPE_CHECKING:
     from bayesprune.models.costs.costs import costs as costs
     from bayesprune.models.costs.expected_costs import ExpectedCosts as ExpectedCosts
     from bayesprune.models.costs.latency import latency as latency
+    from bayesprune.models.costs.weight_names import weight_names as weight_names
     from bayesprune.models.deployment.export import export_network as export_network
     from bayesprune.models.deployment.onnx_export import export_onnx as export_onnx
     from bayesprune.models.deployment.sparse import to_sparse as to_sparse
@@ -149,9 +150,14 @@ if TYPE_CHECKING:
     from bayesprune.models.likelihoods.real_likelihoods import StudentT as StudentT
     from bayesprune.models.networks.lenet import lenet_5 as lenet_5
     from bayesprune.models.networks.lenet import lenet_300_100 as lenet_300_100
+    from bayesprune.models.networks.mobilenet import mobilenet_v1 as mobilenet_v1
+    from bayesprune.models.networks.mobilenet import mobilenet_v2 as mobilenet_v2
     from bayesprune.models.networks.resnet import resnet_18 as resnet_18
+    from bayesprune.models.networks.resnet import resnet_18_imagenet as resnet_18_imagenet
     from bayesprune.models.networks.resnet import resnet_20 as resnet_20
     from bayesprune.models.networks.resnet import resnet_32 as resnet_32
+    from bayesprune.models.networks.resnet import resnet_34 as resnet_34
+    from bayesprune.models.networks.resnet import resnet_50 as resnet_50
     from bayesprune.models.networks.resnet import resnet_56 as resnet_56
     from bayesprune.models.networks.standardisation import put_in_units as put_in_units
     from bayesprune.models.networks.standardisation import units_of as units_of
@@ -238,6 +244,12 @@ _HOMES: dict[str, str] = {
     "resnet_32": "bayesprune.models.networks.resnet",
     "resnet_56": "bayesprune.models.networks.resnet",
     "vgg_16_bn": "bayesprune.models.networks.vgg",
+    "resnet_18_imagenet": "bayesprune.models.networks.resnet",
+    "resnet_34": "bayesprune.models.networks.resnet",
+    "resnet_50": "bayesprune.models.networks.resnet",
+    "mobilenet_v1": "bayesprune.models.networks.mobilenet",
+    "mobilenet_v2": "bayesprune.models.networks.mobilenet",
+    "weight_names": "bayesprune.models.costs.weight_names",
     "load_data": "bayesprune.data.sets",
     "put_in_units": "bayesprune.models.networks.standardisation",
     "units_of": "bayesprune.models.networks.standardisation",
