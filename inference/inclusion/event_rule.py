@@ -61,6 +61,15 @@ class EventRule:
         """Their log odds, which keep an order where probabilities round to 1; None (default) where it has none."""
         return None
 
+    def deployed(self, one: Restart, prior: TensorPrior) -> Tensor | None:
+        """E[weight | included], `(out, in, ...)`, which pruned networks have; default None: that at the guide's centre.
+
+        Args:
+            one: The restart.
+            prior: A prior with such an event.
+        """
+        return None
+
     def is_left_to_units(self, one: Restart, prior: TensorPrior) -> bool:
         """Whether in a model with gates of units these alone decide: its weights are points and have no probability."""
         return one.guide.are_points(prior)

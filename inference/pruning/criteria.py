@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.factors import NormalFactor
+from bayesprune.inference.guides.left_in import included_weights
 from bayesprune.inference.guides.truncated_lognormal import TruncatedLogNormalFactor
 from bayesprune.inference.inclusion.events import rule_of
 from bayesprune.inference.inclusion.reduction import reduction
@@ -37,8 +38,12 @@ def inclusion(fit: Fit, restart: int = 0) -> dict[str, Tensor]:
 
 
 def magnitude(fit: Fit, restart: int = 0) -> dict[str, Tensor]:
-    """|E[weight | included]|; what HALO and magnitude pruning rank by."""
-    return {name: weight.abs() for name, weight in fit.included_weights(restart).items()}
+    """|E[weight | included]| at the guide's locations; what HALO and magnitude pruning rank by.
+
+    Of soft thresholds under Normals it is the size of the weight's median: what exceeds a threshold by chance is of no
+    size.
+    """
+    return {name: weight.abs() for name, weight in included_weights(fit.restart(restart).guide).items()}
 
 
 def signal_to_noise(fit: Fit, restart: int = 0, draws: int = 100) -> dict[str, Tensor]:
