@@ -2,7 +2,7 @@
 
 * ``deletion``: LeNet-300-100 on digits (three seeds) and Fashion-MNIST (one, 10 epochs) at the prior's defaults; single
   weights are deleted, stratified by inclusion probability, and the change of the held-out loss is ranked beside the
-  probability, its log odds, magnitude, |mean| / sd and the certainty of the sign, |P(w > 0) - P(w < 0)|.
+  probability, magnitude, |mean| / sd and the probability of the likelier sign.
 * ``equal counts``: the same fits pruned to the same numbers of weights by each score; what is deployed is
   E[weight | included], once the weights at the guide's centre. Beside them the fit's own count and that of
   probabilities above 1/2, and the MAP at its defaults.
@@ -26,7 +26,6 @@ from scipy.special import expit
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.inference.guides.beyond_threshold import beyond_of
 from bayesprune.inference.guides.left_in import included_weights, left_in
 from bayesprune.inference.guides.normals import normals
 from bayesprune.inference.pruning.criteria import CRITERIA
@@ -50,23 +49,10 @@ def network_fit(data: str, guide: str, seed: int) -> tuple[bp.Fit, Any]:
     return bp.fit(model, splits.train, guide, epochs=None if data == "digits" else 10, seed=seed), splits
 
 
-def certainty_of_sign(fit: bp.Fit, restart: int = 0) -> dict[str, torch.Tensor]:
-    """|P(w > 0) - P(w < 0)| of every weight, at the centre of its threshold."""
-    guide = fit.restarts[restart].guide
-    found, centre = {}, guide.means()
-    for name, prior in fit.model.priors.items():
-        location, sd = normals(guide)[prior.sites["raw"].name]
-        _, values = prior.run(lambda site, _: centre[site], location, {})
-        threshold = values["threshold"].double()
-        above = torch.special.ndtr((location - threshold) / sd)
-        found[name] = (above - torch.special.ndtr((-location - threshold) / sd)).abs()
-    return found
-
-
 def scores_of(fit: bp.Fit) -> dict[str, dict[str, torch.Tensor]]:
     """Scores by weight, by name."""
     named = {"PIP": CRITERIA["inclusion"], "magnitude": CRITERIA["magnitude"]}
-    named |= {"|mean| / sd": CRITERIA["signal-to-noise"], "sign": certainty_of_sign}
+    named |= {"|mean| / sd": CRITERIA["signal-to-noise"], "sign": CRITERIA["sign"]}
     return {name: dict(criterion(fit, 0)) for name, criterion in named.items()}
 
 
@@ -172,10 +158,8 @@ def regression_study(design: str, seed: int) -> dict[str, Any]:
         )
         pips[name] = fit.inclusion_probabilities()["weight"].values[0]
         if name == "soft threshold":
-            location, sd = normals(fit.guide)["weight.raw"]
-            known = beyond_of(fit.guide, fit.model.priors["weight"])
-            assert known is not None
-            pips["sign"] = certainty_of_sign(fit)["weight"][0].numpy()
+            pips["sign"] = CRITERIA["sign"](fit, 0)["weight"][0].sigmoid().numpy()
+            _, sd = normals(fit.guide)["weight.raw"]
             threshold = float(torch.sigmoid(normals(fit.guide)["weight.s"][0]))
             found_threshold, sds = threshold, float(sd.median())
     return {

@@ -29,7 +29,7 @@ from bayesprune.inference.guides.registry import is_point
 from bayesprune.models.language.inclusion import BeyondThreshold
 from bayesprune.models.language.tensor_prior import Site, TensorPrior
 
-__all__ = ["Beyond", "beyond", "beyond_of", "mean_of_included"]
+__all__ = ["Beyond", "beyond", "beyond_of", "mean_of_included", "sign_log_odds"]
 
 At = Callable[[float, Tensor | None], "Beyond"]
 """What is left at so many standard units, of the entries of some numbers (None: of all)."""
@@ -81,7 +81,9 @@ class Beyond:
         return self.mean / self.probability.clamp_min(torch.finfo(torch.float64).tiny)
 
 
-def beyond(location: Tensor, sd: Tensor, threshold_at: Callable[[float], Tensor], is_point: bool = False) -> Beyond:
+def beyond(
+    location: Tensor, sd: Tensor, threshold_at: Callable[[float], Tensor], is_point: bool = False, of_sign: bool = False
+) -> Beyond:
     """What a soft threshold leaves of Normal(location, sd).
 
     Args:
@@ -90,6 +92,7 @@ def beyond(location: Tensor, sd: Tensor, threshold_at: Callable[[float], Tensor]
         threshold_at: The threshold at a value, in standard units, of the Normal that it is a function of; broadcasts to
             that shape.
         is_point: Whether it is no function of a Normal: it is looked at once, at 0.
+        of_sign: Whether only that side of the threshold counts as in on which the location lies; default False.
 
     Returns:
         Probabilities and means; within 1e-9 while the threshold moves by less than 70 sd of the entry for one standard
@@ -100,10 +103,11 @@ def beyond(location: Tensor, sd: Tensor, threshold_at: Callable[[float], Tensor]
 
     def at(u: float, where: Tensor | None) -> Beyond:
         threshold = threshold_at(u).double().expand(shape).reshape(-1)
-        return _given(m, s, threshold) if where is None else _given(m[where], s[where], threshold[where])
+        given = _given_side if of_sign else _given
+        return given(m, s, threshold) if where is None else given(m[where], s[where], threshold[where])
 
     if is_point:
-        found = at(0.0, None)
+        found: Beyond = at(0.0, None)
     else:
         moved = (threshold_at(_FARTHEST) - threshold_at(-_FARTHEST)).double().abs()
         found = _averaged(at, moved.expand(shape).reshape(-1) < _SMOOTH * s)
@@ -123,6 +127,12 @@ def _given(m: Tensor, sd: Tensor, threshold: Tensor) -> Beyond:
     return Beyond(torch.logaddexp(log_ndtr(near), log_far), torch.where(gap < -_NARROW, wide, narrow), mean)
 
 
+def _given_side(m: Tensor, sd: Tensor, threshold: Tensor) -> Beyond:
+    """The same of the side on which the location lies."""
+    near = (m.abs() - threshold) / sd
+    return Beyond(log_ndtr(near), log_ndtr(-near), m.sign() * sd * _psi(near))
+
+
 def _psi(x: Tensor) -> Tensor:
     """Integral of the standard Normal's distribution function up to x."""
     return x * torch.special.ndtr(x) + torch.exp(-0.5 * x.square()) / math.sqrt(2.0 * math.pi)
@@ -130,25 +140,24 @@ def _psi(x: Tensor) -> Tensor:
 
 def _averaged(at: At, is_smooth: Tensor) -> Beyond:
     """The mean of `at` over standard units: by few nodes, and with ever smaller steps where these do not settle it."""
-    before, found = (_by_hermite(at, nodes) for nodes in _FEW)
-    left = (~(is_smooth & _has_settled(before, found))).nonzero().squeeze(1)
-    step, sums = 2.0 * _STEP, None
-    for _ in range(_HALVINGS + 1):
-        if not len(left):
-            break
-        before = None if sums is None else _scaled(sums, step)
-        step *= 0.5
-        nodes = round(_REACH / step)
-        new = [k * step for k in range(-nodes, nodes + 1)] if sums is None else [
-            (k + 0.5) * 2.0 * step for k in range(-nodes // 2, nodes // 2)
-        ]  # fmt: skip
-        sums = _added(sums, at, [(u, _log_density(u)) for u in new], left)
+    few, found = (_by_hermite(at, nodes) for nodes in _FEW)
+    left = (~(is_smooth & _has_settled(few, found))).nonzero().squeeze(1)
+    if not len(left):
+        return found
+    step, nodes = _STEP, round(_REACH / _STEP)
+    sums = _added(None, at, [(k * step, _log_density(k * step)) for k in range(-nodes, nodes + 1)], left)
+    for _ in range(_HALVINGS):
+        before = _scaled(sums, step)
+        between = [(k + 0.5) * step for k in range(-nodes, nodes)]
+        sums = _added(sums, at, [(u, _log_density(u)) for u in between], left)
+        step, nodes = 0.5 * step, 2 * nodes
         now = _scaled(sums, step)
         for whole, part in zip(_parts(found), _parts(now), strict=True):
             whole[left] = part
-        if before is not None:
-            moves = ~_has_settled(before, now)
-            left, sums = left[moves], Beyond(*(part[moves] for part in _parts(sums)))
+        moves = ~_has_settled(before, now)
+        left, sums = left[moves], Beyond(*(part[moves] for part in _parts(sums)))
+        if not len(left):
+            break
     return found
 
 
@@ -210,6 +219,24 @@ def beyond_of(guide: Guide, prior: TensorPrior) -> Beyond | None:
         return None
     location, sd = normals(guide)[prior.sites[threshold.event.raw].name]
     return beyond(location, sd, threshold.at, is_point=threshold.site is None)
+
+
+@torch.no_grad()
+def sign_log_odds(guide: Guide, prior: TensorPrior) -> Tensor | None:
+    """Log odds of the likelier of raw > t and raw < -t, `(out, in, ...)`, float64; above 0 where the median is not 0.
+
+    Args:
+        guide: The guide.
+        prior: One of its model's priors.
+
+    Returns:
+        None where `beyond_of` is.
+    """
+    threshold = _threshold_of(guide, prior)
+    if threshold is None:
+        return None
+    location, sd = normals(guide)[prior.sites[threshold.event.raw].name]
+    return beyond(location, sd, threshold.at, is_point=threshold.site is None, of_sign=True).log_odds
 
 
 @torch.no_grad()

@@ -25,6 +25,8 @@ class BeyondThresholdRule(EventRule):
     """
 
     of_point = True
+    ranks_by_default = True
+    criterion = "sign"
     meaning = (
         "the probability of a soft threshold is that of a weight other than zero, of either sign: a wide posterior "
         "around zero exceeds a small threshold too, so that it is high where the data are silent and the threshold low"

@@ -61,10 +61,10 @@ def fit_of(prior, guide="meanfield", seed=0, s=(-2.0, 0.4), layers=1, widest=0.4
                     value.copy_(torch.randn_like(value) * 0.5 if piece.site.latent == "raw" else value * 0 + s[0])
                     if piece.site.latent == "s":
                         value += 0.3 * torch.randn_like(value)
+                elif piece.parameter == "log_scale" and piece.site.latent == "raw":
+                    value.copy_(torch.rand_like(value) * 3.0 - 3.0 + math.log(widest))
                 elif piece.parameter == "log_scale":
-                    value.copy_(torch.rand_like(value).mul(3.0).sub(3.0 - math.log(widest)) if piece.site.latent == "raw" else value * 0)
-                    if piece.site.latent == "s":
-                        value += math.log(s[1])
+                    value.fill_(math.log(s[1]))
     return bp.Fit([Restart(model, q, seed)], xr.Dataset(), {})
 
 
@@ -256,15 +256,62 @@ def test_what_is_left_in_is_what_more_likely_than_not_has_one_sign():
     raw, sd = normal_of(fit, "raw")
     clear = (np.abs(np.abs(raw) - expit(normal_of(fit, "s")[0])) > 0.1 * sd).reshape(SHAPE)
     assert (median.numpy() == left.numpy())[clear].all() and 0 < left.sum() < left.numel()
+    assert (CRITERIA["sign"](fit, 0)["0.weight"] > 0).equal(left)
+    at_its_own = bp.prune(fit, sparsity=1.0 - float(left.double().mean()))
+    assert at_its_own.masks["0.weight"].equal(left)
 
 
-def test_a_sparsity_is_reached_by_the_size_of_the_median():
-    fit = fit_of(declared(), s=(-1.0, 0.4))
+def sign_by_quadrature(location, sd, s, s_sd):
+    """The larger of P(w > 0) and P(w < 0) of one weight."""
+
+    def above(u, side):
+        return norm.pdf(u) * norm.sf((expit(s + s_sd * u) - side * location) / sd)
+
+    return max(
+        quad(above, -10, 10, (side,), limit=500, epsabs=1e-12, points=np.linspace(-8, 8, 9))[0] for side in (-1, 1)
+    )
+
+
+@pytest.mark.parametrize("per", ["layer", "output"])
+def test_a_sparsity_is_reached_by_how_sure_signs_are(per):
+    fit = fit_of(declared(per), s=(-1.0, 0.4), widest=1.5)
+    odds = CRITERIA["sign"](fit, 0)["0.weight"]
+    (raw, raw_sd), (s, s_sd) = normal_of(fit, "raw"), normal_of(fit, "s")
+    row = np.arange(30) // 5 if per == "output" else np.zeros(30, int)
+    exact = [sign_by_quadrature(raw[i], raw_sd[i], s[row[i]], s_sd[row[i]]) for i in range(30)]
+    assert odds.sigmoid().numpy().reshape(-1) == pytest.approx(exact, abs=1e-8)
+    drawn = fit.draws(1500, sites=lambda name: name == "0.weight")["0.weight"]
+    counted = torch.maximum((drawn > 0).double().mean(0), (drawn < 0).double().mean(0))
+    assert (odds.sigmoid() - counted).abs().max() < 0.06
     result = bp.prune(fit, sparsity=0.8)
-    assert result.report.criterion == "magnitude"
-    sizes = included_weights(fit.guide)["0.weight"].abs()
+    assert result.report.criterion == "sign"
     kept = result.masks["0.weight"]
-    assert kept.sum() == 6 and sizes[kept].min() > sizes[~kept].max()
+    assert kept.sum() == 6 and odds[kept].min() > odds[~kept].max()
+    assert (dict(result.network.named_parameters())["0.weight"] != 0).equal(kept)
+
+
+def test_what_is_wide_around_zero_is_likely_in_and_of_no_sure_sign():
+    location, sd = number([0.0, 0.5]), number([1.0, 0.1])
+    wide, known = beyond(location, sd, lambda _: number(0.3), is_point=True).probability
+    assert wide > 0.7 and known > 0.9
+    sign = beyond(location, sd, lambda _: number(0.3), is_point=True, of_sign=True).probability
+    assert sign.numpy() == pytest.approx([norm.cdf(-0.3), norm.cdf(2.0)], abs=1e-12)
+
+
+def test_the_sign_of_other_posteriors_is_counted_over_draws():
+    gaussian = bp.Gaussian(1.0)
+    fit = fit_of(gaussian)
+    found = CRITERIA["sign"](fit, 0)["0.weight"]
+    assert found.shape == SHAPE and 0.0 <= found.min() and found.max() <= 1.0
+    with pytest.raises(ValueError, match="MAP"):
+        CRITERIA["sign"](fit_of(declared(), "map"), 0)
+    assert bp.prune(fit_of(declared(), "map"), sparsity=0.9).report.criterion == "magnitude"
+
+
+def test_other_criteria_of_a_sparsity_keep_their_order():
+    fit = fit_of(declared(), s=(-1.0, 0.4))
+    kept, sizes = bp.prune(fit, sparsity=0.8, criterion="magnitude").masks["0.weight"], included_weights(fit.guide)
+    assert sizes["0.weight"].abs()[kept].min() > sizes["0.weight"].abs()[~kept].max()
     by_odds = bp.prune(fit, sparsity=0.8, criterion="inclusion").masks["0.weight"]
     odds = CRITERIA["inclusion"](fit, 0)["0.weight"]
     assert odds[by_odds].min() >= odds[~by_odds].max()
