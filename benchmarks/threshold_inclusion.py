@@ -6,6 +6,7 @@
 * ``equal counts``: the same fits pruned to the same numbers of weights by each score; what is deployed is
   E[weight | included], once the weights at the guide's centre. Beside them the fit's own count and that of
   probabilities above 1/2, and the MAP at its defaults.
+* ``budget``: digits at densities asked for, mean-field and MAP.
 * ``regression``: 200 data, 50 inputs, noise known, weights of which 10 are Normal(0, .5^2) and the others zero, or that
   are drawn from the prior itself: probabilities beside the truth and beside the exact ones (a Gibbs sampler, 1,500
   sweeps), with spike and slab of density .2 under its paired guide for reference.
@@ -40,13 +41,14 @@ BINS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 DATA, INPUTS, NONZERO = 200, 50, 10
 
 
-def network_fit(data: str, guide: str, seed: int) -> tuple[bp.Fit, Any]:
-    """A fit of LeNet-300-100 at the prior's defaults."""
+def network_fit(data: str, guide: str, seed: int, density: float | None = None) -> tuple[bp.Fit, Any]:
+    """A fit of LeNet-300-100 at the prior's defaults, or at a density."""
     splits = bp.load_data(data)
     torch.manual_seed(seed)
     network = bp.lenet_300_100(64 if data == "digits" else 784)
     model = bp.BayesianNetwork(network, {"*.weight": bp.SoftThreshold()}, data_size=len(splits.train[0]))
-    return bp.fit(model, splits.train, guide, epochs=None if data == "digits" else 10, seed=seed), splits
+    rules = [] if density is None else [bp.Budget(density=density)]
+    return bp.fit(model, splits.train, guide, epochs=None if data == "digits" else 10, seed=seed, rules=rules), splits
 
 
 def scores_of(fit: bp.Fit) -> dict[str, dict[str, torch.Tensor]]:
@@ -117,6 +119,35 @@ def map_study(data: str, seed: int) -> dict[str, Any]:
     own = left_in(fit.guide)
     density = sum(int(mask.sum()) for mask in own.values()) / sum(mask.numel() for mask in own.values())
     return {"density": density, "accuracy": fit.score(*splits.test)["accuracy"]}
+
+
+def budget_study(guide: str, density: float, seed: int) -> dict[str, Any]:
+    """A fit to digits at a density that was asked for."""
+    fit, splits = network_fit("digits", guide, seed, density)
+    own, report = left_in(fit.guide), fit.settings["budget"][0]
+    return {
+        "averaged": fit.score(*splits.test)["accuracy"],
+        "pruned": pruned_accuracy(fit, fit.included_weights(), own, splits.test),
+        "centre": pruned_accuracy(fit, included_weights(fit.guide), own, splits.test),
+        "count": report["reached_count"],
+        "before landing": report["landing"]["before"],
+        "whole": report["whole"],
+    }
+
+
+def show_budgets(ledger: Ledger, seeds: int) -> None:
+    """Runs and prints fits at densities that were asked for."""
+    for density in (0.05, 0.02):
+        for guide in ("meanfield", "map"):
+            rows = [
+                ledger.run(f"budget {density} {guide} {seed}", functools.partial(budget_study, guide, density, seed))
+                for seed in range(seeds)
+            ]
+            cells = "  ".join(
+                f"{key} " + " ".join(f"{row[key]:.4f}" for row in rows) for key in ("averaged", "pruned", "centre")
+            )
+            counts = " ".join(f"{row['before landing']:.0f} to {row['count']:.0f}" for row in rows)
+            print(f"density {density} {guide}: {cells}; landed from {counts}")
 
 
 def problem_of(design: str, seed: int) -> ThresholdProblem:
@@ -224,6 +255,7 @@ def main() -> None:
         show_network(f"{data} {seed}", ledger.run(f"{data} {seed}", run))
         found = ledger.run(f"{data} {seed} MAP", functools.partial(map_study, data, seed))
         print(f"  MAP: {found['accuracy']:.4f} at {found['density']:.4f}", flush=True)
+    show_budgets(ledger, options.seeds)
     for design in ("sparse", "prior"):
         rows = [
             ledger.run(f"{design} {seed}", functools.partial(regression_study, design, seed))
@@ -231,7 +263,8 @@ def main() -> None:
         ]
         print(f"\nregressions, {design}: mean probability, true share (number); thresholds "
               + " ".join(f"{row['threshold']:.2f}" for row in rows))  # fmt: skip
-        reliability(rows)
+        if rows:
+            reliability(rows)
     print(f"\ncost: {ledger.cost()}")
 
 
