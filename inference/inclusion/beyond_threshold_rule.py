@@ -56,6 +56,10 @@ class BeyondThresholdRule(EventRule):
         found = {name: value.log_odds for name, value in known.items() if value is not None}
         return found if len(found) == len(priors) else None
 
+    def is_left_to_units(self, one: Restart, prior: TensorPrior) -> bool:
+        """Never: a point below its threshold is zero, whatever the gates of units say."""
+        return False
+
     def deployed(self, one: Restart, prior: TensorPrior) -> Tensor | None:
         """E[weight | included] under the Normal, of soft-thresholded weights: the centre's are nearer to zero."""
         return mean_of_included(one.guide, prior)
