@@ -20,6 +20,8 @@ from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.guides.left_in import included_weights, left_in
 from bayesprune.inference.pruning.criteria import CRITERIA
 from bayesprune.inference.restart import Restart
+from bayesprune.inference.training.fit_options import FitOptions
+from bayesprune.inference.training.settled_training import settled_training
 from bayesprune.models.language.latent import Latent
 from tests.oracles.soft_threshold_reference import inclusion_by_quadrature, mean_by_quadrature
 
@@ -352,6 +354,22 @@ def test_a_mean_field_fit_of_the_ready_prior_answers_what_users_ask(tmp_path):
     assert "fc1.weight.included" in bp.to_arviz(fit, draws=3).posterior
     assert bp.plot_inclusion(fit) is not None
     assert float(fit.effective_parameters(draws=3)["mean"].sum()) > 0
+
+
+def test_what_the_prior_asks_of_a_fit_depends_on_the_guide_and_yields_to_what_is_given():
+    model = bp.BayesianNetwork(nn.Linear(5, 6), {"weight": bp.SoftThreshold()}, bp.Categorical(), 40)
+
+    def settled(guide, **given):
+        how = settled_training(FitOptions(**given), model, guide)
+        return how.optimizer, how.learning_rate, how.schedule
+
+    assert settled("meanfield") == ("adam", 3e-3, "hold-cosine")
+    assert settled({"s": "delta", "raw": "normal"}) == settled("meanfield")
+    assert settled("map") == settled(None) == ("sgd", 0.1, "cosine")
+    assert settled("meanfield", learning_rate=1e-3)[1] == 1e-3
+    assert settled("meanfield", optimizer="sgd") == ("sgd", 1e-3, "hold-cosine")
+    others = bp.BayesianNetwork(nn.Linear(5, 6), {"weight": bp.Gaussian()}, bp.Categorical(), 40)
+    assert settled_training(FitOptions(), others, "meanfield").learning_rate == 1e-3
 
 
 @pytest.mark.parametrize("guide", ["meanfield", "map"])
