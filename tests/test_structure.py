@@ -256,7 +256,7 @@ WINGS = {
         "notes": "fitted inclusion predictions defaults rules watching guides data",
         "combined": "fitted inclusion predictions objective guides",
         "own_loop": "fitted restart inclusion posterior rules watching objective guides data",
-        "fit_result": "fitted combined own_loop notes inclusion posterior predictions watching objective guides data",
+        "fit_result": "fitted combined own_loop notes inclusion posterior predictions watching objective data",
         "training": "fit_result restart inclusion posterior predictions defaults"
         " rules watching execution objective guides data",
         "pruning": "training fit_result restart inclusion rules objective guides data",

@@ -32,6 +32,10 @@ PRESSURE = Knob(low=1e-6, high=1e9, shift="s", shift_to="sparser")
 BY_MAP = {"optimizer": "sgd", "learning_rate": 0.1, "schedule": "cosine"}
 """How its MAP is trained by default. Adam moves all entries above the threshold alike, whatever they are worth to the
 data, and takes those below it, on which nothing but their prior acts, to zero in a few steps."""
+BY_MEAN_FIELD = {"optimizer": "adam", "learning_rate": 3e-3}
+"""The same under Normals: by Adam at 1e-3 the thresholds are still on their way when a fit of the usual length ends."""
+_SPREAD = 0.01
+"""Standard deviation with which s starts under Normals, as a share of its size: all weights of a tensor tell it."""
 AS_PUBLISHED = {"optimizer": "sgd", "learning_rate": 0.256, "schedule": "warmup-cosine"}
 """The same by the authors' constants; `SoftThreshold.paper_fit` has their momentum too."""
 _START = 0.01
@@ -99,7 +103,7 @@ class SoftThreshold(Hierarchy):
             return pressure * shared
 
         self._declare(g, per, init, precision, raw_sd)
-        self.map_options = BY_MAP
+        self.map_options, self.mean_field_options = BY_MAP, BY_MEAN_FIELD
 
     @classmethod
     @ready("soft-threshold-paper", "the same by the authors' per-datum weight decay on weights and thresholds")
@@ -213,7 +217,10 @@ class SoftThreshold(Hierarchy):
 
         super().__init__(
             s=Latent(
-                of_network if per == "network" else of_group, per=per, init=start if init is None else float(init)
+                of_network if per == "network" else of_group,
+                per=per,
+                init=start if init is None else float(init),
+                spread=_SPREAD,
             ),
             raw=Latent(raw, init=from_weights),
             threshold=Latent(of_all, per=per),
