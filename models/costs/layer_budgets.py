@@ -164,8 +164,7 @@ class LayerBudget:
             tensors = what if isinstance(what, Mapping) else {}
         if not tensors or not all(isinstance(one, Tensor) for one in tensors.values()):
             raise ValueError(
-                "LayerBudget.of takes a fit, a pruned network, a network or masks by name of tensor, "
-                f"not {shown(what)}"
+                f"LayerBudget.of takes a fit, a pruned network, a network or masks by name of tensor, not {shown(what)}"
             )
         left = {str(name): count_nonzero(tensor) for name, tensor in tensors.items()}
         return cls._counted(left, {str(name): tuple(tensor.shape) for name, tensor in tensors.items()})
@@ -286,7 +285,13 @@ class LayerBudget:
         width = max(len("in all"), *(len(one.tensor) for one in self.layers))
         lines = [f"{'tensor':<{width}}  {'density':>8}  {'left':>12}  {'weights':>12}  {'MACs left':>14}"]
         cells: Iterator[tuple[str, float | None, int | None, int | None, int | None]] = (
-            (one.tensor, one.density, one.left, one.weights, None if one.macs is None else round(one.macs * one.density))
+            (
+                one.tensor,
+                one.density,
+                one.left,
+                one.weights,
+                None if one.macs is None else round(one.macs * one.density),
+            )
             for one in self.layers
         )
         for name, density, *counts in (*cells, ("in all", self.density, self.left, self.weights, self.macs)):
@@ -296,14 +301,12 @@ class LayerBudget:
         return "\n".join(lines)
 
 
-def counts_by_layer(
-    given: LayerBudget | Mapping[str, Any], sizes: Mapping[str, int] | None = None
-) -> dict[str, int]:
+def counts_by_layer(given: LayerBudget | Mapping[str, Any], sizes: Mapping[str, int] | None = None) -> dict[str, int]:
     """How many weights a budget by layer leaves of each tensor that it names.
 
     Args:
-        given: The budget; or shares in (0, 1] or whole numbers from 2 on, by name or shell pattern of names. A number is
-            one of weights in each tensor that the pattern matches.
+        given: The budget; or shares in (0, 1] or whole numbers from 2 on, by name or shell pattern of names. A number
+            is one of weights in each tensor that the pattern matches.
         sizes: How many weights each tensor has that may be named; default None: only the values are looked at, and
             nothing is returned.
 

@@ -1,4 +1,4 @@
-"""Shares of layers: how many weights each tensor keeps of a total, uniform or Erdos-Renyi-kernel, whole numbers exactly.
+"""Shares of layers: how many weights each tensor keeps of a total, uniform or Erdos-Renyi-kernel, in whole numbers.
 
 Sources: Mocanu et al. 2018 (Erdos-Renyi), Evci et al. 2020 ("Rigging the lottery", appendix: the kernel form).
 """
@@ -49,8 +49,8 @@ def total_of(density: object, sizes: Mapping[str, int]) -> int:
     total = asked if isinstance(asked, int) else round(asked * whole)
     if not len(sizes) <= total <= whole:
         raise ValueError(
-            f"a budget of {total:,} weights does not go into {len(sizes)} tensors of {whole:,} weights in all, of which "
-            f"each keeps one at least: give a density from {len(sizes) / whole:.3g} to 1"
+            f"a budget of {total:,} weights does not go into {len(sizes)} tensors of {whole:,} weights in all, of "
+            f"which each keeps one at least: give a density from {len(sizes) / whole:.3g} to 1"
         )
     return total
 
