@@ -1,4 +1,4 @@
-"""What a budget asks of pruning: how many weights stay, in all or of each tensor, and the sentence that refuses more."""
+"""What a budget asks of pruning: how many weights stay, in all or of each tensor; more than a fit has is refused."""
 
 from __future__ import annotations
 
