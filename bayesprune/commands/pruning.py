@@ -65,10 +65,11 @@ def prune_run(
 
     ``weights.safetensors`` is the state dict of the plain network, zeros in place; ``masks.safetensors`` says
     which weights are kept (1 or 0), and ``budget.json`` how many of each tensor, for other fits. Statistics of batch
-    normalisation, where there are any, are estimated again on the training data. With `compact` the folder also holds the network without its dead units:
-    ``compact.safetensors``, ``network.py``, which runs it with torch alone, and ``plan.json``. Before pruning the
-    scores are those of predictions averaged over draws, after it those of the one pruned network. With
-    `finetune_epochs` that network is trained further, before anything of it is written or compacted.
+    normalisation, where there are any, are estimated again on the training data. With `compact` the folder also holds
+    the network without its dead units: ``compact.safetensors``, ``network.py``, which runs it with torch alone, and
+    ``plan.json``. Before pruning the scores are those of predictions averaged over draws, after it those of the one
+    pruned network. With `finetune_epochs` that network is trained further, before anything of it is written or
+    compacted.
 
     Args:
         run: The run folder, or the folder of a path.

@@ -67,7 +67,8 @@ LINES: tuple[tuple[str, ...], ...] = (
 BUDGETS = (
     "density=0", "density=1.5", "density=-1", "density=nan", "density=1e309", f"density={HUGE}", "density=x",
     "density=[]", "density={}", 'density={"fc1.weight": 0}', 'density={"*": "x"}', 'density={"*": {"a": 1}}',
-    'density={"x": 0.1}', "density=null", "density=true", "macs=0.5", "nowhere.json", "a.txt", "pipe", ".json", ".csv", "nowhere/x.csv",
+    'density={"x": 0.1}', "density=null", "density=true", "macs=0.5",
+    "nowhere.json", "a.txt", "pipe", ".json", ".csv", "nowhere/x.csv",
 )  # fmt: skip
 """Values of --budget."""
 
