@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bayesprune.models.files.json_file import damaged, need, read_json, read_regular, write_json
-from bayesprune.models.files.new_file import replaced_file
+from bayesprune.models.files.json_file import damaged, need, read_json, read_regular
+from bayesprune.models.files.new_file import written_over
 from bayesprune.models.files.places import expanded
 
 __all__ = ["COLUMNS", "REMEDY", "is_budget_file", "read_rows", "write_rows"]
@@ -28,26 +29,36 @@ def is_budget_file(name: str | Path) -> bool:
 
 
 def write_rows(file: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes rows, all of them or nothing; an earlier file is replaced.
+    """Writes rows, all of them or nothing; an earlier file of a budget is replaced, and no other.
 
     Args:
         file: A name that ends in .json or .csv; its folder exists.
         rows: One object a tensor, with the keys of `COLUMNS`.
 
     Raises:
-        ValueError: If the name ends otherwise.
+        ValueError: If the name ends otherwise, or something else stands in the place.
         Unwritable: If it cannot be written.
     """
     place, rows = _named(file), [{key: row[key] for key in COLUMNS} for row in rows]
-    if place.suffix.lower() == ".json":
-        write_json(place, {"layers": rows})
-        return
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: "" if value is None else value for key, value in row.items()} for row in rows)
-    with replaced_file(place) as staged:
+    if place.suffix.lower() == ".json":
+        text.write(json.dumps({"layers": rows}, indent=2, allow_nan=False) + "\n")
+    else:
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: "" if value is None else value for key, value in row.items()} for row in rows)
+    if not place.parent.is_dir():
+        raise ValueError(f"there is no folder {place.parent} for {place.name}: make it, or choose another file")
+    with written_over(place, _is_ours, "a budget by layer") as staged:
         staged.write_text(text.getvalue(), encoding="utf-8")
+
+
+def _is_ours(file: Path) -> bool:
+    try:
+        read_rows(file)
+    except ValueError:
+        return False
+    return True
 
 
 def read_rows(file: str | Path) -> list[dict[str, Any]]:

@@ -211,10 +211,10 @@ class LayerBudget:
         """Writes it as .json or .csv with the columns ``tensor``, ``density``, ``weights`` and ``macs``.
 
         Args:
-            file: The file; an earlier one is replaced.
+            file: The file; an earlier one of a budget is replaced.
 
         Raises:
-            ValueError: If the name ends otherwise.
+            ValueError: If the name ends otherwise, or something else stands in the place.
             Unwritable: If it cannot be written.
         """
         write_rows(file, self.rows())

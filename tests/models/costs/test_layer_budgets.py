@@ -183,6 +183,21 @@ def test_a_file_that_is_none_is_refused_in_a_sentence(tmp_path, name, text, says
     assert "\n" not in str(told.value) and len(str(told.value)) < 400
 
 
+@pytest.mark.parametrize("name", ["notes.csv", "notes.json"])
+def test_only_a_budget_is_written_over(tmp_path, name):
+    budget, other = LayerBudget.erk(LENET, 0.1), LayerBudget.erk(LENET, 0.2)
+    (tmp_path / name).write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="exists already and is not a budget by layer"):
+        budget.write(tmp_path / name)
+    assert (tmp_path / name).read_text() == "a,b\n1,2\n"
+    with pytest.raises(ValueError, match="there is no folder"):
+        budget.write(tmp_path / "nowhere" / name)
+    (tmp_path / name).unlink()
+    budget.write(tmp_path / name)
+    other.write(tmp_path / name)
+    assert LayerBudget.read(tmp_path / name) == other and [file.name for file in tmp_path.iterdir()] == [name]
+
+
 def test_a_file_that_is_missing_is_said_to_be(tmp_path):
     with pytest.raises(ValueError, match="b.csv is missing"):
         LayerBudget.read(tmp_path / "b.csv")
