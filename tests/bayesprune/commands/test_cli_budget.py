@@ -71,6 +71,8 @@ def test_what_one_fit_has_left_is_asked_of_another(learned, tmp_path):
         one.tensor: one.left for one in budget.layers
     }
     assert bp.load_run(run).layer_budget() == budget
+    (line,) = [one for one in ran("show", run).output.splitlines() if one.startswith("budget")]
+    assert "10.00 % of the weights of its layers left, 10.00 % asked for" in line
     out = str(tmp_path / "pruned")
     assert ran("prune", run, "--budget", file, "--quiet", "--out", out).exit_code == 0
     assert bp.LayerBudget.read(tmp_path / "pruned" / "budget.json") == budget
