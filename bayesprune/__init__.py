@@ -122,6 +122,7 @@ if TYPE_CHECKING:
     from bayesprune.models.costs.costs import costs as costs
     from bayesprune.models.costs.expected_costs import ExpectedCosts as ExpectedCosts
     from bayesprune.models.costs.latency import latency as latency
+    from bayesprune.models.costs.layer_budgets import LayerBudget as LayerBudget
     from bayesprune.models.costs.weight_names import weight_names as weight_names
     from bayesprune.models.deployment.export import export_network as export_network
     from bayesprune.models.deployment.onnx_export import export_onnx as export_onnx
@@ -335,6 +336,7 @@ _HOMES: dict[str, str] = {
     "ExpectedCosts": "bayesprune.models.costs.expected_costs",
     "architecture": "bayesprune.models.units.architecture",
     "latency": "bayesprune.models.costs.latency",
+    "LayerBudget": "bayesprune.models.costs.layer_budgets",
     "to_sparse": "bayesprune.models.deployment.sparse",
     "export_network": "bayesprune.models.deployment.export",
     "export_onnx": "bayesprune.models.deployment.onnx_export",

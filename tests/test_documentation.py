@@ -319,6 +319,16 @@ def test_the_page_on_plots_runs(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == written
 
 
+def test_the_page_on_budgets_runs_by_layer(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (block,) = [block for block in code_blocks("docs/budget.md", epochs=3) if "LayerBudget" in block]
+    space = {}
+    exec(compile(block, "docs/budget.md", "exec"), space)
+    assert space["as_learned"].layer_budget().left == space["learned"].left == space["erk"].left
+    found = space["bp"].LayerBudget.of(space["pruned"])
+    assert found.layers[1].left == 90 and found["fc3.weight"] == space["learned"]["fc3.weight"]
+
+
 def test_links_between_the_pages_lead_somewhere():
     for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):

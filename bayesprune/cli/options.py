@@ -111,6 +111,25 @@ MinScore = Annotated[
     ),
 ]
 
+FitBudget = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--budget",
+        metavar="KIND=VALUE|FILE",
+        help="End with this share or number of weights, MACs or parameters: density=0.02, macs=0.25, or "
+        "parameters=0.1; or with the densities by layer of a FILE.json or .csv; repeatable for settings of the rule.",
+    ),
+]
+PruneBudget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        metavar="density=VALUE|FILE",
+        help="Keep exactly this share or number of weights, or those of a FILE.json or .csv in each layer.",
+        show_default=False,
+    ),
+]
+
 # What `prune` does with the network that it has pruned.
 Finetune = Annotated[
     int | None,

@@ -33,6 +33,8 @@ __all__ = ["show_run", "write_plots"]
 
 FEW_TENSORS = 8
 """With at most this many tensors each gets a map of its inclusion probabilities."""
+_KNOBS = 3
+"""Knobs of a budget whose way is shown."""
 PRIOR_DRAWS = 100
 """Draws behind the plot of prior and posterior: each takes as long as a few steps."""
 
@@ -139,9 +141,11 @@ def budget_line(found: dict[str, Any]) -> str:
     """What a budget asked for and reached, by which rule it was counted, and where its knob was and is."""
     names = {"density": "weights", "macs": "MACs", "parameters": "parameters"}
     rules = " and ".join(dict.fromkeys(map(str, found["counted"].values())))
-    knobs = ", ".join(f"{key} {one['start']:.3g} -> {one['end']:.3g}" for key, one in found["knobs"].items())
+    moved = [f"{key} {one['start']:.3g} -> {one['end']:.3g}" for key, one in found["knobs"].items()]
+    knobs = ", ".join(moved[:_KNOBS]) + (f" and {len(moved) - _KNOBS} more" if len(moved) > _KNOBS else "")
     asked, reached = percent(found["asked"], 2), percent(found["reached"], 2)
-    return f"{reached} of the {names[found['kind']]} left, {asked} asked for ({rules}); {knobs}"
+    what = names[found["kind"]] + (" of its layers" if "layers" in found else "")
+    return f"{reached} of the {what} left, {asked} asked for ({rules}); {knobs}"
 
 
 def _likelihood(found: dict[str, Any]) -> str:
