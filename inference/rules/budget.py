@@ -128,6 +128,7 @@ class ActiveBudget(ActiveRule):
         self._target = budget.target(self._measure.whole)
         self._ramp = budget.ramp or ((0.35, 0.85) if self._measure.settles else (0.2, 0.8))
         self._at_start = {key: run.objective.model.knobs[key].value for key in self._measure.knobs}
+        self.moves = tuple(self._measure.knobs)
         self._moved = 0.0
         self._begun_at: float | None = None
         self._before: float | None = None

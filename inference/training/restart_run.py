@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayesprune.inference.data.kept_inputs import KeptInputs
 from bayesprune.inference.data.raw_inputs import standardising_helps
@@ -127,6 +127,11 @@ class RestartRun(FitState):
         if hasattr(self, "stepper"):  # a rule may replace it as it begins
             self.stepper.go_on_with(self.objective, self.optimizer, for_good)
         return self.objective, self.optimizer
+
+    def learning_rate(self, parameter: nn.Parameter) -> Callable[[float], float]:
+        """See `Run.learning_rate`."""
+        base, schedule = self._base_rates[self._group(parameter)], self._rate
+        return lambda share: base * schedule(share)
 
     def train(self, data: KeptInputs, point: KeepsState | None = None) -> None:
         """Takes the steps of the restart until they are done or something ends it.
