@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from bayesprune.inference.fit_result import Fit
+from bayesprune.inference.guides.learned_thresholds import thresholds_of
 from bayesprune.inference.inclusion.inclusion_notes import inclusion_notes, meaning_of
 from bayesprune.inference.restart import Restart
 from bayesprune.inference.watching.pruning_trace import inclusion_record
@@ -24,6 +25,7 @@ TITLES = {
     "near_zero": "near zero",
     "effective": "effective",
     "rms": "rms weight",
+    "threshold": "threshold",
     "kl": "KL [nats]",
 }
 _NOTHING = "-"
@@ -65,8 +67,8 @@ def layer_table(fit: Fit, restart: int = 0, draws: int = 200) -> LayerTable:
     share of inclusion probabilities of at most 1/2); ``near_zero`` (of a prior without an atom, the share of weights
     below a tenth of their layer's root mean square, else None); ``effective`` with ``effective_lower`` and
     ``effective_upper`` (effective number of weights, 89 % interval); ``rms`` (root mean square of the weights at the
-    guide's centre); ``kl`` (the tensor's share of the KL term in nats after the last epoch; of a MAP minus its log
-    prior). A MAP has no ``included`` and ``effective``.
+    guide's centre); ``threshold`` (learned, the median of several; None without); ``kl`` (the tensor's share of the KL
+    term in nats after the last epoch; of a MAP minus its log prior). A MAP has no ``included`` and ``effective``.
 
     Args:
         fit: The fit.
@@ -82,6 +84,7 @@ def layer_table(fit: Fit, restart: int = 0, draws: int = 200) -> LayerTable:
     included, effective, notes = _posterior_counts(fit, restart, draws)
     kl = _last_kl(fit, restart)
     rms = _rms(one)
+    thresholds = {name: float(value.median()) for name, value in thresholds_of(one.guide).items()}
     rows: list[dict[str, Any]] = []
     for name, prior in one.model.priors.items():
         event = prior.hierarchy.included
@@ -102,6 +105,7 @@ def layer_table(fit: Fit, restart: int = 0, draws: int = 200) -> LayerTable:
                     )
                 ),
                 "rms": rms[name],
+                "threshold": thresholds.get(name),
                 "kl": kl.get(name),
             }
         )
@@ -121,6 +125,7 @@ def layer_table(fit: Fit, restart: int = 0, draws: int = 200) -> LayerTable:
             "effective_lower": None,
             "effective_upper": None,
             "rms": math.sqrt(sum(row["rms"] ** 2 * n for row, n in zip(rows, left, strict=True)) / sum(left)),
+            "threshold": None,
             "kl": _sum(row["kl"] for row in rows),
         }
     )
@@ -198,6 +203,7 @@ def _cell(row: dict[str, Any], key: str) -> str:
         "sparsity": ".1%",
         "near_zero": ".1%",
         "rms": ".3g",
+        "threshold": ".3g",
         "kl": ",.0f",
     }
     return format(value, formats.get(key, ""))

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bayesprune.inference.guides.guide import Guide
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.language.deterministic_nodes import as_node
 from bayesprune.models.language.inclusion import BeyondThreshold
 from bayesprune.models.language.tensor_prior import Site, TensorPrior
 
-__all__ = ["LearnedThreshold", "learned_thresholds"]
+__all__ = ["LearnedThreshold", "learned_thresholds", "thresholds_of"]
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,17 @@ def learned_thresholds(model: BayesianNetwork) -> dict[str, LearnedThreshold]:
             if len(behind) == 1:
                 found[name] = LearnedThreshold(prior, event, behind.pop())
     return found
+
+
+def thresholds_of(guide: Guide) -> dict[str, Tensor]:
+    """The learned thresholds by tensor, at the guide's centre, of the shape of what is behind them.
+
+    Args:
+        guide: The guide.
+    """
+    found = learned_thresholds(guide.model)
+    values = guide.means() if found else {}
+    return {name: one.at(values[one.site.name]) for name, one in found.items()}
 
 
 def _latents_behind(prior: TensorPrior, node: str) -> set[str]:
