@@ -56,9 +56,10 @@ def plot_thresholds(fit: Fit | xr.Dataset, path: str | Path | None = None) -> Fi
 
     Panels: the threshold of every tensor, of several of one tensor the median and, of the first restart, a band from
     the 5 % to the 95 % quantile, on a logarithmic axis that leaves out those below 1e-5 of the largest, which are
-    asleep; the density of every tensor and of the network, with the target of a budget where there was one, and a
-    cross where nothing was left of a tensor; and what the budget multiplied its knob by, if it moved it. Open circles
-    are where a fit ended after the last correction of its budget, which comes after the last epoch.
+    asleep (s itself, where all are zero); the density of every tensor and of the network, with the target of a budget
+    where there was one, and a cross where nothing was left of a tensor; and what the budget multiplied its knob by, if
+    it moved it. Open circles are where a fit ended after the last correction of its budget, which comes after the last
+    epoch.
 
     Args:
         fit: The fit, or the trace of one in progress, as `read_trace` reads it.
@@ -116,21 +117,22 @@ def _looks(names: list[str]) -> dict[str, tuple[str | None, dict[str, Any]]]:
 
 
 def _thresholds(axis: Any, trace: xr.Dataset, ends: Ends) -> None:
+    """The thresholds, or s where all of them round to zero."""
     looks = _looks(_tensors(trace))
     floor = LOWEST * float(np.nanmax(trace["threshold"].values))
+    values = trace["threshold"] if floor > 0.0 else trace["threshold_s"]
     for name, (label, look) in looks.items():
-        one = trace["threshold"].sel(tensor=name, drop=True)
-        restart_lines(axis, one.where(one > floor), label or "_", **look)
-        if "threshold_low" in trace and len(looks) <= LABELLED:
+        one = values.sel(tensor=name, drop=True)
+        restart_lines(axis, one.where(one > floor) if floor > 0.0 else one, label or "_", **look)
+        if floor > 0.0 and "threshold_low" in trace and len(looks) <= LABELLED:
             low, high = (
                 trace[f"threshold_{end}"].sel(tensor=name).isel(restart=0).clip(floor).values for end in ("low", "high")
             )
             axis.fill_between(trace.epoch.values, low, high, color=look["color"], alpha=0.2, lw=0)
-    _marks(axis, trace["threshold"], ends, "threshold", looks)
-    if floor > 0.0:
-        axis.set_yscale("log")
-    axis.set_ylabel("threshold of |raw|")
-    axis.set_title("Thresholds")
+    _marks(axis, values, ends, str(values.name), looks)
+    axis.set_yscale("log" if floor > 0.0 else "linear")
+    axis.set_ylabel("threshold of |raw|" if floor > 0.0 else "s")
+    axis.set_title("Thresholds" if floor > 0.0 else "s: all thresholds are zero")
 
 
 def _densities(axis: Any, trace: xr.Dataset, ends: Ends, target: xr.DataArray | None) -> None:
@@ -172,7 +174,7 @@ def _marks(axis: Any, values: xr.DataArray, ends: Ends, key: str, looks: Mapping
     for (number, name), end in ends.items():
         row = values.sel(tensor=name).isel(restart=number).dropna("epoch")
         there = end.get(key, 0.0)
-        if there > 0.0 and abs(there - float(row[-1])) > LANDED * there:
+        if there != 0.0 and abs(there - float(row[-1])) > LANDED * abs(there):
             axis.plot(
                 row.epoch.values[-1:], [there], "o", mfc="none", ms=4, color=looks[name][1]["color"], label=label
             )  # fmt: skip
