@@ -80,15 +80,16 @@ def plot_thresholds(fit: Fit | xr.Dataset, path: str | Path | None = None) -> Fi
             "SoftThreshold() learns thresholds"
         )
     ends = {} if isinstance(fit, xr.Dataset) else _ends(fit)
-    knob, target = _of_budget(trace, "knob"), _of_budget(trace, "target")
+    target = _of_budget(trace, "target")
     if not isinstance(fit, xr.Dataset) and not _is_of_density(fit):
         target = None
     panels: list[Callable[[Any], None]] = [
         lambda axis: _thresholds(axis, trace, ends),
         lambda axis: _densities(axis, trace, ends, target),
     ]
-    if knob is not None and bool((knob.dropna("epoch") != 1.0).any()):
-        panels.append(lambda axis: _knob(axis, knob))
+    knobs = _knobs(trace)
+    if any(bool((knob.dropna("epoch") != 1.0).any()) for knob in knobs.values()):
+        panels.append(lambda axis: _moved(axis, knobs))
     restarts = trace.sizes["restart"]
     with styled():
         title = "Learned thresholds" + (f", {restarts} restarts" if restarts > 1 else "")
@@ -161,8 +162,11 @@ def _densities(axis: Any, trace: xr.Dataset, ends: Ends, target: xr.DataArray | 
                 label = "_"
 
 
-def _knob(axis: Any, knob: xr.DataArray) -> None:
-    restart_lines(axis, knob, "_", color=COLOURS[3])
+def _moved(axis: Any, knobs: Mapping[str, xr.DataArray]) -> None:
+    """One line, or those of a budget by layer, with the names of their knobs."""
+    for number, (name, knob) in enumerate(knobs.items()):
+        look = line_look(number) if 1 < len(knobs) <= LABELLED else {"color": COLOURS[3]}
+        restart_lines(axis, knob, name if 1 < len(knobs) <= LABELLED else "_", **look)
     axis.set_yscale("log")
     axis.set_ylabel("factor on the prior's knob")
     axis.set_title("What the budget moved")
@@ -190,6 +194,13 @@ def _ends(fit: Fit) -> Ends:
 def _is_of_density(fit: Fit) -> bool:
     told = fit.settings.get(Budget.name) or []
     return bool(told) and told[0]["kind"] == "density"
+
+
+def _knobs(trace: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Factors on the knobs of a budget, by the name of each where there are several."""
+    names = [str(name) for name in trace["budget_name"].values] if "budget" in trace else []
+    moved = [name for name in names if name == "knob" or name.startswith("knob ")]
+    return {name.removeprefix("knob "): trace["budget"].sel(budget_name=name, drop=True) for name in moved}
 
 
 def _of_budget(trace: xr.Dataset, key: str) -> xr.DataArray | None:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from bayesprune.inference.fit_result import Fit
-from bayesprune.inference.guides.learned_thresholds import thresholds_of
 from bayesprune.inference.inclusion.inclusion_notes import inclusion_notes, meaning_of
 from bayesprune.inference.restart import Restart
 from bayesprune.inference.watching.pruning_trace import inclusion_record
 from bayesprune.models.checks.given_numbers import restart_number
+from bayesprune.models.language.learned_threshold import learned_thresholds
 
 TITLES = {
     "tensor": "tensor",
@@ -84,7 +84,7 @@ def layer_table(fit: Fit, restart: int = 0, draws: int = 200) -> LayerTable:
     included, effective, notes = _posterior_counts(fit, restart, draws)
     kl = _last_kl(fit, restart)
     rms = _rms(one)
-    thresholds = {name: float(value.median()) for name, value in thresholds_of(one.guide).items()}
+    thresholds = _thresholds(one)
     rows: list[dict[str, Any]] = []
     for name, prior in one.model.priors.items():
         event = prior.hierarchy.included
@@ -169,6 +169,14 @@ def _last_kl(fit: Fit, restart: int) -> dict[str, float]:
 def _rms(one: Restart) -> dict[str, float]:
     weights = one.model.weights_at(one.guide.means())
     return {name: float(weight.square().mean().sqrt()) for name, weight in weights.items()}
+
+
+@torch.no_grad()
+def _thresholds(one: Restart) -> dict[str, float]:
+    """Learned thresholds at the guide's centre, of several of a tensor the median."""
+    known = learned_thresholds(one.model.priors)
+    values = one.guide.means() if known else {}
+    return {name: float(each.at(values[each.site.name]).median()) for name, each in known.items()}
 
 
 def _sparsity_note(one: Restart, record: dict[str, Any]) -> str:

@@ -15,18 +15,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesprune.inference.guides.learned_thresholds import LearnedThreshold
 from bayesprune.inference.rules.rule import Run
 from bayesprune.inference.rules.schedules import scaled, warmup
 from bayesprune.models.checks.listed_names import listed
-from bayesprune.models.priors.threshold_onset import decayed, start_that_wakes
+from bayesprune.models.language.learned_threshold import LearnedThreshold
+from bayesprune.models.language.ready_registry import READY
+from bayesprune.models.language.tensor_prior import TensorPrior
+from bayesprune.models.priors.threshold_onset import decayed
 
-__all__ = ["ASLEEP", "Sleeper", "asleep", "shorter", "sleepers", "sleepers_in_words", "start_at"]
+__all__ = [
+    "ASLEEP",
+    "Sleeper",
+    "asleep",
+    "default_init",
+    "shorter",
+    "sleepers",
+    "sleepers_in_words",
+    "start_at",
+    "strength_of",
+]
 
 ASLEEP = 1e-6
 """A threshold below this share of its tensor's largest |raw| is zero in effect."""
-AWAKE = 1e-3
-"""From this share on it counts as awake."""
+AWAKE, PRUNES = 1e-3, 0.03
+"""From these shares on it counts as awake, and as one that leaves weights out."""
 SOON = 0.25
 """Share of a fit at which a threshold that is to wake had better be awake: later there is little time to prune."""
 _HALVINGS = 60
@@ -44,8 +56,10 @@ class Sleeper:
         tensor: Name of its tensor.
         start: Where s is now.
         end: Where its prior alone takes it by the end.
-        init: Where it would have to start to wake at a quarter of the fit; None where there is no such place.
+        init: Where it would have to start to wake at a quarter of the fit; None where the rest of the fit would not
+            bring it to where it leaves weights out.
         setting: Name and value of the prior's setting with which it would, from where it is; None where none would.
+        may_leave_out: Whether it would start awake without an `init`.
     """
 
     tensor: str
@@ -53,6 +67,7 @@ class Sleeper:
     end: float
     init: float | None
     setting: tuple[str, float] | None
+    may_leave_out: bool
 
 
 def asleep(threshold: Tensor, raw: Tensor) -> bool:
@@ -76,6 +91,7 @@ def sleepers(run: Run, thresholds: Mapping[str, LearnedThreshold]) -> list[Sleep
     """
     moved = {knob for rule in run.rules.values() for knob in rule.moves}
     values, found = run.objective.guide.means(), []
+    paths: dict[float, _Path | None] = {}
     for name, one in thresholds.items():
         prior = one.prior
         if not run.steps or prior.hierarchy.is_annealed or moved & {f"{prior.pattern}.{knob}" for knob in one.knobs}:
@@ -83,15 +99,18 @@ def sleepers(run: Run, thresholds: Mapping[str, LearnedThreshold]) -> list[Sleep
         s, raw = values[one.site.name], values[one.raw.name]
         if not asleep(one.at(s), raw) or (precision := _precision(one, values)) is None:
             continue
-        path = _path(run, one, precision)
-        wakes = start_at(one, s, AWAKE * float(raw.abs().max()), float(s.flatten()[s.abs().argmax()]))
-        if path is None or wakes is None:
-            continue
+        if precision not in paths:
+            paths[precision] = _path(run, one, precision)
+        path, largest, far = paths[precision], float(raw.abs().max()), float(s.flatten()[s.abs().argmax()])
+        wakes, prunes = (start_at(one, s, share * largest, far) for share in (AWAKE, PRUNES))
         start = float(s.flatten()[s.abs().argmin()])
-        end = path.end(start)
-        if abs(end) <= abs(wakes):
+        if path is None or wakes is None or prunes is None or abs(end := path.end(start)) <= abs(wakes):
             continue
-        found.append(Sleeper(name, start, end, path.init(wakes), path.setting(one, start, wakes)))
+        init = path.init(wakes)
+        if init is not None and abs(path.end(init)) > abs(prunes):
+            init = None  # it would wake, and leave nothing out
+        leaves = default_init(prior, start) is None
+        found.append(Sleeper(name, start, end, init, path.setting(one, start, wakes), leaves))
     return found
 
 
@@ -110,19 +129,40 @@ def sleepers_in_words(found: Sequence[Sleeper], steps: int) -> str:
             settings[name] = max(value, settings.get(name, 0.0))
     numbers = [f"init={shorter(min(inits, key=abs))}"] if len(inits) == len(found) else []
     numbers += [f"{name}={shorter(value)}" for name, value in settings.items()]
-    timed = f"{' or '.join(numbers)} to wake at a quarter of the fit, or " if numbers else ""
+    remedies = [f"{' or '.join(numbers)} to wake at a quarter of the fit"] if numbers else []
+    remedies += ["leave init out"] if all(one.may_leave_out for one in found) else []
+    remedy = f"{'give ' if numbers else ''}{', or '.join(remedies) or 'start s nearer to zero'}"
     what = "thresholds" if len(found) > 1 else "the threshold"
     return (
         f"{what} of {listed([one.tensor for one in found])} will be asleep to the end, and no weight becomes zero: the "
-        f"prior alone moves s, from {_range([one.start for one in found])} to {_range([one.end for one in found])} in "
-        f"{steps:,} steps: give {timed}init=None, which starts awake"
+        f"prior alone moves s, from {_range([one.start for one in found])} to "
+        f"{_range([one.end for one in found], 'about ')} in "
+        f"{steps:,} steps: {remedy}"
     )
 
 
-def _range(values: Sequence[float]) -> str:
-    """A number with four digits, or the ends of several."""
+def _range(values: Sequence[float], before: str = "") -> str:
+    """A number with four digits and what stands before it, or the ends of several."""
     shown = list(dict.fromkeys(f"{value:.4g}" for value in sorted(values)))
-    return shown[0] if len(shown) == 1 else f"between {shown[0]} and {shown[-1]}"
+    return f"{before}{shown[0]}" if len(shown) == 1 else f"between {shown[0]} and {shown[-1]}"
+
+
+def strength_of(prior: TensorPrior) -> tuple[str, float] | None:
+    """Name and value of the setting of a prior that says how hard s is drawn to its mode, where it has one."""
+    arguments: dict[str, Any] = (prior.hierarchy.config or {}).get("arguments") or {}
+    named = [(name, float(arguments[name])) for name in _STRENGTHS if isinstance(arguments.get(name), (int, float))]
+    return named[0] if named else None
+
+
+def default_init(prior: TensorPrior, otherwise: float) -> float | None:
+    """Where s starts if a ready prior is not told: a number, or None for a start by the weights.
+
+    Args:
+        prior: The prior.
+        otherwise: What is returned for a prior that is not ready or has no such setting.
+    """
+    entry = READY.get(str((prior.hierarchy.config or {}).get("name")))
+    return otherwise if entry is None else entry.settings.get("init", otherwise)
 
 
 def start_at(one: LearnedThreshold, like: Tensor, threshold: float, far: float) -> float | None:
@@ -183,24 +223,24 @@ class _Decay(_Path):
 
     def __init__(self, rates: Sequence[float], decay: float, momentum: float) -> None:
         super().__init__(rates)
-        self.decay, self.momentum = decay, momentum
+        path = decayed(1.0, decay, rates, momentum)
+        self._at_end, self._early = path[-1], path[len(self.early) - 1]
+        # Half of the decay from which on momentum takes it beyond zero.
+        most = 0.5 * (1.0 - math.sqrt(momentum)) ** 2
+        self._most = most / (decay * max(rates)) if decay * max(rates) > 0.0 else 0.0
 
     def end(self, start: float) -> float:
-        return decayed(start, self.decay, self.rates, self.momentum)[-1]
+        return start * self._at_end
 
     def init(self, wakes: float) -> float | None:
-        return start_that_wakes(self.decay, self.early, self.momentum, wakes)
+        return wakes / self._early if self._early > 0.0 else None
 
     def setting(self, one: LearnedThreshold, start: float, wakes: float) -> tuple[str, float] | None:
-        left = decayed(1.0, self.decay, self.early, self.momentum)[-1]
-        config: dict[str, Any] = (one.prior.hierarchy.config or {}).get("arguments") or {}
-        named = [(name, config[name]) for name in _STRENGTHS if isinstance(config.get(name), (int, float))]
-        if not named or not 0.0 < left < 1.0:
+        strength = strength_of(one.prior)
+        if strength is None or not 0.0 < self._early < 1.0:
             return None
-        factor = math.log(start / wakes) / -math.log(left)
-        # A decay that would overshoot zero in one step is no remedy.
-        is_steady = factor * self.decay * max(self.rates) < 1.0 - self.momentum
-        return (named[0][0], factor * float(named[0][1])) if is_steady else None
+        factor = math.log(start / wakes) / -math.log(self._early)
+        return (strength[0], factor * strength[1]) if factor <= self._most else None
 
 
 class _Steps(_Path):
@@ -244,14 +284,15 @@ def _path(run: Run, one: LearnedThreshold, precision: float) -> _Path | None:
     if type(optimizer) is not torch.optim.SGD:
         return None
     weight: Callable[[float], float] = scaled(warmup(run.kl_warmup), run.final_kl_weight)
-    own = float(group["weight_decay"])
-    decays = [precision / model.data_size * weight(step / steps) + own for step in range(steps)]
+    own, momentum = float(group["weight_decay"]), float(group["momentum"])
+    lag = momentum / (1.0 - momentum) if momentum < 1.0 else 0.0  # the mean age of what momentum remembers
+    decays = [precision / model.data_size * weight(max(0.0, step - lag) / steps) + own for step in range(steps)]
     most = max(decays)
     if not most > 0.0:
         return _Decay(rates, 0.0, 0.0)  # what nothing moves stays
-    # What fades in is taken for a smaller rate: it is the same but for the few steps that momentum remembers.
+    # What fades in is taken for a smaller rate, that of the steps which momentum remembers.
     rates = [r * decay / most for r, decay in zip(rates, decays, strict=True)]
-    return _Decay(rates, most * (1.0 - float(group["dampening"])), float(group["momentum"]))
+    return _Decay(rates, most * (1.0 - float(group["dampening"])), momentum)
 
 
 def _precision(one: LearnedThreshold, values: Mapping[str, Tensor]) -> float | None:

@@ -11,14 +11,22 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from bayesprune.inference.guides.learned_thresholds import LearnedThreshold, learned_thresholds
 from bayesprune.inference.guides.left_in import left_in
 from bayesprune.inference.rules.registry import brought_by
 from bayesprune.inference.rules.rule import ActiveRule, Change, Rule, Run, Taken
-from bayesprune.inference.rules.threshold_forecast import asleep, shorter, sleepers, sleepers_in_words, start_at
+from bayesprune.inference.rules.threshold_forecast import (
+    asleep,
+    default_init,
+    shorter,
+    sleepers,
+    sleepers_in_words,
+    start_at,
+    strength_of,
+)
 from bayesprune.models.checks.listed_names import listed
 from bayesprune.models.checks.setting_types import checked_types
 from bayesprune.models.language.inclusion import BeyondThreshold
+from bayesprune.models.language.learned_threshold import LearnedThreshold, learned_thresholds
 
 __all__ = ["ActiveThresholds", "Thresholds"]
 
@@ -26,8 +34,6 @@ SPREAD = (0.05, 0.95)
 """Quantiles of the thresholds of a tensor that has several."""
 VARIABLES = ("threshold", "threshold_low", "threshold_high", "threshold_s")
 """What a row says of each tensor."""
-_SETTINGS = ("pressure", "weight_decay")
-"""Settings of a prior that say how hard a threshold is drawn up, the first that is given."""
 _SMALL = 0.01
 """Share of the weights' root mean square at which a threshold starts well."""
 _FARTHEST = 64.0
@@ -101,7 +107,7 @@ class ActiveThresholds(ActiveRule):
     def replaced(self) -> None:
         """Finds the thresholds of another model; what the one before had left is known."""
         self._read()
-        self._thresholds = learned_thresholds(self.run.objective.model)
+        self._thresholds = learned_thresholds(self.run.objective.model.priors)
 
     def before_step(self, step: int) -> None:
         """Says, before the first step, which thresholds will sleep through the fit."""
@@ -142,15 +148,11 @@ class ActiveThresholds(ActiveRule):
         if back:
             ends = [f"{name} ended with {self._end[name]['density']:.2%} of its weights" for name in back]
             self._say(f"where nothing had been left weights came back: {listed(ends)}", warn=False)
-        values = self.run.objective.guide.means()
-        slept = [
-            name for name, one in self._thresholds.items()
-            if name not in self.forecast and asleep(one.at(values[one.site.name]), values[one.raw.name])
-        ]  # fmt: skip
-        if slept and not self.run.stop:
+        slept = [] if self.run.stop else self._slept()
+        if slept:
             self._say(
                 f"{'thresholds' if len(slept) > 1 else 'the threshold'} of {listed(slept)} never woke, so that no "
-                "weight became zero: start s nearer to zero, init=None, or train longer",
+                "weight became zero: start s nearer to zero, or train longer",
                 warn=False,
             )
 
@@ -202,15 +204,17 @@ class ActiveThresholds(ActiveRule):
             if largest > 0.0:
                 raise ValueError(
                     f"no weight of {name} is left at the start: its largest |raw| is {largest:.3g}, and its threshold "
-                    f"{float(threshold.min()):.3g}: give {self._lower(one, values)}init=None, which starts at a "
-                    "hundredth of the weights' size"
+                    f"{float(threshold.min()):.3g}: {self._lower(one, values)}"
                 )
 
     def _lower(self, one: LearnedThreshold, values: Mapping[str, Tensor]) -> str:
-        """A start that leaves nearly all weights in, as a part of a sentence; empty where none is found."""
+        """A start that leaves nearly all weights in, as the end of a sentence."""
         small = _SMALL * float(values[one.raw.name].square().mean().sqrt())
+        here = float(values[one.site.name].min())
         init = start_at(one, values[one.site.name], small, -_FARTHEST)
-        return "" if init is None else f"init={shorter(init)} or lower, or "
+        ways = [] if init is None else [f"give init={shorter(init)} or lower"]
+        ways += [] if default_init(one.prior, here) == here else ["leave init out"]
+        return ", or ".join(ways) or "let s start lower"
 
     @torch.no_grad()
     def _look(self, step: int) -> None:
@@ -265,12 +269,21 @@ class ActiveThresholds(ActiveRule):
         steered = [key for key in knobs if key in moved]
         if any((model.knobs[key].factor > 1.0) == (knobs[key].more == "sparser") for key in steered):
             return "give the budget a larger density, or one by layer"
-        config: dict[str, Any] = (prior.hierarchy.config or {}).get("arguments") or {}
-        instead = "" if steered else ", or a Budget, as a whole or by layer"
-        for setting in _SETTINGS:
-            if isinstance(value := config.get(setting), (int, float)):
-                return f"give {setting}={shorter(0.1 * value)} in place of {value:g}{instead}"
-        return f"let its prior draw s up less{instead}"
+        instead, strength = "" if steered else ", or a Budget, as a whole or by layer", strength_of(prior)
+        if strength is None:
+            return f"let its prior draw s up less{instead}"
+        return f"give {strength[0]}={shorter(0.1 * strength[1])} in place of {strength[1]:g}{instead}"
+
+    def _slept(self) -> list[str]:
+        """Tensors whose thresholds are zero in effect and were so after each epoch, but for those foreseen."""
+        values = self.run.objective.guide.means()
+        rows = [self._recorded(), *self.run.history]
+        found = []
+        for name, one in self._thresholds.items():
+            known = [row["threshold"][name] for row in rows if name in row.get("threshold", {})]
+            if name not in self.forecast and asleep(torch.tensor(known), values[one.raw.name]):
+                found.append(name)
+        return found
 
     @torch.no_grad()
     def _recorded(self) -> dict[str, dict[str, float]]:

@@ -38,10 +38,22 @@ def long_horseshoe(make_fit):
     return make_fit({"*.weight": bp.Horseshoe()}, "meanfield", network=LongNames(), restarts=2, epochs=24)
 
 
+@pytest.fixture(scope="module")
+def soft(make_fit):
+    return make_fit({"*.weight": bp.SoftThreshold()}, learning_rate=None, rules=[bp.Budget(density=0.2)])
+
+
+@pytest.fixture(scope="module")
+def long_soft(make_fit):
+    priors = {"*.weight": bp.SoftThreshold(per="output")}
+    return make_fit(priors, network=LongNames(), learning_rate=None, rules=[bp.Budget(density=0.2)])
+
+
 DRAWN = {
     "pruning_trace": lambda fit, data: bp.plot_pruning_trace(fit),
     "trajectories": lambda fit, data: bp.plot_trajectories(fit),
     "scales": lambda fit, data: bp.plot_scales(fit),
+    "thresholds": lambda fit, data: bp.plot_thresholds(fit),
     "shrinkage": lambda fit, data: bp.plot_shrinkage(fit),
     "inclusion": lambda fit, data: bp.plot_inclusion(fit, maps="all"),
     "prior_posterior": lambda fit, data: bp.plot_prior_posterior(fit, draws=8),
@@ -58,7 +70,7 @@ FIGURES = {}
 def drawn(kind, names, request, digits):
     """A plot of a fit whose names are short or long; several tests look at one figure."""
     if (kind, names) not in FIGURES:
-        own = "spike" if kind in ("inclusion", "architecture") else "horseshoe"
+        own = {"inclusion": "spike", "architecture": "spike", "thresholds": "soft"}.get(kind, "horseshoe")
         fit = request.getfixturevalue(own if names == "short" else f"long_{own}")
         FIGURES[kind, names] = DRAWN[kind](fit, digits["held out"])
     return FIGURES[kind, names]

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import bayesprune as bp
+from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.rules import ready_rules
 from bayesprune.inference.rules.thresholds import Thresholds
 from bayesprune.inference.training import checkpoint as checkpoints
@@ -23,6 +24,9 @@ X = torch.randn(N, 6, generator=torch.Generator().manual_seed(1))
 Y = (X[:, 0] + X[:, 1] * X[:, 2] > 0).long()
 ASLEEP = "asleep to the end"
 WEIGHTS = "*.weight"
+STEPS = 1600
+PRESSING = 300.0
+"""Pressure that leaves nothing of some tensors."""
 
 
 def model(prior, hidden=(8,)):
@@ -89,7 +93,7 @@ def test_what_the_authors_settings_come_to_on_small_data_is_said_before_the_firs
     with pytest.warns(UserWarning, match=ASLEEP) as found:
         fit = fitted(bp.SoftThreshold.from_paper(decay, N, init=init), **how)
     (said,) = warned(found, ASLEEP)
-    told = float(re.search(r"to (-[\d.]+) in 19,600 steps", said)[1])
+    told = float(re.search(r"to about (-[\d.]+) in 19,600 steps", said)[1])
     assert told == pytest.approx(formula, rel=1e-3) and (end is None or told == end)
     assert fit.guide.notes == [said] and "fc1.weight and fc2.weight" in said
     assert fit.settings["thresholds"][0]["forecast"] == ["fc1.weight", "fc2.weight"]
@@ -117,11 +121,11 @@ class Saying(bp.ActiveRule):
 
 
 SLEEPING = {
-    "plain SGD": {"optimizer": sgd(0.05, 0.0)},
-    "momentum, cosine": {"optimizer": sgd(0.05, 0.9), "schedule": "cosine"},
-    "fade-in": {"optimizer": sgd(0.05, 0.9), "kl_warmup": 0.5},
-    "decay of the optimizer": {"optimizer": sgd(0.05, 0.9, weight_decay=1e-3)},
-    "as asked by the prior": {},
+    "plain SGD, fade-in": {"optimizer": sgd(0.05, 0.0), "kl_warmup": 0.5},
+    "momentum, cosine": {"optimizer": sgd(0.05, 0.9), "schedule": "cosine", "kl_warmup": 0.0},
+    "decay of the optimizer": {"optimizer": sgd(0.05, 0.9, weight_decay=1e-3), "kl_warmup": 0.0, "kl_weight": 0.3},
+    "as asked by the prior": {"kl_warmup": 0.0},
+    "momentum, fade-in": {"optimizer": sgd(0.05, 0.9), "kl_warmup": 0.5, "steps": 600},
 }
 
 
@@ -132,42 +136,47 @@ def test_where_it_is_said_to_end_it_ends(name):
         fit = fitted(prior, **SLEEPING[name])
     (said,) = warned(found, ASLEEP)
     ends = sorted(float(one["threshold_s"]) for one in fit.settings["thresholds"][0]["tensors"].values())
-    told = [float(number) for number in re.search(r"between (\S+) and (\S+) in 120", said).groups()]
-    fades = name == "fade-in" or SLEEPING[name] == {}
-    assert told == pytest.approx(ends, rel=3e-3 if fades else 6e-4)  # it is told with four digits
-    assert ends[0] > -59.9 and ends[1] - ends[0] > 0.01  # control: they move, and apart
+    told = [float(number) for number in re.search(r"between (\S+) and (\S+) in", said).groups()]
+    assert told == pytest.approx(ends, rel=5e-3 if name == "momentum, fade-in" else 3e-4)  # told with four digits
+    assert ends[0] > -59.9 and ends[1] - ends[0] > 0.3  # control: they move, and apart
     assert fit.settings["thresholds"][0]["tensors"]["fc1.weight"]["density"] == 1.0
 
 
 @pytest.mark.parametrize("setting", ["init", "weight_decay"])
 def test_with_what_it_proposes_thresholds_wake_at_a_quarter_of_the_fit(setting):
-    """A thousandth of the largest weight, of data that say nothing, so that nothing holds s back before."""
-    how = {"steps": 800, "optimizer": sgd(0.05, 0.9), "schedule": "cosine"}
+    """All targets are the same, so that the data hardly hold s back."""
+    how = {"steps": STEPS, "optimizer": sgd(0.05, 0.9), "schedule": "cosine", "batch_size": N, "precision": "float64"}
+    data = (X, torch.zeros_like(Y))
+    given = {"weight_decay": 5e-3, "init": -100.0}
     with pytest.warns(UserWarning, match=ASLEEP) as found:
-        fitted(bp.SoftThreshold.from_paper(1e-3, N, init=-500.0), **how)
-    value = float(re.search(rf"{setting}=(\S+)", warned(found, ASLEEP)[0])[1])
-    given = {"weight_decay": 1e-3, "init": -500.0} | {setting: value}
-    watch = Watch()
+        bp.fit(model(bp.SoftThreshold.from_paper(data_size=N, **given)), data, callbacks=[Watch(1)], **how)
+    given[setting] = float(re.search(rf"{setting}=(\S+)", warned(found, ASLEEP)[0])[1])
+    watch, bnn = Watch(STEPS // 3), model(bp.SoftThreshold.from_paper(data_size=N, **given))
+    largest = {name: float(bnn.network.get_parameter(name).abs().max()) for name in bnn.priors}
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # it says nothing any more
-        fit = fitted(bp.SoftThreshold.from_paper(data_size=N, **given), callbacks=[watch], **how)
-    assert fit.guide.notes == []
-    largest = float(fit.guide.means()["fc1.weight.raw"].abs().max())
-    path = torch.sigmoid(torch.stack(watch.s["fc1.weight"])) / largest
-    assert 0.2 < int((path > 1e-3).int().argmax()) / 800 < 0.35
-    assert float(path[0]) < 1e-3  # control: it begins asleep
+        warnings.filterwarnings("error", ASLEEP)  # it is not said any more
+        warnings.filterwarnings("ignore", "at step")
+        bp.fit(bnn, data, callbacks=[watch], **how)
+    woke = []
+    for name, path in watch.s.items():
+        awake = torch.sigmoid(torch.stack(path)) > 1e-3 * largest[name]
+        assert not bool(awake[0]) and bool(awake[-1])  # it begins asleep, and is awake
+        woke.append(int(awake.int().argmax()) / STEPS)
+    assert max(woke) == pytest.approx(0.25, abs=0.03)  # the last of them
 
 
 def test_by_adam_s_moves_by_its_rate_at_most():
-    how = {"optimizer": "adam", "learning_rate": 0.01, "schedule": "cosine", "kl_warmup": 0.0}
+    how = {"optimizer": "adam", "learning_rate": 0.2, "schedule": "cosine", "kl_warmup": 0.0}
     prior = bp.SoftThreshold(pressure=0.1, init=-60.0)
     with pytest.warns(UserWarning, match=ASLEEP) as found:
         fit = fitted(prior, **how)
     (said,) = warned(found, ASLEEP)
-    told = float(re.search(r"to (\S+) in 120 steps", said)[1])
+    told = float(re.search(r"to about (\S+) in 120 steps", said)[1])
     ends = [one["threshold_s"] for one in fit.settings["thresholds"][0]["tensors"].values()]
-    assert all(end <= told + 1e-3 for end in ends) and max(ends) == pytest.approx(told, abs=0.02)
-    assert told == pytest.approx(-60.0 + 0.01 * 60, abs=0.02) and "pressure" not in said and "init=" in said
+    formula = -60.0 + 0.2 * sum(0.5 * (1 + math.cos(math.pi * step / 120)) for step in range(120))
+    assert told == pytest.approx(formula, abs=5e-3)
+    assert all(end < told + 0.01 for end in ends) and max(ends) == pytest.approx(told, abs=1.0)
+    assert max(ends) > -50.0 and "pressure" not in said and "leave init out" in said
 
 
 def test_of_an_optimizer_that_it_does_not_know_it_says_so_at_the_end():
@@ -203,8 +212,11 @@ def test_a_start_that_zeroes_everything_is_refused_with_numbers_and_a_start_that
     largest = float(model(prior).network.get_parameter("fc1.weight").abs().max())
     assert f"its largest |raw| is {largest:.3g}, and its threshold 1:" in said
     lower = float(re.search(r"give init=(\S+) or lower", said)[1])
-    for init in (lower, None):
-        fit = fitted(bp.SoftThreshold.from_paper(1e-4, N, init=init), steps=4)
+    assert said.endswith(f"give init={lower:g} or lower, or leave init out")
+    for start in ({"init": lower}, {}):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", f".*{ASLEEP}")
+            fit = fitted(bp.SoftThreshold.from_paper(1e-4, N, **start), steps=4)
         assert fit.settings["thresholds"][0]["tensors"]["fc1.weight"]["density"] > 0.9
     with pytest.raises(ValueError, match="no weight of fc1.weight"):  # control: it is no number of no account
         fitted(bp.SoftThreshold.from_paper(1e-4, N, init=lower + 7.0))
@@ -227,7 +239,7 @@ def test_so_are_weights_that_start_at_zero():
 @pytest.mark.parametrize("execution", ["plain", "fused"])
 def test_a_lost_layer_is_named_at_the_step(every, execution):
     """Four steps an epoch, after each of which it is looked at too."""
-    watch, prior = Watch(), bp.SoftThreshold(pressure=3.0)
+    watch, prior = Watch(), bp.SoftThreshold(pressure=PRESSING)
     with pytest.warns(UserWarning, match="nothing is left of") as found:
         fit = fitted(prior, callbacks=[watch], rules=[Thresholds(every)], steps=160, execution=execution)
     looks = [step for step in range(1, 161) if step % every == 0 or step % 4 == 0]
@@ -243,14 +255,14 @@ def test_a_lost_layer_is_named_at_the_step(every, execution):
     assert told[name]["threshold"] == pytest.approx(float(torch.sigmoid(watch.s[name][step - 1])), rel=1e-5)
     said = warned(found, f"{name}")
     assert len(said) == 1 and said[0].startswith(f"at step {step} nothing is left of ")
-    assert "give pressure=0.3 in place of 3, or a Budget" in said[0]
+    assert "give pressure=30 in place of 300, or a Budget" in said[0]
     notes = fit.summary()["notes"]
     assert said[0] in notes and sum("nothing is left of" in note for note in notes) == len(warned(found, "nothing is"))
 
 
 def test_what_was_said_of_a_layer_is_not_said_again_at_the_end_and_is_without_the_rule(monkeypatch):
     with pytest.warns(UserWarning, match="nothing is left of"):
-        fit = fitted(bp.SoftThreshold(pressure=3.0), steps=160)
+        fit = fitted(bp.SoftThreshold(pressure=PRESSING, raw_sd=0.05), steps=160)
     notes = fit.summary()["notes"]
     monkeypatch.setitem(fit.settings, "thresholds", [])
     untold = fit.summary()["notes"]
@@ -267,7 +279,7 @@ def test_a_layer_that_keeps_weights_is_not_named():
 def test_where_weights_come_back_it_is_said_how_many():
     """The budget's last correction brings them back, after the last step."""
     with pytest.warns(UserWarning, match="nothing is left of"):
-        fit = fitted(bp.SoftThreshold(pressure=3.0), steps=160, rules=[bp.Budget(density=0.5)])
+        fit = fitted(bp.SoftThreshold(pressure=PRESSING), steps=160, rules=[bp.Budget(density=0.5)])
     (said,) = [note for note in fit.guide.notes if "came back" in note]
     assert fit.guide.notes[-1] == said
     report = fit.settings["thresholds"][0]
@@ -298,9 +310,7 @@ def test_thresholds_stand_in_the_trace_by_tensor():
         assert trace[key].dims == ("restart", "epoch", "tensor")
         assert trace[key].sel(tensor="fc3.weight").isnull().all()
     assert "threshold_name" not in trace.dims
-    s = np.stack([one["fc2.weight.s"].numpy() for one in seen])[:, 0, 0] if seen[0]["fc2.weight.s"].ndim else (
-        np.array([float(one["fc2.weight.s"]) for one in seen])
-    )  # fmt: skip
+    s = np.array([float(one["fc2.weight.s"]) for one in seen])
     np.testing.assert_array_equal(trace["threshold_s"].sel(tensor="fc2.weight").values[0], s)
     np.testing.assert_allclose(trace["threshold"].sel(tensor="fc2.weight").values[0], 1 / (1 + np.exp(-s)), rtol=1e-12)
     assert trace["threshold_low"].sel(tensor="fc2.weight").isnull().all()  # there is one
@@ -344,7 +354,7 @@ def test_a_fit_that_was_killed_and_resumed_is_as_one_that_was_not(tmp_path, monk
     def run(**more):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            return fitted(bp.SoftThreshold(pressure=3.0), steps=160, rules=[bp.Budget(density=0.5)], **more)
+            return fitted(bp.SoftThreshold(pressure=PRESSING), steps=160, rules=[bp.Budget(density=0.5)], **more)
 
     whole = run()
     with pytest.raises(KeyboardInterrupt):
@@ -393,7 +403,7 @@ def test_a_model_brings_it_once_whatever_how_many_priors_have_the_event():
 def test_loops_of_ones_own_may_have_it_or_not():
     bnn = model(bp.SoftThreshold())
     for rules in ([], [Thresholds(2)]):
-        loss = bp.objective(bnn, bp.Guide(bnn))
+        loss = bp.objective(bnn, Guide(bnn))
         optimizer = torch.optim.SGD(loss.parameters(), lr=0.01)
         with bp.Record(loss, optimizer, rules=rules) as record:
             for _ in range(4):
@@ -409,5 +419,5 @@ def test_loops_of_ones_own_may_have_it_or_not():
 
 @pytest.mark.parametrize("every", [0, -3, 2.5, "often"])
 def test_steps_between_looks_are_a_number_of_them(every):
-    with pytest.raises(ValueError, match="Thresholds.*every"):
+    with pytest.raises(ValueError, match="every.*Thresholds|Thresholds.*every"):
         Thresholds(every)

@@ -1,4 +1,4 @@
-"""Learned thresholds of a model: each as a function of the one latent behind it."""
+"""A learned threshold of weights, as a function of the one latent behind it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bayesprune.inference.guides.guide import Guide
-from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.language.deterministic_nodes import as_node
 from bayesprune.models.language.inclusion import BeyondThreshold
 from bayesprune.models.language.tensor_prior import Site, TensorPrior
 
-__all__ = ["LearnedThreshold", "learned_thresholds", "thresholds_of"]
+__all__ = ["LearnedThreshold", "learned_thresholds"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class LearnedThreshold:
         """Gradient of the log prior of the latent in nats, of its shape: what moves it while nothing else does.
 
         Args:
-            values: By site, such as `Guide.means`.
+            values: By site, such as a guide's centre.
             factor: What the latent's value is multiplied by before; default 1.
         """
         given = {latent: values[site.name].detach() for latent, site in self.prior.sites.items()}
@@ -88,33 +86,22 @@ class LearnedThreshold:
         return found
 
 
-def learned_thresholds(model: BayesianNetwork) -> dict[str, LearnedThreshold]:
-    """The learned thresholds of a model's tensors by name; none of priors without the event `BeyondThreshold`.
+def learned_thresholds(priors: Mapping[str, TensorPrior]) -> dict[str, LearnedThreshold]:
+    """The learned thresholds of priors with the event `BeyondThreshold`, by name of tensor.
 
-    Nor of a threshold that is a function of several latents, which has no one number behind it.
+    But for thresholds that are functions of several latents, which have no one number behind them.
 
     Args:
-        model: The model.
+        priors: The priors, `BayesianNetwork.priors`.
     """
     found = {}
-    for name, prior in model.priors.items():
+    for name, prior in priors.items():
         event = prior.hierarchy.included
         if isinstance(event, BeyondThreshold):
             behind = _latents_behind(prior, event.threshold)
             if len(behind) == 1:
                 found[name] = LearnedThreshold(prior, event, behind.pop())
     return found
-
-
-def thresholds_of(guide: Guide) -> dict[str, Tensor]:
-    """The learned thresholds by tensor, at the guide's centre, of the shape of what is behind them.
-
-    Args:
-        guide: The guide.
-    """
-    found = learned_thresholds(guide.model)
-    values = guide.means() if found else {}
-    return {name: one.at(values[one.site.name]) for name, one in found.items()}
 
 
 def _latents_behind(prior: TensorPrior, node: str) -> set[str]:
