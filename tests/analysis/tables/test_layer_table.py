@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import bayesprune as bp
-
 from bayesprune.analysis.tables.layer_table import layer_table
 
 TENSORS = ["fc1.weight", "fc2.weight", "fc3.weight"]
