@@ -64,13 +64,16 @@ DRAWN = {
 }
 
 
+OWN = {"inclusion": "spike", "architecture": "spike", "thresholds": "soft"}
+"""Fixtures with the fits that plots are of; default the horseshoe's."""
+
 FIGURES = {}
 
 
 def drawn(kind, names, request, digits):
     """A plot of a fit whose names are short or long; several tests look at one figure."""
     if (kind, names) not in FIGURES:
-        own = {"inclusion": "spike", "architecture": "spike", "thresholds": "soft"}.get(kind, "horseshoe")
+        own = OWN.get(kind, "horseshoe")
         fit = request.getfixturevalue(own if names == "short" else f"long_{own}")
         FIGURES[kind, names] = DRAWN[kind](fit, digits["held out"])
     return FIGURES[kind, names]
@@ -212,10 +215,10 @@ def test_weights_that_do_not_vary_are_told_in_one_sentence(gaussian, monkeypatch
         bp.plot_scales(gaussian)
 
 
-def test_a_plot_leaves_matplotlib_as_it_was(spike, horseshoe, digits):
+def test_a_plot_leaves_matplotlib_as_it_was(request, digits):
     before = dict(matplotlib.rcParams)
     figures = [
-        draw(spike if kind in ("inclusion", "architecture") else horseshoe, digits["held out"])
+        draw(request.getfixturevalue(OWN.get(kind, "horseshoe")), digits["held out"])
         for kind, draw in DRAWN.items()
         if kind != "r_hat"
     ]
