@@ -267,6 +267,7 @@ def raw_targets():
     return torch.tensor(load_diabetes(scaled=False).target, dtype=torch.float32)
 
 
+@pytest.mark.filterwarnings("ignore:at step 1 nothing is left of")  # of a budget that has one epoch here
 def test_the_page_on_plots_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
