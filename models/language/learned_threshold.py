@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from bayesprune.models.language.deterministic_nodes import as_node
-from bayesprune.models.language.inclusion import BeyondThreshold
 from bayesprune.models.language.tensor_prior import Site, TensorPrior
 
 __all__ = ["LearnedThreshold", "learned_thresholds"]
@@ -21,13 +20,15 @@ class LearnedThreshold:
     """The threshold of one tensor, a function of one latent (s, or the threshold itself).
 
     Args:
-        prior: The prior, whose event is `BeyondThreshold`.
-        event: The event.
-        latent: Name of the latent.
+        prior: The prior.
+        compared: Name of the latent that its event compares with the threshold.
+        threshold: Name of the threshold.
+        latent: Name of the latent behind that.
     """
 
     prior: TensorPrior
-    event: BeyondThreshold
+    compared: str
+    threshold: str
     latent: str
 
     @property
@@ -38,7 +39,7 @@ class LearnedThreshold:
     @property
     def raw(self) -> Site:
         """Site of what is compared with the threshold."""
-        return self.prior.sites[self.event.raw]
+        return self.prior.sites[self.compared]
 
     @functools.cached_property
     def knobs(self) -> tuple[str, ...]:
@@ -51,7 +52,7 @@ class LearnedThreshold:
         Args:
             value: Of the latent's shape.
         """
-        return self._node(self.event.threshold, value)
+        return self._node(self.threshold, value)
 
     @torch.enable_grad()
     def pull(self, values: Mapping[str, Tensor], factor: float = 1.0) -> Tensor:
@@ -87,7 +88,7 @@ class LearnedThreshold:
 
 
 def learned_thresholds(priors: Mapping[str, TensorPrior]) -> dict[str, LearnedThreshold]:
-    """The learned thresholds of priors with the event `BeyondThreshold`, by name of tensor.
+    """The learned thresholds of priors whose event names a latent, ``raw``, and a ``threshold``, by name of tensor.
 
     But for thresholds that are functions of several latents, which have no one number behind them.
 
@@ -96,11 +97,11 @@ def learned_thresholds(priors: Mapping[str, TensorPrior]) -> dict[str, LearnedTh
     """
     found = {}
     for name, prior in priors.items():
-        event = prior.hierarchy.included
-        if isinstance(event, BeyondThreshold):
-            behind = _latents_behind(prior, event.threshold)
+        raw, threshold = (getattr(prior.hierarchy.included, role, None) for role in ("raw", "threshold"))
+        if isinstance(raw, str) and isinstance(threshold, str) and raw in prior.sites:
+            behind = _latents_behind(prior, threshold)
             if len(behind) == 1:
-                found[name] = LearnedThreshold(prior, event, behind.pop())
+                found[name] = LearnedThreshold(prior, raw, threshold, behind.pop())
     return found
 
 
