@@ -59,6 +59,7 @@ class Sleeper:
         init: Where it would have to start to wake at a quarter of the fit; None where the rest of the fit would not
             bring it to where it leaves weights out.
         setting: Name and value of the prior's setting with which it would, from where it is; None where none would.
+        both: Where neither is, an `init` and such a setting with which it would, and would end leaving weights out.
         may_leave_out: Whether it would start awake without an `init`.
     """
 
@@ -67,6 +68,7 @@ class Sleeper:
     end: float
     init: float | None
     setting: tuple[str, float] | None
+    both: tuple[float, tuple[str, float]] | None
     may_leave_out: bool
 
 
@@ -109,8 +111,9 @@ def sleepers(run: Run, thresholds: Mapping[str, LearnedThreshold]) -> list[Sleep
         init = path.init(wakes)
         if init is not None and abs(path.end(init)) > abs(prunes):
             init = None  # it would wake, and leave nothing out
-        leaves = default_init(prior, start) is None
-        found.append(Sleeper(name, start, end, init, path.setting(one, start, wakes), leaves))
+        setting = path.setting(one, start, wakes)
+        both = path.both(one, wakes, prunes) if init is None and setting is None else None
+        found.append(Sleeper(name, start, end, init, setting, both, default_init(prior, start) is None))
     return found
 
 
@@ -121,14 +124,14 @@ def sleepers_in_words(found: Sequence[Sleeper], steps: int) -> str:
         found: What `sleepers` found, at least one.
         steps: Steps of the fit.
     """
-    inits = [one.init for one in found if one.init is not None]
-    settings: dict[str, float] = {}
-    for one in found:
-        if one.setting is not None:
-            name, value = one.setting
-            settings[name] = max(value, settings.get(name, 0.0))
-    numbers = [f"init={shorter(min(inits, key=abs))}"] if len(inits) == len(found) else []
-    numbers += [f"{name}={shorter(value)}" for name, value in settings.items()]
+    inits, settings = [one.init for one in found], [one.setting for one in found]
+    pairs = [one.both for one in found if one.both is not None]
+    numbers = [f"init={shorter(_nearest(inits))}"] if None not in inits else []
+    numbers += [] if None in settings else [_strongest(settings)]
+    if not numbers and len(pairs) == len(found):
+        numbers = [
+            f"init={shorter(_nearest([init for init, _ in pairs]))} and {_strongest([each for _, each in pairs])}"
+        ]
     remedies = [f"{' or '.join(numbers)} to wake at a quarter of the fit"] if numbers else []
     remedies += ["leave init out"] if all(one.may_leave_out for one in found) else []
     remedy = f"{'give ' if numbers else ''}{', or '.join(remedies) or 'start s nearer to zero'}"
@@ -139,6 +142,17 @@ def sleepers_in_words(found: Sequence[Sleeper], steps: int) -> str:
         f"{_range([one.end for one in found], 'about ')} in "
         f"{steps:,} steps: {remedy}"
     )
+
+
+def _nearest(inits: Sequence[float | None]) -> float:
+    """The start from which all of them come far enough."""
+    return min((init for init in inits if init is not None), key=abs)
+
+
+def _strongest(settings: Sequence[tuple[str, float] | None]) -> str:
+    """The setting that is enough for all of them."""
+    name, value = max((each for each in settings if each is not None), key=lambda pair: pair[1])
+    return f"{name}={shorter(value)}"
 
 
 def _range(values: Sequence[float], before: str = "") -> str:
@@ -211,6 +225,10 @@ class _Path:
         """Name and value of a setting of the prior by which it does, from where it starts."""
         return None
 
+    def both(self, one: LearnedThreshold, wakes: float, prunes: float) -> tuple[float, tuple[str, float]] | None:
+        """A start and a setting by which it comes to `wakes` at a quarter of the fit, and to `prunes` by the end."""
+        return None
+
 
 class _Decay(_Path):
     """By SGD: in proportion to its start.
@@ -241,6 +259,15 @@ class _Decay(_Path):
             return None
         factor = math.log(start / wakes) / -math.log(self._early)
         return (strength[0], factor * strength[1]) if factor <= self._most else None
+
+    def both(self, one: LearnedThreshold, wakes: float, prunes: float) -> tuple[float, tuple[str, float]] | None:
+        strength = strength_of(one.prior)
+        if strength is None or not 0.0 < self._at_end < self._early < 1.0 or not abs(wakes) > abs(prunes) > 0.0:
+            return None
+        factor = math.log(wakes / prunes) / math.log(self._early / self._at_end)
+        if factor > self._most:
+            return None
+        return wakes * self._early**-factor, (strength[0], factor * strength[1])
 
 
 class _Steps(_Path):

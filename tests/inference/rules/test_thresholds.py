@@ -165,6 +165,20 @@ def test_with_what_it_proposes_thresholds_wake_at_a_quarter_of_the_fit(setting):
     assert max(woke) == pytest.approx(0.25, abs=0.03)  # the last of them
 
 
+def test_where_neither_alone_will_do_it_proposes_both():
+    how = {"steps": 400, "optimizer": sgd(0.05, 0.5), "schedule": "cosine", "batch_size": N, "precision": "float64"}
+    data, watch = (X, torch.zeros_like(Y)), Watch()
+    with pytest.warns(UserWarning, match=ASLEEP) as found:
+        bp.fit(model(bp.SoftThreshold.from_paper(1e-6, N, init=-1e17)), data, callbacks=[Watch(1)], **how)
+    init, decay = re.search(r"give init=(\S+) and weight_decay=(\S+) to wake", warned(found, ASLEEP)[0]).groups()
+    bnn = model(bp.SoftThreshold.from_paper(float(decay), N, init=float(init)))
+    largest = float(bnn.network.get_parameter("fc1.weight").abs().max())
+    bp.fit(bnn, data, callbacks=[watch], **how)
+    awake = torch.sigmoid(torch.stack(watch.s["fc1.weight"])) > 1e-3 * largest
+    assert int(awake.int().argmax()) / 400 == pytest.approx(0.25, abs=0.05)
+    assert not bool(awake[0]) and float(torch.sigmoid(watch.s["fc1.weight"][-1])) > 0.01 * largest
+
+
 def test_by_adam_s_moves_by_its_rate_at_most():
     how = {"optimizer": "adam", "learning_rate": 0.2, "schedule": "cosine", "kl_warmup": 0.0}
     prior = bp.SoftThreshold(pressure=0.1, init=-60.0)
