@@ -250,12 +250,14 @@ def test_so_are_weights_that_start_at_zero():
 
 
 @pytest.mark.parametrize("every", [1, 7])
-@pytest.mark.parametrize("execution", ["plain", "fused"])
-def test_a_lost_layer_is_named_at_the_step(every, execution):
-    """Four steps an epoch, after each of which it is looked at too."""
+@pytest.mark.parametrize(
+    ("execution", "device"), [("plain", "cpu"), ("fused", "cpu"), pytest.param("fused", "cuda", marks=pytest.mark.gpu)]
+)
+def test_a_lost_layer_is_named_at_the_step(every, execution, device):
+    """Four steps an epoch, after each of which it is looked at too; on a device looks are read later."""
     watch, prior = Watch(), bp.SoftThreshold(pressure=PRESSING)
     with pytest.warns(UserWarning, match="nothing is left of") as found:
-        fit = fitted(prior, callbacks=[watch], rules=[Thresholds(every)], steps=160, execution=execution)
+        fit = fitted(prior, callbacks=[watch], rules=[Thresholds(every)], steps=160, execution=execution, device=device)
     looks = [step for step in range(1, 161) if step % every == 0 or step % 4 == 0]
     expected = {}
     for name, left in watch.left.items():
