@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from bayesprune.data.sets import load_data as load_data
     from bayesprune.inference.combined import Combined as Combined
     from bayesprune.inference.data.batch_normalisation import reestimate_statistics as reestimate_statistics
+    from bayesprune.inference.defaults.onset_start import onset_start as onset_start
     from bayesprune.inference.execution.stepper import Stepper as Stepper
     from bayesprune.inference.fit_result import Fit as Fit
     from bayesprune.inference.guides.factors import BernoulliFactor as BernoulliFactor
@@ -97,6 +98,7 @@ if TYPE_CHECKING:
     from bayesprune.inference.rules.schedules import cosine as cosine
     from bayesprune.inference.rules.schedules import hold_then_cosine as hold_then_cosine
     from bayesprune.inference.rules.schedules import steps as steps
+    from bayesprune.inference.rules.schedules import warmup_cosine as warmup_cosine
     from bayesprune.inference.rules.thresholds import Thresholds as Thresholds
     from bayesprune.inference.sparsity_path.continuation import sparsity_path as sparsity_path
     from bayesprune.inference.sparsity_path.sparsity_path import SparsityPath as SparsityPath
@@ -210,6 +212,7 @@ _HOMES: dict[str, str] = {
     "Reduction": "bayesprune.models.priors.reduction",
     "SpikeAndSlab": "bayesprune.models.priors.spike_and_slab",
     "SoftThreshold": "bayesprune.models.priors.soft_threshold",
+    "onset_start": "bayesprune.inference.defaults.onset_start",
     "ContinuousSpikeAndSlab": "bayesprune.models.priors.continuous_spike_and_slab",
     "SWS": "bayesprune.models.priors.sws",
     "MCP": "bayesprune.models.priors.mcp",
@@ -309,6 +312,7 @@ _HOMES: dict[str, str] = {
     "cosine": "bayesprune.inference.rules.schedules",
     "hold_then_cosine": "bayesprune.inference.rules.schedules",
     "steps": "bayesprune.inference.rules.schedules",
+    "warmup_cosine": "bayesprune.inference.rules.schedules",
     # bayesian model reduction
     "evidence_change": "bayesprune.inference.inclusion.reduction",
     "reduced_inclusion": "bayesprune.inference.inclusion.reduction",

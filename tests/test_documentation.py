@@ -158,6 +158,15 @@ def test_the_page_on_halo_runs():
     assert all(bool(mask.all()) == name.endswith("bias") for name, mask in masks.items())
 
 
+def test_the_page_on_soft_thresholds_runs():
+    space = {}
+    for block in code_blocks("docs/priors/soft-threshold.md", epochs=6):
+        exec(compile(block, "docs/priors/soft-threshold.md", "exec"), space)
+    assert space["result"].report.sparsity == pytest.approx(0.9, abs=1e-4)
+    assert space["published"].settings["schedule"] == "warmup-cosine"
+    assert space["deployed"].network.fc1.weight.shape == (300, 64)
+
+
 def test_the_page_on_sparse_variational_dropout_runs(declared):
     declared |= {"network": declared["bnn"].network, "x": declared["data"][0], "y": declared["data"][1]}
     for block in code_blocks("docs/priors/sparse-variational-dropout.md"):

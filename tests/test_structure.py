@@ -251,7 +251,7 @@ WINGS = {
         "watching": "rules objective guides",
         "predictions": "fitted objective guides data",
         "posterior": "fitted restart watching guides data",
-        "defaults": "guides data",
+        "defaults": "rules guides data",
         "inclusion": "fitted restart posterior guides data",
         "notes": "fitted inclusion predictions defaults rules watching guides data",
         "combined": "fitted inclusion predictions objective guides",
