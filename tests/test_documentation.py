@@ -158,6 +158,7 @@ def test_the_page_on_halo_runs():
     assert all(bool(mask.all()) == name.endswith("bias") for name, mask in masks.items())
 
 
+@pytest.mark.filterwarnings("ignore:thresholds of .* will be asleep to the end")  # of a fit that is as short here
 def test_the_page_on_soft_thresholds_runs():
     space = {}
     for block in code_blocks("docs/priors/soft-threshold.md", epochs=6):
