@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from bayesprune.analysis.plots.r_hat import plot_r_hat as plot_r_hat
     from bayesprune.analysis.plots.scales import plot_scales as plot_scales
     from bayesprune.analysis.plots.shrinkage import plot_shrinkage as plot_shrinkage
+    from bayesprune.analysis.plots.thresholds import plot_thresholds as plot_thresholds
     from bayesprune.analysis.plots.trajectories import plot_trajectories as plot_trajectories
     from bayesprune.analysis.plots.units import plot_units as plot_units
     from bayesprune.analysis.tables.layer_table import layer_table as layer_table
@@ -98,6 +99,7 @@ if TYPE_CHECKING:
     from bayesprune.inference.rules.schedules import hold_then_cosine as hold_then_cosine
     from bayesprune.inference.rules.schedules import steps as steps
     from bayesprune.inference.rules.schedules import warmup_cosine as warmup_cosine
+    from bayesprune.inference.rules.thresholds import Thresholds as Thresholds
     from bayesprune.inference.sparsity_path.continuation import sparsity_path as sparsity_path
     from bayesprune.inference.sparsity_path.sparsity_path import SparsityPath as SparsityPath
     from bayesprune.inference.terms.check import check_term as check_term
@@ -257,6 +259,7 @@ _HOMES: dict[str, str] = {
     # inference
     "fit": "bayesprune.inference.training.fit",
     "Gating": "bayesprune.inference.rules.gate_training",
+    "Thresholds": "bayesprune.inference.rules.thresholds",
     "Fit": "bayesprune.inference.fit_result",
     "Combined": "bayesprune.inference.combined",
     "objective": "bayesprune.inference.objective.objective",
@@ -361,6 +364,7 @@ _HOMES: dict[str, str] = {
     "plot_architecture": "bayesprune.analysis.plots.architecture",
     "plot_gates": "bayesprune.analysis.plots.gates",
     "plot_units": "bayesprune.analysis.plots.units",
+    "plot_thresholds": "bayesprune.analysis.plots.thresholds",
     "training_costs": "bayesprune.analysis.tables.training_costs",
     "TrainingCosts": "bayesprune.analysis.tables.training_costs",
     "plot_calibration": "bayesprune.analysis.plots.calibration",

@@ -159,6 +159,7 @@ def test_the_page_on_halo_runs():
     assert all(bool(mask.all()) == name.endswith("bias") for name, mask in masks.items())
 
 
+@pytest.mark.filterwarnings("ignore:thresholds of .* will be asleep to the end")  # of a fit that is as short here
 def test_the_page_on_soft_thresholds_runs():
     space = {}
     for block in code_blocks("docs/priors/soft-threshold.md", epochs=6):
@@ -301,6 +302,7 @@ def raw_targets():
     return torch.tensor(load_diabetes(scaled=False).target, dtype=torch.float32)
 
 
+@pytest.mark.filterwarnings("ignore:at step 1 nothing is left of")  # of a budget that has one epoch here
 def test_the_page_on_plots_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)

@@ -56,7 +56,8 @@ class Budget(Rule):
             `LayerBudget`, or shares in (0, 1] and whole numbers from 2 on by name of tensor or shell pattern of names.
         macs: Share of the MACs of the network as it was declared, in (0, 1), or their number; with gates of units.
         parameters: The same of its parameters.
-        ramp: Shares of the fit at which the ramp begins and ends; default (0.2, 0.8), as priors fade in before. With
+        ramp: Shares of the fit at which the ramp begins and ends; default that of the knob, or else (0.2, 0.8), as
+            priors fade in before. With
             gates of units (0.35, 0.85) of the steps until they are rounded: they wait for the weights before.
         every: Steps between updates; default 25, fewer in fits of less than a thousand steps.
         gain: How much the knob's logarithm moves over a whole fit for an error of one nat; default 20.
@@ -229,8 +230,10 @@ class ActiveBudget(ActiveRule):
         self._measure: Measure = measure_of(run.objective.model, budget.kind, getattr(budget, budget.kind))
         self._target = sum(part.target for part in self._measure.parts)
         self._whole = sum(part.whole for part in self._measure.parts)
-        self._ramp = budget.ramp or ((0.35, 0.85) if self._measure.settles else (0.2, 0.8))
+        own = next((knob.ramp for part in self._measure.parts for knob in part.knobs.values() if knob.ramp), None)
+        self._ramp = budget.ramp or own or ((0.35, 0.85) if self._measure.settles else (0.2, 0.8))
         self._controllers = [Controller(budget, run, part, self._ramp) for part in self._measure.parts]
+        self.moves = tuple(key for one in self._controllers for key in one.part.knobs)
         self._row: dict[str, float] = {}
         self._landing: dict[str, Any] = {}
 
