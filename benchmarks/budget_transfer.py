@@ -28,8 +28,7 @@ NETWORKS = {"lenet-300-100": bp.lenet_300_100, "lenet-5": bp.lenet_5}
 EPOCHS = {"lenet-300-100": 10, "lenet-5": 4}
 SEEDS = {"lenet-300-100": 3, "lenet-5": 1}
 MINUTES = {"lenet-300-100": (2.0, 1.4), "lenet-5": (3.5, 2.1)}
-"""Of a fit with soft thresholds and of a gradual run, as measured on one core that two others used too: a third of it is
-processor time."""
+"""Of a fit with soft thresholds and of a gradual run, as measured on a core that others used too."""
 DENSITIES = (0.05, 0.02)
 BUDGETS = ("soft thresholds", "uniform", "ERK", "global")
 Run = tuple[str, float, str, int]
