@@ -21,7 +21,7 @@ from bayesprune.inference.objective.objective import Objective
 from bayesprune.inference.predictions.validation_scores import validation_scores
 from bayesprune.inference.rules.rule import ActiveRule, Change, Rule, Taken
 from bayesprune.inference.rules.schedules import scaled, schedule_named, warmup
-from bayesprune.inference.training.fit_options import FitOptions
+from bayesprune.inference.training.fit_options import USUAL, FitOptions
 from bayesprune.inference.training.optimizers import make_optimizer
 from bayesprune.inference.training.runtime import Runtime
 from bayesprune.inference.training.step_sums import StepSums
