@@ -21,7 +21,7 @@ from bayesprune.inference.objective.objective import Objective
 from bayesprune.inference.predictions.validation_scores import validation_scores
 from bayesprune.inference.rules.rule import ActiveRule, Change, Rule, Taken
 from bayesprune.inference.rules.schedules import scaled, schedule_named, warmup
-from bayesprune.inference.training.fit_options import USUAL, FitOptions
+from bayesprune.inference.training.fit_options import FitOptions
 from bayesprune.inference.training.optimizers import make_optimizer
 from bayesprune.inference.training.runtime import Runtime
 from bayesprune.inference.training.step_sums import StepSums
@@ -214,7 +214,9 @@ class RestartRun(FitState):
         )
         asked = [found for rule in self.plan.rules if (found := rule.expectation(guide)) is not None]
         objective = Objective(model, guide, gradient, asked[0] if asked else None)
-        optimizer = make_optimizer(options.optimizer, objective, options.learning_rate or USUAL["learning_rate"])
+        rate = options.learning_rate
+        assert rate is not None  # `settled_training` has filled it in
+        optimizer = make_optimizer(options.optimizer, objective, rate)
         self.runtime.setup(objective, optimizer)
         return objective, optimizer
 

@@ -189,8 +189,10 @@ LAWS = [
         lambda tau, lam, c2, z: z / np.sqrt((tau * lam) ** -2 + 1.0 / c2),  # precisions of Normals add up
         "shrinkage",
     ),
-    Law("soft-threshold", {}, normals((0.4 * DATA) ** -0.5, sqrt(2.5)), lambda s, raw: soft(raw, s, np.exp), "atom"),
-    Law("soft-threshold", ROWS, normals((0.3 * FAN_IN) ** -0.5, 0.7), lambda s, raw: soft(raw, s, "exp"), "atom"),
+    Law("soft-threshold", {}, normals((0.4 * DATA) ** -0.5, sqrt(2.5)), lambda s, raw: soft(raw, s, "exp"), "atom"),
+    Law(
+        "soft-threshold", ROWS, normals((0.3 * FAN_IN / SIZE) ** -0.5, 0.7), lambda s, raw: soft(raw, s, "exp"), "atom"
+    ),
     Law("soft-threshold-paper", DECAY, normals(sqrt(0.2), sqrt(0.2)), lambda s, raw: soft(raw, s), "atom"),
     Law("reduction", {"sd": 0.3}, lambda weight: normal(weight, 0.3), kind="reduction"),
     Law(
