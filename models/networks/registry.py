@@ -9,7 +9,9 @@ from typing import Any, Protocol
 from torch import nn
 
 from bayesprune.models.checks.size_bounds import checked_count, checked_input_shape, checked_width, require_holdable
+from bayesprune.models.networks.fast_grnn import fast_grnn
 from bayesprune.models.networks.lenet import lenet_5, lenet_300_100
+from bayesprune.models.networks.recurrent import gru, lstm
 from bayesprune.models.networks.resnet import resnet_18, resnet_20, resnet_32, resnet_56
 from bayesprune.models.networks.vgg import vgg_16_bn
 
@@ -61,6 +63,15 @@ def _resnet_builder(name: str, make: Callable[[int, int, float], nn.Module]) -> 
     return build
 
 
+def _recurrent_builder(name: str, make: Callable[[Sequence[int], int, float], nn.Module]) -> Builder:
+    """The builder of a recurrent network, which takes sequences, and images row by row."""
+
+    def build(input_shape: Sequence[int], classes: int, width: float = 1.0) -> nn.Module:
+        return _named(name, input_shape, classes, width, make(input_shape, classes, width))
+
+    return build
+
+
 def _require_image(name: str, input_shape: Sequence[int]) -> None:
     if len(input_shape) != 3:
         raise ValueError(
@@ -84,6 +95,9 @@ NETWORKS: dict[str, Builder] = {
     "resnet-20": _resnet_builder("resnet-20", resnet_20),
     "resnet-32": _resnet_builder("resnet-32", resnet_32),
     "resnet-56": _resnet_builder("resnet-56", resnet_56),
+    "fast-grnn": _recurrent_builder("fast-grnn", fast_grnn),
+    "gru": _recurrent_builder("gru", gru),
+    "lstm": _recurrent_builder("lstm", lstm),
 }
 """Networks by the name the command line uses; each builder takes `(input_shape, classes, width=1.0)`."""
 
