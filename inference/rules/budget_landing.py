@@ -3,6 +3,8 @@
 * Gates: one common shift of their log odds. Under Bernoullis it is what a last move of the prior odds by as much would
   do to the guide at the evidence that it has seen: logit q = logit prior + evidence, gate by gate. Hard concrete gates
   have no such rule; there it only keeps the order of the gates.
+* Components of a matrix: the same shift of their threshold, but those that are left keep their sizes: what goes are the
+  smallest components, and nothing else changes.
 * Weights that count by their size: those between the threshold and the size of the last weight that is to stay are
   moved just across the threshold; no other weight changes.
 """
@@ -19,7 +21,7 @@ from torch import Tensor
 from bayesprune.inference.guides.families import Family
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.guides.left_in import included_weights
-from bayesprune.inference.rules.budget_count import knob_of, thresholds, weights_left
+from bayesprune.inference.rules.budget_count import component_sizes, knob_of, thresholds, weights_left
 from bayesprune.models.language.latent import WEIGHT
 
 __all__ = ["landed"]
@@ -45,11 +47,13 @@ def landed(guide: Guide, count: Callable[[], float], target: int) -> dict[str, A
         How it was done (``"by"``), the count before, and the size of the change; as JSON holds it.
     """
     before = count()
-    shifted = list(_shifted(guide))
+    shifted, sizes = list(_shifted(guide)), component_sizes(guide)
     if shifted:
         names = dict.fromkeys(_SHIFTED[sign] for _, sign in shifted)
         by = f"a common shift of {' and '.join(names)}"
-        return {"by": by, "before": before, "shift": _shift(shifted, count, target)}
+        shift = _shift(shifted, count, target)
+        _keep_sizes(guide, sizes)
+        return {"by": by, "before": before, "shift": shift}
     return {"by": "weights between the two counts moved across", "before": before, **_across(guide, target)}
 
 
@@ -78,6 +82,23 @@ def _shift(parts: list[tuple[Tensor, float]], count: Callable[[], float], target
     shift = _nearest(at, target)
     at(shift)
     return shift
+
+
+def _keep_sizes(guide: Guide, sizes: dict[str, Tensor]) -> None:
+    """Moves components that were there before a shift and still are to the sizes beyond the threshold that they had.
+
+    Args:
+        guide: The guide, after the shift.
+        sizes: Sizes beyond the threshold before it, by site of the latent that is thresholded.
+    """
+    after = component_sizes(guide)
+    for module in guide.families:
+        family = cast(Family, module)
+        for piece in family.slices():
+            if piece.site.name in sizes and piece.parameter == "location":
+                before, now = sizes[piece.site.name], after[piece.site.name]
+                value = piece.of(family.get_parameter("location").data)
+                value += value.sign() * torch.where((before > 0) & (now > 0), before - now, 0.0)
 
 
 def _nearest(at: Callable[[float], float], target: int) -> float:

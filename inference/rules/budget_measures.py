@@ -17,7 +17,13 @@ from bayesprune.inference.guides.gate_family import GateFamily
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.guides.left_in import included_weights
 from bayesprune.inference.rules.attraction import fan_out_norms
-from bayesprune.inference.rules.budget_count import counting_rules, knob_of, thresholds, weights_left
+from bayesprune.inference.rules.budget_count import (
+    counting_rules,
+    counts_left,
+    knob_of,
+    thresholds,
+    weights_left,
+)
 from bayesprune.inference.rules.budget_landing import landed
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.gates.network_gates import NetworkGates
@@ -96,7 +102,7 @@ class WeightMeasure:
 
     def reached(self, guide: Guide) -> float:
         """See `Measure`."""
-        return float(sum(int(left.sum()) for left in weights_left(guide).values()))
+        return float(sum(counts_left(guide).values()))
 
     @torch.no_grad()
     def signal(self, guide: Guide, along: float) -> float:
@@ -108,10 +114,10 @@ class WeightMeasure:
         """
         probabilities, least = guide.inclusion(), thresholds(guide)
         weights = included_weights(guide) if least else {}
-        count, expected = 0.0, 0.0
+        count, expected, counts = 0.0, 0.0, counts_left(guide)
         for name, left in weights_left(guide).items():
             prior = guide.model.priors[name]
-            event, here = prior.hierarchy.included, float(left.sum())
+            event, here = prior.hierarchy.included, float(counts[name])
             gate = None if event is None or event.gate is None else probabilities.get(prior.sites[event.gate].name)
             if name in least and name in self.latest:
                 hovers = _HOVER * (weights[name] - self.latest[name]).abs().median()

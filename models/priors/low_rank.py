@@ -18,8 +18,8 @@ from bayesprune.models.priors.soft_threshold import BY_MAP, soft_thresholded
 
 __all__ = ["LowRank", "unit_length"]
 
-PRESSURE = Knob(low=1e-6, high=1e9)
-"""A factor on the precision of s, whose mean is a threshold as large as components are expected to be."""
+PRESSURE = Knob(low=1e-6, high=1e9, shift="s", shift_to="sparser", pace=3.0)
+"""What `Budget` moves: a factor on the precision of s, whose mean is a threshold as large as components are expected to be."""
 _START = 0.01
 """Where a threshold starts, as a share of the root mean square of the singular values."""
 _SHORTEST = 1e-12
@@ -38,7 +38,8 @@ class LowRank(Hierarchy):
     S is the soft threshold sign(m) relu(|m| - exp(s)) and s one number a tensor, so that whole components are exactly
     zero, and those that are left are its rank. m ~ Normal(0, m_sd), s ~ Normal(log m_sd, sd_s), entries of u and v ~
     Normal(0, 1). It is the low-rank form of Kusupati et al. 2020, whose own code of it is not public, for matrices of
-    linear layers, such as those of `bayesprune.models.networks.recurrent`. `compact` makes two thin layers of each.
+    linear layers, such as those of `bayesprune.models.networks.recurrent`. `compact` makes two thin layers of each, whose
+    weights, rank x (out + in), `Budget(density=)` counts and moves the pressure for.
 
     Scale: at the same weights u_k, m_k and v_k could trade factors, so that a threshold on m would mean nothing. So
     only the directions of u_k and v_k are used. m_k then is a size like a singular value, on one scale for all
@@ -106,6 +107,7 @@ class LowRank(Hierarchy):
             included=some_component("m", "threshold"),
             default_guide="map",
             knobs={"pressure": PRESSURE},
+            budget="pressure",
         )
         self.map_options = BY_MAP
 
