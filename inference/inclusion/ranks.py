@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.inference.fitted import Fitted
-from bayesprune.inference.guides.factors import DeltaFactor, NormalFactor
+from bayesprune.inference.guides.factors import DeltaFactor, Factor, NormalFactor
 from bayesprune.inference.inclusion.event_rule import EventRule, event_rule
 from bayesprune.inference.restart import Restart
 from bayesprune.models.language.inclusion import SomeComponent
@@ -99,13 +99,7 @@ def _probabilities(one: Restart, prior: TensorPrior) -> tuple[Tensor, Tensor]:
     assert isinstance(event, SomeComponent)
     (below,) = prior.hierarchy.parents[event.threshold]
     factors, centre = one.guide.draw(), one.guide.means()
-    size, latent = factors[prior.sites[event.raw].name], factors[prior.sites[below].name]
-    for factor in (size, latent):
-        if not isinstance(factor, (DeltaFactor, NormalFactor)):
-            raise ValueError(
-                f"the guide of {event.raw} or {below} on {prior.name} is neither a point nor a Normal, so that its "
-                "rank has no closed form: fit with guide='map' or 'meanfield'"
-            )
+    size, latent = (_closed(factors[prior.sites[name].name], name, prior) for name in (event.raw, below))
     nodes, shares = _nodes(latent)
     each, none = torch.zeros_like(size.value), torch.zeros_like(size.value.sum())
     for at, share in zip(nodes, shares, strict=True):
@@ -113,6 +107,16 @@ def _probabilities(one: Restart, prior: TensorPrior) -> tuple[Tensor, Tensor]:
         each += share * kept
         none += share * (1.0 - kept).prod()
     return each, 1.0 - none
+
+
+def _closed(factor: Factor, latent: str, prior: TensorPrior) -> DeltaFactor | NormalFactor:
+    """The factor, if it is a point or a Normal."""
+    if not isinstance(factor, (DeltaFactor, NormalFactor)):
+        raise ValueError(
+            f"the guide of {latent} on {prior.name} is neither a point nor a Normal, so that its rank has no closed "
+            "form: fit with guide='map' or 'meanfield'"
+        )
+    return factor
 
 
 def _nodes(factor: DeltaFactor | NormalFactor) -> tuple[list[Tensor], list[float]]:

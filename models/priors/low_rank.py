@@ -18,8 +18,9 @@ from bayesprune.models.priors.soft_threshold import BY_MAP, soft_thresholded
 
 __all__ = ["LowRank", "unit_length"]
 
-PRESSURE = Knob(low=1e-6, high=1e9, shift="s", shift_to="sparser", pace=3.0)
-"""What `Budget` moves: a factor on the precision of s, whose mean is a threshold as large as components are expected to be."""
+PRESSURE = Knob(low=1e-6, high=10.0, shift="s", shift_to="sparser", pace=3.0)
+"""What `Budget` moves: a factor on the precision of s, whose mean is a threshold as large as components may well be. Far
+above its bound steps of an optimizer would go beyond that mean."""
 _START = 0.01
 """Where a threshold starts, as a share of the root mean square of the singular values."""
 _SHORTEST = 1e-12
@@ -33,7 +34,7 @@ def unit_length(vectors: Tensor, dim: int) -> Tensor:
 
 @ready("low-rank", "matrices of a learned rank: components below a threshold are exactly zero (STR)")
 class LowRank(Hierarchy):
-    """weight = sum over k of S(m_k, exp(s)) a_k b_k', a_k = u_k / |u_k|, b_k = v_k / |v_k|: a matrix of a learned rank.
+    """weight = sum over k of S(m_k, exp(s)) (u_k / |u_k|) (v_k / |v_k|)': a matrix of a learned rank.
 
     S is the soft threshold sign(m) relu(|m| - exp(s)) and s one number a tensor, so that whole components are exactly
     zero, and those that are left are its rank. m ~ Normal(0, m_sd), s ~ Normal(log m_sd, sd_s), entries of u and v ~
