@@ -3,12 +3,13 @@
 GRU and FastGRNN of 64 hidden units, 50 epochs by SGD 0.5 with a cosine schedule, batch 128, three seeds; priors on
 the input and the recurrent matrix of the cell. *Learned*: `LowRank` at several pressures. *By hand*: the same prior
 with the rank of the recurrent matrix given and a pressure that does nothing, which is plain training of so many
-components, started at the best approximation of that rank; the input matrix keeps all its eight. *Full*: a matrix under
-a Gaussian. Each network is pruned and compacted: the table has its ranks, accuracy on the test set, MACs for one image,
-the largest difference of outputs that folding made (in float32, relative to the output's standard deviation, on the
-test set), and how many times as long the network with the product takes (medians of ratios within rounds).
+components, started at the best approximation of that rank; the input matrix keeps all its eight. *Full*: matrices
+under a Gaussian. Each network is pruned and compacted: the table has its ranks, accuracy on the test set, MACs for one
+image, the largest difference of outputs that folding made (in float32, relative to the output's standard deviation, on
+the test set), and how many times as long the network with the product takes (medians of ratios within rounds).
 
-Run ``python -m benchmarks.low_rank``; it prints runs x minutes before it starts, resumes, and appends a JSON line a run.
+Run ``python -m benchmarks.low_rank``; it prints runs x minutes before it starts, resumes, and appends one JSON line a
+run.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from bayesprune.models.priors.soft_threshold import BY_MAP, soft_thresholded
 __all__ = ["LowRank", "unit_length"]
 
 PRESSURE = Knob(low=1e-6, high=10.0, shift="s", shift_to="sparser", pace=3.0)
-"""What `Budget` moves: a factor on the precision of s, whose mean is a threshold as large as components may well be. Far
-above its bound steps of an optimizer would go beyond that mean."""
+"""What `Budget` moves: a factor on the precision of s, whose mean is a threshold as large as components may well be.
+Far above its bound steps of an optimizer would go beyond that mean."""
 _START = 0.01
 """Where a threshold starts, as a share of the root mean square of the singular values."""
 _SHORTEST = 1e-12
@@ -39,8 +39,8 @@ class LowRank(Hierarchy):
     S is the soft threshold sign(m) relu(|m| - exp(s)) and s one number a tensor, so that whole components are exactly
     zero, and those that are left are its rank. m ~ Normal(0, m_sd), s ~ Normal(log m_sd, sd_s), entries of u and v ~
     Normal(0, 1). It is the low-rank form of Kusupati et al. 2020, whose own code of it is not public, for matrices of
-    linear layers, such as those of `bayesprune.models.networks.recurrent`. `compact` makes two thin layers of each, whose
-    weights, rank x (out + in), `Budget(density=)` counts and moves the pressure for.
+    linear layers, such as those of `bayesprune.models.networks.recurrent`. `compact` makes two thin layers of each;
+    their weights, rank x (out + in), are what `Budget(density=)` counts.
 
     Scale: at the same weights u_k, m_k and v_k could trade factors, so that a threshold on m would mean nothing. So
     only the directions of u_k and v_k are used. m_k then is a size like a singular value, on one scale for all

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from bayesprune.models.tracing.layer_traces import changed_by_hand
 
-__all__ = ["FoldedLayer", "LowRankLayers", "fold_layers", "low_rank_layers"]
+__all__ = ["FoldedLayer", "LowRankLayers", "fold_layers", "low_rank_layers", "numerical_rank"]
 
 _FORMATS = (torch.float32, torch.float64)
 """Number formats that tell a singular value from zero; shorter ones round to full rank."""
@@ -115,7 +115,7 @@ def fold_layers(network: nn.Module, ranks: Mapping[str, int]) -> nn.Module:
         ranks: Width between the two, by name of layer.
 
     Returns:
-        The network; or the two layers, where it is such a layer itself.
+        The network.
 
     Raises:
         ValueError: If it has no such linear layer, or that is too narrow.
@@ -123,12 +123,9 @@ def fold_layers(network: nn.Module, ranks: Mapping[str, int]) -> nn.Module:
     modules = dict(network.named_modules())
     for name, rank in ranks.items():
         layer = modules.get(name)
-        if type(layer) is not nn.Linear or not 0 < rank <= min(layer.weight.shape):
+        if not name or type(layer) is not nn.Linear or not 0 < rank <= min(layer.weight.shape):
             raise ValueError(f"the plan is of another network: it has no linear layer {name!r} of rank {rank} or more")
-        two = _two_layers(layer, rank).train(layer.training)
-        if not name:
-            return two
-        network.set_submodule(name, two)
+        network.set_submodule(name, _two_layers(layer, rank).train(layer.training))
     config = getattr(network, "config", None)
     if ranks and isinstance(config, dict) and "input_shape" in config:
         del network.config  # it says how to build the network, and that is no longer true

@@ -82,7 +82,8 @@ def test_lenet_5_refuses_images_that_are_too_small():
 
 def test_registry_builds_by_input_shape():
     assert set(NETWORKS) == {
-        "lenet-300-100", "lenet-5", "vgg-16-bn", "resnet-18", "resnet-20", "resnet-32", "resnet-56"
+        "lenet-300-100", "lenet-5", "vgg-16-bn", "resnet-18", "resnet-20", "resnet-32", "resnet-56",
+        "fast-grnn", "gru", "lstm",
     }  # fmt: skip
     assert NETWORKS["lenet-300-100"]((1, 8, 8), 10)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
     assert NETWORKS["lenet-300-100"]((13,), 1)(torch.zeros(2, 13)).shape == (2, 1)
