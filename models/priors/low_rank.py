@@ -16,7 +16,7 @@ from bayesprune.models.language.latent import Latent
 from bayesprune.models.language.ready_registry import ready
 from bayesprune.models.priors.soft_threshold import BY_MAP, soft_thresholded
 
-__all__ = ["LowRank", "unit_length"]
+__all__ = ["LowRank"]
 
 PRESSURE = Knob(low=1e-6, high=10.0, shift="s", shift_to="sparser", pace=3.0)
 """What `Budget` moves: a factor on the precision of s, whose mean is a threshold as large as components may well be.
@@ -27,9 +27,9 @@ _SHORTEST = 1e-12
 """A length below which a vector counts as being of this length, so that none is divided by zero."""
 
 
-def unit_length(vectors: Tensor, dim: int) -> Tensor:
-    """The vectors that lie along a dimension, divided by their lengths; zeros stay zero."""
-    return vectors / vectors.square().sum(dim=dim, keepdim=True).sqrt().clamp_min(_SHORTEST)
+def lengths(vectors: Tensor, dim: int) -> Tensor:
+    """Lengths of the vectors that lie along a dimension, of zeros one that can be divided by."""
+    return torch.linalg.vector_norm(vectors, dim=dim).clamp_min(_SHORTEST)
 
 
 @ready("low-rank", "matrices of a learned rank: components below a threshold are exactly zero (STR)")
@@ -102,9 +102,8 @@ class LowRank(Hierarchy):
             m=Latent(sizes, dims={"rank": rank}, init=lambda weight, s: parts(weight)[1] + s.exp()),
             v=Latent(dist.Normal(0.0, 1.0), dims={"rank": rank, "input": None}, init=lambda weight: parts(weight)[2]),
             threshold=Latent(lambda s: s.exp(), per="layer"),
-            left=Latent(lambda u: unit_length(u, 0), dims={"output": None, "rank": rank}),
-            right=Latent(lambda v: unit_length(v, 1), dims={"rank": rank, "input": None}),
-            weight=lambda left, m, threshold, right: (left * soft_thresholded(m, threshold)) @ right,
+            length=Latent(lambda u, v: lengths(u, 0) * lengths(v, 1), dims={"rank": rank}),
+            weight=lambda u, m, v, threshold, length: (u * (soft_thresholded(m, threshold) / length)) @ v,
             included=some_component("m", "threshold"),
             default_guide="map",
             knobs={"pressure": PRESSURE},

@@ -26,6 +26,7 @@ from bayesprune.inference.guides.paired import SlabFactor
 from bayesprune.inference.objective.objective import Objective
 from bayesprune.models.gates.unit_gates import UnitGates
 from bayesprune.models.priors.ready import PRIORS, from_config, make_prior
+from tests.oracles.low_rank_reference import components, log_density
 
 OUT, FAN_IN, DATA = 3, 4, 50
 SIZE = OUT * FAN_IN
@@ -84,18 +85,6 @@ def mixture(x, density, spike_sd, slab_sd):
 
 def horseshoe(tau, lam, z, tau0=0.1 / 0.9 / 2.0):  # the root of fan-in is 2
     return half_cauchy(tau, tau0) + half_cauchy(lam, 1.0) + normal(z, 1.0)
-
-
-def low_rank(s, u, m, v, m_sd, precision):
-    return normal(s - log(m_sd), precision**-0.5) + normal(u, 1.0) + normal(m, m_sd) + normal(v, 1.0)
-
-
-def components(s, u, m, v):
-    sizes = np.sign(m) * np.maximum(abs(m) - np.exp(s.reshape(())), 0.0)
-    each = [
-        size * np.outer(u[:, k], v[k]) / np.linalg.norm(u[:, k]) / np.linalg.norm(v[k]) for k, size in enumerate(sizes)
-    ]
-    return np.sum(each, axis=0)
 
 
 # -- the table --------------------------------------------------------------------------------------------------------
@@ -217,20 +206,7 @@ LAWS = [
         lambda weight: mixture(weight, 0.2, 0.006, 0.6),
         kind="membership",
     ),
-    Law(
-        "low-rank",
-        {},
-        lambda s, u, m, v: low_rank(s, u, m, v, sqrt(10.0), 0.2 * 3 * (OUT + FAN_IN)),
-        lambda s, u, m, v: components(s, u, m, v),
-        "atom",
-    ),
-    Law(
-        "low-rank",
-        {"pressure": 3.0, "rank": 2, "m_sd": 0.7},
-        lambda s, u, m, v: low_rank(s, u, m, v, 0.7, 3.0 * 2 * (OUT + FAN_IN)),
-        lambda s, u, m, v: components(s, u, m, v),
-        "atom",
-    ),
+    Law("low-rank", {}, log_density(sqrt(10.0), 0.2 * 3 * (OUT + FAN_IN)), components, "atom"),
     Law("sparse-variational-dropout", {}, lambda weight: log_uniform(weight), own="normal", up_to=True),
     Law(
         "group-normal-jeffreys",
