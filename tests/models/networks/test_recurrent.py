@@ -74,6 +74,7 @@ def test_fast_grnn_is_the_loop_of_its_equations():
     assert abs(network(x).detach().numpy() - outputs(zeta, 0.0)).max() > 1e-3  # control
 
 
+@torch.no_grad()
 def test_weights_start_as_published():
     torch.manual_seed(0)
     cell = FastGRNN(300, 200)
@@ -97,6 +98,7 @@ def test_parameters_are_as_many_as_the_docstrings_say(make, parameters):
 
 
 @EACH
+@torch.no_grad()
 def test_images_are_read_row_by_row_with_all_channels(name):
     torch.manual_seed(0)
     network = READY[name]((3, 4, 5), 2).double()
