@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from bayesprune.data.sets import load_data as load_data
     from bayesprune.inference.combined import Combined as Combined
     from bayesprune.inference.data.batch_normalisation import reestimate_statistics as reestimate_statistics
+    from bayesprune.inference.defaults.onset_start import onset_start as onset_start
     from bayesprune.inference.execution.stepper import Stepper as Stepper
     from bayesprune.inference.fit_result import Fit as Fit
     from bayesprune.inference.guides.factors import BernoulliFactor as BernoulliFactor
@@ -97,6 +98,7 @@ if TYPE_CHECKING:
     from bayesprune.inference.rules.schedules import cosine as cosine
     from bayesprune.inference.rules.schedules import hold_then_cosine as hold_then_cosine
     from bayesprune.inference.rules.schedules import steps as steps
+    from bayesprune.inference.rules.schedules import warmup_cosine as warmup_cosine
     from bayesprune.inference.sparsity_path.continuation import sparsity_path as sparsity_path
     from bayesprune.inference.sparsity_path.sparsity_path import SparsityPath as SparsityPath
     from bayesprune.inference.terms.check import check_term as check_term
@@ -121,6 +123,7 @@ if TYPE_CHECKING:
     from bayesprune.models.costs.costs import costs as costs
     from bayesprune.models.costs.expected_costs import ExpectedCosts as ExpectedCosts
     from bayesprune.models.costs.latency import latency as latency
+    from bayesprune.models.costs.weight_names import weight_names as weight_names
     from bayesprune.models.deployment.export import export_network as export_network
     from bayesprune.models.deployment.onnx_export import export_onnx as export_onnx
     from bayesprune.models.deployment.sparse import to_sparse as to_sparse
@@ -150,11 +153,16 @@ if TYPE_CHECKING:
     from bayesprune.models.networks.fast_grnn import fast_grnn as fast_grnn
     from bayesprune.models.networks.lenet import lenet_5 as lenet_5
     from bayesprune.models.networks.lenet import lenet_300_100 as lenet_300_100
+    from bayesprune.models.networks.mobilenet import mobilenet_v1 as mobilenet_v1
+    from bayesprune.models.networks.mobilenet import mobilenet_v2 as mobilenet_v2
     from bayesprune.models.networks.recurrent import gru as gru
     from bayesprune.models.networks.recurrent import lstm as lstm
     from bayesprune.models.networks.resnet import resnet_18 as resnet_18
+    from bayesprune.models.networks.resnet import resnet_18_imagenet as resnet_18_imagenet
     from bayesprune.models.networks.resnet import resnet_20 as resnet_20
     from bayesprune.models.networks.resnet import resnet_32 as resnet_32
+    from bayesprune.models.networks.resnet import resnet_34 as resnet_34
+    from bayesprune.models.networks.resnet import resnet_50 as resnet_50
     from bayesprune.models.networks.resnet import resnet_56 as resnet_56
     from bayesprune.models.networks.standardisation import put_in_units as put_in_units
     from bayesprune.models.networks.standardisation import units_of as units_of
@@ -216,6 +224,7 @@ _HOMES: dict[str, str] = {
     "SpikeAndSlab": "bayesprune.models.priors.spike_and_slab",
     "SoftThreshold": "bayesprune.models.priors.soft_threshold",
     "LowRank": "bayesprune.models.priors.low_rank",
+    "onset_start": "bayesprune.inference.defaults.onset_start",
     "ContinuousSpikeAndSlab": "bayesprune.models.priors.continuous_spike_and_slab",
     "SWS": "bayesprune.models.priors.sws",
     "MCP": "bayesprune.models.priors.mcp",
@@ -246,6 +255,12 @@ _HOMES: dict[str, str] = {
     "fast_grnn": "bayesprune.models.networks.fast_grnn",
     "gru": "bayesprune.models.networks.recurrent",
     "lstm": "bayesprune.models.networks.recurrent",
+    "resnet_18_imagenet": "bayesprune.models.networks.resnet",
+    "resnet_34": "bayesprune.models.networks.resnet",
+    "resnet_50": "bayesprune.models.networks.resnet",
+    "mobilenet_v1": "bayesprune.models.networks.mobilenet",
+    "mobilenet_v2": "bayesprune.models.networks.mobilenet",
+    "weight_names": "bayesprune.models.costs.weight_names",
     "load_data": "bayesprune.data.sets",
     "put_in_units": "bayesprune.models.networks.standardisation",
     "units_of": "bayesprune.models.networks.standardisation",
@@ -318,6 +333,7 @@ _HOMES: dict[str, str] = {
     "cosine": "bayesprune.inference.rules.schedules",
     "hold_then_cosine": "bayesprune.inference.rules.schedules",
     "steps": "bayesprune.inference.rules.schedules",
+    "warmup_cosine": "bayesprune.inference.rules.schedules",
     # bayesian model reduction
     "evidence_change": "bayesprune.inference.inclusion.reduction",
     "reduced_inclusion": "bayesprune.inference.inclusion.reduction",

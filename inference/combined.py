@@ -136,7 +136,7 @@ class Combined:
             placed = None if y is None else like(y, next(model.network.parameters()))
 
             def of(outputs: Tensor, likelihood: Any = likelihood, placed: Tensor | None = placed) -> Any:
-                density = torch.zeros(()) if placed is None else likelihood.log_prob(outputs, placed).cpu()
+                density = torch.zeros(()) if placed is None else likelihood.scored.log_prob(outputs, placed).cpu()
                 return likelihood.predict(outputs).cpu(), density
 
             found = outputs_of_draws(self.fit, of, x, count, number, seed=seed)

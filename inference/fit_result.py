@@ -16,7 +16,7 @@ from bayesprune.inference.data.batch_normalisation import tracked_layers
 from bayesprune.inference.data.batches import Data
 from bayesprune.inference.data.kept_inputs import inputs_of
 from bayesprune.inference.fitted import Fitted
-from bayesprune.inference.guides.left_in import included_weights
+from bayesprune.inference.inclusion.deployed_weights import deployed_weights
 from bayesprune.inference.inclusion.effective_parameters import effective_parameters
 from bayesprune.inference.inclusion.events import included_at
 from bayesprune.inference.inclusion.weight_inclusion import unit_inclusion, weight_inclusion
@@ -281,12 +281,13 @@ class Fit(Fitted):
         """E[weight | included] at the guide's locations: the weights that a pruned network keeps.
 
         For a gated prior the gates are one, those of units too; a scale's location is its median. For membership
-        it is E[weight]: a guide's Normal does not know of the slab.
+        it is E[weight]: a guide's Normal does not know of the slab. For soft thresholds of Normals it is the mean
+        itself, which is not zero where the weight at the locations is.
 
         Returns:
             Weights by name of tensor, `(out, in, ...)`.
         """
-        return included_weights(self.restart(restart).guide)
+        return deployed_weights(self.restart(restart))
 
     def summary(self) -> dict[str, Any]:
         """What the fit was and came to, as plain numbers and strings."""

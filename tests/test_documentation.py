@@ -18,6 +18,7 @@ from torch import nn
 import bayesprune as bp
 from bayesprune.inference.defaults import length
 from bayesprune.models.language.levels import LEVELS
+from bayesprune.models.networks.registry import NETWORKS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -158,6 +159,15 @@ def test_the_page_on_halo_runs():
     assert all(bool(mask.all()) == name.endswith("bias") for name, mask in masks.items())
 
 
+def test_the_page_on_soft_thresholds_runs():
+    space = {}
+    for block in code_blocks("docs/priors/soft-threshold.md", epochs=6):
+        exec(compile(block, "docs/priors/soft-threshold.md", "exec"), space)
+    assert space["result"].report.sparsity == pytest.approx(0.9, abs=1e-4)
+    assert space["published"].settings["schedule"] == "warmup-cosine"
+    assert space["deployed"].network.fc1.weight.shape == (300, 64)
+
+
 def test_the_page_on_sparse_variational_dropout_runs(declared):
     declared |= {"network": declared["bnn"].network, "x": declared["data"][0], "y": declared["data"][1]}
     for block in code_blocks("docs/priors/sparse-variational-dropout.md"):
@@ -248,6 +258,30 @@ def test_the_page_on_declaring_runs_and_its_table_of_levels_is_right():
         "network": [(), ()],
     }
     assert tuple(space["levels"]) == LEVELS
+    assert (len(space["names"]), len(space["inner"])) == (28, 13)
+
+
+def test_the_table_of_networks_has_all_of_them_with_what_they_count():
+    """Names, parameters and multiply-adds of docs/declaring.md."""
+    text = (ROOT / "docs" / "declaring.md").read_text(encoding="utf-8").split("## Networks by name", 1)[1]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| `")
+    ]
+    found, large = {}, set()
+    for name, _, images, parameters, macs in rows:
+        first, *more = re.findall(r"`(.*?)`", name)
+        names = [first, *(first.rpartition("-")[0] + end for end in more)]
+        for one, count, each in zip(names, parameters.split(", "), macs.split(", "), strict=True):
+            found[one] = (int(count.replace(",", "")), float(each.removesuffix(" M").replace(",", "")))
+            large |= {one} if images.startswith("64") else set()
+    shapes = {"lenet-300-100": (1, 28, 28), "lenet-5": (1, 28, 28)}
+    counted = {}
+    for name, build in NETWORKS.items():
+        shape = (3, 224, 224) if name in large else shapes.get(name, (3, 32, 32))
+        with torch.device("meta"):
+            costs = bp.costs(build(shape, 1000 if name in large else 10), torch.empty(1, *shape))
+        counted[name] = (costs.parameters, round(costs.dense_macs / 1e6, 2))
+    assert found == counted
 
 
 @pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto distribution:UserWarning")  # a short fit

@@ -166,7 +166,7 @@ def losses_of(model: BayesianNetwork, x: Tensor, y: Tensor, batch_size: int, inp
     statistics = None if inputs is None else statistics_at(model.network, {}, inputs)
     parts = zip(x.split(batch_size), y.split(batch_size), strict=True)
     outputs = ((outputs_at(model.network, {}, a, batch_size, statistics), b) for a, b in parts)
-    return -torch.cat([model.likelihood.log_prob(each, b) for each, b in outputs]).double().cpu().numpy()
+    return -torch.cat([model.likelihood.scored.log_prob(each, b) for each, b in outputs]).double().cpu().numpy()
 
 
 @torch.no_grad()

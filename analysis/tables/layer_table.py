@@ -148,7 +148,9 @@ def _on_inclusion(fit: Fit, restart: int, included: dict[str, float]) -> list[st
     """What inclusion probabilities are not, and how far they can be trusted, where the table has any."""
     if not included:
         return []
-    meanings = {meaning_of(prior.hierarchy): None for prior in fit.restarts[restart].model.priors.values()}
+    one = fit.restarts[restart]
+    drawn = [prior for prior in one.model.priors.values() if not one.guide.are_points(prior)]
+    meanings = {meaning_of(prior.hierarchy): None for prior in drawn}
     said = [f"included: {meaning}" for meaning in meanings if meaning is not None]
     return said + [f"note: {note}" for note in inclusion_notes(fit, restart)]
 

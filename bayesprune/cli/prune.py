@@ -56,7 +56,7 @@ def prune(
     criterion: Annotated[
         str | None,
         typer.Option(
-            help="What a sparsity ranks by: inclusion, magnitude, signal-to-noise, dropout-rate or reduction.  "
+            help="What a sparsity ranks by: inclusion, magnitude, signal-to-noise, sign, dropout-rate or reduction.  "
             "[default: by the prior]"
         ),
     ] = None,

@@ -28,8 +28,9 @@ def included_weights(guide: Guide) -> dict[str, Tensor]:
 def left_in(guide: Guide, threshold: float = 0.5) -> dict[str, Tensor]:
     """Which weights are in the network: the rule behind every sparsity, the fraction of zeros.
 
-    A weight is out where E[weight | included] is exactly zero, where its gate's inclusion probability is at most
-    `threshold` (the median-probability model), and where a unit that makes or reads it is closed by the same rule.
+    A weight is out where it is exactly zero at the guide's locations (of a soft-thresholded Normal that is its median,
+    which asks for one sign, while an inclusion probability counts both), where its gate's inclusion probability is at
+    most `threshold` (the median-probability model), and where a unit that makes or reads it is closed by the same rule.
     Under a prior without an atom nothing is out but units: see `nearly_zero` for what is small there.
 
     Args:

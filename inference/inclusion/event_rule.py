@@ -26,12 +26,14 @@ class EventRule:
     Attributes:
         of_point: Whether it has a probability where the guide holds the weights as points.
         meaning: What its probability is not, in a sentence, where the name promises more than it is.
-        ranks_by_default: Whether pruning to a sparsity ranks by it where nothing else is asked for.
+        ranks_by_default: Whether pruning to a sparsity ranks by `criterion` where nothing else is asked for.
+        criterion: Name of the criterion that it then ranks by; default that of inclusion probabilities.
     """
 
     of_point: ClassVar[bool] = False
     meaning: ClassVar[str | None] = None
     ranks_by_default: ClassVar[bool] = False
+    criterion: ClassVar[str] = "inclusion"
 
     def included(self, one: Restart, prior: TensorPrior, values: dict[str, Tensor], weight: Tensor) -> Tensor:
         """Which weights are included at a draw; drawn itself where the event has a probability given the draw.
@@ -59,6 +61,15 @@ class EventRule:
 
     def log_odds(self, fit: Fitted, restart: int, priors: list[TensorPrior]) -> dict[str, Tensor] | None:
         """Their log odds, which keep an order where probabilities round to 1; None (default) where it has none."""
+        return None
+
+    def deployed(self, one: Restart, prior: TensorPrior) -> Tensor | None:
+        """E[weight | included], `(out, in, ...)`, which pruned networks have; default None: that at the guide's centre.
+
+        Args:
+            one: The restart.
+            prior: A prior with such an event.
+        """
         return None
 
     def is_left_to_units(self, one: Restart, prior: TensorPrior) -> bool:

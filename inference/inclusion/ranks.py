@@ -106,7 +106,7 @@ def _probabilities(one: Restart, prior: TensorPrior) -> tuple[Tensor, Tensor]:
         kept = _beyond(size, _threshold_at(prior, event.threshold, below, at, centre))
         each += share * kept
         none += share * (1.0 - kept).prod()
-    return each, 1.0 - none
+    return each.clamp(0.0, 1.0), (1.0 - none).clamp(0.0, 1.0)  # shares add up to one but for rounding
 
 
 def _closed(factor: Factor, latent: str, prior: TensorPrior) -> DeltaFactor | NormalFactor:

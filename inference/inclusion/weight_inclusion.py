@@ -21,7 +21,8 @@ def weight_inclusion(fit: Fitted, restart: int = 0, draws: int = 200, units: boo
     found = probabilities_at(fit, restart, draws, units)
     variables = {}
     for name, prior in one.model.priors.items():
-        event, meaning = stated_event(one, prior), meaning_of(prior.hierarchy)
+        event = stated_event(one, prior)
+        meaning = None if one.guide.are_points(prior) else meaning_of(prior.hierarchy)
         attrs = {"kind": event.kind, "event": str(event)} if event else {}
         attrs |= {} if meaning is None else {"meaning": meaning}
         variables[name] = (dimensions(name, prior), found[name].numpy(), attrs)

@@ -27,7 +27,7 @@ def plain_scores(network: nn.Module, likelihood: Likelihood, x: Tensor, y: Tenso
     x, y = (part.cpu().to(dtype if part.is_floating_point() else part.dtype) for part in (x, y))
     outputs = outputs_at(network, {}, x)
     prediction = likelihood.predict(outputs)
-    scores = {**likelihood.scores(prediction, y), "nll": -float(likelihood.log_prob(outputs, y).mean())}
+    scores = {**likelihood.scores(prediction, y), "nll": -float(likelihood.scored.log_prob(outputs, y).mean())}
     if are_of_classes(likelihood, prediction, y):
         scores["ece"] = expected_calibration_error(prediction, y)
     return scores | (coverage_at(likelihood, [outputs], y) if likelihood.is_ordered else {})

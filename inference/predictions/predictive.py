@@ -104,7 +104,7 @@ def score(
 
     def of(outputs: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         kept = outputs if likelihood.is_ordered else None  # all draws of them at once, where coverage asks for it
-        return likelihood.predict(outputs).cpu(), likelihood.log_prob(outputs, placed_y), kept
+        return likelihood.predict(outputs).cpu(), likelihood.scored.log_prob(outputs, placed_y), kept
 
     drawn = outputs_of_draws(fit, of, x, draws, restart, BATCH, seed, chosen)
     prediction = _averaged([predicted for predicted, _, _ in drawn], chosen)
@@ -175,9 +175,10 @@ def negative_log_likelihood(
     model = fit.restart(restart).model
     placed_y = like(y, next(model.network.parameters()))
     chosen = draw_statistics(fit, restart, data, statistics)
+    likelihood = model.likelihood.scored
     return _nll(
         outputs_of_draws(
-            fit, lambda outputs: model.likelihood.log_prob(outputs, placed_y), x, draws, restart, BATCH, seed, chosen
+            fit, lambda outputs: likelihood.log_prob(outputs, placed_y), x, draws, restart, BATCH, seed, chosen
         )
     )
 

@@ -38,4 +38,4 @@ def validation_scores(
     statistics = None if inputs is None else statistics_at(network, weights, evenly_spaced(inputs, INPUTS))
     outputs = outputs_at(network, weights, x, batch, statistics)
     scores = likelihood.scores(likelihood.predict(outputs), y)
-    return {**scores, "nll": -float(likelihood.log_prob(outputs, y).mean())}
+    return {**scores, "nll": -float(likelihood.scored.log_prob(outputs, y).mean())}

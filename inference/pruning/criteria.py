@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from bayesprune.inference.fit_result import Fit
+from bayesprune.inference.guides.beyond_threshold import sign_log_odds
 from bayesprune.inference.guides.factors import NormalFactor
+from bayesprune.inference.guides.left_in import included_weights
 from bayesprune.inference.guides.truncated_lognormal import TruncatedLogNormalFactor
 from bayesprune.inference.inclusion.events import rule_of
 from bayesprune.inference.inclusion.reduction import reduction
@@ -37,8 +39,12 @@ def inclusion(fit: Fit, restart: int = 0) -> dict[str, Tensor]:
 
 
 def magnitude(fit: Fit, restart: int = 0) -> dict[str, Tensor]:
-    """|E[weight | included]|; what HALO and magnitude pruning rank by."""
-    return {name: weight.abs() for name, weight in fit.included_weights(restart).items()}
+    """|E[weight | included]| at the guide's locations; what HALO and magnitude pruning rank by.
+
+    Of soft thresholds under Normals it is the size of the weight's median: what exceeds a threshold by chance is of no
+    size.
+    """
+    return {name: weight.abs() for name, weight in included_weights(fit.restart(restart).guide).items()}
 
 
 def signal_to_noise(fit: Fit, restart: int = 0, draws: int = 100) -> dict[str, Tensor]:
@@ -49,6 +55,24 @@ def signal_to_noise(fit: Fit, restart: int = 0, draws: int = 100) -> dict[str, T
     for name, weights in fit.draws(draws, restart, sites=fit.model.priors.__contains__).items():
         scores[name] = weights.mean(dim=0).abs() / weights.std(dim=0).clamp_min(1e-30)
     return scores
+
+
+def sign(fit: Fit, restart: int = 0, draws: int = 200) -> dict[str, Tensor]:
+    """The larger of P(weight > 0) and P(weight < 0); its log odds where they are closed form (soft thresholds).
+
+    An inclusion probability counts both signs: what is wide around zero exceeds a threshold as well, and is of no use.
+    It is one less the local false sign rate (Stephens 2017), and above 1/2 where the posterior's median is not zero:
+    what `left_in` leaves of soft thresholds.
+    """
+    one = fit.restart(restart)
+    if one.guide.is_map:
+        raise ValueError("this fit is a MAP: the signs of points are certain; use criterion='magnitude'")
+    known = {name: sign_log_odds(one.guide, prior) for name, prior in one.model.priors.items()}
+    found = {name: value for name, value in known.items() if value is not None}
+    if len(found) == len(known):
+        return found
+    drawn = fit.draws(draws, restart, sites=one.model.priors.__contains__)
+    return {n: torch.maximum((w > 0).float().mean(dim=0), (w < 0).float().mean(dim=0)) for n, w in drawn.items()}
 
 
 @torch.no_grad()
@@ -86,6 +110,7 @@ CRITERIA: dict[str, Criterion] = {
     "inclusion": inclusion,
     "magnitude": magnitude,
     "signal-to-noise": signal_to_noise,
+    "sign": sign,
     "dropout-rate": dropout_rate,
     "reduction": reduction,
 }

@@ -65,8 +65,8 @@ def finetune(
             is left out, and counts as a step.
         optimizer: ``"adam"`` (default), ``"sgd"`` (momentum 0.9), or a callable from parameter groups to a torch
             optimizer.
-        schedule: Factor on the learning rate: ``"cosine"`` (default: from 1 to 0), ``"hold-cosine"``,
-            ``"constant"``, or a callable of progress in [0, 1].
+        schedule: Factor on the learning rate: ``"cosine"`` (default: from 1 to 0), ``"hold-cosine"``, ``"constant"``,
+            ``"warmup-cosine"``, or a callable of progress in [0, 1].
         validation: `(x, y)` tensors scored before and after, for the report; default None.
         likelihood: What the outputs mean; default that of the result.
         seed: Of the order of the data and of dropout; default 0. The global random state is left as it was.
@@ -97,7 +97,7 @@ def finetune(
     held_out = _held_out(network, likelihood, validation)
     groups = _groups(network, likelihood)
     torch_optimizer = optimizer_for(groups, optimizer, learning_rate)
-    factor = schedule_named(schedule)
+    factor = schedule_named(schedule, epochs)
     before = None if held_out is None else _scores(network, likelihood, *held_out)
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -217,7 +217,7 @@ def _groups(network: nn.Module, likelihood: Likelihood) -> list[dict[str, Any]]:
 def _scores(network: nn.Module, likelihood: Likelihood, x: Tensor, y: Tensor) -> dict[str, float]:
     """The nll in nats per example, and the likelihood's own scores."""
     outputs = outputs_at(network, {}, x)
-    nll = -float(likelihood.log_prob(outputs, y).mean())
+    nll = -float(likelihood.scored.log_prob(outputs, y).mean())
     return {"nll": nll, **likelihood.scores(likelihood.predict(outputs), y)}
 
 

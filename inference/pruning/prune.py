@@ -70,8 +70,8 @@ def prune(
             do. Give this, `sparsity` or `min_score`.
         per: Whether `sparsity` holds for the whole ``"network"`` (default) or for each ``"layer"``.
         criterion: A name in `CRITERIA` (``"inclusion"``, ``"magnitude"``, ``"signal-to-noise"``, ...) or a callable;
-            what `sparsity` ranks by. Default None: inclusion where all priors have an atom, or all a reduction, else
-            magnitude. Ties are broken by position.
+            what `sparsity` ranks by. Default None: inclusion where all priors have an atom, or all a reduction; sign
+            where all are soft thresholds; else, and for a MAP, magnitude. Ties are broken by position.
         restart: Which restart; default None: the first, of a path the one of the best validation score.
         data: Training data, on which running statistics of batch normalisation are estimated again for the pruned
             network; default None: those inputs that the fit keeps; of a loaded fit they stay those of the fit. The
@@ -213,8 +213,8 @@ def _by_score(
     if sparsity is not None and not 0.0 <= sparsity < 1.0:
         raise ValueError(f"sparsity is a fraction of zeros in [0, 1), not {sparsity}")
     least = None if sparsity is not None else checked_score(min_score, criterion, per)
-    by_event = _ranks_by_event(one, asked.own) and not one.guide.is_map and not units
-    chosen = criterion or ("inclusion" if by_event else "magnitude")
+    by_event = None if one.guide.is_map or units else _criterion_of_event(one, asked.own)
+    chosen = criterion or by_event or "magnitude"
     if chosen == "inclusion":
         _refuse_unlike(asked.kinds)
     name, function = _criterion(chosen)
@@ -286,12 +286,12 @@ def _as_declared(
     return masked_network(whole, {name: tensors[name] for name in shapes}, masks), masks
 
 
-def _ranks_by_event(one: Restart, own: Mapping[str, InclusionEvent | None]) -> bool:
-    """Whether the priors on these tensors have one event, by which their weights are ranked if nothing is said."""
+def _criterion_of_event(one: Restart, own: Mapping[str, InclusionEvent | None]) -> str | None:
+    """By what these tensors are ranked if nothing is said, where their priors have one event that does; else None."""
     if any(prior.hierarchy.included is None for prior in one.model.priors.values()):
-        return False
+        return None
     rules = {rule_of(one.model.priors[name]) for name in own}
-    return len(rules) == 1 and all(rule.ranks_by_default for rule in rules)
+    return next((rule.criterion for rule in rules if rule.ranks_by_default), None) if len(rules) == 1 else None
 
 
 def _normalised(network: nn.Module, data: Data | None, inputs: Tensor | None) -> str | None:

@@ -42,19 +42,58 @@ def steps(milestones: Sequence[float], factor: float = 0.1) -> Schedule:
     return lambda progress: factor ** sum(progress >= milestone for milestone in milestones)
 
 
+def warmup_cosine(epochs: int, warmup: int = 5) -> Schedule:
+    """By epoch, as image networks are trained: up to 1 in equal parts, then from 1 down along half a cosine.
+
+    Epoch e, from 0, has (e + 1) / warmup before `warmup`, and then (1 + cos(pi (e - warmup) / (epochs - warmup))) / 2,
+    so that the last one still moves (the public code of Kusupati et al. 2020, among others).
+
+    Args:
+        epochs: Of the fit: its steps are divided into so many equal parts.
+        warmup: How many of them it rises; default 5.
+
+    Raises:
+        ValueError: If there is no epoch, or the warm-up is not from 0 to all of them.
+    """
+    if epochs < 1 or not 0 <= warmup <= epochs:
+        raise ValueError(
+            f"warmup_cosine needs an epoch at least, and a warm-up of none to all of them, not {epochs} and {warmup}"
+        )
+
+    def factor(progress: float) -> float:
+        # The epochs' first steps have rounded shares; no epoch has a billion steps.
+        epoch = min(math.floor(progress * epochs + 1e-9), epochs - 1)
+        if epoch < warmup:
+            return (epoch + 1) / warmup
+        return 0.5 * (1.0 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup)))
+
+    return factor
+
+
 SCHEDULES: dict[str, Schedule] = {"constant": constant, "cosine": cosine, "hold-cosine": hold_then_cosine}
+BY_EPOCH: dict[str, Callable[[int], Schedule]] = {
+    "warmup-cosine": lambda epochs: warmup_cosine(epochs, min(5, epochs // 4))
+}
+"""Schedules by name that are made for a number of epochs."""
 
 
-def schedule_named(schedule: str | Schedule) -> Schedule:
+def schedule_named(schedule: str | Schedule, epochs: int) -> Schedule:
     """Returns the schedule of that name, or the callable itself.
+
+    Args:
+        schedule: The name, or the callable.
+        epochs: Of the fit.
 
     Raises:
         ValueError: If the name is unknown.
     """
     if callable(schedule):
         return schedule
+    if schedule in BY_EPOCH:
+        return BY_EPOCH[schedule](epochs)
     if schedule not in SCHEDULES:
         raise ValueError(
-            f"schedule {schedule!r} is unknown: expected {', '.join(SCHEDULES)}, or a callable of progress"
+            f"schedule {schedule!r} is unknown: expected {', '.join((*SCHEDULES, *BY_EPOCH))}, or a callable of "
+            "progress"
         )
     return SCHEDULES[schedule]

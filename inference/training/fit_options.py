@@ -53,7 +53,8 @@ class FitOptions:
             for where weights are points (`SoftThreshold`), with its learning rate and schedule.
         learning_rate: Of the two named optimizers; default None: 1e-3, or the prior's.
         schedule: Factor on the learning rate: ``"hold-cosine"`` (1 for half of the steps, then to 0), ``"constant"``,
-            ``"cosine"``, or a callable of progress in [0, 1]. Default None: ``"hold-cosine"``, or the prior's.
+            ``"cosine"``, ``"warmup-cosine"`` (`warmup_cosine`, up in 5 epochs, of fewer than 20 in a quarter), or a
+            callable of progress in [0, 1]. Default None: ``"hold-cosine"``, or the prior's.
         kl_warmup: Share of the steps over which the KL weight rises from 0 to `kl_weight`; default None: 0.6, or
             0 with gates of units and for points under a paper's constants (`default_kl_warmup`, also for restarts).
         kl_weight: Final weight of the KL term; anything but 1 is a tempered objective, and the summary says so.
@@ -103,7 +104,7 @@ class FitOptions:
     learning_rate: float | None = _option(None, "Of the optimizer.  [default: 0.001, or as the prior asks for]")
     schedule: Any = _option(
         None,
-        "Of the learning rate: hold-cosine, cosine or constant.  [default: hold-cosine, or as the prior asks for]",
+        "Of the learning rate: hold-cosine, cosine, warmup-cosine or constant.  [default: hold-cosine, or the prior's]",
     )
     kl_warmup: float | None = _option(
         None, "Share of the steps over which the KL term fades in.  [default: 0.6]", in_settings=False

@@ -102,7 +102,7 @@ class RestartRun(FitState):
         )
         assert plan.options.kl_weight is not None
         self.final_kl_weight = plan.options.kl_weight
-        self._rate = schedule_named(plan.options.schedule)
+        self._rate = schedule_named(plan.options.schedule, plan.passes)
         self._kl = scaled(warmup(kl_warmup), self.final_kl_weight)
         self._base_rates = [group["lr"] for group in optimizer.param_groups]
         self._sums, self._every = StepSums(plan.runtime.mean), max(1, plan.steps // ITERATES)

@@ -1,4 +1,4 @@
-"""How a fit is trained that was not told: by Adam, or as priors whose weights are points ask for."""
+"""How a fit is trained that was not told: by Adam, or as priors ask for."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ __all__ = ["asked_by_priors", "settled_training"]
 
 
 def asked_by_priors(model: BayesianNetwork, guide: GuideChoice = None) -> Mapping[str, Any]:
-    """Options of a fit that the priors on weights ask for where these are points (`Hierarchy.map_options`).
+    """Options of a fit that the priors on weights ask for.
 
-    None where two of them ask for different ones, or one of them for none.
+    `Hierarchy.map_options` where all that they are made of are points, else `Hierarchy.mean_field_options`. None where
+    two of them ask for different ones, or one of them for none.
 
     Args:
         model: The model.
@@ -25,9 +26,9 @@ def asked_by_priors(model: BayesianNetwork, guide: GuideChoice = None) -> Mappin
     """
     families = assign_families(model, guide)
     priors = [model.priors[name] for name in model.matrices or tuple(model.priors)]
-    if not all(is_point(families[site.name]) for prior in priors for site in prior.sites.values()):
-        return {}
-    first, *others = [dict(prior.hierarchy.map_options) for prior in priors] or [{}]
+    are_points = all(is_point(families[site.name]) for prior in priors for site in prior.sites.values())
+    asked = [prior.hierarchy.map_options if are_points else prior.hierarchy.mean_field_options for prior in priors]
+    first, *others = [dict(options) for options in asked] or [{}]
     return first if all(first == other for other in others) else {}
 
 

@@ -73,6 +73,7 @@ class Hierarchy:
             are their own), or None; set by the ready priors that have one.
         map_options: Options of `fit` that stand for an optimizer that was not chosen, where weights are points:
             ``optimizer``, ``learning_rate`` and ``schedule``; set by the ready priors that need others than the usual.
+        mean_field_options: The same where they are not all points.
         full_kl: Whether its constants are a paper's, so that a fit that is told no KL weight does not temper it; set by
             the ready priors' `from_paper`.
         latents: The latents by name, in an order in which parents come first.
@@ -87,6 +88,7 @@ class Hierarchy:
     noise: str | None = None
     full_kl: bool = False
     map_options: Mapping[str, Any] = MappingProxyType({})
+    mean_field_options: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(
         self,

@@ -124,6 +124,7 @@ class Declared(Protocol):
     noise: str | None
     full_kl: bool
     map_options: Mapping[str, Any]
+    mean_field_options: Mapping[str, Any]
     config: dict[str, Any] | None
     knobs: dict[str, Knob]
     budget: str | None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor
@@ -21,19 +23,75 @@ class BernoulliLabels(dist.Bernoulli):
         return super().log_prob(value.to(self._param.dtype))
 
 
+class _SmoothedCategorical(dist.Categorical):
+    """Pyro's Categorical whose log probability is that of smoothed labels; it is drawn from as without."""
+
+    smoothing = 0.0
+
+    @staticmethod
+    def of(logits: Tensor, smoothing: float) -> _SmoothedCategorical:
+        """With these logits, `(N, classes)`, and this smoothing."""
+        made = _SmoothedCategorical(logits=logits)
+        made.smoothing = smoothing
+        return made
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        """Of another batch shape, as smooth."""
+        made = super().expand(batch_shape, _instance)
+        made.smoothing = self.smoothing
+        return made
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """(1 - smoothing) log p(value) + smoothing times the mean of all classes' log p, in nats."""
+        return (1.0 - self.smoothing) * super().log_prob(value) + self.smoothing * self.logits.mean(dim=-1)
+
+
 class Categorical(Likelihood):
-    """Labels 0..classes-1; the outputs are logits `(N, classes)`, the observations integers `(N,)`."""
+    """Labels 0..classes-1; the outputs are logits `(N, classes)`, the observations integers `(N,)`.
+
+    With `label_smoothing` a, the log probability is (1 - a) log p(label) + a / classes times the sum of all log p
+    (Szegedy et al. 2016), minus `torch.nn.functional.cross_entropy` with that argument. It is no likelihood any more
+    but a tempered one times a factor of the outputs that draws them together: it does not sum to one over labels. So
+    it is what is trained by, and what the ELBO and leave-one-out are of; scores (`nll`, `accuracy`) and predictions
+    are those of the plain likelihood, `scored`, and are compared with those of any other fit.
+
+    Args:
+        label_smoothing: Share a of each label that is spread evenly over all classes, in [0, 1); default 0.
+
+    Raises:
+        ValueError: If it is out of range.
+    """
 
     name = "categorical"
     is_labels = True
 
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = float(label_smoothing)
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise ValueError(
+                f"Categorical(label_smoothing=...) is a share of each label in [0, 1), not {self.label_smoothing:g}: "
+                "0.1 is usual"
+            )
+
     def distribution(self, outputs: Tensor) -> dist.Categorical:
         """Pyro's Categorical over classes, `batch_shape` `(N,)`."""
+        if self.label_smoothing:
+            return _SmoothedCategorical.of(wide(outputs), self.label_smoothing)
         return dist.Categorical(logits=wide(outputs))
 
     def log_prob(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Minus the cross-entropy of each example, `(N,)`, in nats."""
-        return -F.cross_entropy(wide(outputs), y.long(), reduction="none")
+        return -F.cross_entropy(wide(outputs), y.long(), reduction="none", label_smoothing=self.label_smoothing)
+
+    @property
+    def scored(self) -> Categorical:
+        """That without smoothing."""
+        return Categorical() if self.label_smoothing else self
+
+    def config(self) -> dict[str, Any]:
+        """The name, and the smoothing where there is one."""
+        return super().config() | ({"label_smoothing": self.label_smoothing} if self.label_smoothing else {})
 
     def predict(self, outputs: Tensor) -> Tensor:
         """Probabilities of the classes, `(N, classes)`."""

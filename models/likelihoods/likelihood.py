@@ -86,6 +86,11 @@ class Likelihood(nn.Module, ABC):
         return targets
 
     @property
+    def scored(self) -> Likelihood:
+        """The likelihood by whose log probabilities predictions are scored: itself, where nothing else is said."""
+        return self
+
+    @property
     def learns_noise(self) -> bool:
         """Whether targets are real numbers with noise of an unknown scale, so that `fit` standardises by default."""
         return False

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -17,7 +19,7 @@ from bayesprune.models.language.knobs import Knob
 from bayesprune.models.language.latent import Latent
 from bayesprune.models.language.ready_registry import ready
 
-__all__ = ["FORMS", "SoftThreshold", "soft_thresholded"]
+__all__ = ["FORMS", "MomentumSGD", "SoftThreshold", "soft_thresholded"]
 
 THRESHOLD_LEVELS = ("layer", "output", "network")
 FORMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
@@ -30,6 +32,12 @@ PRESSURE = Knob(low=1e-6, high=1e9, shift="s", shift_to="sparser")
 BY_MAP = {"optimizer": "sgd", "learning_rate": 0.1, "schedule": "cosine"}
 """How its MAP is trained by default. Adam moves all entries above the threshold alike, whatever they are worth to the
 data, and takes those below it, on which nothing but their prior acts, to zero in a few steps."""
+BY_MEAN_FIELD = {"optimizer": "adam", "learning_rate": 3e-3}
+"""The same under Normals: by Adam at 1e-3 the thresholds are still on their way when a fit of the usual length ends."""
+_SPREAD = 0.01
+"""Standard deviation with which s starts under Normals, as a share of its size: all weights of a tensor tell it."""
+AS_PUBLISHED = {"optimizer": "sgd", "learning_rate": 0.256, "schedule": "warmup-cosine"}
+"""The same by the authors' constants; `SoftThreshold.paper_fit` has their momentum too."""
 _START = 0.01
 """Where a threshold starts, as a share of the root mean square of its tensor's weights."""
 
@@ -40,6 +48,23 @@ def soft_thresholded(raw: Tensor, threshold: Tensor) -> Tensor:
     Its gradient is that of plain autograd: an entry below the threshold gets none.
     """
     return raw.sign() * torch.relu(raw.abs() - threshold)
+
+
+@dataclass(frozen=True)
+class MomentumSGD:
+    """SGD of a momentum of its own, as `fit(optimizer=)` takes it: a callable of parameter groups.
+
+    Attributes:
+        learning_rate: Of all groups.
+        momentum: Without dampening, not Nesterov's.
+    """
+
+    learning_rate: float
+    momentum: float
+
+    def __call__(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The optimizer of parameter groups."""
+        return torch.optim.SGD(groups, lr=self.learning_rate, momentum=self.momentum, fused=True)
 
 
 @ready("soft-threshold", "exact zeros below a learned threshold a layer, output or network (STR)")
@@ -78,7 +103,7 @@ class SoftThreshold(Hierarchy):
             return pressure * shared
 
         self._declare(g, per, init, precision, raw_sd)
-        self.map_options = BY_MAP
+        self.map_options, self.mean_field_options = BY_MAP, BY_MEAN_FIELD
 
     @classmethod
     @ready("soft-threshold-paper", "the same by the authors' per-datum weight decay on weights and thresholds")
@@ -94,13 +119,21 @@ class SoftThreshold(Hierarchy):
 
         There is no other strength: a larger decay wakes the thresholds earlier, and leaves fewer weights. A fit follows
         the authors' updates to rounding with the settings of `paper_fit`, and if biases and batch normalisation have
-        ``Gaussian.from_weight_decay(weight_decay)``.
+        ``Gaussian.from_weight_decay``: one without a prior does not decay::
+
+            start = bp.onset_start(5e-4, steps=100 * len(batches))
+            weights = bp.SoftThreshold.from_paper(5e-4, data_size=n, init=start)
+            others = bp.Gaussian.from_weight_decay(5e-4, data_size=n)
+            priors = {name: weights if p.ndim > 1 else others for name, p in network.named_parameters()}
+            bnn = bp.BayesianNetwork(network, priors, bp.Categorical(label_smoothing=0.1), data_size=n)
+            fit = bp.fit(bnn, batches, **bp.SoftThreshold.paper_fit(epochs=100))
 
         Args:
             weight_decay: Per datum, positive, as an SGD flag would have it.
             data_size: Number of training data; required.
             init: Where every s starts; default -3200, that of their ResNet-50 on ImageNet. While g(s) rounds to zero s
                 moves by its decay alone, so that shorter fits need one nearer to zero: see `onset_start`.
+                One at which no weight of a tensor is left is refused when a fit begins.
             g: ``"sigmoid"`` (default) or ``"exp"``.
             per: As in `SoftThreshold`.
 
@@ -114,7 +147,37 @@ class SoftThreshold(Hierarchy):
         decay = weight_decay * total
         self._declare(g, per, init, lambda _: decay, decay**-0.5, as_published=True)
         self.full_kl = True
+        self.map_options = AS_PUBLISHED
         return self
+
+    @staticmethod
+    def paper_fit(epochs: int = 100, learning_rate: float = 0.256) -> dict[str, Any]:
+        """Arguments of `fit` with which `from_paper` is trained as its authors train.
+
+        SGD with momentum 0.875, all parameters points at one learning rate, batches of 256, the objective in full from
+        the first step on. The rate changes by epoch: up in 5 (of fewer than 20 epochs in a quarter), then down along
+        half a cosine (`warmup_cosine`).
+
+        Args:
+            epochs: Passes over the data; default 100, the authors'.
+            learning_rate: Highest rate; default 0.256, the authors' for batches of 256. The optimizer that is
+                returned has it with it, so that another one is given here, not to `fit`.
+
+        Raises:
+            ValueError: If the rate is not positive.
+        """
+        if not 0.0 < learning_rate < math.inf:
+            raise ValueError(f"SoftThreshold.paper_fit needs a positive learning_rate, not {shown(learning_rate)}")
+        return {
+            "guide": "map",
+            "optimizer": MomentumSGD(learning_rate, 0.875),
+            "learning_rate": learning_rate,
+            "schedule": "warmup-cosine",
+            "kl_weight": 1.0,
+            "kl_warmup": 0.0,
+            "batch_size": 256,
+            "epochs": epochs,
+        }
 
     def _declare(
         self,
@@ -154,7 +217,10 @@ class SoftThreshold(Hierarchy):
 
         super().__init__(
             s=Latent(
-                of_network if per == "network" else of_group, per=per, init=start if init is None else float(init)
+                of_network if per == "network" else of_group,
+                per=per,
+                init=start if init is None else float(init),
+                spread=_SPREAD,
             ),
             raw=Latent(raw, init=from_weights),
             threshold=Latent(of_all, per=per),

@@ -12,6 +12,7 @@ from scipy import integrate, stats
 from tests.oracles import halo_reference as halo
 from tests.oracles import horseshoe_reference as horseshoe
 from tests.oracles import spike_and_slab_reference as spike
+from tests.oracles import str_reference as soft
 
 
 @pytest.mark.parametrize(("xi", "psi"), [(1.0, 1.0), (0.3, 2.0), (1e-3, 1e-3)])
@@ -247,3 +248,40 @@ def test_regularised_scale_is_the_local_scale_when_small_and_the_slab_when_large
     lam, tau, c2 = np.array([1e-4, 1e6]), 0.1, 4.0
     scale = tau * horseshoe.regularised_local_scale(lam, tau, c2)
     np.testing.assert_allclose(scale, [1e-5, 2.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["sigmoid", "exp"])
+@pytest.mark.parametrize("shape", [(), (3, 1), (1, 4)], ids=["one threshold", "one a row", "one a column"])
+def test_gradients_of_soft_thresholds_are_those_of_autograd_and_of_differences(
+    form: str, shape: tuple[int, ...]
+) -> None:
+    rng = np.random.default_rng(0)
+    w, s, in_soft = rng.standard_normal((3, 4)), rng.normal(-0.5, 0.3, shape), rng.standard_normal((3, 4))
+    in_w, in_s = soft.str_gradients(w, s, in_soft, form)
+    leaves = [torch.tensor(value, requires_grad=True) for value in (w, s)]
+    g = leaves[1].exp() if form == "exp" else leaves[1].sigmoid()
+    loss = (torch.tensor(in_soft) * leaves[0].sign() * torch.relu(leaves[0].abs() - g)).sum()
+    for found, expected in zip((in_w, in_s), torch.autograd.grad(loss, leaves), strict=True):
+        np.testing.assert_allclose(found, expected.numpy(), rtol=1e-13, atol=1e-15)
+
+    def total(step: float) -> float:
+        return float((in_soft * soft.soft(w, np.asarray(s) + step, form)).sum())
+
+    assert (total(1e-6) - total(-1e-6)) / 2e-6 == pytest.approx(float(in_s.sum()), rel=1e-7)
+    assert 0 < (soft.soft(w, s, form) == 0).sum() < w.size
+    for mistake in ("sign of ds", "straight through"):
+        wrong = soft.str_gradients(w, s, in_soft, form, mistake)
+        assert max(np.abs(wrong[0] - in_w).max(), np.abs(wrong[1] - in_s).max()) > 0.05
+
+
+def test_a_threshold_that_sleeps_is_exactly_zero_and_has_no_slope() -> None:
+    assert [float(x) for x in soft.threshold(np.asarray(-3200.0), "sigmoid")] == [0.0, 0.0]
+    assert [float(x) for x in soft.threshold(np.asarray(-3200.0), "exp")] == [0.0, 0.0]
+    assert float(soft.threshold(np.asarray(-8.0), "sigmoid")[0]) == pytest.approx(3.3535e-4, rel=1e-4)
+
+
+def test_the_published_rates_rise_for_five_epochs_and_fall_to_almost_nothing() -> None:
+    rates = [soft.published_rate(epoch, 100, 0.256) for epoch in range(100)]
+    assert rates[:6] == pytest.approx([0.0512, 0.1024, 0.1536, 0.2048, 0.256, 0.256])
+    assert rates[-1] == pytest.approx(0.256 * 0.5 * (1 - math.cos(math.pi / 95)))
+    assert sum(rates) == pytest.approx(0.256 * 51)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from bayesprune.inference.data.batches import Batches, check_data
-from bayesprune.inference.rules.schedules import constant, cosine, hold_then_cosine, schedule_named, steps, warmup
+from bayesprune.inference.rules.schedules import (
+    constant,
+    cosine,
+    hold_then_cosine,
+    schedule_named,
+    steps,
+    warmup,
+    warmup_cosine,
+)
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.priors.gaussian import Gaussian
 
@@ -130,10 +140,32 @@ def test_schedules_are_functions_of_progress():
     assert [steps((0.5, 0.75), 0.1)(p) for p in (0.4, 0.5, 0.8)] == pytest.approx([1.0, 0.1, 0.01])
 
 
+@pytest.mark.parametrize("per_epoch", [1, 7, 196])
+def test_a_schedule_by_epoch_changes_between_epochs_and_only_there(per_epoch):
+    """Shares of the steps are rounded: 29 / 100 is 0.29, and 0.29 x 100 is 28.999999999999996."""
+    for epochs in range(5, 160):
+        factor, steps_in_all = warmup_cosine(epochs, 5), epochs * per_epoch
+        for epoch in range(epochs):
+            expected = (epoch + 1) / 5 if epoch < 5 else 0.5 * (1 + math.cos(math.pi * (epoch - 5) / (epochs - 5)))
+            for step in (epoch * per_epoch, (epoch + 1) * per_epoch - 1):
+                assert factor(step / steps_in_all) == pytest.approx(expected, rel=1e-14, abs=1e-14)
+    assert factor(1.0) > 0.0  # progress is one when the fit is done
+
+
+def test_a_warm_up_is_between_none_and_all():
+    assert warmup_cosine(4, 0)(0.0) == 1.0 and warmup_cosine(3, 3)(0.9) == 1.0
+    for epochs, rising in ((0, 0), (3, 4), (3, -1)):
+        with pytest.raises(ValueError, match="an epoch at least, and a warm-up of none to all of them"):
+            warmup_cosine(epochs, rising)
+
+
 def test_schedules_go_by_name_or_are_callables():
-    assert schedule_named("cosine") is cosine and schedule_named(constant) is constant
+    assert schedule_named("cosine", 3) is cosine and schedule_named(constant, 3) is constant
+    for epochs, rising in ((100, 5), (20, 5), (8, 2), (3, 0), (1, 0)):
+        named, same = schedule_named("warmup-cosine", epochs), warmup_cosine(epochs, rising)
+        assert [named(step / 200) for step in range(201)] == [same(step / 200) for step in range(201)]
     with pytest.raises(ValueError, match="schedule 'linear' is unknown: expected constant"):
-        schedule_named("linear")
+        schedule_named("linear", 3)
 
 
 def test_loading_in_the_background_gives_the_same_examples():

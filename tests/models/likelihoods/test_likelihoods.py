@@ -39,6 +39,9 @@ def cases():
         labels,
         [math.log(row[k]) for row, k in zip(scipy.special.softmax(logits.numpy(), 1), labels.numpy(), strict=True)],
     )
+    logs = scipy.special.log_softmax(logits.numpy(), 1)
+    smoothed = 0.9 * logs[range(N), labels.numpy()] + 0.1 * logs.mean(1)
+    yield "categorical, smoothed", Categorical(label_smoothing=0.1), logits, labels, smoothed
     means, y = double(N), double(N)
     expected = scipy.stats.norm.logpdf(y, means, 0.7)
     yield "normal", Normal(0.7), means, y, expected
@@ -144,7 +147,7 @@ def test_scores_by_hand():
     assert Poisson().scores(torch.tensor([1.0, 2.0]), torch.tensor([1, 4])) == {"rmse": pytest.approx(2**0.5)}
 
 
-@pytest.mark.parametrize("likelihood", [Categorical(), Normal(), Normal(0.5), Bernoulli(), Poisson()])
+@pytest.mark.parametrize("likelihood", [Categorical(), Categorical(0.1), Normal(), Normal(0.5), Bernoulli(), Poisson()])
 def test_config_makes_the_same_likelihood_through_json(likelihood):
     config = json.loads(json.dumps(likelihood.config()))
     again = Likelihood.from_config(config)
@@ -229,3 +232,38 @@ def test_scores_refuse_shapes_that_would_broadcast(likelihood):
     prediction = torch.full((4, 2), 0.5) if likelihood.name == "categorical" else torch.full((4,), 0.5)
     with pytest.raises(ValueError, match="squeeze"):
         likelihood.scores(prediction, torch.zeros(4, 1, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, 1.5, math.nan])
+def test_label_smoothing_is_a_share_of_a_label(share):
+    with pytest.raises(ValueError, match=r"Categorical\(label_smoothing=...\) is a share of each label in \[0, 1\)"):
+        Categorical(label_smoothing=share)
+    with pytest.raises(ValueError, match="does not take the arguments"):
+        Likelihood.from_config({"name": "categorical", "label_smoothing": None})
+
+
+def test_no_smoothing_is_stored_and_computed_as_it_always_was():
+    assert Categorical(0.0).config() == {"name": "categorical"}
+    outputs, y = double(N, 5), torch.randint(0, 5, (N,))
+    assert torch.equal(
+        Categorical(0.0).log_prob(outputs, y), -nn.functional.cross_entropy(outputs, y, reduction="none")
+    )
+    plain = Categorical()
+    assert plain.scored is plain and Normal(0.5).scored.scale == 0.5
+
+
+def test_a_smoothed_likelihood_is_unnormalised_and_scored_by_the_plain_one():
+    outputs, y = 2 * double(N, 5), torch.randint(0, 5, (N,))
+    smoothed = Categorical(0.1)
+    every = torch.stack([smoothed.log_prob(outputs, torch.full((N,), label)).exp() for label in range(5)])
+    assert float(every.sum(0).max()) < 0.999
+    assert torch.equal(smoothed.scored.log_prob(outputs, y), Categorical().log_prob(outputs, y))
+    assert torch.equal(smoothed.predict(outputs), Categorical().predict(outputs))
+    assert not torch.allclose(smoothed.log_prob(outputs, y), Categorical().log_prob(outputs, y), atol=1e-2)
+
+
+def test_expanded_smoothed_labels_are_as_smooth():
+    outputs, y = double(N, 5), torch.randint(0, 5, (3, N))
+    fn = Categorical(0.2).distribution(outputs)
+    torch.testing.assert_close(fn.expand((3, N)).log_prob(y), fn.log_prob(y))
+    assert not torch.allclose(fn.log_prob(y), Categorical().distribution(outputs).log_prob(y), atol=1e-2)

@@ -27,6 +27,7 @@ from bayesprune.inference.objective.objective import Objective
 from bayesprune.models.gates.unit_gates import UnitGates
 from bayesprune.models.priors.ready import PRIORS, from_config, make_prior
 from tests.oracles.low_rank_reference import components, log_density
+from tests.oracles.str_reference import soft
 
 OUT, FAN_IN, DATA = 3, 4, 50
 SIZE = OUT * FAN_IN
@@ -83,6 +84,10 @@ def mixture(x, density, spike_sd, slab_sd):
     return total(np.logaddexp(log(1.0 - density) + spike, log(density) + slab))
 
 
+def normals(s_sd, raw_sd):
+    return lambda s, raw: normal(s, s_sd) + normal(raw, raw_sd)
+
+
 def horseshoe(tau, lam, z, tau0=0.1 / 0.9 / 2.0):  # the root of fan-in is 2
     return half_cauchy(tau, tau0) + half_cauchy(lam, 1.0) + normal(z, 1.0)
 
@@ -118,6 +123,8 @@ class Law:
         return " ".join([self.name, *(f"{key}={value}" for key, value in self.settings.items())])
 
 
+ROWS = {"pressure": 0.3, "raw_sd": 0.7, "g": "exp", "per": "output"}
+DECAY = {"weight_decay": 0.1, "data_size": DATA, "init": -6.0}
 LAWS = [
     Law("gaussian", {}, lambda weight: normal(weight, HE)),
     Law("gaussian", {"sd": 0.3}, lambda weight: normal(weight, 0.3)),
@@ -127,10 +134,7 @@ LAWS = [
     Law("mcp", {"lam": 2.0, "gamma": 0.4}, lambda weight: concave(weight, 2.0, 0.8), up_to=True),
     Law("mcp", {}, lambda weight: concave(weight, sqrt(FAN_IN), 2.0 * HE), up_to=True),
     Law(
-        "mcp-paper",
-        {"lam": 0.04, "gamma": 20.0, "data_size": DATA},
-        lambda weight: concave(weight, 2.0, 0.8),
-        up_to=True,
+        "mcp-paper", {"lam": 0.04, "gamma": 20.0, "data_size": DATA}, lambda weight: concave(weight, 2, 0.8), up_to=True
     ),
     Law(
         "sws",
@@ -183,6 +187,9 @@ LAWS = [
         lambda tau, lam, c2, z: z / np.sqrt((tau * lam) ** -2 + 1.0 / c2),  # precisions of Normals add up
         "shrinkage",
     ),
+    Law("soft-threshold", {}, normals((0.02 * SIZE) ** -0.5, sqrt(2.5)), lambda s, raw: soft(raw, s), "atom"),
+    Law("soft-threshold", ROWS, normals((0.3 * FAN_IN) ** -0.5, 0.7), lambda s, raw: soft(raw, s, "exp"), "atom"),
+    Law("soft-threshold-paper", DECAY, normals(sqrt(0.2), sqrt(0.2)), lambda s, raw: soft(raw, s), "atom"),
     Law("reduction", {"sd": 0.3}, lambda weight: normal(weight, 0.3), kind="reduction"),
     Law(
         "spike-and-slab",

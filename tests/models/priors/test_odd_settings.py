@@ -20,6 +20,7 @@ NEEDED = {
     "mcp-paper": {"lam": 0.01, "gamma": 5.0, "data_size": 24},
     "sws-paper": {"xi": 1e-3, "psi": 2e-3, "data_size": 24},
     "halo-paper": {"xi": 1e-3, "psi": 2e-3, "data_size": 24},
+    "soft-threshold-paper": {"weight_decay": 1e-3, "data_size": 24},
 }
 ODD = [0, 0.0, -1, -1.5, math.inf, -math.inf, math.nan, 1.0, "x", "", None, True, [1.0], (1, 2), {}, 10**400, object()]
 EXTREME = [1e-300, 1e-30, 1e-17, 1e-9, 1e9, 1e17, 1e30, 1e300]
