@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from bayesprune.inference.guides.truncated_lognormal import TruncatedLogNormalFactor as TruncatedLogNormalFactor
     from bayesprune.inference.inclusion.event_rule import EventRule as EventRule
     from bayesprune.inference.inclusion.event_rule import event_rule as event_rule
+    from bayesprune.inference.inclusion.ranks import ranks as ranks
     from bayesprune.inference.inclusion.reduction import evidence_change as evidence_change
     from bayesprune.inference.inclusion.reduction import reduced_inclusion as reduced_inclusion
     from bayesprune.inference.inclusion.reduction import reduction as reduction
@@ -141,6 +142,7 @@ if TYPE_CHECKING:
     from bayesprune.models.language.inclusion import relative_threshold as relative_threshold
     from bayesprune.models.language.inclusion import shrinkage_below as shrinkage_below
     from bayesprune.models.language.inclusion import slab_membership as slab_membership
+    from bayesprune.models.language.inclusion import some_component as some_component
     from bayesprune.models.language.knobs import Knob as Knob
     from bayesprune.models.language.latent import Latent as Latent
     from bayesprune.models.language.prior_sparsity import prior_sparsity as prior_sparsity
@@ -151,10 +153,13 @@ if TYPE_CHECKING:
     from bayesprune.models.likelihoods.normal import Normal as Normal
     from bayesprune.models.likelihoods.real_likelihoods import HeteroscedasticNormal as HeteroscedasticNormal
     from bayesprune.models.likelihoods.real_likelihoods import StudentT as StudentT
+    from bayesprune.models.networks.fast_grnn import fast_grnn as fast_grnn
     from bayesprune.models.networks.lenet import lenet_5 as lenet_5
     from bayesprune.models.networks.lenet import lenet_300_100 as lenet_300_100
     from bayesprune.models.networks.mobilenet import mobilenet_v1 as mobilenet_v1
     from bayesprune.models.networks.mobilenet import mobilenet_v2 as mobilenet_v2
+    from bayesprune.models.networks.recurrent import gru as gru
+    from bayesprune.models.networks.recurrent import lstm as lstm
     from bayesprune.models.networks.resnet import resnet_18 as resnet_18
     from bayesprune.models.networks.resnet import resnet_18_imagenet as resnet_18_imagenet
     from bayesprune.models.networks.resnet import resnet_20 as resnet_20
@@ -174,6 +179,7 @@ if TYPE_CHECKING:
     from bayesprune.models.priors.horseshoe import RegularisedHorseshoe as RegularisedHorseshoe
     from bayesprune.models.priors.l0_hard_concrete import L0HardConcrete as L0HardConcrete
     from bayesprune.models.priors.laplace import Laplace as Laplace
+    from bayesprune.models.priors.low_rank import LowRank as LowRank
     from bayesprune.models.priors.mcp import MCP as MCP
     from bayesprune.models.priors.reduction import Reduction as Reduction
     from bayesprune.models.priors.soft_threshold import SoftThreshold as SoftThreshold
@@ -202,6 +208,7 @@ _HOMES: dict[str, str] = {
     "shrinkage_below": "bayesprune.models.language.inclusion",
     "relative_threshold": "bayesprune.models.language.inclusion",
     "beyond_threshold": "bayesprune.models.language.inclusion",
+    "some_component": "bayesprune.models.language.inclusion",
     "slab_membership": "bayesprune.models.language.inclusion",
     "SpikeSlabMixture": "bayesprune.models.distributions.spike_slab_mixture",
     "reduced_to_zero": "bayesprune.models.language.inclusion",
@@ -219,6 +226,7 @@ _HOMES: dict[str, str] = {
     "Reduction": "bayesprune.models.priors.reduction",
     "SpikeAndSlab": "bayesprune.models.priors.spike_and_slab",
     "SoftThreshold": "bayesprune.models.priors.soft_threshold",
+    "LowRank": "bayesprune.models.priors.low_rank",
     "onset_start": "bayesprune.inference.defaults.onset_start",
     "ContinuousSpikeAndSlab": "bayesprune.models.priors.continuous_spike_and_slab",
     "SWS": "bayesprune.models.priors.sws",
@@ -247,6 +255,9 @@ _HOMES: dict[str, str] = {
     "resnet_32": "bayesprune.models.networks.resnet",
     "resnet_56": "bayesprune.models.networks.resnet",
     "vgg_16_bn": "bayesprune.models.networks.vgg",
+    "fast_grnn": "bayesprune.models.networks.fast_grnn",
+    "gru": "bayesprune.models.networks.recurrent",
+    "lstm": "bayesprune.models.networks.recurrent",
     "resnet_18_imagenet": "bayesprune.models.networks.resnet",
     "resnet_34": "bayesprune.models.networks.resnet",
     "resnet_50": "bayesprune.models.networks.resnet",
@@ -262,6 +273,7 @@ _HOMES: dict[str, str] = {
     "Thresholds": "bayesprune.inference.rules.thresholds",
     "Fit": "bayesprune.inference.fit_result",
     "Combined": "bayesprune.inference.combined",
+    "ranks": "bayesprune.inference.inclusion.ranks",
     "objective": "bayesprune.inference.objective.objective",
     "Gradient": "bayesprune.inference.objective.gradient",
     "Stepper": "bayesprune.inference.execution.stepper",

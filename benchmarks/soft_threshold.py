@@ -1,16 +1,16 @@
 """Soft thresholds beside gradual magnitude pruning, HALO and spike and slab, at the same numbers of weights.
 
 LeNet-300-100 on Fashion-MNIST, 10 epochs, batch 128, the last iterate, no fine-tuning, every method of one seed from the
-same weights. `SoftThreshold`, `HALO` and `SpikeAndSlab` are asked for a density by `Budget(density=)`, and deployed is the
-plain network that `prune` makes of what is counted; all else is at its default, but for the learning rate 2e-3 of HALO and
-of spike and slab, chosen in benchmarks/budget.py. Gradual magnitude pruning (benchmarks/magnitude.py, global) has the
-settings chosen for it in benchmarks/fashion_halo.py, and exactly the same counts. ``--network lenet-5`` is the second
-network: 6 epochs, 2 %, without spike and slab.
+same weights. `SoftThreshold`, `HALO` and `SpikeAndSlab` are asked for a density by `Budget(density=)`, and deployed is
+the plain network that `prune` makes of what is counted; all else is at its default, but for the learning rate 2e-3 of
+HALO and of spike and slab, chosen in benchmarks/budget.py. Gradual magnitude pruning (benchmarks/magnitude.py, global)
+has the settings chosen for it in benchmarks/fashion_halo.py, and exactly the same counts. ``--network lenet-5`` is the
+second network: 6 epochs, 2 %, without spike and slab.
 
 Settings are chosen on the validation split; ``--split test`` is looked at once.
 
-Run ``python -m benchmarks.soft_threshold``; it prints runs x minutes before it starts, resumes, and appends a JSON line a
-run.
+Run ``python -m benchmarks.soft_threshold``; it prints runs x minutes before it starts, resumes, and appends a line of
+JSON for each run.
 """
 
 from __future__ import annotations
@@ -103,7 +103,9 @@ def table(done: list[dict[str, Any]]) -> str:
                 f"{100 * statistics.mean(one['densities'][name] for one in own):.2f}" for name in own[0]["densities"]
             )
             reached = f"{statistics.mean(before):.2f}" if before else ""
-            lines.append(f"| {100 * asked:g} | {method} | {len(own)} | {reached} | {accuracy:.2f} | {shown} | {layers} |")
+            lines.append(
+                f"| {100 * asked:g} | {method} | {len(own)} | {reached} | {accuracy:.2f} | {shown} | {layers} |"
+            )
     return "\n".join(lines)
 
 

@@ -134,6 +134,8 @@ class BayesianNetwork(nn.Module):
         for name in chosen:
             _check_not_frozen(copied, name, name in left_to_gates)
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        for name, (_, hierarchy) in chosen.items():
+            hierarchy.check_tensor(name, shapes[name])
         in_order = {name: chosen[name] for name in tensors if name in chosen}
         declaration = Declaration(size, patterns, in_order, shapes, left_to_gates, example)
         self._make(declaration, likelihood if likelihood is not None else Categorical(), copied, ways)

@@ -29,6 +29,7 @@ BATCH_SIZES = (1, 128)
 KEYS = (
     "parameters", "compact_parameters", "dense_macs", "sparse_macs", "compact_macs", "max_output_difference",
     "output_sd", "latency_ratio", "compact_units", "kept_dead_units", "idle_layers", "not_compared", "round_to", "onnx",
+    "folded_layers", "not_folded",
 )  # fmt: skip
 """Keys of summary.json that say what compaction came to; null without it."""
 
@@ -101,6 +102,11 @@ def compacted(
         "idle_layers": list(report.idle),
         "not_compared": dict(report.not_compared),
         "round_to": round_to or 1,
+        "folded_layers": {
+            name: {"rank": layer.rank, "inputs": layer.inputs, "outputs": layer.outputs}
+            for name, layer in report.folded.items()
+        },
+        "not_folded": dict(report.not_folded),
     }
     return small, found
 
@@ -156,6 +162,9 @@ def compact_lines(summary: Mapping[str, Any]) -> list[str]:
         f"units left of {', '.join(smaller)}" if smaller else "no unit is dead, so that none was removed",
         f"outputs differ by at most {summary['max_output_difference']:.1e}, their sd is {figure(summary['output_sd'])}",
     ]
+    folded = [f"{name} of rank {row['rank']}" for name, row in summary["folded_layers"].items()]
+    lines += [f"two thin layers in place of {', '.join(folded)}"] if folded else []
+    lines += [f"one layer as before: {name}, {reason}" for name, reason in summary["not_folded"].items()]
     if summary["not_compared"]:
         reasons = "; ".join(f"{name} ({reason})" for name, reason in summary["not_compared"].items())
         lines.append(f"not compared: {reasons}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from bayesprune.inference.rules.schedules import Schedule, schedule_named
+from bayesprune.inference.rules.threshold_forecast import WAKES, decayed, start_that_wakes
 from bayesprune.models.checks.given_numbers import real_number, whole_number
-from bayesprune.models.priors.threshold_onset import WAKES, decayed, start_that_wakes
 
 __all__ = ["onset_start"]
 

@@ -70,8 +70,8 @@ def starting_values(
 
 
 def _is_told(specs: dict[str, Latent]) -> bool:
-    """Whether a latent per weight says by itself how it starts from the network's weights."""
-    inits = [spec.init for spec in specs.values() if spec.per == "weight" and not spec.dims and callable(spec.init)]
+    """Whether a latent per weight, or a factor of them, says by itself how it starts from the network's weights."""
+    inits = [spec.init for spec in specs.values() if spec.per == "weight" and callable(spec.init)]
     return any(WEIGHT in arguments(init) for init in inits)
 
 

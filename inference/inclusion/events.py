@@ -13,6 +13,7 @@ from bayesprune.inference.guides.seeded import seeded
 from bayesprune.inference.inclusion import (  # noqa: F401
     beyond_threshold_rule,
     membership,
+    ranks,
     ready_rules,
     reduction,
 )

@@ -5,6 +5,8 @@
   have no such rule; there it only keeps the order of the gates.
 * Thresholds: one common shift of the latents that they are functions of, which says which weights leave or come back;
   those that stay keep their values: see `threshold_landing`.
+* Components of a matrix: the same shift of their threshold, but those that are left keep their sizes: what goes are the
+  smallest components, and nothing else changes.
 * Weights that count by their size: those between the threshold and the size of the last weight that is to stay are
   moved just across the threshold; no other weight changes.
 
@@ -25,7 +27,7 @@ from torch import Tensor
 from bayesprune.inference.guides.families import Family
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.guides.left_in import included_weights
-from bayesprune.inference.rules.budget_count import knob_of, thresholds, weights_left
+from bayesprune.inference.rules.budget_count import component_sizes, knob_of, thresholds, weights_left
 from bayesprune.inference.rules.threshold_landing import KeptValues, across_threshold, thresholded
 from bayesprune.models.language.latent import WEIGHT
 
@@ -52,12 +54,13 @@ def landed(guide: Guide, count: Callable[[], float], target: int) -> dict[str, A
         How it was done (``"by"``), the count before, and the size of the change; as JSON holds it.
     """
     before, tensors = count(), list(guide.model.priors)
-    shifted = _shifted(guide, tensors)
+    shifted, sizes = _shifted(guide, tensors), component_sizes(guide)
     if shifted:
         names = dict.fromkeys(_SHIFTED[one.sign] for one in shifted)
         by = f"a common shift of {' and '.join(names)}"
         kept = KeptValues(guide, tensors)
         (shift,) = _shift([shifted], lambda: [count()], [target])
+        _keep_sizes(guide, sizes)
         return {"by": by, "before": before, "shift": shift, **kept.restored()}
     return {"by": "weights between the two counts moved across", "before": before, **_across(guide, tensors, target)}
 
@@ -81,11 +84,12 @@ def landed_by_layer(
     own = {name: parts for name, parts in own.items() if parts}
     found: dict[str, Any] = {"by": "each tensor by itself", "before": {name: before.get(name, 0) for name in targets}}
     if own:
-        kept = KeptValues(guide, list(own))
+        kept, sizes = KeptValues(guide, list(own)), component_sizes(guide)
         shifts = _shift(
             list(own.values()), lambda: [float(count(guide)[name]) for name in own], [targets[name] for name in own]
         )
         found["shifts"] = dict(zip(own, shifts, strict=True))
+        _keep_sizes(guide, sizes)
         found |= kept.restored()
     others = [name for name in here if name not in own]
     moved = {
@@ -146,6 +150,23 @@ def _shift(groups: list[list[_Shifted]], count: Callable[[], list[float]], targe
     shifts = _nearest(at, targets)
     at(shifts)
     return shifts
+
+
+def _keep_sizes(guide: Guide, sizes: dict[str, Tensor]) -> None:
+    """Moves components that were there before a shift and still are to the sizes beyond the threshold that they had.
+
+    Args:
+        guide: The guide, after the shift.
+        sizes: Sizes beyond the threshold before it, by site of the latent that is thresholded.
+    """
+    after = component_sizes(guide)
+    for module in guide.families:
+        family = cast(Family, module)
+        for piece in family.slices():
+            if piece.site.name in sizes and piece.parameter == "location":
+                before, now = sizes[piece.site.name], after[piece.site.name]
+                value = piece.of(family.get_parameter("location").data)
+                value += value.sign() * torch.where((before > 0) & (now > 0), before - now, 0.0)
 
 
 def _nearest(at: Callable[[list[float]], list[float]], targets: list[int]) -> list[float]:

@@ -18,7 +18,7 @@ from bayesprune.inference.guides.gate_family import GateFamily
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.guides.left_in import included_weights
 from bayesprune.inference.rules.attraction import fan_out_norms
-from bayesprune.inference.rules.budget_count import counting_rules, knob_of, thresholds, weights_left
+from bayesprune.inference.rules.budget_count import counting_rules, counts_left, knob_of, thresholds, weights_left
 from bayesprune.inference.rules.budget_landing import landed, landed_by_layer
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.costs.layer_budgets import LayerBudget, counts_by_layer
@@ -147,7 +147,7 @@ class WeightMeasure:
     def by_tensor(self, guide: Guide) -> dict[str, int]:
         """How many weights are left of each tensor that the budget is of."""
         counted = {name for part in self.parts for name in part.tensors}
-        return {name: int(left.sum()) for name, left in weights_left(guide).items() if name in counted}
+        return {name: count for name, count in counts_left(guide).items() if name in counted}
 
     @torch.no_grad()
     def signals(self, guide: Guide, along: float) -> list[float]:
@@ -159,10 +159,11 @@ class WeightMeasure:
         """
         probabilities, least = guide.inclusion(), thresholds(guide)
         weights = included_weights(guide) if least else {}
+        counts = counts_left(guide)
         count, expected = dict[str, float](), dict[str, float]()
         for name, left in weights_left(guide).items():
             prior = guide.model.priors[name]
-            event, here = prior.hierarchy.included, float(left.sum())
+            event, here = prior.hierarchy.included, float(counts[name])
             gate = None if event is None or event.gate is None else probabilities.get(prior.sites[event.gate].name)
             if name in least and name in self.latest:
                 hovers = _HOVER * (weights[name] - self.latest[name]).abs().median()

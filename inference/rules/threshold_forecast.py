@@ -1,14 +1,15 @@
 """Thresholds that start asleep: whether they wake before a fit ends, known before its first step.
 
 While a threshold is zero in effect nothing of the loss reaches the latent s behind it, which its own prior alone moves:
-by SGD |s| shrinks by a factor that learning rates, momentum and the prior's precision fix (Kusupati et al. 2020; see
-`bayesprune.models.priors.threshold_onset`); by Adam s moves by its learning rate a step, whatever the precision.
+by SGD |s| shrinks by exp(-weight_decay / (1 - momentum) sum of the learning rates) (Kusupati et al. 2020, section 2 of
+their code's settings; here step by step, exact also for the first ones, where momentum has still to gather); by Adam s
+moves by its learning rate a step, whatever the precision.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,20 +22,25 @@ from bayesprune.models.checks.listed_names import listed
 from bayesprune.models.language.learned_threshold import LearnedThreshold
 from bayesprune.models.language.ready_registry import READY
 from bayesprune.models.language.tensor_prior import TensorPrior
-from bayesprune.models.priors.threshold_onset import decayed
 
 __all__ = [
     "ASLEEP",
+    "WAKES",
     "Sleeper",
     "asleep",
+    "decayed",
     "default_init",
     "shorter",
     "sleepers",
     "sleepers_in_words",
     "start_at",
+    "start_that_wakes",
     "strength_of",
+    "wakes_at",
 ]
 
+WAKES = -8.0
+"""s at which a threshold counts as awake: g(s) = 3.4e-4, about where the loss begins to act on it."""
 ASLEEP = 1e-6
 """A threshold below this share of its tensor's largest |raw| is zero in effect."""
 AWAKE, PRUNES = 1e-3, 0.03
@@ -335,3 +341,59 @@ def _precision(one: LearnedThreshold, values: Mapping[str, Tensor]) -> float | N
 def shorter(value: float) -> str:
     """A number with three digits, as it is typed."""
     return f"{value:.3g}"
+
+
+def decayed(s: float, weight_decay: float, rates: Iterable[float], momentum: float = 0.0) -> list[float]:
+    """Where s is after each step of SGD on weight_decay s^2 / 2, nothing else acting on it; proportional to its start.
+
+    Args:
+        s: Where it starts.
+        weight_decay: Of a mean loss: the precision of s under its prior divided by the number of data.
+        rates: Learning rate of each step.
+        momentum: Of SGD, without dampening, not Nesterov's; default 0.
+
+    Returns:
+        As many values as there are rates.
+    """
+    velocity, path = 0.0, []
+    for rate in rates:
+        velocity = momentum * velocity + weight_decay * s
+        s -= rate * velocity
+        path.append(s)
+    return path
+
+
+def wakes_at(
+    s: float, weight_decay: float, rates: Iterable[float], momentum: float = 0.0, wakes: float = WAKES
+) -> int | None:
+    """The first step, from 1, after which s is not below `wakes`; 0 where it does not start there, None where it stays.
+
+    Args:
+        s: Where it starts.
+        weight_decay: As in `decayed`.
+        rates: Learning rate of each step.
+        momentum: As in `decayed`.
+        wakes: s from which on it counts as awake; default `WAKES`.
+    """
+    if s >= wakes:
+        return 0
+    path = decayed(s, weight_decay, rates, momentum)
+    return next((step for step, value in enumerate(path, 1) if value >= wakes), None)
+
+
+def start_that_wakes(
+    weight_decay: float, rates: Iterable[float], momentum: float = 0.0, wakes: float = WAKES
+) -> float | None:
+    """The start from which s comes to `wakes` with the last of these steps, and not before.
+
+    Args:
+        weight_decay: As in `decayed`.
+        rates: Learning rate of each step up to then.
+        momentum: As in `decayed`.
+        wakes: s from which on it counts as awake; default `WAKES`.
+
+    Returns:
+        A number below `wakes`; None where there is none, as the decay takes any start beyond that in these steps.
+    """
+    left = min(decayed(1.0, weight_decay, rates, momentum), default=1.0)
+    return wakes / left if left > 0.0 else None

@@ -30,6 +30,9 @@ def check_plan(plan: Any) -> None:
         names = plan.get(key, [] if key == "branches_removed" else None)
         if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
             raise ValueError(f"the plan is damaged: its {key} is no list of names")
+    folded = plan.get("folded", {})
+    if not isinstance(folded, Mapping) or not all(_is_count(rank) and rank for rank in folded.values()):
+        raise ValueError("the plan is damaged: its folded does not say a rank of each layer")
     for name, entry in plan["tensors"].items():
         shape, kept = (entry.get(key) if isinstance(entry, Mapping) else None for key in ("shape", "kept"))
         if not isinstance(shape, (list, tuple)) or not all(map(_is_count, shape)) or not isinstance(kept, Mapping):

@@ -31,7 +31,8 @@ _SAME_AS = {"stride": "kernel_size", "kdim": "embed_dim", "vdim": "embed_dim"}  
 
 def is_layer(module: nn.Module) -> bool:
     """Whether a module is of a class of torch.nn that computes something by itself."""
-    return getattr(nn, type(module).__name__, None) is type(module) and not isinstance(module, _CONTAINERS)
+    kind = type(module)  # an nn.Module itself is what torch.fx keeps the tensors of a module of one's own in
+    return getattr(nn, kind.__name__, None) is kind is not nn.Module and not isinstance(module, _CONTAINERS)
 
 
 def layer_source(name: str, layer: nn.Module) -> str:

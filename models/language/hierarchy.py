@@ -150,6 +150,17 @@ class Hierarchy:
             found["factor"] = arguments(self.factor)
         return found
 
+    def check_tensor(self, name: str, shape: tuple[int, ...]) -> None:
+        """Refuses a tensor of a network that the hierarchy is not meant for; default: none.
+
+        Args:
+            name: Name of the tensor.
+            shape: Its shape, `(out, in, ...)`.
+
+        Raises:
+            ValueError: If it is one, in one sentence.
+        """
+
     @property
     def is_annealed(self) -> bool:
         """Whether the declaration asks for the progress of the fit."""

@@ -31,12 +31,14 @@ __all__ = [
     "RelativeThreshold",
     "ShrinkageBelow",
     "SlabMembership",
+    "SomeComponent",
     "beyond_threshold",
     "exact_zero",
     "reduced_to_zero",
     "relative_threshold",
     "shrinkage_below",
     "slab_membership",
+    "some_component",
 ]
 
 ShrinkageForm = Literal["fisher", "posterior"]
@@ -143,6 +145,27 @@ class BeyondThreshold(InclusionEvent):
     def at_prior(self, prior: BoundPrior, values: dict[str, Tensor], precision: float) -> Tensor:
         """Where the drawn weight is not zero."""
         return values["weight"] != 0
+
+
+@dataclass(frozen=True)
+class SomeComponent(InclusionEvent):
+    """A component of the weights' matrix is not zero; see `some_component`."""
+
+    kind: ClassVar[str] = "atom"
+    is_exact: ClassVar[bool] = True
+    raw: str = "m"
+    threshold: str = "threshold"
+
+    def __str__(self) -> str:
+        return f"some |{self.raw}| > {self.threshold} (atom)"
+
+    def at_prior(self, prior: BoundPrior, values: dict[str, Tensor], precision: float) -> Tensor:
+        """Where the drawn weight is not zero."""
+        return values["weight"] != 0
+
+    def chooses_inputs(self, prior: BoundPrior) -> bool:
+        """No: components have weights for all inputs."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -262,6 +285,20 @@ def beyond_threshold(raw: str = "raw", threshold: str = "threshold") -> BeyondTh
             ``"threshold"``.
     """
     return BeyondThreshold(raw, threshold)
+
+
+def some_component(raw: str = "m", threshold: str = "threshold") -> SomeComponent:
+    """The weight is exactly zero unless |raw| > threshold for one of the components that its matrix is the sum of.
+
+    Of a single weight that says little: all weights of a matrix are in, or the whole matrix is out. How many
+    components there are is what `bayesprune.ranks` says.
+
+    Args:
+        raw: Name of the real latent, one a component, that is thresholded; default ``"m"``.
+        threshold: Name of the deterministic node, a function of one latent, whose value |raw| has to exceed; default
+            ``"threshold"``.
+    """
+    return SomeComponent(raw, threshold)
 
 
 def shrinkage_below(threshold: float = 0.5, by: str | None = None) -> ShrinkageBelow:

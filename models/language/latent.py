@@ -15,8 +15,8 @@ from bayesprune.models.language.knobs import Knob
 from bayesprune.models.language.levels import DEFAULT_BLOCK, LEVELS
 
 __all__ = [
-    "PROGRESS", "RESERVED", "WEIGHT", "Declared", "Distribution", "Latent", "arguments", "is_distribution",
-    "is_function",
+    "OWN_DIMENSIONS", "PROGRESS", "RESERVED", "WEIGHT", "Declared", "Distribution", "Latent", "arguments",
+    "is_distribution", "is_function",
 ]  # fmt: skip
 
 Distribution = torch.distributions.Distribution
@@ -26,6 +26,8 @@ RESERVED: tuple[str, ...] = ("size", "fan_in", "inputs", "data_size", PROGRESS)
 channels; 1 for a vector), data, and the share of a fit's steps that are done (a tensor of no dimensions in [0, 1]; 1
 outside a fit and after it), by which a prior is annealed."""
 WEIGHT = "weight"
+OWN_DIMENSIONS = ("output", "input", "rank")
+"""Named dimensions that a tensor gives the size of: its rows, its columns, and the fewer of the two."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Latent:
             ``size``, ``fan_in``, ``inputs``, ``data_size``, ``progress``, or a knob of the hierarchy).
         per: The level, one of `LEVELS`; default one entry a weight.
         dims: Named dimensions in place of a level, e.g. ``{"output": None, "rank": 16}``; None takes the
-            tensor's own size, for the names ``"output"`` and ``"input"``. Passed to callables unexpanded.
+            tensor's own size: rows for ``"output"``, columns for ``"input"``, and the fewer of the two, the largest
+            rank that it can have, for ``"rank"``. Passed to callables unexpanded.
         guide: Family of the guide for this latent whatever the fit asks for (``"delta"``, ``"normal"``,
             ``"lognormal"``, ``"logitnormal"``, ``"bernoulli"``, ``"hardconcrete"``, ``"truncatedlognormal"``); default
             None: the fit decides.
@@ -74,9 +77,10 @@ class Latent:
         if self.spread is not None and not self.spread > 0:
             raise ValueError(f"spread= is a standard deviation to start from and must be positive, not {self.spread}")
         for name, extent in (self.dims or {}).items():
-            if extent is None and name not in ("output", "input"):
+            if extent is None and name not in OWN_DIMENSIONS:
                 raise ValueError(
-                    f"dims[{name!r}] has no size: give a number (only 'output' and 'input' take the tensor's own)"
+                    f"dims[{name!r}] has no size: give a number (only {', '.join(map(repr, OWN_DIMENSIONS))} take the "
+                    "tensor's own)"
                 )
             if extent is not None and extent < 1:
                 raise ValueError(f"dims[{name!r}] must be at least 1, not {extent}")

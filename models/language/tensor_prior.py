@@ -202,7 +202,8 @@ class TensorPrior:
     @property
     def standard_normal(self) -> str | None:
         """Name of the latent per weight that the weights multiply by their scale, if there is just one."""
-        real = [name for name, s in self.sites.items() if s.support == "real" and s.shape == self.shape]
+        own = {name for name, spec in self.hierarchy.nodes.items() if spec.dims}  # of a weight's shape by chance alone
+        real = [n for n, s in self.sites.items() if s.support == "real" and s.shape == self.shape and n not in own]
         return real[0] if len(real) == 1 and not self.weight_is_latent else None
 
     def probe(self) -> list[float]:
@@ -344,10 +345,12 @@ class TensorPrior:
     def _shape_of(self, latent: str, spec: Latent) -> tuple[int, ...]:
         if not spec.dims:
             return level_shape(spec.per, self.shape, spec.block, self.name)
-        own = {"output": self.shape[0], "input": self.shape[1] if len(self.shape) > 1 else None}
+        columns = self.shape[1] if len(self.shape) > 1 else None
+        own = {"output": self.shape[0], "input": columns, "rank": columns and min(self.shape[:2])}
         shape = tuple(own[name] if extent is None else extent for name, extent in spec.dims.items())
         if None in shape:
-            raise ValueError(f"{latent}: dims['input'] needs a tensor with inputs, but {self.name} is {self.shape}")
+            name = next(name for name, extent in spec.dims.items() if extent is None and own[name] is None)
+            raise ValueError(f"{latent}: dims[{name!r}] needs a tensor with inputs, but {self.name} is {self.shape}")
         return tuple(int(extent) for extent in shape if extent is not None)
 
     def _site_name(self, latent: str, spec: Latent) -> str:

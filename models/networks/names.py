@@ -17,5 +17,8 @@ NETWORK_NAMES = (
     "resnet-50",
     "mobilenet-v1",
     "mobilenet-v2",
+    "fast-grnn",
+    "gru",
+    "lstm",
 )
 """Those of `bayesprune.models.networks.registry.NETWORKS`, in its order."""

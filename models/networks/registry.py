@@ -9,8 +9,10 @@ from typing import Any, Protocol
 from torch import nn
 
 from bayesprune.models.checks.size_bounds import checked_count, checked_input_shape, checked_width, require_holdable
+from bayesprune.models.networks.fast_grnn import fast_grnn
 from bayesprune.models.networks.lenet import lenet_5, lenet_300_100
 from bayesprune.models.networks.mobilenet import mobilenet_v1, mobilenet_v2
+from bayesprune.models.networks.recurrent import gru, lstm
 from bayesprune.models.networks.resnet import (
     resnet_18,
     resnet_18_imagenet,
@@ -65,6 +67,15 @@ def _image_builder(name: str, make: Callable[[int, int, float], nn.Module], halv
     return build
 
 
+def _recurrent_builder(name: str, make: Callable[[Sequence[int], int, float], nn.Module]) -> Builder:
+    """The builder of a recurrent network, which takes sequences, and images row by row."""
+
+    def build(input_shape: Sequence[int], classes: int, width: float = 1.0) -> nn.Module:
+        return _named(name, input_shape, classes, width, make(input_shape, classes, width))
+
+    return build
+
+
 def _require_image(name: str, input_shape: Sequence[int]) -> None:
     if len(input_shape) != 3:
         raise ValueError(
@@ -93,6 +104,9 @@ NETWORKS: dict[str, Builder] = {
     "resnet-50": _image_builder("resnet-50", resnet_50, halves="five halvings"),
     "mobilenet-v1": _image_builder("mobilenet-v1", mobilenet_v1, halves="five halvings"),
     "mobilenet-v2": _image_builder("mobilenet-v2", mobilenet_v2, halves="five halvings"),
+    "fast-grnn": _recurrent_builder("fast-grnn", fast_grnn),
+    "gru": _recurrent_builder("gru", gru),
+    "lstm": _recurrent_builder("lstm", lstm),
 }
 """Networks by the name the command line uses; each builder takes `(input_shape, classes, width=1.0)`."""
 

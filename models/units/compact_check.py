@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from bayesprune.models.units.output_distance import Runner, compact_outputs, com
 from bayesprune.models.units.rounding_noise import rounding_noise
 from bayesprune.models.units.wider_check import WiderCheck
 
-__all__ = ["Comparison", "check"]
+__all__ = ["Comparison", "check", "relative_difference"]
 
 _BATCHES = 4
 
@@ -98,6 +99,26 @@ def check(
         compared,
         {**unclear, **left},
     )
+
+
+def relative_difference(network: nn.Module, made: nn.Module, example_input: Any, seed: int = 0) -> float:
+    """Largest difference of two networks' outputs, relative to the standard deviation of the output.
+
+    On random inputs of sd 1 of the example's shape and on the example, in float64 if both can be run in it.
+
+    Args:
+        network: A network.
+        made: Another, of outputs of the same shape.
+        example_input: An input, or a tuple of inputs.
+        seed: Of the random inputs.
+    """
+    run, _, before = _runner(network, example_input, seed)
+    after, found = compact_outputs(run, made), 0.0
+    outputs = zip(zip(*before, strict=True), zip(*after, strict=True), sds_of_batches(before), strict=True)
+    for ones, others, sd in outputs:
+        apart = max(float((one.double() - other.double()).abs().max()) for one, other in zip(ones, others, strict=True))
+        found = max(found, apart / sd if sd else (math.inf if apart else 0.0))
+    return found
 
 
 def _runner(network: nn.Module, example_input: Any, seed: int) -> tuple[Runner, bool, list[list[Tensor]]]:

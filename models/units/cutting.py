@@ -16,6 +16,7 @@ from bayesprune.models.tracing.channel_records import Count, Slice
 from bayesprune.models.tracing.channel_trace import trace_channels
 from bayesprune.models.units.channel_groups import ChannelGroups, Units, unit_sets
 from bayesprune.models.units.dead_units import LiveUnits, never_empty
+from bayesprune.models.units.rank_folding import fold_layers
 from bayesprune.models.units.residual_branches import remove_branches, with_code
 
 __all__ = ["add_bias", "cut", "cut_units", "fold", "removal_plan", "units_plan"]
@@ -65,7 +66,7 @@ def cut(
             found.live[found.root_of(part.channel[gone])] = False
     for layer in plan["bias_added"]:
         add_bias(layer_without_bias(made, layer))
-    return cut_units(made, found, plan["bias_added"])
+    return fold_layers(cut_units(made, found, plan["bias_added"]), plan.get("folded", {}))
 
 
 def add_bias(layer: Any) -> None:

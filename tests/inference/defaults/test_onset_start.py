@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import bayesprune as bp
-from bayesprune.models.priors.threshold_onset import WAKES, decayed, start_that_wakes, wakes_at
+from bayesprune.inference.rules.threshold_forecast import WAKES, decayed, start_that_wakes, wakes_at
 from tests.oracles.str_reference import published_rate
 
 IMAGENET, CIFAR = 5005, 196

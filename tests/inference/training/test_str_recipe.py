@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.models.priors.threshold_onset import decayed
+from bayesprune.inference.rules.threshold_forecast import decayed
 from tests.oracles import str_reference as reference
 
 # One threshold of each network sleeps on purpose, which is said.

@@ -123,7 +123,11 @@ def test_a_latent_whose_callable_returns_neither_a_distribution_nor_a_tensor_is_
 
 @pytest.mark.parametrize(
     ("dims", "message"),
-    [({"rank": None}, "has no size"), ({"rank": 0}, "at least 1"), ({"output": None, "rank": -2}, "at least 1")],
+    [
+        ({"factor": None}, "'factor'. has no size.*'rank'"),
+        ({"rank": 0}, "at least 1"),
+        ({"output": None, "rank": -2}, "at least 1"),
+    ],
 )
 def test_bad_dims_are_refused(dims, message):
     with pytest.raises(ValueError, match=message):

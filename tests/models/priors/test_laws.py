@@ -26,6 +26,7 @@ from bayesprune.inference.guides.paired import SlabFactor
 from bayesprune.inference.objective.objective import Objective
 from bayesprune.models.gates.unit_gates import UnitGates
 from bayesprune.models.priors.ready import PRIORS, from_config, make_prior
+from tests.oracles.low_rank_reference import components, log_density
 from tests.oracles.str_reference import soft
 
 OUT, FAN_IN, DATA = 3, 4, 50
@@ -133,10 +134,7 @@ LAWS = [
     Law("mcp", {"lam": 2.0, "gamma": 0.4}, lambda weight: concave(weight, 2.0, 0.8), up_to=True),
     Law("mcp", {}, lambda weight: concave(weight, sqrt(FAN_IN), 2.0 * HE), up_to=True),
     Law(
-        "mcp-paper",
-        {"lam": 0.04, "gamma": 20.0, "data_size": DATA},
-        lambda weight: concave(weight, 2.0, 0.8),
-        up_to=True,
+        "mcp-paper", {"lam": 0.04, "gamma": 20.0, "data_size": DATA}, lambda weight: concave(weight, 2, 0.8), up_to=True
     ),
     Law(
         "sws",
@@ -217,6 +215,7 @@ LAWS = [
         lambda weight: mixture(weight, 0.2, 0.006, 0.6),
         kind="membership",
     ),
+    Law("low-rank", {}, log_density(sqrt(10.0), 0.2 * 3 * (OUT + FAN_IN)), components, "atom"),
     Law("sparse-variational-dropout", {}, lambda weight: log_uniform(weight), own="normal", up_to=True),
     Law(
         "group-normal-jeffreys",
