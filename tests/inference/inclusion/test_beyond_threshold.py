@@ -188,6 +188,10 @@ def test_others_are_counted_over_draws():
         ),
         "mixed entries": declared("output", threshold=Latent(lambda s: torch.sigmoid(s.mean()), per="layer")),
         "entries of others": declared("output", threshold=Latent(lambda s: torch.sigmoid(s.flip(0)), per="output")),
+        "dimensions of its own": declared(
+            s=Latent(lambda: dist.Normal(-2.0, 1.0), dims={"k": 3}),
+            threshold=Latent(lambda s: torch.sigmoid(s.mean()), per="layer"),
+        ),
         "raw itself": declared(threshold=Latent(lambda raw: raw.square().mean().sqrt(), per="layer")),
         "raw is a point": declared(raw=Latent(lambda: dist.Normal(0.0, 1.0), guide="delta")),
     }
