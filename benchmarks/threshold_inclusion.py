@@ -242,7 +242,7 @@ def main() -> None:
     """Fits, measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, help="Of digits.")
-    parser.add_argument("--regressions", type=int, default=4, help="Of each design.")
+    parser.add_argument("--regressions", type=int, default=6, help="Of each design.")
     parser.add_argument("--deletions", type=int, default=300)
     parser.add_argument("--out", default="runs/benchmarks")
     options = parser.parse_args()
