@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from bayesprune.analysis.plots.r_hat import plot_r_hat as plot_r_hat
     from bayesprune.analysis.plots.scales import plot_scales as plot_scales
     from bayesprune.analysis.plots.shrinkage import plot_shrinkage as plot_shrinkage
+    from bayesprune.analysis.plots.thresholds import plot_thresholds as plot_thresholds
     from bayesprune.analysis.plots.trajectories import plot_trajectories as plot_trajectories
     from bayesprune.analysis.plots.units import plot_units as plot_units
     from bayesprune.analysis.tables.layer_table import layer_table as layer_table
@@ -98,6 +99,7 @@ if TYPE_CHECKING:
     from bayesprune.inference.rules.schedules import hold_then_cosine as hold_then_cosine
     from bayesprune.inference.rules.schedules import steps as steps
     from bayesprune.inference.rules.schedules import warmup_cosine as warmup_cosine
+    from bayesprune.inference.rules.thresholds import Thresholds as Thresholds
     from bayesprune.inference.sparsity_path.continuation import sparsity_path as sparsity_path
     from bayesprune.inference.sparsity_path.sparsity_path import SparsityPath as SparsityPath
     from bayesprune.inference.terms.check import check_term as check_term
@@ -122,6 +124,8 @@ if TYPE_CHECKING:
     from bayesprune.models.costs.costs import costs as costs
     from bayesprune.models.costs.expected_costs import ExpectedCosts as ExpectedCosts
     from bayesprune.models.costs.latency import latency as latency
+    from bayesprune.models.costs.layer_budgets import LayerBudget as LayerBudget
+    from bayesprune.models.costs.weight_names import weight_names as weight_names
     from bayesprune.models.deployment.export import export_network as export_network
     from bayesprune.models.deployment.onnx_export import export_onnx as export_onnx
     from bayesprune.models.deployment.sparse import to_sparse as to_sparse
@@ -149,9 +153,14 @@ if TYPE_CHECKING:
     from bayesprune.models.likelihoods.real_likelihoods import StudentT as StudentT
     from bayesprune.models.networks.lenet import lenet_5 as lenet_5
     from bayesprune.models.networks.lenet import lenet_300_100 as lenet_300_100
+    from bayesprune.models.networks.mobilenet import mobilenet_v1 as mobilenet_v1
+    from bayesprune.models.networks.mobilenet import mobilenet_v2 as mobilenet_v2
     from bayesprune.models.networks.resnet import resnet_18 as resnet_18
+    from bayesprune.models.networks.resnet import resnet_18_imagenet as resnet_18_imagenet
     from bayesprune.models.networks.resnet import resnet_20 as resnet_20
     from bayesprune.models.networks.resnet import resnet_32 as resnet_32
+    from bayesprune.models.networks.resnet import resnet_34 as resnet_34
+    from bayesprune.models.networks.resnet import resnet_50 as resnet_50
     from bayesprune.models.networks.resnet import resnet_56 as resnet_56
     from bayesprune.models.networks.standardisation import put_in_units as put_in_units
     from bayesprune.models.networks.standardisation import units_of as units_of
@@ -238,12 +247,19 @@ _HOMES: dict[str, str] = {
     "resnet_32": "bayesprune.models.networks.resnet",
     "resnet_56": "bayesprune.models.networks.resnet",
     "vgg_16_bn": "bayesprune.models.networks.vgg",
+    "resnet_18_imagenet": "bayesprune.models.networks.resnet",
+    "resnet_34": "bayesprune.models.networks.resnet",
+    "resnet_50": "bayesprune.models.networks.resnet",
+    "mobilenet_v1": "bayesprune.models.networks.mobilenet",
+    "mobilenet_v2": "bayesprune.models.networks.mobilenet",
+    "weight_names": "bayesprune.models.costs.weight_names",
     "load_data": "bayesprune.data.sets",
     "put_in_units": "bayesprune.models.networks.standardisation",
     "units_of": "bayesprune.models.networks.standardisation",
     # inference
     "fit": "bayesprune.inference.training.fit",
     "Gating": "bayesprune.inference.rules.gate_training",
+    "Thresholds": "bayesprune.inference.rules.thresholds",
     "Fit": "bayesprune.inference.fit_result",
     "Combined": "bayesprune.inference.combined",
     "objective": "bayesprune.inference.objective.objective",
@@ -323,6 +339,7 @@ _HOMES: dict[str, str] = {
     "ExpectedCosts": "bayesprune.models.costs.expected_costs",
     "architecture": "bayesprune.models.units.architecture",
     "latency": "bayesprune.models.costs.latency",
+    "LayerBudget": "bayesprune.models.costs.layer_budgets",
     "to_sparse": "bayesprune.models.deployment.sparse",
     "export_network": "bayesprune.models.deployment.export",
     "export_onnx": "bayesprune.models.deployment.onnx_export",
@@ -347,6 +364,7 @@ _HOMES: dict[str, str] = {
     "plot_architecture": "bayesprune.analysis.plots.architecture",
     "plot_gates": "bayesprune.analysis.plots.gates",
     "plot_units": "bayesprune.analysis.plots.units",
+    "plot_thresholds": "bayesprune.analysis.plots.thresholds",
     "training_costs": "bayesprune.analysis.tables.training_costs",
     "TrainingCosts": "bayesprune.analysis.tables.training_costs",
     "plot_calibration": "bayesprune.analysis.plots.calibration",

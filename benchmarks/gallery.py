@@ -3,7 +3,8 @@
     python -m benchmarks.gallery
 
 8 x 8 images: LeNet-300-100 with spike and slab by the paired guide, and a smaller network with a horseshoe, two
-restarts; unit gates on LeNet-300-100. Writes docs/images, or --out. 45 s on one core.
+restarts; unit gates on LeNet-300-100; learned thresholds on it with a budget. Writes docs/images, or --out. 60 s on one
+core.
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ def main() -> None:
     gates = bp.UnitGates(kappa=2e-3)
     gated = bp.BayesianNetwork(network, {}, gates=gates, data_size=len(x), example_input=x[:1])
     learned = bp.fit(gated, data.train, validation=data.validation, learning_rate=3e-3, batch_size=64, epochs=60)
+    torch.manual_seed(0)
+    soft = bp.BayesianNetwork(bp.lenet_300_100(64, 10), {"fc*.weight": bp.SoftThreshold()}, data_size=len(x))
+    how = {"rules": [bp.Budget(density=0.05)], "batch_size": 64, "epochs": 60, "execution": "plain"}
+    thresholded = bp.fit(soft, data.train, validation=data.validation, **how)
     calibration = bp.deletion_calibration(spike, data.validation, n=200)
     figures = {
         "inclusion": bp.plot_inclusion(spike, maps="all"),
@@ -58,6 +63,7 @@ def main() -> None:
         "deletion_calibration": bp.plot_deletion_calibration(calibration),
         "gates": bp.plot_gates(learned),
         "units": bp.plot_units(learned),
+        "thresholds": bp.plot_thresholds(thresholded),
         "architecture": bp.plot_architecture(bp.prune(spike, min_inclusion=0.5)),
     }
     for name, figure in figures.items():

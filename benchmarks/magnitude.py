@@ -3,7 +3,8 @@
 * `train_dense`: ordinary training.
 * `one_shot`: global magnitude pruning of a trained network, no fine-tuning.
 * `train_gradual`: gradual magnitude pruning (Zhu and Gupta 2017, "To prune, or not to prune", equation 1),
-  global rather than per layer, in the same total number of epochs as dense training.
+  global rather than per layer, in the same total number of epochs as dense training; or to a number of weights in
+  each layer, where one is given.
 
 Weight matrices (parameters of two or more dimensions) are pruned, biases never. Counts are exact: of D
 weights, round(sparsity * D) are zero; equal magnitudes are pruned in order of their index. The data are
@@ -16,7 +17,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -141,6 +142,26 @@ def global_masks(
     return {name: part.view(w.shape) for (name, w), part in zip(weights.items(), parts, strict=True)}
 
 
+def layer_masks(
+    weights: dict[str, nn.Parameter], left: Mapping[str, int], share: float, previous: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return masks that drop the smallest magnitudes of each tensor by itself.
+
+    Args:
+        weights: name to tensor.
+        left: how many of each are left in the end.
+        share: how much of what goes in the end has gone, 1 in the end.
+        previous: earlier masks, as in `global_masks`.
+    """
+    found = {}
+    for name, w in weights.items():
+        gone = share * (w.numel() - left[name]) / w.numel()
+        # A budget that has been learned may leave nothing of a layer.
+        every = {name: torch.zeros_like(w, dtype=torch.bool)}
+        found |= every if gone >= 1.0 else global_masks({name: w}, gone, {name: previous[name]})
+    return found
+
+
 @torch.no_grad()
 def one_shot(network: nn.Module, sparsity: float) -> Trained:
     """Return a copy of the network with its globally smallest weights set to zero; no training follows."""
@@ -185,6 +206,7 @@ def train_gradual(
     start: float = 0.1,
     end: float = 0.7,
     every: int = 100,
+    layers: Mapping[str, int] | None = None,
 ) -> Trained:
     """Train with gradual global magnitude pruning, in `settings.epochs` epochs all told.
 
@@ -197,6 +219,7 @@ def train_gradual(
         start: fraction of the steps at which pruning begins.
         end: fraction of the steps at which the final sparsity is reached; training goes on to the last step.
         every: steps between updates of the masks.
+        layers: how many weights of each matrix are left, in place of `sparsity`; default none: global.
 
     Returns:
         The network after the last epoch, exactly as sparse as asked.
@@ -212,9 +235,9 @@ def train_gradual(
     def wanted(step: int) -> float | None:
         # The last update is at `stop` whether or not `every` divides the span.
         due = begin <= step <= stop and ((step - begin) % every == 0 or step == stop)
-        return cubic_sparsity(step, begin, stop, sparsity) if due else None
+        return cubic_sparsity(step, begin, stop, sparsity if layers is None else 1.0) if due else None
 
-    return _train(x, y, settings or Settings(), network, wanted)
+    return _train(x, y, settings or Settings(), network, wanted, layers)
 
 
 def total_steps(examples: int, settings: Settings) -> int:
@@ -228,6 +251,7 @@ def _train(
     settings: Settings,
     network: nn.Module | None,
     wanted: Callable[[int], float | None] | None,
+    layers: Mapping[str, int] | None = None,
 ) -> Trained:
     """Train; after step t (counted from 1) prune to `wanted(t)` unless that is None."""
     if network is None:
@@ -246,7 +270,8 @@ def _train(
         optimizer.step()
         target = wanted(step) if wanted is not None else None
         if target is not None and target > 0.0:
-            masks, pruning = global_masks(weights, target, masks), True
+            pruning = True
+            masks = layer_masks(weights, layers, target, masks) if layers else global_masks(weights, target, masks)
         if pruning:
             # Also wipes what momentum has just done to a masked weight.
             with torch.no_grad():

@@ -27,8 +27,10 @@ from bayesprune.inference.posterior.shrinkage_factors import shrinkage_factors
 from bayesprune.inference.posterior.storage import load_fit, save_fit
 from bayesprune.inference.predictions import predictive
 from bayesprune.inference.predictions.predictive import Prediction
+from bayesprune.inference.rules.budget_count import weights_left
 from bayesprune.inference.watching.record import Record
 from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.costs.layer_budgets import LayerBudget
 
 __all__ = ["Fit", "Prediction"]
 
@@ -63,6 +65,20 @@ class Fit(Fitted):
         one = self.restart(restart)
         with torch.no_grad():
             return {name: included_at(one, prior, draw, draw[name]) for name, prior in one.model.priors.items()}
+
+    def layer_budget(self, restart: int = 0) -> LayerBudget:
+        """How many weights each tensor with a prior is left with, by the rule of its prior that `Budget` counts by.
+
+        What one fit has learned can so be asked of another: ``Budget(density=fit.layer_budget())``,
+        ``prune(other, budget=fit.layer_budget())``.
+
+        Args:
+            restart: Which restart; default the first.
+        """
+        one = self.restart(restart)
+        left = {name: int(there.sum()) for name, there in weights_left(one.guide).items()}
+        sizes = one.model.declared_sizes
+        return LayerBudget.of_counts({name: left.get(name, 0) for name in sizes}, sizes)
 
     def predict(
         self,

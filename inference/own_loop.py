@@ -23,6 +23,7 @@ from bayesprune.inference.objective.objective import Objective, Terms
 from bayesprune.inference.posterior.shrinkage import diagonal_fisher, needs_fisher
 from bayesprune.inference.restart import Restart
 from bayesprune.inference.rules.ready_rules import default_rules_of
+from bayesprune.inference.rules.rule_traces import with_rules
 from bayesprune.inference.watching.pruning_trace import inclusion_record, kl_by_tensor, scale_record, trace_dataset
 from bayesprune.inference.watching.record import Record
 from bayesprune.models.networks.evaluation_mode import begin_training, remember_held
@@ -76,6 +77,8 @@ def fit_of(
             restarts.append(Restart(copied.model, copied.guide, number))
         model = restarts[0].model
         trace = trace_dataset(histories, iterates, {"data_size": model.data_size})
+        if all(one is not None for one in records):
+            trace = with_rules(trace, [one.state.rules for one in records if one is not None])
         settings = _settings(objectives, records) | {
             "input_shape": list(input_shape),
             "data_sketch": sketch,
@@ -105,10 +108,11 @@ def _checked_objectives(objective: Any) -> list[Objective]:
                 "read yours by pyro.infer.Predictive"
             )
         for rule in default_rules_of(one.model, ()):
-            raise ValueError(
-                f"a part of the model is trained by the rule {rule!r}, which runs in fit alone and not in a loop of "
-                "one's own: use fit(bnn, data)"
-            )
+            if not rule.in_own_loops:
+                raise ValueError(
+                    f"a part of the model is trained by the rule {rule!r}, which runs in fit alone and not in a loop "
+                    "of one's own: use fit(bnn, data)"
+                )
         for name, parameter in one.named_parameters():
             if not bool(torch.isfinite(parameter).all()):
                 raise ValueError(f"{name} holds NaN or infinity: train again with a smaller learning rate")

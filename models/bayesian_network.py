@@ -81,7 +81,8 @@ class BayesianNetwork(nn.Module):
         ways: What lies between drawn weights and the network, in order: gates on its units, masks. Appended to before
             a guide is made.
         left_to_gates: Names of the weights as they were declared whose prior is the one that the gates declare.
-        declared_sizes: Number of weights of each tensor with a prior as it was declared, by name.
+        declared_shapes: Shape of each tensor with a prior as it was declared, by name.
+        declared_sizes: Number of its weights.
         plan: What of it is left, as `CompactResult.plan` has it; None where nothing was removed.
 
     Raises:
@@ -161,7 +162,8 @@ class BayesianNetwork(nn.Module):
         self.plan = plan
         self.data_size, self.patterns = declaration.data_size, declaration.patterns
         self.left_to_gates, self.example_input = declaration.left_to_gates, declaration.example_input
-        self.declared_sizes = {name: math.prod(declaration.shapes[name]) for name in declaration.chosen}
+        self.declared_shapes = {name: declaration.shapes[name] for name in declaration.chosen}
+        self.declared_sizes = {name: math.prod(shape) for name, shape in self.declared_shapes.items()}
         self.likelihood = likelihood
         self.network = network
         self.ways = Ways(ways)

@@ -18,6 +18,7 @@ from torch import nn
 import bayesprune as bp
 from bayesprune.inference.defaults import length
 from bayesprune.models.language.levels import LEVELS
+from bayesprune.models.networks.registry import NETWORKS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -158,6 +159,7 @@ def test_the_page_on_halo_runs():
     assert all(bool(mask.all()) == name.endswith("bias") for name, mask in masks.items())
 
 
+@pytest.mark.filterwarnings("ignore:thresholds of .* will be asleep to the end")  # of a fit that is as short here
 def test_the_page_on_soft_thresholds_runs():
     space = {}
     for block in code_blocks("docs/priors/soft-threshold.md", epochs=6):
@@ -257,6 +259,30 @@ def test_the_page_on_declaring_runs_and_its_table_of_levels_is_right():
         "network": [(), ()],
     }
     assert tuple(space["levels"]) == LEVELS
+    assert (len(space["names"]), len(space["inner"])) == (28, 13)
+
+
+def test_the_table_of_networks_has_all_of_them_with_what_they_count():
+    """Names, parameters and multiply-adds of docs/declaring.md."""
+    text = (ROOT / "docs" / "declaring.md").read_text(encoding="utf-8").split("## Networks by name", 1)[1]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| `")
+    ]
+    found, large = {}, set()
+    for name, _, images, parameters, macs in rows:
+        first, *more = re.findall(r"`(.*?)`", name)
+        names = [first, *(first.rpartition("-")[0] + end for end in more)]
+        for one, count, each in zip(names, parameters.split(", "), macs.split(", "), strict=True):
+            found[one] = (int(count.replace(",", "")), float(each.removesuffix(" M").replace(",", "")))
+            large |= {one} if images.startswith("64") else set()
+    shapes = {"lenet-300-100": (1, 28, 28), "lenet-5": (1, 28, 28)}
+    counted = {}
+    for name, build in NETWORKS.items():
+        shape = (3, 224, 224) if name in large else shapes.get(name, (3, 32, 32))
+        with torch.device("meta"):
+            costs = bp.costs(build(shape, 1000 if name in large else 10), torch.empty(1, *shape))
+        counted[name] = (costs.parameters, round(costs.dense_macs / 1e6, 2))
+    assert found == counted
 
 
 @pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto distribution:UserWarning")  # a short fit
@@ -276,6 +302,7 @@ def raw_targets():
     return torch.tensor(load_diabetes(scaled=False).target, dtype=torch.float32)
 
 
+@pytest.mark.filterwarnings("ignore:at step 1 nothing is left of")  # of a budget that has one epoch here
 def test_the_page_on_plots_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
@@ -292,6 +319,16 @@ def test_the_page_on_plots_runs(tmp_path, monkeypatch):
         exec(compile(block, "docs/plots.md", "exec"), space)
     written = {path for block in blocks for path in re.findall(r'path="(.+?)"', block)}
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == written
+
+
+def test_the_page_on_budgets_runs_by_layer(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (block,) = [block for block in code_blocks("docs/budget.md", epochs=3) if "LayerBudget" in block]
+    space = {}
+    exec(compile(block, "docs/budget.md", "exec"), space)
+    assert space["as_learned"].layer_budget().left == space["learned"].left == space["erk"].left
+    found = space["bp"].LayerBudget.of(space["pruned"])
+    assert found.layers[1].left == 90 and found["fc3.weight"] == space["learned"]["fc3.weight"]
 
 
 def test_links_between_the_pages_lead_somewhere():

@@ -230,7 +230,7 @@ WINGS = {
         "likelihoods": "",
         "tracing": "graphs checks",
         "units": "tracing graphs likelihoods checks",
-        "costs": "units networks checks",
+        "costs": "units networks files checks",
         "gates": "units tracing costs distributions language ways networks checks",
         "priors": "distributions language gates checks",
         "deployment": "costs graphs language files checks",
@@ -256,7 +256,7 @@ WINGS = {
         "notes": "fitted inclusion predictions defaults rules watching guides data",
         "combined": "fitted inclusion predictions objective guides",
         "own_loop": "fitted restart inclusion posterior rules watching objective guides data",
-        "fit_result": "fitted combined own_loop notes inclusion posterior predictions watching objective data",
+        "fit_result": "fitted combined own_loop notes inclusion posterior predictions watching rules objective data",
         "training": "fit_result restart inclusion posterior predictions defaults"
         " rules watching execution objective guides data",
         "pruning": "training fit_result restart inclusion rules objective guides data",

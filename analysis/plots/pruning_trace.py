@@ -81,7 +81,7 @@ def trace_of(fit: Fit | xr.Dataset) -> xr.Dataset:
     return fit.trace.assign_attrs(data_size=fit.model.data_size, is_map=int(fit.guide.is_map))
 
 
-def _lines(axis: Any, values: xr.DataArray, label: str, **how: Any) -> None:
+def restart_lines(axis: Any, values: xr.DataArray, label: str, **how: Any) -> None:
     """One line a restart, the first with the label; a single epoch gets a mark."""
     for number, row in enumerate(values.transpose("restart", "epoch").values):
         mark = "o" if np.isfinite(row).sum() == 1 else None
@@ -97,13 +97,13 @@ def _lines(axis: Any, values: xr.DataArray, label: str, **how: Any) -> None:
 
 def _objective(figure: Any, axis: Any, trace: xr.Dataset) -> None:
     size, is_map = trace.attrs["data_size"], bool(trace.attrs["is_map"])
-    _lines(
+    restart_lines(
         axis,
         -trace["expected_log_likelihood"] / size,
         "\N{MINUS SIGN}log-likelihood" if is_map else "\N{MINUS SIGN}E[log-likelihood]",
         **line_look(0),
     )
-    _lines(axis, trace["kl"] / size, "\N{MINUS SIGN}log prior" if is_map else "KL", **line_look(1))
+    restart_lines(axis, trace["kl"] / size, "\N{MINUS SIGN}log prior" if is_map else "KL", **line_look(1))
     axis.set_ylabel("nats per datum")
     axis.set_title("Minus log joint, its two parts" if is_map else "Negative ELBO, its two parts")
     values = np.concatenate([(trace[k] / size).values.ravel() for k in ("expected_log_likelihood", "kl")])
@@ -115,7 +115,7 @@ def _objective(figure: Any, axis: Any, trace: xr.Dataset) -> None:
 
 def _score(figure: Any, axis: Any, trace: xr.Dataset) -> None:
     name = next(str(n) for n in trace.data_vars if str(n).startswith("validation_"))
-    _lines(axis, trace[name], name, color=COLOURS[2])
+    restart_lines(axis, trace[name], name, color=COLOURS[2])
     score = name.removeprefix("validation_")
     axis.set_title(f"Validation {'NLL' if score == 'nll' else score}")
     axis.set_ylabel("nats per example" if score == "nll" else "RMSE" if score == "rmse" else f"{score} (fraction)")
@@ -132,10 +132,12 @@ def _sparsity(figure: Any, axis: Any, trace: xr.Dataset) -> None:
         few = len(tensors) <= LABELLED
         look = line_look(number) if few else {"color": "#B0B0B0"}
         label = short[name] if few else ("each tensor" if number == 0 else "_")
-        _lines(axis, trace["near_zero" if name in near else "sparsity"].sel(tensor=name, drop=True), label, **look)
+        restart_lines(
+            axis, trace["near_zero" if name in near else "sparsity"].sel(tensor=name, drop=True), label, **look
+        )
     if len(tensors) > 1:
         whole = trace["network_near_zero" if near else "network_sparsity"]
-        _lines(axis, whole, "network", color="black", ls=":", lw=1.8)
+        restart_lines(axis, whole, "network", color="black", ls=":", lw=1.8)
     axis.set_ylim(-0.03, 1.03)
     if not near:
         axis.set_ylabel("fraction of zeros")
@@ -167,8 +169,10 @@ def _histogram(figure: Any, axis: Any, trace: xr.Dataset) -> None:
 
 def _schedules(figure: Any, axis: Any, trace: xr.Dataset) -> None:
     rates = trace["learning_rate"].isel(restart=[0])
-    _lines(axis, trace["kl_weight"].isel(restart=[0]), "weight of the KL term", color=COLOURS[3])
-    _lines(axis, rates / float(rates.max()), f"learning rate / {float(rates.max()):.2g}", color=COLOURS[4], ls="--")
+    restart_lines(axis, trace["kl_weight"].isel(restart=[0]), "weight of the KL term", color=COLOURS[3])
+    restart_lines(
+        axis, rates / float(rates.max()), f"learning rate / {float(rates.max()):.2g}", color=COLOURS[4], ls="--"
+    )
     axis.set_ylim(bottom=-0.03)
     axis.set_ylabel("factor")
     axis.set_title("Schedules")

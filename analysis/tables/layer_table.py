@@ -13,6 +13,7 @@ from bayesprune.inference.inclusion.inclusion_notes import inclusion_notes, mean
 from bayesprune.inference.restart import Restart
 from bayesprune.inference.watching.pruning_trace import inclusion_record
 from bayesprune.models.checks.given_numbers import restart_number
+from bayesprune.models.language.learned_threshold import learned_thresholds
 
 TITLES = {
     "tensor": "tensor",
@@ -24,6 +25,7 @@ TITLES = {
     "near_zero": "near zero",
     "effective": "effective",
     "rms": "rms weight",
+    "threshold": "threshold",
     "kl": "KL [nats]",
 }
 _NOTHING = "-"
@@ -65,8 +67,8 @@ def layer_table(fit: Fit, restart: int = 0, draws: int = 200) -> LayerTable:
     share of inclusion probabilities of at most 1/2); ``near_zero`` (of a prior without an atom, the share of weights
     below a tenth of their layer's root mean square, else None); ``effective`` with ``effective_lower`` and
     ``effective_upper`` (effective number of weights, 89 % interval); ``rms`` (root mean square of the weights at the
-    guide's centre); ``kl`` (the tensor's share of the KL term in nats after the last epoch; of a MAP minus its log
-    prior). A MAP has no ``included`` and ``effective``.
+    guide's centre); ``threshold`` (learned, the median of several; None without); ``kl`` (the tensor's share of the KL
+    term in nats after the last epoch; of a MAP minus its log prior). A MAP has no ``included`` and ``effective``.
 
     Args:
         fit: The fit.
@@ -82,6 +84,7 @@ def layer_table(fit: Fit, restart: int = 0, draws: int = 200) -> LayerTable:
     included, effective, notes = _posterior_counts(fit, restart, draws)
     kl = _last_kl(fit, restart)
     rms = _rms(one)
+    thresholds = _thresholds(one)
     rows: list[dict[str, Any]] = []
     for name, prior in one.model.priors.items():
         event = prior.hierarchy.included
@@ -102,6 +105,7 @@ def layer_table(fit: Fit, restart: int = 0, draws: int = 200) -> LayerTable:
                     )
                 ),
                 "rms": rms[name],
+                "threshold": thresholds.get(name),
                 "kl": kl.get(name),
             }
         )
@@ -121,6 +125,7 @@ def layer_table(fit: Fit, restart: int = 0, draws: int = 200) -> LayerTable:
             "effective_lower": None,
             "effective_upper": None,
             "rms": math.sqrt(sum(row["rms"] ** 2 * n for row, n in zip(rows, left, strict=True)) / sum(left)),
+            "threshold": None,
             "kl": _sum(row["kl"] for row in rows),
         }
     )
@@ -168,6 +173,14 @@ def _rms(one: Restart) -> dict[str, float]:
     return {name: float(weight.square().mean().sqrt()) for name, weight in weights.items()}
 
 
+@torch.no_grad()
+def _thresholds(one: Restart) -> dict[str, float]:
+    """Learned thresholds at the guide's centre, of several of a tensor the median."""
+    known = learned_thresholds(one.model.priors)
+    values = one.guide.means() if known else {}
+    return {name: float(each.at(values[each.site.name]).median()) for name, each in known.items()}
+
+
 def _sparsity_note(one: Restart, record: dict[str, Any]) -> str:
     """What the shares are of."""
     said = ["sparsity: fraction of zeros"]
@@ -200,6 +213,7 @@ def _cell(row: dict[str, Any], key: str) -> str:
         "sparsity": ".1%",
         "near_zero": ".1%",
         "rms": ".3g",
+        "threshold": ".3g",
         "kl": ",.0f",
     }
     return format(value, formats.get(key, ""))

@@ -13,6 +13,7 @@ from bayesprune.cli.options import (
     Data,
     DataRoot,
     Device,
+    FitBudget,
     Guide,
     KlWarmup,
     KlWeight,
@@ -50,6 +51,7 @@ EXAMPLES = example(
     "bayesprune fit --data images --network torchvision.models:resnet18 --weights resnet18.pth --new-head \\",
     "    --prior unit-gates --out runs/resnet",
     "bayesprune fit --data digits --prior halo --budget density=0.02 --out runs/halo-2",
+    "bayesprune fit --data digits --prior halo --budget runs/str-2/budget.json --out runs/halo-as-str",
     "bayesprune fit --data digits --prior halo --tune kl_weight,expected_density --out runs/tuned",
 )
 
@@ -66,15 +68,7 @@ def fit(
         list[str] | None,
         typer.Option("--gating", metavar="KEY=VALUE", help="How the gates of unit-gates are trained; repeatable."),
     ] = None,
-    budget: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--budget",
-            metavar="KIND=VALUE",
-            help="End with this share or number of weights, MACs or parameters: density=0.02, macs=0.25, or "
-            "parameters=0.1; repeatable for settings of the rule.",
-        ),
-    ] = None,
+    budget: FitBudget = None,
     on: On = None,
     guide: Guide = None,
     likelihood: Likelihood = None,
@@ -118,6 +112,7 @@ def fit(
     While it runs, its state is kept in RUN.part: when it was interrupted, killed or out of room, the same command goes
     on where it stopped, with the same numbers.
     """
+    from bayesprune.commands.asked_budget import budget_of_fit
     from bayesprune.commands.fitting import fit_run, parse_settings, print_run
 
     with ended_by_hand():
@@ -130,7 +125,7 @@ def fit(
             prior=prior,
             settings=parse_settings(settings or []),
             gating=parse_settings(gating or [], "--gating"),
-            budget=parse_settings(budget or [], "--budget"),
+            budget=budget_of_fit(budget or []),
             on=tuple(on) if on else None,
             likelihood=likelihood,
             standardise=standardise,

@@ -10,6 +10,7 @@ import typer
 from bayesprune.inference.training.fit_options import help_of
 from bayesprune.models.files.places import expanded
 from bayesprune.models.likelihoods.names import likelihood_names
+from bayesprune.models.networks.names import NETWORK_NAMES
 
 
 def example(*lines: str) -> str:
@@ -49,10 +50,7 @@ Data = Annotated[
     str, typer.Option(help="A name (see: bayesprune data), a folder of images or a FILE.npz.", show_default=False)
 ]
 Prior = Annotated[str, typer.Option(help="A name (see: bayesprune priors) or FILE.py:NAME.", show_default=False)]
-Network = Annotated[
-    str,
-    typer.Option(help="lenet-300-100, lenet-5, vgg-16-bn, resnet-18, resnet-20, resnet-32, resnet-56 or MODULE:NAME."),
-]
+Network = Annotated[str, typer.Option(help=f"{', '.join(NETWORK_NAMES)} or MODULE:NAME.")]
 NetworkSettings = Annotated[
     list[str] | None,
     typer.Option(
@@ -109,6 +107,25 @@ MinScore = Annotated[
     float | None,
     typer.Option(
         help="Keep weights whose score by --criterion exceeds this: log alpha < 3 is dropout-rate and -3.",
+        show_default=False,
+    ),
+]
+
+FitBudget = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--budget",
+        metavar="KIND=VALUE|FILE",
+        help="End with this share or number of weights, MACs or parameters: density=0.02, macs=0.25, or "
+        "parameters=0.1; or with the densities by layer of a FILE.json or .csv; repeatable for settings of the rule.",
+    ),
+]
+PruneBudget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        metavar="density=VALUE|FILE",
+        help="Keep exactly this share or number of weights, or those of a FILE.json or .csv in each layer.",
         show_default=False,
     ),
 ]

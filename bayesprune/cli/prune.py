@@ -15,6 +15,7 @@ from bayesprune.cli.options import (
     OnnxFile,
     OwnNetwork,
     OwnPrior,
+    PruneBudget,
     Quiet,
     RoundTo,
     TimeIt,
@@ -27,6 +28,7 @@ from bayesprune.cli.options import (
 EXAMPLES = example(
     "bayesprune prune runs/spike --sparsity 0.95 --out runs/spike-95",
     "bayesprune prune runs/spike --min-inclusion 0.5 --out runs/spike-median",
+    "bayesprune prune runs/spike --budget runs/str-2/budget.json --out runs/spike-as-str",
     "bayesprune prune runs/units --min-inclusion 0.5 --compact --latency --onnx units.onnx --out runs/units-small",
     "bayesprune prune runs/spike --sparsity 0.98 --finetune 5 --compact --out runs/spike-98",
     "bayesprune prune runs/front --min-accuracy 0.88 --out runs/front-88",
@@ -61,6 +63,7 @@ def prune(
         ),
     ] = None,
     min_score: MinScore = None,
+    budget: PruneBudget = None,
     restart: Annotated[
         int | None, typer.Option(help="Which restart, from 0.  [default: 0; of a path the best on validation data]")
     ] = None,
@@ -78,15 +81,18 @@ def prune(
     """Prune a run to a plain network with zeros, and with --compact to a smaller one.
 
     Of a path the network is taken that has the best validation score among those that meet --sparsity and --value.
+    What is left of each layer is kept beside the network, in budget.json, which --budget of fit and prune reads.
     The zeros stand in place; units that nothing reads any more are removed by --compact, which changes no output.
     Nothing is fine-tuned, unless --finetune says for how long; the zeros stay.
     """
+    from bayesprune.commands.asked_budget import budget_of_pruning
     from bayesprune.commands.pruning import print_pruned, prune_run
 
     summary = prune_run(
         run, out, sparsity, min_inclusion, per, criterion, restart, data_root,
         compact=compact, onnx=onnx, latency=latency, round_to=round_to, value=value, min_accuracy=min_accuracy,
         finetune_epochs=finetune, trust_code=trust_code, network=network, prior=prior, min_score=min_score,
+        budget=None if budget is None else budget_of_pruning(budget),
     )  # fmt: skip
     if not quiet:
         print_pruned(out, summary)

@@ -24,6 +24,7 @@ from bayesprune.inference.rules.rule import Rule
 from bayesprune.inference.training.fit import fit
 from bayesprune.inference.training.fit_options import USUAL
 from bayesprune.inference.training.laplace_around import laplace_around
+from bayesprune.models.costs.layer_budgets import LayerBudget
 from bayesprune.models.files.flushing import flush_folder
 from bayesprune.models.files.json_file import read_regular
 from bayesprune.models.files.places import expanded
@@ -118,7 +119,7 @@ def fit_run(
         steps: Steps of the optimizer, in place of `epochs`; default None.
         width: Multiplies the widths of the network's hidden layers; default 1.
         gating: Arguments of `Gating`, for the prior ``"unit-gates"``; default none.
-        budget: Arguments of `Budget`, such as ``{"density": 0.02}``; default none: no budget.
+        budget: Arguments of `Budget`, such as ``{"density": 0.02}``, or with a `LayerBudget`; default none: no budget.
         fresh: Whether what an earlier call has left is removed, and the fit begins anew; default False.
         progress: Whether to show a progress line; default False.
         tune: Knobs that are tuned on validation data before the fit: `kl_weight` and settings of the prior, as texts of
@@ -160,7 +161,7 @@ def fit_run(
         "steps": steps,
         "weights": None if begins_at is None else f"{os.path.realpath(begins_at)}, content {content_of(begins_at)}",
         **{key: value for key, value in how.items() if key not in ("callbacks", "rules")}, "gating": dict(gating or {}),
-        "budget": dict(budget or {}), "tune": None if tuning is None else tuning.knobs,
+        "budget": _as_json(budget or {}), "tune": None if tuning is None else tuning.knobs,
     }  # fmt: skip
     # As earlier versions wrote it, whose fits are gone on with.
     asked |= {name: value for name, value in USUAL.items() if name in asked and asked[name] is None}
@@ -195,7 +196,7 @@ def fit_run(
                 data_root=root,
                 starting_weights=None if begins_at is None else str(begins_at.absolute()),
                 gating_settings=dict(gating or {}) if isinstance(declared, UnitGates) else None,
-                budget_settings=dict(budget) if budget else None,
+                budget_settings=_as_json(budget) if budget else None,
                 tuned=None if tuned is None else tuned.rows(),
             )
             summary["notes"] += [*([] if start is None else start.notes), *([] if tuned is None else tuned.notes)]
@@ -222,6 +223,11 @@ def _code_of(network: str) -> str | None:
         place = "" if found is None or found.origin is None else found.origin
     file = expanded(place) if place else None
     return content_of(file) if file is not None and file.is_file() else None
+
+
+def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON holds them: of a budget by layer its rows."""
+    return {key: one.rows() if isinstance(one, LayerBudget) else one for key, one in settings.items()}
 
 
 def _refuse_infinity(asked: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from bayesprune.inference.predictions.plain_scores import plain_scores
 from bayesprune.inference.pruning.finetune import finetune
 from bayesprune.inference.pruning.prune import prune
 from bayesprune.inference.sparsity_path.folder import INDEX_FILE
+from bayesprune.models.costs.layer_budgets import LayerBudget
 from bayesprune.models.files.json_file import write_json
 from bayesprune.models.files.new_folder import check_new_folder, new_folder
 from bayesprune.models.files.places import expanded
@@ -34,7 +35,7 @@ from bayesprune.runs.same_data import check_same_data
 
 __all__ = ["print_pruned", "prune_run"]
 
-WEIGHTS_FILE, MASKS_FILE = "weights.safetensors", "masks.safetensors"
+WEIGHTS_FILE, MASKS_FILE, BUDGET_FILE = "weights.safetensors", "masks.safetensors", "budget.json"
 COMPACT_FILE, NETWORK_FILE, PLAN_FILE = "compact.safetensors", "network.py", "plan.json"
 
 
@@ -58,15 +59,17 @@ def prune_run(
     network: str | None = None,
     prior: str | None = None,
     min_score: float | None = None,
+    budget: float | int | LayerBudget | Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Prunes a run or a path and writes a folder with weights, masks and a summary.
 
     ``weights.safetensors`` is the state dict of the plain network, zeros in place; ``masks.safetensors`` says
-    which weights are kept (1 or 0). Statistics of batch normalisation, where there are any, are estimated again on
-    the training data. With `compact` the folder also holds the network without its dead units:
-    ``compact.safetensors``, ``network.py``, which runs it with torch alone, and ``plan.json``. Before pruning the
-    scores are those of predictions averaged over draws, after it those of the one pruned network. With
-    `finetune_epochs` that network is trained further, before anything of it is written or compacted.
+    which weights are kept (1 or 0), and ``budget.json`` how many of each tensor, for other fits. Statistics of batch
+    normalisation, where there are any, are estimated again on the training data. With `compact` the folder also holds
+    the network without its dead units: ``compact.safetensors``, ``network.py``, which runs it with torch alone, and
+    ``plan.json``. Before pruning the scores are those of predictions averaged over draws, after it those of the one
+    pruned network. With `finetune_epochs` that network is trained further, before anything of it is written or
+    compacted.
 
     Args:
         run: The run folder, or the folder of a path.
@@ -88,6 +91,7 @@ def prune_run(
         network: Its network, repeated to allow it; default None.
         prior: Its prior, repeated to allow it; default None.
         min_score: Keep weights whose score by `criterion` exceeds this; with `sparsity` and `min_inclusion` left out.
+        budget: Keep exactly as many, in all or of each tensor: see `bayesprune.prune`; alone.
 
     Returns:
         The summary, as written to DIR/summary.json.
@@ -101,11 +105,15 @@ def prune_run(
     run, out, onnx = expanded(run), expanded(out), None if onnx is None else expanded(onnx)
     is_path = (run / INDEX_FILE).is_file()
     if is_path:
-        _check_path_request(
-            sparsity, value, min_accuracy, min_inclusion is not None, per != "network", criterion, min_score is not None
-        )
+        given = {
+            "--min-inclusion": min_inclusion,
+            "--min-score": min_score,
+            "--budget": budget,
+            "--criterion": criterion,
+        }
+        _check_path_request(sparsity, value, min_accuracy, given, per != "network")
     else:
-        _check_run_request([sparsity, min_inclusion, min_score], value is not None, min_accuracy is not None)
+        _check_run_request([sparsity, min_inclusion, min_score, budget], value is not None, min_accuracy is not None)
         if min_score is not None:
             _check_min_score(per, criterion)
     if finetune_epochs is not None and finetune_epochs < 1:
@@ -126,7 +134,7 @@ def prune_run(
         splits = run_data(run, data_root)
         result = prune(
             fit, sparsity=sparsity, min_inclusion=min_inclusion, per=per, criterion=criterion, restart=restart,
-            data=splits.train, min_score=min_score,
+            data=splits.train, min_score=min_score, budget=budget,
         )  # fmt: skip
     fit.keep_inputs(splits.train)  # so that the scores before are with the statistics of each draw
     before = fit.score(*splits.test, restart=restart)
@@ -173,6 +181,7 @@ def prune_run(
             WEIGHTS_FILE: write_tensors(result.network.state_dict(), folder / WEIGHTS_FILE),
             MASKS_FILE: write_tensors(masks, folder / MASKS_FILE),
         }
+        result.layer_budget().write(folder / BUDGET_FILE)
         if small is not None:
             stack.enter_context(write_compact(small, splits.train[0][:2], folder, out, onnx))
             found["digests"][COMPACT_FILE] = tensor_digest((folder / COMPACT_FILE).read_bytes())
@@ -180,12 +189,12 @@ def prune_run(
     return found
 
 
-def _check_run_request(rules: list[float | None], has_value: bool, has_min_accuracy: bool) -> None:
+def _check_run_request(rules: list[Any], has_value: bool, has_min_accuracy: bool) -> None:
     for option, given in (("--value", has_value), ("--min-accuracy", has_min_accuracy)):
         if given:
             raise ValueError(f"{option} chooses a network of a path, but this is a run: leave it out")
-    if rules.count(None) != len(rules) - 1:
-        raise ValueError("give one of --sparsity, --min-inclusion and --min-score")
+    if sum(rule is not None for rule in rules) != 1:
+        raise ValueError("give one of --sparsity, --min-inclusion, --min-score and --budget")
 
 
 def _check_min_score(per: str, criterion: str | None) -> None:
@@ -205,14 +214,11 @@ def _check_path_request(
     sparsity: float | None,
     value: float | None,
     min_accuracy: float | None,
-    has_min_inclusion: bool,
+    of_runs: Mapping[str, Any],
     has_per: bool,
-    criterion: str | None,
-    has_min_score: bool,
 ) -> None:
-    said = (("--min-inclusion", has_min_inclusion), ("--min-score", has_min_score), ("--per", has_per))
-    for option, given in (*said, ("--criterion", criterion)):
-        if given:
+    for option, given in (*of_runs.items(), ("--per", has_per or None)):
+        if given is not None:
             raise ValueError(f"{option} says how a run is pruned, but the networks of a path are chosen: leave it out")
     if sparsity is None and value is None and min_accuracy is None:
         raise ValueError("say which network of the path: give --sparsity, --value or --min-accuracy")
@@ -246,7 +252,7 @@ def print_pruned(out: Path, summary: Mapping[str, Any]) -> None:
         console.print(f"note: {note}", soft_wrap=True)
     for line in compact_lines(summary):
         console.print(line, soft_wrap=True)
-    files = [WEIGHTS_FILE, MASKS_FILE, "summary.json"]
+    files = [WEIGHTS_FILE, MASKS_FILE, BUDGET_FILE, "summary.json"]
     if summary["compact_parameters"] is not None:
         files += [NETWORK_FILE, COMPACT_FILE, PLAN_FILE]
     console.print(f"written to {out}: {', '.join(files)}", soft_wrap=True)

@@ -33,6 +33,8 @@ __all__ = ["show_run", "write_plots"]
 
 FEW_TENSORS = 8
 """With at most this many tensors each gets a map of its inclusion probabilities."""
+_KNOBS = 3
+"""Knobs of a budget whose way is shown."""
 PRIOR_DRAWS = 100
 """Draws behind the plot of prior and posterior: each takes as long as a few steps."""
 
@@ -139,9 +141,11 @@ def budget_line(found: dict[str, Any]) -> str:
     """What a budget asked for and reached, by which rule it was counted, and where its knob was and is."""
     names = {"density": "weights", "macs": "MACs", "parameters": "parameters"}
     rules = " and ".join(dict.fromkeys(map(str, found["counted"].values())))
-    knobs = ", ".join(f"{key} {one['start']:.3g} -> {one['end']:.3g}" for key, one in found["knobs"].items())
+    moved = [f"{key} {one['start']:.3g} -> {one['end']:.3g}" for key, one in found["knobs"].items()]
+    knobs = ", ".join(moved[:_KNOBS]) + (f" and {len(moved) - _KNOBS} more" if len(moved) > _KNOBS else "")
     asked, reached = percent(found["asked"], 2), percent(found["reached"], 2)
-    return f"{reached} of the {names[found['kind']]} left, {asked} asked for ({rules}); {knobs}"
+    what = names[found["kind"]] + (" of its layers" if "layers" in found else "")
+    return f"{reached} of the {what} left, {asked} asked for ({rules}); {knobs}"
 
 
 def _likelihood(found: dict[str, Any]) -> str:
@@ -170,11 +174,11 @@ def write_plots(
         data: Held-out data for the plot of calibration; default None: no such plot.
 
     Returns:
-        The files: ``pruning_trace.png``; and where they apply ``trajectories.png`` (gates or scales), ``r_hat.png``
-        (enough iterates), ``gates.png`` and ``units.png`` (gates of units; in place of the next), ``inclusion.png``
-        (inclusion probabilities), ``scales.png`` (all but a MAP without random scales), ``prior_posterior.png`` (priors
-        that can be simulated, no MAP), ``shrinkage.png`` (scale mixtures with an event of shrinkage) and
-        ``calibration.png`` (labels).
+        The files: ``pruning_trace.png``; and where they apply ``trajectories.png`` (gates or scales),
+        ``thresholds.png`` (learned thresholds), ``r_hat.png`` (enough iterates), ``gates.png`` and ``units.png`` (gates
+        of units; in place of the next), ``inclusion.png`` (inclusion probabilities), ``scales.png`` (all but a MAP
+        without random scales), ``prior_posterior.png`` (priors that can be simulated, no MAP), ``shrinkage.png`` (scale
+        mixtures with an event of shrinkage) and ``calibration.png`` (labels).
 
     Raises:
         OSError: If they cannot be written.
@@ -188,6 +192,7 @@ def write_plots(
     from bayesprune.analysis.plots.r_hat import plot_r_hat
     from bayesprune.analysis.plots.scales import plot_scales
     from bayesprune.analysis.plots.shrinkage import plot_shrinkage
+    from bayesprune.analysis.plots.thresholds import has_thresholds, plot_thresholds
     from bayesprune.analysis.plots.trajectories import plot_trajectories, recorded_kinds
     from bayesprune.analysis.plots.units import plot_units
 
@@ -199,6 +204,8 @@ def write_plots(
     drawn: dict[str, Callable[..., Figure]] = {"pruning_trace": partial(plot_pruning_trace, fit)}
     if recorded_kinds(fit.trace):
         drawn["trajectories"] = partial(plot_trajectories, fit)
+    if has_thresholds(fit.trace):
+        drawn["thresholds"] = partial(plot_thresholds, fit)
     if movement.table.sizes.get("window"):
         drawn["r_hat"] = partial(plot_r_hat, movement)
     if has_gates:

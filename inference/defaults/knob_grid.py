@@ -36,10 +36,10 @@ _USUAL = {"expected_density": 0.1}
 BY_DATA_SIZE = ("log_gamma",)
 """Knobs that gates of units leave to a rule in the number of data: where they start is known when there is a model."""
 _MORE_IS_DENSER = ("expected_density", "initial_inclusion", "probability", "prior_sd", "sd", "scale", "tau0")
-_MORE_IS_SPARSER = (KL_WEIGHT, "kappa", "lam", "strength", "log_gamma", "cost", "xi", "weight_decay")
+_MORE_IS_SPARSER = (KL_WEIGHT, "kappa", "lam", "strength", "log_gamma", "cost", "xi", "weight_decay", "pressure")
 _STRENGTHS = (
     "kappa", "log_gamma", "cost", "lam", "expected_density", "probability", "prior_sd", "scale", "sd", "strength",
-    "tau0",
+    "tau0", "pressure",
 )  # fmt: skip
 """Those of them by which a prior's strength is stated, the first that is given."""
 _HALF = 0.5

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, fields, replace
 
 import torch
 
 from bayesprune.inference.fitted import Fitted
 from bayesprune.inference.inclusion.weight_inclusion import unit_inclusion
 from bayesprune.inference.watching.pruning_trace import inclusion_record
+from bayesprune.models.checks.listed_names import listed
 
 __all__ = ["EmptiedLayers", "collapsed_layers", "emptied_layers"]
 
@@ -43,17 +45,22 @@ class EmptiedLayers:
         """Names of the tensors among them."""
         return (*self.gone, *self.excluded, *self.at_prior)
 
+    def without(self, told: Collection[str]) -> EmptiedLayers:
+        """The same without tensors of which a user has been told before."""
+        lists = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "units"}
+        return replace(self, **{key: tuple(n for n in names if n not in told) for key, names in lists.items()})
+
     def __bool__(self) -> bool:
         return bool(self.units or self.gone or self.excluded or self.at_prior)
 
     def __str__(self) -> str:
         parts = [
-            f"all units of {_listed(self.units)} are closed" if self.units else "",
-            f"nothing is left of {_listed(self.gone)}" if self.gone else "",
-            f"no inclusion probability of {_listed(self.excluded)} is above 1/2: pruning there would leave nothing"
+            f"all units of {listed(self.units)} are closed" if self.units else "",
+            f"nothing is left of {listed(self.gone)}" if self.gone else "",
+            f"no inclusion probability of {listed(self.excluded)} is above 1/2: pruning there would leave nothing"
             if self.excluded
             else "",
-            f"the weights of {_listed(self.at_prior)} are where the prior has them" if self.at_prior else "",
+            f"the weights of {listed(self.at_prior)} are where the prior has them" if self.at_prior else "",
         ]
         return "; ".join(part for part in parts if part)
 
@@ -112,8 +119,3 @@ def _closed_sets(fit: Fitted) -> tuple[str, ...]:
     branches = set(fit.trace["unit_set"].values[fit.trace["is_layer"].values.astype(bool)].tolist())
     found = unit_inclusion(fit)
     return tuple(str(name) for name in found if name not in branches and not bool((found[name] > 0.5).any()))
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    shown = list(names[:3]) + ([f"{len(names) - 3} more"] if len(names) > 3 else [])
-    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"

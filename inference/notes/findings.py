@@ -20,6 +20,7 @@ from bayesprune.inference.notes.course import Course, course_of
 from bayesprune.inference.notes.emptied_layers import EmptiedLayers, collapsed_layers, emptied_layers
 from bayesprune.inference.notes.remedies import Remedies
 from bayesprune.inference.rules.gate_noise import NOISY
+from bayesprune.inference.rules.thresholds import Thresholds
 
 __all__ = ["findings"]
 
@@ -86,8 +87,11 @@ def findings(fit: Fitted) -> list[str]:
     if (useless := _no_better_than_constant(facts, layers, rose)) is not None:
         return [useless, *inclusion_notes(fit)]
     lost = None if rose else _worse_on_validation(facts)
+    untold = layers.without(_told(fit))
     found = [
-        f"{layers}: {facts.remedies.about(layers.tensors).less_prior()}"
+        f"{untold}: {facts.remedies.about(untold.tensors).less_prior()}"
+        if untold
+        else None
         if layers
         else _joined(_pruned_prematurely(facts)),
         rose,
@@ -124,9 +128,16 @@ def _no_better_than_constant(facts: _Facts, layers: EmptiedLayers, rose: str | N
         )
     if not layers and (early := _pruned_prematurely(facts, useless=True)) is not None:
         return _joined((f"{begins}; {early[0]}", early[1]))
-    emptied = f"; {layers}" if layers else ""
+    untold = layers.without(_told(facts.fit))
+    emptied = f"; {untold}" if untold else ""
     remedy = facts.remedies.about(layers.tensors).less_prior()
     return f"{begins}{emptied}: if the inputs say more of the targets than this, {remedy}"
+
+
+def _told(fit: Fitted) -> list[str]:
+    """Tensors whose last weight was missed when it left, which `Thresholds` has said by name."""
+    report = (fit.settings.get(Thresholds.name) or [{}])[0]
+    return [str(one["tensor"]) for one in report.get("emptied", ())]
 
 
 def _several_labels(facts: _Facts) -> bool:

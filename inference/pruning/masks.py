@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from bayesprune.models.bayesian_network import UNDER_PRIOR
 from bayesprune.models.networks.evaluation_mode import remember_held
 
-__all__ = ["keep_highest", "masked_network"]
+__all__ = ["keep_counts", "keep_highest", "masked_network"]
 
 
 def keep_highest(scores: dict[str, Tensor], sparsity: float, per: str) -> dict[str, Tensor]:
@@ -36,12 +37,31 @@ def keep_highest(scores: dict[str, Tensor], sparsity: float, per: str) -> dict[s
             raise ValueError(
                 f"sparsity {sparsity} leaves none of the {len(flat)} weights of {', '.join(names)}: ask for less"
             )
-        order = torch.sort(flat, descending=True, stable=True).indices
-        mask = torch.zeros(len(flat), dtype=torch.bool)
-        mask[order[:kept]] = True
+        mask = _highest(flat, kept)
         for name, part in zip(names, mask.split([scores[n].numel() for n in names]), strict=True):
             masks[name] = part.view(scores[name].shape)
     return masks
+
+
+def keep_counts(scores: dict[str, Tensor], counts: Mapping[str, int]) -> dict[str, Tensor]:
+    """Keeps so many weights of each tensor, the highest scores; of equal ones the first.
+
+    Args:
+        scores: A score for each weight by tensor.
+        counts: How many stay, by tensor.
+
+    Returns:
+        Boolean masks of the tensors' shapes, of the tensors in `counts`.
+    """
+    flat = {name: scores[name].reshape(-1).double() for name in counts}
+    return {name: _highest(flat[name], count).view(scores[name].shape) for name, count in counts.items()}
+
+
+def _highest(flat: Tensor, kept: int) -> Tensor:
+    order = torch.sort(flat, descending=True, stable=True).indices
+    mask = torch.zeros(len(flat), dtype=torch.bool)
+    mask[order[:kept]] = True
+    return mask
 
 
 def masked_network(network: nn.Module, weights: dict[str, Tensor], masks: dict[str, Tensor]) -> nn.Module:

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from bayesprune.inference.data.batches import Data
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.left_in import left_in
 from bayesprune.inference.inclusion.events import rule_of
+from bayesprune.inference.pruning.by_budget import asked_budget
 from bayesprune.inference.pruning.criteria import CRITERIA, Criterion
 from bayesprune.inference.pruning.masks import keep_highest, masked_network
 from bayesprune.inference.pruning.min_score import checked_score, keep_above, share_kept
@@ -25,6 +26,7 @@ from bayesprune.inference.pruning.report import PruneResult, report_of
 from bayesprune.inference.pruning.what_is_pruned import refuse_what_is_no_fit
 from bayesprune.inference.restart import Restart
 from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.costs.layer_budgets import LayerBudget
 from bayesprune.models.language.inclusion import InclusionEvent
 from bayesprune.models.units.plans import restored, restored_tensor
 
@@ -58,6 +60,7 @@ def prune(
     value: float | None = None,
     min_accuracy: float | None = None,
     min_score: float | None = None,
+    budget: float | int | LayerBudget | Mapping[str, float] | None = None,
 ) -> PruneResult:
     """Prunes a fit to a plain network with zeros in place; nothing is fine-tuned.
 
@@ -67,7 +70,7 @@ def prune(
         sparsity: Fraction of zeros to reach among the weights with a prior, exactly (rounded to whole weights).
         min_inclusion: Keep weights whose inclusion probability exceeds this; 0.5 is the median-probability model
             (Barbieri & Berger 2004). With gates of units, those whose own probability and whose gates, one by one,
-            do. Give this, `sparsity` or `min_score`.
+            do. Give this, `sparsity`, `min_score` or `budget`.
         per: Whether `sparsity` holds for the whole ``"network"`` (default) or for each ``"layer"``.
         criterion: A name in `CRITERIA` (``"inclusion"``, ``"magnitude"``, ``"signal-to-noise"``, ...) or a callable;
             what `sparsity` ranks by. Default None: inclusion where all priors have an atom, or all a reduction; sign
@@ -82,17 +85,22 @@ def prune(
         min_accuracy: Of a path: the least accuracy on the validation data, a fraction.
         min_score: Keep weights whose score by `criterion`, which has to be named, exceeds this: a paper's rule "log
             alpha >= 3 goes" is ``criterion="dropout-rate", min_score=-3``, since that score is minus log alpha.
+        budget: As `Budget` takes it: a share of the weights with a prior in (0, 1) or their number, in all; or by layer
+            a `LayerBudget`, or shares and numbers by name of tensor or shell pattern. Exactly as many are kept, of the
+            highest scores by `criterion`; tensors that one by layer does not name stay as the fit has left them.
 
     Returns:
         The pruned network, its masks and a report.
 
     Raises:
         ValueError: For what is no fit, with how to get one from it; for an impossible sparsity, one below what the fit
-            already has, probabilities of a MAP, or inclusion events of unlike kinds ranked together.
+            already has, a budget of more than it has left in or of tensors that it has not, probabilities of a MAP, or
+            inclusion events of unlike kinds ranked together.
     """
     if not isinstance(fit, Fit):
         refuse_what_is_no_fit(fit)
-        if min_inclusion is not None or criterion is not None or per != "network" or min_score is not None:
+        own = (min_inclusion, criterion, min_score, budget)
+        if per != "network" or any(one is not None for one in own):
             raise ValueError(
                 "the networks of a path say themselves how they are pruned: choose one by sparsity=, value= and "
                 "min_accuracy=, or prune path.fit(value)"
@@ -102,9 +110,12 @@ def prune(
         raise ValueError(
             "value= and min_accuracy= choose a network of a path: prune a fit by sparsity= or min_inclusion="
         )
-    if [sparsity, min_inclusion, min_score].count(None) != 2:
-        raise ValueError("give one of sparsity=, min_inclusion= and min_score=")
-    return pruned(fit, sparsity, min_inclusion, per, criterion, restart or 0, data, compared=True, min_score=min_score)
+    if sum(rule is not None for rule in (sparsity, min_inclusion, min_score, budget)) != 1:
+        raise ValueError("give one of sparsity=, min_inclusion=, min_score= and budget=")
+    return pruned(
+        fit, sparsity, min_inclusion, per, criterion, restart or 0, data, compared=True, min_score=min_score,
+        budget=budget,
+    )  # fmt: skip
 
 
 def pruned(
@@ -117,6 +128,7 @@ def pruned(
     data: Data | None = None,
     compared: bool = False,
     min_score: float | None = None,
+    budget: float | int | LayerBudget | Mapping[str, float] | None = None,
 ) -> PruneResult:
     """As `prune` of a fit; the network is compared with the fit only if asked, as who measures it anyway does not."""
     if per not in ("network", "layer"):
@@ -127,7 +139,7 @@ def pruned(
     if min_inclusion is not None:
         chosen = _by_inclusion(asked, min_inclusion, criterion)
     else:
-        chosen = _by_score(asked, sparsity, min_score, per, criterion)
+        chosen = _by_score(asked, sparsity, min_score, per, criterion, budget)
     network, masks = _as_declared(one, weights, chosen.masks, threshold)
     kind = next(iter(asked.kinds)) if chosen.criterion == "inclusion" and len(asked.kinds) == 1 else None
     report = report_of(chosen.rule, chosen.criterion, kind, network, masks)
@@ -206,10 +218,21 @@ def _by_inclusion(asked: _Asked, min_inclusion: float, criterion: str | Criterio
 
 
 def _by_score(
-    asked: _Asked, sparsity: float | None, min_score: float | None, per: str, criterion: str | Criterion | None
+    asked: _Asked,
+    sparsity: float | None,
+    min_score: float | None,
+    per: str,
+    criterion: str | Criterion | None,
+    budget: Any = None,
 ) -> _Chosen:
-    """Keeps weights of the highest scores of a criterion: as many as a sparsity says, or those above a score."""
+    """Keeps weights of the highest scores of a criterion: as many as a sparsity or a budget says, or above a score."""
     one, units = asked.one, asked.units
+    if budget is not None and per != "network":
+        raise ValueError(
+            "per='layer' is about where a sparsity is reached, which budget= says itself: give LayerBudget.uniform(...)"
+        )
+    layered = None if budget is None else asked_budget(one, budget)
+    sparsity = sparsity if layered is None else layered.sparsity
     if sparsity is not None and not 0.0 <= sparsity < 1.0:
         raise ValueError(f"sparsity is a fraction of zeros in [0, 1), not {sparsity}")
     least = None if sparsity is not None else checked_score(min_score, criterion, per)
@@ -226,9 +249,10 @@ def _by_score(
     scores = _with_removed(one.model, scores, units)
     if per == "layer" and units and not above:
         _refuse_less_in_layers(scores, sparsity)
-    masks = above or keep_highest(scores, sparsity, per)
+    masks = layered.masks(scores) if layered and layered.layers else above or keep_highest(scores, sparsity, per)
     others = [] if units else [_milder(asked, scores, name, per, below=sparsity)]
     rule = f"sparsity {sparsity:g} per {per}" if least is None else f"score > {least:g}"
+    rule = rule if layered is None else layered.rule
     return _Chosen(masks, rule, name, others)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayesprune.models.costs.layer_budgets import LayerBudget
 from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.units.compact import CompactResult, compact
 
@@ -79,6 +80,10 @@ class PruneResult:
     report: PruneReport
     likelihood: Likelihood
     input_shape: tuple[int, ...] | None = None
+
+    def layer_budget(self) -> LayerBudget:
+        """How many weights of each tensor with a prior are kept: a budget that another fit can be given."""
+        return LayerBudget.of(self.masks)
 
     def compact(self, example_input: Any = None, round_to: int = 1, unknown: str = "refuse") -> CompactResult:
         """Removes dead units physically: see `bayesprune.compact`.

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bayesprune.inference.rules.budget_measures import Measure, measure_of
+from bayesprune.inference.rules.budget_measures import Measure, Part, WeightMeasure, asked_of, measure_of
 from bayesprune.inference.rules.rule import ActiveRule, Change, Rule, Run, Taken
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.setting_types import checked_types
+from bayesprune.models.costs.layer_budgets import LayerBudget, counts_by_layer
 
 __all__ = ["ActiveBudget", "Budget"]
 
@@ -46,11 +47,17 @@ class Budget(Rule):
 
     Where the knob ends is kept with the fit: its model is the prior at that knob.
 
+    A density by layer is met by every tensor exactly. A prior whose pattern matches one tensor has a knob of its own
+    and is steered by it; tensors of one pattern share their knob, and are steered by their sum and landed one by one.
+    Tensors of which nothing is said stay what their prior makes of them, and are not counted.
+
     Attributes:
-        density: Share of the weights with a prior that are left, in (0, 1), or their number.
+        density: Share of the weights with a prior that are left, in (0, 1), or their number. Or by layer: a
+            `LayerBudget`, or shares in (0, 1] and whole numbers from 2 on by name of tensor or shell pattern of names.
         macs: Share of the MACs of the network as it was declared, in (0, 1), or their number; with gates of units.
         parameters: The same of its parameters.
-        ramp: Shares of the fit at which the ramp begins and ends; default (0.2, 0.8), as priors fade in before. With
+        ramp: Shares of the fit at which the ramp begins and ends; default that of the knob, or else (0.2, 0.8), as
+            priors fade in before. With
             gates of units (0.35, 0.85) of the steps until they are rounded: they wait for the weights before.
         every: Steps between updates; default 25, fewer in fits of less than a thousand steps.
         gain: How much the knob's logarithm moves over a whole fit for an error of one nat; default 20.
@@ -60,7 +67,7 @@ class Budget(Rule):
         ValueError: If not exactly one budget is given, or a value is out of range.
     """
 
-    density: float | int | None = None
+    density: float | int | LayerBudget | Mapping[str, float] | None = None
     macs: float | int | None = None
     parameters: float | int | None = None
     ramp: tuple[float, float] | None = None
@@ -80,7 +87,11 @@ class Budget(Rule):
                 "Budget(density=0.02)"
             )
         asked = getattr(self, given[0])
-        if not (0.0 < asked < 1.0 or (asked >= 1 and float(asked).is_integer())):
+        if isinstance(asked, (LayerBudget, Mapping)):
+            counts_by_layer(asked)
+            if not isinstance(asked, LayerBudget):  # a copy: what is asked for stays that
+                object.__setattr__(self, "density", dict(asked))
+        elif not (0.0 < asked < 1.0 or (asked >= 1 and float(asked).is_integer())):
             raise ValueError(f"Budget({given[0]}=...) is a share in (0, 1) or a whole number of them, not {asked}")
         if self.ramp is not None and not 0.0 <= self.ramp[0] < self.ramp[1] <= 1.0:
             raise ValueError(f"Budget(ramp=...) takes two shares of the fit, the first one smaller, not {self.ramp}")
@@ -98,24 +109,116 @@ class Budget(Rule):
         """The budget as a number, of `whole`.
 
         Raises:
-            ValueError: If it is more than the whole.
+            ValueError: If it is more than the whole, or one by layer, which is no number.
         """
-        asked = float(getattr(self, self.kind))
-        if asked > whole:
-            raise ValueError(f"Budget({self.kind}={asked:g}) is more than all there are, {whole:g}: ask for less")
-        return asked if asked >= 1.0 else asked * whole
+        asked = getattr(self, self.kind)
+        if isinstance(asked, (LayerBudget, Mapping)):
+            raise ValueError("a budget by layer is no single number: ask counts_by_layer for those of its tensors")
+        return asked_of(self.kind, asked, whole)
 
     def check(self, model: BayesianNetwork, options: Mapping[str, Any]) -> None:
         """Refuses a model that has no knob for the budget, and a budget that is more than there is."""
-        self.target(measure_of(model, self.kind).whole)
+        measure_of(model, self.kind, getattr(self, self.kind))
 
     def begin(self, run: Run) -> ActiveBudget:
         """Begins to steer."""
         return ActiveBudget(self, run)
 
 
+class Controller:
+    """Moves the knobs of one part of a budget together.
+
+    Args:
+        budget: What was asked for.
+        run: The restart.
+        part: The part.
+        ramp: Shares of the fit at which its ramp begins and ends.
+
+    Attributes:
+        part: The part.
+        at_start: Where its knobs stood at the start, by key.
+    """
+
+    def __init__(self, budget: Budget, run: Run, part: Part, ramp: tuple[float, float]) -> None:
+        self.part, self._budget, self._run, self._ramp = part, budget, run, ramp
+        self.at_start = {key: run.objective.model.knobs[key].value for key in part.knobs}
+        self._moved = 0.0
+        self._begun_at: float | None = None
+        self._before: float | None = None
+        self._slope = 0.0
+        self._apply()  # a graph that is traced from here on has the knobs as inputs
+
+    def wanted(self, share: float) -> float:
+        """What is to be left at a share of the fit: the logarithm falls along a parabola, from where it was found."""
+        start = self.part.whole if self._begun_at is None else self._begun_at
+        return self.part.target * (start / self.part.target) ** ((1.0 - along(self._ramp, share)) ** _POWER)
+
+    def steer(self, share: float, signal: float, passed: float, every: int) -> None:
+        """Moves the knobs by what is left now.
+
+        Args:
+            share: How much of the fit is done.
+            signal: What is left, or is going to be.
+            passed: How much of the fit has passed since the last time.
+            every: In how many steps.
+        """
+        if self._begun_at is None:
+            self._begun_at = max(signal, self.part.target)
+        now = math.log(max(signal, 0.5))
+        if self._before is not None:
+            self._slope += _SMOOTHING * ((now - self._before) / passed - self._slope)
+        self._before = now
+        lead = self._budget.lead
+        error = now + lead * self._slope - math.log(self.wanted(share + lead))
+        passed = min(passed, every / _SHORT)  # parameters move so far a step, however short the fit is
+        error = min(_LARGEST, max(-_LARGEST, error if error > 0.0 else _EASE * error))
+        self._moved += self._budget.gain * passed * error
+        self._apply()
+
+    def factor(self) -> float:
+        """By how much the knob has moved; of the first, where there are several."""
+        key = next(iter(self.part.knobs))
+        return self._run.objective.model.knobs[key].value / self.at_start[key]
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next update depends on; the knobs are buffers of the model."""
+        return {
+            "moved": self._moved, "begun_at": self._begun_at, "before": self._before, "slope": self._slope,
+            "at_start": self.at_start,
+        }  # fmt: skip
+
+    def load_state_dict(self, kept: Mapping[str, Any]) -> None:
+        """Goes on from there.
+
+        Raises:
+            ValueError: If it is that of other knobs.
+        """
+        if set(kept["at_start"]) != set(self.at_start):
+            raise ValueError(f"its budget moves {', '.join(kept['at_start'])}, not {', '.join(self.at_start)}")
+        self._moved, self._begun_at, self._before = kept["moved"], kept["begun_at"], kept["before"]
+        self._slope, self.at_start = kept["slope"], dict(kept["at_start"])
+
+    def _apply(self) -> None:
+        """Sets the knobs to their start times their factor; a move beyond all bounds is not remembered."""
+        steps = []
+        for key, knob in self.part.knobs.items():
+            sign = knob.pace if knob.more == "sparser" else -knob.pace
+            least, most = knob.bounds
+            start = self.at_start[key]
+            value = min(max(start * math.exp(sign * self._moved), least), most)
+            steps.append(math.log(value / start) / sign)
+            self._run.objective.model.knobs[key].set(value)
+        self._moved = max(steps) if self._moved >= 0.0 else min(steps)
+
+
+def along(ramp: tuple[float, float], share: float) -> float:
+    """How far along a ramp a share of the fit is, in [0, 1]."""
+    begin, end = ramp
+    return min(1.0, max(0.0, (share - begin) / (end - begin)))
+
+
 class ActiveBudget(ActiveRule):
-    """The controller of one restart.
+    """What is at work in one restart: a controller for each part of the budget.
 
     Args:
         budget: What was asked for.
@@ -124,17 +227,15 @@ class ActiveBudget(ActiveRule):
 
     def __init__(self, budget: Budget, run: Run) -> None:
         self.budget, self.run = budget, run
-        self._measure: Measure = measure_of(run.objective.model, budget.kind)
-        self._target = budget.target(self._measure.whole)
-        self._ramp = budget.ramp or ((0.35, 0.85) if self._measure.settles else (0.2, 0.8))
-        self._at_start = {key: run.objective.model.knobs[key].value for key in self._measure.knobs}
-        self._moved = 0.0
-        self._begun_at: float | None = None
-        self._before: float | None = None
-        self._slope = 0.0
+        self._measure: Measure = measure_of(run.objective.model, budget.kind, getattr(budget, budget.kind))
+        self._target = sum(part.target for part in self._measure.parts)
+        self._whole = sum(part.whole for part in self._measure.parts)
+        own = next((knob.ramp for part in self._measure.parts for knob in part.knobs.values() if knob.ramp), None)
+        self._ramp = budget.ramp or own or ((0.35, 0.85) if self._measure.settles else (0.2, 0.8))
+        self._controllers = [Controller(budget, run, part, self._ramp) for part in self._measure.parts]
+        self.moves = tuple(key for one in self._controllers for key in one.part.knobs)
         self._row: dict[str, float] = {}
         self._landing: dict[str, Any] = {}
-        self._apply()  # a graph that is traced from here on has the knobs as inputs
 
     def before_step(self, step: int) -> None:
         """Refuses, before the first step, gates that are never rounded."""
@@ -142,21 +243,25 @@ class ActiveBudget(ActiveRule):
             self._end  # noqa: B018  it is found, or refused
 
     def after_step(self, taken: Taken) -> Change:
-        """Moves the knob when it is time to, and meets the budget before gates of units are rounded."""
+        """Moves the knobs when it is time to, and meets the budget before gates of units are rounded."""
         share = taken.step / self._end
         if self._measure.settles and taken.step == self._end:
             self._land()
             return Change.VALUES
         if share <= 1.0 and taken.step % self._every == 0 and share >= self._ramp[0]:
-            self._steer(share)
+            signals = self._measure.signals(self.run.objective.guide, along(self._ramp, share))
+            for controller, signal in zip(self._controllers, signals, strict=True):
+                controller.steer(share, signal, self._every / self._end, self._every)
         return Change.NOTHING
 
     def after_epoch(self) -> Change:
         """Looks at what is left, for the row of the epoch."""
-        reached = self._measure.reached(self.run.objective.guide)
-        target = self._target if self._landing else self._wanted(self.run.step / self._end)
-        whole = self._measure.whole
-        self._row = {"knob": self._factor(), "target": target / whole, "reached": reached / whole}
+        reached, share = self._measure.reached(self.run.objective.guide), self.run.step / self._end
+        target = self._target if self._landing else sum(one.wanted(share) for one in self._controllers)
+        knobs = {"knob": self._controllers[0].factor()}
+        if self._measure.layers:
+            knobs = {f"knob {next(iter(one.part.knobs))}": one.factor() for one in self._controllers}
+        self._row = {**knobs, "target": target / self._whole, "reached": reached / self._whole}
         return Change.NOTHING
 
     def end(self) -> None:
@@ -165,40 +270,58 @@ class ActiveBudget(ActiveRule):
             self._land()
 
     def row(self) -> Mapping[str, float | Mapping[str, float]]:
-        """Factor on the knob, target and what is left at the end of the epoch, the last two as shares."""
+        """Factor on the knob, target and what is left at the end of the epoch, the last two as shares.
+
+        By layer the factors have the keys of their knobs, ``"knob fc1.weight.pressure"``.
+        """
         return {"budget": self._row} if self._row else {}
 
     def report(self) -> dict[str, Any]:
-        """What was asked for and reached, by which rule it was counted, and where the knob was and is."""
-        model, whole = self.run.objective.model, self._measure.whole
-        reached = self._measure.reached(self.run.objective.guide)
-        return {
+        """What was asked for and reached, by which rule it was counted, and where the knobs were and are.
+
+        By layer, ``"layers"`` says the first two of every tensor; the totals are those of the tensors that are named.
+        """
+        model, guide = self.run.objective.model, self.run.objective.guide
+        reached = self._measure.reached(guide)
+        at_start = {key: start for one in self._controllers for key, start in one.at_start.items()}
+        found = {
             "kind": self.budget.kind,
-            "asked": self._target / whole,
-            "reached": reached / whole,
+            "asked": self._target / self._whole,
+            "reached": reached / self._whole,
             "asked_count": self._target,
             "reached_count": reached,
-            "whole": whole,
+            "whole": self._whole,
             "counted": self._measure.rules(model),
-            "knobs": {
-                key: {"start": start, "end": model.knobs[key].value} for key, start in self._at_start.items()
-            },
+            "knobs": {key: {"start": start, "end": model.knobs[key].value} for key, start in at_start.items()},
             "landing": self._landing,
-        }  # fmt: skip
+        }
+        if isinstance(self._measure, WeightMeasure) and self._measure.layers:
+            left = self._measure.by_tensor(guide)
+            found["layers"] = {
+                name: {"asked": asked, "reached": left.get(name, 0), "whole": model.declared_sizes[name]}
+                for name, asked in self._measure.layers.items()
+            }
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next update depends on; the knobs are buffers of the model."""
         return {
-            "moved": self._moved, "begun_at": self._begun_at, "before": self._before, "slope": self._slope,
-            "row": self._row, "landing": self._landing, "at_start": self._at_start,
-            "latest": self._measure.latest,
+            "controllers": [one.state_dict() for one in self._controllers], "row": self._row,
+            "landing": self._landing, "latest": self._measure.latest,
         }  # fmt: skip
 
     def load_state_dict(self, kept: Mapping[str, Any]) -> None:
-        """Goes on from there."""
-        self._moved, self._begun_at, self._before = kept["moved"], kept["begun_at"], kept["before"]
-        self._slope, self._row, self._landing = kept["slope"], dict(kept["row"]), dict(kept["landing"])
-        self._at_start = dict(kept["at_start"])
+        """Goes on from there.
+
+        Raises:
+            ValueError: If it is that of another budget.
+        """
+        states = kept["controllers"] if "controllers" in kept else [kept]  # earlier versions had one, not in a list
+        if len(states) != len(self._controllers):
+            raise ValueError(f"its budget has {len(states)} parts, not {len(self._controllers)}")
+        for controller, state in zip(self._controllers, states, strict=True):
+            controller.load_state_dict(state)
+        self._row, self._landing = dict(kept["row"]), dict(kept["landing"])
         like = next(self.run.objective.guide.parameters())
         self._measure.latest = {name: value.to(like) for name, value in kept["latest"].items()}
 
@@ -222,56 +345,31 @@ class ActiveBudget(ActiveRule):
         """Steps between updates."""
         return max(1, min(self.budget.every, self._end // _UPDATES))
 
-    def _along(self, share: float) -> float:
-        """How far along the ramp a share of the fit is, in [0, 1]."""
-        begin, end = self._ramp
-        return min(1.0, max(0.0, (share - begin) / (end - begin)))
-
-    def _wanted(self, share: float) -> float:
-        """What is to be left at a share of the fit: the logarithm falls along a parabola, from where it was found."""
-        start = self._measure.whole if self._begun_at is None else self._begun_at
-        return self._target * (start / self._target) ** ((1.0 - self._along(share)) ** _POWER)
-
-    def _steer(self, share: float) -> None:
-        signal = self._measure.signal(self.run.objective.guide, self._along(share))
-        if self._begun_at is None:
-            self._begun_at = max(signal, self._target)
-        now, passed = math.log(max(signal, 0.5)), self._every / self._end
-        if self._before is not None:
-            self._slope += _SMOOTHING * ((now - self._before) / passed - self._slope)
-        self._before = now
-        lead = self.budget.lead
-        error = now + lead * self._slope - math.log(self._wanted(share + lead))
-        passed = min(passed, self._every / _SHORT)  # parameters move so far a step, however short the fit is
-        error = min(_LARGEST, max(-_LARGEST, error if error > 0.0 else _EASE * error))
-        self._moved += self.budget.gain * passed * error
-        self._apply()
-
-    def _apply(self) -> None:
-        """Sets the knobs to their start times their factor; a move beyond all bounds is not remembered."""
-        steps = []
-        for key, knob in self._measure.knobs.items():
-            sign = knob.pace if knob.more == "sparser" else -knob.pace
-            least, most = knob.bounds
-            start = self._at_start[key]
-            value = min(max(start * math.exp(sign * self._moved), least), most)
-            steps.append(math.log(value / start) / sign)
-            self.run.objective.model.knobs[key].set(value)
-        self._moved = max(steps) if self._moved >= 0.0 else min(steps)
-
-    def _factor(self) -> float:
-        """By how much the knob has moved; of the first, where there are several."""
-        key = next(iter(self._measure.knobs))
-        return self.run.objective.model.knobs[key].value / self._at_start[key]
-
     def _land(self) -> None:
         guide = self.run.objective.guide
-        self._landing = self._measure.land(guide, self._target)
-        before, reached = self._landing["before"], self._measure.reached(guide)
+        self._landing = self._measure.land(guide)
+        reached, whole = self._measure.reached(guide), self._whole
+        before = self._landing["before"]
+        if isinstance(before, Mapping):
+            share = len(self._controllers) < len(before)
+            guide.notes += _far_layers(before, self._measure.layers, share)
+            return
         off = abs(before - self._target) / self._target
         if off > _FAR:
             guide.notes.append(
-                f"the budget was met by a last correction of {before / self._measure.whole:.2%} to "
-                f"{reached / self._measure.whole:.2%}, which the training did not follow: take more epochs, or a prior "
+                f"the budget was met by a last correction of {before / whole:.2%} to "
+                f"{reached / whole:.2%}, which the training did not follow: take more epochs, or a prior "
                 f"that is {'stronger' if before > self._target else 'weaker'} from the start"
             )
+
+
+def _far_layers(before: Mapping[str, int], layers: Mapping[str, int], share: bool) -> list[str]:
+    """A note on the tensors that the training did not bring near to their budget; `share`: some have one knob."""
+    far = [f"{name} ({before[name]:,} to {n:,})" for name, n in layers.items() if abs(before[name] - n) > _FAR * n]
+    if not far:
+        return []
+    listed = ", ".join(far[:3]) + (f" and {len(far) - 3} more" if len(far) > 3 else "")
+    return [
+        f"the budget was met by a last correction of {listed} weights, which the training did not follow: take more "
+        f"epochs{', or give each tensor a prior of its own, so that it has a knob of its own' if share else ''}"
+    ]

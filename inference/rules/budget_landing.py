@@ -3,14 +3,20 @@
 * Gates: one common shift of their log odds. Under Bernoullis it is what a last move of the prior odds by as much would
   do to the guide at the evidence that it has seen: logit q = logit prior + evidence, gate by gate. Hard concrete gates
   have no such rule; there it only keeps the order of the gates.
+* Thresholds: one common shift of the latents that they are functions of, which says which weights leave or come back;
+  those that stay keep their values: see `threshold_landing`.
 * Weights that count by their size: those between the threshold and the size of the last weight that is to stay are
   moved just across the threshold; no other weight changes.
+
+By layer the same is done with every tensor for itself. A latent that several tensors share cannot be shifted for one of
+them: of thresholds the entries are then moved across, each threshold staying where it is.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -20,9 +26,10 @@ from bayesprune.inference.guides.families import Family
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.guides.left_in import included_weights
 from bayesprune.inference.rules.budget_count import knob_of, thresholds, weights_left
+from bayesprune.inference.rules.threshold_landing import KeptValues, across_threshold, thresholded
 from bayesprune.models.language.latent import WEIGHT
 
-__all__ = ["landed"]
+__all__ = ["landed", "landed_by_layer"]
 
 _HALVINGS = 60
 _BEYOND = 0.01
@@ -44,64 +51,156 @@ def landed(guide: Guide, count: Callable[[], float], target: int) -> dict[str, A
     Returns:
         How it was done (``"by"``), the count before, and the size of the change; as JSON holds it.
     """
-    before = count()
-    shifted = list(_shifted(guide))
+    before, tensors = count(), list(guide.model.priors)
+    shifted = _shifted(guide, tensors)
     if shifted:
-        names = dict.fromkeys(_SHIFTED[sign] for _, sign in shifted)
+        names = dict.fromkeys(_SHIFTED[one.sign] for one in shifted)
         by = f"a common shift of {' and '.join(names)}"
-        return {"by": by, "before": before, "shift": _shift(shifted, count, target)}
-    return {"by": "weights between the two counts moved across", "before": before, **_across(guide, target)}
+        kept = KeptValues(guide, tensors)
+        (shift,) = _shift([shifted], lambda: [count()], [target])
+        return {"by": by, "before": before, "shift": shift, **kept.restored()}
+    return {"by": "weights between the two counts moved across", "before": before, **_across(guide, tensors, target)}
 
 
-def _shifted(guide: Guide) -> Iterator[tuple[Tensor, float]]:
-    """Views of what is shifted in common, of every prior whose knob says so, and the sign by which more is left."""
+@torch.no_grad()
+def landed_by_layer(
+    guide: Guide, count: Callable[[Guide], Mapping[str, int]], targets: Mapping[str, int]
+) -> dict[str, Any]:
+    """Changes a guide, IN PLACE, so that each tensor is left with as many weights as asked for; says what it did.
+
+    Args:
+        guide: The guide.
+        count: How many weights of each tensor are left now, by the priors' own rules.
+        targets: How many are to be left of each; other tensors stay as they are.
+
+    Returns:
+        How it was done (``"by"``), the counts before by name, and the size of each change; as JSON holds it.
+    """
+    before, here = dict(count(guide)), [name for name in targets if name in guide.model.priors]
+    own = {name: _shifted(guide, [name]) for name in here if not _is_shared(guide, name)}
+    own = {name: parts for name, parts in own.items() if parts}
+    found: dict[str, Any] = {"by": "each tensor by itself", "before": {name: before.get(name, 0) for name in targets}}
+    if own:
+        kept = KeptValues(guide, list(own))
+        shifts = _shift(
+            list(own.values()), lambda: [float(count(guide)[name]) for name in own], [targets[name] for name in own]
+        )
+        found["shifts"] = dict(zip(own, shifts, strict=True))
+        found |= kept.restored()
+    others = [name for name in here if name not in own]
+    moved = {
+        name: across_threshold(guide, name, targets[name]) if thresholded(guide.model.priors[name]) is not None
+        else _across(guide, [name], targets[name])["moved"]
+        for name in others
+    }  # fmt: skip
+    return {**found, "moved": moved} if moved else found
+
+
+@dataclass(frozen=True)
+class _Shifted:
+    """A view of what is shifted, and the sign by which more is left."""
+
+    part: Tensor
+    sign: float
+
+
+def _shifted(guide: Guide, tensors: Iterable[str]) -> list[_Shifted]:
+    """What is shifted in common of these tensors, of every prior whose knob says so."""
     signs: dict[str, float] = {}
-    for prior in guide.model.priors.values():
+    for name in tensors:
+        prior = guide.model.priors[name]
         knob = knob_of(prior)
         if knob is not None and knob.shift is not None:
             signs[prior.sites[knob.shift].name] = 1.0 if knob.shift_to == "denser" else -1.0
+    found = []
     for module in guide.families:
         family = cast(Family, module)
         for piece in family.slices():
             if piece.site.name in signs and piece.parameter != "log_scale":
-                yield piece.of(family.get_parameter(piece.parameter).data), signs[piece.site.name]
+                view = piece.of(family.get_parameter(piece.parameter).data)
+                found.append(_Shifted(view, signs[piece.site.name]))
+    return found
 
 
-def _shift(parts: list[tuple[Tensor, float]], count: Callable[[], float], target: int) -> float:
-    kept = [part.clone() for part, _ in parts]
+def _is_shared(guide: Guide, tensor: str) -> bool:
+    """Whether what is shifted of a tensor is another's too."""
+    knob = knob_of(guide.model.priors[tensor])
+    if knob is None or knob.shift is None:
+        return False
+    site = guide.model.priors[tensor].sites[knob.shift].name
+    return any(
+        site == one.name for name, prior in guide.model.priors.items() if name != tensor for one in prior.sites.values()
+    )
 
-    def at(shift: float) -> float:
-        for (part, sign), was in zip(parts, kept, strict=True):
-            part.copy_(was + sign * shift)
+
+def _shift(groups: list[list[_Shifted]], count: Callable[[], list[float]], targets: list[int]) -> list[float]:
+    """Shifts every group, IN PLACE, by what comes nearest to its target; returns by how much."""
+    kept = [[one.part.clone() for one in group] for group in groups]
+
+    def at(shifts: list[float]) -> list[float]:
+        for group, were, shift in zip(groups, kept, shifts, strict=True):
+            for one, was in zip(group, were, strict=True):
+                one.part.copy_(was + one.sign * shift)
         return count()
 
-    shift = _nearest(at, target)
-    at(shift)
-    return shift
+    shifts = _nearest(at, targets)
+    at(shifts)
+    return shifts
 
 
-def _nearest(at: Callable[[float], float], target: int) -> float:
-    """The shift of the count nearest to the target, where a larger shift leaves more; the smallest such change."""
-    low, high = -1e-3, 1e-3
-    while at(low) > target and low > -_FARTHEST:
-        low *= 2.0
-    while at(high) < target and high < _FARTHEST:
-        high *= 2.0
+def _nearest(at: Callable[[list[float]], list[float]], targets: list[int]) -> list[float]:
+    """The shifts of the counts nearest to the targets, where a larger one leaves more; the smallest such changes.
+
+    No group's shift changes the count of another, so that all are looked for at once.
+    """
+    low, high = _bracketed(at, targets, -1.0), _bracketed(at, targets, 1.0)
+    met: dict[int, float] = {}
     for _ in range(_HALVINGS):
-        middle = 0.5 * (low + high)
-        found = at(middle)
-        if found == target:
-            return middle
-        low, high = (middle, high) if found < target else (low, middle)
-    return low if abs(at(low) - target) <= abs(at(high) - target) else high
+        middle = [met.get(n, 0.5 * (one + other)) for n, (one, other) in enumerate(zip(low, high, strict=True))]
+        for n, (found, target) in enumerate(zip(at(middle), targets, strict=True)):
+            if found == target:
+                met[n] = middle[n]
+            elif found < target:
+                low[n] = middle[n]
+            else:
+                high[n] = middle[n]
+        if len(met) == len(targets):
+            return [met[n] for n in range(len(targets))]
+    below, above = at(low), at(high)
+    return [
+        met[n] if n in met else low[n] if abs(below[n] - target) <= abs(above[n] - target) else high[n]
+        for n, target in enumerate(targets)
+    ]
 
 
-def _across(guide: Guide, target: int) -> dict[str, float]:
-    """Moves weights across their thresholds; returns how many, and how far their threshold was off, as a factor."""
+def _bracketed(at: Callable[[list[float]], list[float]], targets: list[int], sign: float) -> list[float]:
+    """Shifts of that sign at which at most (negative) or at least (positive) as many are left as asked for."""
+    found = [sign * 1e-3] * len(targets)
+    while True:
+        far = [
+            sign * (target - count) > 0.0 and abs(shift) < _FARTHEST
+            for count, target, shift in zip(at(found), targets, found, strict=True)
+        ]
+        if not any(far):
+            return found
+        found = [2.0 * shift if more else shift for shift, more in zip(found, far, strict=True)]
+
+
+def _across(guide: Guide, tensors: list[str], target: int) -> dict[str, float]:
+    """Moves weights across their thresholds; returns how many, and how far their threshold was off, as a factor.
+
+    Args:
+        guide: The guide.
+        tensors: Whose weights are counted.
+        target: How many are to be left of them.
+    """
     left, weights, least = weights_left(guide), included_weights(guide), thresholds(guide)
-    others = sum(int(value.sum()) for name, value in left.items() if name not in least)
+    least = {name: value for name, value in least.items() if name in tensors}
+    others = sum(int(left[name].sum()) for name in tensors if name not in least)
     keep = target - others
     ratios = {name: weights[name].abs() / least[name].clamp_min(1e-30) for name in least}
+    if not ratios:
+        return {"moved": 0, "factor": 1.0}
     flat = torch.cat([ratio.flatten() for ratio in ratios.values()]).double()
     wanted = min(max(keep, 0), int((flat > 0).sum()))
     order = flat.sort(descending=True).values

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bayesprune.inference.rules import gate_training as gate_training  # registers
+from bayesprune.inference.rules import thresholds as thresholds  # registers
 from bayesprune.inference.rules.registry import brought_rules
 from bayesprune.inference.rules.rule import Rule
 from bayesprune.models.bayesian_network import BayesianNetwork
@@ -13,10 +14,11 @@ __all__ = ["default_rules_of"]
 
 
 def default_rules_of(model: BayesianNetwork, given: Sequence[Rule]) -> list[Rule]:
-    """The rules that a model brings, beside those that were given.
+    """The rules that a model's ways, its hierarchies and their events bring, beside those that were given.
 
     Args:
         model: The model.
         given: The rules that were asked for.
     """
-    return brought_rules(model.ways, given)
+    hierarchies = [prior.hierarchy for prior in model.priors.values()]
+    return brought_rules([*model.ways, *hierarchies, *(one.included for one in hierarchies)], given)

@@ -14,10 +14,11 @@ _BROUGHT: dict[type, type[Rule]] = {}
 
 
 def brought_by(part: type) -> Callable[[type[R]], type[R]]:
-    """Decorates a rule that trains a part of a model, and that fits of models with such a part have by default.
+    """Decorates a rule that fits of models with a certain part have by default, once a fit however many such parts.
 
     Args:
-        part: The class of the part; it holds for what derives from it too.
+        part: The class of the part: a way, a hierarchy, or an inclusion event of one; it holds for what derives from it
+            too.
     """
 
     def register(rule: type[R]) -> type[R]:
@@ -28,13 +29,13 @@ def brought_by(part: type) -> Callable[[type[R]], type[R]]:
 
 
 def brought_rules(parts: Iterable[object], given: Sequence[Rule]) -> list[Rule]:
-    """The rules that parts of a model bring, but for those of which one was given.
+    """The rules that parts of a model bring, each once, but for those of which one was given.
 
     Args:
         parts: The parts.
         given: The rules that were asked for.
     """
     found = [[_BROUGHT[kind] for kind in type(part).__mro__ if kind in _BROUGHT] for part in parts]
-    kinds = [rules[0] for rules in found if rules]
+    kinds = dict.fromkeys(rules[0] for rules in found if rules)
     names = {rule.name for rule in given}
     return [kind() for kind in kinds if kind.name not in names]

@@ -7,7 +7,7 @@ and replace the whole model where units leave. What only watches is a `Callback`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, Protocol, Self
@@ -120,6 +120,16 @@ class Run(Protocol):
             for_good: Whether it will not be replaced again, so that all steps to come repay a graph; default False.
         """
 
+    def learning_rate(self, parameter: nn.Parameter) -> Callable[[float], float]:
+        """The optimizer's learning rate of a parameter at a share of the steps, in [0, 1].
+
+        Args:
+            parameter: One that is trained.
+
+        Raises:
+            ValueError: If it is not.
+        """
+
     def slices(self, site: str) -> Sequence[tuple[nn.Parameter, ParameterSlice]]:
         """The guide's flat parameters in which a site lives, and where in each.
 
@@ -140,10 +150,12 @@ class ActiveRule:
         needs: What it needs of the steps.
         fixes_at: The step, from 1, after which it lets nothing leave or come back any more, so that a rule that steers
             what is left has to be done before; default None: it fixes nothing.
+        moves: Keys of the knobs that it moves, ``"pattern.name"``; default none.
     """
 
     needs: Needs = Needs()
     fixes_at: int | None = None
+    moves: Collection[str] = ()
 
     def before_step(self, step: int) -> None:
         """Called before the step of this number, from 1: sets knobs, masks, buffers."""

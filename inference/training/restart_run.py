@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayesprune.inference.data.kept_inputs import KeptInputs
 from bayesprune.inference.data.raw_inputs import standardising_helps
@@ -128,6 +128,11 @@ class RestartRun(FitState):
             self.stepper.go_on_with(self.objective, self.optimizer, for_good)
         return self.objective, self.optimizer
 
+    def learning_rate(self, parameter: nn.Parameter) -> Callable[[float], float]:
+        """See `Run.learning_rate`."""
+        base, schedule = self._base_rates[self._group(parameter)], self._rate
+        return lambda share: base * schedule(share)
+
     def train(self, data: KeptInputs, point: KeepsState | None = None) -> None:
         """Takes the steps of the restart until they are done or something ends it.
 
@@ -209,7 +214,8 @@ class RestartRun(FitState):
         )
         asked = [found for rule in self.plan.rules if (found := rule.expectation(guide)) is not None]
         objective = Objective(model, guide, gradient, asked[0] if asked else None)
-        self.runtime.setup(objective, optimizer := make_optimizer(options.optimizer, objective, options.learning_rate))
+        optimizer = make_optimizer(options.optimizer, objective, options.learning_rate or USUAL["learning_rate"])
+        self.runtime.setup(objective, optimizer)
         return objective, optimizer
 
     def _stepper(self, execution: str, compiled: bool | None, why: str) -> Stepper:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -72,6 +72,25 @@ class FitState:
             ValueError: In a loop of one's own.
         """
         raise ValueError("a loop of one's own keeps its model: use fit, which goes on with another one")
+
+    def learning_rate(self, parameter: nn.Parameter) -> Callable[[float], float]:
+        """The learning rate of a parameter; see `Run.learning_rate`. In a loop of one's own, the one that it has now.
+
+        Args:
+            parameter: One that is trained.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        rate = float(self.optimizer.param_groups[self._group(parameter)]["lr"])
+        return lambda share: rate
+
+    def _group(self, parameter: nn.Parameter) -> int:
+        """Number of the optimizer's group that a parameter is in."""
+        for number, group in enumerate(self.optimizer.param_groups):
+            if any(one is parameter for one in group["params"]):
+                return number
+        raise ValueError("this parameter is in no group of the optimizer: ask for one that is trained")
 
     def slices(self, site: str) -> tuple[tuple[nn.Parameter, ParameterSlice], ...]:
         """The guide's flat parameters in which a site lives, and where in them; see `Run.slices`.

@@ -46,6 +46,7 @@ class Knob:
         shift: Name of the latent by a common shift of whose guide the count is met in the end, such as the gate's log
             odds; default None: weights that stand between two counts are moved across.
         shift_to: What a positive shift of it leads to, ``"denser"`` (default, as of log odds) or ``"sparser"`` weights.
+        ramp: Shares of the fit at which a budget's ramp begins and ends by default; None (default): the rule's own.
         pace: How many times as far as other knobs a rule moves the logarithm of this one; default 1. Prior odds have
             further to go than a price.
     """
@@ -57,6 +58,7 @@ class Knob:
     above: float | None = None
     shift: str | None = None
     shift_to: Direction = "denser"
+    ramp: tuple[float, float] | None = None
     pace: float = 1.0
 
     def __post_init__(self) -> None:
@@ -70,6 +72,8 @@ class Knob:
         for name in ("more", "shift_to"):
             if getattr(self, name) not in ("sparser", "denser"):
                 raise ValueError(f"Knob({name}=...) takes 'sparser' or 'denser', not {getattr(self, name)!r}")
+        if self.ramp is not None and not 0.0 <= self.ramp[0] < self.ramp[1] <= 1.0:
+            raise ValueError(f"Knob(ramp=...) takes two shares of the fit, the first one smaller, not {self.ramp}")
         least, most = self.bounds
         if not least <= self.value <= most:
             raise ValueError(f"a knob is declared between its bounds, not at {self.value:g} with {least:g} to {most:g}")

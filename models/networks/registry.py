@@ -10,12 +10,21 @@ from torch import nn
 
 from bayesprune.models.checks.size_bounds import checked_count, checked_input_shape, checked_width, require_holdable
 from bayesprune.models.networks.lenet import lenet_5, lenet_300_100
-from bayesprune.models.networks.resnet import resnet_18, resnet_20, resnet_32, resnet_56
+from bayesprune.models.networks.mobilenet import mobilenet_v1, mobilenet_v2
+from bayesprune.models.networks.resnet import (
+    resnet_18,
+    resnet_18_imagenet,
+    resnet_20,
+    resnet_32,
+    resnet_34,
+    resnet_50,
+    resnet_56,
+)
 from bayesprune.models.networks.vgg import vgg_16_bn
 
 __all__ = ["NETWORKS", "Builder", "make_ready", "network_from_config"]
 
-_VGG_16_SMALLEST = 32  # five poolings halve it to one position
+_SMALLEST = 32  # of networks that halve their images five times: to one position
 
 
 class Builder(Protocol):
@@ -41,21 +50,16 @@ def _build_lenet_5(input_shape: Sequence[int], classes: int, width: float = 1.0)
     return _named("lenet-5", input_shape, classes, width, network)
 
 
-def _build_vgg_16_bn(input_shape: Sequence[int], classes: int, width: float = 1.0) -> nn.Module:
-    _require_image("vgg-16-bn", input_shape)
-    if min(input_shape[1:]) < _VGG_16_SMALLEST:
-        raise ValueError(
-            f"vgg-16-bn got images of {input_shape[1]} x {input_shape[2]} pixels, but its five poolings need at least "
-            f"{_VGG_16_SMALLEST} x {_VGG_16_SMALLEST}: use resnet-18 or lenet-5 instead"
-        )
-    return _named("vgg-16-bn", input_shape, classes, width, vgg_16_bn(input_shape[0], classes, width))
-
-
-def _resnet_builder(name: str, make: Callable[[int, int, float], nn.Module]) -> Builder:
-    """The builder of a residual network, which takes images of any size."""
+def _image_builder(name: str, make: Callable[[int, int, float], nn.Module], halves: str = "") -> Builder:
+    """The builder of a network of images: of any size, or what halves them five times, which needs 32 x 32 at least."""
 
     def build(input_shape: Sequence[int], classes: int, width: float = 1.0) -> nn.Module:
         _require_image(name, input_shape)
+        if halves and min(input_shape[1:]) < _SMALLEST:
+            raise ValueError(
+                f"{name} got images of {input_shape[1]} x {input_shape[2]} pixels, but its {halves} need at least "
+                f"{_SMALLEST} x {_SMALLEST}: use resnet-18 or lenet-5 instead"
+            )
         return _named(name, input_shape, classes, width, make(input_shape[0], classes, width))
 
     return build
@@ -79,11 +83,16 @@ def _named(name: str, input_shape: Sequence[int], classes: int, width: float, ne
 NETWORKS: dict[str, Builder] = {
     "lenet-300-100": _build_lenet_300_100,
     "lenet-5": _build_lenet_5,
-    "vgg-16-bn": _build_vgg_16_bn,
-    "resnet-18": _resnet_builder("resnet-18", resnet_18),
-    "resnet-20": _resnet_builder("resnet-20", resnet_20),
-    "resnet-32": _resnet_builder("resnet-32", resnet_32),
-    "resnet-56": _resnet_builder("resnet-56", resnet_56),
+    "vgg-16-bn": _image_builder("vgg-16-bn", vgg_16_bn, halves="five poolings"),
+    "resnet-18": _image_builder("resnet-18", resnet_18),
+    "resnet-20": _image_builder("resnet-20", resnet_20),
+    "resnet-32": _image_builder("resnet-32", resnet_32),
+    "resnet-56": _image_builder("resnet-56", resnet_56),
+    "resnet-18-imagenet": _image_builder("resnet-18-imagenet", resnet_18_imagenet, halves="five halvings"),
+    "resnet-34": _image_builder("resnet-34", resnet_34, halves="five halvings"),
+    "resnet-50": _image_builder("resnet-50", resnet_50, halves="five halvings"),
+    "mobilenet-v1": _image_builder("mobilenet-v1", mobilenet_v1, halves="five halvings"),
+    "mobilenet-v2": _image_builder("mobilenet-v2", mobilenet_v2, halves="five halvings"),
 }
 """Networks by the name the command line uses; each builder takes `(input_shape, classes, width=1.0)`."""
 

@@ -1,6 +1,7 @@
 """Residual networks (He, Zhang, Ren and Sun, arXiv:1512.03385), in any multiple of their own widths.
 
-ResNet-18 is made from torchvision's own layers; ResNet-20, 32 and 56 are those for CIFAR of the same paper.
+ResNet-18, 34 and 50 are torchvision's, ResNet-18 in a form for small images too, which bears the plain name; ResNet-20,
+32 and 56 are those for CIFAR of the same paper.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from bayesprune.models.networks.widths import require_positive, scaled
 
-__all__ = ["resnet_18", "resnet_20", "resnet_32", "resnet_56"]
+__all__ = ["resnet_18", "resnet_18_imagenet", "resnet_20", "resnet_32", "resnet_34", "resnet_50", "resnet_56"]
 
 
 def resnet_18(in_channels: int = 3, classes: int = 10, width: float = 1.0) -> nn.Module:
@@ -34,21 +35,95 @@ def resnet_18(in_channels: int = 3, classes: int = 10, width: float = 1.0) -> nn
     Raises:
         ValueError: If a size is below 1, or the width is not positive.
     """
+    return _resnet_of_torchvision("resnet18", in_channels, classes, width, for_small_images=True)
+
+
+def resnet_18_imagenet(in_channels: int = 3, classes: int = 1000, width: float = 1.0) -> nn.Module:
+    """ResNet-18 in its ImageNet form, torchvision's `resnet18` (11,689,512 parameters, 1,814.07 MMACs at 224 x 224).
+
+    As `resnet_50`, in blocks of two convolutions of 3 x 3. For small images: `resnet_18`.
+
+    Args:
+        in_channels: Channels of the images.
+        classes: Number of outputs.
+        width: Multiplies the widths of all layers but the last; they are rounded and at least 1.
+
+    Returns:
+        A network from `(N, in_channels, height, width)` to `(N, classes)`.
+
+    Raises:
+        ValueError: If a size is below 1, or the width is not positive.
+    """
+    return _resnet_of_torchvision("resnet18", in_channels, classes, width)
+
+
+def resnet_34(in_channels: int = 3, classes: int = 1000, width: float = 1.0) -> nn.Module:
+    """ResNet-34, torchvision's `resnet34` (21,797,672 parameters, 3,663.76 MMACs at 224 x 224).
+
+    As `resnet_50`, in blocks of two convolutions of 3 x 3.
+
+    Args:
+        in_channels: Channels of the images.
+        classes: Number of outputs.
+        width: Multiplies the widths of all layers but the last; they are rounded and at least 1.
+
+    Returns:
+        A network from `(N, in_channels, height, width)` to `(N, classes)`.
+
+    Raises:
+        ValueError: If a size is below 1, or the width is not positive.
+    """
+    return _resnet_of_torchvision("resnet34", in_channels, classes, width)
+
+
+def resnet_50(in_channels: int = 3, classes: int = 1000, width: float = 1.0) -> nn.Module:
+    """ResNet-50, torchvision's `resnet50` (25,557,032 parameters, 4,089.18 MMACs at 224 x 224).
+
+    The form for ImageNet: a first convolution of 7 x 7 and a pooling leave a sixteenth of the positions, and the last
+    stage sees a thousandth, so that images should have 64 pixels a side or more. Modules, names and starting weights
+    are torchvision's (blocks of 1 x 1, 3 x 3, which has the stride, and 1 x 1), whose state dicts it takes.
+
+    Args:
+        in_channels: Channels of the images.
+        classes: Number of outputs.
+        width: Multiplies the widths inside blocks, of the first convolution and of shortcuts; these are rounded and at
+            least 1, and a block puts out four times as many channels as it has inside.
+
+    Returns:
+        A network from `(N, in_channels, height, width)` to `(N, classes)`.
+
+    Raises:
+        ValueError: If a size is below 1, or the width is not positive.
+    """
+    return _resnet_of_torchvision("resnet50", in_channels, classes, width)
+
+
+def _resnet_of_torchvision(
+    name: str, in_channels: int, classes: int, width: float, for_small_images: bool = False
+) -> nn.Module:
+    """What torchvision has by that name, with layers replaced where its builder has no option."""
     from torchvision.models import resnet
 
     require_positive(in_channels=in_channels, classes=classes)
     widths = scaled((64, 128, 256, 512), width)
-    network: Any = resnet.resnet18(weights=None, num_classes=classes)
-    network.conv1 = nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False)
-    network.maxpool = nn.Identity()
-    replaced = [network.conv1]
-    if width != 1:  # torchvision has no option for it
+    network: Any = getattr(resnet, name)(weights=None, num_classes=classes)
+    replaced = []
+    if for_small_images:
+        network.conv1 = nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False)
+        network.maxpool = nn.Identity()
+        replaced.append(network.conv1)
+    elif in_channels != 3 or width != 1:
+        network.conv1 = nn.Conv2d(in_channels, widths[0], 7, stride=2, padding=3, bias=False)
+        replaced.append(network.conv1)
+    if width != 1:
         network.inplanes, network.bn1 = widths[0], nn.BatchNorm2d(widths[0])
+        block = type(network.layer1[0])
         for stage, own in enumerate(widths, start=1):
-            layer = network._make_layer(resnet.BasicBlock, own, 2, stride=1 if stage == 1 else 2)
+            blocks = len(network.get_submodule(f"layer{stage}"))
+            layer = network._make_layer(block, own, blocks, stride=1 if stage == 1 else 2)
             setattr(network, f"layer{stage}", layer)
             replaced += [module for module in layer.modules() if isinstance(module, nn.Conv2d)]
-        network.fc = nn.Linear(widths[-1], classes)
+        network.fc = nn.Linear(widths[-1] * block.expansion, classes)
     for convolution in replaced:
         nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     made: nn.Module = network

@@ -27,8 +27,11 @@ FORMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] 
     "exp": (torch.exp, torch.log),
 }
 """g, from s to the threshold, and its inverse, by name."""
-PRESSURE = Knob(low=1e-6, high=1e9, shift="s", shift_to="sparser")
-"""What `Budget` moves: a factor on the precision of s, whose mode is zero, a threshold of 1/2 or 1."""
+PRESSURE = Knob(low=1e-6, high=200.0, shift="s", shift_to="sparser", ramp=(0.1, 0.6), pace=8.0)
+"""What `Budget` moves: a factor on the precision of s, whose mode is zero, a threshold of 1/2 or 1. Its ramp is over when
+learning rates have fallen and s hardly moves; beyond its bound a step of SGD on s would go too far."""
+PER_DATUM = 0.4
+"""Precision of s a datum by default: the trade of weights for accuracy is then the same whatever the number of data."""
 BY_MAP = {"optimizer": "sgd", "learning_rate": 0.1, "schedule": "cosine"}
 """How its MAP is trained by default. Adam moves all entries above the threshold alike, whatever they are worth to the
 data, and takes those below it, on which nothing but their prior acts, to zero in a few steps."""
@@ -75,12 +78,13 @@ class SoftThreshold(Hierarchy):
     s is drawn there; what the weights are worth to the data holds it back. `Budget` moves the pressure.
 
     Args:
-        pressure: Precision of s for each weight that shares it, sd_s^-2 = pressure x (number of these); default
-            0.02. So all weights press alike, in whatever tensor they are.
+        pressure: Precision of s, sd_s^-2, of a tensor (of the network where they share one), in nats; per output each
+            has as large a part of it as of the tensor. Default None: 0.4 x data_size. As published all tensors have the
+            same, large or small.
         raw_sd: Standard deviation of raw; default None: sqrt(10 / fan_in), He's scale for a fifth of the weights.
         init: Where every s starts; default None: where the threshold is a hundredth of the root mean square of the
             network's weights.
-        g: ``"sigmoid"`` (default, the paper's) or ``"exp"``.
+        g: ``"exp"`` (default) or ``"sigmoid"``, the paper's, whose mode of 1/2 a threshold cannot be drawn beyond.
         per: What shares a threshold: ``"layer"`` (default, a tensor), ``"output"`` or ``"network"``.
 
     Raises:
@@ -89,18 +93,18 @@ class SoftThreshold(Hierarchy):
 
     def __init__(
         self,
-        pressure: float = 0.02,
+        pressure: float | None = None,
         raw_sd: float | None = None,
         init: float | None = None,
-        g: str = "sigmoid",
+        g: str = "exp",
         per: str = "layer",
     ) -> None:
         for name, value in {"pressure": pressure, "raw_sd": raw_sd}.items():
             if value is not None and not 0.0 < value < math.inf:
                 raise ValueError(f"SoftThreshold({name}=...) must be positive, not {shown(value)}")
 
-        def precision(shared: float) -> float:
-            return pressure * shared
+        def precision(data_size: float) -> float:
+            return PER_DATUM * data_size if pressure is None else pressure
 
         self._declare(g, per, init, precision, raw_sd)
         self.map_options, self.mean_field_options = BY_MAP, BY_MEAN_FIELD
@@ -202,12 +206,12 @@ class SoftThreshold(Hierarchy):
         def raw(fan_in: int) -> dist.Normal:
             return dist.Normal(0.0, math.sqrt(10.0 / fan_in) if raw_sd is None else raw_sd)
 
-        def of_group(size: int, fan_in: int, pressure: Tensor) -> dist.Normal:
-            shared = fan_in if per == "output" else size
-            return dist.Normal(0.0, (precision(shared) * pressure).rsqrt())
+        def of_tensor(data_size: int, pressure: Tensor) -> dist.Normal:
+            return dist.Normal(0.0, (precision(data_size) * pressure).rsqrt())
 
-        def of_network(pressure: Tensor) -> dist.Normal:
-            return dist.Normal(0.0, (precision(1.0) * pressure).rsqrt())
+        def of_output(size: int, fan_in: int, data_size: int, pressure: Tensor) -> dist.Normal:
+            share = fan_in / size
+            return dist.Normal(0.0, (precision(data_size) * share * pressure).rsqrt())
 
         def of_all(s: Tensor) -> Tensor:
             return form(s)
@@ -217,7 +221,7 @@ class SoftThreshold(Hierarchy):
 
         super().__init__(
             s=Latent(
-                of_network if per == "network" else of_group,
+                of_output if per == "output" and not as_published else of_tensor,
                 per=per,
                 init=start if init is None else float(init),
                 spread=_SPREAD,

@@ -25,6 +25,7 @@ Harm = Callable[[Path], object]
 _INPUT = ("--input", "inputs.npy", "--out", "out.npz")
 _PRUNE = ("--sparsity", "0.5", "--quiet", "--out", "out")
 _LABELS = (*FIT, "--prior", "spike-and-slab", "--epochs", "1", "--out", "out")
+_HALO = (*FIT, "--prior", "halo", "--epochs", "1", "--out", "out")
 
 READ: dict[str, list[Command]] = {
     "spike": [
@@ -47,6 +48,14 @@ READ: dict[str, list[Command]] = {
         ("path", "--data", "{targets}/labels.npz", *FIT, "--epochs", "2", "--prior", "spike-and-slab", "--knob",
          "expected_density", "--values", "0.3,0.1", "--restarts", "1", "--sparsities", "0.3,0.8", "--out", "path"),
     ],
+    "by-layer": [
+        ("prune", "spike", "--budget", "by-layer/uniform.json", "--quiet", "--out", "out"),
+        ("fit", "--data", "labels.npz", *_HALO, "--budget", "by-layer/uniform.json"),
+    ],
+    "table": [
+        ("prune", "spike", "--budget", "table/uniform.csv", "--quiet", "--out", "out"),
+        ("fit", "--data", "labels.npz", *_HALO, "--budget", "table/uniform.csv"),
+    ],
     "checkpoint": [("python", "go_on")],
     "killed.part": [
         ("show", "killed"), ("show", "killed", "--plots"),
@@ -64,7 +73,9 @@ QUOTAS = {
 }  # fmt: skip
 """How many values are replaced in a JSON file; 30 in one that is not named."""
 QUOTA = 30
-NOT_READ = ("arviz.nc", "front.png", "network.py", "masks.safetensors", "compact/weights.safetensors", "/lock")
+NOT_READ = (
+    "arviz.nc", "front.png", "network.py", "masks.safetensors", "compact/weights.safetensors", "/lock", "/budget.json",
+)  # fmt: skip
 """Ends of names of files that are written for others; no command reads them."""
 ALIKE = ("halo/", "horseshoe/", "numbers/", "path/point-001")
 """Where these begin a file's name, it is of the same form as another: it gets a third of the kinds."""

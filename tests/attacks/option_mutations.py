@@ -64,6 +64,14 @@ LINES: tuple[tuple[str, ...], ...] = (
 )  # fmt: skip
 """Command lines of a wrong form."""
 
+BUDGETS = (
+    "density=0", "density=1.5", "density=-1", "density=nan", "density=1e309", f"density={HUGE}", "density=x",
+    "density=[]", "density={}", 'density={"fc1.weight": 0}', 'density={"*": "x"}', 'density={"*": {"a": 1}}',
+    'density={"x": 0.1}', "density=null", "density=true", "macs=0.5",
+    "nowhere.json", "a.txt", "pipe", ".json", ".csv", "nowhere/x.csv",
+)  # fmt: skip
+"""Values of --budget."""
+
 TOGETHER: tuple[tuple[str, ...], ...] = (
     (*BASES["fit"][0], "--epochs", "1000000000000", "--seed", "-1"),
     (*BASES["fit"][0], "--epochs", HUGE, "--data", "nowhere"),
@@ -127,6 +135,10 @@ TOGETHER: tuple[tuple[str, ...], ...] = (
     (*BASES["path"][0], "--epochs", "1000000000000", "--values", "x"),
     (*BASES["prune"][0], "--sparsity", "0.5", "--min-inclusion", "0.5"),
     (*BASES["prune"][0], "--sparsity", "0.5", "--min-score", "0.5", "--criterion", "magnitude"),
+    (*BASES["prune"][0], "--budget", "density=0.5"),
+    (*BASES["prune"][1], "--budget", "density=0.5"),
+    *((*BASES["fit"][0], "--budget", one) for one in BUDGETS),
+    *(("prune", "spike", "--out", "out", "--budget", one) for one in BUDGETS),
     (*BASES["prune"][0], "--value", "0.3"),
     (*BASES["prune"][0], "--round-to", "4"),
     (*BASES["prune"][0], "--onnx", "x.onnx"),

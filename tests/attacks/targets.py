@@ -1,4 +1,4 @@
-"""What is attacked: tiny data, runs, a path, pruned networks, a fit that was killed, checkpoints; made once."""
+"""What is attacked: tiny data, runs, a path, pruned networks, budgets, a killed fit, checkpoints; made once."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from bayesprune.inference.training.fit import fit
 from bayesprune.inference.watching import trace_file
 from bayesprune.inference.watching.callbacks import Callback, FitState
 from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.costs.layer_budgets import LayerBudget
 from bayesprune.models.networks.lenet import lenet_300_100
 from bayesprune.models.priors.spike_and_slab import SpikeAndSlab
 
@@ -65,6 +66,7 @@ def make_targets(folder: Path) -> None:
         with (folder / "compact" / "network.py").open("a") as generated:
             generated.write(EVIL)  # predict never runs it
         _make_weights(folder)
+        _make_budgets(folder)
         with patch.multiple(checkpoint, SHARE=1.0, LEAST=0.0), patch.object(trace_file, "SHARE", 1.0):
             with contextlib.suppress(KeyboardInterrupt):
                 go_on(Break())
@@ -147,6 +149,14 @@ def _write_idx(file: Path, array: Any) -> None:
 
 def _idx(array: Any) -> bytes:
     return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+def _make_budgets(folder: Path) -> None:
+    """One budget by layer of that network, in both forms."""
+    budget = LayerBudget.uniform(lenet_300_100(6, 3, hidden=(9, 3)), 0.2)
+    for name, ending in (("by-layer", "json"), ("table", "csv")):
+        (folder / name).mkdir()
+        budget.write(folder / name / f"uniform.{ending}")
 
 
 def _make_weights(folder: Path) -> None:

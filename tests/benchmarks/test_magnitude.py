@@ -139,6 +139,19 @@ def test_gradual_pruning_to_zero_sparsity_is_dense_training(data: tuple[torch.Te
     assert not all(torch.equal(a, b) for a, b in pairs)
 
 
+def test_gradual_pruning_by_layer_leaves_exactly_so_many_of_each(data: tuple[torch.Tensor, torch.Tensor]) -> None:
+    left = {"0.weight": 17, "2.weight": 40}
+    settings = magnitude.Settings(epochs=4, batch_size=20)
+    found = magnitude.train_gradual(*data, 0.5, settings, network=small(), every=3, layers=left)
+    counts = {name: int((w != 0).sum()) for name, w in magnitude.weight_matrices(found.network).items()}
+    assert counts == left == {name: int(mask.sum()) for name, mask in found.masks.items()}
+    alike = magnitude.train_gradual(*data, 1.0 - 57 / 256, settings, network=small(), every=3)
+    assert zeros(alike.network) == zeros(found.network)  # control: globally as many, but others
+    assert {name: int(mask.sum()) for name, mask in alike.masks.items()} != left
+    empty = magnitude.train_gradual(*data, 0.5, settings, network=small(), layers={"0.weight": 0, "2.weight": 64})
+    assert {name: int(mask.sum()) for name, mask in empty.masks.items()} == {"0.weight": 0, "2.weight": 64}
+
+
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "step"])
 def test_schedules_start_at_one_and_never_rise(schedule: str) -> None:
     factors = [magnitude._rate_factor(schedule, step, 40) for step in range(40)]

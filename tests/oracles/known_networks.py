@@ -11,6 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from bayesprune.models.networks.lenet import lenet_5, lenet_300_100
+from bayesprune.models.networks.mobilenet import mobilenet_v1
 from bayesprune.models.networks.resnet import resnet_20
 from tests.oracles.units_reference import GROUPS, Dead, Group, enliven, gated, random_dead, zero_parameters
 
@@ -21,6 +22,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "resnet18": (lambda: torchvision.models.resnet18(num_classes=10), (3, 64, 64)),
     "resnet_20": (resnet_20, (3, 32, 32)),
     "resnet50": (lambda: torchvision.models.resnet50(num_classes=10), (3, 64, 64)),
+    "mobilenet_v1": (lambda: mobilenet_v1(classes=10), (3, 64, 64)),
     "mobilenet_v2": (lambda: torchvision.models.mobilenet_v2(num_classes=10), (3, 64, 64)),
     "densenet121": (lambda: torchvision.models.densenet121(num_classes=10), (3, 64, 64)),
     "googlenet": (

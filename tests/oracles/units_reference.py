@@ -219,6 +219,17 @@ def resnet_20_groups(network: nn.Module) -> list[Group]:
     return [_alone(network, f"{block}.conv1", f"{block}.bn1") for block in blocks]
 
 
+def mobilenet_v1_groups(network: nn.Module) -> list[Group]:
+    """A depthwise convolution belongs to the units that it reads, those of the layer before."""
+    groups = []
+    maker, gate = "conv1", "bn1"
+    for place in range(1, 14):
+        name = f"block{place}"
+        groups.append(_tied(network, [maker, f"{name}.depthwise"], [gate, f"{name}.bn1"]))
+        maker, gate = f"{name}.pointwise", f"{name}.bn2"
+    return [*groups, _alone(network, maker, gate)]
+
+
 def mobilenet_v2_groups(network: nn.Module) -> list[Group]:
     """A depthwise convolution belongs to the units that it reads; blocks with a residual sum share their outputs."""
     groups = [_tied(network, ["features.0.0", "features.1.conv.0.0"], ["features.0.1", "features.1.conv.0.1"])]
@@ -269,6 +280,7 @@ GROUPS: dict[str, Callable[[nn.Module], list[Group]]] = {
     "resnet18": resnet_groups,
     "resnet_20": resnet_20_groups,
     "resnet50": resnet_groups,
+    "mobilenet_v1": mobilenet_v1_groups,
     "mobilenet_v2": mobilenet_v2_groups,
     "densenet121": densenet_groups,
     "googlenet": googlenet_groups,

@@ -38,10 +38,22 @@ def long_horseshoe(make_fit):
     return make_fit({"*.weight": bp.Horseshoe()}, "meanfield", network=LongNames(), restarts=2, epochs=24)
 
 
+@pytest.fixture(scope="module")
+def soft(make_fit):
+    return make_fit({"*.weight": bp.SoftThreshold()}, learning_rate=None, rules=[bp.Budget(density=0.2)])
+
+
+@pytest.fixture(scope="module")
+def long_soft(make_fit):
+    priors = {"*.weight": bp.SoftThreshold(per="output")}
+    return make_fit(priors, network=LongNames(), learning_rate=None, rules=[bp.Budget(density=0.2)])
+
+
 DRAWN = {
     "pruning_trace": lambda fit, data: bp.plot_pruning_trace(fit),
     "trajectories": lambda fit, data: bp.plot_trajectories(fit),
     "scales": lambda fit, data: bp.plot_scales(fit),
+    "thresholds": lambda fit, data: bp.plot_thresholds(fit),
     "shrinkage": lambda fit, data: bp.plot_shrinkage(fit),
     "inclusion": lambda fit, data: bp.plot_inclusion(fit, maps="all"),
     "prior_posterior": lambda fit, data: bp.plot_prior_posterior(fit, draws=8),
@@ -52,13 +64,16 @@ DRAWN = {
 }
 
 
+OWN = {"inclusion": "spike", "architecture": "spike", "thresholds": "soft"}
+"""Fixtures with the fits that plots are of; default the horseshoe's."""
+
 FIGURES = {}
 
 
 def drawn(kind, names, request, digits):
     """A plot of a fit whose names are short or long; several tests look at one figure."""
     if (kind, names) not in FIGURES:
-        own = "spike" if kind in ("inclusion", "architecture") else "horseshoe"
+        own = OWN.get(kind, "horseshoe")
         fit = request.getfixturevalue(own if names == "short" else f"long_{own}")
         FIGURES[kind, names] = DRAWN[kind](fit, digits["held out"])
     return FIGURES[kind, names]
@@ -200,10 +215,10 @@ def test_weights_that_do_not_vary_are_told_in_one_sentence(gaussian, monkeypatch
         bp.plot_scales(gaussian)
 
 
-def test_a_plot_leaves_matplotlib_as_it_was(spike, horseshoe, digits):
+def test_a_plot_leaves_matplotlib_as_it_was(request, digits):
     before = dict(matplotlib.rcParams)
     figures = [
-        draw(spike if kind in ("inclusion", "architecture") else horseshoe, digits["held out"])
+        draw(request.getfixturevalue(OWN.get(kind, "horseshoe")), digits["held out"])
         for kind, draw in DRAWN.items()
         if kind != "r_hat"
     ]

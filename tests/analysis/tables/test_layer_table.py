@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import bayesprune as bp
 from bayesprune.analysis.tables.layer_table import layer_table
 
 TENSORS = ["fc1.weight", "fc2.weight", "fc3.weight"]
@@ -110,3 +111,18 @@ def test_the_table_leaves_the_random_state_alone(spike):
 def test_a_restart_that_is_not_there_is_refused(spike):
     with pytest.raises(ValueError, match="there is no restart 5: this fit has 2, counted from 0"):
         layer_table(spike, restart=5)
+
+
+def test_learned_thresholds_have_a_column_of_their_own(make_fit, spike):
+    priors = {"fc1.weight": bp.SoftThreshold(per="output"), "fc2.weight": bp.SoftThreshold(), "fc3.weight": bp.HALO()}
+    fit = make_fit(priors, "map", learning_rate=None)
+    table = layer_table(fit)
+    first, second, third, total = (row["threshold"] for row in table.rows)
+    means = fit.guide.means()
+    each = np.sort(torch.sigmoid(means["fc1.weight.s"]).flatten().numpy())
+    assert first == pytest.approx(each[5])  # the lower one of the two in the middle of twelve
+    assert second == pytest.approx(float(torch.sigmoid(means["fc2.weight.s"])))
+    assert third is None and total is None
+    head, _, *body = str(table).splitlines()
+    assert "threshold" in head and f"{second:.3g}" in body[1]
+    assert "threshold" not in str(layer_table(spike)).splitlines()[0]  # control

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from bayesprune.runs.run_folder import SUMMARY_FILE, load_run, run_data
 
-PLAIN = {"weights.safetensors", "masks.safetensors", "summary.json"}
+PLAIN = {"weights.safetensors", "masks.safetensors", "budget.json", "summary.json"}
 COMPACT = PLAIN | {"compact.safetensors", "network.py", "plan.json"}
 
 

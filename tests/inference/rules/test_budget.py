@@ -197,7 +197,8 @@ def test_a_knob_stops_at_its_bounds_and_comes_back_at_once():
     for step in range(1, 2501):
         active.after_step(bp.Taken(step, X[:1], Y[:1], None))
     assert model.knobs["rate"].value == 20.0
-    assert active.state_dict()["moved"] == pytest.approx(math.log(4.0))  # no more than what it takes to be there
+    (state,) = active.state_dict()["controllers"]
+    assert state["moved"] == pytest.approx(math.log(4.0))  # no more than what it takes to be there
 
 
 # -- going on ------------------------------------------------------------------------------------------------

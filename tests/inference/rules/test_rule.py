@@ -150,3 +150,31 @@ def test_what_a_model_brings_is_not_brought_twice():
     assert brought_rules([gates], []) == [bp.Gating()]
     assert brought_rules([gates], [bp.Gating(travel=0.5)]) == [] == brought_rules([nn.Linear(2, 2)], [])
     assert brought_rules([gates], [Named()]) == [bp.Gating()]
+
+
+def test_a_rule_knows_the_learning_rate_of_a_parameter_at_any_share_of_the_steps():
+    """By Adam what is spread moves ten times as fast; a rule hears it before the first step, and steps follow it."""
+    told, taken = {}, []
+
+    @dataclass(frozen=True)
+    class Asks(Rule):
+        name: ClassVar[str] = "asks"
+
+        def begin(self, run):
+            for group in run.optimizer.param_groups:
+                told[group["name"]] = run.learning_rate(group["params"][0])
+            with pytest.raises(ValueError, match="in no group of the optimizer"):
+                run.learning_rate(nn.Parameter(torch.zeros(1)))
+            return ActiveRule()
+
+    class Rates(bp.Callback):
+        def on_step(self, state):
+            taken.append({group["name"]: group["lr"] for group in state.optimizer.param_groups})
+
+    fitted(Asks(), learning_rate=0.02, schedule="cosine", callbacks=[Rates()])
+    assert told["spread"](0.0) == pytest.approx(0.2) and told["location"](0.0) == pytest.approx(0.02)
+    for step, rates in enumerate(taken):
+        assert rates == pytest.approx({name: rate(step / 6) for name, rate in told.items()})
+    assert told["location"](0.5) == pytest.approx(0.01)  # control: it is not the same all along
+    state = FitState(None, torch.optim.SGD([held := nn.Parameter(torch.zeros(1))], lr=0.3), 0, 1, 0, 0)
+    assert state.learning_rate(held)(0.7) == 0.3

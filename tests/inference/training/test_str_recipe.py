@@ -14,6 +14,9 @@ import bayesprune as bp
 from bayesprune.models.priors.threshold_onset import decayed
 from tests.oracles import str_reference as reference
 
+# One threshold of each network sleeps on purpose, which is said.
+pytestmark = pytest.mark.filterwarnings("ignore:the threshold of .* will be asleep to the end")
+
 SIZE, BATCH, EPOCHS = 40, 8, 60
 STEPS = EPOCHS * SIZE // BATCH
 DECAY = 6e-3

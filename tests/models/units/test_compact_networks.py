@@ -23,6 +23,7 @@ QUICK = [
     ("lenet_5", 0.95, 1),
     ("resnet18", 0.8, 0),
     ("resnet_20", 0.5, 2),
+    ("mobilenet_v1", 0.8, 0),
     ("mobilenet_v2", 0.8, 1),
     ("squeezenet1_1", 0.5, 2),
 ]
