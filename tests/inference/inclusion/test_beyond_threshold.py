@@ -329,9 +329,8 @@ def test_other_criteria_of_a_sparsity_keep_their_order():
 @pytest.mark.parametrize("per", ["layer", "output"])
 def test_the_prior_alone_includes_what_scipy_says(per):
     shape = (40, 50)
-    found = bp.prior_sparsity(bp.SoftThreshold(pressure=0.02, per=per), shape, draws=300)
-    shared = 50 if per == "output" else 2000
-    s_sd, raw_sd = (0.02 * shared) ** -0.5, math.sqrt(10 / 50)
+    found = bp.prior_sparsity(bp.SoftThreshold(pressure=40.0, g="sigmoid", per=per), shape, draws=300)
+    s_sd, raw_sd = (1.0 if per == "output" else 40.0) ** -0.5, math.sqrt(10 / 50)
 
     def included(s):
         return norm.pdf(s, 0.0, s_sd) * 2.0 * norm.sf(expit(s) / raw_sd)
@@ -346,7 +345,9 @@ def test_a_mean_field_fit_of_the_ready_prior_answers_what_users_ask(tmp_path):
     data = bp.load_data("digits")
     torch.manual_seed(0)
     network = bp.lenet_300_100(64, hidden=(12, 8))
-    model = bp.BayesianNetwork(network, {"*.weight": bp.SoftThreshold(init=-2.5)}, data_size=len(data.train[0]))
+    model = bp.BayesianNetwork(
+        network, {"*.weight": bp.SoftThreshold(20.0, init=-2.5, g="sigmoid")}, data_size=len(data.train[0])
+    )
     fit = bp.fit(model, data.train, "meanfield", steps=40)
     assert fit.settings["optimizer"] == "adam" and fit.settings["learning_rate"] == 3e-3
     found = fit.inclusion_probabilities()
@@ -383,7 +384,7 @@ def test_under_gates_of_units_both_probabilities_multiply(guide):
     network = bp.lenet_300_100(64, hidden=(12, 8))
     model = bp.BayesianNetwork(
         network,
-        {"*.weight": bp.SoftThreshold(init=-2.5)},
+        {"*.weight": bp.SoftThreshold(20.0, init=-2.5, g="sigmoid")},
         data_size=len(data.train[0]),
         gates=bp.UnitGates(),
         example_input=data.train[0][:1],
