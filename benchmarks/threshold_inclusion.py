@@ -153,7 +153,7 @@ def show_budgets(ledger: Ledger, seeds: int) -> None:
 def problem_of(design: str, seed: int) -> ThresholdProblem:
     """A regression; ``"sparse"``: ten weights are Normal(0, .5^2); ``"prior"``: drawn from the prior on weights."""
     rng = np.random.default_rng(seed)
-    raw_sd, s_sd = (10 / INPUTS) ** 0.5, (0.02 * INPUTS) ** -0.5
+    raw_sd, s_sd = (10 / INPUTS) ** 0.5, 1.0
     if design == "sparse":
         weights = np.where(np.arange(INPUTS) < NONZERO, 0.5 * rng.standard_normal(INPUTS), 0.0)
     else:
@@ -168,7 +168,10 @@ def regression_study(design: str, seed: int) -> dict[str, Any]:
     problem = problem_of(design, seed)
     x, y = torch.tensor(problem.x), torch.tensor(problem.y)
     pips = {"exact": gibbs_inclusion(problem, 1500, 300, seed)}
-    priors = {"soft threshold": (bp.SoftThreshold(), "meanfield"), "spike and slab": (bp.SpikeAndSlab(0.2), "paired")}
+    priors = {
+        "soft threshold": (bp.SoftThreshold(pressure=1.0, g="sigmoid"), "meanfield"),
+        "spike and slab": (bp.SpikeAndSlab(0.2), "paired"),
+    }
     for name, (prior, guide) in priors.items():
         line = nn.Linear(INPUTS, 1, bias=False).double()
         with torch.no_grad():
@@ -242,7 +245,7 @@ def main() -> None:
     """Fits, measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, help="Of digits.")
-    parser.add_argument("--regressions", type=int, default=4, help="Of each design.")
+    parser.add_argument("--regressions", type=int, default=6, help="Of each design.")
     parser.add_argument("--deletions", type=int, default=300)
     parser.add_argument("--out", default="runs/benchmarks")
     options = parser.parse_args()

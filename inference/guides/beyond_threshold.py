@@ -266,6 +266,8 @@ def _threshold_of(guide: Guide, prior: TensorPrior) -> _Threshold | None:
     moving = [site for site in sites if not is_point(guide.family_of[site.name])]
     if raw in sites or len(moving) > 1 or any(site.name not in held for site in moving):
         return None
+    if any(prior.hierarchy.nodes[name].dims for name in (event.threshold, *(site.latent for site in moving))):
+        return None  # entries of dimensions of its own belong to no weight
     found = _Threshold(guide, prior, event, moving[0] if moving else None)
     return found if found.is_entrywise() else None
 

@@ -50,7 +50,7 @@ class FitOptions:
         optimizer: ``"adam"`` (log scales, log odds and the likelihood's learn ten times as fast), ``"sgd"``
             (momentum 0.9), or a callable from parameter groups to a torch optimizer. It sees the loss divided by
             `data_size`, so that learning rates are those of a mean loss. Default None: Adam, or what the prior asks
-            for where weights are points (`SoftThreshold`), with its learning rate and schedule.
+            for under that guide (`SoftThreshold`), with its learning rate and schedule.
         learning_rate: Of the two named optimizers; default None: 1e-3, or the prior's.
         schedule: Factor on the learning rate: ``"hold-cosine"`` (1 for half of the steps, then to 0), ``"constant"``,
             ``"cosine"``, ``"warmup-cosine"`` (`warmup_cosine`, up in 5 epochs, of fewer than 20 in a quarter), or a

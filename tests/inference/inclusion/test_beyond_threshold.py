@@ -188,6 +188,10 @@ def test_others_are_counted_over_draws():
         ),
         "mixed entries": declared("output", threshold=Latent(lambda s: torch.sigmoid(s.mean()), per="layer")),
         "entries of others": declared("output", threshold=Latent(lambda s: torch.sigmoid(s.flip(0)), per="output")),
+        "dimensions of its own": declared(
+            s=Latent(lambda: dist.Normal(-2.0, 1.0), dims={"k": 3}),
+            threshold=Latent(lambda s: torch.sigmoid(s.mean()), per="layer"),
+        ),
         "raw itself": declared(threshold=Latent(lambda raw: raw.square().mean().sqrt(), per="layer")),
         "raw is a point": declared(raw=Latent(lambda: dist.Normal(0.0, 1.0), guide="delta")),
     }
@@ -325,9 +329,8 @@ def test_other_criteria_of_a_sparsity_keep_their_order():
 @pytest.mark.parametrize("per", ["layer", "output"])
 def test_the_prior_alone_includes_what_scipy_says(per):
     shape = (40, 50)
-    found = bp.prior_sparsity(bp.SoftThreshold(pressure=0.02, per=per), shape, draws=300)
-    shared = 50 if per == "output" else 2000
-    s_sd, raw_sd = (0.02 * shared) ** -0.5, math.sqrt(10 / 50)
+    found = bp.prior_sparsity(bp.SoftThreshold(pressure=40.0, g="sigmoid", per=per), shape, draws=300)
+    s_sd, raw_sd = (1.0 if per == "output" else 40.0) ** -0.5, math.sqrt(10 / 50)
 
     def included(s):
         return norm.pdf(s, 0.0, s_sd) * 2.0 * norm.sf(expit(s) / raw_sd)
@@ -342,7 +345,9 @@ def test_a_mean_field_fit_of_the_ready_prior_answers_what_users_ask(tmp_path):
     data = bp.load_data("digits")
     torch.manual_seed(0)
     network = bp.lenet_300_100(64, hidden=(12, 8))
-    model = bp.BayesianNetwork(network, {"*.weight": bp.SoftThreshold(init=-2.5)}, data_size=len(data.train[0]))
+    model = bp.BayesianNetwork(
+        network, {"*.weight": bp.SoftThreshold(20.0, init=-2.5, g="sigmoid")}, data_size=len(data.train[0])
+    )
     fit = bp.fit(model, data.train, "meanfield", steps=40)
     assert fit.settings["optimizer"] == "adam" and fit.settings["learning_rate"] == 3e-3
     found = fit.inclusion_probabilities()
@@ -379,7 +384,7 @@ def test_under_gates_of_units_both_probabilities_multiply(guide):
     network = bp.lenet_300_100(64, hidden=(12, 8))
     model = bp.BayesianNetwork(
         network,
-        {"*.weight": bp.SoftThreshold(init=-2.5)},
+        {"*.weight": bp.SoftThreshold(20.0, init=-2.5, g="sigmoid")},
         data_size=len(data.train[0]),
         gates=bp.UnitGates(),
         example_input=data.train[0][:1],
