@@ -1,11 +1,11 @@
 """Soft thresholds beside gradual magnitude pruning, HALO and spike and slab, at the same numbers of weights.
 
 LeNet-300-100 on Fashion-MNIST, 10 epochs, batch 128, the last iterate, no fine-tuning; methods of one seed have the
-same starting weights. `SoftThreshold`, `HALO` and `SpikeAndSlab` are asked for a density by `Budget(density=)`, and deployed is
-the plain network that `prune` makes of what is counted; all else is at its default, but for the learning rate 2e-3 of
-HALO and of spike and slab, chosen in benchmarks/budget.py. Gradual magnitude pruning (benchmarks/magnitude.py, global)
-has the settings chosen for it in benchmarks/fashion_halo.py, and exactly the same counts. ``--network lenet-5`` is the
-second network: 6 epochs, 2 %, without spike and slab.
+same starting weights. `SoftThreshold`, `HALO` and `SpikeAndSlab` are asked for a density by `Budget(density=)`; deployed
+is the plain network that `prune` makes of what is counted. All else is at its default, but for the learning rate 2e-3
+of HALO and of spike and slab, chosen in benchmarks/budget.py. Gradual magnitude pruning (benchmarks/magnitude.py,
+global) has the settings chosen for it in benchmarks/fashion_halo.py, and exactly the same counts. ``--network lenet-5``
+is the second network: 6 epochs, 2 %, without spike and slab.
 
 Settings are chosen on the validation split; ``--split test`` is looked at once.
 

@@ -22,7 +22,7 @@ from bayesprune.inference.rules.budget import Budget
 from bayesprune.inference.rules.gate_training import Gating
 from bayesprune.inference.rules.rule import Rule
 from bayesprune.inference.training.fit import fit
-from bayesprune.inference.training.fit_options import USUAL
+from bayesprune.inference.training.fit_options import filled_in
 from bayesprune.inference.training.laplace_around import laplace_around
 from bayesprune.models.costs.layer_budgets import LayerBudget
 from bayesprune.models.files.flushing import flush_folder
@@ -163,8 +163,7 @@ def fit_run(
         **{key: value for key, value in how.items() if key not in ("callbacks", "rules")}, "gating": dict(gating or {}),
         "budget": _as_json(budget or {}), "tune": None if tuning is None else tuning.knobs,
     }  # fmt: skip
-    # As earlier versions wrote it, whose fits are gone on with.
-    asked |= {name: value for name, value in USUAL.items() if name in asked and asked[name] is None}
+    asked = filled_in(asked)
     _refuse_infinity(asked)
     with writing_part(out, asked, fresh) as part:
         splits = load_data(name if Path(name).exists() else data, seed=seed, root=root)

@@ -19,6 +19,7 @@ from bayesprune.inference.sparsity_path.folder import add_point, open_index, poi
 from bayesprune.inference.sparsity_path.point import Pruning, check_prunings, default_prunings, measure
 from bayesprune.inference.sparsity_path.sparsity_path import ModelAt, SparsityPath
 from bayesprune.inference.training.fit import fit
+from bayesprune.inference.training.fit_options import filled_in
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.renamed_arguments import takes_old_names
 from bayesprune.models.files.places import expanded
@@ -133,7 +134,7 @@ def sparsity_path(
         "arguments": {
             "epochs": epochs, "first_epochs": first_epochs, "restarts": restarts, "kl_warmup": kl_warmup,
             "prunings": given, "latency": latency,
-            "fit": described({name: value for name, value in how.items() if name not in _NO_MATTER}),
+            "fit": described({name: value for name, value in filled_in(how).items() if name not in _NO_MATTER}),
             "rules": default_rules(kl_weight=how.get("kl_weight"), kl_warmup=kl_warmup),
         },
         "declaration": declaration,

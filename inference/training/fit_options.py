@@ -17,7 +17,7 @@ from bayesprune.models.checks.given_numbers import checked_seed, real_number, wh
 from bayesprune.models.checks.plain_numbers import plain_number
 from bayesprune.models.checks.shown_values import shown
 
-__all__ = ["PRECISIONS", "USUAL", "FitKeywords", "FitOptions", "help_of", "options_of", "with_options"]
+__all__ = ["PRECISIONS", "USUAL", "FitKeywords", "FitOptions", "filled_in", "help_of", "options_of", "with_options"]
 
 USUAL = {"optimizer": "adam", "learning_rate": 1e-3, "schedule": "hold-cosine"}
 """How a fit is trained that was not told, where no prior asks for something else."""
@@ -221,6 +221,15 @@ def with_options(function: Callable[..., Any]) -> inspect.Signature:
         for one in fields(FitOptions)
     ]
     return signature.replace(parameters=[*own, *single])
+
+
+def filled_in(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked for, as earlier versions wrote it: how a fit is usually trained, in place of what was left open.
+
+    Args:
+        asked: Arguments by name; those that are not there are not added.
+    """
+    return {name: USUAL.get(name) if value is None else value for name, value in asked.items()}
 
 
 def help_of(name: str) -> str:

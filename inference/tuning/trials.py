@@ -129,7 +129,7 @@ class Trials:
             "lengths": list(self.lengths),
             "data": data_fingerprint(data),
             "validation": data_fingerprint(tuple(validation)),
-            "how": described({name: value for name, value in self.how.items() if name != "progress"}),
+            "how": described({name: value for name, value in filled_in(self.how).items() if name != "progress"}),
         }
         self._kept = [] if folder is None else self._read(folder)
 
