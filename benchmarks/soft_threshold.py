@@ -1,7 +1,7 @@
 """Soft thresholds beside gradual magnitude pruning, HALO and spike and slab, at the same numbers of weights.
 
-LeNet-300-100 on Fashion-MNIST, 10 epochs, batch 128, the last iterate, no fine-tuning; methods of one seed have the
-same starting weights. `SoftThreshold`, `HALO` and `SpikeAndSlab` are asked for a density by `Budget(density=)`; deployed
+LeNet-300-100 on Fashion-MNIST, 10 epochs, batch 128, last iterate, no fine-tuning; methods of one seed start from the
+same weights. `SoftThreshold`, `HALO` and `SpikeAndSlab` are asked for a density by `Budget(density=)`. Deployed
 is the plain network that `prune` makes of what is counted. All else is at its default, but for the learning rate 2e-3
 of HALO and of spike and slab, chosen in benchmarks/budget.py. Gradual magnitude pruning (benchmarks/magnitude.py,
 global) has the settings chosen for it in benchmarks/fashion_halo.py, and exactly the same counts. ``--network lenet-5``

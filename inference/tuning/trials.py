@@ -24,6 +24,7 @@ from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.sparsity_path.continuation import fit_from
 from bayesprune.inference.training.checkpoint import CheckpointError
+from bayesprune.inference.training.fit_options import filled_in
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.renamed_arguments import by_new_names
 from bayesprune.models.files.json_file import damaged, need, read_json, write_json
