@@ -142,7 +142,8 @@ class Controller:
     def __init__(self, budget: Budget, run: Run, part: Part, ramp: tuple[float, float]) -> None:
         self.part, self._budget, self._run, self._ramp = part, budget, run, ramp
         self.at_start = {key: run.objective.model.knobs[key].value for key in part.knobs}
-        self._moved = 0.0
+        first = next(iter(part.knobs.values()))
+        self._moved = math.log(first.begins) / (first.pace if first.more == "sparser" else -first.pace)
         self._begun_at: float | None = None
         self._before: float | None = None
         self._slope = 0.0

@@ -47,6 +47,8 @@ class Knob:
             odds; default None: weights that stand between two counts are moved across.
         shift_to: What a positive shift of it leads to, ``"denser"`` (default, as of log odds) or ``"sparser"`` weights.
         ramp: Shares of the fit at which a budget's ramp begins and ends by default; None (default): the rule's own.
+        begins: Factor at which a budget begins to move it; default 1. One that is declared for a fit without a budget may
+            be too strong to come down from.
         pace: How many times as far as other knobs a rule moves the logarithm of this one; default 1. Prior odds have
             further to go than a price.
     """
@@ -59,12 +61,13 @@ class Knob:
     shift: str | None = None
     shift_to: Direction = "denser"
     ramp: tuple[float, float] | None = None
+    begins: float = 1.0
     pace: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("value", "low", "high", "above", "pace"):
+        for name in ("value", "low", "high", "above", "begins", "pace"):
             given = getattr(self, name)
-            if given is None and name not in ("value", "pace"):
+            if given is None and name not in ("value", "begins", "pace"):
                 continue
             if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0.0 < given < math.inf:
                 raise ValueError(f"Knob({name}=...) must be a positive number, not {given!r}: it is moved by factors")

@@ -27,7 +27,7 @@ FORMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] 
     "exp": (torch.exp, torch.log),
 }
 """g, from s to the threshold, and its inverse, by name."""
-PRESSURE = Knob(low=1e-6, high=200.0, shift="s", shift_to="sparser", ramp=(0.1, 0.6), pace=8.0)
+PRESSURE = Knob(low=1e-6, high=200.0, shift="s", shift_to="sparser", ramp=(0.1, 0.6), begins=0.25, pace=3.0)
 """What `Budget` moves: a factor on the precision of s, whose mode is zero: a threshold of 1 or 1/2. Its ramp ends
 before learning rates have fallen, as s hardly moves then; beyond its bound a step of SGD on s would go too far."""
 PER_DATUM = 0.4
