@@ -47,8 +47,8 @@ class Knob:
             odds; default None: weights that stand between two counts are moved across.
         shift_to: What a positive shift of it leads to, ``"denser"`` (default, as of log odds) or ``"sparser"`` weights.
         ramp: Shares of the fit at which a budget's ramp begins and ends by default; None (default): the rule's own.
-        begins: Factor at which a budget begins to move it; default 1. One that is declared for a fit without a budget may
-            be too strong to come down from.
+        begins: Factor at which a budget begins to move it; default 1. What is declared for fits without a budget may be
+            too strong to come down from.
         pace: How many times as far as other knobs a rule moves the logarithm of this one; default 1. Prior odds have
             further to go than a price.
     """
