@@ -269,7 +269,8 @@ def print_run(run: Path, summary: Mapping[str, Any]) -> None:
         lines.append(what_is_left(summary))
     lines += [objective_line(summary), f"{summary['converged']}: {summary['convergence']}"]
     lines += remarks(summary)
-    prune = "--sparsity 0.95" if median is None else "--min-inclusion 0.5"
+    by_itself = median is not None or ("atom" in summary["kinds"] and summary["sparsity"] > 0)
+    prune = "--min-inclusion 0.5" if by_itself else "--sparsity 0.95"
     if "execution" in summary:  # where something was trained
         lines.append(str(ExecutionReport(**summary["execution"])))
     lines.append(f"{summary['seconds']:.1f} s, written to {run}")

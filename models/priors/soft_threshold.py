@@ -196,6 +196,11 @@ class SoftThreshold(Hierarchy):
             raise ValueError(f"SoftThreshold(g=...) takes one of {', '.join(FORMS)}, not {shown(g)}")
         if per not in THRESHOLD_LEVELS:
             raise ValueError(f"SoftThreshold(per=...) takes one of {', '.join(THRESHOLD_LEVELS)}, not {shown(per)}")
+        if init is not None and not -math.inf < init <= 0.0:
+            raise ValueError(
+                f"SoftThreshold(init=...) is where s starts, at most its mode 0, not {shown(init)}: leave it out for a "
+                "start near the network's weights"
+            )
         form, inverse = FORMS[g]
 
         def start(weight: Tensor, fan_in: int) -> Tensor:
