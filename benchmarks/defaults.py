@@ -35,7 +35,7 @@ from bayesprune.models.priors.ready import PRIORS
 from benchmarks.default_cases import CASES, constant_figures, plain_figures, train_plain
 from benchmarks.defaults_table import PLAIN, table
 
-READY = tuple(name for name in PRIORS if not name.endswith("-paper") and name != "weight-decay")
+READY = tuple(name for name in PRIORS if not name.endswith("-paper") and name not in ("weight-decay", "low-rank"))
 TARGET = 0.95
 PLAIN_SEEDS = 3
 UNDECIDED = (0.05, 0.95)

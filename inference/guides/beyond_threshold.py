@@ -73,7 +73,7 @@ class Beyond:
     @property
     def probability(self) -> Tensor:
         """P(|raw| > t)."""
-        return self.log_in.exp()
+        return self.log_in.exp().clamp_max(1.0)  # sums of quadratures may round to just above
 
     @property
     def mean_given_in(self) -> Tensor:

@@ -95,10 +95,11 @@ def fit(
         NonFiniteLossError: If the loss becomes NaN or infinite; names the site and the step.
     """
     rules = rules_of_today(rules, more)  # type: ignore[arg-type]  # a TypedDict is a dict
-    how = settled_training(options_of(options, more), model, guide)
+    how = options_of(options, more)
     watchers, given = checked_steering(callbacks, rules)
     watchers += [Progress()] if how.progress else []
     check_together(model, guide, start, stop, how)
+    how = settled_training(how, model, guide)
     at_work = [*given, *default_rules_of(model, given)]
     for rule in at_work:
         rule.check(model, {one.name: getattr(how, one.name) for one in fields(how)} | {"start": start})

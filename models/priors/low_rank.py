@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.models.checks.shown_values import shown
+from bayesprune.models.checks.size_bounds import MOST
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import some_component
 from bayesprune.models.language.knobs import Knob
@@ -70,6 +71,8 @@ class LowRank(Hierarchy):
                 raise ValueError(f"LowRank({name}=...) must be positive, not {shown(value)}")
         if rank is not None and rank < 1:
             raise ValueError(f"LowRank(rank=...) must be at least 1, not {shown(rank)}: leave it out to learn it")
+        if rank is not None and rank > MOST:  # before components are made for a trial of the hierarchy
+            raise ValueError(f"LowRank(rank=...) must be at most {MOST:,}, not {shown(rank)}: leave it out to learn it")
         self.rank = rank
 
         def most(outputs: int, inputs: int) -> int:

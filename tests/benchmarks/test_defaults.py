@@ -74,7 +74,9 @@ def test_a_fit_that_raises_is_recorded_with_its_sentence_and_made_again_only_if_
 
 
 def test_every_ready_prior_but_those_of_papers_is_asked_for_on_all_weights_of_two_dimensions() -> None:
-    assert set(PRIORS) - set(defaults.READY) == {"weight-decay", "mcp-paper", "sws-paper", "halo-paper"}
+    assert set(PRIORS) - set(defaults.READY) == {
+        "weight-decay", "mcp-paper", "sws-paper", "halo-paper", "soft-threshold-paper", "low-rank",
+    }  # fmt: skip
     for name in ("digits", "cnn", "gru"):
         splits = CASES[name].load(0)
         model = CASES[name].model(splits, "gaussian", 0)

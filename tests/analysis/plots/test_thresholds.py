@@ -86,7 +86,7 @@ def test_of_several_thresholds_a_band_says_where_they_are(by_output, panel):
 def test_a_layer_that_was_lost_gets_a_cross_where_it_was(make_fit, panel):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "at step")
-        fit = make_fit({"fc*.weight": bp.SoftThreshold(pressure=60.0, raw_sd=0.05)}, epochs=20, learning_rate=None)
+        fit = make_fit({"fc*.weight": bp.SoftThreshold(pressure=4800.0, raw_sd=0.05)}, epochs=20, learning_rate=None)
     axis = panel(bp.plot_thresholds(fit), "Density")
     empty = fit.trace["sparsity"].isel(restart=0).transpose("tensor", "epoch").values == 1.0
     first = [int(row.argmax()) + 1 for row in empty if row.any()]

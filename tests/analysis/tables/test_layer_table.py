@@ -114,14 +114,15 @@ def test_a_restart_that_is_not_there_is_refused(spike):
 
 
 def test_learned_thresholds_have_a_column_of_their_own(make_fit, spike):
-    priors = {"fc1.weight": bp.SoftThreshold(per="output"), "fc2.weight": bp.SoftThreshold(), "fc3.weight": bp.HALO()}
+    by_output = bp.SoftThreshold(g="sigmoid", per="output")
+    priors = {"fc1.weight": by_output, "fc2.weight": bp.SoftThreshold(), "fc3.weight": bp.HALO()}
     fit = make_fit(priors, "map", learning_rate=None)
     table = layer_table(fit)
     first, second, third, total = (row["threshold"] for row in table.rows)
     means = fit.guide.means()
     each = np.sort(torch.sigmoid(means["fc1.weight.s"]).flatten().numpy())
     assert first == pytest.approx(each[5])  # the lower one of the two in the middle of twelve
-    assert second == pytest.approx(float(torch.sigmoid(means["fc2.weight.s"])))
+    assert second == pytest.approx(float(torch.exp(means["fc2.weight.s"])))
     assert third is None and total is None
     head, _, *body = str(table).splitlines()
     assert "threshold" in head and f"{second:.3g}" in body[1]

@@ -32,6 +32,7 @@ PAPER = {"xi": 1e-4, "psi": 1e-4, "data_size": 50}
 NEEDED = {
     "weight-decay": {"weight_decay": 1e-4, "data_size": 50}, "mcp-paper": {"lam": 1e-3, "gamma": 1.5, "data_size": 50},
     "sws-paper": PAPER, "halo-paper": PAPER,
+    "soft-threshold-paper": {"weight_decay": 1e-4, "data_size": 50, "init": -5.0},
 }  # fmt: skip
 """Settings of those that need some."""
 BATCH = 8
@@ -42,9 +43,9 @@ def network():
     return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
 
 
-def on_weights(prior, guide=None, **more):
-    """An objective with a prior on every weight of the network."""
-    model = BayesianNetwork(network(), {"[04].weight": prior}, data_size=50)
+def on_weights(prior, guide=None, on="[04].weight", **more):
+    """An objective with a prior on every weight of the network, or on those of a pattern."""
+    model = BayesianNetwork(network(), {on: prior}, data_size=50)
     return Objective(model, Guide(model, guide), Gradient(**more)).train()
 
 
@@ -59,7 +60,13 @@ def ready(name):
     return make_prior(name, **NEEDED.get(name, {}))
 
 
-OBJECTIVES = {name: (lambda name=name: on_weights(ready(name))) for name in PRIORS if name != "unit-gates"} | {
+MATRICES = {"low-rank": "4.weight"}
+"""Patterns of what is for matrices alone."""
+OBJECTIVES = {
+    name: (lambda name=name: on_weights(ready(name), on=MATRICES.get(name, "[04].weight")))
+    for name in PRIORS
+    if name != "unit-gates"
+} | {
     "a MAP under HALO": lambda: on_weights(HALO(), "map"),
     "a mean-field horseshoe": lambda: on_weights(Horseshoe(), "meanfield"),
     "gates and slabs apart": lambda: on_weights(SpikeAndSlab(), "meanfield"),

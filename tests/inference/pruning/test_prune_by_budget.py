@@ -31,7 +31,7 @@ def halo():
 @pytest.fixture(scope="module")
 def thresholded():
     """A fit with exact zeros, some in every tensor."""
-    fit = fitted(bp.SoftThreshold(), steps=2)
+    fit = fitted(bp.SoftThreshold(g="sigmoid"), steps=2)  # at s of zero thresholds of a half
     with torch.no_grad():
         for family in fit.guide.families:
             for piece in family.slices():

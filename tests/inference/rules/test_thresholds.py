@@ -25,13 +25,18 @@ Y = (X[:, 0] + X[:, 1] * X[:, 2] > 0).long()
 ASLEEP = "asleep to the end"
 WEIGHTS = "*.weight"
 STEPS = 1600
-PRESSING = 300.0
+PRESSING = 4800.0
 """Pressure that leaves nothing of some tensors."""
+EMPTIED = bp.SoftThreshold(pressure=PRESSING, raw_sd=0.05)
+"""A prior under which nothing is left even of a budget, until its last correction."""
+UNLIKE = {"fc1.weight": 4.8, "fc2.weight": 1.6}
+"""Pressures as unlike as the tensors' sizes, so that their thresholds move apart."""
 
 
 def model(prior, hidden=(8,)):
     torch.manual_seed(0)
-    return bp.BayesianNetwork(bp.lenet_300_100(6, 2, hidden), {WEIGHTS: prior}, data_size=N)
+    priors = prior if isinstance(prior, dict) else {WEIGHTS: prior}
+    return bp.BayesianNetwork(bp.lenet_300_100(6, 2, hidden), priors, data_size=N)
 
 
 def fitted(prior, **how):
@@ -129,11 +134,12 @@ SLEEPING = {
 }
 
 
+@pytest.mark.parametrize("g", ["exp", "sigmoid"])
 @pytest.mark.parametrize("name", SLEEPING)
-def test_where_it_is_said_to_end_it_ends(name):
-    prior = bp.SoftThreshold(pressure=0.1, init=-60.0)
+def test_where_it_is_said_to_end_it_ends(name, g):
+    priors = {tensor: bp.SoftThreshold(pressure, init=-60.0, g=g) for tensor, pressure in UNLIKE.items()}
     with pytest.warns(UserWarning, match=ASLEEP) as found:
-        fit = fitted(prior, **SLEEPING[name])
+        fit = fitted(priors, **SLEEPING[name])
     (said,) = warned(found, ASLEEP)
     ends = sorted(float(one["threshold_s"]) for one in fit.settings["thresholds"][0]["tensors"].values())
     told = [float(number) for number in re.search(r"between (\S+) and (\S+) in", said).groups()]
@@ -181,9 +187,9 @@ def test_where_neither_alone_will_do_it_proposes_both():
 
 def test_by_adam_s_moves_by_its_rate_at_most():
     how = {"optimizer": "adam", "learning_rate": 0.2, "schedule": "cosine", "kl_warmup": 0.0}
-    prior = bp.SoftThreshold(pressure=0.1, init=-60.0)
+    priors = {tensor: bp.SoftThreshold(pressure, init=-60.0) for tensor, pressure in UNLIKE.items()}
     with pytest.warns(UserWarning, match=ASLEEP) as found:
-        fit = fitted(prior, **how)
+        fit = fitted(priors, **how)
     (said,) = warned(found, ASLEEP)
     told = float(re.search(r"to about (\S+) in 120 steps", said)[1])
     ends = [one["threshold_s"] for one in fit.settings["thresholds"][0]["tensors"].values()]
@@ -217,23 +223,24 @@ def test_a_budget_that_moves_the_pressure_may_wake_them_and_a_default_start_is_a
 # -- a start without weights ----------------------------------------------------------------------------------
 
 
-def test_a_start_that_zeroes_everything_is_refused_with_numbers_and_a_start_that_does():
-    watch, prior = Watch(), bp.SoftThreshold.from_paper(1e-4, N, init=100.0)  # the default of their command line
+@pytest.mark.parametrize(("g", "highest"), [("sigmoid", "0.5"), ("exp", "1")])
+def test_a_start_that_zeroes_everything_is_refused_with_numbers_and_a_start_that_does(g, highest):
+    watch, prior = Watch(), bp.SoftThreshold.from_paper(1e-4, N, init=0.0, g=g)
     with pytest.raises(ValueError, match="no weight of fc1.weight is left at the start") as problem:
         fitted(prior, callbacks=[watch])
     assert watch.left == {}  # before the first step
     said = str(problem.value)
     largest = float(model(prior).network.get_parameter("fc1.weight").abs().max())
-    assert f"its largest |raw| is {largest:.3g}, and its threshold 1:" in said
+    assert f"its largest |raw| is {largest:.3g}, and its threshold {highest}:" in said
     lower = float(re.search(r"give init=(\S+) or lower", said)[1])
     assert said.endswith(f"give init={lower:g} or lower, or leave init out")
     for start in ({"init": lower}, {}):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", f".*{ASLEEP}")
-            fit = fitted(bp.SoftThreshold.from_paper(1e-4, N, **start), steps=4)
+            fit = fitted(bp.SoftThreshold.from_paper(1e-4, N, g=g, **start), steps=4)
         assert fit.settings["thresholds"][0]["tensors"]["fc1.weight"]["density"] > 0.9
     with pytest.raises(ValueError, match="no weight of fc1.weight"):  # control: it is no number of no account
-        fitted(bp.SoftThreshold.from_paper(1e-4, N, init=lower + 7.0))
+        fitted(bp.SoftThreshold.from_paper(1e-4, N, init=lower + 5.9, g=g))
 
 
 def test_so_are_weights_that_start_at_zero():
@@ -255,7 +262,7 @@ def test_so_are_weights_that_start_at_zero():
 )
 def test_a_lost_layer_is_named_at_the_step(every, execution, device):
     """Four steps an epoch, after each of which it is looked at too; on a device looks are read later."""
-    watch, prior = Watch(), bp.SoftThreshold(pressure=PRESSING)
+    watch, prior = Watch(), bp.SoftThreshold(pressure=PRESSING, g="sigmoid")
     with pytest.warns(UserWarning, match="nothing is left of") as found:
         fit = fitted(prior, callbacks=[watch], rules=[Thresholds(every)], steps=160, execution=execution, device=device)
     looks = [step for step in range(1, 161) if step % every == 0 or step % 4 == 0]
@@ -271,14 +278,14 @@ def test_a_lost_layer_is_named_at_the_step(every, execution, device):
     assert told[name]["threshold"] == pytest.approx(float(torch.sigmoid(watch.s[name][step - 1])), rel=1e-5)
     said = warned(found, f"{name}")
     assert len(said) == 1 and said[0].startswith(f"at step {step} nothing is left of ")
-    assert "give pressure=30 in place of 300, or a Budget" in said[0]
+    assert "give pressure=480 in place of 4800, or a Budget" in said[0]
     notes = fit.summary()["notes"]
     assert said[0] in notes and sum("nothing is left of" in note for note in notes) == len(warned(found, "nothing is"))
 
 
 def test_what_was_said_of_a_layer_is_not_said_again_at_the_end_and_is_without_the_rule(monkeypatch):
     with pytest.warns(UserWarning, match="nothing is left of"):
-        fit = fitted(bp.SoftThreshold(pressure=PRESSING, raw_sd=0.05), steps=160)
+        fit = fitted(EMPTIED, steps=160)
     notes = fit.summary()["notes"]
     monkeypatch.setitem(fit.settings, "thresholds", [])
     untold = fit.summary()["notes"]
@@ -288,14 +295,14 @@ def test_what_was_said_of_a_layer_is_not_said_again_at_the_end_and_is_without_th
 def test_a_layer_that_keeps_weights_is_not_named():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fit = fitted(bp.SoftThreshold(pressure=1e-3))
+        fit = fitted(bp.SoftThreshold(pressure=0.048))
     assert fit.settings["thresholds"][0]["emptied"] == [] and fit.guide.notes == []
 
 
 def test_where_weights_come_back_it_is_said_how_many():
     """The budget's last correction brings them back, after the last step."""
     with pytest.warns(UserWarning, match="nothing is left of"):
-        fit = fitted(bp.SoftThreshold(pressure=PRESSING), steps=160, rules=[bp.Budget(density=0.5)])
+        fit = fitted(EMPTIED, steps=160, rules=[bp.Budget(density=0.5)])
     (said,) = [note for note in fit.guide.notes if "came back" in note]
     assert fit.guide.notes[-1] == said
     report = fit.settings["thresholds"][0]
@@ -305,13 +312,15 @@ def test_where_weights_come_back_it_is_said_how_many():
         assert f"{name} ended with {float(left[name]):.2%} of its weights" in said
         assert report["tensors"][name]["density"] == pytest.approx(float(left[name]))
     assert back and math.isclose(fit.summary()["sparsity"], 0.5, abs_tol=0.01)
+    assert {one["back_at"] for one in report["emptied"]} == {160}  # control: not before
 
 
 # -- what is recorded -----------------------------------------------------------------------------------------
 
 
 def test_thresholds_stand_in_the_trace_by_tensor():
-    priors = {"fc1.weight": bp.SoftThreshold(per="output"), "fc2.weight": bp.SoftThreshold(), "fc3.weight": bp.HALO()}
+    by_output = bp.SoftThreshold(g="sigmoid", per="output")
+    priors = {"fc1.weight": by_output, "fc2.weight": bp.SoftThreshold(), "fc3.weight": bp.HALO()}
     torch.manual_seed(0)
     bnn = bp.BayesianNetwork(bp.lenet_300_100(6, 2, (8, 5)), priors, data_size=N)
     seen = []
@@ -328,7 +337,7 @@ def test_thresholds_stand_in_the_trace_by_tensor():
     assert "threshold_name" not in trace.dims
     s = np.array([float(one["fc2.weight.s"]) for one in seen])
     np.testing.assert_array_equal(trace["threshold_s"].sel(tensor="fc2.weight").values[0], s)
-    np.testing.assert_allclose(trace["threshold"].sel(tensor="fc2.weight").values[0], 1 / (1 + np.exp(-s)), rtol=1e-12)
+    np.testing.assert_allclose(trace["threshold"].sel(tensor="fc2.weight").values[0], np.exp(s), rtol=1e-12)
     assert trace["threshold_low"].sel(tensor="fc2.weight").isnull().all()  # there is one
     each = np.stack([torch.sigmoid(one["fc1.weight.s"]).flatten().numpy() for one in seen])
     middle = np.sort(each, axis=1)[:, 3]  # the lower one of the two in the middle of eight
@@ -370,7 +379,7 @@ def test_a_fit_that_was_killed_and_resumed_is_as_one_that_was_not(tmp_path, monk
     def run(**more):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            return fitted(bp.SoftThreshold(pressure=PRESSING), steps=160, rules=[bp.Budget(density=0.5)], **more)
+            return fitted(EMPTIED, steps=160, rules=[bp.Budget(density=0.5)], **more)
 
     whole = run()
     with pytest.raises(KeyboardInterrupt):

@@ -127,10 +127,10 @@ def test_gradients_are_those_by_hand(per, form, paper):
         expected[shared[name]] += in_s.reshape(expected[shared[name]].shape)
         assert 0 < (softened[name] == 0).sum() < raw.size
     for site in [site for site in expected if site.endswith(".s")]:
-        each = {"layer": None, "output": None, "network": 1.0}[per]
-        if each is None:
+        each = 1.0  # of a tensor or the network; of an output, one of as many parts as the tensor has outputs
+        if per == "output":
             tensor = values[f"{site.removesuffix('.s')}.raw"]
-            each = float(tensor.shape[1] if per == "output" else tensor.size)
+            each = tensor.shape[1] / tensor.size
         expected[site] += values[site] * (0.01 if paper else 0.3 * each / SIZE)
     assert set(expected) == set(where)
     for site, gradient in expected.items():
@@ -248,7 +248,7 @@ def test_a_stronger_pressure_leaves_fewer_weights():
         )
         return 1.0 - fit.summary()["sparsity"]
 
-    found = [left(pressure) for pressure in (1e-3, 0.1, 1.0)]
+    found = [left(pressure) for pressure in (0.1, 10.0, 60.0)]
     assert found[0] > found[1] > found[2] > 0.0
 
 
@@ -262,6 +262,7 @@ def test_a_stronger_pressure_leaves_fewer_weights():
         ({"raw_sd": 0.0}, "SoftThreshold\\(raw_sd=...\\) must be positive, not 0.0"),
         ({"init": math.nan}, "init"),
         ({"init": "low"}, "init"),
+        ({"init": 0.5}, "at most its mode 0, not 0.5"),
     ],
 )
 def test_bad_settings_are_refused_in_a_sentence(settings, message):
