@@ -64,7 +64,7 @@ def test_what_fit_says_stands_among_the_notes_of_the_run(command, data, networks
 
 
 def test_a_start_that_zeroes_everything_is_refused_in_a_sentence(command, data, networks_file, tmp_path):
-    more = ["--prior", "soft-threshold-paper", "--set", "weight_decay=1e-4", "--set", "init=100"]
+    more = ["--prior", "soft-threshold-paper", "--set", "weight_decay=1e-4", "--set", "init=0"]
     code, _, err = command(*fit_arguments(data, networks_file, tmp_path / "run", *more))
     assert code == 2 and re.search(r"no weight of \S+ is left at the start: its largest \|raw\| is", err)
     assert "Traceback" not in err and not (tmp_path / "run").exists()
