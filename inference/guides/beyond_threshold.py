@@ -29,7 +29,7 @@ from bayesprune.inference.guides.registry import is_point
 from bayesprune.models.language.inclusion import BeyondThreshold
 from bayesprune.models.language.tensor_prior import Site, TensorPrior
 
-__all__ = ["Beyond", "beyond", "beyond_of", "mean_of_included", "sign_log_odds"]
+__all__ = ["Beyond", "beyond", "beyond_of", "mean_of_included"]
 
 At = Callable[[float, Tensor | None], "Beyond"]
 """What is left at so many standard units, of the entries of some numbers (None: of all)."""
@@ -202,12 +202,13 @@ def _has_settled(before: Beyond, now: Beyond) -> Tensor:
 
 
 @torch.no_grad()
-def beyond_of(guide: Guide, prior: TensorPrior) -> Beyond | None:
+def beyond_of(guide: Guide, prior: TensorPrior, of_sign: bool = False) -> Beyond | None:
     """What the threshold of a prior leaves of its weights under a guide, `(out, in, ...)`; None where it is not known.
 
     Args:
         guide: The guide.
         prior: One of its model's priors.
+        of_sign: As in `beyond`; its log odds are then above 0 where the weight's median is not 0. Default False.
 
     Returns:
         None unless the prior's event is `beyond_threshold`, the guide holds the latent that is thresholded as Normals,
@@ -218,25 +219,7 @@ def beyond_of(guide: Guide, prior: TensorPrior) -> Beyond | None:
     if threshold is None:
         return None
     location, sd = normals(guide)[prior.sites[threshold.event.raw].name]
-    return beyond(location, sd, threshold.at, is_point=threshold.site is None)
-
-
-@torch.no_grad()
-def sign_log_odds(guide: Guide, prior: TensorPrior) -> Tensor | None:
-    """Log odds of the likelier of raw > t and raw < -t, `(out, in, ...)`, float64; above 0 where the median is not 0.
-
-    Args:
-        guide: The guide.
-        prior: One of its model's priors.
-
-    Returns:
-        None where `beyond_of` is.
-    """
-    threshold = _threshold_of(guide, prior)
-    if threshold is None:
-        return None
-    location, sd = normals(guide)[prior.sites[threshold.event.raw].name]
-    return beyond(location, sd, threshold.at, is_point=threshold.site is None, of_sign=True).log_odds
+    return beyond(location, sd, threshold.at, is_point=threshold.site is None, of_sign=of_sign)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.inference.fit_result import Fit
-from bayesprune.inference.guides.beyond_threshold import sign_log_odds
+from bayesprune.inference.guides.beyond_threshold import beyond_of
 from bayesprune.inference.guides.factors import NormalFactor
 from bayesprune.inference.guides.left_in import included_weights
 from bayesprune.inference.guides.truncated_lognormal import TruncatedLogNormalFactor
@@ -67,8 +67,8 @@ def sign(fit: Fit, restart: int = 0, draws: int = 200) -> dict[str, Tensor]:
     one = fit.restart(restart)
     if one.guide.is_map:
         raise ValueError("this fit is a MAP: the signs of points are certain; use criterion='magnitude'")
-    known = {name: sign_log_odds(one.guide, prior) for name, prior in one.model.priors.items()}
-    found = {name: value for name, value in known.items() if value is not None}
+    known = {name: beyond_of(one.guide, prior, of_sign=True) for name, prior in one.model.priors.items()}
+    found = {name: value.log_odds for name, value in known.items() if value is not None}
     if len(found) == len(known):
         return found
     drawn = fit.draws(draws, restart, sites=one.model.priors.__contains__)
