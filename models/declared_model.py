@@ -11,8 +11,10 @@ from bayesprune.models.gates.network_gates import NetworkGates
 from bayesprune.models.gates.unit_gates import UnitGates
 from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.likelihoods.names import LIKELIHOODS
+from bayesprune.models.masks import masks as masks  # registers
 from bayesprune.models.networks.registry import network_from_config
 from bayesprune.models.priors.ready import from_config
+from bayesprune.models.ways.rebuilt import is_rebuilt
 
 __all__ = ["code_of_ones_own", "declared_model"]
 
@@ -35,7 +37,7 @@ def code_of_ones_own(declared: Mapping[str, Any]) -> str | None:
     name = likelihood.get("name") if isinstance(likelihood, Mapping) else None
     if isinstance(name, str) and name not in LIKELIHOODS:
         return f"the likelihood {name!r}"
-    ways = [way for way in declared.get("ways", {}) if way != NetworkGates.name]
+    ways = [way for way in declared.get("ways", {}) if way != NetworkGates.name and not is_rebuilt(way)]
     return f"{ways[0]!r} between weights and network" if ways else None
 
 

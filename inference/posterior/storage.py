@@ -40,6 +40,7 @@ from bayesprune.models.files.unwritable import permitted
 from bayesprune.models.networks.evaluation_mode import remember_held
 from bayesprune.models.networks.standardisation import UNITS, put_in_units, units_of
 from bayesprune.models.units.cutting import cut
+from bayesprune.models.ways.rebuilt import is_rebuilt, rebuilt_way
 
 F = TypeVar("F", bound=Fitted)
 FORMAT = 1
@@ -178,6 +179,7 @@ def load_fit(kind: type[F], path: str | Path, model: BayesianNetwork | None = No
     file = path / FIT_FILE
     declared = _read_declared(path)
     model = _declared_model(declared, path) if model is None else model
+    model = _with_ways(model, declared, path)
     _compare(model, declared, path)
     dtype = torch.float64 if declared["settings"]["precision"] == "float64" else torch.float32
     restarts = []
@@ -294,6 +296,19 @@ def _declared_model(declared: dict[str, Any], path: Path) -> BayesianNetwork:
             f"{path} was fitted with code of your own ({own}), which is not stored: "
             "pass the model, Fit.load(path, model=bnn)"
         )
+    return model
+
+
+def _with_ways(model: BayesianNetwork, declared: Mapping[str, Any], path: Path) -> BayesianNetwork:
+    """The model with the ways that a rule of its training had added, which a declaration does not say."""
+    ways = declared.get("ways", {})
+    missing = [name for name in ways if name not in model.way_configs and is_rebuilt(name)]
+    model = copy.deepcopy(model) if missing else model
+    for name in missing:
+        try:
+            model.ways.append(rebuilt_way(name, ways[name], model.network))
+        except _WRONG as problem:
+            raise ValueError(f"{path / FIT_FILE} does not fit the model: its {name} are wrong ({problem})") from problem
     return model
 
 

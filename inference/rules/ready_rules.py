@@ -14,11 +14,13 @@ __all__ = ["default_rules_of"]
 
 
 def default_rules_of(model: BayesianNetwork, given: Sequence[Rule]) -> list[Rule]:
-    """The rules that a model's ways, its hierarchies and their events bring, beside those that were given.
+    """The rules that a model's ways, layers, hierarchies and their events bring, beside those that were given.
 
     Args:
         model: The model.
         given: The rules that were asked for.
     """
     hierarchies = [prior.hierarchy for prior in model.priors.values()]
-    return brought_rules([*model.ways, *hierarchies, *(one.included for one in hierarchies)], given)
+    return brought_rules(
+        [*model.ways, *model.network.modules(), *hierarchies, *(one.included for one in hierarchies)], given
+    )

@@ -16,7 +16,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from bayesprune.inference.guides.guide import Guide
+from bayesprune.inference.guides.guide import Guide, GuideChoice
 from bayesprune.inference.guides.slices import ParameterSlice
 from bayesprune.inference.objective.expectation import Expectation
 from bayesprune.inference.objective.objective import Objective, Terms
@@ -222,6 +222,29 @@ class Rule:
 
         Raises:
             ValueError: In one sentence.
+        """
+
+    def training(self, model: BayesianNetwork, guide: GuideChoice) -> Mapping[str, Any]:
+        """Options of a fit that it asks for where none are given: optimizer, learning rate and schedule; default none.
+
+        They go before those that priors ask for.
+
+        Args:
+            model: The model.
+            guide: As `fit` takes it.
+        """
+        return {}
+
+    def prepare(self, model: BayesianNetwork, example: Tensor) -> None:
+        """Puts what it needs into the model of a restart, IN PLACE, before a guide is made of it: ways between weights
+        and network. Random numbers are torch's, seeded by the restart. Default: nothing.
+
+        A fit that is resumed is prepared anew, and goes on with what was kept. A way that it adds is made again with a
+        saved fit where its class is `rebuilt`.
+
+        Args:
+            model: The model, a copy of the one that was handed in.
+            example: One input, `(1, ...)`.
         """
 
     def expectation(self, guide: Guide) -> Expectation | None:

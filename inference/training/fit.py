@@ -99,8 +99,8 @@ def fit(
     watchers, given = checked_steering(callbacks, rules)
     watchers += [Progress()] if how.progress else []
     check_together(model, guide, start, stop, how)
-    how = settled_training(how, model, guide)
     at_work = [*given, *default_rules_of(model, given)]
+    how = settled_training(how, model, guide, at_work)
     for rule in at_work:
         rule.check(model, {one.name: getattr(how, one.name) for one in fields(how)} | {"start": start})
     if runtime is None:
@@ -188,6 +188,8 @@ def _begun(
     check_trainable(copied.network, batches)
     if plan.validation is not None:
         check_validation(copied.network, copied.likelihood, plan.validation)
+    for rule in plan.rules:
+        rule.prepare(copied, torch.zeros((1, *input_shape), dtype=plan.runtime.dtype, device=plan.runtime.device))
     q = Guide(copied, plan.guide)
     if start is not None:
         begin_at(start, number, copied, q)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from bayesprune.inference.guides.guide import GuideChoice, assign_families
 from bayesprune.inference.guides.registry import is_point
+from bayesprune.inference.rules.rule import Rule
 from bayesprune.inference.training.fit_options import USUAL, FitOptions
 from bayesprune.models.bayesian_network import BayesianNetwork
 
@@ -32,17 +33,21 @@ def asked_by_priors(model: BayesianNetwork, guide: GuideChoice = None) -> Mappin
     return first if all(first == other for other in others) else {}
 
 
-def settled_training(how: FitOptions, model: BayesianNetwork, guide: GuideChoice = None) -> FitOptions:
+def settled_training(
+    how: FitOptions, model: BayesianNetwork, guide: GuideChoice = None, rules: Sequence[Rule] = ()
+) -> FitOptions:
     """The options with an optimizer, a learning rate and a schedule where none were given.
 
-    What priors ask for goes with their optimizer: where another was chosen, the rest is as usual too.
+    What rules or priors ask for goes with their optimizer: where another was chosen, the rest is as usual too.
 
     Args:
         how: The options.
         model: The model.
         guide: As `fit` takes it; default None: each prior's own.
+        rules: The rules of the fit, of which the first that asks for anything is heard before the priors.
     """
-    own = asked_by_priors(model, guide)
+    by_rules = (found for rule in rules if (found := rule.training(model, guide)))
+    own = next(by_rules, None) or asked_by_priors(model, guide)
     if how.optimizer is not None and how.optimizer != own.get("optimizer"):
         own = {}
     found = {**USUAL, **own}

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from bayesprune.models.checks.plain_numbers import is_finite, plain_number
 from bayesprune.models.checks.shown_values import shown
 
-__all__ = ["checked_share", "erk_counts", "total_of", "uniform_counts"]
+__all__ = ["apportioned", "checked_share", "erk_counts", "total_of", "uniform_counts"]
 
 SHARE = "a share in (0, 1] or a whole number of weights from 2 on"
 
@@ -68,7 +68,7 @@ def uniform_counts(shapes: Mapping[str, tuple[int, ...]], density: object) -> di
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     total = total_of(density, sizes)
     share = total / sum(sizes.values())
-    return _apportioned({name: share * size for name, size in sizes.items()}, sizes, total)
+    return apportioned({name: share * size for name, size in sizes.items()}, sizes, total)
 
 
 def erk_counts(shapes: Mapping[str, tuple[int, ...]], density: object) -> dict[str, int]:
@@ -96,11 +96,17 @@ def erk_counts(shapes: Mapping[str, tuple[int, ...]], density: object) -> dict[s
             break
         dense |= full  # the factor of the others only grows with it, so none of these comes back
     wanted = {name: float(sizes[name]) if name in dense else factor * sum(shapes[name]) for name in shapes}
-    return _apportioned(wanted, sizes, total)
+    return apportioned(wanted, sizes, total)
 
 
-def _apportioned(wanted: Mapping[str, float], sizes: Mapping[str, int], total: int) -> dict[str, int]:
-    """Whole numbers of that sum, from 1 to the sizes: rounded down, and up by one where the remainder is largest."""
+def apportioned(wanted: Mapping[str, float], sizes: Mapping[str, int], total: int) -> dict[str, int]:
+    """Whole numbers of that sum, from 1 to the sizes: rounded down, and up by one where the remainder is largest.
+
+    Args:
+        wanted: Numbers to be rounded, by name of tensor.
+        sizes: Weights of each tensor.
+        total: The sum, from one a tensor to all of them.
+    """
     counts = {name: min(max(1, math.floor(one)), sizes[name]) for name, one in wanted.items()}
     while (missing := total - sum(counts.values())) != 0:
         step = 1 if missing > 0 else -1

@@ -11,7 +11,7 @@ from bayesprune.models.ways.way import Way
 class Masks(Way):
     """Zeros of weights by name of tensor, `(out, in, ...)`; change them in place."""
 
-    name = "masks"
+    name = "halves"
 
     def __init__(self, masks):
         super().__init__()

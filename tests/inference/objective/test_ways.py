@@ -190,7 +190,7 @@ def test_a_fit_counts_masked_weights_as_out_and_is_kept_with_its_masks(execution
         assert torch.equal(loaded.model.ways[0].masks[name], mask)
     torch.testing.assert_close(loaded.predict(x), outputs)
     without = BayesianNetwork(mlp(), {"a*.weight": bp.SpikeAndSlab()}, data_size=DATA)
-    with pytest.raises(ValueError, match="fitted with other masks between weights and network"):
+    with pytest.raises(ValueError, match="fitted with other halves between weights and network"):
         bp.Fit.load(tmp_path / "fit", model=without)
 
 

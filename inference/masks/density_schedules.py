@@ -1,0 +1,147 @@
+"""How dense a network is while it is trained: constant, thinned along a cubic, or in cycles."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+__all__ = ["Constant", "Cubic", "Cycles", "DensitySchedule"]
+
+SHAPES = ("cosine", "triangular")
+
+
+@dataclass(frozen=True)
+class DensitySchedule:
+    """Base of density schedules, frozen dataclasses that print and mark checkpoints.
+
+    Attributes:
+        settles: Share of the fit from which on the density is the final one.
+    """
+
+    @property
+    def settles(self) -> float:
+        """Share of the fit from which on the density is the final one; default 0."""
+        return 0.0
+
+    def at(self, share: float, final: float) -> float:
+        """The density at a share of the fit.
+
+        Args:
+            share: How much of the fit is done, in [0, 1].
+            final: Density in the end (fraction of weights that are in).
+        """
+        return final
+
+    def exchanges(self, share: float) -> bool:
+        """Whether weights are exchanged at that share, besides what comes or goes with the density; default True."""
+        return True
+
+
+@dataclass(frozen=True)
+class Constant(DensitySchedule):
+    """The final density from the first step on: what is always sparse (SET, RigL)."""
+
+
+@dataclass(frozen=True)
+class Cubic(DensitySchedule):
+    """d_f + (d_i - d_f) (1 - p)^3 with p from 0 to 1 between two shares of the fit (Zhu & Gupta 2017, equation 1).
+
+    Attributes:
+        start: Density d_i in the beginning; default 1. A final density above it is kept throughout.
+        begins: Share of the fit at which it begins to fall; default 0.
+        ends: Share at which it is the final one; default 0.5.
+
+    Raises:
+        ValueError: If the start is no density, or the shares are not in order.
+    """
+
+    start: float = 1.0
+    begins: float = 0.0
+    ends: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.start <= 1.0 or not 0.0 <= self.begins < self.ends <= 1.0:
+            raise ValueError(
+                "Cubic takes a density start in (0, 1] and shares of the fit 0 <= begins < ends <= 1, not "
+                f"{self.start}, {self.begins} and {self.ends}"
+            )
+
+    @property
+    def settles(self) -> float:
+        """`ends`."""
+        return self.ends
+
+    def at(self, share: float, final: float) -> float:
+        """See `DensitySchedule.at`."""
+        if share >= self.ends:
+            return final
+        left = 1.0 - max(0.0, share - self.begins) / (self.ends - self.begins)
+        return final + max(0.0, self.start - final) * left**3
+
+
+@dataclass(frozen=True)
+class Cycles(DensitySchedule):
+    """Up from the final density to `top` times that and back, several times, then constant.
+
+    In cycle position r in [0, 1): 1 + (top - 1) (1 - cos 2 pi r) / 2 times the final density, or along a triangle
+    (ES2 code of Li et al., arXiv:2411.13545; two cycles of 50 of 250 epochs there). On the way up weights come by the
+    growth score, on the way down they go by the drop score; none are exchanged besides. A cycle begins and ends SPARSE.
+
+    Attributes:
+        count: How many cycles; default 2.
+        top: Density in the middle of a cycle, as a multiple of the final one; default 3. At most all weights are in.
+        ends: Share of the fit that the cycles take together; default 0.4.
+        shape: ``"cosine"`` (default) or ``"triangular"``.
+        longer: Length of a cycle as a multiple of the one before; default 1.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    count: int = 2
+    top: float = 3.0
+    ends: float = 0.4
+    shape: str = "cosine"
+    longer: float = 1.0
+    SHAPES: ClassVar[tuple[str, ...]] = SHAPES
+
+    def __post_init__(self) -> None:
+        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
+            raise ValueError(f"Cycles(count=...) is a whole number of cycles, at least 1, not {self.count}")
+        if not self.top >= 1.0 or not self.longer > 0.0:
+            raise ValueError(f"Cycles takes top >= 1 and longer > 0, not {self.top} and {self.longer}")
+        if not 0.0 < self.ends <= 1.0:
+            raise ValueError(
+                f"Cycles(ends=...) is the share of the fit that the cycles take, in (0, 1], not {self.ends}: cycles "
+                "cannot be longer than the training"
+            )
+        if self.shape not in SHAPES:
+            raise ValueError(f"Cycles(shape=...) takes {' or '.join(SHAPES)}, not {self.shape!r}")
+
+    @property
+    def settles(self) -> float:
+        """`ends`."""
+        return self.ends
+
+    def position(self, share: float) -> float:
+        """Where in its cycle a share of the fit is, in [0, 1); 0 after the cycles."""
+        if share >= self.ends:
+            return 0.0
+        lengths = [self.longer**number for number in range(self.count)]
+        at = share / self.ends * sum(lengths)
+        for length in lengths:
+            if at < length:
+                return at / length
+            at -= length
+        return 0.0
+
+    def at(self, share: float, final: float) -> float:
+        """See `DensitySchedule.at`."""
+        r = self.position(share)
+        up = 0.5 * (1.0 - math.cos(2.0 * math.pi * r)) if self.shape == "cosine" else 1.0 - abs(2.0 * r - 1.0)
+        return min(1.0, final * (1.0 + (self.top - 1.0) * up))
+
+    def exchanges(self, share: float) -> bool:
+        """Not inside of the cycles."""
+        return share >= self.ends

@@ -1,0 +1,1 @@
+"""Masks on weights: which weights of a network are there at all."""
