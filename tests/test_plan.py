@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_structure import ALL, CODE, FLOORS, ROOT, WINGS, home_of, imported_modules
+from tests.test_structure import ALL, CODE, FLOORS, ROOT, home_of, imported_modules
+from tests.wings import WINGS
 
 PAGES = ("ARCHITECTURE.md", "CONTRIBUTING.md", "docs/inside.md")
 PLACEHOLDER = "NAME.py"

@@ -13,6 +13,7 @@ import networkx as nx
 import pytest
 
 import bayesprune
+from tests.wings import WINGS
 
 ROOT = Path(__file__).parents[1]
 FLOORS = ("models", "inference", "analysis", "bayesprune")  # a floor imports itself and the floors before it
@@ -215,65 +216,6 @@ def test_an_allowed_import_is_let_through(floor, source):
 
 
 # ------------------------------------------------------------------------------------------------- wings
-
-# Which wing of a floor may import which others of it; a file that stands on the floor itself is a wing of its own.
-# A new import between wings is a decision: it is made here, and `test_wings_make_no_circle` says whether it can be.
-WINGS = {
-    "models": {
-        "files": "",
-        "checks": "",
-        "distributions": "",
-        "language": "checks",
-        "ways": "language",
-        "masks": "ways",
-        "networks": "checks",
-        "graphs": "checks",
-        "likelihoods": "",
-        "tracing": "graphs checks",
-        "units": "tracing graphs likelihoods checks",
-        "costs": "units networks files checks",
-        "gates": "units tracing costs distributions language ways networks checks",
-        "priors": "distributions language gates checks",
-        "deployment": "costs graphs language files checks",
-        "bayesian_network": "gates ways language likelihoods",
-        "unit_removal": "bayesian_network gates units",
-        "declared_model": "bayesian_network priors gates masks ways networks likelihoods checks",
-    },
-    "inference": {
-        "data": "",
-        "ways": "",
-        "guides": "ways",
-        "restart": "guides",
-        "fitted": "restart guides",
-        "terms": "guides",
-        "objective": "terms guides",
-        "execution": "objective guides ways",
-        "rules": "objective guides",
-        "masks": "rules guides",
-        "watching": "rules objective guides",
-        "predictions": "fitted objective guides data",
-        "posterior": "fitted restart watching guides data",
-        "defaults": "rules guides data",
-        "inclusion": "fitted restart posterior guides data",
-        "notes": "fitted inclusion predictions defaults rules watching guides data",
-        "combined": "fitted inclusion predictions objective guides",
-        "own_loop": "fitted restart inclusion posterior rules watching objective guides data",
-        "fit_result": "fitted combined own_loop notes inclusion posterior predictions watching rules objective data",
-        "training": "fit_result restart inclusion posterior predictions defaults"
-        " rules watching execution objective guides data",
-        "pruning": "training fit_result restart inclusion rules objective guides data",
-        "sparsity_path": "pruning training fit_result predictions defaults data",
-        "tuning": "sparsity_path training fit_result defaults guides data",
-    },
-    "analysis": {
-        "arviz": "",
-        "tables": "",
-        "deletion": "",
-        "diagnostics": "arviz",
-        "plots": "arviz diagnostics deletion tables",
-    },
-    "bayesprune": {"earlier_homes": "", "data": "", "runs": "data", "commands": "runs data", "cli": "commands"},
-}
 
 
 def wing_of(module):

@@ -51,7 +51,7 @@ def kept_of_all(masks: Mapping[str, Tensor], scores: Mapping[str, Tensor], count
 
 
 def _highest(among: Tensor, scores: Tensor, count: int, temperature: float) -> Tensor:
-    """The `count` places of a mask with the highest scores; without a look at values, so that no device is waited for."""
+    """The `count` places of a mask with the highest scores; no device is waited for."""
     if temperature > 0.0:
         uniform = torch.rand_like(scores).clamp_min(torch.finfo(scores.dtype).tiny)
         scores = scores / temperature - (-uniform.log()).log()

@@ -98,5 +98,3 @@ def layout_of(
             f"least: give a density from {len(sizes) / virtual:.3g} to {whole / virtual:.3g}"
         )
     return Layout(shapes, LAYOUTS[layout](shapes, total), virtual, layout)
-
-

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,22 +73,26 @@ DROP: dict[str, Score] = {}
 GROW: dict[str, Score] = {}
 
 
-def _register(table: dict[str, Score], name: str, summary: str, needs_gradient: bool, check: object) -> Callable:  # type: ignore[type-arg]
-    def register(of: Callable[[Seen], dict[str, Tensor]]) -> Callable[[Seen], dict[str, Tensor]]:
-        table[name] = Score(name, summary, of, needs_gradient, check)  # type: ignore[arg-type]
+ScoreFunction = Callable[[Seen], dict[str, Tensor]]
+Register = Callable[[ScoreFunction], ScoreFunction]
+
+
+def _register(table: dict[str, Score], name: str, summary: str, **more: Any) -> Register:
+    def register(of: ScoreFunction) -> ScoreFunction:
+        table[name] = Score(name, summary, of, **more)
         return of
 
     return register
 
 
-def drop_score(name: str, summary: str, needs_gradient: bool = False, check: Callable[[Guide], None] | None = None):  # type: ignore[no-untyped-def]
-    """Decorator: a score of which the lowest go."""
-    return _register(DROP, name, summary, needs_gradient, check)
+def drop_score(name: str, summary: str, **more: Any) -> Register:
+    """Decorator: a score of which the lowest go; `more` are the other fields of `Score`."""
+    return _register(DROP, name, summary, **more)
 
 
-def grow_score(name: str, summary: str, needs_gradient: bool = False, check: Callable[[Guide], None] | None = None):  # type: ignore[no-untyped-def]
-    """Decorator: a score of which the highest come."""
-    return _register(GROW, name, summary, needs_gradient, check)
+def grow_score(name: str, summary: str, **more: Any) -> Register:
+    """Decorator: a score of which the highest come; `more` are the other fields of `Score`."""
+    return _register(GROW, name, summary, **more)
 
 
 @drop_score("magnitude", "|weight|")

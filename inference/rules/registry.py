@@ -17,8 +17,8 @@ def brought_by(part: type) -> Callable[[type[R]], type[R]]:
     """Decorates a rule that fits of models with a certain part have by default, once a fit however many such parts.
 
     Args:
-        part: The class of the part: a way, a layer of the network, a hierarchy, or an inclusion event of one; it holds for what derives from it
-            too.
+        part: The class of the part: a way, a layer of the network, a hierarchy, or an inclusion event of one; it holds
+            for what derives from it too.
     """
 
     def register(rule: type[R]) -> type[R]:

@@ -236,11 +236,11 @@ class Rule:
         return {}
 
     def prepare(self, model: BayesianNetwork, example: Tensor) -> None:
-        """Puts what it needs into the model of a restart, IN PLACE, before a guide is made of it: ways between weights
-        and network. Random numbers are torch's, seeded by the restart. Default: nothing.
+        """Puts what it needs into the model of a restart, IN PLACE, before a guide is made of it; default: nothing.
 
-        A fit that is resumed is prepared anew, and goes on with what was kept. A way that it adds is made again with a
-        saved fit where its class is `rebuilt`.
+        Such as ways between weights and network. Random numbers are torch's, seeded by the restart. A fit that is
+        resumed is prepared anew, and goes on with what was kept. A way that it adds is made again with a saved fit
+        where its class is `rebuilt`.
 
         Args:
             model: The model, a copy of the one that was handed in.

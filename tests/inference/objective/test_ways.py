@@ -208,7 +208,7 @@ def test_a_masked_fit_of_ready_parts_keeps_its_masks_between_processes_and_asks_
         assert torch.equal(received.model.ways[0].masks[name], mask)
     torch.testing.assert_close(received.predict(x), found.predict(x))
     found.save(tmp_path / "masked")
-    with pytest.raises(ValueError, match=r"code of your own \('masks' between weights and network\).* pass the model"):
+    with pytest.raises(ValueError, match=r"code of your own \('halves' between weights and network\).* pass the model"):
         bp.Fit.load(tmp_path / "masked")
     plain.save(tmp_path / "plain")
     assert len(bp.Fit.load(tmp_path / "plain").model.ways) == 0  # control: its parts are ready ones
@@ -289,7 +289,7 @@ def test_ways_that_cannot_follow_units_are_refused_before_training():
     model.ways.append(Masks(half(model)))
     x, y = PERCEPTRON.inputs(50), torch.arange(50) % 2
     with pytest.raises(
-        ValueError, match=r"masks between weights and network cannot follow units that leave: .*remove=None"
+        ValueError, match=r"halves between weights and network cannot follow units that leave: .*remove=None"
     ):
         bp.fit(model, (x, y), steps=4, precision="float64")
     found = bp.fit(model, (x, y), steps=4, precision="float64", rules=[bp.Gating(remove=None, step=1e-3)])
