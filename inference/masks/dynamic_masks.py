@@ -21,7 +21,7 @@ from bayesprune.inference.masks.support import Support
 from bayesprune.inference.rules.rule import ActiveRule, Change, Needs, Rule, Run, Taken
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.costs.layer_budgets import LayerBudget
-from bayesprune.models.masks.masks import Masks, random_masks
+from bayesprune.models.masks.mask_way import Masks, random_masks
 
 __all__ = ["ActiveMasks", "DynamicMasks"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bayesprune.inference.rules.rule import Run
 from bayesprune.models.language.latent import WEIGHT
-from bayesprune.models.masks.masks import Masks
+from bayesprune.models.masks.mask_way import Masks
 
 __all__ = ["Support"]
 

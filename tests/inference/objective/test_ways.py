@@ -299,7 +299,7 @@ def test_ways_that_cannot_follow_units_are_refused_before_training():
 def test_two_ways_of_one_name_are_refused():
     model = masked_model()
     model.ways.append(Masks({}))
-    with pytest.raises(ValueError, match="two ways of the model are called 'masks'"):
+    with pytest.raises(ValueError, match="two ways of the model are called 'halves'"):
         Guide(model)
 
 
