@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from bayesprune.analysis.plots.front import plot_front as plot_front
     from bayesprune.analysis.plots.gates import plot_gates as plot_gates
     from bayesprune.analysis.plots.inclusion import plot_inclusion as plot_inclusion
+    from bayesprune.analysis.plots.mask_churn import plot_masks as plot_masks
     from bayesprune.analysis.plots.prior_posterior import plot_prior_posterior as plot_prior_posterior
     from bayesprune.analysis.plots.pruning_trace import plot_pruning_trace as plot_pruning_trace
     from bayesprune.analysis.plots.r_hat import plot_r_hat as plot_r_hat
@@ -377,6 +378,7 @@ _HOMES: dict[str, str] = {
     "plot_gates": "bayesprune.analysis.plots.gates",
     "plot_units": "bayesprune.analysis.plots.units",
     "plot_thresholds": "bayesprune.analysis.plots.thresholds",
+    "plot_masks": "bayesprune.analysis.plots.mask_churn",
     "training_costs": "bayesprune.analysis.tables.training_costs",
     "TrainingCosts": "bayesprune.analysis.tables.training_costs",
     "plot_calibration": "bayesprune.analysis.plots.calibration",

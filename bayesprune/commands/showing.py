@@ -187,6 +187,7 @@ def write_plots(
     from bayesprune.analysis.plots.calibration import plot_calibration
     from bayesprune.analysis.plots.gates import plot_gates
     from bayesprune.analysis.plots.inclusion import plot_inclusion
+    from bayesprune.analysis.plots.mask_churn import has_masks, plot_masks
     from bayesprune.analysis.plots.prior_posterior import plot_prior_posterior
     from bayesprune.analysis.plots.pruning_trace import plot_pruning_trace
     from bayesprune.analysis.plots.r_hat import plot_r_hat
@@ -206,6 +207,8 @@ def write_plots(
         drawn["trajectories"] = partial(plot_trajectories, fit)
     if has_thresholds(fit.trace):
         drawn["thresholds"] = partial(plot_thresholds, fit)
+    if has_masks(fit.trace):
+        drawn["masks"] = partial(plot_masks, fit)
     if movement.table.sizes.get("window"):
         drawn["r_hat"] = partial(plot_r_hat, movement)
     if has_gates:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
+import xarray as xr
 from torch import Tensor
 
 from bayesprune.inference.guides.guide import GuideChoice, assign_families
 from bayesprune.inference.guides.registry import is_point
+from bayesprune.inference.masks.collapse import collapse_notes, warn_of_collapse
 from bayesprune.inference.masks.density_schedules import Constant, DensitySchedule
 from bayesprune.inference.masks.exchange import grown, kept, kept_of_all
 from bayesprune.inference.masks.layouts import Layout, layout_of
+from bayesprune.inference.masks.records import VARIABLES, Records
 from bayesprune.inference.masks.scores import DROP, GROW, Score, Seen
 from bayesprune.inference.masks.support import Support
 from bayesprune.inference.rules.rule import ActiveRule, Change, Needs, Rule, Run, Taken
+from bayesprune.inference.rules.rule_traces import over_tensors
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.costs.layer_budgets import LayerBudget
 from bayesprune.models.masks.mask_way import Masks, random_masks
@@ -120,7 +124,8 @@ class DynamicMasks(Rule):
         """Refuses a density that does not go into the model, and a model that has masks."""
         if any(way.name == Masks.name for way in model.ways):
             raise ValueError("the model has masks already, and DynamicMasks brings its own: leave one of them out")
-        layout_of(model, self.density, self.layout)
+        layout = layout_of(model, self.density, self.layout)
+        warn_of_collapse(layout.shapes, layout.counts)
 
     def prepare(self, model: BayesianNetwork, example: Tensor) -> None:
         """Gives the model masks of the first density, in random places."""
@@ -156,6 +161,8 @@ class ActiveMasks(ActiveRule):
         self.masks = next(way for way in model.ways if isinstance(way, Masks))
         self.counts = self.masks.counts()
         self.updates = self.exchanged = 0
+        self.records = Records(self.masks)
+        run.objective.guide.notes += collapse_notes(self.layout.shapes, self.layout.counts)
         self._gradient: dict[str, Tensor] = {}
         self._seen = 0
         self.support = Support(run, self.masks)
@@ -201,6 +208,7 @@ class ActiveMasks(ActiveRule):
     @torch.no_grad()
     def after_step(self, taken: Taken) -> Change:
         """Adds the gradient up, and updates the masks where it is time to."""
+        self.records.ran(taken.x)
         if taken.weight_gradient is not None:
             self._add(taken.weight_gradient)
         if not self.is_due(taken.step):
@@ -230,7 +238,9 @@ class ActiveMasks(ActiveRule):
         masks = self._resized(before, wanted, drop, grow)
         counts = {name: int(mask.sum()) for name, mask in masks.items()} if self._is_free else wanted
         masks = self._exchanged(masks, counts, drop, grow, share)
+        self.records.saw(self._gradient)
         self.support.change(masks)
+        self.records.changed()
         self.counts, self.updates = counts, self.updates + 1
 
     @property
@@ -288,10 +298,19 @@ class ActiveMasks(ActiveRule):
 
     # -- what is said and kept -------------------------------------------------------------------------------
 
+    def after_epoch(self) -> Change:
+        """Looks at the masks."""
+        self.records.end_epoch(self.run.objective.model.network, self.exchanged)
+        return Change.NOTHING
+
     def row(self) -> Mapping[str, float | Mapping[str, float]]:
-        """Density at the end of the epoch, in all and by tensor."""
-        sizes = self.layout.sizes
-        return {"masks": {"density": sum(self.counts.values()) / sum(sizes.values())}}
+        """What `Records` saw of the epoch: densities, dead channels, gradients and movement."""
+        return self.records.row
+
+    @classmethod
+    def trace(cls, trace: xr.Dataset, rules: Sequence[Self]) -> xr.Dataset:
+        """Has what is recorded of tensors over the trace's tensors, with NaN for those without masks."""
+        return over_tensors(trace, VARIABLES)
 
     def report(self) -> dict[str, Any]:
         """What was asked for, what is left, and how much has moved."""
@@ -303,12 +322,14 @@ class ActiveMasks(ActiveRule):
             "updates": self.updates,
             "exchanged": self.exchanged,
             "layers": self.masks.counts(),
+            **self.records.report(),
         }
 
     def state_dict(self) -> dict[str, Any]:
         """The gradient so far and what was counted; the masks are buffers of the model."""
         return {
-            "updates": self.updates, "exchanged": self.exchanged, "gradient": dict(self._gradient), "seen": self._seen
+            "updates": self.updates, "exchanged": self.exchanged, "gradient": dict(self._gradient), "seen": self._seen,
+            "records": self.records.state_dict(),
         }  # fmt: skip
 
     def load_state_dict(self, kept: Mapping[str, Any]) -> None:
@@ -316,3 +337,4 @@ class ActiveMasks(ActiveRule):
         self.updates, self.exchanged, self._seen = kept["updates"], kept["exchanged"], kept["seen"]
         self._gradient = {name: value.to(self.masks.masks[name].device) for name, value in kept["gradient"].items()}
         self.counts = self.masks.counts()
+        self.records.load_state_dict(kept["records"])

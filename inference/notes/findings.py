@@ -7,6 +7,7 @@ numbers, stands in docs/notes.md.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from bayesprune.inference.fitted import Fitted
 from bayesprune.inference.inclusion.inclusion_notes import inclusion_notes
 from bayesprune.inference.notes.course import Course, course_of
 from bayesprune.inference.notes.emptied_layers import EmptiedLayers, collapsed_layers, emptied_layers
+from bayesprune.inference.notes.mask_notes import mask_notes
 from bayesprune.inference.notes.remedies import Remedies
 from bayesprune.inference.rules.gate_noise import NOISY
 from bayesprune.inference.rules.thresholds import Thresholds
@@ -82,13 +84,14 @@ def findings(fit: Fitted) -> list[str]:
     if not isinstance(constant, (int, float)) or not math.isfinite(constant):
         constant = None  # a fit of an earlier version, or a likelihood without a best constant
     facts = _Facts(fit, course_of(fit), Remedies(fit), constant)
-    layers = emptied_layers(fit, collapsed_layers(fit))
+    layers, masked = emptied_layers(fit, collapsed_layers(fit)), mask_notes(fit)
     rose = _loss_rose(facts)
-    if (useless := _no_better_than_constant(facts, layers, rose)) is not None:
+    if (useless := _no_better_than_constant(facts, layers, rose, masked)) is not None:
         return [useless, *inclusion_notes(fit)]
     lost = None if rose else _worse_on_validation(facts)
     untold = layers.without(_told(fit))
     found = [
+        *masked,
         f"{untold}: {facts.remedies.about(untold.tensors).less_prior()}"
         if untold
         else None
@@ -102,7 +105,9 @@ def findings(fit: Fitted) -> list[str]:
     return [*[note for note in found if note is not None][:MOST], *inclusion_notes(fit)]
 
 
-def _no_better_than_constant(facts: _Facts, layers: EmptiedLayers, rose: str | None) -> str | None:
+def _no_better_than_constant(
+    facts: _Facts, layers: EmptiedLayers, rose: str | None, masked: Sequence[str]
+) -> str | None:
     gain, constant = facts.gain, facts.constant
     if gain is None or constant is None:
         return None
@@ -119,8 +124,8 @@ def _no_better_than_constant(facts: _Facts, layers: EmptiedLayers, rose: str | N
         f"the fit is {how} than a constant prediction: {facts.course.log_likelihood[-1]:.4g} nats per example in "
         f"training, the best constant has {constant:.4g}{reached}"
     )
-    if rose:
-        return f"{begins}; {rose}"
+    if masked or rose:
+        return f"{begins}; {masked[0] if masked else rose}"
     if gain < -FAR_BELOW and learned and not labels:
         return (
             f"{begins}; the scale of the noise is still far from the size of the errors: standardise the targets, or "
