@@ -167,5 +167,5 @@ def _gradients(axis: Any, trace: xr.Dataset) -> None:
                 label = "_"
     if bool(positive.notnull().any()):
         axis.set_yscale("log")
-    axis.set_ylabel("norm, nats per example and unit")
+    axis.set_ylabel("norm (nats per example)")
     axis.set_title("Gradient at the latest update")

@@ -84,7 +84,7 @@ def findings(fit: Fitted) -> list[str]:
     if not isinstance(constant, (int, float)) or not math.isfinite(constant):
         constant = None  # a fit of an earlier version, or a likelihood without a best constant
     facts = _Facts(fit, course_of(fit), Remedies(fit), constant)
-    layers, masked = emptied_layers(fit, collapsed_layers(fit)), mask_notes(fit)
+    layers, masked = emptied_layers(fit, collapsed_layers(fit)), mask_notes(fit, _has_learned(facts))
     rose = _loss_rose(facts)
     if (useless := _no_better_than_constant(facts, layers, rose, masked)) is not None:
         return [useless, *inclusion_notes(fit)]
@@ -145,6 +145,14 @@ def _told(fit: Fitted) -> list[str]:
     return [str(one["tensor"]) for one in report.get("emptied", ())]
 
 
+def _has_learned(facts: _Facts) -> bool:
+    """Whether there are labels of which it has learned nearly all there is."""
+    gain, constant = facts.gain, facts.constant
+    if gain is None or constant is None:
+        return False
+    return facts.fit.model.likelihood.is_labels and gain > LEARNED * -constant
+
+
 def _several_labels(facts: _Facts) -> bool:
     """Whether there are labels of so many classes that little gain is a fault and no hard problem."""
     labels = facts.fit.model.likelihood.is_labels
@@ -183,7 +191,7 @@ def _cut_short(facts: _Facts) -> str | None:
     if quarters is None or gain is None or constant is None or not facts.fit.model.likelihood.is_labels:
         return None
     fall = quarters.misfit_fall if facts.fit.guide.is_map else quarters.fall
-    if fall <= max(quarters.noise, FALL) or gain > LEARNED * -constant:
+    if fall <= max(quarters.noise, FALL) or _has_learned(facts):
         return None
     # A fit that has learned less than half of what labels have to say needs more than time.
     is_far = _several_labels(facts) and gain < HALF * -constant

@@ -191,8 +191,8 @@ def _largest(func: Any, x: Tensor, *args: Any, **named: Any) -> Any:
 _SAME = frozenset(
     "relu relu6 gelu silu tanh elu leaky_relu prelu rrelu softplus softsign hardtanh hardswish mish selu celu "
     "threshold logsigmoid tanhshrink hardshrink softshrink log_softmax batch_norm layer_norm group_norm instance_norm "
-    "rms_norm local_response_norm dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout neg abs sqrt "
-    "rsqrt square reciprocal exp log log1p expm1 pow clamp clip clamp_min clamp_max sin cos".split()
+    "rms_norm local_response_norm dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout neg abs "
+    "sqrt rsqrt square reciprocal exp log log1p expm1 pow clamp clip clamp_min clamp_max sin cos".split()
 )
 """What passes on its first argument, where it is not to be counted."""
 _SUMS = frozenset("add radd iadd sub rsub isub maximum minimum".split())

@@ -102,7 +102,7 @@ def test_rows_are_what_the_masks_of_the_steps_come_to(schedule):
 
 
 def test_norms_are_those_of_the_dense_gradient_at_the_latest_update():
-    """Calculated again at the weights that the first step ran with: an epoch is a step here, with an update after it."""
+    """Calculated again at the weights that the first step ran with; each epoch is a step here, and an update."""
 
     class Before(Callback):
         def on_fit_start(self, state):
