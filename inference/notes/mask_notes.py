@@ -25,7 +25,9 @@ def mask_notes(fit: Fitted, has_learned: bool = False) -> list[str]:
         has_learned: Whether it has learned nearly all there is, so that dead channels are no fault; default False.
     """
     report = (fit.settings.get(Masks.name) or [{}])[0]
-    collapsed = [str(name) for name in report.get("collapsed") or ()]
+    if "collapsed" not in report:
+        return []  # no masks were trained
+    collapsed = [str(name) for name in report["collapsed"]]
     more = _more(fit, report)
     if collapsed and len(collapsed) == len(report["layers"]):
         return [f"no path from input to output is left through the masks, and nothing can be learned: {more}"]
@@ -35,7 +37,7 @@ def mask_notes(fit: Fitted, has_learned: bool = False) -> list[str]:
         notes.append(f"no path from input to output is left through {listed(collapsed)}, and all others {rest}: {more}")
     if has_learned:
         return notes
-    dead = {str(name): (count, of) for name, (count, of) in (report.get("dead") or {}).items() if name not in collapsed}
+    dead = {str(name): (count, of) for name, (count, of) in report["dead"].items() if name not in collapsed}
     much = sorted(
         (name for name, (count, of) in dead.items() if count > HALF * of), key=lambda n: -dead[n][0] / dead[n][1]
     )
