@@ -36,6 +36,7 @@ WINGS = {
         "execution": "objective guides ways",
         "rules": "objective guides",
         "masks": "rules guides",
+        "recipes": "masks rules guides",
         "watching": "rules objective guides",
         "predictions": "fitted objective guides data",
         "posterior": "fitted restart watching guides data",

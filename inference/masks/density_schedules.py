@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-__all__ = ["Constant", "Cubic", "Cycles", "DensitySchedule"]
+__all__ = ["ConstantDensity", "CubicDensity", "CyclicDensity", "DensitySchedule"]
 
 SHAPES = ("cosine", "triangular")
 
@@ -39,12 +39,12 @@ class DensitySchedule:
 
 
 @dataclass(frozen=True)
-class Constant(DensitySchedule):
+class ConstantDensity(DensitySchedule):
     """The final density from the first step on: what is always sparse (SET, RigL)."""
 
 
 @dataclass(frozen=True)
-class Cubic(DensitySchedule):
+class CubicDensity(DensitySchedule):
     """d_f + (d_i - d_f) (1 - p)^3 with p from 0 to 1 between two shares of the fit (Zhu & Gupta 2017, equation 1).
 
     Attributes:
@@ -63,7 +63,7 @@ class Cubic(DensitySchedule):
     def __post_init__(self) -> None:
         if not 0.0 < self.start <= 1.0 or not 0.0 <= self.begins < self.ends <= 1.0:
             raise ValueError(
-                "Cubic takes a density start in (0, 1] and shares of the fit 0 <= begins < ends <= 1, not "
+                "CubicDensity takes a density start in (0, 1] and shares of the fit 0 <= begins < ends <= 1, not "
                 f"{self.start}, {self.begins} and {self.ends}"
             )
 
@@ -81,7 +81,7 @@ class Cubic(DensitySchedule):
 
 
 @dataclass(frozen=True)
-class Cycles(DensitySchedule):
+class CyclicDensity(DensitySchedule):
     """Up from the final density to `top` times that and back, several times, then constant.
 
     In cycle position r in [0, 1): 1 + (top - 1) (1 - cos 2 pi r) / 2 times the final density, or along a triangle
@@ -108,16 +108,16 @@ class Cycles(DensitySchedule):
 
     def __post_init__(self) -> None:
         if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
-            raise ValueError(f"Cycles(count=...) is a whole number of cycles, at least 1, not {self.count}")
+            raise ValueError(f"CyclicDensity(count=...) is a whole number of cycles, at least 1, not {self.count}")
         if not self.top >= 1.0 or not self.longer > 0.0:
-            raise ValueError(f"Cycles takes top >= 1 and longer > 0, not {self.top} and {self.longer}")
+            raise ValueError(f"CyclicDensity takes top >= 1 and longer > 0, not {self.top} and {self.longer}")
         if not 0.0 < self.ends <= 1.0:
             raise ValueError(
-                f"Cycles(ends=...) is the share of the fit that the cycles take, in (0, 1], not {self.ends}: cycles "
-                "cannot be longer than the training"
+                f"CyclicDensity(ends=...) is the share of the fit that the cycles take, in (0, 1], not {self.ends}: "
+                "cycles cannot be longer than the training"
             )
         if self.shape not in SHAPES:
-            raise ValueError(f"Cycles(shape=...) takes {' or '.join(SHAPES)}, not {self.shape!r}")
+            raise ValueError(f"CyclicDensity(shape=...) takes {' or '.join(SHAPES)}, not {self.shape!r}")
 
     @property
     def settles(self) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor
 from bayesprune.inference.guides.guide import GuideChoice, assign_families
 from bayesprune.inference.guides.registry import is_point
 from bayesprune.inference.masks.collapse import collapse_notes, warn_of_collapse
-from bayesprune.inference.masks.density_schedules import Constant, DensitySchedule
+from bayesprune.inference.masks.density_schedules import ConstantDensity, DensitySchedule
 from bayesprune.inference.masks.exchange import grown, kept, kept_of_all
 from bayesprune.inference.masks.layouts import Layout, layout_of
 from bayesprune.inference.masks.records import VARIABLES, Records
@@ -50,7 +50,7 @@ class DynamicMasks(Rule):
             their number from 2 on; None only where `layout` is a budget by layer. Where layers share weights it is of
             the network without sharing.
         layout: How they are spread over the tensors: ``"erk"`` (default), ``"uniform"``, or a budget by layer.
-        schedule: Density while training: `Constant()` (default), `Cubic(...)` or `Cycles(...)`.
+        schedule: Density while training: `ConstantDensity()` (default), `CubicDensity(...)` or `CyclicDensity(...)`.
         drop: Name of the score by which weights go, in `DROP`; default ``"magnitude"``.
         grow: Name of the score by which weights come, in `GROW`; default ``"gradient"``. None: none come.
         share: Share of the weights that is exchanged at an update, in [0, 1), at the first step; it falls along half a
@@ -70,7 +70,7 @@ class DynamicMasks(Rule):
 
     density: float | int | None = None
     layout: str | LayerBudget | Mapping[str, Any] = "erk"
-    schedule: DensitySchedule = field(default_factory=Constant)
+    schedule: DensitySchedule = field(default_factory=ConstantDensity)
     drop: str = "magnitude"
     grow: str | None = "gradient"
     share: float = 0.3
@@ -90,7 +90,10 @@ class DynamicMasks(Rule):
         if self.grow is not None and self.grow not in GROW:
             raise ValueError(f"DynamicMasks(grow=...) takes one of {', '.join(GROW)} or None, not {self.grow!r}")
         if not isinstance(self.schedule, DensitySchedule):
-            raise ValueError(f"DynamicMasks(schedule=...) takes Constant(), Cubic() or Cycles(), not {self.schedule!r}")
+            raise ValueError(
+                "DynamicMasks(schedule=...) takes ConstantDensity(), CubicDensity() or CyclicDensity(), not "
+                f"{self.schedule!r}"
+            )
         if self.across not in _ACROSS:
             raise ValueError(f"DynamicMasks(across=...) takes {' or '.join(map(repr, _ACROSS))}, not {self.across!r}")
         if not 0.0 <= self.last_share <= self.share < 1.0 or not 0.0 < self.until <= 1.0:
