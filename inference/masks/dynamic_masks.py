@@ -24,7 +24,7 @@ from bayesprune.inference.rules.rule import ActiveRule, Change, Needs, Rule, Run
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.setting_types import checked_types
 from bayesprune.models.costs.layer_budgets import LayerBudget
-from bayesprune.models.masks.mask_way import Masks
+from bayesprune.models.masks.mask_way import Masks, counts_of
 
 __all__ = ["ActiveMasks", "DynamicMasks"]
 
@@ -202,7 +202,7 @@ class DynamicMasks(Rule):
         else:
             counts = layout.at(self.schedule.at(0.0, layout.density))
             masks = START[self.start].of(model, layout, counts, example)  # type: ignore[index]  # a name, as checked
-        model.ways.append(Masks(masks).to(example.device))
+        model.ways.append(Masks(masks).to(example.device, example.dtype))
 
     def begin(self, run: Run) -> ActiveMasks:
         """Begins with what `prepare` has made."""
@@ -309,7 +309,7 @@ class ActiveMasks(ActiveRule):
         grow = {} if self.rule.grow is None else GROW[self.rule.grow].of(seen)
         heat, is_free = self.rule.temperature, self.rule.across == "network"
         masks = resized(seen.masks, self.counts, wanted, drop, grow, is_free, heat)
-        counts = self._counted(masks) if is_free else wanted
+        counts = counts_of(masks) if is_free else wanted
         part = self.share_at(share) if taken.step < self.run.steps and self.rule.schedule.exchanges(share) else 0.0
         if part > 0.0:
             comes = {name: round(part * count) for name, count in counts.items()}
@@ -328,7 +328,7 @@ class ActiveMasks(ActiveRule):
 
     def _put(self, masks: Mapping[str, Tensor]) -> None:
         self.support.change(masks)
-        self.counts = self._counted(masks)
+        self.counts = counts_of(masks)
 
     def share_at(self, share: float) -> float:
         """Share of the weights that is exchanged at a share of the fit."""
@@ -336,11 +336,6 @@ class ActiveMasks(ActiveRule):
             return 0.0
         first, last = self.rule.share, self.rule.last_share
         return last + (first - last) * 0.5 * (1.0 + math.cos(math.pi * share / self.rule.until))
-
-    @staticmethod
-    def _counted(masks: Mapping[str, Tensor]) -> dict[str, int]:
-        sums = torch.stack([mask.sum() for mask in masks.values()]).tolist()  # one wait for a device, not one a tensor
-        return dict(zip(masks, sums, strict=True))
 
     # -- what is said and kept -------------------------------------------------------------------------------
 
@@ -374,6 +369,7 @@ class ActiveMasks(ActiveRule):
         self.updates, self.exchanged, self.cut = kept["updates"], kept["exchanged"], kept["cut"]
         self._done, self._seen = kept["done"], kept["seen"]
         self._gradient = {name: value.to(self.masks.masks[name].device) for name, value in kept["gradient"].items()}
+        self.masks.refresh()  # a checkpoint puts buffers back by themselves
         self.counts = self.masks.counts()
 
 

@@ -159,7 +159,9 @@ def synflow_masks(
             flow = outputs.sum()
             slopes = torch.autograd.grad(flow, list(left.values()), allow_unused=True)
         if not bool(torch.isfinite(flow)):
-            raise ValueError(f"the synaptic flow of the network is {float(flow)}: start='random' does not need it")
+            raise ValueError(
+                f"the synaptic flow of the network is {float(flow.detach())}: start='random' does not need it"
+            )
         scores = {
             name: torch.zeros_like(weight) if slope is None else (slope * weight.detach()).abs()
             for (name, weight), slope in zip(left.items(), slopes, strict=True)

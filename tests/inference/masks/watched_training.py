@@ -15,6 +15,7 @@ from bayesprune.inference.rules.rule import ActiveRule, Change, Rule
 from bayesprune.models.masks.mask_way import Masks
 
 SIZE, BATCH, STEPS, DECAY, RATE = 160, 40, 200, 1e-3, 0.1
+SIZES = {"0.weight": 98, "2.weight": 140, "4.weight": 30}
 GENERATOR = torch.Generator().manual_seed(4)
 X = torch.randn(SIZE, 7, generator=GENERATOR, dtype=torch.float64)
 Y = (X[:, 0] * X[:, 1] + X[:, 2] > 0).long() + (X[:, 3] > 1).long()
@@ -61,10 +62,7 @@ class Watching(ActiveRule):
     def after_step(self, taken):
         self.seen["batches"][taken.step] = (taken.x.clone(), taken.y.clone())
         self.seen["random"][taken.step] = torch.get_rng_state()
-        out = {
-            name: sorted(set(range(size)) - there)
-            for (name, there), size in zip(self.places().items(), (98, 140, 30), strict=True)
-        }
+        out = {name: sorted(set(range(SIZES[name])) - there) for name, there in self.places().items()}
         self.seen["out"][taken.step] = held_at(self.run, out)
         return Change.NOTHING
 
