@@ -17,8 +17,6 @@ from pathlib import Path
 import torch
 
 import bayesprune as bp
-from bayesprune.inference.masks.density_schedules import Cycles
-from bayesprune.inference.masks.dynamic_masks import DynamicMasks
 from benchmarks.earlier_defaults import EARLIER
 
 DPI = 80
@@ -56,7 +54,11 @@ def main() -> None:
     torch.manual_seed(0)
     decay = bp.Gaussian.from_weight_decay(1e-4, data_size=len(x))
     bnn = bp.BayesianNetwork(bp.lenet_300_100(64, 10), {"fc*.weight": decay}, data_size=len(x))
-    how = {"rules": [DynamicMasks(density=0.02, schedule=Cycles(), every=20)], "batch_size": 64, "epochs": 60}
+    how = {
+        "rules": [bp.DynamicMasks(density=0.02, schedule=bp.CyclicDensity(), every=20)],
+        "batch_size": 64,
+        "epochs": 60,
+    }
     masked = bp.fit(bnn, data.train, "map", execution="plain", **how)
     calibration = bp.deletion_calibration(spike, data.validation, n=200)
     figures = {

@@ -117,18 +117,23 @@ class Records:
         }
         self._exchanged, self._before = exchanged, self._copied()
 
-    def report(self) -> dict[str, Any]:
+    @torch.no_grad()
+    def report(self, network: nn.Module) -> dict[str, Any]:
         """Tensors of which no weight lies on a path, and how many output channels of each are effectively dead.
 
-        As after the last epoch: ``collapsed``, names; ``dead``, by name of those that have any the number of such
-        channels and of all; ``paths``, why none were followed, or nothing.
+        As the masks are now: ``collapsed``, names; ``dead``, by name of those that have any the number of such channels
+        and of all; ``paths``, why none were followed, or nothing.
+
+        Args:
+            network: The network, for its paths.
         """
-        shares = self.row.get("effectively_dead_outputs", {})
-        channels = {name: mask.shape[0] for name, mask in self.masks.masks.items()}
-        dead = {name: round(share * channels[name]) for name, share in shares.items() if share > 0.0}
+        paths = self._paths(network, dict(self.masks.masks.items())) or {}
+        found = {name: {key: int(count) for key, count in _of_mask(mask).items()} for name, mask in paths.items()}
         return {
-            "collapsed": [name for name, share in self.row.get("effective_density", {}).items() if share == 0.0],
-            "dead": {name: [count, channels[name]] for name, count in dead.items()},
+            "collapsed": [name for name, one in found.items() if not one["active"]],
+            "dead": {
+                name: [one["dead outputs"], paths[name].shape[0]] for name, one in found.items() if one["dead outputs"]
+            },
             "paths": self._unfollowed,
         }
 
@@ -137,6 +142,7 @@ class Records:
         return {
             "first": dict(self._first), "before": dict(self._before), "ever": dict(self._ever), "norms": self._norms,
             "exchanged": self._exchanged, "row": self.row, "paths": self._unfollowed,
+            "input": None if self._input is None else list(self._input),
         }  # fmt: skip
 
     def load_state_dict(self, kept: Mapping[str, Any]) -> None:
@@ -147,6 +153,7 @@ class Records:
         )
         self._norms, self._exchanged, self.row = kept["norms"].to(device), kept["exchanged"], kept["row"]
         self._unfollowed = kept["paths"]
+        self._input = None if kept["input"] is None else tuple(kept["input"])
 
     # -- inside ----------------------------------------------------------------------------------------------
 

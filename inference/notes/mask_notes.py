@@ -52,5 +52,5 @@ def _more(fit: Fitted, report: Mapping[str, Any]) -> str:
     share = report["asked_count"] / report["virtual"]
     density = fit.trace["masks"].sel(masks_name="density").isel(restart=0)
     moved = float(density.max()) > (1.0 + STEADY) * float(density.min())
-    while_trained = "" if moved else ", one that is higher for a while (schedule=Cycles())"
+    while_trained = "" if moved else ", one that is higher for a while (schedule=CyclicDensity())"
     return f"give a density above {share:.2g}{while_trained}, or a narrower network"

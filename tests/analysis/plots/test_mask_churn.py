@@ -8,8 +8,6 @@ import xarray as xr
 
 import bayesprune as bp
 from bayesprune.analysis.plots.mask_churn import LABELLED, has_masks
-from bayesprune.inference.masks.density_schedules import Cycles
-from bayesprune.inference.masks.dynamic_masks import DynamicMasks
 
 NAMES = ["fc1.weight", "fc2.weight", "fc3.weight"]
 
@@ -20,13 +18,13 @@ def of_masks(make_fit, rule, **how):
 
 @pytest.fixture(scope="module")
 def cycled(make_fit):
-    return of_masks(make_fit, DynamicMasks(density=0.1, schedule=Cycles(), every=2), epochs=12, restarts=2)
+    return of_masks(make_fit, bp.DynamicMasks(density=0.1, schedule=bp.CyclicDensity(), every=2), epochs=12, restarts=2)
 
 
 @pytest.fixture(scope="module")
 def cut(make_fit):
     """Six weights in random places that hold still: no path leads through them."""
-    return of_masks(make_fit, DynamicMasks(density=6, share=0.0, grow=None), epochs=4)
+    return of_masks(make_fit, bp.DynamicMasks(density=6, share=0.0, grow=None), epochs=4)
 
 
 def drawn(axis):

@@ -10,8 +10,6 @@ from torch import nn
 
 import bayesprune as bp
 from bayesprune.analysis.plots.style import DASHES, colour, finished, legend_below, line_look, new_figure
-from bayesprune.inference.masks.density_schedules import Cycles
-from bayesprune.inference.masks.dynamic_masks import DynamicMasks
 
 
 class LongNames(nn.Module):
@@ -52,7 +50,7 @@ def long_soft(make_fit):
 
 
 def masked(**more):
-    rules = [DynamicMasks(density=0.2, schedule=Cycles(), every=2)]
+    rules = [bp.DynamicMasks(density=0.2, schedule=bp.CyclicDensity(), every=2)]
     how = {"learning_rate": None, "rules": rules, "epochs": 12} | more
     return {"*.weight": bp.Gaussian(0.3)}, "map", how
 

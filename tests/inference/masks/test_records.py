@@ -12,8 +12,6 @@ from torch import nn
 
 import bayesprune as bp
 from bayesprune.inference.masks.collapse import CollapseWarning
-from bayesprune.inference.masks.density_schedules import Cycles
-from bayesprune.inference.masks.dynamic_masks import DynamicMasks
 from bayesprune.inference.masks.records import VARIABLES
 from bayesprune.inference.training import checkpoint as checkpoints
 from bayesprune.inference.watching.callbacks import Callback
@@ -55,7 +53,7 @@ def network():
 def fitted(rule=None, seen=None, net=None, **how):
     prior = {"*.weight": bp.Gaussian.from_weight_decay(1e-4, data_size=SIZE)}
     bnn = bp.BayesianNetwork(network() if net is None else net, prior, data_size=SIZE)
-    rule = DynamicMasks(density=0.15, every=3) if rule is None else rule
+    rule = bp.DynamicMasks(density=0.15, every=3) if rule is None else rule
     how = {"epochs": EPOCHS, "batch_size": BATCH, "execution": "plain", "device": "cpu", "seed": 2} | how
     return bp.fit(bnn, (X, Y), "map", rules=[rule], callbacks=[] if seen is None else [seen], **how)
 
@@ -65,11 +63,11 @@ def jaccard(one, other):
     return both / sum(int((one[name] | other[name]).sum()) for name in NAMES)
 
 
-@pytest.mark.parametrize("schedule", [None, Cycles(count=1, top=3.0, ends=0.5)])
+@pytest.mark.parametrize("schedule", [None, bp.CyclicDensity(count=1, top=3.0, ends=0.5)])
 def test_rows_are_what_the_masks_of_the_steps_come_to(schedule):
     seen = Seen()
     more = {} if schedule is None else {"schedule": schedule}
-    fit = fitted(DynamicMasks(density=0.15, every=3, **more), seen)
+    fit = fitted(bp.DynamicMasks(density=0.15, every=3, **more), seen)
     steps = SIZE // BATCH
     ends = [seen.masks[steps * epoch] for epoch in range(EPOCHS + 1)]
     whole, trace = sum(mask.size for mask in ends[0].values()), fit.trace.isel(restart=0)
@@ -111,7 +109,7 @@ def test_norms_are_those_of_the_dense_gradient_at_the_latest_update():
 
     before, seen = Before(), Seen()
     bnn = bp.BayesianNetwork(network(), {"*.weight": bp.Gaussian(1.0)}, data_size=SIZE)
-    rule = DynamicMasks(density=0.15, every=1)
+    rule = bp.DynamicMasks(density=0.15, every=1)
     how = {"epochs": 8, "batch_size": SIZE, "execution": "plain", "device": "cpu", "learning_rate": 1e-12}
     fit = bp.fit(bnn, (X, Y), "map", rules=[rule], callbacks=[before, seen], **how)
     weights = {name: before.weights[name].requires_grad_() for name in NAMES}
@@ -127,12 +125,12 @@ def test_norms_are_those_of_the_dense_gradient_at_the_latest_update():
 
 
 def test_without_a_growth_score_by_gradient_nothing_is_said_of_gradients():
-    fit = fitted(DynamicMasks(density=0.15, grow="random", every=3), epochs=2)
+    fit = fitted(bp.DynamicMasks(density=0.15, grow="random", every=3), epochs=2)
     assert bool(fit.trace["gradient_norm"].isnull().all()) and bool(fit.trace["mask_density"].notnull().all())
 
 
 def test_tensors_without_a_mask_have_no_numbers():
-    fit = fitted(DynamicMasks(layout={"0.weight": 0.2, "2.weight": 0.3}, every=3), epochs=2)
+    fit = fitted(bp.DynamicMasks(layout={"0.weight": 0.2, "2.weight": 0.3}, every=3), epochs=2)
     for key in VARIABLES:
         assert fit.trace[key].dims == ("restart", "epoch", "tensor")
         assert fit.trace[key].sel(tensor="4.weight").isnull().all()
@@ -142,7 +140,7 @@ def test_tensors_without_a_mask_have_no_numbers():
 def test_a_fit_that_was_killed_records_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "SHARE", 1.0)
     monkeypatch.setattr(checkpoints, "LEAST", 0.0)
-    rule = DynamicMasks(density=0.15, every=3, schedule=Cycles(count=1, ends=0.6))
+    rule = bp.DynamicMasks(density=0.15, every=3, schedule=bp.CyclicDensity(count=1, ends=0.6))
     whole = fitted(rule)
     with pytest.raises(KeyboardInterrupt):
         fitted(rule, Seen(interrupt_at=27), checkpoint=tmp_path / "kept")
@@ -174,15 +172,15 @@ def test_the_collapse_regime_is_said_once_before_training_and_as_a_note():
 
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
-        fit = fitted(DynamicMasks(density=0.12, every=3), Refuses(), epochs=2, restarts=2)
+        fit = fitted(bp.DynamicMasks(density=0.12, every=3), Refuses(), epochs=2, restarts=2)
     (one,) = [each for each in found if issubclass(each.category, CollapseWarning)]
     assert "this is the collapse regime: 41 weights are 0.63 a channel" in str(one.message)
     assert str(one.message) in fit.summary()["notes"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.simplefilter("ignore", CollapseWarning)
-        fitted(DynamicMasks(density=0.12, every=3), epochs=1)  # silenced by its class
-        enough = fitted(DynamicMasks(density=0.3, every=3), epochs=1)
+        fitted(bp.DynamicMasks(density=0.12, every=3), epochs=1)  # silenced by its class
+        enough = fitted(bp.DynamicMasks(density=0.3, every=3), epochs=1)
     assert not any("collapse" in note for note in enough.summary()["notes"])
 
 
@@ -201,7 +199,7 @@ class Odd(nn.Module):
 
 def test_a_network_whose_paths_cannot_be_followed_is_trained_and_says_why():
     bnn = bp.BayesianNetwork(Odd(), {"*.weight": bp.Gaussian(1.0)}, data_size=SIZE)
-    fit = bp.fit(bnn, (X, Y), "map", rules=[DynamicMasks(density=0.3)], epochs=2, execution="plain", device="cpu")
+    fit = bp.fit(bnn, (X, Y), "map", rules=[bp.DynamicMasks(density=0.3)], epochs=2, execution="plain", device="cpu")
     assert "paths through Odd cannot be followed" in fit.settings["masks"][0]["paths"]
     assert bool(fit.trace["effective_density"].isnull().all()) and bool(fit.trace["dead_outputs"].notnull().all())
     assert math.isnan(float(fit.trace["masks"].sel(masks_name="collapsed")[0, 0]))
@@ -213,7 +211,7 @@ def test_a_network_whose_paths_cannot_be_followed_is_trained_and_says_why():
 
 def test_a_collapse_and_dead_channels_are_notes_with_what_to_do():
     """Provoked: so few weights in random places that hold still, that no path is left through the network."""
-    rule = DynamicMasks(density=6, share=0.0, grow=None)
+    rule = bp.DynamicMasks(density=6, share=0.0, grow=None)
     fit = fitted(rule, epochs=8)
     assert fit.settings["masks"][0]["collapsed"] == NAMES
     told = "no path from input to output is left through the masks, and nothing can be learned: give a density above"
@@ -224,11 +222,11 @@ def test_a_collapse_and_dead_channels_are_notes_with_what_to_do():
 
 
 def test_dead_channels_are_counted_by_layer():
-    fit = fitted(DynamicMasks(density=0.09, share=0.0, grow=None), epochs=30)
+    fit = fitted(bp.DynamicMasks(density=0.09, share=0.0, grow=None), epochs=30)
     (note,) = [note for note in fit.summary()["notes"] if "are dead, as no path from input to output" in note]
     left = fit.included_weights()
     paths = dict(zip(NAMES, on_paths([(left[name].numpy() != 0.0) for name in NAMES]), strict=True))
     dead = {name: int((~one.any(1)).sum()) for name, one in paths.items()}
     much = [name for name, count in dead.items() if count > 0.5 * len(paths[name])]
     assert much and all(f"{dead[name]} of {len(paths[name])} channels of {name}" in note for name in much)
-    assert not any("are dead" in note for note in fitted(DynamicMasks(density=0.6)).summary()["notes"])
+    assert not any("are dead" in note for note in fitted(bp.DynamicMasks(density=0.6)).summary()["notes"])
