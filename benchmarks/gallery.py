@@ -55,7 +55,7 @@ def main() -> None:
     decay = bp.Gaussian.from_weight_decay(1e-4, data_size=len(x))
     bnn = bp.BayesianNetwork(bp.lenet_300_100(64, 10), {"fc*.weight": decay}, data_size=len(x))
     how = {
-        "rules": [bp.DynamicMasks(density=0.02, schedule=bp.CyclicDensity(), every=20)],
+        "rules": [bp.DynamicMasks(density=0.05, schedule=bp.CyclicDensity(), every=20)],
         "batch_size": 64,
         "epochs": 60,
     }
