@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from bayesprune.analysis.plots.front import plot_front as plot_front
     from bayesprune.analysis.plots.gates import plot_gates as plot_gates
     from bayesprune.analysis.plots.inclusion import plot_inclusion as plot_inclusion
+    from bayesprune.analysis.plots.mask_churn import plot_masks as plot_masks
     from bayesprune.analysis.plots.prior_posterior import plot_prior_posterior as plot_prior_posterior
     from bayesprune.analysis.plots.pruning_trace import plot_pruning_trace as plot_pruning_trace
     from bayesprune.analysis.plots.r_hat import plot_r_hat as plot_r_hat
@@ -68,6 +69,13 @@ if TYPE_CHECKING:
     from bayesprune.inference.inclusion.reduction import evidence_change as evidence_change
     from bayesprune.inference.inclusion.reduction import reduced_inclusion as reduced_inclusion
     from bayesprune.inference.inclusion.reduction import reduction as reduction
+    from bayesprune.inference.masks.density_schedules import ConstantDensity as ConstantDensity
+    from bayesprune.inference.masks.density_schedules import CubicDensity as CubicDensity
+    from bayesprune.inference.masks.density_schedules import CyclicDensity as CyclicDensity
+    from bayesprune.inference.masks.density_schedules import DensitySchedule as DensitySchedule
+    from bayesprune.inference.masks.dynamic_masks import DynamicMasks as DynamicMasks
+    from bayesprune.inference.masks.scores import drop_score as drop_score
+    from bayesprune.inference.masks.scores import grow_score as grow_score
     from bayesprune.inference.objective.expectation import Expectation as Expectation
     from bayesprune.inference.objective.expectation import Expected as Expected
     from bayesprune.inference.objective.expectation import way_expectation as way_expectation
@@ -86,6 +94,10 @@ if TYPE_CHECKING:
     from bayesprune.inference.pruning.finetune import finetune as finetune
     from bayesprune.inference.pruning.prune import prune as prune
     from bayesprune.inference.pruning.report import PruneResult as PruneResult
+    from bayesprune.inference.recipes.ready_recipes import RECIPES as RECIPES
+    from bayesprune.inference.recipes.ready_recipes import ready_recipe as ready_recipe
+    from bayesprune.inference.recipes.ready_recipes import recipe as recipe
+    from bayesprune.inference.recipes.recipe import Recipe as Recipe
     from bayesprune.inference.rules.budget import Budget as Budget
     from bayesprune.inference.rules.gate_training import Gating as Gating
     from bayesprune.inference.rules.iterate_average import IterateAverage as IterateAverage
@@ -153,6 +165,7 @@ if TYPE_CHECKING:
     from bayesprune.models.likelihoods.normal import Normal as Normal
     from bayesprune.models.likelihoods.real_likelihoods import HeteroscedasticNormal as HeteroscedasticNormal
     from bayesprune.models.likelihoods.real_likelihoods import StudentT as StudentT
+    from bayesprune.models.masks.mask_way import Masks as Masks
     from bayesprune.models.networks.fast_grnn import fast_grnn as fast_grnn
     from bayesprune.models.networks.lenet import lenet_5 as lenet_5
     from bayesprune.models.networks.lenet import lenet_300_100 as lenet_300_100
@@ -310,6 +323,19 @@ _HOMES: dict[str, str] = {
     "tune": "bayesprune.inference.tuning.tuning",
     "Tuned": "bayesprune.inference.tuning.tuning",
     "reestimate_statistics": "bayesprune.inference.data.batch_normalisation",
+    # sparse training
+    "recipe": "bayesprune.inference.recipes.ready_recipes",
+    "RECIPES": "bayesprune.inference.recipes.ready_recipes",
+    "Recipe": "bayesprune.inference.recipes.recipe",
+    "DynamicMasks": "bayesprune.inference.masks.dynamic_masks",
+    "ConstantDensity": "bayesprune.inference.masks.density_schedules",
+    "CubicDensity": "bayesprune.inference.masks.density_schedules",
+    "CyclicDensity": "bayesprune.inference.masks.density_schedules",
+    "DensitySchedule": "bayesprune.inference.masks.density_schedules",
+    "Masks": "bayesprune.models.masks.mask_way",
+    "drop_score": "bayesprune.inference.masks.scores",
+    "grow_score": "bayesprune.inference.masks.scores",
+    "ready_recipe": "bayesprune.inference.recipes.ready_recipes",
     # extending
     "FitState": "bayesprune.inference.watching.callbacks",
     "InclusionEvent": "bayesprune.models.language.inclusion",
@@ -377,6 +403,7 @@ _HOMES: dict[str, str] = {
     "plot_gates": "bayesprune.analysis.plots.gates",
     "plot_units": "bayesprune.analysis.plots.units",
     "plot_thresholds": "bayesprune.analysis.plots.thresholds",
+    "plot_masks": "bayesprune.analysis.plots.mask_churn",
     "training_costs": "bayesprune.analysis.tables.training_costs",
     "TrainingCosts": "bayesprune.analysis.tables.training_costs",
     "plot_calibration": "bayesprune.analysis.plots.calibration",

@@ -3,7 +3,8 @@
     python -m benchmarks.gallery
 
 8 x 8 images: LeNet-300-100 with spike and slab by the paired guide, and a smaller network with a horseshoe, two
-restarts; unit gates on LeNet-300-100; learned thresholds on it with a budget. Writes docs/images, or --out. 60 s on one
+restarts; unit gates on LeNet-300-100; learned thresholds on it with a budget; masks on it, in two
+cycles of density. Writes docs/images, or --out. 60 s on one
 core.
 """
 
@@ -50,6 +51,15 @@ def main() -> None:
     soft = bp.BayesianNetwork(bp.lenet_300_100(64, 10), {"fc*.weight": bp.SoftThreshold()}, data_size=len(x))
     how = {"rules": [bp.Budget(density=0.05)], "batch_size": 64, "epochs": 60, "execution": "plain"}
     thresholded = bp.fit(soft, data.train, validation=data.validation, **how)
+    torch.manual_seed(0)
+    decay = bp.Gaussian.from_weight_decay(1e-4, data_size=len(x))
+    bnn = bp.BayesianNetwork(bp.lenet_300_100(64, 10), {"fc*.weight": decay}, data_size=len(x))
+    how = {
+        "rules": [bp.DynamicMasks(density=0.05, schedule=bp.CyclicDensity(), every=20)],
+        "batch_size": 64,
+        "epochs": 60,
+    }
+    masked = bp.fit(bnn, data.train, "map", execution="plain", **how)
     calibration = bp.deletion_calibration(spike, data.validation, n=200)
     figures = {
         "inclusion": bp.plot_inclusion(spike, maps="all"),
@@ -64,6 +74,7 @@ def main() -> None:
         "gates": bp.plot_gates(learned),
         "units": bp.plot_units(learned),
         "thresholds": bp.plot_thresholds(thresholded),
+        "masks": bp.plot_masks(masked),
         "architecture": bp.plot_architecture(bp.prune(spike, min_inclusion=0.5)),
     }
     for name, figure in figures.items():

@@ -1,4 +1,4 @@
-"""The command line: `bayesprune fit | show | path | prune | predict | compare | priors | data`.
+"""The command line: `bayesprune fit | show | path | prune | predict | compare | priors | recipes | data`.
 
 This module puts the commands together and says how they end; the arguments and the help of each are in its own file
 here, and its work is in `bayesprune.commands`, imported when the command runs, so that `bayesprune --help` does not
@@ -70,6 +70,7 @@ app.command("prune", epilog=prune.EXAMPLES)(prune.prune)
 app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
 app.command("compare", epilog=lists.COMPARE_EXAMPLES)(lists.compare)
 app.command("priors", epilog=lists.PRIORS_EXAMPLES)(lists.priors)
+app.command("recipes", epilog=lists.RECIPES_EXAMPLES)(lists.recipes)
 app.command("data", epilog=lists.DATA_EXAMPLES)(lists.data)
 
 

@@ -14,6 +14,7 @@ from bayesprune.cli.options import (
     DataRoot,
     Device,
     FitBudget,
+    FitPrior,
     Guide,
     KlWarmup,
     KlWeight,
@@ -26,8 +27,9 @@ from bayesprune.cli.options import (
     Optimizer,
     Particles,
     Precision,
-    Prior,
     Quiet,
+    Recipe,
+    RecipeSettings,
     Schedule,
     Seed,
     Settings,
@@ -52,14 +54,15 @@ EXAMPLES = example(
     "    --prior unit-gates --out runs/resnet",
     "bayesprune fit --data digits --prior halo --budget density=0.02 --out runs/halo-2",
     "bayesprune fit --data digits --prior halo --budget runs/str-2/budget.json --out runs/halo-as-str",
+    "bayesprune fit --data digits --recipe rigl --budget density=0.02 --out runs/rigl",
     "bayesprune fit --data digits --prior halo --tune kl_weight,expected_density --out runs/tuned",
 )
 
 
 def fit(
     data: Data,
-    prior: Prior,
     out: Annotated[Path, place_option("The run folder to make.")],
+    prior: FitPrior = None,
     network: Network = "lenet-300-100",
     network_set: NetworkSettings = None,
     width: Width = 1.0,
@@ -68,6 +71,8 @@ def fit(
         list[str] | None,
         typer.Option("--gating", metavar="KEY=VALUE", help="How the gates of unit-gates are trained; repeatable."),
     ] = None,
+    recipe: Recipe = None,
+    recipe_set: RecipeSettings = None,
     budget: FitBudget = None,
     on: On = None,
     guide: Guide = None,
@@ -107,7 +112,7 @@ def fit(
     data_root: DataRoot = None,
     quiet: Quiet = False,
 ) -> None:
-    """Fit a prior to data and write a run folder.
+    """Fit a prior to data, or train a sparse network by a recipe, and write a run folder.
 
     While it runs, its state is kept in RUN.part: when it was interrupted, killed or out of room, the same command goes
     on where it stopped, with the same numbers.
@@ -125,6 +130,8 @@ def fit(
             prior=prior,
             settings=parse_settings(settings or []),
             gating=parse_settings(gating or [], "--gating"),
+            recipe=recipe,
+            recipe_settings=parse_settings(recipe_set or [], "--recipe-set"),
             budget=budget_of_fit(budget or []),
             on=tuple(on) if on else None,
             likelihood=likelihood,

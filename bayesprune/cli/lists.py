@@ -1,4 +1,4 @@
-"""`bayesprune compare`, `priors` and `data`: what prints a table."""
+"""`bayesprune compare`, `priors`, `recipes` and `data`: what prints a table."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from bayesprune.cli.options import (
 
 COMPARE_EXAMPLES = example("bayesprune compare runs/spike runs/halo")
 PRIORS_EXAMPLES = example("bayesprune priors")
+RECIPES_EXAMPLES = example("bayesprune recipes")
 DATA_EXAMPLES = example("bayesprune data")
 
 
@@ -30,6 +31,13 @@ def priors() -> None:
     from bayesprune.commands.tables import list_priors
 
     list_priors()
+
+
+def recipes() -> None:
+    """List the recipes of sparse training and their settings."""
+    from bayesprune.commands.tables import list_recipes
+
+    list_recipes()
 
 
 def data(data_root: DataRoot = None) -> None:

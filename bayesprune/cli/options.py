@@ -50,6 +50,18 @@ Data = Annotated[
     str, typer.Option(help="A name (see: bayesprune data), a folder of images or a FILE.npz.", show_default=False)
 ]
 Prior = Annotated[str, typer.Option(help="A name (see: bayesprune priors) or FILE.py:NAME.", show_default=False)]
+FitPrior = Annotated[
+    str | None,
+    typer.Option(
+        "--prior", help="A name (see: bayesprune priors) or FILE.py:NAME; with --recipe there is one already."
+    ),
+]
+Recipe = Annotated[
+    str | None, typer.Option(help="Sparse training by a name (see: bayesprune recipes), with --budget density=0.01.")
+]
+RecipeSettings = Annotated[
+    list[str] | None, typer.Option("--recipe-set", metavar="KEY=VALUE", help="A setting of the recipe; repeatable.")
+]
 Network = Annotated[str, typer.Option(help=f"{', '.join(NETWORK_NAMES)} or MODULE:NAME.")]
 NetworkSettings = Annotated[
     list[str] | None,

@@ -80,6 +80,7 @@ def prune(
 ) -> None:
     """Prune a run to a plain network with zeros, and with --compact to a smaller one.
 
+    Without a rule it is the network as the fit leaves it, for runs that have zeros by themselves, as --recipe makes.
     Of a path the network is taken that has the best validation score among those that meet --sparsity and --value.
     What is left of each layer is kept beside the network, in budget.json, which --budget of fit and prune reads.
     The zeros stand in place; units that nothing reads any more are removed by --compact, which changes no output.

@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bayesprune.commands.asked_recipe import asked_recipe, prior_of
 from bayesprune.commands.console import figure, percent, stdout
 from bayesprune.commands.showing_gates import what_is_left
 from bayesprune.commands.tuning import asked_tuning, fit_tuned, print_tuned
@@ -76,7 +77,7 @@ def fit_run(
     out: str | Path,
     data: str,
     network: str,
-    prior: str,
+    prior: str | None = None,
     settings: Mapping[str, Any] | None = None,
     on: tuple[str, ...] | None = None,
     likelihood: str | None = None,
@@ -93,6 +94,8 @@ def fit_run(
     fresh: bool = False,
     progress: bool = False,
     tune: Any = None,
+    recipe: str | None = None,
+    recipe_settings: Mapping[str, Any] | None = None,
     **how: Any,
 ) -> dict[str, Any]:
     """Fits what is named and writes a run folder, all of it or nothing.
@@ -105,7 +108,7 @@ def fit_run(
         out: The run folder to make.
         data: A data set by name, a folder or a file.
         network: A name in `NETWORKS`, or `MODULE:NAME`.
-        prior: A name in `PRIORS`, or `FILE.py:NAME`.
+        prior: A name in `PRIORS`, or `FILE.py:NAME`; default None, with a recipe only: a Gaussian by weight decay.
         settings: Settings of the prior.
         on: Patterns of the parameters that get the prior; default all weights.
         likelihood: A name; default by the targets.
@@ -120,10 +123,13 @@ def fit_run(
         width: Multiplies the widths of the network's hidden layers; default 1.
         gating: Arguments of `Gating`, for the prior ``"unit-gates"``; default none.
         budget: Arguments of `Budget`, such as ``{"density": 0.02}``, or with a `LayerBudget`; default none: no budget.
+            With a recipe its density or layout.
         fresh: Whether what an earlier call has left is removed, and the fit begins anew; default False.
         progress: Whether to show a progress line; default False.
         tune: Knobs that are tuned on validation data before the fit: `kl_weight` and settings of the prior, as texts of
             ``--tune`` or as `bayesprune.tune` takes them; default none.
+        recipe: Sparse training by a name in `RECIPES`; default none.
+        recipe_settings: Its settings; default as it says.
         how: Further arguments of `bayesprune.fit`: guide, restarts, ...
 
     Returns:
@@ -142,8 +148,11 @@ def fit_run(
         raise ValueError("--new-head starts the last layer of --weights anew, but there are none: leave it out")
     if weights is not None and how.get("standardise") is None:
         how["standardise"] = ONLY_NOISE  # they were trained as they are
+    given = {"--tune": tune, "--gating": gating or None, "--epochs 0": epochs if epochs == 0 else None}
+    made = asked_recipe(recipe, recipe_settings or {}, budget or {}, prior, given)
+    prior, settings = prior_of(prior, settings, made)
     declared = resolve_prior(prior, settings or {}, data_size=1)  # a misspelt name is told before data are fetched
-    rules: list[Rule] = [] if not budget else [_rule(Budget, budget, "--budget")]
+    rules: list[Rule] = [*made.rules] if made else [] if not budget else [_rule(Budget, budget, "--budget")]
     if isinstance(declared, UnitGates):
         rules.append(_rule(Gating, gating or {}, "--gating"))
     elif gating:
@@ -162,6 +171,7 @@ def fit_run(
         "weights": None if begins_at is None else f"{os.path.realpath(begins_at)}, content {content_of(begins_at)}",
         **{key: value for key, value in how.items() if key not in ("callbacks", "rules")}, "gating": dict(gating or {}),
         "budget": _as_json(budget or {}), "tune": None if tuning is None else tuning.knobs,
+        "recipe": recipe, "recipe_settings": None if made is None else dict(recipe_settings or {}),
     }  # fmt: skip
     asked = filled_in(asked)
     _refuse_infinity(asked)
@@ -196,6 +206,8 @@ def fit_run(
                 starting_weights=None if begins_at is None else str(begins_at.absolute()),
                 gating_settings=dict(gating or {}) if isinstance(declared, UnitGates) else None,
                 budget_settings=_as_json(budget) if budget else None,
+                recipe=recipe,
+                recipe_settings=None if made is None else dict(recipe_settings or {}),
                 tuned=None if tuned is None else tuned.rows(),
             )
             summary["notes"] += [*([] if start is None else start.notes), *([] if tuned is None else tuned.notes)]
@@ -270,14 +282,13 @@ def print_run(run: Path, summary: Mapping[str, Any]) -> None:
     lines += [objective_line(summary), f"{summary['converged']}: {summary['convergence']}"]
     lines += remarks(summary)
     by_itself = median is not None or ("atom" in summary["kinds"] and summary["sparsity"] > 0)
-    prune = "--min-inclusion 0.5" if by_itself else "--sparsity 0.95"
+    rule = "--min-inclusion 0.5" if by_itself else "--sparsity 0.95"
+    rule = "" if summary.get("masks") else f" {rule}"
     if "execution" in summary:  # where something was trained
         lines.append(str(ExecutionReport(**summary["execution"])))
     lines.append(f"{summary['seconds']:.1f} s, written to {run}")
     again = repeating(summary)
-    lines.append(
-        f"next: bayesprune show {run} --plots{again}; bayesprune prune {run} {prune}{again} --out {run}-pruned"
-    )
+    lines.append(f"next: bayesprune show {run} --plots{again}; bayesprune prune {run}{rule}{again} --out {run}-pruned")
     print_tuned(summary)
     for line in lines:
         stdout().print(line, soft_wrap=True)

@@ -74,7 +74,8 @@ def prune_run(
     Args:
         run: The run folder, or the folder of a path.
         out: The folder to make.
-        sparsity: Fraction of zeros to reach; this or `min_inclusion`. Of a path: the least.
+        sparsity: Fraction of zeros to reach. Of a path: the least. Without this, `min_inclusion`, `min_score` and
+            `budget` the network is the one that the fit leaves, whose zeros are its own.
         min_inclusion: Keep weights of a higher inclusion probability.
         per: ``"network"`` or ``"layer"``.
         criterion: What `sparsity` ranks by; default by the prior.
@@ -193,8 +194,8 @@ def _check_run_request(rules: list[Any], has_value: bool, has_min_accuracy: bool
     for option, given in (("--value", has_value), ("--min-accuracy", has_min_accuracy)):
         if given:
             raise ValueError(f"{option} chooses a network of a path, but this is a run: leave it out")
-    if sum(rule is not None for rule in rules) != 1:
-        raise ValueError("give one of --sparsity, --min-inclusion, --min-score and --budget")
+    if sum(rule is not None for rule in rules) > 1:
+        raise ValueError("give one of --sparsity, --min-inclusion, --min-score and --budget, or none of them")
 
 
 def _check_min_score(per: str, criterion: str | None) -> None:

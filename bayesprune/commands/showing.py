@@ -111,15 +111,15 @@ def _checked(run: Path, make: Callable[[], list[tuple[str, str]]]) -> list[tuple
 
 def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     """Name and text of what the top of `show` says."""
-    settings = ", ".join(f"{key}={value}" for key, value in found["prior_settings"].items())
     seeds = ", ".join(map(str, found["seeds"]))
     wide = f", width {found['width']:g}" if found.get("width", 1.0) != 1.0 else ""
     several = f" (mean of {found['restarts']} restarts)" if found["restarts"] > 1 else ""
     left = f"{found['nonzero']:,} of {found['weights']:,} weights are left"
+    prior = _with_settings(found["prior"], found["prior_settings"])
     lines = [
         ("data", f"{found['data']}: {found['data_size']:,} examples of shape {tuple(found['input_shape'])}"),
         ("network", f"{found['network']}{wide}, {_likelihood(found)}"),
-        ("prior", f"{found['prior']}{f' ({settings})' if settings else ''} on {', '.join(found['on']) or 'all units'}"),
+        ("prior", f"{prior} on {', '.join(found['on']) or 'all units'}"),
         ("guide", f"{found['guide']}, {found['epochs']} epochs, {found['seconds']:.1f} s, seeds {seeds}"),
         ("test", scores_line(found) + several),
         ("sparsity", f"{percent(found['sparsity'], 2)}: {left}"),
@@ -129,12 +129,28 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         undecided = f"{percent(found['undecided'], 2)} of the probabilities lie in (0.05, 0.95)"
         lines.append(("inclusion", f"median-probability sparsity {median} ({', '.join(found['kinds'])}); {undecided}"))
     lines += [("budget", budget_line(one)) for one in (found.get("budget") or [])[:1]]
+    if found.get("recipe"):
+        lines.append(("recipe", _with_settings(found["recipe"], found["recipe_settings"])))
+    lines += [("masks", masks_line(one)) for one in (found.get("masks") or [])[:1]]
     lines.append(("objective", objective_line(found).removeprefix("objective: ")))
     lines.append(("convergence", f"{found['converged']}: {found['convergence']}"))
     if "execution" in found:  # runs of earlier versions have none
         lines.append(("execution", str(ExecutionReport(**found["execution"]))))
     lines.append(("points", ", ".join(found["point_estimates"]) or "every parameter has a prior"))
     return [*lines, *(("", remark) for remark in remarks(found))]
+
+
+def _with_settings(name: str, settings: dict[str, Any]) -> str:
+    return f"{name} ({', '.join(f'{key}={value}' for key, value in settings.items())})" if settings else name
+
+
+def masks_line(found: dict[str, Any]) -> str:
+    """How dense masks are, and how much they have moved."""
+    left, whole = found["reached_count"], found["whole"]
+    moved = f"{found['exchanged']:,} weights exchanged" if found["exchanged"] else "no weight exchanged"
+    return (
+        f"density {percent(left / whole, 2)}: {left:,} of {whole:,} weights in; {moved}, {found['updates']:,} updates"
+    )
 
 
 def budget_line(found: dict[str, Any]) -> str:
@@ -187,6 +203,7 @@ def write_plots(
     from bayesprune.analysis.plots.calibration import plot_calibration
     from bayesprune.analysis.plots.gates import plot_gates
     from bayesprune.analysis.plots.inclusion import plot_inclusion
+    from bayesprune.analysis.plots.mask_churn import has_masks, plot_masks
     from bayesprune.analysis.plots.prior_posterior import plot_prior_posterior
     from bayesprune.analysis.plots.pruning_trace import plot_pruning_trace
     from bayesprune.analysis.plots.r_hat import plot_r_hat
@@ -206,6 +223,8 @@ def write_plots(
         drawn["trajectories"] = partial(plot_trajectories, fit)
     if has_thresholds(fit.trace):
         drawn["thresholds"] = partial(plot_thresholds, fit)
+    if has_masks(fit.trace):
+        drawn["masks"] = partial(plot_masks, fit)
     if movement.table.sizes.get("window"):
         drawn["r_hat"] = partial(plot_r_hat, movement)
     if has_gates:

@@ -164,6 +164,7 @@ def _share(value: float) -> str:
 
 def _write_plots(trace: xr.Dataset, folder: Path) -> list[Path]:
     from bayesprune.analysis.plots.gates import plot_gates
+    from bayesprune.analysis.plots.mask_churn import has_masks, plot_masks
     from bayesprune.analysis.plots.pruning_trace import plot_pruning_trace
     from bayesprune.analysis.plots.thresholds import has_thresholds, plot_thresholds
     from bayesprune.analysis.plots.trajectories import plot_trajectories, recorded_kinds
@@ -175,6 +176,8 @@ def _write_plots(trace: xr.Dataset, folder: Path) -> list[Path]:
         drawn["trajectories"] = partial(plot_trajectories, trace)
     if has_thresholds(trace):
         drawn["thresholds"] = partial(plot_thresholds, trace)
+    if has_masks(trace):
+        drawn["masks"] = partial(plot_masks, trace)
     if "theta" in trace:
         latest = trace.sizes["restart"] - 1
         drawn |= {"gates": partial(plot_gates, trace, latest), "units": partial(plot_units, trace, latest)}

@@ -1,4 +1,4 @@
-"""`bayesprune compare`, `priors` and `data`: tables."""
+"""`bayesprune compare`, `priors`, `recipes` and `data`: tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from bayesprune.commands.console import figure, percent, stdout, table
 from bayesprune.runs.run_folder import read_summary
 
-__all__ = ["compare_runs", "list_data", "list_priors"]
+__all__ = ["compare_runs", "list_data", "list_priors", "list_recipes"]
 
 
 Summary = Mapping[str, Any]
@@ -86,6 +86,29 @@ def list_priors() -> None:
     console.print("null leaves the choice to the prior. One of your own: --prior FILE.py:NAME")
     gating = ", ".join(f"{one.name}={_typed(one.default)}" for one in fields(Gating))
     console.print(f"unit-gates is not on weights but on units; how its gates are trained: --gating with {gating}")
+
+
+def list_recipes() -> None:
+    """Prints the recipes of sparse training with what sets each apart, and the settings that all of them have."""
+    from bayesprune.inference.masks.scores import DROP, GROW
+    from bayesprune.inference.recipes.ready_recipes import RECIPES
+
+    shown = table("recipe", "what it is", "settings (--recipe-set key=value)")
+    common: dict[str, None] = {}
+    for name, entry in RECIPES.items():
+        exchange = ("share", "last_share", "until", "every") if entry.settings["share"] else ()
+        settings = {**entry.own, **{key: entry.settings[key] for key in exchange}}
+        common |= dict.fromkeys(key for key in entry.settings if key not in entry.own)
+        shown.add_row(name, entry.summary, ", ".join(f"{key}={_typed(_rounded(one))}" for key, one in settings.items()))
+    console = stdout()
+    console.print(shown)
+    console.print("every and within are steps, or below 1 shares of the fit, as until and ends are", soft_wrap=True)
+    console.print(f"in all: layout=erk or uniform, {', '.join(common)}", soft_wrap=True)
+    console.print(f"drop is one of {', '.join(DROP)}; grow of {', '.join(GROW)}, or null", soft_wrap=True)
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.3g}") if isinstance(value, float) else value
 
 
 def list_data(root: str | Path | None = None) -> None:

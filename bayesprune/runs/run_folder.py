@@ -29,6 +29,10 @@ Keys of summary.json (null where something does not apply; counts are of the wei
     budget_settings, budget      the budget as asked; what came of it, one object a restart: ``kind``, ``asked`` and
                                  ``reached`` (shares), their counts of ``whole``, ``counted`` (rule by tensor),
                                  ``knobs`` (start and end), ``landing`` (the last correction)
+    recipe, recipe_settings      of sparse training, as asked (--recipe, --recipe-set); its density is the budget's
+    masks                        what came of its masks, one object a restart: ``asked_count`` and ``reached_count`` of
+                                 ``whole`` weights (``virtual``, where layers share some), ``updates``, ``exchanged``
+                                 weights, ``layers`` (weights in, by tensor)
     seconds, seeds, restarts     of the fit alone; one seed a restart
     execution                    how the first restart's steps were executed, why, and what compiling cost
     tempered                     whether the final weight of the KL term was not 1

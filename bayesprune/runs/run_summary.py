@@ -47,6 +47,7 @@ def summarise_run(fit: Fit, declaration: Declaration, splits: DataSplits, **aske
         **asked,
         "gating": None,
         "budget": None,
+        "masks": None,
         "resumed_at_epoch": None,
         "standardised": None,
         "correlated_inputs": None,

@@ -4,25 +4,44 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
-__all__ = ["Constant", "Cubic", "Cycles", "DensitySchedule"]
+from bayesprune.models.checks.setting_types import checked_types
+
+__all__ = ["ConstantDensity", "CubicDensity", "CyclicDensity", "DensitySchedule"]
 
 SHAPES = ("cosine", "triangular")
+MOST = 1000
+"""Cycles in a fit."""
 
 
 @dataclass(frozen=True)
 class DensitySchedule:
-    """Base of density schedules, frozen dataclasses that print and mark checkpoints.
+    """Base of density schedules, frozen dataclasses that check their types, print, and mark checkpoints.
 
     Attributes:
+        rises: Whether the density ever rises, so that weights come besides those that are exchanged.
         settles: Share of the fit from which on the density is the final one.
+        marks: Shares of the fit, rising, at which the density is met exactly whatever the interval of updates is.
     """
+
+    def __post_init__(self) -> None:
+        for name, value in checked_types(type(self).__name__, type(self), vars(self)).items():
+            object.__setattr__(self, name, value)
 
     @property
     def settles(self) -> float:
         """Share of the fit from which on the density is the final one; default 0."""
         return 0.0
+
+    @property
+    def rises(self) -> bool:
+        """Whether the density ever rises; default False."""
+        return False
+
+    @property
+    def marks(self) -> tuple[float, ...]:
+        """Shares of the fit at which the density is met exactly: there is an update; default `settles`, if above 0."""
+        return (self.settles,) if self.settles > 0.0 else ()
 
     def at(self, share: float, final: float) -> float:
         """The density at a share of the fit.
@@ -39,12 +58,12 @@ class DensitySchedule:
 
 
 @dataclass(frozen=True)
-class Constant(DensitySchedule):
+class ConstantDensity(DensitySchedule):
     """The final density from the first step on: what is always sparse (SET, RigL)."""
 
 
 @dataclass(frozen=True)
-class Cubic(DensitySchedule):
+class CubicDensity(DensitySchedule):
     """d_f + (d_i - d_f) (1 - p)^3 with p from 0 to 1 between two shares of the fit (Zhu & Gupta 2017, equation 1).
 
     Attributes:
@@ -61,9 +80,10 @@ class Cubic(DensitySchedule):
     ends: float = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0.0 < self.start <= 1.0 or not 0.0 <= self.begins < self.ends <= 1.0:
             raise ValueError(
-                "Cubic takes a density start in (0, 1] and shares of the fit 0 <= begins < ends <= 1, not "
+                "CubicDensity takes a density start in (0, 1] and shares of the fit 0 <= begins < ends <= 1, not "
                 f"{self.start}, {self.begins} and {self.ends}"
             )
 
@@ -75,13 +95,13 @@ class Cubic(DensitySchedule):
     def at(self, share: float, final: float) -> float:
         """See `DensitySchedule.at`."""
         if share >= self.ends:
-            return final
+            return final  # to the last bit, and so the last of the layout's counts
         left = 1.0 - max(0.0, share - self.begins) / (self.ends - self.begins)
         return final + max(0.0, self.start - final) * left**3
 
 
 @dataclass(frozen=True)
-class Cycles(DensitySchedule):
+class CyclicDensity(DensitySchedule):
     """Up from the final density to `top` times that and back, several times, then constant.
 
     In cycle position r in [0, 1): 1 + (top - 1) (1 - cos 2 pi r) / 2 times the final density, or along a triangle
@@ -104,37 +124,61 @@ class Cycles(DensitySchedule):
     ends: float = 0.4
     shape: str = "cosine"
     longer: float = 1.0
-    SHAPES: ClassVar[tuple[str, ...]] = SHAPES
 
     def __post_init__(self) -> None:
-        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
-            raise ValueError(f"Cycles(count=...) is a whole number of cycles, at least 1, not {self.count}")
+        super().__post_init__()
+        if not 1 <= self.count <= MOST:
+            raise ValueError(
+                f"CyclicDensity(count=...) is a whole number of cycles, from 1 to {MOST}, not {self.count}"
+            )
         if not self.top >= 1.0 or not self.longer > 0.0:
-            raise ValueError(f"Cycles takes top >= 1 and longer > 0, not {self.top} and {self.longer}")
+            raise ValueError(f"CyclicDensity takes top >= 1 and longer > 0, not {self.top} and {self.longer}")
+        if (self.count - 1) * abs(math.log(self.longer)) > 30.0:
+            raise ValueError(
+                f"CyclicDensity(longer={self.longer:g}) makes the longest of {self.count} cycles more than 1e13 times "
+                "the shortest: give fewer cycles, or a factor nearer to 1"
+            )
         if not 0.0 < self.ends <= 1.0:
             raise ValueError(
-                f"Cycles(ends=...) is the share of the fit that the cycles take, in (0, 1], not {self.ends}: cycles "
-                "cannot be longer than the training"
+                f"CyclicDensity(ends=...) is the share of the fit that the cycles take, in (0, 1], not {self.ends}: "
+                "cycles cannot be longer than the training"
             )
         if self.shape not in SHAPES:
-            raise ValueError(f"Cycles(shape=...) takes {' or '.join(SHAPES)}, not {self.shape!r}")
+            raise ValueError(f"CyclicDensity(shape=...) takes {' or '.join(SHAPES)}, not {self.shape!r}")
 
     @property
     def settles(self) -> float:
         """`ends`."""
         return self.ends
 
+    @property
+    def rises(self) -> bool:
+        """Unless `top` is 1."""
+        return self.top > 1.0
+
+    @property
+    def marks(self) -> tuple[float, ...]:
+        """The middle and the end of each cycle."""
+        found = []
+        for begins, length in self._cycles():
+            found += [begins + 0.5 * length, begins + length]
+        return (*found[:-1], self.ends)
+
     def position(self, share: float) -> float:
         """Where in its cycle a share of the fit is, in [0, 1); 0 after the cycles."""
         if share >= self.ends:
             return 0.0
+        begins, length = [(begins, length) for begins, length in self._cycles() if begins <= share][-1]
+        return min((share - begins) / length, math.nextafter(1.0, 0.0))
+
+    def _cycles(self) -> list[tuple[float, float]]:
+        """Where each cycle begins, and how long it is, as shares of the fit."""
         lengths = [self.longer**number for number in range(self.count)]
-        at = share / self.ends * sum(lengths)
+        found, begins = [], 0.0
         for length in lengths:
-            if at < length:
-                return at / length
-            at -= length
-        return 0.0
+            found.append((begins, length / sum(lengths) * self.ends))
+            begins += found[-1][1]
+        return found
 
     def at(self, share: float, final: float) -> float:
         """See `DensitySchedule.at`."""

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.costs.layer_budgets import LayerBudget, counts_by_layer
 from bayesprune.models.costs.layer_shares import apportioned, checked_share, erk_counts, uniform_counts
 
-__all__ = ["LAYOUTS", "Layout", "layout_of"]
+__all__ = ["LAYOUTS", "Layout", "counts_without_growth", "layout_of", "layout_of_masks", "scaled_counts"]
 
 LAYOUTS = {"erk": erk_counts, "uniform": uniform_counts}
 """Counts of weights by name of tensor, of shapes and a total."""
@@ -56,8 +58,70 @@ class Layout:
             return dict(self.counts)
         if self.rule is not None:
             return LAYOUTS[self.rule](self.shapes, total)
-        more = total / self.total
-        return apportioned({name: count * more for name, count in self.counts.items()}, sizes, total)
+        return scaled_counts(self.counts, sizes, total)
+
+
+def scaled_counts(counts: Mapping[str, int], sizes: Mapping[str, int], total: int) -> dict[str, int]:
+    """Counts of another sum in the same proportions; a tensor that is full leaves the rest to the others.
+
+    Args:
+        counts: Weights of each tensor, at least one.
+        sizes: How many each has.
+        total: The sum, from one a tensor to all of them.
+    """
+    full: set[str] = set()
+    while True:
+        others = [name for name in counts if name not in full]
+        rest = total - sum(sizes[name] for name in full)
+        more = rest / sum(counts[name] for name in others) if others else 0.0
+        over = {name for name in others if counts[name] * more > sizes[name]}
+        if not over:
+            break
+        full |= over
+    wanted = {name: float(sizes[name]) if name in full else counts[name] * more for name in counts}
+    return apportioned(wanted, sizes, total)
+
+
+def counts_without_growth(wanted: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:
+    """Counts of the same sum of which none is above what there is: rounding may ask for a weight more in one layer.
+
+    Args:
+        wanted: Weights of each tensor; its sum is at most that of `now`, else `now` is returned.
+        now: Weights that each has.
+    """
+    found = {name: min(count, now[name]) for name, count in wanted.items()}
+    missing = min(sum(wanted.values()), sum(now.values())) - sum(found.values())
+    while missing > 0:
+        room = {name: now[name] - found[name] for name in found if found[name] < now[name]}
+        each, share = missing, sum(room.values())
+        for name, most in sorted(room.items(), key=lambda one: -one[1]):
+            more = min(most, missing, max(1, each * most // share))
+            found[name], missing = found[name] + more, missing - more
+    return found
+
+
+def layout_of_masks(model: BayesianNetwork, masks: Mapping[str, Tensor]) -> Layout:
+    """The layout of given masks, whose counts are those of the end.
+
+    Args:
+        model: The model.
+        masks: Booleans by name of tensor, `(out, in, ...)`.
+
+    Raises:
+        ValueError: If one is of no tensor that can be masked, of another shape, no boolean, or empty.
+    """
+    matrices = {name: tuple(model.declared_shapes[name]) for name in model.matrices}
+    for name, mask in masks.items():
+        if name not in matrices:
+            raise ValueError(
+                f"there is a mask of {name!r}, which is no weight with a prior of two dimensions or more: these are "
+                f"{', '.join(matrices) or 'none'}"
+            )
+        if tuple(mask.shape) != matrices[name]:
+            raise ValueError(f"the mask of {name} has shape {tuple(mask.shape)}, but the weights {matrices[name]}")
+    shapes = {name: shape for name, shape in matrices.items() if name in masks}
+    counts = {name: int(masks[name].sum()) for name in shapes}
+    return Layout(shapes, counts, sum(map(math.prod, shapes.values())), None)
 
 
 def layout_of(

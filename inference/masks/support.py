@@ -3,32 +3,90 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from bayesprune.inference.guides.slices import ParameterSlice
 from bayesprune.inference.rules.rule import Run
 from bayesprune.models.language.latent import WEIGHT
+from bayesprune.models.language.tensor_prior import TensorPrior
 from bayesprune.models.masks.mask_way import Masks
 
-__all__ = ["Support"]
+__all__ = ["Support", "zeroing_latent"]
 
 LOCATION = "location"
+
+
+def zeroing_latent(prior: TensorPrior, values: Mapping[str, Tensor], like: Tensor) -> str | None:
+    """The latent by whose zero a weight is zero: the weights themselves, or a factor of them, one a weight.
+
+    That of a spike and slab is the slab, that of a scale mixture declared by its factors the standard normal.
+
+    Args:
+        prior: The prior of a tensor.
+        values: Values of the sites, by name, as the guide has them.
+        like: A tensor whose dtype and device the declaration runs in.
+
+    Returns:
+        Name of its site; None where there is none, as in a product of matrices.
+    """
+    if prior.weight_is_latent:
+        return prior.sites[WEIGHT].name
+    for site in prior.sites.values():
+        if site.support == "real" and site.shape == prior.shape:
+            at_zero = {**values, site.name: torch.zeros_like(values[site.name])}
+            weight, _ = prior.run(lambda name, _, at_zero=at_zero: at_zero[name], like, {})
+            if not bool(weight.any()):
+                return site.name
+    return None
+
+
+@dataclass(frozen=True)
+class Held:
+    """Where a latent of a masked tensor lives, one number a weight.
+
+    Attributes:
+        parameter: The guide's flat parameter.
+        piece: Where in it.
+        start: What it is set to where a weight comes, `(out, in, ...)`; None: zero, to which it is set where one goes.
+    """
+
+    parameter: nn.Parameter
+    piece: ParameterSlice
+    start: Tensor | None
 
 
 class Support:
     """Acts on masks, guide and optimizer alike, so that they never disagree about which weights there are.
 
-    Where a weight is a latent itself its location is zero while it is out, and so has neither gradient nor momentum: a
-    weight that comes starts at zero. Latents that a weight is calculated from (scales, gates) are left alone.
+    A weight that is out is zero, and so is its location, where it is a latent itself, or that of the latent which it is
+    a product of (`zeroing_latent`): neither the data nor a prior around zero move it. What else the guide has of single
+    weights, such as scales and gates, follows the prior meanwhile. A weight that comes begins as it would have in the
+    first step, but at zero: there its scales and gates are where the fit began. The optimizer remembers nothing of a
+    weight that goes or comes. Latents of whole rows, layers or the network are left alone.
 
     Args:
-        run: The restart.
+        run: The restart, whose guide is where it begins.
         masks: The masks of its model.
     """
 
+    @torch.no_grad()
     def __init__(self, run: Run, masks: Masks) -> None:
         self.run, self.masks = run, masks
+        model, values = run.objective.model, run.objective.guide.means()
+        self._held: dict[str, list[Held]] = {}
+        for name, mask in masks.masks.items():
+            prior, held = model.priors[name], []
+            zeroing = zeroing_latent(prior, values, model.network.get_parameter(name))
+            for site in prior.sites.values():
+                if tuple(site.shape) != tuple(mask.shape):
+                    continue
+                for parameter, piece in run.slices(site.name):
+                    is_zero = site.name == zeroing and piece.parameter == LOCATION
+                    held.append(Held(parameter, piece, None if is_zero else piece.of(parameter.data).clone()))
+            self._held[name] = held
 
     @torch.no_grad()
     def change(self, masks: Mapping[str, Tensor]) -> None:
@@ -38,26 +96,23 @@ class Support:
             masks: Booleans by name of tensor.
         """
         for name, mask in masks.items():
-            both = mask & self.masks.masks[name]
-            self._multiply(name, both)
+            before = self.masks.masks[name]
+            both, comes = mask & before, mask & ~before
+            for held in self._held[name]:
+                value = held.piece.of(held.parameter.data)
+                if held.start is None:
+                    value.mul_(both)
+                else:
+                    value.copy_(torch.where(comes, held.start, value))
+                for state in self.run.optimizer.state.get(held.parameter, {}).values():
+                    if torch.is_tensor(state) and state.shape == held.parameter.shape:
+                        held.piece.of(state).mul_(both)
         self.masks.put(masks)
 
     @torch.no_grad()
     def clear(self) -> None:
-        """Sets what is out to nothing."""
+        """Sets the locations of what is out to zero."""
         for name, mask in self.masks.masks.items():
-            self._multiply(name, mask)
-
-    def _multiply(self, name: str, stays: Tensor) -> None:
-        """Leaves in a tensor's locations and optimizer states only what stays."""
-        prior = self.run.objective.model.priors[name]
-        for site in prior.sites.values():
-            if tuple(site.shape) != tuple(prior.shape):
-                continue
-            is_weight = site.name == prior.sites[WEIGHT].name if WEIGHT in prior.sites else False
-            for parameter, piece in self.run.slices(site.name):
-                if is_weight and piece.parameter == LOCATION:
-                    piece.of(parameter.data).mul_(stays)
-                for state in self.run.optimizer.state.get(parameter, {}).values():
-                    if torch.is_tensor(state) and state.shape == parameter.shape:
-                        piece.of(state).mul_(stays)
+            for held in self._held[name]:
+                if held.start is None:
+                    held.piece.of(held.parameter.data).mul_(mask)

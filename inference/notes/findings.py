@@ -7,6 +7,7 @@ numbers, stands in docs/notes.md.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from bayesprune.inference.fitted import Fitted
 from bayesprune.inference.inclusion.inclusion_notes import inclusion_notes
 from bayesprune.inference.notes.course import Course, course_of
 from bayesprune.inference.notes.emptied_layers import EmptiedLayers, collapsed_layers, emptied_layers
+from bayesprune.inference.notes.mask_notes import mask_notes
 from bayesprune.inference.notes.remedies import Remedies
 from bayesprune.inference.rules.gate_noise import NOISY
 from bayesprune.inference.rules.thresholds import Thresholds
@@ -82,13 +84,14 @@ def findings(fit: Fitted) -> list[str]:
     if not isinstance(constant, (int, float)) or not math.isfinite(constant):
         constant = None  # a fit of an earlier version, or a likelihood without a best constant
     facts = _Facts(fit, course_of(fit), Remedies(fit), constant)
-    layers = emptied_layers(fit, collapsed_layers(fit))
+    layers, masked = emptied_layers(fit, collapsed_layers(fit)), mask_notes(fit, _has_learned(facts))
     rose = _loss_rose(facts)
-    if (useless := _no_better_than_constant(facts, layers, rose)) is not None:
+    if (useless := _no_better_than_constant(facts, layers, rose, masked)) is not None:
         return [useless, *inclusion_notes(fit)]
     lost = None if rose else _worse_on_validation(facts)
     untold = layers.without(_told(fit))
     found = [
+        *masked,
         f"{untold}: {facts.remedies.about(untold.tensors).less_prior()}"
         if untold
         else None
@@ -102,7 +105,9 @@ def findings(fit: Fitted) -> list[str]:
     return [*[note for note in found if note is not None][:MOST], *inclusion_notes(fit)]
 
 
-def _no_better_than_constant(facts: _Facts, layers: EmptiedLayers, rose: str | None) -> str | None:
+def _no_better_than_constant(
+    facts: _Facts, layers: EmptiedLayers, rose: str | None, masked: Sequence[str]
+) -> str | None:
     gain, constant = facts.gain, facts.constant
     if gain is None or constant is None:
         return None
@@ -119,8 +124,8 @@ def _no_better_than_constant(facts: _Facts, layers: EmptiedLayers, rose: str | N
         f"the fit is {how} than a constant prediction: {facts.course.log_likelihood[-1]:.4g} nats per example in "
         f"training, the best constant has {constant:.4g}{reached}"
     )
-    if rose:
-        return f"{begins}; {rose}"
+    if masked or rose:
+        return f"{begins}; {masked[0] if masked else rose}"
     if gain < -FAR_BELOW and learned and not labels:
         return (
             f"{begins}; the scale of the noise is still far from the size of the errors: standardise the targets, or "
@@ -138,6 +143,14 @@ def _told(fit: Fitted) -> list[str]:
     """Tensors whose last weight was missed when it left, which `Thresholds` has said by name."""
     report = (fit.settings.get(Thresholds.name) or [{}])[0]
     return [str(one["tensor"]) for one in report.get("emptied", ())]
+
+
+def _has_learned(facts: _Facts) -> bool:
+    """Whether there are labels of which it has learned nearly all there is."""
+    gain, constant = facts.gain, facts.constant
+    if gain is None or constant is None:
+        return False
+    return facts.fit.model.likelihood.is_labels and gain > LEARNED * -constant
 
 
 def _several_labels(facts: _Facts) -> bool:
@@ -178,7 +191,7 @@ def _cut_short(facts: _Facts) -> str | None:
     if quarters is None or gain is None or constant is None or not facts.fit.model.likelihood.is_labels:
         return None
     fall = quarters.misfit_fall if facts.fit.guide.is_map else quarters.fall
-    if fall <= max(quarters.noise, FALL) or gain > LEARNED * -constant:
+    if fall <= max(quarters.noise, FALL) or _has_learned(facts):
         return None
     # A fit that has learned less than half of what labels have to say needs more than time.
     is_far = _several_labels(facts) and gain < HALF * -constant

@@ -17,7 +17,7 @@ from bayesprune.models.checks.shown_values import shown
 from bayesprune.models.costs.layer_budgets import LayerBudget, counts_by_layer
 from bayesprune.models.units.plans import restored_tensor
 
-__all__ = ["AskedBudget", "asked_budget"]
+__all__ = ["AskedBudget", "asked_budget", "left_as_declared"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def asked_budget(one: Restart, given: Any) -> AskedBudget:
         ValueError: If it is none of these, names an unknown tensor, asks for more than the fit has left in, or empties
             a tensor.
     """
-    left, sizes = _left_as_declared(one), one.model.declared_sizes
+    left, sizes = left_as_declared(one), one.model.declared_sizes
     counts = {name: int(there.sum()) for name, there in left.items()}
     whole, there = sum(sizes.values()), sum(counts.values())
     if isinstance(given, (LayerBudget, Mapping)):
@@ -94,8 +94,12 @@ def asked_budget(one: Restart, given: Any) -> AskedBudget:
     return AskedBudget(f"budget of {kept:,} of {whole:,} weights", (whole - kept) / whole, {}, left)
 
 
-def _left_as_declared(one: Restart) -> dict[str, Tensor]:
-    """Which weights are left in, those of removed units among the zeros."""
+def left_as_declared(one: Restart) -> dict[str, Tensor]:
+    """Which weights a restart has left in, by name of tensor, those of removed units among the zeros, on the CPU.
+
+    Args:
+        one: The restart.
+    """
     model = one.model
     found = {name: there.cpu() for name, there in left_in(one.guide).items()}
     if model.plan is not None:

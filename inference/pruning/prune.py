@@ -17,7 +17,7 @@ from bayesprune.inference.data.batches import Data
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.left_in import left_in
 from bayesprune.inference.inclusion.events import rule_of
-from bayesprune.inference.pruning.by_budget import asked_budget
+from bayesprune.inference.pruning.by_budget import asked_budget, left_as_declared
 from bayesprune.inference.pruning.criteria import CRITERIA, Criterion
 from bayesprune.inference.pruning.masks import keep_highest, masked_network
 from bayesprune.inference.pruning.min_score import checked_score, keep_above, share_kept
@@ -33,6 +33,8 @@ from bayesprune.models.units.plans import restored, restored_tensor
 MILDER_INCLUSION = (0.3, 0.1, 0.03, 0.01)
 MILDER_SPARSITY = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3)
 """What is tried where a pruned network turns out much worse than its fit."""
+AS_LEFT, ITSELF = "as the fit leaves it", "its own zeros"
+"""The rule and the criterion where nothing is asked for."""
 
 
 class ManyFits(Protocol):
@@ -64,13 +66,16 @@ def prune(
 ) -> PruneResult:
     """Prunes a fit to a plain network with zeros in place; nothing is fine-tuned.
 
+    Without a rule it is the network as the fit leaves it, for fits that have zeros by themselves: by masks (sparse
+    training), atoms or closed units. Nothing is ranked then.
+
     Args:
         fit: The fit; it is left as it was. Or a `SparsityPath`, one of whose networks is then chosen by `sparsity` (at
             least that), `value` and `min_accuracy`: see `SparsityPath.choose`.
         sparsity: Fraction of zeros to reach among the weights with a prior, exactly (rounded to whole weights).
         min_inclusion: Keep weights whose inclusion probability exceeds this; 0.5 is the median-probability model
             (Barbieri & Berger 2004). With gates of units, those whose own probability and whose gates, one by one,
-            do. Give this, `sparsity`, `min_score` or `budget`.
+            do. Give at most one of this, `sparsity`, `min_score` and `budget`.
         per: Whether `sparsity` holds for the whole ``"network"`` (default) or for each ``"layer"``.
         criterion: A name in `CRITERIA` (``"inclusion"``, ``"magnitude"``, ``"signal-to-noise"``, ...) or a callable;
             what `sparsity` ranks by. Default None: inclusion where all priors have an atom, or all a reduction; sign
@@ -93,8 +98,8 @@ def prune(
         The pruned network, its masks and a report.
 
     Raises:
-        ValueError: For what is no fit, with how to get one from it; for an impossible sparsity, one below what the fit
-            already has, a budget of more than it has left in or of tensors that it has not, probabilities of a MAP, or
+        ValueError: For what is no fit, with how to get one from it; without a rule, for a fit without zeros; for an
+            impossible sparsity, one below what the fit already has, a budget of more than it has left in or of tensors that it has not, probabilities of a MAP, or
             inclusion events of unlike kinds ranked together.
     """
     if not isinstance(fit, Fit):
@@ -110,8 +115,11 @@ def prune(
         raise ValueError(
             "value= and min_accuracy= choose a network of a path: prune a fit by sparsity= or min_inclusion="
         )
-    if sum(rule is not None for rule in (sparsity, min_inclusion, min_score, budget)) != 1:
-        raise ValueError("give one of sparsity=, min_inclusion=, min_score= and budget=")
+    given = sum(rule is not None for rule in (sparsity, min_inclusion, min_score, budget))
+    if given > 1:
+        raise ValueError("give one of sparsity=, min_inclusion=, min_score= and budget=, or none of them")
+    if given == 0:
+        _check_as_left(fit, restart or 0, per, criterion)
     return pruned(
         fit, sparsity, min_inclusion, per, criterion, restart or 0, data, compared=True, min_score=min_score,
         budget=budget,
@@ -138,6 +146,8 @@ def pruned(
     one, weights = asked.one, asked.weights
     if min_inclusion is not None:
         chosen = _by_inclusion(asked, min_inclusion, criterion)
+    elif sparsity is None and min_score is None and budget is None:
+        chosen = _Chosen(left_as_declared(one), AS_LEFT, ITSELF, [])
     else:
         chosen = _by_score(asked, sparsity, min_score, per, criterion, budget)
     network, masks = _as_declared(one, weights, chosen.masks, threshold)
@@ -150,6 +160,7 @@ def pruned(
         everything = {name: torch.ones_like(mask) for name, mask in masks.items()}
         centre = _as_declared(one, weights, everything, 0.0)[0]
         by = chosen.rule if min_inclusion is not None else f"{chosen.rule}, by {chosen.criterion},"
+        by = ITSELF if chosen.rule == AS_LEFT else by
         lost = loss_by_pruning(fit, restart, by, (centre, network), examples, chosen.others)
         notes += [] if lost is None else [lost]
     report = replace(report, notes=tuple(notes))
@@ -179,6 +190,21 @@ class _Chosen:
     rule: str
     criterion: str
     others: list[Alternative]
+
+
+def _check_as_left(fit: Fit, restart: int, per: str, criterion: str | Criterion | None) -> None:
+    """Refuses to prune by nothing what has no zeros of its own, and options that are about a rule."""
+    if per != "network" or criterion is not None:
+        raise ValueError(
+            "per= and criterion= say how weights are ranked, which happens by sparsity=, min_score= or budget= only: "
+            "give one of them, or leave per= and criterion= out"
+        )
+    zeros, total = left_out(fit, restart)
+    if zeros == 0:
+        raise ValueError(
+            f"the fit has none of its {total:,} weights at zero by itself, so there is no network that it leaves: give "
+            "one of sparsity=, min_inclusion=, min_score= and budget="
+        )
 
 
 def _asked(fit: Fit, restart: int, threshold: float) -> _Asked:

@@ -14,6 +14,7 @@ from torch import Tensor
 from bayesprune.inference.guides.left_in import left_in
 from bayesprune.inference.rules.registry import brought_by
 from bayesprune.inference.rules.rule import ActiveRule, Change, Rule, Run, Taken
+from bayesprune.inference.rules.rule_traces import over_tensors
 from bayesprune.inference.rules.threshold_forecast import (
     asleep,
     default_init,
@@ -167,11 +168,7 @@ class ActiveThresholds(ActiveRule):
     @classmethod
     def trace(cls, trace: xr.Dataset, rules: Sequence[Self]) -> xr.Dataset:
         """Has thresholds over the trace's tensors, with NaN for those without."""
-        for key in VARIABLES:
-            if key in trace and f"{key}_name" in trace.dims:
-                by_tensor = trace[key].rename({f"{key}_name": "tensor"}).reindex(tensor=trace["tensor"].values)
-                trace = trace.drop_dims(f"{key}_name").assign({key: by_tensor})
-        return trace
+        return over_tensors(trace, VARIABLES)
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen and said."""

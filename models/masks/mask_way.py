@@ -13,7 +13,7 @@ from bayesprune.models.ways.buffer_dict import BufferDict
 from bayesprune.models.ways.rebuilt import rebuilt
 from bayesprune.models.ways.way import Way
 
-__all__ = ["Masks", "random_masks"]
+__all__ = ["Masks", "counts_of", "random_masks"]
 
 
 def _made_again(kind: type[Masks]) -> Any:
@@ -38,7 +38,9 @@ class Masks(Way):
         masks: True where a weight is in, by name of tensor, `(out, in, ...)`.
 
     Attributes:
-        masks: The same as buffers; change them in place, by `put`.
+        masks: The same as buffers, boolean; change them by `put`, or call `refresh` after they were changed in place.
+        factors: Ones and zeros in the network's precision, made of `masks`: a product of numbers of one kind takes a
+            third of the time.
 
     Raises:
         ValueError: If a mask is empty of weights, or none is given.
@@ -54,6 +56,9 @@ class Masks(Way):
         if empty:
             raise ValueError(f"the mask of {empty[0]} leaves no weight in: a layer keeps one at least")
         self.masks = BufferDict({name: mask.bool().clone() for name, mask in masks.items()})
+        ones = {name: mask.to(torch.float32) for name, mask in self.masks.items()}
+        self.factors = BufferDict(ones, persistent=False)
+        self.register_load_state_dict_post_hook(_refreshed)
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -65,28 +70,49 @@ class Masks(Way):
     ) -> dict[str, Tensor]:
         """The weights times their masks."""
         found = dict(weights)
-        for name, mask in self.masks.items():
-            found[name] = (found[name] if name in found else network.get_parameter(name)) * mask
+        for name, factor in self.factors.items():
+            found[name] = (found[name] if name in found else network.get_parameter(name)) * factor
         return found
 
     def open(self, values: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
         """The masks."""
         like = next(network.parameters())
-        return {name: mask.to(like.dtype) for name, mask in self.masks.items()}
+        return {name: factor.to(like.dtype) for name, factor in self.factors.items()}
 
     def counts(self) -> dict[str, int]:
         """How many weights are in, by name of tensor."""
-        return {name: int(mask.sum()) for name, mask in self.masks.items()}
+        return counts_of(dict(self.masks.items()))
 
     @torch.no_grad()
     def put(self, masks: Mapping[str, Tensor]) -> None:
         """Changes masks in place, by name of tensor."""
         for name, mask in masks.items():
             self.masks[name].copy_(mask)
+            self.factors[name].copy_(mask)
+
+    def refresh(self) -> None:
+        """Makes the factors anew of masks that were changed in place."""
+        for name, mask in self.masks.items():
+            self.factors[name].copy_(mask)
 
     def __str__(self) -> str:
         left, whole = sum(self.counts().values()), sum(mask.numel() for _, mask in self.masks.items())
         return f"{left:,} of {whole:,} weights in {len(self.masks)} tensors"
+
+
+def counts_of(masks: Mapping[str, Tensor]) -> dict[str, int]:
+    """How many weights masks leave in, by name of tensor; a device is waited for once, and not once a tensor.
+
+    Args:
+        masks: Booleans by name.
+    """
+    sums = torch.stack([mask.sum() for mask in masks.values()]).tolist()
+    return dict(zip(masks, sums, strict=True))
+
+
+def _refreshed(module: nn.Module, _: Any) -> None:
+    assert isinstance(module, Masks)
+    module.refresh()
 
 
 def random_masks(shapes: Mapping[str, tuple[int, ...]], counts: Mapping[str, int]) -> dict[str, Tensor]:

@@ -49,11 +49,30 @@ def long_soft(make_fit):
     return make_fit(priors, network=LongNames(), learning_rate=None, rules=[bp.Budget(density=0.2)])
 
 
+def masked(**more):
+    rules = [bp.DynamicMasks(density=0.2, schedule=bp.CyclicDensity(), every=2)]
+    how = {"learning_rate": None, "rules": rules, "epochs": 12} | more
+    return {"*.weight": bp.Gaussian(0.3)}, "map", how
+
+
+@pytest.fixture(scope="module")
+def masks(make_fit):
+    priors, guide, how = masked()
+    return make_fit(priors, guide, **how)
+
+
+@pytest.fixture(scope="module")
+def long_masks(make_fit):
+    priors, guide, how = masked(restarts=2)
+    return make_fit(priors, guide, network=LongNames(), **how)
+
+
 DRAWN = {
     "pruning_trace": lambda fit, data: bp.plot_pruning_trace(fit),
     "trajectories": lambda fit, data: bp.plot_trajectories(fit),
     "scales": lambda fit, data: bp.plot_scales(fit),
     "thresholds": lambda fit, data: bp.plot_thresholds(fit),
+    "masks": lambda fit, data: bp.plot_masks(fit),
     "shrinkage": lambda fit, data: bp.plot_shrinkage(fit),
     "inclusion": lambda fit, data: bp.plot_inclusion(fit, maps="all"),
     "prior_posterior": lambda fit, data: bp.plot_prior_posterior(fit, draws=8),
@@ -64,7 +83,7 @@ DRAWN = {
 }
 
 
-OWN = {"inclusion": "spike", "architecture": "spike", "thresholds": "soft"}
+OWN = {"inclusion": "spike", "architecture": "spike", "thresholds": "soft", "masks": "masks"}
 """Fixtures with the fits that plots are of; default the horseshoe's."""
 
 FIGURES = {}
