@@ -1,4 +1,4 @@
-"""Fits with masks that change: killed in the middle of a cycle and resumed bit for bit, saved, loaded, and gone on with."""
+"""Fits with masks that change: killed in the middle of a cycle and resumed bit for bit, saved, loaded, gone on with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 import bayesprune as bp
 from bayesprune.inference.masks.density_schedules import Cubic, Cycles
-from bayesprune.inference.masks.dynamic_masks import ActiveMasks, DynamicMasks
+from bayesprune.inference.masks.dynamic_masks import BY_SGD, ActiveMasks, DynamicMasks
 from bayesprune.inference.training import checkpoint as checkpoints
 from bayesprune.inference.watching.callbacks import Callback
 from bayesprune.models.files.tensor_file import read_tensors, write_tensors
@@ -87,7 +87,7 @@ def is_same(one, other):
     ],
 )
 def test_a_fit_that_was_killed_ends_as_one_that_was_not(name, execution, at, tmp_path):
-    """Epochs end after steps 8, 20 and 28: between updates, inside of cycles, and among steps whose gradients add up."""
+    """Epochs end after steps 8, 20, 28: between updates, inside of cycles, among steps whose gradients add up."""
     whole = fitted(RULES[name], execution)
     with pytest.raises(KeyboardInterrupt):
         fitted(RULES[name], execution, callbacks=[Killed(at)], checkpoint=tmp_path / "fit")
@@ -114,12 +114,12 @@ def test_a_checkpoint_of_another_rule_or_of_none_is_refused(tmp_path):
         fitted(RULES["rigl"], callbacks=[Killed(21)], checkpoint=tmp_path / "fit")
     for other in (RULES["granet"], None):
         with pytest.raises(ValueError, match="holds a fit with rule masks .*, but now it is") as told:
-            fitted(other, checkpoint=tmp_path / "fit")
+            fitted(other, checkpoint=tmp_path / "fit", **BY_SGD)
         assert "\n" not in str(told.value)
     with pytest.raises(KeyboardInterrupt):
-        fitted(None, callbacks=[Killed(21)], checkpoint=tmp_path / "dense")
+        fitted(None, callbacks=[Killed(21)], checkpoint=tmp_path / "dense", **BY_SGD)
     with pytest.raises(ValueError, match="holds a fit with rule masks None, but now it is"):
-        fitted(RULES["rigl"], checkpoint=tmp_path / "dense")
+        fitted(RULES["rigl"], checkpoint=tmp_path / "dense", **BY_SGD)
 
 
 def test_a_checkpoint_without_its_masks_is_refused(tmp_path, monkeypatch):
