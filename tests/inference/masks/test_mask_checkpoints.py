@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 import bayesprune as bp
 from bayesprune.inference.masks.density_schedules import Cubic, Cycles
@@ -250,3 +251,19 @@ def test_a_fit_that_is_stopped_before_has_the_counts_that_were_asked_for(name):
     assert math.isfinite(fit.trace["loss"].values[0, -1])
     whole = fitted(RULES[name])
     assert whole.settings["masks"][0]["cut"] == 0 and not any("stopped" in note for note in whole.guide.notes)
+
+
+def with_batches_of_one(rule):
+    """Of 41 data every third batch has one example, which batch normalisation cannot be trained on: it is left out."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(7, 14), nn.BatchNorm1d(14), nn.Tanh(), nn.Linear(14, 3))
+    bnn = bp.BayesianNetwork(layers, {"*[03].weight": bp.Gaussian()}, None, 41)
+    return bp.fit(bnn, (X[:41].float(), Y[:41]), guide="map", steps=30, batch_size=20, device="cpu", rules=[rule])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_update_whose_batch_is_left_out_comes_with_the_next_step():
+    report = with_batches_of_one(DynamicMasks(0.3, every=3)).settings["masks"][0]
+    assert report["updates"] == 7 and report["exchanged"] > 20  # due after steps 3, 6, ..., 21
+    last = with_batches_of_one(DynamicMasks(0.3, every=3, share=0.0, schedule=Cycles(1, ends=1.0))).settings["masks"][0]
+    assert last["reached_count"] == round(0.3 * 140) and last["cut"] > 0
