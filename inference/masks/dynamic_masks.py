@@ -30,7 +30,7 @@ from bayesprune.models.checks.setting_types import checked_types
 from bayesprune.models.costs.layer_budgets import LayerBudget
 from bayesprune.models.masks.mask_way import Masks, counts_of
 
-__all__ = ["ActiveMasks", "DynamicMasks"]
+__all__ = ["BY_SGD", "ActiveMasks", "DynamicMasks"]
 
 BY_SGD = {"optimizer": "sgd", "learning_rate": 0.1, "schedule": "cosine"}
 """How the networks of the papers are trained; Adam moves all live weights alike, whatever their gradients are."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bayesprune.inference.guides.slices import ParameterSlice
 from bayesprune.inference.rules.rule import Run
 from bayesprune.models.language.latent import WEIGHT
-from bayesprune.models.language.tensor_prior import TensorPrior
+from bayesprune.models.language.tensor_prior import Site, TensorPrior
 from bayesprune.models.masks.mask_way import Masks
 
 __all__ = ["Support", "zeroing_latent"]
@@ -34,8 +34,8 @@ def zeroing_latent(prior: TensorPrior, values: Mapping[str, Tensor], like: Tenso
     """
     if prior.weight_is_latent:
         return prior.sites[WEIGHT].name
-    for site in prior.sites.values():
-        if site.support == "real" and site.shape == prior.shape:
+    for site in _one_a_weight(prior):
+        if site.support == "real":
             at_zero = {**values, site.name: torch.zeros_like(values[site.name])}
             weight, _ = prior.run(lambda name, _, at_zero=at_zero: at_zero[name], like, {})
             if not bool(weight.any()):
@@ -77,12 +77,10 @@ class Support:
         self.run, self.masks = run, masks
         model, values = run.objective.model, run.objective.guide.means()
         self._held: dict[str, list[Held]] = {}
-        for name, mask in masks.masks.items():
-            prior, held = model.priors[name], []
+        for name in masks.masks:
+            prior, held = model.priors[name], list[Held]()
             zeroing = zeroing_latent(prior, values, model.network.get_parameter(name))
-            for site in prior.sites.values():
-                if tuple(site.shape) != tuple(mask.shape):
-                    continue
+            for site in _one_a_weight(prior):
                 for parameter, piece in run.slices(site.name):
                     is_zero = site.name == zeroing and piece.parameter == LOCATION
                     held.append(Held(parameter, piece, None if is_zero else piece.of(parameter.data).clone()))
@@ -116,3 +114,9 @@ class Support:
             for held in self._held[name]:
                 if held.start is None:
                     held.piece.of(held.parameter.data).mul_(mask)
+
+
+def _one_a_weight(prior: TensorPrior) -> list[Site]:
+    """The latents of single weights, but those of a shape of their own, which is a weight's by chance alone."""
+    own = {name for name, node in prior.hierarchy.nodes.items() if node.dims}
+    return [site for name, site in prior.sites.items() if site.shape == prior.shape and name not in own]

@@ -19,7 +19,7 @@ def interval(every: int | float, steps: int, part: float) -> int:
         part: Share of the fit of which it is at most an eighth.
     """
     asked = every * steps if every < 1 else every
-    return max(1, min(round(asked), int(part * steps) // MOST_OF_A_FIT))
+    return max(1, min(round(asked), int(part * steps + 1e-6) // MOST_OF_A_FIT))
 
 
 def planned_updates(
@@ -64,6 +64,6 @@ def planned_updates(
         found = {step: step / steps for step in range(each, settled, each)}
     each = interval(every, steps, 1.0)
     first = settled - settled % each + each
-    last = min(int(until * steps + 1e-9), steps - 1)
+    last = min(int(until * steps + 1e-6), steps - 1)
     found |= {step: step / steps for step in range(first, last + 1, each)}
     return dict(sorted((found | at).items()))

@@ -19,7 +19,7 @@ __all__ = ["Masks", "counts_of", "random_masks"]
 def _made_again(kind: type[Masks]) -> Any:
     def made(config: Mapping[str, Any], network: nn.Module) -> Masks:
         names, tensors = config.get("tensors"), dict(network.named_parameters())
-        if not isinstance(names, list) or not names or any(name not in tensors for name in names):
+        if not isinstance(names, list) or not names or not all(isinstance(n, str) and n in tensors for n in names):
             raise ValueError("masks are of tensors of another network: expected the names of its parameters")
         return kind({name: torch.ones_like(tensors[name], dtype=torch.bool) for name in names})
 

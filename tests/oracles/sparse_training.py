@@ -62,6 +62,7 @@ class Method:
         start: Density in the beginning, of a cubic over the whole network; None: constant.
         final: Number of weights in the end.
         ends: Share of the fit at which the cubic ends.
+        wanted: Weights of each tensor after the steps at which the density moves; empty: it does not, by layer.
         mistake: One of `MISTAKES`, for controls.
     """
 
@@ -73,9 +74,12 @@ class Method:
     start: float | None = None
     final: int = 0
     ends: float = 0.5
+    wanted: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
     mistake: str = ""
 
     def due(self, step: int, steps: int) -> bool:
+        if self.wanted and step <= max(self.wanted):
+            return step in self.wanted
         settled = 0 if self.start is None else round(self.ends * steps)
         if step < settled:
             return step % self.every == 0
@@ -84,7 +88,7 @@ class Method:
         return self.share > 0.0 and step % self.every == 0 and step <= self.until * steps and step < steps
 
     def part(self, step: int, steps: int) -> float:
-        if self.share == 0.0 or step > self.until * steps:
+        if self.share == 0.0 or step < max(self.wanted, default=0) or step > self.until * steps:
             return 0.0
         wave = 0.5 * (1.0 + math.cos(math.pi * step / (self.until * steps)))
         return self.last_share + (self.share - self.last_share) * wave
@@ -179,6 +183,14 @@ def _update(
         wanted = round(cubic(step, steps, method.start, method.final / whole, method.ends) * whole)
         if wanted < sum(map(len, at.places.values())):
             _threshold(at.places, size, wanted)
+    for name, count in method.wanted.get(step, {}).items():
+        there = at.places[name]
+        if count <= len(there):
+            at.places[name] = set(sorted(there, key=lambda one: -size[name][one])[:count])
+        else:
+            slope = gradient[name].abs().flatten().tolist()
+            free = sorted((one for one in range(sizes[name]) if one not in there), key=lambda one: -slope[one])
+            at.places[name] = there | set(free[: count - len(there)])
     part = method.part(step, steps)
     for name, there in at.places.items():
         if part == 0.0:

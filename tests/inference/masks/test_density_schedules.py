@@ -79,6 +79,7 @@ def test_masks_that_stay_have_no_updates_and_others_have_theirs():
     assert list(planned_updates(ConstantDensity(), 1000, 100, None, 1.0))[-1] == 900  # nothing is trained after the last step
     assert list(planned_updates(ConstantDensity(), 1000, 4000, None, 1.0)) == [125 * n for n in range(1, 8)]
     assert list(planned_updates(CubicDensity(ends=0.5), 1000, 100, 50, 0.8)) == [*range(50, 501, 50), 600, 700, 800]
+    assert list(planned_updates(CyclicDensity(), 200, 10, None, 0.0)) == list(range(5, 81, 5))  # an eighth of a cycle
     assert (interval(0.02, 500, 1.0), interval(100, 400, 0.5), interval(3, 5, 1.0)) == (10, 25, 1)
 
 

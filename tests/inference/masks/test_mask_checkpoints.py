@@ -1,4 +1,4 @@
-"""Fits with masks that change: killed in the middle of a cycle and resumed bit for bit, saved, loaded, and gone on with."""
+"""Fits with masks that change: killed in the middle of a cycle and resumed bit for bit, saved, loaded, gone on with."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 import bayesprune as bp
 from bayesprune.inference.masks.density_schedules import CubicDensity, CyclicDensity
-from bayesprune.inference.masks.dynamic_masks import ActiveMasks, DynamicMasks
+from bayesprune.inference.masks.dynamic_masks import BY_SGD, ActiveMasks, DynamicMasks
 from bayesprune.inference.training import checkpoint as checkpoints
 from bayesprune.inference.watching.callbacks import Callback
 from bayesprune.models.files.tensor_file import read_tensors, write_tensors
@@ -87,7 +88,7 @@ def is_same(one, other):
     ],
 )
 def test_a_fit_that_was_killed_ends_as_one_that_was_not(name, execution, at, tmp_path):
-    """Epochs end after steps 8, 20 and 28: between updates, inside of cycles, and among steps whose gradients add up."""
+    """Epochs end after steps 8, 20, 28: between updates, inside of cycles, among steps whose gradients add up."""
     whole = fitted(RULES[name], execution)
     with pytest.raises(KeyboardInterrupt):
         fitted(RULES[name], execution, callbacks=[Killed(at)], checkpoint=tmp_path / "fit")
@@ -114,12 +115,12 @@ def test_a_checkpoint_of_another_rule_or_of_none_is_refused(tmp_path):
         fitted(RULES["rigl"], callbacks=[Killed(21)], checkpoint=tmp_path / "fit")
     for other in (RULES["granet"], None):
         with pytest.raises(ValueError, match="holds a fit with rule masks .*, but now it is") as told:
-            fitted(other, checkpoint=tmp_path / "fit")
+            fitted(other, checkpoint=tmp_path / "fit", **BY_SGD)
         assert "\n" not in str(told.value)
     with pytest.raises(KeyboardInterrupt):
-        fitted(None, callbacks=[Killed(21)], checkpoint=tmp_path / "dense")
+        fitted(None, callbacks=[Killed(21)], checkpoint=tmp_path / "dense", **BY_SGD)
     with pytest.raises(ValueError, match="holds a fit with rule masks None, but now it is"):
-        fitted(RULES["rigl"], checkpoint=tmp_path / "dense")
+        fitted(RULES["rigl"], checkpoint=tmp_path / "dense", **BY_SGD)
 
 
 def test_a_checkpoint_without_its_masks_is_refused(tmp_path, monkeypatch):
@@ -250,3 +251,19 @@ def test_a_fit_that_is_stopped_before_has_the_counts_that_were_asked_for(name):
     assert math.isfinite(fit.trace["loss"].values[0, -1])
     whole = fitted(RULES[name])
     assert whole.settings["masks"][0]["cut"] == 0 and not any("stopped" in note for note in whole.guide.notes)
+
+
+def with_batches_of_one(rule):
+    """Of 41 data every third batch has one example, which batch normalisation cannot be trained on: it is left out."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(7, 14), nn.BatchNorm1d(14), nn.Tanh(), nn.Linear(14, 3))
+    bnn = bp.BayesianNetwork(layers, {"*[03].weight": bp.Gaussian()}, None, 41)
+    return bp.fit(bnn, (X[:41].float(), Y[:41]), guide="map", steps=30, batch_size=20, device="cpu", rules=[rule])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_update_whose_batch_is_left_out_comes_with_the_next_step():
+    report = with_batches_of_one(DynamicMasks(0.3, every=3)).settings["masks"][0]
+    assert report["updates"] == 7 and report["exchanged"] > 20  # due after steps 3, 6, ..., 21
+    last = with_batches_of_one(DynamicMasks(0.3, every=3, share=0.0, schedule=CyclicDensity(1, ends=1.0))).settings["masks"][0]
+    assert last["reached_count"] == round(0.3 * 140) and last["cut"] > 0

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import pytest
 import torch
 
-from bayesprune.inference.masks.density_schedules import CubicDensity
+from bayesprune.inference.masks.density_schedules import CubicDensity, CyclicDensity
+from bayesprune.models.costs.layer_budgets import LayerBudget
 from tests.inference.masks.watched_training import DECAY, RATE, STEPS, dynamic, ended, fitted, loss_of, network
 from tests.oracles.sparse_training import MISTAKES, Method, train
 
 WHOLE = 7 * 14 + 14 * 10 + 10 * 3
 FINAL = round(0.3 * WHOLE)
 GRADUAL = {"schedule": CubicDensity(1.0, 0.0, 0.5), "across": "network", "every": 10}
+SHAPES = {"0.weight": (14, 7), "2.weight": (10, 14), "4.weight": (3, 10)}
+
+
+def in_cycles():
+    """Counts of two cosine cycles of forty steps, from a tenth to three tenths and back, every five steps."""
+    found, whole = {}, sum(a * b for a, b in SHAPES.values())
+    for step in range(5, 81, 5):
+        up = 0.5 * (1.0 - math.cos(2.0 * math.pi * (step % 40) / 40))
+        total = round(round(0.1 * whole) / whole * (1.0 + 2.0 * up) * whole)
+        budget = LayerBudget.erk(SHAPES, total)
+        found[step] = {layer.tensor: layer.left for layer in budget.layers}
+    return found
+
+
 METHODS = {
+    "cycles": (dynamic(0.1, every=10, schedule=CyclicDensity()), Method(10, share=0.3, until=0.75, wanted=in_cycles())),
     "rigl": (dynamic(every=10), Method(10, share=0.3, until=0.75)),
     "itop": (
         dynamic(every=25, share=0.5, last_share=0.005, until=1.0),
@@ -56,7 +73,11 @@ def test_a_run_is_that_of_the_loop(name, execution):
     }
     assert distance(fit, found) < 1e-11
     assert len(found.history) == fit.settings["masks"][0]["updates"] >= 6
-    assert sum(map(len, found.places.values())) == FINAL == fit.settings["masks"][0]["reached_count"]
+    assert (
+        sum(map(len, found.places.values()))
+        == (27 if name == "cycles" else FINAL)
+        == fit.settings["masks"][0]["reached_count"]
+    )
     report = fit.settings["execution"]
     assert report["name"] == execution and (report["fused_steps"] > 150) == (execution == "fused")
 
