@@ -22,7 +22,7 @@ from bayesprune.inference.inclusion.inclusion_notes import inclusion_facts
 from bayesprune.inference.objective.objective import Objective, Terms
 from bayesprune.inference.posterior.shrinkage import diagonal_fisher, needs_fisher
 from bayesprune.inference.restart import Restart
-from bayesprune.inference.rules.ready_rules import default_rules_of
+from bayesprune.inference.defaults.ready_rules import default_rules_of
 from bayesprune.inference.rules.rule_traces import with_rules
 from bayesprune.inference.watching.pruning_trace import inclusion_record, kl_by_tensor, scale_record, trace_dataset
 from bayesprune.inference.watching.record import Record

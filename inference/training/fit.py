@@ -26,7 +26,7 @@ from bayesprune.inference.inclusion.inclusion_notes import inclusion_facts
 from bayesprune.inference.posterior.shrinkage import diagonal_fisher, needs_fisher
 from bayesprune.inference.posterior.warm_start import begin_at
 from bayesprune.inference.restart import Restart
-from bayesprune.inference.rules.ready_rules import default_rules_of
+from bayesprune.inference.defaults.ready_rules import default_rules_of
 from bayesprune.inference.rules.rule import Rule
 from bayesprune.inference.training.checkpoint import Checkpoint, open_checkpoint
 from bayesprune.inference.training.earlier_arguments import rules_of_today
