@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from bayesprune.inference.inclusion.reduction import evidence_change as evidence_change
     from bayesprune.inference.inclusion.reduction import reduced_inclusion as reduced_inclusion
     from bayesprune.inference.inclusion.reduction import reduction as reduction
+    from bayesprune.inference.masks.phasing import Phasing as Phasing
     from bayesprune.inference.objective.expectation import Expectation as Expectation
     from bayesprune.inference.objective.expectation import Expected as Expected
     from bayesprune.inference.objective.expectation import way_expectation as way_expectation
@@ -153,6 +154,8 @@ if TYPE_CHECKING:
     from bayesprune.models.likelihoods.normal import Normal as Normal
     from bayesprune.models.likelihoods.real_likelihoods import HeteroscedasticNormal as HeteroscedasticNormal
     from bayesprune.models.likelihoods.real_likelihoods import StudentT as StudentT
+    from bayesprune.models.networks.dyrelu import DyReLU as DyReLU
+    from bayesprune.models.networks.dyrelu_networks import with_dyrelu as with_dyrelu
     from bayesprune.models.networks.fast_grnn import fast_grnn as fast_grnn
     from bayesprune.models.networks.lenet import lenet_5 as lenet_5
     from bayesprune.models.networks.lenet import lenet_300_100 as lenet_300_100
@@ -165,8 +168,12 @@ if TYPE_CHECKING:
     from bayesprune.models.networks.resnet import resnet_20 as resnet_20
     from bayesprune.models.networks.resnet import resnet_32 as resnet_32
     from bayesprune.models.networks.resnet import resnet_34 as resnet_34
+    from bayesprune.models.networks.resnet import resnet_34_cifar as resnet_34_cifar
     from bayesprune.models.networks.resnet import resnet_50 as resnet_50
+    from bayesprune.models.networks.resnet import resnet_50_cifar as resnet_50_cifar
     from bayesprune.models.networks.resnet import resnet_56 as resnet_56
+    from bayesprune.models.networks.shared_blocks import extra_weights as extra_weights
+    from bayesprune.models.networks.shared_blocks import share_blocks as share_blocks
     from bayesprune.models.networks.standardisation import put_in_units as put_in_units
     from bayesprune.models.networks.standardisation import units_of as units_of
     from bayesprune.models.networks.vgg import vgg_16_bn as vgg_16_bn
@@ -261,6 +268,12 @@ _HOMES: dict[str, str] = {
     "resnet_18_imagenet": "bayesprune.models.networks.resnet",
     "resnet_34": "bayesprune.models.networks.resnet",
     "resnet_50": "bayesprune.models.networks.resnet",
+    "resnet_34_cifar": "bayesprune.models.networks.resnet",
+    "resnet_50_cifar": "bayesprune.models.networks.resnet",
+    "share_blocks": "bayesprune.models.networks.shared_blocks",
+    "extra_weights": "bayesprune.models.networks.shared_blocks",
+    "with_dyrelu": "bayesprune.models.networks.dyrelu_networks",
+    "DyReLU": "bayesprune.models.networks.dyrelu",
     "mobilenet_v1": "bayesprune.models.networks.mobilenet",
     "mobilenet_v2": "bayesprune.models.networks.mobilenet",
     "weight_names": "bayesprune.models.costs.weight_names",
@@ -271,6 +284,7 @@ _HOMES: dict[str, str] = {
     "fit": "bayesprune.inference.training.fit",
     "Gating": "bayesprune.inference.rules.gate_training",
     "Thresholds": "bayesprune.inference.rules.thresholds",
+    "Phasing": "bayesprune.inference.masks.phasing",
     "Fit": "bayesprune.inference.fit_result",
     "Combined": "bayesprune.inference.combined",
     "ranks": "bayesprune.inference.inclusion.ranks",

@@ -12,7 +12,7 @@ from bayesprune.inference.rules.registry import brought_by
 from bayesprune.inference.rules.rule import ActiveRule, Rule, Run
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.networks.dyrelu import DyReLU
-from bayesprune.models.networks.dyrelu_networks import dyrelus_of
+from bayesprune.models.networks.dyrelu_networks import dyrelus_of, unfaded_note
 
 __all__ = ["ActivePhasing", "Phasing"]
 
@@ -93,12 +93,13 @@ class ActivePhasing(ActiveRule):
         self._go_to((step - 1) / self.run.steps)
 
     def end(self) -> None:
-        """Sets beta to 0 where the fit has come as far, though no step was taken with it."""
+        """Sets beta to 0 where the fit has come as far, though no step was taken with it; else says so."""
         if self.run.step / self.run.steps >= self.rule.ends:
             self._go_to(1.0)
+        self.run.objective.guide.notes += unfaded_note(self.run.objective.model.network)
 
     def row(self) -> Mapping[str, float]:
-        """beta."""
+        """Where beta stands."""
         return {"dyrelu_beta": self._beta}
 
     def report(self) -> dict[str, Any]:

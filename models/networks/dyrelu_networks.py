@@ -17,7 +17,7 @@ from bayesprune.models.networks.evaluation_mode import evaluation_mode
 from bayesprune.models.networks.placing import like
 from bayesprune.models.networks.residual_blocks import SeparateBlock, has_one_activation
 
-__all__ = ["DYRELU", "dyrelus_of", "settled_network", "with_dyrelu"]
+__all__ = ["DYRELU", "dyrelus_of", "refuse_active", "settled_network", "unfaded_note", "with_dyrelu"]
 
 DYRELU = "dyrelu"
 """Key of `network.config` that says a network has them."""
@@ -44,7 +44,7 @@ def with_dyrelu(network: nn.Module, example_input: Tensor | None = None, zero_st
     for name, module in list(made.named_modules()):
         if has_one_activation(module):
             _put(made, name, SeparateBlock(module))
-    relus = {name: module for name, module in made.named_modules() if isinstance(module, nn.ReLU)}
+    relus: dict[str, nn.Module] = {name: module for name, module in made.named_modules() if isinstance(module, nn.ReLU)}
     if not relus:
         raise ValueError("the network has no nn.ReLU that could be a DyReLU: write its activations as nn.ReLU modules")
     for name, channels in _channels(made, relus, _example(made, example_input)).items():
@@ -59,6 +59,33 @@ def with_dyrelu(network: nn.Module, example_input: Tensor | None = None, zero_st
 def dyrelus_of(network: nn.Module) -> list[DyReLU]:
     """The DyReLU layers of a network, in its order."""
     return [module for module in network.modules() if isinstance(module, DyReLU)]
+
+
+def refuse_active(network: nn.Module) -> None:
+    """Refuses a network whose DyReLU layers still depend on the input, where layers have to be plain ones.
+
+    Raises:
+        ValueError: If there is such a layer.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, DyReLU) and not module.is_faded:
+            raise ValueError(
+                f"{name or 'the network'} is a DyReLU that still acts, with coefficients for each input: fit the "
+                "network to the end, where the rule Phasing has faded it into a ReLU"
+            )
+
+
+def unfaded_note(network: nn.Module) -> list[str]:
+    """A sentence where a network's DyReLU layers still act; none where it has none, or all are faded."""
+    active = [layer for layer in dyrelus_of(network) if not layer.is_faded]
+    if not active:
+        return []
+    count = sum(parameter.numel() for layer in active for parameter in layer.parameters())
+    return [
+        f"{len(active)} DyReLU layers were not faded into ReLUs, as the fit ended before (beta is "
+        f"{float(active[0].beta):.3g}): the network keeps their {count:,} parameters, so fit to the end, or give "
+        "Phasing earlier shares"
+    ]
 
 
 def settled_network(network: nn.Module) -> nn.Module:

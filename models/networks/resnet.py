@@ -89,7 +89,9 @@ def resnet_34(in_channels: int = 3, classes: int = 1000, width: float = 1.0) -> 
 
 
 def resnet_34_cifar(in_channels: int = 3, classes: int = 10, width: float = 1.0, stem_stride: int = 1) -> nn.Module:
-    """ResNet-34 for small images: `resnet_34` with the stem of `resnet_18` (21,282,122 parameters, 1,159.40 MMACs at 32 x 32).
+    """ResNet-34 in its CIFAR form (21,282,122 parameters, 1,159.40 MMACs at 32 x 32).
+
+    `resnet_34` with the first convolution of `resnet_18`, and an identity in the place of the first pooling.
 
     Args:
         in_channels: Channels of the images.
@@ -130,7 +132,9 @@ def resnet_50(in_channels: int = 3, classes: int = 1000, width: float = 1.0) -> 
 
 
 def resnet_50_cifar(in_channels: int = 3, classes: int = 10, width: float = 1.0, stem_stride: int = 1) -> nn.Module:
-    """ResNet-50 for small images: `resnet_50` with the stem of `resnet_18` (23,520,842 parameters, 1,297.83 MMACs at 32 x 32).
+    """ResNet-50 in its CIFAR form (23,520,842 parameters, 1,297.83 MMACs at 32 x 32).
+
+    `resnet_50` with the first convolution of `resnet_18`, and an identity in the place of the first pooling.
 
     Args:
         in_channels: Channels of the images.
@@ -187,7 +191,8 @@ def _cifar_resnet(blocks: int, in_channels: int, classes: int, width: float, ste
     before = widths[0]
     layers = OrderedDict[str, nn.Module](
         conv1=nn.Conv2d(in_channels, before, 3, stem_stride, padding=1, bias=False),
-        bn1=nn.BatchNorm2d(before), relu1=nn.ReLU()
+        bn1=nn.BatchNorm2d(before),
+        relu1=nn.ReLU(),
     )
     for stage, own in enumerate(widths, start=1):
         first = CifarBlock(before, own, 1 if stage == 1 else 2)

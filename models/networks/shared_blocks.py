@@ -45,7 +45,7 @@ class SharedBlock(nn.Module):
         self.training = block.training
 
     @property
-    def shared(self) -> list[nn.Parameter]:
+    def shared(self) -> list[Tensor]:
         """The donor's weights, `(out, in, height, width)` each."""
         return [convolution.weight for convolution in convolutions_of(self.donor[0])]
 
