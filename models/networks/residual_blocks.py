@@ -54,11 +54,15 @@ class SeparateBlock(nn.Module):
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
-        convolutions, normalisations = convolutions_of(block), normalisations_of(block)
+        convolutions, normalisations, activations = (
+            convolutions_of(block),
+            normalisations_of(block),
+            activations_of(block),
+        )
         for place, (convolution, normalisation) in enumerate(zip(convolutions, normalisations, strict=True), start=1):
             self.add_module(f"conv{place}", convolution)
             self.add_module(f"bn{place}", normalisation)
-            self.add_module(f"relu{place}", nn.ReLU())
+            self.add_module(f"relu{place}", activations[place - 1])
         self.places = len(convolutions)
         self.downsample: Any = getattr(block, "downsample", None)
         self.training = block.training
