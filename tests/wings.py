@@ -33,7 +33,7 @@ WINGS = {
         "fitted": "restart guides",
         "terms": "guides",
         "objective": "terms guides",
-        "execution": "objective guides ways",
+        "execution": "objective guides",
         "rules": "objective guides",
         "masks": "rules guides",
         "watching": "rules objective guides",
