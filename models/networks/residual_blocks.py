@@ -8,7 +8,15 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["CifarBlock", "SeparateBlock", "activations_of", "convolutions_of", "is_residual", "normalisations_of"]
+__all__ = [
+    "CifarBlock",
+    "SeparateBlock",
+    "activations_of",
+    "convolutions_of",
+    "has_one_activation",
+    "is_residual",
+    "normalisations_of",
+]
 
 
 class ShrinkingShortcut(nn.Module):
