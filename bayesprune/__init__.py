@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from bayesprune.inference.masks.density_schedules import CyclicDensity as CyclicDensity
     from bayesprune.inference.masks.density_schedules import DensitySchedule as DensitySchedule
     from bayesprune.inference.masks.dynamic_masks import DynamicMasks as DynamicMasks
+    from bayesprune.inference.masks.phasing import Phasing as Phasing
     from bayesprune.inference.masks.scores import drop_score as drop_score
     from bayesprune.inference.masks.scores import grow_score as grow_score
     from bayesprune.inference.objective.expectation import Expectation as Expectation
@@ -166,6 +167,8 @@ if TYPE_CHECKING:
     from bayesprune.models.likelihoods.real_likelihoods import HeteroscedasticNormal as HeteroscedasticNormal
     from bayesprune.models.likelihoods.real_likelihoods import StudentT as StudentT
     from bayesprune.models.masks.mask_way import Masks as Masks
+    from bayesprune.models.networks.dyrelu import DyReLU as DyReLU
+    from bayesprune.models.networks.dyrelu_networks import with_dyrelu as with_dyrelu
     from bayesprune.models.networks.fast_grnn import fast_grnn as fast_grnn
     from bayesprune.models.networks.lenet import lenet_5 as lenet_5
     from bayesprune.models.networks.lenet import lenet_300_100 as lenet_300_100
@@ -178,8 +181,12 @@ if TYPE_CHECKING:
     from bayesprune.models.networks.resnet import resnet_20 as resnet_20
     from bayesprune.models.networks.resnet import resnet_32 as resnet_32
     from bayesprune.models.networks.resnet import resnet_34 as resnet_34
+    from bayesprune.models.networks.resnet import resnet_34_cifar as resnet_34_cifar
     from bayesprune.models.networks.resnet import resnet_50 as resnet_50
+    from bayesprune.models.networks.resnet import resnet_50_cifar as resnet_50_cifar
     from bayesprune.models.networks.resnet import resnet_56 as resnet_56
+    from bayesprune.models.networks.shared_blocks import extra_weights as extra_weights
+    from bayesprune.models.networks.shared_blocks import share_blocks as share_blocks
     from bayesprune.models.networks.standardisation import put_in_units as put_in_units
     from bayesprune.models.networks.standardisation import units_of as units_of
     from bayesprune.models.networks.vgg import vgg_16_bn as vgg_16_bn
@@ -274,6 +281,12 @@ _HOMES: dict[str, str] = {
     "resnet_18_imagenet": "bayesprune.models.networks.resnet",
     "resnet_34": "bayesprune.models.networks.resnet",
     "resnet_50": "bayesprune.models.networks.resnet",
+    "resnet_34_cifar": "bayesprune.models.networks.resnet",
+    "resnet_50_cifar": "bayesprune.models.networks.resnet",
+    "share_blocks": "bayesprune.models.networks.shared_blocks",
+    "extra_weights": "bayesprune.models.networks.shared_blocks",
+    "with_dyrelu": "bayesprune.models.networks.dyrelu_networks",
+    "DyReLU": "bayesprune.models.networks.dyrelu",
     "mobilenet_v1": "bayesprune.models.networks.mobilenet",
     "mobilenet_v2": "bayesprune.models.networks.mobilenet",
     "weight_names": "bayesprune.models.costs.weight_names",
@@ -284,6 +297,7 @@ _HOMES: dict[str, str] = {
     "fit": "bayesprune.inference.training.fit",
     "Gating": "bayesprune.inference.rules.gate_training",
     "Thresholds": "bayesprune.inference.rules.thresholds",
+    "Phasing": "bayesprune.inference.masks.phasing",
     "Fit": "bayesprune.inference.fit_result",
     "Combined": "bayesprune.inference.combined",
     "ranks": "bayesprune.inference.inclusion.ranks",

@@ -16,13 +16,13 @@ from bayesprune.inference.data.batches import Batches, Data, check_data
 from bayesprune.inference.data.data_sketch import data_sketch
 from bayesprune.inference.data.kept_inputs import inputs_of, kept_examples
 from bayesprune.inference.data.trainable_batch import TrainableBatches
+from bayesprune.inference.defaults.ready_rules import default_rules_of
 from bayesprune.inference.fitted import Fitted
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.inclusion.inclusion_notes import inclusion_facts
 from bayesprune.inference.objective.objective import Objective, Terms
 from bayesprune.inference.posterior.shrinkage import diagonal_fisher, needs_fisher
 from bayesprune.inference.restart import Restart
-from bayesprune.inference.rules.ready_rules import default_rules_of
 from bayesprune.inference.rules.rule_traces import with_rules
 from bayesprune.inference.watching.pruning_trace import inclusion_record, kl_by_tensor, scale_record, trace_dataset
 from bayesprune.inference.watching.record import Record

@@ -24,9 +24,9 @@ from bayesprune.inference.guides.families import Family
 from bayesprune.inference.guides.functional import GivenNoise, RecordNoise, functional
 from bayesprune.inference.guides.slices import ParameterSlice
 from bayesprune.inference.objective.objective import Objective, Terms
-from bayesprune.inference.ways.host_flag import held_answers
 from bayesprune.models.checks.first_line import first_line
 from bayesprune.models.networks.running_statistics import frozen_statistics, tracks_statistics
+from bayesprune.models.ways.host_flag import held_answers
 
 
 class UntraceableError(ValueError):

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.inference.guides.registry import POINT
-from bayesprune.inference.ways.host_flag import HostFlag
 from bayesprune.inference.ways.way_family import WayFamily, way_family
 from bayesprune.models.gates.network_gates import NetworkGates
+from bayesprune.models.ways.host_flag import HostFlag
 
 __all__ = ["GateFamily"]
 

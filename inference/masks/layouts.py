@@ -12,6 +12,7 @@ from torch import Tensor
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.costs.layer_budgets import LayerBudget, counts_by_layer
 from bayesprune.models.costs.layer_shares import apportioned, checked_share, erk_counts, uniform_counts
+from bayesprune.models.networks.shared_blocks import extra_weights
 
 __all__ = ["LAYOUTS", "Layout", "counts_without_growth", "layout_of", "layout_of_masks", "scaled_counts"]
 
@@ -154,11 +155,21 @@ def layout_of(
     if density is None:
         raise ValueError(f"the layout {layout!r} needs a density: give density=0.01, or a LayerBudget as layout=")
     asked = checked_share(density, "the density of masks")
-    virtual = whole
+    virtual = whole + extra_weights(model.network, sizes)
     total = asked if isinstance(asked, int) else round(asked * virtual)
     if not len(sizes) <= total <= whole:
         raise ValueError(
             f"{total:,} weights do not go into {len(sizes)} tensors of {whole:,} weights, of which each keeps one at "
-            f"least: give a density from {len(sizes) / virtual:.3g} to {whole / virtual:.3g}"
+            f"least: give a density from {len(sizes) / virtual:.3g} to {_highest(whole, virtual)}"
         )
     return Layout(shapes, LAYOUTS[layout](shapes, total), virtual, layout)
+
+
+def _highest(whole: int, virtual: int) -> str:
+    """The highest density, with why where it is below 1."""
+    if virtual == whole:
+        return "1"
+    return (
+        f"{math.floor(1e4 * whole / virtual) / 1e4:g}, which is N_u / (N_u + N_s) with N_u = {whole:,} weights "
+        f"and N_s = {virtual - whole:,} that shared blocks use again"
+    )

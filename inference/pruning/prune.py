@@ -28,6 +28,7 @@ from bayesprune.inference.restart import Restart
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.costs.layer_budgets import LayerBudget
 from bayesprune.models.language.inclusion import InclusionEvent
+from bayesprune.models.networks.dyrelu_networks import unfaded_note
 from bayesprune.models.units.plans import restored, restored_tensor
 
 MILDER_INCLUSION = (0.3, 0.1, 0.03, 0.01)
@@ -154,7 +155,7 @@ def pruned(
     kind = next(iter(asked.kinds)) if chosen.criterion == "inclusion" and len(asked.kinds) == 1 else None
     report = report_of(chosen.rule, chosen.criterion, kind, network, masks)
     report = replace(report, batch_normalisation=_normalised(network, data, fit.inputs))
-    notes = gone_layers(masks)
+    notes = [*gone_layers(masks), *unfaded_note(network)]
     examples = fit.examples if data is None else data
     if compared and examples is not None:
         everything = {name: torch.ones_like(mask) for name, mask in masks.items()}

@@ -19,6 +19,7 @@ from bayesprune.inference.data.kept_inputs import KeptInputs, kept_examples
 from bayesprune.inference.data.trainable_batch import check_trainable
 from bayesprune.inference.defaults.kl_weight import default_kl_warmup, default_kl_weight, default_rules
 from bayesprune.inference.defaults.length import default_epochs
+from bayesprune.inference.defaults.ready_rules import default_rules_of
 from bayesprune.inference.execution.stepper import ExecutionReport
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.guide import Guide, GuideChoice
@@ -26,7 +27,6 @@ from bayesprune.inference.inclusion.inclusion_notes import inclusion_facts
 from bayesprune.inference.posterior.shrinkage import diagonal_fisher, needs_fisher
 from bayesprune.inference.posterior.warm_start import begin_at
 from bayesprune.inference.restart import Restart
-from bayesprune.inference.rules.ready_rules import default_rules_of
 from bayesprune.inference.rules.rule import Rule
 from bayesprune.inference.training.checkpoint import Checkpoint, open_checkpoint
 from bayesprune.inference.training.earlier_arguments import rules_of_today

@@ -2,7 +2,7 @@
 
 An operation costs half of what `torch.utils.flop_counter.FlopCounterMode` counts. One that multiplies by a layer's
 weights, wherever in the code it happens, belongs to that layer; any other (products of attention, weights that were
-computed on the way) belongs to the module whose forward it happens in.
+computed on the way) belongs to the module whose forward it happens in. Weights times a number stay their layer's.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from bayesprune.models.checks.first_line import first_line
+from bayesprune.models.networks.dyrelu import DyReLU
 from bayesprune.models.networks.evaluation_mode import evaluation_mode
 from bayesprune.models.networks.placing import like
 
@@ -77,8 +78,11 @@ def count_macs(network: nn.Module, example_input: Any) -> dict[str, Macs]:
 
 
 def own_weights(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """The weights that a module itself holds: parameters of two or more dimensions, but no bias or normalisation."""
-    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+    """The weights that a module itself holds: parameters of two or more dimensions, but no bias or normalisation.
+
+    Nor is what a `DyReLU` calculates its slopes with: that is gone in the end.
+    """
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm, DyReLU)):
         return
     for name, parameter in module.named_parameters(recurse=False):
         if parameter.ndim >= 2 and not name.startswith("bias"):
@@ -105,6 +109,7 @@ class _Layers(TorchDispatchMode):
         self._counter = counter
         self._names = {id(module): name for name, module in network.named_modules()}
         self._running = [""]
+        self._scaled: list[Tensor] = []  # weights times a number, kept so that their places stay theirs
         # A storage may hold weights of several layers (views of one flat vector), so a place in it is kept as well.
         self._places: dict[int, list[tuple[range, str]]] = defaultdict(list)
         for name, module in network.named_modules():
@@ -133,7 +138,18 @@ class _Layers(TorchDispatchMode):
         flops = self._counter.get_total_flops() - before
         if flops:
             self._note(flops, [arg for arg in args if isinstance(arg, Tensor)])
+        elif func is torch.ops.aten.mul.Tensor:
+            self._note_scaled(result, [arg for arg in args if isinstance(arg, Tensor)])
         return result
+
+    def _note_scaled(self, product: Tensor, factors: list[Tensor]) -> None:
+        """Notes that a layer's weights times a number, as shared blocks have them, are that layer's weights."""
+        for weight, number in (factors, factors[::-1]) if len(factors) == 2 else ():
+            owner = self._owner(weight)
+            if owner is not None and number.ndim == 0 and product.shape == weight.shape:
+                storage, place = _place(product)
+                self._places[storage].append((place, owner))
+                self._scaled.append(product)
 
     def _note(self, flops: int, tensors: list[Tensor]) -> None:
         for tensor in reversed(tensors):  # weights come last; before them there may be an input that is a parameter

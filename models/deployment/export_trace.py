@@ -14,6 +14,7 @@ from bayesprune.models.checks.first_line import first_line
 from bayesprune.models.deployment.module_source import refuse_hooks
 from bayesprune.models.graphs.forward_constants import recorded_factories
 from bayesprune.models.graphs.traced_graph import InPlaceTracer, refuse_reserved_names, take_out
+from bayesprune.models.networks.dyrelu_networks import refuse_active
 
 __all__ = ["agree", "cloned", "placed", "run_traced", "trace"]
 
@@ -29,6 +30,7 @@ def trace(network: nn.Module, inputs: tuple[Any, ...]) -> fx.Graph:
     parameters = list(inspect.signature(network.forward).parameters.values())
     held = {p.name: p.default for p in parameters[len(inputs) :] if p.default is not inspect.Parameter.empty}
     refuse_hooks("", network)
+    refuse_active(network)
     tracer = _Tracer()
     try:
         with warnings.catch_warnings():

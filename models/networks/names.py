@@ -15,6 +15,8 @@ NETWORK_NAMES = (
     "resnet-18-imagenet",
     "resnet-34",
     "resnet-50",
+    "resnet-34-cifar",
+    "resnet-50-cifar",
     "mobilenet-v1",
     "mobilenet-v2",
     "fast-grnn",

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from bayesprune.models.checks.size_bounds import checked_count, checked_input_shape, checked_width, require_holdable
+from bayesprune.models.networks.dyrelu_networks import DYRELU, with_dyrelu
 from bayesprune.models.networks.fast_grnn import fast_grnn
 from bayesprune.models.networks.lenet import lenet_5, lenet_300_100
 from bayesprune.models.networks.mobilenet import mobilenet_v1, mobilenet_v2
@@ -19,13 +20,20 @@ from bayesprune.models.networks.resnet import (
     resnet_20,
     resnet_32,
     resnet_34,
+    resnet_34_cifar,
     resnet_50,
+    resnet_50_cifar,
     resnet_56,
 )
+from bayesprune.models.networks.shared_blocks import SHARED, share_blocks
 from bayesprune.models.networks.vgg import vgg_16_bn
 
-__all__ = ["NETWORKS", "Builder", "make_ready", "network_from_config"]
+__all__ = ["NETWORKS", "STEM", "Builder", "make_ready", "network_from_config"]
 
+STEM = "stem_stride"
+"""Key of `network.config` that says the stride of the first convolution, where it is another than 1."""
+
+_LONGEST_STRIDE, _MOST_BLOCKS = 8, 100  # that a file may ask for
 _SMALLEST = 32  # of networks that halve their images five times: to one position
 
 
@@ -102,6 +110,8 @@ NETWORKS: dict[str, Builder] = {
     "resnet-18-imagenet": _image_builder("resnet-18-imagenet", resnet_18_imagenet, halves="five halvings"),
     "resnet-34": _image_builder("resnet-34", resnet_34, halves="five halvings"),
     "resnet-50": _image_builder("resnet-50", resnet_50, halves="five halvings"),
+    "resnet-34-cifar": _image_builder("resnet-34-cifar", resnet_34_cifar),
+    "resnet-50-cifar": _image_builder("resnet-50-cifar", resnet_50_cifar),
     "mobilenet-v1": _image_builder("mobilenet-v1", mobilenet_v1, halves="five halvings"),
     "mobilenet-v2": _image_builder("mobilenet-v2", mobilenet_v2, halves="five halvings"),
     "fast-grnn": _recurrent_builder("fast-grnn", fast_grnn),
@@ -111,7 +121,26 @@ NETWORKS: dict[str, Builder] = {
 """Networks by the name the command line uses; each builder takes `(input_shape, classes, width=1.0)`."""
 
 
-def make_ready(name: str, input_shape: Sequence[int], classes: int, width: float = 1.0) -> nn.Module:
+_STEMS: dict[str, Callable[..., nn.Module]] = {
+    "resnet-18": resnet_18,
+    "resnet-20": resnet_20,
+    "resnet-32": resnet_32,
+    "resnet-56": resnet_56,
+    "resnet-34-cifar": resnet_34_cifar,
+    "resnet-50-cifar": resnet_50_cifar,
+}
+"""Networks whose first convolution may have another stride."""
+
+
+def make_ready(
+    name: str,
+    input_shape: Sequence[int],
+    classes: int,
+    width: float = 1.0,
+    stem_stride: int = 1,
+    shared_blocks: int = 0,
+    dyrelu: bool = False,
+) -> nn.Module:
     """Makes a network of `NETWORKS`, once it is known that it can be held.
 
     Args:
@@ -119,22 +148,41 @@ def make_ready(name: str, input_shape: Sequence[int], classes: int, width: float
         input_shape: Shape of one input.
         classes: Number of outputs.
         width: Multiplies the widths of the hidden layers; default 1.
+        stem_stride: Stride of the first convolution of a residual network for small images; default 1.
+        shared_blocks: Blocks of each stage that own their convolutions, which later ones use (`share_blocks`); default
+            0: all blocks own theirs.
+        dyrelu: Whether its activations are `DyReLU`s (`with_dyrelu`); default False.
 
     Raises:
-        ValueError: If the name is unknown, the network does not take such inputs, or has more than
-            `bayesprune.models.checks.size_bounds.MOST_PARAMETERS` parameters.
+        ValueError: If the name is unknown, the network does not take such inputs, has none of what is asked for, or has
+            more than `bayesprune.models.checks.size_bounds.MOST_PARAMETERS` parameters.
     """
     if not isinstance(name, str) or name not in NETWORKS:
         raise ValueError(f"network {name!r} is unknown: expected one of {', '.join(NETWORKS)}")
-    require_holdable(lambda: NETWORKS[name](input_shape, classes, width), name)
-    return NETWORKS[name](input_shape, classes, width)
+    if stem_stride != 1 and name not in _STEMS:
+        raise ValueError(f"{name} has no {STEM}: leave it out, or take one of {', '.join(_STEMS)}")
+
+    def make() -> nn.Module:
+        if stem_stride == 1:
+            network = NETWORKS[name](input_shape, classes, width)
+        else:
+            _require_image(name, input_shape)
+            network = _STEMS[name](input_shape[0], classes, width, stem_stride)
+            network = _named(name, input_shape, classes, width, network)
+            network.config = {**network.config, STEM: stem_stride}  # type: ignore[assignment, dict-item]
+        network = share_blocks(network, shared_blocks) if shared_blocks else network
+        return with_dyrelu(network) if dyrelu else network
+
+    require_holdable(make, name)
+    return make()
 
 
 def network_from_config(config: Any) -> nn.Module:
     """Makes a ready network again from what a builder noted on it (`network.config`), as a file has it.
 
     Args:
-        config: Has ``name``, ``input_shape``, ``classes`` and, since there are widths, ``width``.
+        config: Has ``name``, ``input_shape``, ``classes`` and, since there are widths, ``width``; where they are not
+            the usual ones, ``stem_stride``, ``shared_blocks`` and ``dyrelu``.
 
     Raises:
         ValueError: In one sentence, if it is something else or out of bounds
@@ -142,9 +190,14 @@ def network_from_config(config: Any) -> nn.Module:
     """
     if not isinstance(config, Mapping):
         raise ValueError("network is not what a ready network's config was: expected name, input_shape and classes")
+    if not isinstance(config.get(DYRELU, False), bool):
+        raise ValueError(f"{DYRELU} is {config[DYRELU]!r}, but true or false is expected"[:200])
     return make_ready(
         config.get("name", ""),
         checked_input_shape(config.get("input_shape")),
         checked_count(config.get("classes"), "classes"),
         checked_width(config.get("width", 1.0)),
+        checked_count(config.get(STEM, 1), STEM, _LONGEST_STRIDE),
+        checked_count(config[SHARED], SHARED, _MOST_BLOCKS) if SHARED in config else 0,
+        config.get(DYRELU, False),
     )

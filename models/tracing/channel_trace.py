@@ -22,6 +22,8 @@ from bayesprune.models.graphs.faithful_graph import refuse_another_graph
 from bayesprune.models.graphs.forward_constants import FACTORIES, remedy_for
 from bayesprune.models.graphs.in_place import OUT_OF_PLACE
 from bayesprune.models.graphs.traced_graph import graph_of, refuse_reserved_names
+from bayesprune.models.networks.dyrelu_networks import refuse_active
+from bayesprune.models.networks.shared_blocks import SharedBlock
 from bayesprune.models.tracing.activation import (
     NO_CHANNEL,
     Activation,
@@ -240,6 +242,8 @@ def trace_channels(network: nn.Module, example_input: Any, unknown: str = "refus
     if unknown not in ("refuse", "keep"):
         raise ValueError(f"unknown= takes 'refuse' or 'keep', not {unknown!r}")
     _refuse_tied(network)
+    _refuse_shared(network, unknown == "keep")
+    refuse_active(network)
     if network._forward_hooks or network._forward_pre_hooks:
         raise ValueError("the network has forward hooks, through which its units cannot be followed: remove them")
     try:
@@ -286,6 +290,14 @@ def _refuse_tied(network: nn.Module) -> None:
                 "layer alone: give each layer its own copy"
             )
         seen[id(parameter)] = name
+
+
+def _refuse_shared(network: nn.Module, keep: bool) -> None:
+    for name, module in network.named_modules():
+        if isinstance(module, SharedBlock) and not keep:
+            raise NotFollowedError(
+                f"{name} uses the convolutions of an earlier block, so that a unit would leave several blocks at once"
+            )
 
 
 def _label(n: fx.Node) -> str:

@@ -54,11 +54,19 @@ def test_what_is_thinned_follows_the_cubic():
     assert late.at(0.2, 0.1) == 1.0 and late.at(0.6, 0.1) == 0.1 == late.at(1.0, 0.1)
     assert late.at(0.4, 0.1) == pytest.approx(0.1 + 0.9 / 8)
     assert CubicDensity(0.05).at(0.1, 0.2) == 0.2  # a final density above the start is kept throughout
-    assert [one.rises for one in (ConstantDensity(), CubicDensity(), CyclicDensity(), CyclicDensity(top=1.0))] == [False, False, True, False]
+    assert [one.rises for one in (ConstantDensity(), CubicDensity(), CyclicDensity(), CyclicDensity(top=1.0))] == [
+        False,
+        False,
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("steps", [37, 200, 4001])
-@pytest.mark.parametrize("schedule", [CyclicDensity(), CyclicDensity(3, 2.0, 0.7, longer=1.5), CubicDensity(1.0, 0.0, 0.5), CubicDensity(ends=1.0)])
+@pytest.mark.parametrize(
+    "schedule",
+    [CyclicDensity(), CyclicDensity(3, 2.0, 0.7, longer=1.5), CubicDensity(1.0, 0.0, 0.5), CubicDensity(ends=1.0)],
+)
 @pytest.mark.parametrize("every", [1, 10, 1000, 0.03])
 def test_turns_and_ends_are_updates_whatever_the_interval_is(steps, schedule, every):
     plan = planned_updates(schedule, steps, every, None, 0.75)
@@ -76,7 +84,9 @@ def test_turns_and_ends_are_updates_whatever_the_interval_is(steps, schedule, ev
 def test_masks_that_stay_have_no_updates_and_others_have_theirs():
     assert planned_updates(ConstantDensity(), 1000, 100, None, 0.0) == {}
     assert list(planned_updates(ConstantDensity(), 1000, 100, None, 0.75)) == [100, 200, 300, 400, 500, 600, 700]
-    assert list(planned_updates(ConstantDensity(), 1000, 100, None, 1.0))[-1] == 900  # nothing is trained after the last step
+    assert (
+        list(planned_updates(ConstantDensity(), 1000, 100, None, 1.0))[-1] == 900
+    )  # nothing is trained after the last step
     assert list(planned_updates(ConstantDensity(), 1000, 4000, None, 1.0)) == [125 * n for n in range(1, 8)]
     assert list(planned_updates(CubicDensity(ends=0.5), 1000, 100, 50, 0.8)) == [*range(50, 501, 50), 600, 700, 800]
     assert list(planned_updates(CyclicDensity(), 200, 10, None, 0.0)) == list(range(5, 81, 5))  # an eighth of a cycle
@@ -84,7 +94,9 @@ def test_masks_that_stay_have_no_updates_and_others_have_theirs():
 
 
 def test_cycles_that_no_step_can_follow_are_refused():
-    with pytest.raises(ValueError, match=r"cannot follow CyclicDensity\(count=4.* in 12 steps: two of its turns fall on step"):
+    with pytest.raises(
+        ValueError, match=r"cannot follow CyclicDensity\(count=4.* in 12 steps: two of its turns fall on step"
+    ):
         planned_updates(CyclicDensity(4), 12, 1)
     assert len(planned_updates(CyclicDensity(4), 40, 1, until=0.0)) == 16
 

@@ -265,5 +265,7 @@ def with_batches_of_one(rule):
 def test_an_update_whose_batch_is_left_out_comes_with_the_next_step():
     report = with_batches_of_one(DynamicMasks(0.3, every=3)).settings["masks"][0]
     assert report["updates"] == 7 and report["exchanged"] > 20  # due after steps 3, 6, ..., 21
-    last = with_batches_of_one(DynamicMasks(0.3, every=3, share=0.0, schedule=CyclicDensity(1, ends=1.0))).settings["masks"][0]
+    last = with_batches_of_one(DynamicMasks(0.3, every=3, share=0.0, schedule=CyclicDensity(1, ends=1.0))).settings[
+        "masks"
+    ][0]
     assert last["reached_count"] == round(0.3 * 140) and last["cut"] > 0

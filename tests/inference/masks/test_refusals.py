@@ -41,7 +41,10 @@ class Trained(bp.Callback):
         ({"density": 0.1, "temperature": float("nan")}, "setting temperature of DynamicMasks takes a number, not nan"),
         ({"density": "a tenth"}, "setting density of DynamicMasks takes"),
         ({"density": 0.1, "grow": None}, "lets no weight come: give share=0"),
-        ({"density": 0.1, "grow": None, "share": 0.0, "schedule": CyclicDensity()}, "lets no weight come: give share=0"),
+        (
+            {"density": 0.1, "grow": None, "share": 0.0, "schedule": CyclicDensity()},
+            "lets no weight come: give share=0",
+        ),
         ({"density": 0.1, "schedule": CyclicDensity(), "until": 0.3}, "exchanged from the share 0.4 .*, but until=0.3"),
     ],
 )
@@ -77,7 +80,10 @@ def test_numbers_may_be_those_of_numpy_and_torch():
             "budget is of another network: 0.weight has 98 weights, and 112 in the budget",
         ),
         ({"density": 0.1, "layout": {"0.weight": 0.1}}, "says itself how dense the layers are: leave density= out"),
-        ({"density": 0.1, "schedule": CyclicDensity(9)}, "cannot follow Cycles.* in 40 steps: two of its turns fall on step"),
+        (
+            {"density": 0.1, "schedule": CyclicDensity(9)},
+            "cannot follow Cycles.* in 40 steps: two of its turns fall on step",
+        ),
     ],
 )
 def test_what_does_not_go_into_the_network_or_the_fit(make, said):

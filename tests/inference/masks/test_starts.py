@@ -150,7 +150,10 @@ def test_starts_that_make_no_sense_are_refused_in_a_sentence(rule, said):
             r"shape \(7, 14\), but the weights \(14, 7\)",
         ),
         (lambda: {"start": {"0.bias": torch.ones(14, dtype=torch.bool)}}, "'0.bias', which is no weight with a prior"),
-        (lambda: {"density": 0.1, "start": "synflow", "schedule": CubicDensity()}, "start='synflow'.* begins with more"),
+        (
+            lambda: {"density": 0.1, "start": "synflow", "schedule": CubicDensity()},
+            "start='synflow'.* begins with more",
+        ),
         (lambda: {"start": given(), "schedule": CubicDensity()}, r"start=masks\) says .* begins with more"),
     ],
 )

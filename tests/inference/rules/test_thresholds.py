@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import bayesprune as bp
+from bayesprune.inference.defaults import ready_rules
 from bayesprune.inference.guides.guide import Guide
-from bayesprune.inference.rules import ready_rules
 from bayesprune.inference.rules.thresholds import Thresholds
 from bayesprune.inference.training import checkpoint as checkpoints
 from bayesprune.inference.training import fit as fitting

@@ -8,7 +8,7 @@ import pickle
 import torch
 from torch import nn
 
-from bayesprune.inference.ways.host_flag import HostFlag
+from bayesprune.models.ways.host_flag import HostFlag
 
 LOOKS = []
 

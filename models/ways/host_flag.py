@@ -47,13 +47,17 @@ class HostFlag:
             (real, _), answer = self._seen, self._answer
             _resting.append(lambda: self.of(real) == answer)
             return answer
-        if isinstance(tensor, FakeTensor):  # which has no value: where a step is only tried
+        if isinstance(tensor, FakeTensor) or tensor.is_meta:  # without a value: where a step is only tried
             return self._answer
         version = tensor._version  # PyTorch counts the changes in place for autograd
         if self._seen is None or self._seen[0] is not tensor or self._seen[1] != version:
             self._answer = bool(self._question(tensor.detach()))
             self._seen = (tensor, version)
         return self._answer
+
+    def know(self, tensor: Tensor, answer: bool) -> None:
+        """Notes the answer where who has changed the tensor knows it, so that nobody has to look."""
+        self._seen, self._answer = (tensor, tensor._version), answer
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HostFlag:
         return HostFlag(self._question)  # the count of a copied tensor begins anew
