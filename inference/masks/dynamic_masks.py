@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bayesprune.inference.guides.guide import GuideChoice, assign_families
 from bayesprune.inference.guides.registry import is_point
+from bayesprune.inference.masks import bayesian_scores  # noqa: F401  # it registers its scores
 from bayesprune.inference.masks.density_schedules import Constant, DensitySchedule
 from bayesprune.inference.masks.exchange import grown, kept, kept_of_all
 from bayesprune.inference.masks.layouts import Layout, layout_of

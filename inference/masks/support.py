@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from bayesprune.inference.masks.out_of_support import settle_scales
 from bayesprune.inference.rules.rule import Run
 from bayesprune.models.language.latent import WEIGHT
 from bayesprune.models.masks.mask_way import Masks
@@ -40,6 +41,7 @@ class Support:
         for name, mask in masks.items():
             both = mask & self.masks.masks[name]
             self._multiply(name, both)
+            settle_scales(self.run, name, mask, self.masks.masks[name])
         self.masks.put(masks)
 
     @torch.no_grad()
@@ -47,6 +49,7 @@ class Support:
         """Sets what is out to nothing."""
         for name, mask in self.masks.masks.items():
             self._multiply(name, mask)
+            settle_scales(self.run, name, mask)
 
     def _multiply(self, name: str, stays: Tensor) -> None:
         """Leaves in a tensor's locations and optimizer states only what stays."""
