@@ -17,8 +17,8 @@ from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.masks.curvature import fisher_of_batch
 from bayesprune.inference.masks.scores import Seen, drop_score, grow_score
 from bayesprune.models.distributions.inclusion_threshold import implied_density
-from bayesprune.models.language.inclusion import SlabMembership
 from bayesprune.models.language.iid import Iid
+from bayesprune.models.language.inclusion import SlabMembership
 from bayesprune.models.language.latent import WEIGHT
 from bayesprune.models.language.tensor_prior import TensorPrior
 from bayesprune.models.masks.mask_way import Masks
@@ -31,8 +31,8 @@ NORMAL = "normal"
 def log_bayes_factor(gradient: Tensor, curvature: Tensor, slab_sd: Tensor | float) -> Tensor:
     """Log of the evidence for a weight ~ Normal(0, slab_sd) over that for a weight of zero, to second order at zero.
 
-    Where the log-likelihood is g w - h w^2 / 2 the ratio is (1 + slab_sd^2 h)^(-1/2) exp(g^2 / (2 (h + 1 / slab_sd^2))),
-    exactly. Of one curvature for all weights it orders them as |g| does.
+    With s = slab_sd, where the log-likelihood is g w - h w^2 / 2 the ratio is exactly
+    (1 + s^2 h)^(-1/2) exp(g^2 / (2 (h + 1 / s^2))). Of one curvature for all weights it orders them as |g| does.
 
     Args:
         gradient: g, of the log-likelihood of all the data at zero, in nats / weight.
@@ -56,7 +56,7 @@ def masked_priors(guide: Guide) -> Iterator[TensorPrior]:
                     yield guide.model.priors[name]
 
 
-# -- drop: |mu| / sigma -----------------------------------------------------------------------------------------
+# -- drop: |mu| / sigma --------------------------------------------------------------------------------------
 
 
 def _weight_site(prior: TensorPrior) -> str | None:
@@ -93,7 +93,7 @@ def signal_to_noise(seen: Seen) -> dict[str, Tensor]:
     return found
 
 
-# -- drop: log odds of inclusion ------------------------------------------------------------------------------------
+# -- drop: log odds of inclusion -----------------------------------------------------------------------------
 
 
 def check_included(guide: Guide) -> None:
@@ -131,7 +131,7 @@ def _log_odds(guide: Guide, prior: TensorPrior, values: Mapping[str, Tensor]) ->
     return prior.spread(event.gate, guide.log_odds()[prior.sites[event.gate].name]).double()
 
 
-# -- grow: Bayes factors ------------------------------------------------------------------------------------------
+# -- grow: Bayes factors -------------------------------------------------------------------------------------
 
 
 def slab_sd_of(prior: TensorPrior, values: Mapping[str, Tensor]) -> Tensor | None:
@@ -212,7 +212,7 @@ def _posterior_log_odds(seen: Seen, fisher: Mapping[str, Tensor]) -> dict[str, T
     return found
 
 
-# -- what masks say of the prior ---------------------------------------------------------------------------------
+# -- what masks say of the prior -----------------------------------------------------------------------------
 
 
 def implied_densities(guide: Guide) -> dict[str, float]:
@@ -232,7 +232,7 @@ def implied_densities(guide: Guide) -> dict[str, float]:
     """
     values, found = guide.means(), dict[str, float]()
     weights = guide.model.weights_at(values)
-    masks = next((way.masks for way in guide.model.ways if isinstance(way, Masks)), {})
+    masks = {name: mask for way in guide.model.ways if isinstance(way, Masks) for name, mask in way.masks.items()}
     for prior in masked_priors(guide):
         if not prior.weight_is_latent:
             continue

@@ -210,6 +210,15 @@ class ActiveMasks(ActiveRule):
         self._gradient, self._seen = {}, 0
         return Change.VALUES
 
+    def after_epoch(self) -> Change:
+        """Takes back what optimizers make of gradients that are zero but for rounding."""
+        self.support.settle()
+        return Change.VALUES
+
+    def end(self) -> None:
+        """The same: a fit ends with nothing where nothing is."""
+        self.support.settle()
+
     def _add(self, gradient: Mapping[str, Tensor]) -> None:
         self._seen += 1
         for name in self.counts:

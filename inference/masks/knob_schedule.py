@@ -25,8 +25,8 @@ class KnobSchedule(Rule):
 
     Attributes:
         knob: Name of the knob; or ``"pattern.name"``, that of one prior alone. Default ``"density"``.
-        schedule: Its values as densities: `Cycles()` (default), `Cubic(...)`, or a `DensitySchedule` of one's own, whose
-            `at(share, final)` is any positive number. Those that are ready take declared values of at most 1.
+        schedule: Its values as densities: `Cycles()` (default), `Cubic(...)`, or a `DensitySchedule` of one's own,
+            whose `at(share, final)` is any positive number. Those that are ready take declared values of at most 1.
 
     Raises:
         ValueError: If the schedule is none.
@@ -44,9 +44,8 @@ class KnobSchedule(Rule):
     def check(self, model: BayesianNetwork, options: Mapping[str, Any]) -> None:
         """Refuses a knob that no prior declares, and ready schedules on knobs that are no densities."""
         if self.knob not in model.knobs:
-            raise ValueError(
-                f"KnobSchedule({self.knob!r}) names no knob of the priors: theirs are {', '.join(model.knobs) or 'none'}"
-            )
+            known = ", ".join(model.knobs) or "none"
+            raise ValueError(f"KnobSchedule({self.knob!r}) names no knob of the priors: theirs are {known}")
         ours = type(self.schedule).__module__ == DensitySchedule.__module__
         for key, number in numbers_of(model.knobs, self.knob).items():
             if ours and number.declared > 1.0:

@@ -51,6 +51,12 @@ class Support:
             self._multiply(name, mask)
             settle_scales(self.run, name, mask)
 
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Sets standard deviations of what is out to the prior's again; of points nothing."""
+        for name, mask in self.masks.masks.items():
+            settle_scales(self.run, name, mask)
+
     def _multiply(self, name: str, stays: Tensor) -> None:
         """Leaves in a tensor's locations and optimizer states only what stays."""
         prior = self.run.objective.model.priors[name]
