@@ -22,8 +22,8 @@ def settle_scales(run: Run, name: str, now: Tensor, before: Tensor | None = None
     is that of the sparse network alone. What Adam makes of the rounding of a zero gradient moves it a little between
     two calls, and nothing else with it: no living weight depends on it. That takes a prior that is a Normal around zero
     of a known width; under any other a factor that is out keeps its scale, and its part of the KL term is what the
-    prior makes it. A weight that comes starts with the mean scale of those of its tensor that stay, as in SSVI (Li et al. 2024). Locations are
-    `Support`'s affair: zero in both cases.
+    prior makes it. A weight that comes starts with the mean scale of those of its tensor that stay, as in SSVI (Li et
+    al. 2024). Locations are `Support`'s affair: zero in both cases.
 
     Args:
         run: The restart.

@@ -142,7 +142,7 @@ def test_nothing_that_is_in_depends_on_what_is_out(monkeypatch):
 
 def test_a_weight_that_comes_starts_at_zero_with_the_mean_scale_of_those_that_stay_and_no_history():
     _, seen = fitted()
-    came = 0
+    came, off = 0, []
     for before, after in zip(seen.steps, seen.steps[1:], strict=False):
         for name, (mask, location, log_scale, states) in after.items():
             new, stay = mask & ~before[name][0], mask & before[name][0]
@@ -151,10 +151,10 @@ def test_a_weight_that_comes_starts_at_zero_with_the_mean_scale_of_those_that_st
                 assert bool((location[new] == 0.0).all())
                 mean = log_scale[stay].exp().mean()
                 torch.testing.assert_close(log_scale[new].exp(), mean.expand(int(new.sum())), rtol=1e-9, atol=0.0)
-                assert abs(float(mean) / SD - 1.0) > 0.02  # control: it is not the prior's
+                off.append(abs(float(mean) / SD - 1.0))
                 assert states and all(bool((value[new] == 0.0).all()) for value in states.values())
                 assert any(bool((value[stay] != 0.0).any()) for value in states.values())
-    assert came > 5
+    assert came > 5 and max(off) > 0.05  # control: it is not the prior's
 
 
 def test_a_tensor_all_of_whose_weights_go_at_once_takes_their_scale():
