@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 import bayesprune as bp
-from benchmarks.alternation import alternate, summarise
 from bayesprune.inference.masks.dynamic_masks import DynamicMasks
 from bayesprune.inference.watching.callbacks import Callback, FitState
 from bayesprune.models.priors.continuous_spike_and_slab import ScheduledSpikeAndSlab
+from benchmarks.alternation import alternate, summarise
 
 NETWORKS: Mapping[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "lenet-300-100": (lambda: bp.lenet_300_100(784), (784,)),
@@ -52,7 +52,7 @@ class Begun(Callback):
             raise KeyboardInterrupt
 
 
-def begun(network: str, case: str, execution: str, x: Tensor, y: Tensor) -> Any:
+def begun(network: str, case: str, x: Tensor, y: Tensor) -> Any:
     """A restart that takes steps when it is told to."""
     prior, guide, rule = CASES[case]
     torch.manual_seed(0)
@@ -61,8 +61,7 @@ def begun(network: str, case: str, execution: str, x: Tensor, y: Tensor) -> Any:
     model = bp.BayesianNetwork(make(), {"*.weight": hierarchy}, data_size=len(x))
     rules = [] if rule is None else [DynamicMasks(**{"density": DENSITY, "every": LONG, "until": 1.0, **rule})]
     watcher = Begun()
-    how: dict[str, Any] = {"steps": LONG, "batch_size": 128, "execution": execution, "device": "cpu"}
-    how |= {} if execution == "plain" else {"compiled": False}
+    how: dict[str, Any] = {"steps": LONG, "batch_size": 128, "execution": "plain", "device": "cpu"}
     try:
         bp.fit(model, (x, y), guide, rules=rules, callbacks=[watcher], **how)
     except KeyboardInterrupt:
@@ -86,7 +85,6 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Prints a table, and returns costs by case."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--network", default="lenet-300-100", choices=NETWORKS)
-    parser.add_argument("--execution", default="plain", choices=("plain", "fused"))
     parser.add_argument("--blocks", type=int, default=11)
     parser.add_argument("--block-seconds", type=float, default=0.2)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
@@ -95,10 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     clock, random = time.process_time(), torch.Generator().manual_seed(0)
     x = torch.randn(1280, *NETWORKS[options.network][1], generator=random)
     y = torch.randint(10, (1280,), generator=random)
-    runs = {case: begun(options.network, case, options.execution, x, y) for case in options.cases}
+    runs = {case: begun(options.network, case, x, y) for case in options.cases}
     steps = {case: lambda run=run: run.take_step(x[:128], y[:128]) for case, run in runs.items()}
     costs = summarise(alternate(steps, options.blocks, options.block_seconds), options.cases[0])
-    print(f"{options.network}, {options.execution}, batch 128, density {DENSITY}, one thread")
+    print(f"{options.network}, plain execution, batch 128, density {DENSITY}, one thread")
     print(f"{'':38}{'ms':>8}{'x first':>9}{'quartiles':>16}{'in steps':>10}   bytes a weight")
     base = costs[options.cases[0]].ms
     for case, cost in costs.items():

@@ -215,6 +215,12 @@ LAWS = [
         lambda weight: mixture(weight, 0.2, 0.006, 0.6),
         kind="membership",
     ),
+    Law(
+        "scheduled-spike-and-slab",
+        {"expected_density": 0.3, "slab_sd": 0.5, "spike_sd": 0.02},
+        lambda weight: mixture(weight, 0.3, 0.02, 0.5),
+        kind="membership",
+    ),
     Law("low-rank", {}, log_density(sqrt(10.0), 0.2 * 3 * (OUT + FAN_IN)), components, "atom"),
     Law("sparse-variational-dropout", {}, lambda weight: log_uniform(weight), own="normal", up_to=True),
     Law(
