@@ -172,6 +172,19 @@ def test_the_width_is_known_of_a_fixed_normal_only(prior, sd):
     assert found is None if sd is None else float(found) == pytest.approx(sd)
 
 
+@pytest.mark.parametrize(
+    ("prior", "guide", "asked"),
+    [
+        (bp.Gaussian(), "meanfield", {"optimizer": "adam", "learning_rate": 0.01, "schedule": "hold-cosine"}),
+        (bp.Gaussian(), "map", {"optimizer": "sgd", "learning_rate": 0.1, "schedule": "cosine"}),
+        (bp.SpikeAndSlab(), "paired", {}),
+    ],
+)
+def test_how_it_is_trained_by_default(prior, guide, asked):
+    bnn = bp.BayesianNetwork(nn.Linear(5, 2), {"weight": prior}, data_size=64)
+    assert dict(DynamicMasks(density=0.3).training(bnn, guide)) == asked
+
+
 def test_points_are_left_as_they_are(monkeypatch):
     """A MAP is the same to the last bit with and without."""
 

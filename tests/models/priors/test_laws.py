@@ -192,6 +192,7 @@ LAWS = [
         "soft-threshold", ROWS, normals((0.3 * FAN_IN / SIZE) ** -0.5, 0.7), lambda s, raw: soft(raw, s, "exp"), "atom"
     ),
     Law("soft-threshold-paper", DECAY, normals(sqrt(0.2), sqrt(0.2)), lambda s, raw: soft(raw, s), "atom"),
+    Law("sparse-gaussian", {"expected_density": 0.2}, lambda weight: normal(weight, sqrt(2.0 / (0.2 * FAN_IN)))),
     Law("reduction", {"sd": 0.3}, lambda weight: normal(weight, 0.3), kind="reduction"),
     Law(
         "spike-and-slab",
