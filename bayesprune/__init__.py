@@ -69,11 +69,13 @@ if TYPE_CHECKING:
     from bayesprune.inference.inclusion.reduction import evidence_change as evidence_change
     from bayesprune.inference.inclusion.reduction import reduced_inclusion as reduced_inclusion
     from bayesprune.inference.inclusion.reduction import reduction as reduction
+    from bayesprune.inference.masks.bayesian_scores import implied_densities as implied_densities
     from bayesprune.inference.masks.density_schedules import ConstantDensity as ConstantDensity
     from bayesprune.inference.masks.density_schedules import CubicDensity as CubicDensity
     from bayesprune.inference.masks.density_schedules import CyclicDensity as CyclicDensity
     from bayesprune.inference.masks.density_schedules import DensitySchedule as DensitySchedule
     from bayesprune.inference.masks.dynamic_masks import DynamicMasks as DynamicMasks
+    from bayesprune.inference.masks.knob_schedule import KnobSchedule as KnobSchedule
     from bayesprune.inference.masks.phasing import Phasing as Phasing
     from bayesprune.inference.masks.scores import drop_score as drop_score
     from bayesprune.inference.masks.scores import grow_score as grow_score
@@ -144,6 +146,8 @@ if TYPE_CHECKING:
     from bayesprune.models.deployment.onnx_export import export_onnx as export_onnx
     from bayesprune.models.deployment.sparse import to_sparse as to_sparse
     from bayesprune.models.distributions.flattening import FlatteningPrior as FlatteningPrior
+    from bayesprune.models.distributions.inclusion_threshold import implied_density as implied_density
+    from bayesprune.models.distributions.inclusion_threshold import inclusion_threshold as inclusion_threshold
     from bayesprune.models.distributions.spike_slab_mixture import SpikeSlabMixture as SpikeSlabMixture
     from bayesprune.models.gates.cost_pressure import CostPressure as CostPressure
     from bayesprune.models.gates.unit_gates import UnitGates as UnitGates
@@ -191,6 +195,7 @@ if TYPE_CHECKING:
     from bayesprune.models.networks.standardisation import units_of as units_of
     from bayesprune.models.networks.vgg import vgg_16_bn as vgg_16_bn
     from bayesprune.models.priors.continuous_spike_and_slab import ContinuousSpikeAndSlab as ContinuousSpikeAndSlab
+    from bayesprune.models.priors.continuous_spike_and_slab import ScheduledSpikeAndSlab as ScheduledSpikeAndSlab
     from bayesprune.models.priors.gaussian import Gaussian as Gaussian
     from bayesprune.models.priors.group_horseshoe import GroupHorseshoe as GroupHorseshoe
     from bayesprune.models.priors.group_normal_jeffreys import GroupNormalJeffreys as GroupNormalJeffreys
@@ -249,6 +254,10 @@ _HOMES: dict[str, str] = {
     "LowRank": "bayesprune.models.priors.low_rank",
     "onset_start": "bayesprune.inference.defaults.onset_start",
     "ContinuousSpikeAndSlab": "bayesprune.models.priors.continuous_spike_and_slab",
+    "ScheduledSpikeAndSlab": "bayesprune.models.priors.continuous_spike_and_slab",
+    "inclusion_threshold": "bayesprune.models.distributions.inclusion_threshold",
+    "implied_density": "bayesprune.models.distributions.inclusion_threshold",
+    "implied_densities": "bayesprune.inference.masks.bayesian_scores",
     "SWS": "bayesprune.models.priors.sws",
     "MCP": "bayesprune.models.priors.mcp",
     "SparseVariationalDropout": "bayesprune.models.priors.sparse_variational_dropout",
@@ -307,6 +316,7 @@ _HOMES: dict[str, str] = {
     "make_optimizer": "bayesprune.inference.training.optimizers",
     "Record": "bayesprune.inference.watching.record",
     "Callback": "bayesprune.inference.watching.callbacks",
+    "KnobSchedule": "bayesprune.inference.masks.knob_schedule",
     "IterateAverage": "bayesprune.inference.rules.iterate_average",
     "Budget": "bayesprune.inference.rules.budget",
     "Knob": "bayesprune.models.language.knobs",

@@ -150,6 +150,14 @@ def test_the_page_on_the_kl_weight_runs():
     assert space["elbo"].settings["kl_weight"] == 1.0 and space["elbo"].settings["tempered"] is False
 
 
+def test_the_page_on_bayesian_sparse_training_runs():
+    blocks, space = code_blocks("docs/bayesian_sparse_training.md"), {}
+    exec(blocks[0], space)
+    assert set(space["bp"].implied_densities(space["fit"].guide)) == set(space["fit"].model.matrices)
+    exec(blocks[1], space)
+    assert space["fit"].settings["masks"][0]["reached_count"] == round(0.05 * (64 * 300 + 300 * 100 + 100 * 10))
+
+
 def test_the_page_on_halo_runs():
     space = {}
     for block in code_blocks("docs/priors/halo.md"):

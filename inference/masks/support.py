@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.inference.guides.slices import ParameterSlice
+from bayesprune.inference.masks.out_of_support import settle_scales
 from bayesprune.inference.rules.rule import Run
 from bayesprune.models.language.latent import WEIGHT
 from bayesprune.models.language.tensor_prior import Site, TensorPrior
@@ -105,6 +106,7 @@ class Support:
                 for state in self.run.optimizer.state.get(held.parameter, {}).values():
                     if torch.is_tensor(state) and state.shape == held.parameter.shape:
                         held.piece.of(state).mul_(both)
+            settle_scales(self.run, name, mask, before)
         self.masks.put(masks)
 
     @torch.no_grad()
@@ -114,6 +116,13 @@ class Support:
             for held in self._held[name]:
                 if held.start is None:
                     held.piece.of(held.parameter.data).mul_(mask)
+            settle_scales(self.run, name, mask)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Sets standard deviations of what is out to the prior's again; of points nothing."""
+        for name, mask in self.masks.masks.items():
+            settle_scales(self.run, name, mask)
 
 
 def _one_a_weight(prior: TensorPrior) -> list[Site]:

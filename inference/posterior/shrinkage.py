@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, grad
 
 from bayesprune.inference.data.batch_normalisation import statistics_at
 from bayesprune.inference.data.batches import Batches
 from bayesprune.inference.guides.finite_parameters import check_finite_outputs
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.guides.seeded import seeded
+from bayesprune.inference.objective.squared_gradients import SquaredGradients
 from bayesprune.inference.posterior.data_pull import DataPull, data_pulls, factor_by_posterior
 from bayesprune.inference.restart import Restart
 from bayesprune.models.bayesian_network import BayesianNetwork
@@ -70,7 +70,7 @@ def diagonal_fisher(
         outputs = functional_call(network, {**frozen, **buffers, **weights}, (x.unsqueeze(0),))
         return model.likelihood.log_prob(outputs, y.unsqueeze(0)).sum()
 
-    squares = _Squares(grad(log_prob), centre)
+    squares = SquaredGradients(grad(log_prob), centre)
     sums = {name: torch.zeros_like(weight) for name, weight in centre.items()}
     seen = 0
     with torch.random.fork_rng(devices=[batches.device] if batches.device.type == "cuda" else []):
@@ -85,34 +85,6 @@ def diagonal_fisher(
                     sums[name] += square
             seen += len(x)
     return {name: total / seen for name, total in sums.items()}
-
-
-class _Squares:
-    """Sums over examples of squared gradients at one point; example by example where vmap cannot cross a module.
-
-    Recurrent layers are such: their forward pass writes into tensors of its own, which have no dimension of examples.
-    """
-
-    def __init__(self, gradient: Callable[..., dict[str, Tensor]], point: dict[str, Tensor]) -> None:
-        self._gradient, self._point = gradient, point
-        self._side_by_side = vmap(gradient, in_dims=(None, 0, 0))
-        self._crosses: bool | None = None
-
-    def __call__(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """The sums for examples `(n, ...)` with their targets."""
-        if self._crosses is not False:
-            try:
-                with warnings.catch_warnings():  # an LSTM has no rule of its own, and goes example by example inside
-                    warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
-                    found = self._side_by_side(self._point, x, y)
-                self._crosses = True
-                return {name: value.detach().square().sum(dim=0) for name, value in found.items()}
-            except RuntimeError:
-                if self._crosses:
-                    raise
-                self._crosses = False
-        each = [self._gradient(self._point, one, target) for one, target in zip(x, y, strict=True)]
-        return {name: torch.stack([one[name].detach().square() for one in each]).sum(dim=0) for name in self._point}
 
 
 def _inputs(batches: Batches, examples: int) -> Any:

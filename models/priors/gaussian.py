@@ -56,9 +56,29 @@ class Gaussian(Hierarchy):
         self.full_kl = True
         return self
 
-    def _declare(self, sd: float | None, default_guide: str) -> None:
+    @classmethod
+    @ready("sparse-gaussian", "the same, at He's scale for the network that is left of sparse training")
+    def at_density(cls, expected_density: float = 0.1) -> Gaussian:
+        """By the share of weights that are in: sd = sqrt(2 / (expected_density fan_in)), as slabs have it by default.
+
+        He's scale for the network that is left, where masks leave in so many weights (`DynamicMasks`): a unit of a
+        twentieth of its inputs needs weights of four and a half times the size.
+
+        Args:
+            expected_density: Fraction of weights that are in, in (0, 1]; default 0.1.
+
+        Raises:
+            ValueError: If it is out of range.
+        """
+        if not 0.0 < expected_density <= 1.0:
+            raise ValueError(f"Gaussian.at_density needs a density in (0, 1], not {expected_density}")
+        self = cls.__new__(cls)
+        self._declare(None, "meanfield", expected_density)
+        return self
+
+    def _declare(self, sd: float | None, default_guide: str, density: float = 1.0) -> None:
         super().__init__(
-            weight=lambda fan_in: dist.Normal(0.0, math.sqrt(2.0 / fan_in) if sd is None else sd),
+            weight=lambda fan_in: dist.Normal(0.0, math.sqrt(2.0 / (density * fan_in)) if sd is None else sd),
             included=relative_threshold(0.1),
             default_guide=default_guide,
         )

@@ -82,7 +82,7 @@ def test_numbers_may_be_those_of_numpy_and_torch():
         ({"density": 0.1, "layout": {"0.weight": 0.1}}, "says itself how dense the layers are: leave density= out"),
         (
             {"density": 0.1, "schedule": CyclicDensity(9)},
-            "cannot follow Cycles.* in 40 steps: two of its turns fall on step",
+            "cannot follow Cyclic.* in 40 steps: two of its turns fall on step",
         ),
     ],
 )

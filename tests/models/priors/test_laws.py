@@ -192,6 +192,7 @@ LAWS = [
         "soft-threshold", ROWS, normals((0.3 * FAN_IN / SIZE) ** -0.5, 0.7), lambda s, raw: soft(raw, s, "exp"), "atom"
     ),
     Law("soft-threshold-paper", DECAY, normals(sqrt(0.2), sqrt(0.2)), lambda s, raw: soft(raw, s), "atom"),
+    Law("sparse-gaussian", {"expected_density": 0.2}, lambda weight: normal(weight, sqrt(2.0 / (0.2 * FAN_IN)))),
     Law("reduction", {"sd": 0.3}, lambda weight: normal(weight, 0.3), kind="reduction"),
     Law(
         "spike-and-slab",
@@ -213,6 +214,12 @@ LAWS = [
         "continuous-spike-and-slab",
         {"expected_density": 0.2, "slab_sd": 0.6, "annealing": 0.5},
         lambda weight: mixture(weight, 0.2, 0.006, 0.6),
+        kind="membership",
+    ),
+    Law(
+        "scheduled-spike-and-slab",
+        {"expected_density": 0.3, "slab_sd": 0.5, "spike_sd": 0.02},
+        lambda weight: mixture(weight, 0.3, 0.02, 0.5),
         kind="membership",
     ),
     Law("low-rank", {}, log_density(sqrt(10.0), 0.2 * 3 * (OUT + FAN_IN)), components, "atom"),
