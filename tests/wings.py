@@ -39,7 +39,7 @@ WINGS = {
         "watching": "rules objective guides",
         "predictions": "fitted objective guides data",
         "posterior": "fitted restart watching guides data",
-        "samplers": "fitted posterior masks rules objective guides",
+        "samplers": "fitted restart posterior masks rules objective guides",
         "defaults": "rules guides data",
         "inclusion": "fitted restart posterior guides data",
         "notes": "fitted inclusion predictions defaults rules watching guides data",

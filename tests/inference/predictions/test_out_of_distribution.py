@@ -64,4 +64,4 @@ def test_wrong_predictions_are_told():
     with pytest.raises(ValueError, match="takes one of 'confidence', 'entropy', 'disagreement', not 'variance'"):
         uncertainty(INSIDE, "variance")
     with pytest.raises(ValueError, match="nothing to tell apart"):
-        out_of_distribution_auroc(INSIDE, predicted(0, 1.0, 3))
+        out_of_distribution_auroc(INSIDE, Prediction(*(torch.zeros(0, 4) for _ in range(2)), torch.zeros(5, 0, 4)))
