@@ -178,6 +178,16 @@ def test_noise_is_all_that_a_temperature_changes():
     assert not same(warm.seen[0, 17][0], cold.seen[0, 17][0])
 
 
+@pytest.mark.parametrize("how", [{"execution": "fused", "compiled": False}, {"swapped": True}])
+def test_neither_the_execution_nor_the_order_of_the_rules_changes_a_sample(how):
+    rules = [SAMPLING, MASKS] if how.pop("swapped", False) else [MASKS, SAMPLING]
+    plain, other = fitted(MASKS, SAMPLING, execution="plain"), fitted(*rules, **how)
+    assert other.settings["optimizer"] == "sghmc"
+    for one, two in zip(plain.restarts, other.restarts, strict=True):
+        for mine, its in zip(everything(one.model, one.guide), everything(two.model, two.guide), strict=True):
+            assert torch.allclose(mine.double(), its.double(), rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize(("guide", "optimizer"), [("map", "sgd"), ("meanfield", "adam")])
 def test_without_noise_it_is_a_snapshot_ensemble(guide, optimizer):
     watch = Watch()
