@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from bayesprune.earlier_homes import know_earlier_homes
+from bayesprune.public_homes import HOMES
 
 __version__ = "0.1.0"
 
@@ -224,222 +225,7 @@ if TYPE_CHECKING:
     from bayesprune.runs.run_folder import load_run as load_run
     from bayesprune.runs.run_folder import read_summary as read_summary
 
-# Public name -> the module it lives in.
-_HOMES: dict[str, str] = {
-    # the language
-    "Latent": "bayesprune.models.language.latent",
-    "Hierarchy": "bayesprune.models.language.hierarchy",
-    "exact_zero": "bayesprune.models.language.inclusion",
-    "shrinkage_below": "bayesprune.models.language.inclusion",
-    "relative_threshold": "bayesprune.models.language.inclusion",
-    "beyond_threshold": "bayesprune.models.language.inclusion",
-    "some_component": "bayesprune.models.language.inclusion",
-    "slab_membership": "bayesprune.models.language.inclusion",
-    "SpikeSlabMixture": "bayesprune.models.distributions.spike_slab_mixture",
-    "reduced_to_zero": "bayesprune.models.language.inclusion",
-    "BayesianNetwork": "bayesprune.models.bayesian_network",
-    "prior_sparsity": "bayesprune.models.language.prior_sparsity",
-    "FlatteningPrior": "bayesprune.models.distributions.flattening",
-    "Way": "bayesprune.models.ways.way",
-    "BufferDict": "bayesprune.models.ways.buffer_dict",
-    # ready priors
-    "Gaussian": "bayesprune.models.priors.gaussian",
-    "Laplace": "bayesprune.models.priors.laplace",
-    "HALO": "bayesprune.models.priors.halo",
-    "Horseshoe": "bayesprune.models.priors.horseshoe",
-    "RegularisedHorseshoe": "bayesprune.models.priors.horseshoe",
-    "Reduction": "bayesprune.models.priors.reduction",
-    "SpikeAndSlab": "bayesprune.models.priors.spike_and_slab",
-    "SoftThreshold": "bayesprune.models.priors.soft_threshold",
-    "LowRank": "bayesprune.models.priors.low_rank",
-    "onset_start": "bayesprune.inference.defaults.onset_start",
-    "ContinuousSpikeAndSlab": "bayesprune.models.priors.continuous_spike_and_slab",
-    "ScheduledSpikeAndSlab": "bayesprune.models.priors.continuous_spike_and_slab",
-    "inclusion_threshold": "bayesprune.models.distributions.inclusion_threshold",
-    "implied_density": "bayesprune.models.distributions.inclusion_threshold",
-    "implied_densities": "bayesprune.inference.masks.bayesian_scores",
-    "SWS": "bayesprune.models.priors.sws",
-    "MCP": "bayesprune.models.priors.mcp",
-    "SparseVariationalDropout": "bayesprune.models.priors.sparse_variational_dropout",
-    "GroupNormalJeffreys": "bayesprune.models.priors.group_normal_jeffreys",
-    "GroupHorseshoe": "bayesprune.models.priors.group_horseshoe",
-    "L0HardConcrete": "bayesprune.models.priors.l0_hard_concrete",
-    "StructuredBayesianPruning": "bayesprune.models.priors.structured_bayesian_pruning",
-    "VIB": "bayesprune.models.priors.vib",
-    "UnitGates": "bayesprune.models.gates.unit_gates",
-    "CostPressure": "bayesprune.models.gates.cost_pressure",
-    # likelihoods
-    "Categorical": "bayesprune.models.likelihoods.labels",
-    "Normal": "bayesprune.models.likelihoods.normal",
-    "Bernoulli": "bayesprune.models.likelihoods.labels",
-    "Poisson": "bayesprune.models.likelihoods.counts",
-    "StudentT": "bayesprune.models.likelihoods.real_likelihoods",
-    "HeteroscedasticNormal": "bayesprune.models.likelihoods.real_likelihoods",
-    "Likelihood": "bayesprune.models.likelihoods.likelihood",
-    # networks and data
-    "lenet_300_100": "bayesprune.models.networks.lenet",
-    "lenet_5": "bayesprune.models.networks.lenet",
-    "resnet_18": "bayesprune.models.networks.resnet",
-    "resnet_20": "bayesprune.models.networks.resnet",
-    "resnet_32": "bayesprune.models.networks.resnet",
-    "resnet_56": "bayesprune.models.networks.resnet",
-    "vgg_16_bn": "bayesprune.models.networks.vgg",
-    "fast_grnn": "bayesprune.models.networks.fast_grnn",
-    "gru": "bayesprune.models.networks.recurrent",
-    "lstm": "bayesprune.models.networks.recurrent",
-    "resnet_18_imagenet": "bayesprune.models.networks.resnet",
-    "resnet_34": "bayesprune.models.networks.resnet",
-    "resnet_50": "bayesprune.models.networks.resnet",
-    "resnet_34_cifar": "bayesprune.models.networks.resnet",
-    "resnet_50_cifar": "bayesprune.models.networks.resnet",
-    "share_blocks": "bayesprune.models.networks.shared_blocks",
-    "extra_weights": "bayesprune.models.networks.shared_blocks",
-    "with_dyrelu": "bayesprune.models.networks.dyrelu_networks",
-    "DyReLU": "bayesprune.models.networks.dyrelu",
-    "mobilenet_v1": "bayesprune.models.networks.mobilenet",
-    "mobilenet_v2": "bayesprune.models.networks.mobilenet",
-    "weight_names": "bayesprune.models.costs.weight_names",
-    "load_data": "bayesprune.data.sets",
-    "put_in_units": "bayesprune.models.networks.standardisation",
-    "units_of": "bayesprune.models.networks.standardisation",
-    # inference
-    "fit": "bayesprune.inference.training.fit",
-    "Gating": "bayesprune.inference.rules.gate_training",
-    "Thresholds": "bayesprune.inference.rules.thresholds",
-    "Phasing": "bayesprune.inference.masks.phasing",
-    "Fit": "bayesprune.inference.fit_result",
-    "Combined": "bayesprune.inference.combined",
-    "ranks": "bayesprune.inference.inclusion.ranks",
-    "objective": "bayesprune.inference.objective.objective",
-    "Gradient": "bayesprune.inference.objective.gradient",
-    "Stepper": "bayesprune.inference.execution.stepper",
-    "make_optimizer": "bayesprune.inference.training.optimizers",
-    "Record": "bayesprune.inference.watching.record",
-    "Callback": "bayesprune.inference.watching.callbacks",
-    "KnobSchedule": "bayesprune.inference.masks.knob_schedule",
-    "IterateAverage": "bayesprune.inference.rules.iterate_average",
-    "Budget": "bayesprune.inference.rules.budget",
-    "Knob": "bayesprune.models.language.knobs",
-    "Rule": "bayesprune.inference.rules.rule",
-    "ActiveRule": "bayesprune.inference.rules.rule",
-    "Change": "bayesprune.inference.rules.rule",
-    "Taken": "bayesprune.inference.rules.rule",
-    "Needs": "bayesprune.inference.rules.rule",
-    "Run": "bayesprune.inference.rules.rule",
-    "Expected": "bayesprune.inference.objective.expectation",
-    "Expectation": "bayesprune.inference.objective.expectation",
-    "way_expectation": "bayesprune.inference.objective.expectation",
-    "FitOptions": "bayesprune.inference.training.fit_options",
-    "OneProcess": "bayesprune.inference.training.runtime",
-    "Runtime": "bayesprune.inference.training.runtime",
-    "WayFamily": "bayesprune.inference.ways.way_family",
-    "way_family": "bayesprune.inference.ways.way_family",
-    "WriteTrace": "bayesprune.inference.watching.trace_file",
-    "TensorBoard": "bayesprune.inference.watching.tensorboard",
-    "read_trace": "bayesprune.inference.watching.trace_file",
-    "register_term": "bayesprune.inference.terms.registry",
-    "check_term": "bayesprune.inference.terms.check",
-    "prune": "bayesprune.inference.pruning.prune",
-    "sparsity_path": "bayesprune.inference.sparsity_path.continuation",
-    "SparsityPath": "bayesprune.inference.sparsity_path.sparsity_path",
-    "PruneResult": "bayesprune.inference.pruning.report",
-    "finetune": "bayesprune.inference.pruning.finetune",
-    "tune": "bayesprune.inference.tuning.tuning",
-    "Tuned": "bayesprune.inference.tuning.tuning",
-    "reestimate_statistics": "bayesprune.inference.data.batch_normalisation",
-    # sparse training
-    "recipe": "bayesprune.inference.recipes.ready_recipes",
-    "RECIPES": "bayesprune.inference.recipes.ready_recipes",
-    "Recipe": "bayesprune.inference.recipes.recipe",
-    "DynamicMasks": "bayesprune.inference.masks.dynamic_masks",
-    "ConstantDensity": "bayesprune.inference.masks.density_schedules",
-    "CubicDensity": "bayesprune.inference.masks.density_schedules",
-    "CyclicDensity": "bayesprune.inference.masks.density_schedules",
-    "DensitySchedule": "bayesprune.inference.masks.density_schedules",
-    "Masks": "bayesprune.models.masks.mask_way",
-    "drop_score": "bayesprune.inference.masks.scores",
-    "grow_score": "bayesprune.inference.masks.scores",
-    "ready_recipe": "bayesprune.inference.recipes.ready_recipes",
-    # extending
-    "FitState": "bayesprune.inference.watching.callbacks",
-    "InclusionEvent": "bayesprune.models.language.inclusion",
-    "EventRule": "bayesprune.inference.inclusion.event_rule",
-    "event_rule": "bayesprune.inference.inclusion.event_rule",
-    "magnitude": "bayesprune.inference.pruning.criteria",
-    "moment_matched": "bayesprune.inference.objective.latent_gate_estimators",
-    "ScoreFunction": "bayesprune.inference.objective.latent_gate_estimators",
-    "Estimate": "bayesprune.inference.objective.unit_gate_estimators",
-    "ExactToggle": "bayesprune.inference.objective.unit_gate_estimators",
-    "Trapezoid": "bayesprune.inference.objective.unit_gate_estimators",
-    "StraightThrough": "bayesprune.inference.objective.unit_gate_estimators",
-    "ReinforceLeaveOneOut": "bayesprune.inference.objective.unit_gate_estimators",
-    "DisARM": "bayesprune.inference.objective.unit_gate_estimators",
-    "HardConcreteRelaxation": "bayesprune.inference.objective.unit_gate_estimators",
-    "NormalFactor": "bayesprune.inference.guides.factors",
-    "LogNormalFactor": "bayesprune.inference.guides.factors",
-    "LogitNormalFactor": "bayesprune.inference.guides.factors",
-    "BernoulliFactor": "bayesprune.inference.guides.factors",
-    "DeltaFactor": "bayesprune.inference.guides.factors",
-    "SlabFactor": "bayesprune.inference.guides.paired",
-    "HardConcreteFactor": "bayesprune.inference.guides.hard_concrete",
-    "TruncatedLogNormalFactor": "bayesprune.inference.guides.truncated_lognormal",
-    "constant": "bayesprune.inference.rules.schedules",
-    "cosine": "bayesprune.inference.rules.schedules",
-    "hold_then_cosine": "bayesprune.inference.rules.schedules",
-    "steps": "bayesprune.inference.rules.schedules",
-    "warmup_cosine": "bayesprune.inference.rules.schedules",
-    # bayesian model reduction
-    "evidence_change": "bayesprune.inference.inclusion.reduction",
-    "reduced_inclusion": "bayesprune.inference.inclusion.reduction",
-    "reduction": "bayesprune.inference.inclusion.reduction",
-    "laplace_around": "bayesprune.inference.training.laplace_around",
-    # really smaller
-    "ChannelGroups": "bayesprune.models.units.channel_groups",
-    "compact": "bayesprune.models.units.compact",
-    "CompactResult": "bayesprune.models.units.compact",
-    "costs": "bayesprune.models.costs.costs",
-    "ExpectedCosts": "bayesprune.models.costs.expected_costs",
-    "architecture": "bayesprune.models.units.architecture",
-    "latency": "bayesprune.models.costs.latency",
-    "LayerBudget": "bayesprune.models.costs.layer_budgets",
-    "to_sparse": "bayesprune.models.deployment.sparse",
-    "export_network": "bayesprune.models.deployment.export",
-    "export_onnx": "bayesprune.models.deployment.onnx_export",
-    # run folders
-    "load_run": "bayesprune.runs.run_folder",
-    "read_summary": "bayesprune.runs.run_folder",
-    # analysis
-    "to_arviz": "bayesprune.analysis.arviz.to_arviz",
-    "convergence": "bayesprune.analysis.diagnostics.convergence",
-    "until_converged": "bayesprune.analysis.diagnostics.stopping",
-    "agreement": "bayesprune.analysis.diagnostics.agreement",
-    "pareto_khat": "bayesprune.analysis.diagnostics.pareto",
-    "loo": "bayesprune.analysis.diagnostics.loo",
-    "plot_inclusion": "bayesprune.analysis.plots.inclusion",
-    "plot_pruning_trace": "bayesprune.analysis.plots.pruning_trace",
-    "plot_scales": "bayesprune.analysis.plots.scales",
-    "plot_front": "bayesprune.analysis.plots.front",
-    "plot_trajectories": "bayesprune.analysis.plots.trajectories",
-    "plot_r_hat": "bayesprune.analysis.plots.r_hat",
-    "plot_prior_posterior": "bayesprune.analysis.plots.prior_posterior",
-    "plot_shrinkage": "bayesprune.analysis.plots.shrinkage",
-    "plot_architecture": "bayesprune.analysis.plots.architecture",
-    "plot_gates": "bayesprune.analysis.plots.gates",
-    "plot_units": "bayesprune.analysis.plots.units",
-    "plot_thresholds": "bayesprune.analysis.plots.thresholds",
-    "plot_masks": "bayesprune.analysis.plots.mask_churn",
-    "training_costs": "bayesprune.analysis.tables.training_costs",
-    "TrainingCosts": "bayesprune.analysis.tables.training_costs",
-    "plot_calibration": "bayesprune.analysis.plots.calibration",
-    "layer_table": "bayesprune.analysis.tables.layer_table",
-    "deletion_calibration": "bayesprune.analysis.deletion.deletion_calibration",
-    "DeletionCalibration": "bayesprune.analysis.deletion.deletion_calibration",
-    "plot_deletion_calibration": "bayesprune.analysis.plots.deletion_calibration",
-    "set_deletion": "bayesprune.analysis.deletion.set_deletion",
-    "SetDeletion": "bayesprune.analysis.deletion.set_deletion",
-}
-
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", *HOMES]
 
 know_earlier_homes()
 
@@ -450,13 +236,13 @@ def __getattr__(name: str) -> Any:
     Raises:
         AttributeError: `bayesprune` has no such public name.
     """
-    if name not in _HOMES:
+    if name not in HOMES:
         raise AttributeError(f"module 'bayesprune' has no attribute {name!r}; see dir(bayesprune)")
-    value = getattr(import_module(_HOMES[name]), name)
+    value = getattr(import_module(HOMES[name]), name)
     globals()[name] = value  # the next look-up does not come here
     return value
 
 
 def __dir__() -> list[str]:
     """The names of the module, the public ones included before they are imported."""
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *HOMES})

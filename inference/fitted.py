@@ -19,7 +19,10 @@ from bayesprune.inference.restart import Restart
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.given_numbers import restart_number
 
-__all__ = ["Fitted"]
+__all__ = ["SAMPLES", "Fitted"]
+
+SAMPLES = "samples"
+"""Where the settings say of which run and step each restart is, if the restarts are networks that a rule collected."""
 
 
 @dataclass

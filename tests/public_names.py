@@ -16,15 +16,15 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "index.md"
 _HEAD = """# Public names
 
-What `import bayesprune as bp` has, in the groups of `bayesprune/__init__.py`, with the first line of each docstring;
+What `import bayesprune as bp` has, in the groups of `bayesprune/public_homes.py`, with the first line of each docstring;
 `help(bp.NAME)` says the rest. Written by `python -m tests.public_names`.
 """
 
 
 def groups() -> dict[str, list[str]]:
-    """Names by the comment above them in `_HOMES`."""
-    source = (ROOT / "bayesprune" / "__init__.py").read_text(encoding="utf-8")
-    table = source.split("_HOMES: dict[str, str] = {\n", 1)[1].split("\n}", 1)[0]
+    """Names by the comment above them in `HOMES`."""
+    source = (ROOT / "bayesprune" / "public_homes.py").read_text(encoding="utf-8")
+    table = source.split("HOMES: dict[str, str] = {\n", 1)[1].split("\n}", 1)[0]
     found: dict[str, list[str]] = {}
     for line in table.splitlines():
         if heading := re.fullmatch(r"\s*# (.+)", line):

@@ -343,3 +343,11 @@ def test_links_between_the_pages_lead_somewhere():
     for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
+
+
+def test_the_page_on_cyclical_sampling_runs():
+    space = {}
+    for block in code_blocks("docs/cyclical_sampling.md", epochs=12):
+        exec(compile(block, "docs/cyclical_sampling.md", "exec"), space)
+    assert len(space["fit"].restarts) == 12
+    assert set(space["inclusion"]) == {"fc1.weight", "fc2.weight", "fc3.weight"}

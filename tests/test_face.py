@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import bayesprune
-from bayesprune import _HOMES
+from bayesprune.public_homes import HOMES
 from tests.test_structure import FACE, FLOORS
 
 ROOT = Path(__file__).parents[1]
@@ -29,12 +29,12 @@ def away_from_home(homes):
 
 
 def test_every_public_name_resolves_to_the_object_in_its_home():
-    assert away_from_home(_HOMES) == []
+    assert away_from_home(HOMES) == []
     assert away_from_home({"HALO": "bayesprune.models.priors.mcp"}) == ["HALO"]  # control
 
 
 def test_every_public_name_has_a_docstring():
-    assert [name for name in _HOMES if not getattr(bayesprune, name).__doc__] == []
+    assert [name for name in HOMES if not getattr(bayesprune, name).__doc__] == []
 
 
 def test_an_unknown_name_is_an_attribute_error_that_names_it():
@@ -43,8 +43,8 @@ def test_an_unknown_name_is_an_attribute_error_that_names_it():
 
 
 def test_dir_and_all_list_every_public_name():
-    assert set(_HOMES) <= set(dir(bayesprune))
-    assert set(bayesprune.__all__) == {*_HOMES, "__version__"}
+    assert set(HOMES) <= set(dir(bayesprune))
+    assert set(bayesprune.__all__) == {*HOMES, "__version__"}
 
 
 def names_for_static_tools(source):
@@ -60,9 +60,9 @@ def names_for_static_tools(source):
 
 def test_static_tools_see_the_same_names_as_python():
     source = Path(bayesprune.__file__).read_text()
-    assert names_for_static_tools(source) == _HOMES
+    assert names_for_static_tools(source) == HOMES
     # Control: a name that only one of the two knows is noticed.
-    assert names_for_static_tools(source.replace("import HALO as HALO", "import HALO as HELLO")) != _HOMES
+    assert names_for_static_tools(source.replace("import HALO as HALO", "import HALO as HELLO")) != HOMES
 
 
 def test_the_version_is_the_installed_one_and_stands_in_one_place():

@@ -40,13 +40,14 @@ WINGS = {
         "watching": "rules objective guides",
         "predictions": "fitted objective guides data",
         "posterior": "fitted restart watching objective guides data",
+        "samplers": "fitted restart posterior masks rules objective guides",
         "defaults": "masks rules guides data",
         "inclusion": "fitted restart posterior guides data",
         "notes": "fitted inclusion predictions defaults rules watching guides data",
         "combined": "fitted inclusion predictions objective guides",
         "own_loop": "fitted restart inclusion posterior defaults rules watching objective guides data",
         "fit_result": "fitted combined own_loop notes inclusion posterior predictions watching rules objective data",
-        "training": "fit_result restart inclusion posterior predictions defaults"
+        "training": "fit_result fitted restart inclusion posterior predictions defaults samplers"
         " rules watching execution objective guides data",
         "pruning": "training fit_result restart inclusion rules objective guides data",
         "sparsity_path": "pruning training fit_result predictions defaults data",
@@ -59,5 +60,12 @@ WINGS = {
         "diagnostics": "arviz",
         "plots": "arviz diagnostics deletion tables",
     },
-    "bayesprune": {"earlier_homes": "", "data": "", "runs": "data", "commands": "runs data", "cli": "commands"},
+    "bayesprune": {
+        "earlier_homes": "",
+        "public_homes": "",
+        "data": "",
+        "runs": "data",
+        "commands": "runs data",
+        "cli": "commands",
+    },
 }

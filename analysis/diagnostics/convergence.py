@@ -12,6 +12,7 @@ from scipy import stats
 
 from bayesprune.analysis.arviz.shim import arviz
 from bayesprune.inference.fit_result import Fit
+from bayesprune.inference.fitted import SAMPLES
 from bayesprune.inference.own_loop import UNRECORDED
 
 Array = np.ndarray
@@ -92,7 +93,7 @@ def convergence(fit: Fit, windows: int = 4) -> Convergence:
     * ``"cannot tell"`` where there are fewer than 40 iterates (10 a window), where the ELBO is constant,
       where R-hat of the ELBO exceeds 1.05 but no more than chance allows in windows so short, or where the
       ELBO is so noisy that a drift of 0.02 nats per example would be within 3 Monte Carlo errors (steps,
-      particles and larger batches help);
+      particles and larger batches help), or of samples that were collected along a run (`CyclicalSampling`);
     * ``"converged"`` otherwise.
 
     Iterates of an optimiser at a fixed learning rate behave like a Markov chain (Dhaka et al. 2020), and
@@ -111,6 +112,9 @@ def convergence(fit: Fit, windows: int = 4) -> Convergence:
         ValueError: If `windows` is below 2.
     """
     check_windows(windows)
+    if fit.settings.get(SAMPLES):
+        reason = "its restarts are networks along a run, whose learning rate goes up and down"
+        return Convergence(xr.Dataset(), "cannot tell", f"{reason}.", np.nan, np.nan)
     series = _after_warmup(fit)
     kind = "log joint" if all(one.guide.is_map for one in fit.restarts) else "ELBO"
     verdict, reason = judge(series, windows, kind, RESOLUTION * fit.trace.attrs.get("data_size", np.inf))

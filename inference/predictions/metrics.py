@@ -1,6 +1,6 @@
-"""How good predictions are: accuracy, negative log-likelihood and calibration.
+"""How good predictions are: accuracy, negative log-likelihood, Brier score and calibration.
 
-All three take predictive probabilities `(N, classes)` (for a Bayesian network: averaged over draws) and
+All take predictive probabilities `(N, classes)` (for a Bayesian network: averaged over draws) and
 labels `(N,)`, compute in float64 whatever the dtype of the input, and return a Python float.
 """
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bayesprune.models.likelihoods.likelihood import Likelihood
 
-__all__ = ["accuracy", "are_of_classes", "expected_calibration_error", "negative_log_likelihood"]
+__all__ = ["accuracy", "are_of_classes", "brier_score", "expected_calibration_error", "negative_log_likelihood"]
 
 _SUM_TOLERANCE = 1e-2  # wide enough for probabilities that were averaged in bfloat16
 
@@ -97,6 +97,24 @@ def negative_log_likelihood(probabilities: Tensor, y: Tensor) -> float:
     probabilities, y = _checked(probabilities, y)
     smallest = smallest or torch.finfo(torch.float64).tiny
     return float(-probabilities.gather(1, y[:, None]).clamp(min=smallest).log().mean())
+
+
+def brier_score(probabilities: Tensor, y: Tensor) -> float:
+    """Mean squared distance of the probabilities from the label, summed over classes (Brier 1950).
+
+    Args:
+        probabilities: Predictive probabilities `(N, classes)`, rows summing to 1.
+        y: Integer labels `(N,)` in 0..classes-1.
+
+    Returns:
+        A number in [0, 2]; lower is better. Uniform probabilities of C classes have 1 - 1 / C.
+
+    Raises:
+        ValueError: If shapes, dtypes or ranges do not fit.
+    """
+    probabilities, y = _checked(probabilities, y)
+    truth = torch.nn.functional.one_hot(y, probabilities.shape[1])
+    return float((probabilities - truth).square().sum(dim=1).mean())
 
 
 def expected_calibration_error(probabilities: Tensor, y: Tensor, bins: int = 15) -> float:

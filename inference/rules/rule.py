@@ -22,7 +22,7 @@ from bayesprune.inference.objective.expectation import Expectation
 from bayesprune.inference.objective.objective import Objective, Terms
 from bayesprune.models.bayesian_network import BayesianNetwork
 
-__all__ = ["ActiveRule", "Change", "Needs", "Rule", "Run", "Taken"]
+__all__ = ["ActiveRule", "Change", "Collected", "Needs", "Rule", "Run", "Taken"]
 
 
 class Change(Enum):
@@ -69,6 +69,23 @@ class Taken:
     y: Tensor
     terms: Terms
     weight_gradient: Mapping[str, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Collected:
+    """A network that a rule has kept while a restart was trained, to be a restart of the fit in its place.
+
+    Attributes:
+        model: The model, a copy.
+        guide: Its guide.
+        step: The step after which it was what the restart was, from 1.
+        epoch: The epoch in which that was, from 1.
+    """
+
+    model: BayesianNetwork
+    guide: Guide
+    step: int
+    epoch: int
 
 
 class Run(Protocol):
@@ -177,6 +194,14 @@ class ActiveRule:
         Once a restart: not again where a finished one is restored from a checkpoint.
         """
 
+    def collected(self) -> Sequence[Collected]:
+        """Networks that stand for the restart in the fit, in place of its last iterate; default: none.
+
+        Asked for once a restart has ended, or was restored as it had. Each becomes a restart of the fit, with the trace
+        up to its step.
+        """
+        return ()
+
     def row(self) -> Mapping[str, float | Mapping[str, float]]:
         """What joins the row of the epoch in the history, and TensorBoard: numbers, or numbers by name."""
         return {}
@@ -225,9 +250,9 @@ class Rule:
         """
 
     def training(self, model: BayesianNetwork, guide: GuideChoice) -> Mapping[str, Any]:
-        """Options of a fit that it asks for where none are given: optimizer, learning rate and schedule; default none.
+        """Options of a fit that it asks for where none are given: optimizer, learning rate, schedule; default none.
 
-        They go before those that priors ask for.
+        They go before those that priors ask for, and before those of rules of a lower `order`.
 
         Args:
             model: The model.

@@ -27,6 +27,30 @@ def hold_then_cosine(progress: float, hold: float = 0.5) -> float:
     return cosine(max(0.0, progress - hold) / (1.0 - hold))
 
 
+def cyclical(count: int = 4) -> Schedule:
+    """From 1 to 0 along half a cosine, several times: up again at once (Zhang et al. 2020, equation 1).
+
+    (cos(pi mod(k - 1, K / M) / (K / M)) + 1) / 2 in step k of K for M cycles. Cycles are equal shares of the fit, so
+    that one begins in the first step that lies in it; there they are ceil(K / M) steps, and the last one is cut short.
+
+    Args:
+        count: Number of cycles M; default 4.
+
+    Raises:
+        ValueError: If it is no whole number from 1 on.
+    """
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"cyclical(count) takes a whole number of cycles, at least 1, not {count!r}")
+
+    def factor(progress: float) -> float:
+        if progress >= 1.0:
+            return 0.0
+        at = progress * count + 1e-9  # the cycles' first steps have rounded shares
+        return cosine(max(0.0, at - math.floor(at) - 1e-9))
+
+    return factor
+
+
 def warmup(share: float) -> Schedule:
     """From 0 to 1 in a straight line over the first `share` of the steps, then 1."""
     return lambda progress: 1.0 if share <= 0.0 else min(1.0, progress / share)
@@ -70,7 +94,9 @@ def warmup_cosine(epochs: int, warmup: int = 5) -> Schedule:
     return factor
 
 
-SCHEDULES: dict[str, Schedule] = {"constant": constant, "cosine": cosine, "hold-cosine": hold_then_cosine}
+SCHEDULES: dict[str, Schedule] = {
+    "constant": constant, "cosine": cosine, "hold-cosine": hold_then_cosine, "cyclical": cyclical()
+}  # fmt: skip
 BY_EPOCH: dict[str, Callable[[int], Schedule]] = {
     "warmup-cosine": lambda epochs: warmup_cosine(epochs, min(5, epochs // 4))
 }

@@ -33,6 +33,7 @@ from bayesprune.inference.training.earlier_arguments import rules_of_today
 from bayesprune.inference.training.fit_arguments import DTYPES, check_together, checked_pair, resolve_device
 from bayesprune.inference.training.fit_options import FitKeywords, FitOptions, help_of, options_of, with_options
 from bayesprune.inference.training.fit_settings import asked_settings, finished_settings, finished_trace
+from bayesprune.inference.training.left_restarts import left_by
 from bayesprune.inference.training.map_probe import check_map_exists
 from bayesprune.inference.training.restart_run import Plan, RestartRun
 from bayesprune.inference.training.runtime import OneProcess, Runtime
@@ -141,7 +142,8 @@ def fit(
             run.train(kept, point)
             runs.append(run)
             reports.append(run.stepper.report if point is None else point.report(run))
-    settings |= finished_settings(runs, reports, batches) | {
+    left = left_by(runs)
+    settings |= finished_settings(runs, left, reports, batches) | {
         "input_shape": list(input_shape),  # data that can be read only once are not read after training
         "chosen": [name for name, value in left_open.items() if value is None],
         "data_sketch": sketch,
@@ -150,8 +152,8 @@ def fit(
         "standardised": standardised,
     }
     batches.expect_nothing()
-    restarts = [Restart(run.objective.model, run.objective.guide, how.seed + run.restart) for run in runs]
-    trace = finished_trace(runs, {"seed": how.seed, "data_size": model.data_size})
+    restarts = [Restart(one.model, one.guide, how.seed + one.run.restart) for one in left]
+    trace = finished_trace(left, {"seed": how.seed, "data_size": model.data_size})
     result = Fit(restarts, trace, settings, kept.inputs, kept_examples(batches, model.network))
     if any(needs_fisher(restart.model) for restart in restarts):
         for restart in restarts:

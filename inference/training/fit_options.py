@@ -48,13 +48,15 @@ class FitOptions:
         batch_size: Examples a step; default 128. A batch of one example that batch normalisation cannot be trained on
             is left out, and counts as a step.
         optimizer: ``"adam"`` (log scales, log odds and the likelihood's learn ten times as fast), ``"sgd"``
-            (momentum 0.9), or a callable from parameter groups to a torch optimizer. It sees the loss divided by
-            `data_size`, so that learning rates are those of a mean loss. Default None: Adam, or what the prior asks
-            for under that guide (`SoftThreshold`), with its learning rate and schedule.
-        learning_rate: Of the two named optimizers; default None: 1e-3, or the prior's.
+            (momentum 0.9), ``"sgld"`` or ``"sghmc"`` (with noise, so that points are samples of the posterior:
+            docs/cyclical_sampling.md), or a callable from parameter groups to a torch optimizer. It sees the loss
+            divided by `data_size`, so that learning rates are those of a mean loss. Default None: Adam, or what a rule
+            or the prior asks for under that guide (`SoftThreshold`), with its learning rate and schedule.
+        learning_rate: Of the named optimizers; default None: 1e-3, or the prior's.
         schedule: Factor on the learning rate: ``"hold-cosine"`` (1 for half of the steps, then to 0), ``"constant"``,
-            ``"cosine"``, ``"warmup-cosine"`` (`warmup_cosine`, up in 5 epochs, of fewer than 20 in a quarter), or a
-            callable of progress in [0, 1]. Default None: ``"hold-cosine"``, or the prior's.
+            ``"cosine"``, ``"cyclical"`` (four times that), ``"warmup-cosine"`` (`warmup_cosine`, up in 5 epochs, of
+            fewer than 20 in a quarter), or a callable of progress in [0, 1]. Default None: ``"hold-cosine"``, or the
+            prior's.
         kl_warmup: Share of the steps over which the KL weight rises from 0 to `kl_weight`; default None: 0.6, or
             0 with gates of units and for points under a paper's constants (`default_kl_warmup`, also for restarts).
         kl_weight: Final weight of the KL term; anything but 1 is a tempered objective, and the summary says so.
@@ -100,11 +102,12 @@ class FitOptions:
     epochs: int | None = _option(None, "Passes over the training data.", in_settings=False, marks=False)
     steps: int | None = _option(None, "Steps of the optimizer, in place of epochs.", in_settings=False, marks=False)
     batch_size: int = _option(128, "Examples a step.")
-    optimizer: Any = _option(None, "adam or sgd.  [default: adam, or as the prior asks for]")
+    optimizer: Any = _option(None, "adam, sgd, sgld or sghmc.  [default: adam, or as the prior asks for]")
     learning_rate: float | None = _option(None, "Of the optimizer.  [default: 0.001, or as the prior asks for]")
     schedule: Any = _option(
         None,
-        "Of the learning rate: hold-cosine, cosine, warmup-cosine or constant.  [default: hold-cosine, or the prior's]",
+        "Of the learning rate: hold-cosine, cosine, cyclical, warmup-cosine or constant.  [default: hold-cosine, or "
+        "the prior's]",
     )
     kl_warmup: float | None = _option(
         None, "Share of the steps over which the KL term fades in.  [default: 0.6]", in_settings=False

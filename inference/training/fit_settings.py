@@ -10,7 +10,9 @@ import xarray as xr
 from bayesprune.inference.data.against_constant import CONSTANT, constant_of_training
 from bayesprune.inference.data.batches import Batches
 from bayesprune.inference.execution.stepper import ExecutionReport
+from bayesprune.inference.fitted import SAMPLES
 from bayesprune.inference.rules.rule_traces import with_rules
+from bayesprune.inference.training.left_restarts import Left
 from bayesprune.inference.training.restart_run import Plan, RestartRun
 from bayesprune.inference.watching.endings import ending_of
 from bayesprune.inference.watching.pruning_trace import trace_dataset
@@ -31,12 +33,13 @@ def asked_settings(plan: Plan, is_warm: bool) -> dict[str, Any]:
 
 
 def finished_settings(
-    runs: Sequence[RestartRun], reports: Sequence[ExecutionReport], batches: Batches
+    runs: Sequence[RestartRun], left: Sequence[Left], reports: Sequence[ExecutionReport], batches: Batches
 ) -> dict[str, Any]:
-    """What its restarts came to.
+    """What its restarts came to; where they are samples, ``"samples"`` says of each of which run and step it is.
 
     Args:
-        runs: The restarts.
+        runs: The restarts that were trained.
+        left: The restarts that they left, each with the reports of its run's rules.
         reports: How their steps were executed.
         batches: The training data.
     """
@@ -51,17 +54,17 @@ def finished_settings(
         "execution": reports[0].as_dict(),
     }
     for name in first.rules:
-        told = [run.rules[name].report() for run in runs]
+        told = [one.run.rules[name].report() for one in left]
         found |= {name: told} if any(told) else {}
-    return found
+    return found | ({SAMPLES: [one.as_dict() for one in left]} if any(one.step is not None for one in left) else {})
 
 
-def finished_trace(runs: Sequence[RestartRun], attrs: Mapping[str, Any]) -> xr.Dataset:
+def finished_trace(left: Sequence[Left], attrs: Mapping[str, Any]) -> xr.Dataset:
     """The pruning trace of all restarts, with what rules recorded.
 
     Args:
-        runs: The restarts.
+        left: The restarts.
         attrs: Numbers and texts that are stored with it.
     """
-    trace = trace_dataset([run.history for run in runs], [run.iterates for run in runs], dict(attrs))
-    return with_rules(trace, [run.rules for run in runs])
+    trace = trace_dataset([one.history for one in left], [one.iterates for one in left], dict(attrs))
+    return with_rules(trace, [one.run.rules for one in left])

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from bayesprune.inference.objective.objective import Objective
+from bayesprune.inference.samplers.langevin import SAMPLERS
 
 __all__ = ["OptimizerChoice", "make_optimizer", "optimizer_for"]
 
@@ -35,7 +36,7 @@ def make_optimizer(choice: OptimizerChoice, objective: Objective, learning_rate:
     for name, module in (("point estimates", objective.model.network), ("likelihood", objective.model.likelihood)):
         points = [p for p in module.parameters() if p.requires_grad]
         groups += [{"name": name, "params": points}] if points else []
-    return optimizer_for(groups, choice, learning_rate, _FASTER)
+    return optimizer_for(groups, choice, learning_rate, _FASTER, objective.model.data_size)
 
 
 def optimizer_for(
@@ -43,14 +44,18 @@ def optimizer_for(
     choice: OptimizerChoice,
     learning_rate: float,
     faster: Mapping[str, float] = _NONE,
+    data_size: int | None = None,
 ) -> torch.optim.Optimizer:
     """Returns the torch optimizer of parameter groups.
 
     Args:
         groups: The groups, with their ``"name"`` and ``"params"``.
-        choice: ``"adam"``, ``"sgd"`` (momentum 0.9), or a callable that makes one of the groups.
+        choice: ``"adam"``, ``"sgd"`` (momentum 0.9), ``"sgld"`` or ``"sghmc"`` (at temperature 1) where there is a
+            posterior to sample, or a callable that makes one of the groups.
         learning_rate: Of a named optimizer.
         faster: Factors on Adam's rate by name of a group; default none.
+        data_size: Number of data by which the loss is divided, where it is that of a posterior; default None: it is
+            none, and there is nothing to sample.
 
     Raises:
         ValueError: If the name is unknown, or its learning rate is not positive.
@@ -65,4 +70,7 @@ def optimizer_for(
         return torch.optim.Adam(groups, lr=learning_rate, fused=True)
     if choice == "sgd":
         return torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, fused=True)
-    raise ValueError(f"optimizer {choice!r} is unknown: expected 'adam', 'sgd' or a callable of parameter groups")
+    if choice in SAMPLERS and data_size is not None:
+        return SAMPLERS[choice](groups, learning_rate, data_size)
+    names = ("'adam'", "'sgd'", *(map(repr, SAMPLERS) if data_size is not None else ()))
+    raise ValueError(f"optimizer {choice!r} is unknown: expected {', '.join(names)} or a callable of parameter groups")

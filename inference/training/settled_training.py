@@ -44,9 +44,11 @@ def settled_training(
         how: The options.
         model: The model.
         guide: As `fit` takes it; default None: each prior's own.
-        rules: The rules of the fit, of which the first that asks for anything is heard before the priors.
+        rules: The rules of the fit, which are heard before the priors: of those that ask for anything the one that
+            acts last, as it sees what the others have done.
     """
-    by_rules = (found for rule in rules if (found := rule.training(model, guide)))
+    heard = sorted(rules, key=lambda rule: -rule.order)
+    by_rules = (found for rule in heard if (found := rule.training(model, guide)))
     own = next(by_rules, None) or asked_by_priors(model, guide)
     if how.optimizer is not None and how.optimizer != own.get("optimizer"):
         own = {}

@@ -7,9 +7,14 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, log_loss
 
-from bayesprune.inference.predictions.metrics import accuracy, expected_calibration_error, negative_log_likelihood
+from bayesprune.inference.predictions.metrics import (
+    accuracy,
+    brier_score,
+    expected_calibration_error,
+    negative_log_likelihood,
+)
 
-METRICS = [accuracy, negative_log_likelihood, expected_calibration_error]
+METRICS = [accuracy, brier_score, negative_log_likelihood, expected_calibration_error]
 
 
 @pytest.fixture
@@ -45,6 +50,15 @@ def test_negative_log_likelihood_equals_sklearn(predictions):
     expected = log_loss(y.numpy(), probabilities.numpy(), labels=np.arange(7))
     assert negative_log_likelihood(probabilities, y) == pytest.approx(expected, abs=1e-12)
     assert abs(negative_log_likelihood(probabilities, (y + 1) % 7) - expected) > 0.1
+
+
+def test_brier_score_equals_a_brute_force_loop(predictions):
+    probabilities, y = predictions
+    rows = zip(probabilities.tolist(), y.tolist(), strict=True)
+    total = sum((p - (number == label)) ** 2 for row, label in rows for number, p in enumerate(row))
+    assert brier_score(probabilities, y) == pytest.approx(total / len(y), rel=1e-12)
+    assert brier_score(torch.full((3, 4), 0.25), torch.tensor([0, 1, 3])) == pytest.approx(0.75)
+    assert brier_score(torch.eye(2), torch.tensor([1, 0])) == 2.0
 
 
 @pytest.mark.parametrize("bins", [1, 10, 15])
