@@ -80,5 +80,7 @@ def prior_of(
     if prior is not None:
         return prior, settings
     if made is None:
-        raise ValueError("say which prior: --prior NAME (see: bayesprune priors), or a recipe of sparse training")
+        raise ValueError(
+            "say which prior: --prior NAME (see: bayesprune priors), or --recipe NAME (see: bayesprune recipes)"
+        )
     return PRIOR, {"weight_decay": WEIGHT_DECAY, **(settings or {})}

@@ -140,6 +140,9 @@ def fit_run(
         NonFiniteLossError: If the loss becomes NaN or infinite.
         OSError: If the folder cannot be written after all.
     """
+    given = {"--tune": tune, "--gating": gating or None, "--epochs 0": epochs if epochs == 0 else None}
+    made = asked_recipe(recipe, recipe_settings or {}, budget or {}, prior, given)
+    prior, settings = prior_of(prior, settings, made)
     if epochs is None and steps is None and prior == "reduction" and weights is not None:
         epochs = 0
     if epochs == 0:
@@ -148,9 +151,6 @@ def fit_run(
         raise ValueError("--new-head starts the last layer of --weights anew, but there are none: leave it out")
     if weights is not None and how.get("standardise") is None:
         how["standardise"] = ONLY_NOISE  # they were trained as they are
-    given = {"--tune": tune, "--gating": gating or None, "--epochs 0": epochs if epochs == 0 else None}
-    made = asked_recipe(recipe, recipe_settings or {}, budget or {}, prior, given)
-    prior, settings = prior_of(prior, settings, made)
     declared = resolve_prior(prior, settings or {}, data_size=1)  # a misspelt name is told before data are fetched
     rules: list[Rule] = [*made.rules] if made else [] if not budget else [_rule(Budget, budget, "--budget")]
     if isinstance(declared, UnitGates):

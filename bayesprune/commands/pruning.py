@@ -16,7 +16,7 @@ from bayesprune.commands.following_path import load_path
 from bayesprune.commands.input_scaling import input_scaling
 from bayesprune.inference.predictions.plain_scores import plain_scores
 from bayesprune.inference.pruning.finetune import finetune
-from bayesprune.inference.pruning.prune import prune
+from bayesprune.inference.pruning.prune import AS_LEFT, prune
 from bayesprune.inference.sparsity_path.folder import INDEX_FILE
 from bayesprune.models.costs.layer_budgets import LayerBudget
 from bayesprune.models.files.json_file import write_json
@@ -36,6 +36,10 @@ from bayesprune.runs.same_data import check_same_data
 __all__ = ["print_pruned", "prune_run"]
 
 WEIGHTS_FILE, MASKS_FILE, BUDGET_FILE = "weights.safetensors", "masks.safetensors", "budget.json"
+NO_FASTER = (
+    "zeros that stand in place are multiplied like other numbers, so that this network is no faster: --compact "
+    "--latency removes dead units, and says which layers CSR makes faster"
+)
 COMPACT_FILE, NETWORK_FILE, PLAN_FILE = "compact.safetensors", "network.py", "plan.json"
 
 
@@ -251,6 +255,8 @@ def print_pruned(out: Path, summary: Mapping[str, Any]) -> None:
         console.print(f"batch normalisation: {summary['batch_normalisation']}")
     for note in summary["notes"]:
         console.print(f"note: {note}", soft_wrap=True)
+    if summary["rule"] == AS_LEFT and summary["compact_parameters"] is None:
+        console.print(NO_FASTER, soft_wrap=True)
     for line in compact_lines(summary):
         console.print(line, soft_wrap=True)
     files = [WEIGHTS_FILE, MASKS_FILE, BUDGET_FILE, "summary.json"]

@@ -99,8 +99,8 @@ def prune(
 
     Raises:
         ValueError: For what is no fit, with how to get one from it; without a rule, for a fit without zeros; for an
-            impossible sparsity, one below what the fit already has, a budget of more than it has left in or of tensors that it has not, probabilities of a MAP, or
-            inclusion events of unlike kinds ranked together.
+            impossible sparsity, one below what the fit already has, a budget of more than it has left in or of tensors
+            that it has not, probabilities of a MAP, or inclusion events of unlike kinds ranked together.
     """
     if not isinstance(fit, Fit):
         refuse_what_is_no_fit(fit)

@@ -101,7 +101,7 @@ def recipe(
         if key not in known:
             listed = f"its settings are {', '.join(known)}"
             raise ValueError(f"the recipe {name} has no setting {shown(key)}{_meant(key, known)}: {listed}")
-    if isinstance(layout, str) and layout not in LAYOUTS:
+    if not isinstance(layout, (LayerBudget, Mapping)) and (not isinstance(layout, str) or layout not in LAYOUTS):
         raise ValueError(f"layout {shown(layout)} is unknown: expected {', '.join(LAYOUTS)} or a budget by layer")
     if isinstance(layout, str) and density is None:
         raise ValueError(f"the recipe {name} needs a density: give density=0.01, or a budget by layer")
