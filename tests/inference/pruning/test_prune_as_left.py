@@ -62,7 +62,7 @@ def test_it_never_ranks_anew(masked):
 @torch.no_grad()
 def _write(fit, site, values):
     for family in fit.guide.families:
-        for piece in family.slices:
+        for piece in family.slices():
             if piece.site.name == site and piece.parameter == "location":
                 piece.of(family.location).copy_(values)
 
