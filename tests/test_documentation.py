@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pkgutil
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -148,6 +149,19 @@ def test_the_page_on_the_kl_weight_runs():
         exec(compile(block, "docs/kl_weight.md", "exec"), space)
     assert space["fit"].settings["kl_weight"] == 0.1 and space["fit"].settings["tempered"] is True
     assert space["elbo"].settings["kl_weight"] == 1.0 and space["elbo"].settings["tempered"] is False
+
+
+def test_the_page_on_sparse_training_runs(monkeypatch):
+    for table in ("bayesprune.inference.recipes.ready_recipes.RECIPES", "bayesprune.inference.masks.scores.GROW"):
+        monkeypatch.setattr(table, type(pkgutil.resolve_name(table))(pkgutil.resolve_name(table)))
+    monkeypatch.setattr("bayesprune.inference.masks.dynamic_masks.GROW", pkgutil.resolve_name(table))
+    space = {}
+    for block in code_blocks("docs/sparse_training.md", epochs=2):
+        exec(compile(block, "docs/sparse_training.md", "exec"), space)
+    left = space["fit"].settings["masks"][0]["reached_count"]
+    assert left == round(0.05 * (300 * 64 + 100 * 300 + 10 * 100)) and space["result"].report.nonzero <= left
+    assert space["by_layer"].masks.across == "layer" and space["other"].settings["masks"][0]["exchanged"] > 0
+    assert space["by_mine"].settings["masks"][0]["exchanged"] > 0 and space["residual"].data_size == 1000
 
 
 def test_the_page_on_halo_runs():

@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bayesprune.commands.asked_recipe import asked_recipe, prior_of
+from bayesprune.commands.asked_recipe import asked_recipe, parts_of, prior_of
 from bayesprune.commands.console import figure, percent, stdout
 from bayesprune.commands.showing_gates import what_is_left
 from bayesprune.commands.tuning import asked_tuning, fit_tuned, print_tuned
@@ -177,7 +177,8 @@ def fit_run(
     _refuse_infinity(asked)
     with writing_part(out, asked, fresh) as part:
         splits = load_data(name if Path(name).exists() else data, seed=seed, root=root)
-        declaration = declare(splits, network, prior, settings, on, likelihood, width, network_settings)
+        parts = parts_of(made)
+        declaration = declare(splits, network, prior, settings, on, likelihood, width, network_settings, parts)
         model = declaration.model(seed, start)
         tuned = None
         if epochs == 0:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import bayesprune
 from bayesprune.commands.compacting import KEYS, check_request, compact_lines, compacted, write_compact
@@ -23,6 +24,7 @@ from bayesprune.models.files.json_file import write_json
 from bayesprune.models.files.new_folder import check_new_folder, new_folder
 from bayesprune.models.files.places import expanded
 from bayesprune.models.files.tensor_file import tensor_digest, write_tensors
+from bayesprune.models.networks.dyrelu import DyReLU
 from bayesprune.runs.finite_numbers import finite_numbers
 from bayesprune.runs.run_folder import (
     data_of,
@@ -175,6 +177,7 @@ def prune_run(
         **{key: summary[key] for key in ("data", "network", "prior", "guide", "input_shape", "outputs")},
         "width": summary.get("width", 1.0),  # runs of earlier versions have none
         "network_settings": summary.get("network_settings", {}),
+        "network_parts": _parts_left(summary.get("network_parts", {}), result.network),
         "likelihood": result.likelihood.learned_config(),
         "input_scaling": input_scaling(splits),
     }
@@ -192,6 +195,12 @@ def prune_run(
             found["digests"][COMPACT_FILE] = tensor_digest((folder / COMPACT_FILE).read_bytes())
         write_json(folder / "summary.json", found)
     return found
+
+
+def _parts_left(parts: Mapping[str, Any], network: nn.Module) -> dict[str, Any]:
+    """What is changed of a pruned network: DyReLUs that were faded out are ReLUs."""
+    has_dyrelu = any(isinstance(module, DyReLU) for module in network.modules())
+    return {key: value for key, value in parts.items() if key != "dyrelu" or has_dyrelu}
 
 
 def _check_run_request(rules: list[Any], has_value: bool, has_min_accuracy: bool) -> None:
