@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pkgutil
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -156,6 +157,19 @@ def test_the_page_on_bayesian_sparse_training_runs():
     assert set(space["bp"].implied_densities(space["fit"].guide)) == set(space["fit"].model.matrices)
     exec(blocks[1], space)
     assert space["fit"].settings["masks"][0]["reached_count"] == round(0.05 * (64 * 300 + 300 * 100 + 100 * 10))
+
+
+def test_the_page_on_sparse_training_runs(monkeypatch):
+    for table in ("bayesprune.inference.recipes.ready_recipes.RECIPES", "bayesprune.inference.masks.scores.GROW"):
+        monkeypatch.setattr(table, type(pkgutil.resolve_name(table))(pkgutil.resolve_name(table)))
+    monkeypatch.setattr("bayesprune.inference.masks.dynamic_masks.GROW", pkgutil.resolve_name(table))
+    space = {}
+    for block in code_blocks("docs/sparse_training.md", epochs=2):
+        exec(compile(block, "docs/sparse_training.md", "exec"), space)
+    left = space["fit"].settings["masks"][0]["reached_count"]
+    assert left == round(0.05 * (300 * 64 + 100 * 300 + 10 * 100)) and space["result"].report.nonzero <= left
+    assert space["by_layer"].masks.across == "layer" and space["other"].settings["masks"][0]["exchanged"] > 0
+    assert space["by_mine"].settings["masks"][0]["exchanged"] > 0 and space["residual"].data_size == 1000
 
 
 def test_the_page_on_halo_runs():

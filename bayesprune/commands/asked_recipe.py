@@ -10,7 +10,7 @@ from bayesprune.inference.recipes.recipe import WEIGHT_DECAY, Recipe
 from bayesprune.models.costs.layer_budgets import LayerBudget
 from bayesprune.runs.declaration import UNIT_GATES
 
-__all__ = ["asked_recipe", "prior_of"]
+__all__ = ["asked_recipe", "parts_of", "prior_of"]
 
 PRIOR = "weight-decay"
 """The prior of a fit by a recipe that names none."""
@@ -64,6 +64,16 @@ def asked_recipe(
     return recipe(name, density, **settings)
 
 
+def parts_of(made: Recipe | None) -> dict[str, Any]:
+    """What a recipe changes of the network, as `Declaration.network_parts` holds it.
+
+    Args:
+        made: The recipe, or None.
+    """
+    shared = {} if made is None or made.shared_blocks is None else {"shared_blocks": made.shared_blocks}
+    return shared | ({"dyrelu": True} if made is not None and made.dyrelu else {})
+
+
 def prior_of(
     prior: str | None, settings: Mapping[str, Any] | None, made: Recipe | None
 ) -> tuple[str, Mapping[str, Any] | None]:
@@ -80,5 +90,7 @@ def prior_of(
     if prior is not None:
         return prior, settings
     if made is None:
-        raise ValueError("say which prior: --prior NAME (see: bayesprune priors), or a recipe of sparse training")
+        raise ValueError(
+            "say which prior: --prior NAME (see: bayesprune priors), or --recipe NAME (see: bayesprune recipes)"
+        )
     return PRIOR, {"weight_decay": WEIGHT_DECAY, **(settings or {})}

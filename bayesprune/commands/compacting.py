@@ -17,6 +17,7 @@ from bayesprune.models.costs.costs import costs
 from bayesprune.models.costs.latency import latency, ratio
 from bayesprune.models.deployment.export import export_network
 from bayesprune.models.deployment.onnx_export import export_onnx, require_extra
+from bayesprune.models.deployment.sparse import to_sparse
 from bayesprune.models.files.new_file import check_new_file, new_file
 from bayesprune.models.files.places import expanded
 from bayesprune.models.tracing.not_followed import NotFollowedError
@@ -29,7 +30,7 @@ BATCH_SIZES = (1, 128)
 KEYS = (
     "parameters", "compact_parameters", "dense_macs", "sparse_macs", "compact_macs", "max_output_difference",
     "output_sd", "latency_ratio", "compact_units", "kept_dead_units", "idle_layers", "not_compared", "round_to", "onnx",
-    "folded_layers", "not_folded",
+    "folded_layers", "not_folded", "csr_speed_ups",
 )  # fmt: skip
 """Keys of summary.json that say what compaction came to; null without it."""
 
@@ -107,8 +108,23 @@ def compacted(
             for name, layer in report.folded.items()
         },
         "not_folded": dict(report.not_folded),
+        "csr_speed_ups": _csr_speed_ups(small.network, x) if timed else None,
     }
     return small, found
+
+
+def _csr_speed_ups(network: nn.Module, x: Tensor) -> dict[str, dict[str, float]]:
+    """How many times as fast CSR makes the layers that it makes faster, by batch size and name: medians."""
+    found: dict[str, dict[str, float]] = {}
+    for size in BATCH_SIZES:
+        try:
+            report = to_sparse(network, x[torch.arange(size) % len(x)]).report
+        except ValueError:  # no layer is faster so, or there is no linear one
+            found[str(size)] = {}
+            continue
+        gains = {name: one.speed_up for name, one in report.layers.items() if one.converted}
+        found[str(size)] = {name: gain for name, gain in gains.items() if gain is not None}
+    return found
 
 
 def _ratios(dense: nn.Module, compact: nn.Module, x: Tensor) -> dict[str, float]:
@@ -171,4 +187,15 @@ def compact_lines(summary: Mapping[str, Any]) -> list[str]:
     if summary["latency_ratio"] is not None:
         ratios = " and ".join(f"{value:.2f} at batch {size}" for size, value in summary["latency_ratio"].items())
         lines.append(f"times as fast as the network with zeros, on one thread: {ratios}")
+    if summary["csr_speed_ups"] is not None:
+        lines.append(_csr_line(summary["csr_speed_ups"]))
     return lines + [f"note: {name}: {reason}" for name, reason in summary["kept_dead_units"].items()]
+
+
+def _csr_line(found: Mapping[str, Mapping[str, float]]) -> str:
+    """Which layers of the compact network are worth storing as CSR."""
+    parts = []
+    for size, gains in found.items():
+        layers = ", ".join(f"{name} {gain:.2f}" for name, gain in gains.items())
+        parts.append(f"at batch {size} {layers or 'none'}")
+    return f"layers that CSR makes faster, in times of the dense one: {'; '.join(parts)} (to_sparse stores them so)"

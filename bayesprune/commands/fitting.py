@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bayesprune.commands.asked_recipe import asked_recipe, prior_of
+from bayesprune.commands.asked_recipe import asked_recipe, parts_of, prior_of
 from bayesprune.commands.console import figure, percent, stdout
 from bayesprune.commands.showing_gates import what_is_left
 from bayesprune.commands.tuning import asked_tuning, fit_tuned, print_tuned
@@ -140,6 +140,9 @@ def fit_run(
         NonFiniteLossError: If the loss becomes NaN or infinite.
         OSError: If the folder cannot be written after all.
     """
+    given = {"--tune": tune, "--gating": gating or None, "--epochs 0": epochs if epochs == 0 else None}
+    made = asked_recipe(recipe, recipe_settings or {}, budget or {}, prior, given)
+    prior, settings = prior_of(prior, settings, made)
     if epochs is None and steps is None and prior == "reduction" and weights is not None:
         epochs = 0
     if epochs == 0:
@@ -148,9 +151,6 @@ def fit_run(
         raise ValueError("--new-head starts the last layer of --weights anew, but there are none: leave it out")
     if weights is not None and how.get("standardise") is None:
         how["standardise"] = ONLY_NOISE  # they were trained as they are
-    given = {"--tune": tune, "--gating": gating or None, "--epochs 0": epochs if epochs == 0 else None}
-    made = asked_recipe(recipe, recipe_settings or {}, budget or {}, prior, given)
-    prior, settings = prior_of(prior, settings, made)
     declared = resolve_prior(prior, settings or {}, data_size=1)  # a misspelt name is told before data are fetched
     rules: list[Rule] = [*made.rules] if made else [] if not budget else [_rule(Budget, budget, "--budget")]
     if isinstance(declared, UnitGates):
@@ -177,7 +177,8 @@ def fit_run(
     _refuse_infinity(asked)
     with writing_part(out, asked, fresh) as part:
         splits = load_data(name if Path(name).exists() else data, seed=seed, root=root)
-        declaration = declare(splits, network, prior, settings, on, likelihood, width, network_settings)
+        parts = parts_of(made)
+        declaration = declare(splits, network, prior, settings, on, likelihood, width, network_settings, parts)
         model = declaration.model(seed, start)
         tuned = None
         if epochs == 0:

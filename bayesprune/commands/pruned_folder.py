@@ -21,7 +21,7 @@ from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.networks.standardisation import put_in_units, units_of
 from bayesprune.models.units.cutting import cut
 from bayesprune.runs.code_trust import CodeTrust, allowed_code
-from bayesprune.runs.declaration import make_network
+from bayesprune.runs.declaration import checked_parts, make_network, with_parts
 from bayesprune.runs.run_folder import SUMMARY_FILE
 
 __all__ = ["load_pruned", "read_folder_summary", "scaling_of"]
@@ -31,7 +31,7 @@ _PRUNED: dict[str, Any] = {
     "rule": str, "network": str, "input_shape": list, "outputs": int, "likelihood": dict, "input_scaling": dict,
     "compact_parameters": (int, type(None)),
 }  # fmt: skip
-_LATER: dict[str, Any] = {"width": float, "digests": dict, "network_settings": dict}
+_LATER: dict[str, Any] = {"width": float, "digests": dict, "network_settings": dict, "network_parts": dict}
 """Keys that earlier versions did not write."""
 
 
@@ -72,7 +72,8 @@ def load_pruned(
     shape = summary["input_shape"]
     with torch.random.fork_rng(devices=[]):
         settings = summary["network_settings"]
-        made = make_network(reference, shape, summary["outputs"], summary["width"], settings).to(dtype).eval()
+        made = make_network(reference, shape, summary["outputs"], summary["width"], settings)
+        made = with_parts(made, summary["network_parts"], shape).to(dtype).eval()
     try:
         if units_of(state):
             put_in_units(made, units_of(state))
@@ -134,6 +135,7 @@ def read_folder_summary(folder: Path) -> dict[str, Any]:
             found["outputs"] = checked_count(found["outputs"], "outputs")
             found["width"] = checked_width(found.get("width", 1.0))
             found["network_settings"] = checked_settings(found.get("network_settings", {}), "network_settings")
+            found["network_parts"] = checked_parts(found.get("network_parts", {}))
     except ValueError as problem:
         raise damaged(file, problem, _REMEDY) from problem
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import bayesprune
 from bayesprune.commands.compacting import KEYS, check_request, compact_lines, compacted, write_compact
@@ -16,13 +17,14 @@ from bayesprune.commands.following_path import load_path
 from bayesprune.commands.input_scaling import input_scaling
 from bayesprune.inference.predictions.plain_scores import plain_scores
 from bayesprune.inference.pruning.finetune import finetune
-from bayesprune.inference.pruning.prune import prune
+from bayesprune.inference.pruning.prune import AS_LEFT, prune
 from bayesprune.inference.sparsity_path.folder import INDEX_FILE
 from bayesprune.models.costs.layer_budgets import LayerBudget
 from bayesprune.models.files.json_file import write_json
 from bayesprune.models.files.new_folder import check_new_folder, new_folder
 from bayesprune.models.files.places import expanded
 from bayesprune.models.files.tensor_file import tensor_digest, write_tensors
+from bayesprune.models.networks.dyrelu import DyReLU
 from bayesprune.runs.finite_numbers import finite_numbers
 from bayesprune.runs.run_folder import (
     data_of,
@@ -36,6 +38,10 @@ from bayesprune.runs.same_data import check_same_data
 __all__ = ["print_pruned", "prune_run"]
 
 WEIGHTS_FILE, MASKS_FILE, BUDGET_FILE = "weights.safetensors", "masks.safetensors", "budget.json"
+NO_FASTER = (
+    "zeros that stand in place are multiplied like other numbers, so that this network is no faster: --compact "
+    "--latency removes dead units, and says which layers CSR makes faster"
+)
 COMPACT_FILE, NETWORK_FILE, PLAN_FILE = "compact.safetensors", "network.py", "plan.json"
 
 
@@ -171,6 +177,7 @@ def prune_run(
         **{key: summary[key] for key in ("data", "network", "prior", "guide", "input_shape", "outputs")},
         "width": summary.get("width", 1.0),  # runs of earlier versions have none
         "network_settings": summary.get("network_settings", {}),
+        "network_parts": _parts_left(summary.get("network_parts", {}), result.network),
         "likelihood": result.likelihood.learned_config(),
         "input_scaling": input_scaling(splits),
     }
@@ -188,6 +195,12 @@ def prune_run(
             found["digests"][COMPACT_FILE] = tensor_digest((folder / COMPACT_FILE).read_bytes())
         write_json(folder / "summary.json", found)
     return found
+
+
+def _parts_left(parts: Mapping[str, Any], network: nn.Module) -> dict[str, Any]:
+    """What is changed of a pruned network: DyReLUs that were faded out are ReLUs."""
+    has_dyrelu = any(isinstance(module, DyReLU) for module in network.modules())
+    return {key: value for key, value in parts.items() if key != "dyrelu" or has_dyrelu}
 
 
 def _check_run_request(rules: list[Any], has_value: bool, has_min_accuracy: bool) -> None:
@@ -251,6 +264,8 @@ def print_pruned(out: Path, summary: Mapping[str, Any]) -> None:
         console.print(f"batch normalisation: {summary['batch_normalisation']}")
     for note in summary["notes"]:
         console.print(f"note: {note}", soft_wrap=True)
+    if summary["rule"] == AS_LEFT and summary["compact_parameters"] is None:
+        console.print(NO_FASTER, soft_wrap=True)
     for line in compact_lines(summary):
         console.print(line, soft_wrap=True)
     files = [WEIGHTS_FILE, MASKS_FILE, BUDGET_FILE, "summary.json"]

@@ -21,9 +21,11 @@ from bayesprune.models.checks.size_bounds import (
     checked_settings,
     checked_width,
 )
+from bayesprune.models.costs.weight_names import weight_names
 from bayesprune.models.gates.unit_gates import UnitGates
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.likelihoods.names import LIKELIHOODS, likelihood_class
+from bayesprune.models.networks.changed_networks import changed_network
 from bayesprune.models.networks.registry import NETWORKS, make_ready
 from bayesprune.models.priors.ready import PRIORS, make_prior
 from bayesprune.runs.code_trust import CodeTrust, absolute, allowed_code, is_code
@@ -31,11 +33,11 @@ from bayesprune.runs.own_networks import complete_settings, own_network
 from bayesprune.runs.prior_files import load_prior
 from bayesprune.runs.starting_weights import StartingWeights
 
-__all__ = ["UNIT_GATES", "Declaration", "declare", "make_network", "resolve_prior"]
+__all__ = ["UNIT_GATES", "Declaration", "checked_parts", "declare", "make_network", "resolve_prior", "with_parts"]
 
 UNIT_GATES = "unit-gates"
 """The one ready prior that is not on tensors but on the units of the network."""
-_LATER = ("width", "network_settings")
+_LATER = ("width", "network_settings", "network_parts")
 """Attributes that earlier versions did not write."""
 _WEIGHT_SCALES = {"weight_scale": 0.3}
 """What unit gates took that were declared without this setting before it was always written."""
@@ -56,6 +58,7 @@ class Declaration:
         prior_settings: Settings of the prior.
         width: Multiplies the widths of the network's hidden layers.
         network_settings: Arguments by name of a network of one's own.
+        network_parts: What a recipe changes of the network: ``shared_blocks``, ``dyrelu`` (`changed_network`).
     """
 
     network: str
@@ -68,6 +71,7 @@ class Declaration:
     prior_settings: dict[str, Any] = field(default_factory=dict)
     width: float = 1.0
     network_settings: dict[str, Any] = field(default_factory=dict)
+    network_parts: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The attributes, as JSON takes them."""
@@ -105,6 +109,7 @@ class Declaration:
                 prior_settings=checked_settings(found["prior_settings"], "prior_settings"),
                 width=checked_width(found.get("width", 1.0)),
                 network_settings=checked_settings(found.get("network_settings", {}), "network_settings"),
+                network_parts=checked_parts(found.get("network_parts", {})),
             )
         except ValueError as problem:
             raise ValueError(f"{where} is damaged ({problem}): make it again, or restore it") from problem
@@ -126,6 +131,7 @@ class Declaration:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = make_network(self.network, self.input_shape, self.outputs, self.width, self.network_settings)
+            network = with_parts(network, self.network_parts, self.input_shape)
         if weights is not None:
             StartingWeights.of(weights).load_into(network, self.input_shape)
         likelihood = likelihood_class(self.likelihood)()
@@ -144,6 +150,7 @@ def declare(
     likelihood: str | None = None,
     width: float = 1.0,
     network_settings: Mapping[str, Any] | None = None,
+    network_parts: Mapping[str, Any] | None = None,
 ) -> Declaration:
     """Declares a model for a data set.
 
@@ -158,6 +165,7 @@ def declare(
         width: Multiplies the widths of the network's hidden layers; default 1.
         network_settings: Arguments by name of a network of one's own; default none. A network of torchvision is told
             the number of classes besides.
+        network_parts: What is changed of the network (`with_parts`); default nothing.
 
     Raises:
         ValueError: If the likelihood is unknown or does not go with the targets, labels are plainly no classes,
@@ -188,7 +196,7 @@ def declare(
     else:
         outputs = likelihood_class(chosen).outputs_for(int(targets.shape[1]) if targets.ndim == 2 else 1)
     given = checked_settings(network_settings or {}, "--network-set")
-    settings = dict(settings or {})
+    settings, parts = dict(settings or {}), checked_parts(network_parts or {})
     if prior == UNIT_GATES:  # written down, as its default has been another one
         settings.setdefault("weight_scale", PRIORS[prior].settings["weight_scale"])
     if is_code(network):
@@ -200,21 +208,58 @@ def declare(
         outputs=checked_count(outputs, "outputs"),
         data_size=len(targets),
         likelihood=chosen,
-        on=_patterns(prior, network, splits.input_shape, outputs, given) if on is None else tuple(on),
+        on=_patterns(prior, network, splits.input_shape, outputs, given, parts) if on is None else tuple(on),
         prior_settings=checked_settings(settings, "settings"),
         width=width,
         network_settings=given,
+        network_parts=parts,
     )
 
 
+def checked_parts(value: Any) -> dict[str, Any]:
+    """Returns what is changed of a network, as a file has it.
+
+    Raises:
+        ValueError: If it is something else than ``shared_blocks``, a whole number, and ``dyrelu``, true or false.
+    """
+    found = checked_settings(value, "network_parts")
+    if not set(found) <= {"shared_blocks", "dyrelu"} or not isinstance(found.get("dyrelu", False), bool):
+        raise ValueError("network_parts are shared_blocks, a whole number, and dyrelu, true or false")
+    if "shared_blocks" in found:
+        checked_count(found["shared_blocks"], "shared_blocks")
+    return found
+
+
+def with_parts(network: nn.Module, parts: Mapping[str, Any], input_shape: tuple[int, ...]) -> nn.Module:
+    """A network with what a recipe changes of it; the network itself where that is nothing.
+
+    Args:
+        network: The network.
+        parts: Arguments of `changed_network`: ``shared_blocks``, ``dyrelu``.
+        input_shape: Shape of one input.
+
+    Raises:
+        ValueError: If the network cannot be changed so.
+    """
+    return changed_network(network, **parts, example_input=torch.zeros(2, *input_shape)) if parts else network
+
+
 def _patterns(
-    prior: str, network: str, input_shape: tuple[int, ...], outputs: int, settings: Mapping[str, Any]
+    prior: str,
+    network: str,
+    input_shape: tuple[int, ...],
+    outputs: int,
+    settings: Mapping[str, Any],
+    parts: Mapping[str, Any],
 ) -> tuple[str, ...]:
     """The pattern of all weights; where it would match scales of normalisation too, the weights by name."""
     if prior == UNIT_GATES:
         return ()
     with torch.random.fork_rng(devices=[]):
-        parameters = dict(make_network(network, input_shape, outputs, settings=settings).named_parameters())
+        made = with_parts(make_network(network, input_shape, outputs, settings=settings), parts, input_shape)
+    if parts:
+        return weight_names(made)
+    parameters = dict(made.named_parameters())
     matched = {name: parameter.ndim for name, parameter in parameters.items() if name.endswith(".weight")}
     if not matched and "weight" in parameters:  # a bare layer, whose names have no dot
         return ("weight",)

@@ -11,6 +11,7 @@
 Keys of summary.json (null where something does not apply; counts are of the weights with a prior):
 
     version, created             of bayesprune; ISO date and time of the end of the run
+    network_parts                what the recipe changed of the network: ``shared_blocks``, ``dyrelu``
     data, data_root, data_seed   name or path; folder it was looked for in; seed of the validation split
     network, network_settings, width, prior, prior_settings, on,
     input_shape, outputs, data_size, likelihood, starting_weights     the model

@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from bayesprune.cli import app as cli
+from bayesprune.inference.recipes.ready_recipes import RECIPES
 from bayesprune.inference.rules.gate_training import Gating
 from bayesprune.models.priors.ready import PRIORS
 from tests.attacks.targets import FIT
@@ -48,6 +49,7 @@ BASES: dict[str, list[tuple[str, ...]]] = {
     ],
     "compare": [("compare", "spike", "halo")],
     "priors": [("priors",)],
+    "recipes": [("recipes",)],
     "data": [("data", "--data-root", "named")],
 }  # fmt: skip
 """Commands that end well; an attack puts one value in the place of another."""
@@ -71,6 +73,9 @@ BUDGETS = (
     "nowhere.json", "a.txt", "pipe", ".json", ".csv", "nowhere/x.csv",
 )  # fmt: skip
 """Values of --budget."""
+
+RECIPE = ("fit", *LABELS, *FIT, "--recipe", "rigl", "--budget", "density=0.5", "--epochs", "1", "--out", "out")
+"""Sparse training that ends well."""
 
 TOGETHER: tuple[tuple[str, ...], ...] = (
     (*BASES["fit"][0], "--epochs", "1000000000000", "--seed", "-1"),
@@ -104,6 +109,20 @@ TOGETHER: tuple[tuple[str, ...], ...] = (
     (*BASES["fit"][0], "--prior", "unit-gates", "--set", "kappa=0.01", "--guide", "paired"),
     (*BASES["fit"][0], "--prior", "unit-gates", "--set", "kappa=0.01", "--on", "*"),
     (*BASES["fit"][0], "--gating", "travel=0.5"),
+    (*BASES["fit"][0], "--recipe", "rigl"),
+    (*BASES["fit"][0], "--recipe", "rigl", "--budget", "macs=0.5"),
+    (*BASES["fit"][0], "--recipe-set", "every=3"),
+    (*RECIPE, "--gating", "travel=0.5"),
+    (*RECIPE, "--epochs", "0"),
+    (*RECIPE, "--tune", "kl_weight"),
+    (*RECIPE, "--prior", "unit-gates"),
+    (*RECIPE, "--guide", "paired"),
+    (*RECIPE, "--on", "*.bias"),
+    (*RECIPE, "--recipe", "east"),
+    (*RECIPE, "--recipe", "cyclic", "--recipe-set", "ends=2"),
+    (*RECIPE, "--recipe", "synflow", "--restarts", "2"),
+    ("prune", "halo", "--out", "out"),
+    ("prune", "spike", "--per", "layer", "--out", "out"),
     (*BASES["fit"][0], "--learning-rate", "1e10"),
     (*BASES["fit"][0], "--learning-rate", "1e30", "--optimizer", "sgd"),
     (*BASES["fit"][0], "--batch-size", "1"),
@@ -208,7 +227,7 @@ def flag_lines() -> Iterator[tuple[str, ...]]:
 
 
 def setting_lines() -> Iterator[tuple[str, ...]]:
-    """Each setting of each prior, and of --gating, with each of the values."""
+    """Each setting of each prior, of --gating, and of each recipe, with each of the values."""
     fit = BASES["fit"][0]
     for name, entry in PRIORS.items():
         needed = {key: "1" for key, value in entry.settings.items() if value is inspect.Parameter.empty}
@@ -222,9 +241,14 @@ def setting_lines() -> Iterator[tuple[str, ...]]:
     for key in (*(one.name for one in fields(Gating)), "nothing"):
         for value in SETTINGS:
             yield (*gates, *_pairs("--gating", {key: value}))
+    for name, recipe in RECIPES.items():
+        for key in (*recipe.own, *(("share", "every", "start", "nothing") if name == "rigl" else ())):
+            for value in SETTINGS:
+                yield (*RECIPE, "--recipe", name, *_pairs("--recipe-set", {key: value}))
     for pair in ("", "=", "=1", "kappa", "a=b=c", "slab_sd=1 2", "slab_sd==1", "SLAB_SD=1", " slab_sd=1", "x" * 5000):
         yield (*fit, "--set", pair)
         yield (*gates, "--gating", pair)
+        yield (*RECIPE, "--recipe-set", pair)
 
 
 def _pairs(option: str, given: dict[str, Any]) -> list[str]:

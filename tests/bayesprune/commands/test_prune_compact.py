@@ -118,7 +118,7 @@ def test_without_compact_the_keys_are_null_and_the_weights_the_same(command, fol
     keys = {
         "parameters", "compact_parameters", "dense_macs", "sparse_macs", "compact_macs", "max_output_difference",
         "output_sd", "latency_ratio", "compact_units", "kept_dead_units", "idle_layers", "not_compared", "round_to",
-        "folded_layers", "not_folded",
+        "folded_layers", "not_folded", "csr_speed_ups",
     }  # fmt: skip
     assert plain.keys() == compact.keys() and all(plain[key] is None for key in keys | {"onnx"})
     assert compact["digests"].items() - plain["digests"].items() == {

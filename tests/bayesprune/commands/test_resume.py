@@ -25,6 +25,8 @@ from tests.oracles.same_runs import is_same
 
 EARLY_GATES = ("--set", "kappa=0.002", "--set", "weight_scale=0.3", "--gating", "travel=0.5", "--gating", "delay=0")
 """Gates that have moved before a fit of few epochs is interrupted."""
+CYCLES = ("--recipe", "cyclic", "--budget", "density=0.1", "--recipe-set", "ends=0.8", "--guide", "map")
+"""Masks in the middle of a cycle when a fit is interrupted."""
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +76,7 @@ def broken(command, monkeypatch):
         ("halo", ()),
         ("horseshoe", ("--restarts", 2, "--epochs", 3)),
         ("unit-gates", (*EARLY_GATES, "--epochs", 8)),
+        ("gaussian", (*CYCLES, "--epochs", 8)),
     ],
 )
 def test_the_same_command_goes_on_with_the_same_numbers(prior, more, arguments, broken, command, tmp_path):
