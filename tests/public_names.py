@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "index.md"
 _HEAD = """# Public names
 
-What `import bayesprune as bp` has, in the groups of `bayesprune/public_homes.py`, with the first line of each docstring;
-`help(bp.NAME)` says the rest. Written by `python -m tests.public_names`.
+What `import bayesprune as bp` has, in the groups of `bayesprune/public_homes.py`, with the first line of each
+docstring; `help(bp.NAME)` says the rest. Written by `python -m tests.public_names`.
 """
 
 

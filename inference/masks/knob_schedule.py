@@ -19,14 +19,15 @@ class KnobSchedule(Rule):
     """Moves a knob of the priors along a schedule of the share of the fit, to where it was declared.
 
     ``KnobSchedule("density", CyclicDensity())`` on `ScheduledSpikeAndSlab` makes the inclusion prior follow the density
-    of sparse training; give `DynamicMasks` the same schedule. All knobs of the name are moved, each from its own declared
-    value, as the schedule's final one. Where a knob stands is a buffer of the model: both executions follow it, and a
+    of sparse training; give `DynamicMasks` the same schedule. All knobs of the name are moved, each from its own
+    declared value, as the schedule's final one. Where a knob stands is a buffer of the model: both executions follow it, and a
     fit that is resumed goes on with it. In the end every knob is where it was declared, however early a fit is stopped.
 
     Attributes:
         knob: Name of the knob; or ``"pattern.name"``, that of one prior alone. Default ``"density"``.
         schedule: Its values as densities: `CyclicDensity()` (default), `CubicDensity(...)`, or a `DensitySchedule` of
-            one's own, whose `at(share, final)` is any positive number. Those that are ready take declared values of at most 1.
+            one's own, whose `at(share, final)` is any positive number. Those that are ready take declared
+            values of at most 1.
 
     Raises:
         ValueError: If the schedule is none.

@@ -17,8 +17,8 @@ class CoolingCycles(DensitySchedule):
     In cycle position r in (0, 1], with u = min(1, r / (1 - rest)): 1 + (top - 1) (1 + cos pi u) / 2 times the final
     density, which so falls along half a cosine and then rests, while weights are exchanged before it rests and not
     after. With `cyclical` of the same count the learning rate is high where the network is dense: it then finds other
-    modes, and what is collected at the end of a cycle has trained at the final density. `Cycles`, as in EAST, are the
-    other phase: sparse at the ends of a cycle and dense in the middle.
+    modes, and what is collected at the end of a cycle has trained at the final density. `CyclicDensity`, as in EAST,
+    is the other phase: sparse at the ends of a cycle and dense in the middle.
 
     The last step of a cycle belongs to it. Masks change at updates only, so that a cycle needs some
     (`DynamicMasks(within=...)`), and one at least after it has come to rest.
@@ -38,7 +38,8 @@ class CoolingCycles(DensitySchedule):
     rest: float = 0.5
 
     def __post_init__(self) -> None:
-        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
+        super().__post_init__()
+        if self.count < 1:
             raise ValueError(f"CoolingCycles(count=...) is a whole number of cycles, at least 1, not {self.count}")
         if not self.top >= 1.0 or not 0.0 < self.rest < 1.0:
             raise ValueError(f"CoolingCycles takes top >= 1 and rest in (0, 1), not {self.top} and {self.rest}")
@@ -47,6 +48,16 @@ class CoolingCycles(DensitySchedule):
     def settles(self) -> float:
         """Where the last cycle comes to rest."""
         return 1.0 - self.rest / self.count
+
+    @property
+    def rises(self) -> bool:
+        """Whether there are cycles after the first, in which it rises at once."""
+        return self.count > 1 and self.top > 1.0
+
+    @property
+    def marks(self) -> tuple[float, ...]:
+        """Where each cycle comes to rest."""
+        return tuple((number + 1.0 - self.rest) / self.count for number in range(self.count))
 
     def position(self, share: float) -> float:
         """Where in its cycle a share of the fit is, in (0, 1]; 0 at the very beginning."""

@@ -31,7 +31,7 @@ def check_phases(
     counts: list[int] = []  # after each step, from 0 on
     moves: list[bool] = []
     for step in range(steps + 1):
-        share, updates = step / steps, step == 0 or masks.is_due(step)
+        share, updates = masks.plan.get(step, step / steps), step == 0 or step in masks.plan
         count = sum(layout.at(schedule.at(share, layout.density)).values()) if updates else counts[-1]
         exchanged = updates and step > 0 and masks.share_at(share) > 0.0 and schedule.exchanges(share)
         moves.append(exchanged or (step > 0 and count != counts[-1]))

@@ -70,7 +70,8 @@ class ScheduledSpikeAndSlab(Hierarchy):
 
     The prior of sparse training that is read as inference: a density schedule is an inclusion prior that moves, by
     `KnobSchedule("density", CyclicDensity())`, and magnitude pruning its median-probability model
-    (`inclusion_threshold`). z is integrated out as in `ContinuousSpikeAndSlab`, whose spike it has; the widths do not move with the density.
+    (`inclusion_threshold`). z is integrated out as in `ContinuousSpikeAndSlab`, whose spike it has; the widths do not
+    move with the density.
 
     Args:
         expected_density: Prior probability (fraction of 1) of the slab, where the knob ``density`` is declared to

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.inference.masks.density_schedules import Constant, Cycles
+from bayesprune.inference.masks.density_schedules import ConstantDensity, CyclicDensity
 from bayesprune.inference.masks.dynamic_masks import DynamicMasks
 from bayesprune.inference.rules.schedules import cyclical, schedule_named
 from bayesprune.inference.samplers.cooling_cycles import CoolingCycles
@@ -199,7 +199,7 @@ def test_without_noise_it_is_a_snapshot_ensemble(guide, optimizer):
 
 
 def test_the_phase_of_east_ends_where_the_cycle_does_and_goes_without_noise():
-    east = DynamicMasks(0.25, schedule=Cycles(4, ends=1.0), within=5)
+    east = DynamicMasks(0.25, schedule=CyclicDensity(4, ends=1.0), within=5)
     fit = fitted(east, CyclicalSampling(samples=1, temperature=0.0))
     for one in fit.restarts:
         assert sum(one.model.ways[0].counts().values()) == 36
@@ -312,13 +312,24 @@ def test_inclusion_is_the_mean_of_the_masks_of_one_run():
         ),
         ([DynamicMasks(0.25, schedule=CoolingCycles(3), within=2), SAMPLING], {}, "where a network is collected"),
         ([DynamicMasks(0.25, schedule=CoolingCycles(4, rest=0.1), within=2), SAMPLING], {}, "masks change at step 18"),
-        ([DynamicMasks(0.25, schedule=Cycles(4, ends=1.0), within=5), SAMPLING], {}, "where a network is collected"),
         (
-            [DynamicMasks(0.25, schedule=Cycles(4, ends=1.0), within=5), CyclicalSampling(samples=1, noise_from=0.8)],
+            [DynamicMasks(0.25, schedule=CyclicDensity(4, ends=1.0), within=5), SAMPLING],
+            {},
+            "where a network is collected",
+        ),
+        (
+            [
+                DynamicMasks(0.25, schedule=CyclicDensity(4, ends=1.0), within=5),
+                CyclicalSampling(samples=1, noise_from=0.8),
+            ],
             {},
             "masks change at step 20, while noise samples the weights given the masks",
         ),
-        ([DynamicMasks(0.25, schedule=Constant(), every=3), SAMPLING], {}, "masks change at step 18, while noise"),
+        (
+            [DynamicMasks(0.25, schedule=ConstantDensity(), every=3), SAMPLING],
+            {},
+            "masks change at step 18, while noise",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused_before_the_first_step(rules, how, said):
