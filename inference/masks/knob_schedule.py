@@ -20,8 +20,9 @@ class KnobSchedule(Rule):
 
     ``KnobSchedule("density", CyclicDensity())`` on `ScheduledSpikeAndSlab` makes the inclusion prior follow the density
     of sparse training; give `DynamicMasks` the same schedule. All knobs of the name are moved, each from its own
-    declared value, as the schedule's final one. Where a knob stands is a buffer of the model: both executions follow it, and a
-    fit that is resumed goes on with it. In the end every knob is where it was declared, however early a fit is stopped.
+    declared value, as the schedule's final one. Where a knob stands is a buffer of the model: both executions follow
+    it, and a fit that is resumed goes on with it. In the end every knob is where it was declared, however early a fit
+    is stopped.
 
     Attributes:
         knob: Name of the knob; or ``"pattern.name"``, that of one prior alone. Default ``"density"``.
