@@ -94,6 +94,10 @@ if TYPE_CHECKING:
     from bayesprune.inference.objective.unit_gate_estimators import ReinforceLeaveOneOut as ReinforceLeaveOneOut
     from bayesprune.inference.objective.unit_gate_estimators import StraightThrough as StraightThrough
     from bayesprune.inference.objective.unit_gate_estimators import Trapezoid as Trapezoid
+    from bayesprune.inference.predictions.metrics import brier_score as brier_score
+    from bayesprune.inference.predictions.out_of_distribution import (
+        out_of_distribution_auroc as out_of_distribution_auroc,
+    )
     from bayesprune.inference.pruning.criteria import magnitude as magnitude
     from bayesprune.inference.pruning.finetune import finetune as finetune
     from bayesprune.inference.pruning.prune import prune as prune
@@ -113,10 +117,16 @@ if TYPE_CHECKING:
     from bayesprune.inference.rules.rule import Taken as Taken
     from bayesprune.inference.rules.schedules import constant as constant
     from bayesprune.inference.rules.schedules import cosine as cosine
+    from bayesprune.inference.rules.schedules import cyclical as cyclical
     from bayesprune.inference.rules.schedules import hold_then_cosine as hold_then_cosine
     from bayesprune.inference.rules.schedules import steps as steps
     from bayesprune.inference.rules.schedules import warmup_cosine as warmup_cosine
     from bayesprune.inference.rules.thresholds import Thresholds as Thresholds
+    from bayesprune.inference.samplers.cooling_cycles import CoolingCycles as CoolingCycles
+    from bayesprune.inference.samplers.cyclical_sampling import CyclicalSampling as CyclicalSampling
+    from bayesprune.inference.samplers.langevin import SGHMC as SGHMC
+    from bayesprune.inference.samplers.langevin import SGLD as SGLD
+    from bayesprune.inference.samplers.sampled_inclusion import sampled_inclusion as sampled_inclusion
     from bayesprune.inference.sparsity_path.continuation import sparsity_path as sparsity_path
     from bayesprune.inference.sparsity_path.sparsity_path import SparsityPath as SparsityPath
     from bayesprune.inference.terms.check import check_term as check_term

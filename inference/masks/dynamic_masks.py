@@ -134,9 +134,10 @@ class DynamicMasks(Rule):
                 "or a growth score"
             )
         if self.share > 0.0 and self.until <= self.schedule.settles and not self.schedule.exchanges(0.0):
+            remedy = "give a later one, or share=0" if self.schedule.settles < 1.0 else "give share=0, or earlier ends"
             raise ValueError(
                 f"weights are exchanged from the share {self.schedule.settles:g} of the fit on, where the cycles end, "
-                f"but until={self.until:g}: give a later one, or share=0"
+                f"but until={self.until:g}: {remedy}"
             )
 
     def _check_start(self) -> None:

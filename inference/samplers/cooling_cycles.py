@@ -20,8 +20,8 @@ class CoolingCycles(DensitySchedule):
     modes, and what is collected at the end of a cycle has trained at the final density. `CyclicDensity`, as in EAST,
     is the other phase: sparse at the ends of a cycle and dense in the middle.
 
-    The last step of a cycle belongs to it. Masks change at updates only, so that a cycle needs some
-    (`DynamicMasks(within=...)`), and one at least after it has come to rest.
+    The last step of a cycle belongs to it. Masks change at updates only: there is one where a cycle comes to rest and
+    one where it ends (`marks`), and others on its way down as often as `DynamicMasks(within=...)` says.
 
     Attributes:
         count: How many cycles; default 4, as `CyclicalSampling` has.
@@ -47,7 +47,7 @@ class CoolingCycles(DensitySchedule):
     @property
     def settles(self) -> float:
         """Where the last cycle comes to rest."""
-        return 1.0 - self.rest / self.count
+        return self.marks[-1]
 
     @property
     def rises(self) -> bool:
@@ -56,8 +56,9 @@ class CoolingCycles(DensitySchedule):
 
     @property
     def marks(self) -> tuple[float, ...]:
-        """Where each cycle comes to rest."""
-        return tuple((number + 1.0 - self.rest) / self.count for number in range(self.count))
+        """Where each cycle comes to rest, and where it ends, but for the last end: no cycle begins a step early."""
+        ends = range(1, self.count + 1)
+        return tuple(mark for end in ends for mark in ((end - self.rest) / self.count, end / self.count))[:-1]
 
     def position(self, share: float) -> float:
         """Where in its cycle a share of the fit is, in (0, 1]; 0 at the very beginning."""
@@ -73,4 +74,4 @@ class CoolingCycles(DensitySchedule):
 
     def exchanges(self, share: float) -> bool:
         """Not while it rests."""
-        return self.position(share) < 1.0 - self.rest
+        return self.position(share) < 1.0 - self.rest - 1e-9  # where it comes to rest is rounded too

@@ -130,7 +130,8 @@ class ActiveSampling(ActiveRule):
         self._kept: list[tuple[int, list[Tensor]]] = []  # epoch and tensors
         self._masks: ActiveMasks | None = None
         self._is_checked = False
-        ends = [math.ceil(number * run.steps / rule.cycles) for number in range(rule.cycles + 1)]
+        # Rounded as the marks of a density schedule are: where a cycle of masks ends, so does this one.
+        ends = [round(number / rule.cycles * run.steps) for number in range(rule.cycles + 1)]
         self._stages = [
             (first + math.floor(rule.noise_from * (last - first)), last)
             for first, last in zip(ends, ends[1:], strict=False)

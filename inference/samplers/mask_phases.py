@@ -33,13 +33,10 @@ def check_phases(
     for step in range(steps + 1):
         share, updates = masks.plan.get(step, step / steps), step == 0 or step in masks.plan
         count = sum(layout.at(schedule.at(share, layout.density)).values()) if updates else counts[-1]
-        exchanged = updates and step > 0 and masks.share_at(share) > 0.0 and schedule.exchanges(share)
+        exchanged = updates and 0 < step < steps and masks.share_at(share) > 0.0 and schedule.exchanges(share)
         moves.append(exchanged or (step > 0 and count != counts[-1]))
         counts.append(count)
-    remedy = (
-        f"give DynamicMasks(schedule=CoolingCycles({cycles}), within=...), with an update in the part of each "
-        "cycle that rests and before the noise"
-    )
+    remedy = f"give DynamicMasks(schedule=CoolingCycles({cycles})), with a rest that begins before the noise does"
     for step in due:
         if counts[step] != final:
             raise ValueError(

@@ -11,6 +11,7 @@ from torch import nn
 import bayesprune as bp
 from bayesprune.inference.masks.density_schedules import ConstantDensity, CyclicDensity
 from bayesprune.inference.masks.dynamic_masks import DynamicMasks
+from bayesprune.inference.masks.update_plan import planned_updates
 from bayesprune.inference.rules.schedules import cyclical, schedule_named
 from bayesprune.inference.samplers.cooling_cycles import CoolingCycles
 from bayesprune.inference.samplers.cyclical_sampling import CyclicalSampling
@@ -99,8 +100,31 @@ def test_density_falls_from_the_top_and_rests_at_the_final_one_until_the_end_of_
             assert not cycles.exchanges(number / 4 + share)
     assert cycles.settles == 0.875
     assert cycles.at(0.0, 0.5) == 1.0  # no more than all
-    for total in (80, 81, 1000):  # the last step of each cycle is its own, whatever is rounded
-        assert all(cycles.at(math.ceil(n * total / 4) / total, 0.1) == 0.1 for n in (1, 2, 3, 4) if total % 4 == 0)
+    assert all(cycles.at(n * 20 / 80, 0.1) == 0.1 for n in (1, 2, 3, 4))  # the last step of a cycle is its own
+
+
+@pytest.mark.parametrize(("count", "rest"), [(1, 0.5), (3, 0.1), (4, 0.5), (5, 0.5), (7, 0.3), (12, 0.9)])
+def test_a_cycle_is_at_rest_from_its_mark_to_its_end_whatever_is_rounded(count, rest):
+    cycles = CoolingCycles(count, rest=rest)
+    ends = [n / count for n in range(1, count)]
+    assert cycles.marks == tuple(sorted([*ends, *((n - rest) / count for n in range(1, count + 1))]))
+    assert cycles.settles == cycles.marks[-1] == pytest.approx(1.0 - rest / count)
+    assert cycles.rises == (count > 1)
+    assert not CoolingCycles(count, top=1.0, rest=rest).rises
+    assert all(cycles.at(mark, 0.1) == 0.1 and not cycles.exchanges(mark) for mark in cycles.marks)
+    hot = [mark + sign * 1e-6 for mark, sign in zip(cycles.marks, [-1, 1] * count, strict=False)]
+    assert all(cycles.at(share, 0.1) > 0.1 and cycles.exchanges(share) for share in hot)  # control: beside them
+    for steps in (397, 400, 4740):
+        plan = planned_updates(cycles, steps, every=1, until=1.0)
+        density = {step: cycles.at(share, 0.1) for step, share in plan.items()}
+        for end in [*ends, 1.0]:
+            rested = [
+                density[step]
+                for step in range(round((end - rest / count) * steps), round(end * steps) + 1)
+                if step in density
+            ]
+            assert set(rested) == {0.1}
+        assert all(density[round(end * steps) + 1] > 0.1 for end in ends)
 
 
 @pytest.mark.parametrize(
@@ -198,8 +222,26 @@ def test_without_noise_it_is_a_snapshot_ensemble(guide, optimizer):
     assert same(everything(fit.restarts[2].model, fit.restarts[2].guide), watch.seen[0, 60][0])
 
 
+@pytest.mark.parametrize("steps", [79, 81, 82, 83])
+@pytest.mark.parametrize("schedule", [CoolingCycles(4), CyclicDensity(4, ends=1.0)])
+def test_steps_that_are_no_multiple_of_the_cycles_cost_no_sample_its_density(steps, schedule):
+    """An update after every step, so that one which reads the next cycle's beginning follows each end."""
+    watch = Watch()
+    masks = DynamicMasks(0.25, schedule=schedule, share=0.0, within=1)
+    fit = fitted(masks, CyclicalSampling(samples=1, temperature=0.0), steps=steps, callbacks=[watch])
+    ends = [round(n * steps / 4) for n in (1, 2, 3, 4)]
+    assert [one["step"] for one in fit.settings["samples"]] == ends
+    assert all(sum(one.model.ways[0].counts().values()) == 36 for one in fit.restarts)
+    assert same(everything(fit.restarts[0].model, fit.restarts[0].guide), watch.seen[0, ends[0]][0])
+    if isinstance(schedule, CoolingCycles):  # control: a step later it is dense
+        later = fitted(
+            masks, CyclicalSampling(samples=1, temperature=0.0), steps=steps, stop=lambda s: s.step > ends[0]
+        )
+        assert later.settings["masks"][0]["cut"] > 36
+
+
 def test_the_phase_of_east_ends_where_the_cycle_does_and_goes_without_noise():
-    east = DynamicMasks(0.25, schedule=CyclicDensity(4, ends=1.0), within=5)
+    east = DynamicMasks(0.25, schedule=CyclicDensity(4, ends=1.0), share=0.0, within=5)
     fit = fitted(east, CyclicalSampling(samples=1, temperature=0.0))
     for one in fit.restarts:
         assert sum(one.model.ways[0].counts().values()) == 36
@@ -306,24 +348,24 @@ def test_inclusion_is_the_mean_of_the_masks_of_one_run():
         ([SAMPLING], {"kl_warmup": 0.5}, "the prior fades in over 0.5 of the fit"),
         ([CyclicalSampling(samples=3)], {"steps": 40}, "has 1 steps for 3 samples"),
         (
-            [DynamicMasks(0.25, schedule=CoolingCycles(4, rest=0.3), every=10), SAMPLING],
-            {},
-            "at step 18, where a network is collected, masks have 50 weights in, and not the 36 of the end",
+            [DynamicMasks(0.25, schedule=CoolingCycles(4, rest=0.05), within=3), SAMPLING],
+            {"steps": 79},
+            "at step 57, where a network is collected, masks have 37 weights in, and not the 36 of the end",
         ),
         ([DynamicMasks(0.25, schedule=CoolingCycles(3), within=2), SAMPLING], {}, "where a network is collected"),
         ([DynamicMasks(0.25, schedule=CoolingCycles(4, rest=0.1), within=2), SAMPLING], {}, "masks change at step 18"),
         (
-            [DynamicMasks(0.25, schedule=CyclicDensity(4, ends=1.0), within=5), SAMPLING],
+            [DynamicMasks(0.25, schedule=CyclicDensity(4, ends=1.0), share=0.0, within=5), SAMPLING],
             {},
             "where a network is collected",
         ),
         (
             [
-                DynamicMasks(0.25, schedule=CyclicDensity(4, ends=1.0), within=5),
+                DynamicMasks(0.25, schedule=CyclicDensity(4, ends=1.0), share=0.0, within=5),
                 CyclicalSampling(samples=1, noise_from=0.8),
             ],
             {},
-            "masks change at step 20, while noise samples the weights given the masks",
+            "masks change at step 18, while noise samples the weights given the masks",
         ),
         (
             [DynamicMasks(0.25, schedule=ConstantDensity(), every=3), SAMPLING],
