@@ -32,7 +32,7 @@ EPOCHS = {"resnet": 12, "lenet": 10}
 DENSITIES = {"resnet": (0.002, 0.005), "lenet": (0.001, 0.005, 0.01)}
 MINUTES = {"resnet": 1.2, "lenet": 0.25}
 REFERENCE = {"resnet": "rigl-itop", "lenet": "gradual-magnitude"}
-PARTS = {"dyrelu": {"dyrelu": False}, "sharing": {"shared": None}, "cycles": {"cycles": 0}}
+PARTS = {"DyReLU": {"dyrelu": False}, "sharing": {"shared": None}, "cycles": {"cyclic": False}}
 METHODS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "resnet": {
         "static ERK": ("static", {}),
@@ -81,7 +81,7 @@ def measured(experiment: str, method: str, density: float, seed: int, splits: An
         recipe = bp.recipe(name, density=density, **settings)
         rules = recipe.rules
         torch.manual_seed(1000 + seed)
-        model = recipe.model(recipe.network(network), data_size=len(data[0]))
+        model = recipe.model(network, data_size=len(data[0]), example_input=data[0][:2])
     precision = "bfloat16" if experiment == "resnet" else "float32"
     how = {"epochs": EPOCHS[experiment], "seed": seed, "precision": precision, "execution": "plain"}
     fit = bp.fit(model, data, guide="map", rules=rules, **how)

@@ -87,15 +87,13 @@ def fit_run(
     data_root: str | Path | None = None,
     seed: int = 0,
     epochs: int | None = None,
-    steps: int | None = None,
     width: float = 1.0,
     gating: Mapping[str, Any] | None = None,
     budget: Mapping[str, Any] | None = None,
     fresh: bool = False,
     progress: bool = False,
     tune: Any = None,
-    recipe: str | None = None,
-    recipe_settings: Mapping[str, Any] | None = None,
+    recipe: tuple[str | None, Mapping[str, Any]] = (None, {}),
     **how: Any,
 ) -> dict[str, Any]:
     """Fits what is named and writes a run folder, all of it or nothing.
@@ -119,7 +117,6 @@ def fit_run(
         seed: Of the first restart and of the validation split.
         epochs: Passes over the training data; 0: none, `laplace_around` the network of `weights`. Default None: as
             `bayesprune.fit`, or 0 for the prior ``"reduction"`` with `weights`.
-        steps: Steps of the optimizer, in place of `epochs`; default None.
         width: Multiplies the widths of the network's hidden layers; default 1.
         gating: Arguments of `Gating`, for the prior ``"unit-gates"``; default none.
         budget: Arguments of `Budget`, such as ``{"density": 0.02}``, or with a `LayerBudget`; default none: no budget.
@@ -128,9 +125,8 @@ def fit_run(
         progress: Whether to show a progress line; default False.
         tune: Knobs that are tuned on validation data before the fit: `kl_weight` and settings of the prior, as texts of
             ``--tune`` or as `bayesprune.tune` takes them; default none.
-        recipe: Sparse training by a name in `RECIPES`; default none.
-        recipe_settings: Its settings; default as it says.
-        how: Further arguments of `bayesprune.fit`: guide, restarts, ...
+        recipe: Sparse training: a name in `RECIPES` and its settings; default none.
+        how: Further arguments of `bayesprune.fit`: guide, steps, restarts, ...
 
     Returns:
         The summary, as written to RUN/summary.json.
@@ -141,8 +137,10 @@ def fit_run(
         OSError: If the folder cannot be written after all.
     """
     given = {"--tune": tune, "--gating": gating or None, "--epochs 0": epochs if epochs == 0 else None}
-    made = asked_recipe(recipe, recipe_settings or {}, budget or {}, prior, given)
+    chosen, recipe_settings = recipe
+    made = asked_recipe(chosen, recipe_settings, budget or {}, prior, given)
     prior, settings = prior_of(prior, settings, made)
+    steps = how.setdefault("steps", None)
     if epochs is None and steps is None and prior == "reduction" and weights is not None:
         epochs = 0
     if epochs == 0:
@@ -167,11 +165,10 @@ def fit_run(
         "network_settings": dict(network_settings or {}), "new_head": new_head,
         "network_code": _code_of(network), "prior": absolute(prior), "prior_settings": dict(settings or {}),
         "on": on and list(on), "guide": how.get("guide"), "seed": seed, "likelihood": likelihood, "epochs": epochs,
-        "steps": steps,
         "weights": None if begins_at is None else f"{os.path.realpath(begins_at)}, content {content_of(begins_at)}",
         **{key: value for key, value in how.items() if key not in ("callbacks", "rules")}, "gating": dict(gating or {}),
         "budget": _as_json(budget or {}), "tune": None if tuning is None else tuning.knobs,
-        "recipe": recipe, "recipe_settings": None if made is None else dict(recipe_settings or {}),
+        "recipe": chosen, "recipe_settings": None if made is None else dict(recipe_settings),
     }  # fmt: skip
     asked = filled_in(asked)
     _refuse_infinity(asked)
@@ -186,7 +183,7 @@ def fit_run(
         else:
             validation = splits.validation if len(splits.validation[0]) else None
             arguments = {
-                "epochs": epochs, "steps": steps, "validation": validation, "seed": seed, "progress": progress, **how,
+                "epochs": epochs, "validation": validation, "seed": seed, "progress": progress, **how,
                 "rules": [*rules, *how.get("rules", ())],
                 "callbacks": [*how.get("callbacks", ()), part.watcher],
             }  # fmt: skip
@@ -207,8 +204,8 @@ def fit_run(
                 starting_weights=None if begins_at is None else str(begins_at.absolute()),
                 gating_settings=dict(gating or {}) if isinstance(declared, UnitGates) else None,
                 budget_settings=_as_json(budget) if budget else None,
-                recipe=recipe,
-                recipe_settings=None if made is None else dict(recipe_settings or {}),
+                recipe=chosen,
+                recipe_settings=None if made is None else dict(recipe_settings),
                 tuned=None if tuned is None else tuned.rows(),
             )
             summary["notes"] += [*([] if start is None else start.notes), *([] if tuned is None else tuned.notes)]

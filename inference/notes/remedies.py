@@ -49,6 +49,8 @@ class Remedies:
         if self.fit.model.states_price and knob is not None:
             return _sentence([*lead, knob], [" and ".join(engine)] if engine else [])
         weight = self._weight()
+        if self.fit.settings.get("masks"):  # what holds it back is how few weights there are
+            return _sentence([self._more_steps()], ["a larger density"])
         if weight == 0.0:  # the prior has no say as it is
             return _sentence(engine or [self._more_steps()], [])
         engine = [f"kl_weight={LEAST_WEIGHT if weight > LEAST_WEIGHT else 0.1 * weight:g}", *engine]

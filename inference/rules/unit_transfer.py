@@ -31,7 +31,7 @@ def check_removable(model: BayesianNetwork) -> None:
         if not way.follows_removal:
             raise ValueError(
                 f"{way.name} between weights and network cannot follow units that leave: fit with "
-                "gating=Gating(remove=None)"
+                "rules=[Gating(remove=None)]"
             )
     for prior in model.priors.values():
         for latent, spec in prior.hierarchy.latents.items():

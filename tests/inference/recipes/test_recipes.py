@@ -32,7 +32,7 @@ def network():
 
 
 def fitted(data, made, **how):
-    model = made.model(network(), data_size=len(data[0]))
+    model = made.model(network(), data_size=len(data[0]), example_input=data[0][:2])
     given = {"steps": STEPS, "execution": "plain", "device": "cpu", "batch_size": 64} | how
     return bp.fit(model, data, rules=made.rules, **given)
 
