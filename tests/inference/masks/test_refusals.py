@@ -46,6 +46,10 @@ class Trained(bp.Callback):
             "lets no weight come: give share=0",
         ),
         ({"density": 0.1, "schedule": CyclicDensity(), "until": 0.3}, "exchanged from the share 0.4 .*, but until=0.3"),
+        (
+            {"density": 0.1, "schedule": CyclicDensity(ends=1.0), "until": 1.0},
+            "share 1 .*: give share=0, or earlier ends",
+        ),
     ],
 )
 def test_rules_that_make_no_sense(make, said):
