@@ -5,8 +5,10 @@ for all methods of a seed, exactly the same numbers of weights:
 
 * ``resnet``: ResNet-20 (three blocks a stage, a stem of stride 2), 12,800 training images, bfloat16, at 0.5 and 0.2 %:
   static masks (Erdos-Renyi-kernel, and uniform), RigL-ITOP, gradual magnitude, soft thresholds (STR), EAST; at 0.2 %
-  EAST without each of its parts, too. EAST's density counts the network without sharing.
-* ``lenet``: LeNet-300-100, all training images, at 1, 0.5 and 0.1 %: RigL-ITOP, cyclic density, GraNet, gradual.
+  EAST without each of its parts, too. EAST's density counts the network without sharing. Gradients are clipped to a
+  norm of 1 as by default, but for STR; three methods without that, too.
+* ``lenet``: LeNet-300-100, all training images, at 1, 0.5 and 0.1 %: RigL-ITOP, cyclic density, GraNet, gradual
+  magnitude; gradients are not clipped.
 
 Settings are chosen on validation data (``--split validation``); ``--split test`` is looked at once. Differences to
 RigL-ITOP (``resnet``) or gradual magnitude (``lenet``) are paired by seed, with 95 % intervals by Student's t.
@@ -39,11 +41,14 @@ METHODS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
         "static uniform": ("static", {"layout": "uniform"}),
         "rigl-itop": ("rigl-itop", {}),
         "gradual-magnitude": ("gradual-magnitude", {}),
+        "static ERK unclipped": ("static", {"clip": None}),
+        "rigl-itop unclipped": ("rigl-itop", {"clip": None}),
+        "gradual-magnitude unclipped": ("gradual-magnitude", {"clip": None}),
         "STR": ("STR", {}),
         "east": ("east", {}),
         **{f"east without {part}": ("east", how) for part, how in PARTS.items()},
     },
-    "lenet": {name: (name, {}) for name in ("rigl-itop", "cyclic", "granet", "gradual-magnitude")},
+    "lenet": {name: (name, {"clip": None}) for name in ("rigl-itop", "cyclic", "granet", "gradual-magnitude")},
 }
 
 

@@ -227,6 +227,24 @@ MUTATIONS = [
         'self.table["nonzero"] < weights - (sparsity * weights).round()',
         "tests/inference/sparsity_path",
     ),
+    Mutation(
+        "an exchange of weights keeps those of the lowest scores",
+        "stay = kept(mask, drop[name], counts[name] - comes[name], temperature)",
+        "stay = kept(mask, -drop[name], counts[name] - comes[name], temperature)",
+        "tests/inference/masks",
+    ),
+    Mutation(
+        "weights come among those that were kept as well",
+        "return mask | kept(~mask, scores, count, temperature)",
+        "return mask | kept(torch.ones_like(mask), scores, count, temperature)",
+        "tests/inference/masks",
+    ),
+    Mutation(
+        "the momentum of what goes or comes is not cleared",
+        "held.piece.of(state).mul_(both)",
+        "held.piece.of(state)",
+        "tests/inference/masks",
+    ),
     # -- analysis
     Mutation(
         "the largest reliable tail index is by the natural logarithm",

@@ -157,6 +157,10 @@ def fit(
             fresh=fresh,
             progress=not quiet,
         )
+    if path is not None:
+        # A sentence like the others of the command line: a warning of Python's would show a file and a line of ours.
+        # It is said once the fit is there, as an error stands alone on its line.
+        typer.echo(f"note: {old_name('--path of bayesprune fit', f'--execution {path}')}", err=True)
     if not quiet:
         print_run(out, summary)
 
@@ -167,6 +171,4 @@ def _execution(execution: str | None, old: str | None) -> str:
         return FitOptions.execution if execution is None else execution
     if execution is not None:
         raise ValueError("--execution, which was called --path, is given twice: leave --path out")
-    # A sentence like the others of the command line: a warning of Python's would show a file and a line of ours.
-    typer.echo(f"note: {old_name('--path of bayesprune fit', f'--execution {old}')}", err=True)
     return old

@@ -26,6 +26,8 @@ from bayesprune.runs.starting_weights import StartingWeights
 __all__ = ["follow_path", "load_path", "parse_numbers", "print_path"]
 
 FRONT_FILE = "front.png"
+_LATER = ("network_settings", "network_parts")
+"""What is declared only where there is some of it; of parts there are none, as a path takes no recipe."""
 MOST_VALUES = 1000
 """Numbers that an option takes: each value is a fit, each sparsity a network of each fit."""
 
@@ -121,8 +123,8 @@ def follow_path(
         raise ValueError(f"{data} has no validation data, on which the front is chosen: give more examples")
     declaration = declare(splits, network, prior, settings, on, likelihood, width, network_settings)
     declared = declaration.as_dict()
-    if not declared["network_settings"]:  # so that a path of an earlier version, which does not name them, goes on
-        del declared["network_settings"]
+    # So that a path of an earlier version, which does not name them, goes on.
+    declared = {key: value for key, value in declared.items() if key not in _LATER or value}
     if start is not None:
         _with(declaration, knob, values[0]).model(seed, start)  # fills the notes on what is done to the weights
         declared |= _declared_weights(expanded(out), start)

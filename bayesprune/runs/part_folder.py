@@ -60,6 +60,8 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 _TRIES = 20
 _OPTIONS = {"prior_settings": "--set", "network_settings": "--network-set", "network_code": "the code of --network"}
 """Options whose names are not those of what they give."""
+_LATER = ("recipe", "recipe_settings")
+"""Options that earlier versions did not know, and fits of which are those of today without them."""
 
 
 @dataclass
@@ -271,7 +273,8 @@ def _take_up(folder: Path, asked: Mapping[str, Any], fresh: bool) -> None:
 
 def _compare(folder: Path, asked: Mapping[str, Any]) -> None:
     """Refuses to go on with a fit that was asked for something else."""
-    before = by_new_names(read_json(folder / COMMAND_FILE, _REMEDY, {"asked": dict})["asked"])
+    written = by_new_names(read_json(folder / COMMAND_FILE, _REMEDY, {"asked": dict})["asked"])
+    before = dict.fromkeys(_LATER) | written
     for name in {**before, **asked}:
         option = _OPTIONS.get(name, f"--{name.replace('_', '-')}")
         if name not in before:

@@ -1,4 +1,4 @@
-"""What a mean-field posterior is of weights that are out: the prior, so that they cost nothing."""
+"""What Normal factors of weights that are out are under a Normal prior: that prior, so that they cost nothing."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ LOG_SCALE = "log_scale"
 
 
 def settle_scales(run: Run, name: str, now: Tensor, before: Tensor | None = None) -> None:
-    """Sets the standard deviations of a tensor's Normal factors as masks change, IN PLACE; of points nothing.
+    """Sets the standard deviations of Normal factors under a fixed Normal prior as masks change, IN PLACE.
 
     Where a weight is out its factor is its prior, Normal(0, sd), so that its part of the KL term is zero and the ELBO
     is that of the sparse network alone. What Adam makes of the rounding of a zero gradient moves it a little between
-    two calls, and nothing else with it: no living weight depends on it. That takes a prior that is a Normal around zero
-    of a known width; under any other a factor that is out keeps its scale, and its part of the KL term is what the
-    prior makes it. A weight that comes starts with the mean scale of those of its tensor that stay, as in SSVI (Li et
-    al. 2024). Locations are `Support`'s affair: zero in both cases.
+    two calls, and nothing else with it: no living weight depends on it. A weight that comes starts with the mean scale
+    of those of its tensor that stay, as in SSVI (Li et al. 2024). Under any other prior, of a weight that is no latent
+    itself, and of points, nothing is set: all else is `Support`'s affair.
 
     Args:
         run: The restart.
@@ -38,14 +37,15 @@ def settle_scales(run: Run, name: str, now: Tensor, before: Tensor | None = None
         if piece.parameter != LOG_SCALE:
             continue
         log_scale = piece.of(parameter.data)
+        sd = fixed_sd(prior, log_scale)
+        if sd is None:
+            continue
         if before is not None:
             stay = now & before
             living = torch.where(stay.any(), stay, before)  # all may have gone at once
             mean = (log_scale.exp() * living).sum() / living.sum()
             log_scale.copy_(torch.where(now & ~before, mean.log(), log_scale))
-        sd = fixed_sd(prior, log_scale)
-        if sd is not None:
-            log_scale.copy_(torch.where(now, log_scale, sd.log()))
+        log_scale.copy_(torch.where(now, log_scale, sd.log()))
 
 
 def fixed_sd(prior: TensorPrior, like: Tensor) -> Tensor | None:

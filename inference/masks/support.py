@@ -65,8 +65,10 @@ class Support:
     A weight that is out is zero, and so is its location, where it is a latent itself, or that of the latent which it is
     a product of (`zeroing_latent`): neither the data nor a prior around zero move it. What else the guide has of single
     weights, such as scales and gates, follows the prior meanwhile. A weight that comes begins as it would have in the
-    first step, but at zero: there its scales and gates are where the fit began. The optimizer remembers nothing of a
-    weight that goes or comes. Latents of whole rows, layers or the network are left alone.
+    first step, but at zero: there its scales and gates are where the fit began. The one exception are the standard
+    deviations of weights that are themselves latents under a fixed Normal prior, with Normal factors: out they are the
+    prior's, and where one comes they are the mean of its tensor's (`settle_scales`). The optimizer remembers nothing of
+    a weight that goes or comes. Latents of whole rows, layers or the network are left alone.
 
     Args:
         run: The restart, whose guide is where it begins.

@@ -50,8 +50,13 @@ class ReadyRecipe:
     @property
     def settings(self) -> dict[str, Any]:
         """All settings with their defaults: its own, and those of its masks."""
-        masks = self.make().masks
-        return self.own | {one.name: getattr(masks, one.name) for one in fields(masks) if one.name not in OF_CALL}
+        made = self.make()
+        masks = made.masks
+        return (
+            self.own
+            | {"clip": made.clip}
+            | {one.name: getattr(masks, one.name) for one in fields(masks) if one.name not in OF_CALL}
+        )
 
 
 class Recipes(dict[str, ReadyRecipe]):
@@ -88,7 +93,7 @@ def recipe(
         density: Share of the weights with a prior that are in at the end, in (0, 1], or their number from 2 on.
         layout: How they are spread over the tensors: ``"erk"`` (default), ``"uniform"``, or a budget by layer, in place
             of a density; weights then go from each layer, whatever the recipe says.
-        **settings: Of the recipe, or of `DynamicMasks`, in place of the recipe's.
+        **settings: Of the recipe, or of `DynamicMasks`, in place of the recipe's; or ``clip`` (`Recipe.clip`).
 
     Raises:
         ValueError: If the name or a setting is unknown (close ones are suggested), one is out of range or of another
@@ -112,11 +117,14 @@ def recipe(
     what = f"the recipe {name}"
     own = checked_types(what, entry.make, {key: value for key, value in settings.items() if key in entry.own})
     of_masks = {key: value for key, value in settings.items() if key not in entry.own}
+    clip = checked_types(what, Recipe, {key: of_masks.pop(key) for key in ("clip",) if key in of_masks})
+    if clip.get("clip") is not None and not clip["clip"] > 0.0:
+        raise ValueError(f"{what} takes a clip above 0 or None, not {clip['clip']:g}")
     plain = {key: value for key, value in of_masks.items() if key not in CHECK_THEMSELVES}
     of_masks |= checked_types(what, DynamicMasks, plain)
     by_layer = {} if isinstance(layout, str) else {"across": "layer"}
     made = entry.make(**own)
-    return replace(made, masks=replace(made.masks, density=density, layout=layout, **{**by_layer, **of_masks}))
+    return replace(made, **clip, masks=replace(made.masks, density=density, layout=layout, **{**by_layer, **of_masks}))
 
 
 def _meant(given: Any, known: Mapping[str, Any]) -> str:
@@ -226,7 +234,6 @@ def east(
     dyrelu: bool = True,
     shared: int | None = 2,
     cyclic: bool = True,
-    clip: float | None = 1.0,
     cycles: int = 2,
     top: float = 3.0,
     ends: float = 0.4,
@@ -243,14 +250,13 @@ def east(
         dyrelu: Whether every ReLU is a DyReLU-B at first, faded out by `Phasing` before half of the fit; default True.
         shared: Blocks of each residual stage that own their convolutions; default 2. None: no block is shared.
         cyclic: Whether the density has cycles, see the recipe cyclic; default True.
-        clip: Largest norm of the gradient; default 1. None: no limit.
         cycles: How many; default 2.
         top: Density in the middle of a cycle, as a multiple of the final one; default 3.
         ends: Share of the fit that the cycles take together; default 0.4.
         shape: ``"cosine"`` (default) or ``"triangular"``.
     """
     masks = _with_cycles(cycles, top, ends, shape) if cyclic else _itop()
-    return Recipe("east", masks, clip, shared, dyrelu)
+    return Recipe("east", masks, shared_blocks=shared, dyrelu=dyrelu)
 
 
 def _itop() -> DynamicMasks:

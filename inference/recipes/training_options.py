@@ -16,7 +16,7 @@ __all__ = ["TrainingOptions"]
 
 @dataclass(frozen=True)
 class TrainingOptions(Rule):
-    """Asks for options of a fit where none are given, before the rules after it and the priors do.
+    """Asks for options of a fit where none are given, before the priors do, and before masks that are given after it.
 
     All weights with a prior have to be points: elsewhere it asks for nothing. Given options go first, one by one; with
     another optimizer given, nothing of this is taken.
@@ -33,7 +33,7 @@ class TrainingOptions(Rule):
     schedule: str = "cosine"
     clip: float | None = None
     name: ClassVar[str] = "training"
-    order: ClassVar[int] = -1
+    order: ClassVar[int] = 1  # that of masks, which ask for options too: what samples may still ask for others
 
     def training(self, model: BayesianNetwork, guide: GuideChoice) -> Mapping[str, Any]:
         """Those that are not None."""

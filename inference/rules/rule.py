@@ -252,7 +252,7 @@ class Rule:
     def training(self, model: BayesianNetwork, guide: GuideChoice) -> Mapping[str, Any]:
         """Options of a fit that it asks for where none are given: optimizer, learning rate, schedule; default none.
 
-        They go before those that priors ask for, and before those of rules of a lower `order`.
+        They go before those that priors ask for, those of rules of a lower `order`, and of later ones of the same.
 
         Args:
             model: The model.

@@ -45,7 +45,7 @@ def settled_training(
         model: The model.
         guide: As `fit` takes it; default None: each prior's own.
         rules: The rules of the fit, which are heard before the priors: of those that ask for anything the one that
-            acts last, as it sees what the others have done.
+            acts last, as it sees what the others have done, and of the same `order` the first that was given.
     """
     heard = sorted(rules, key=lambda rule: -rule.order)
     by_rules = (found for rule in heard if (found := rule.training(model, guide)))

@@ -363,7 +363,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_training(bayesprune, fil
         (("--sparsity", 0.999), ("leaves none of the 72 weights",)),
         (("--sparsity", 0.0), ("already has sparsity", "min_inclusion")),
         (("--min-inclusion", 1.0), ("probability in [0, 1)",)),
-        ((), ("one of --sparsity, --min-inclusion, --min-score and --budget",)),
+        (("--criterion", "magnitude"), ("how weights are ranked", "leave per= and")),
         (("--sparsity", 0.9, "--min-inclusion", 0.5), ("one of --sparsity, --min-inclusion, --min-score and",)),
         (("--sparsity", 0.9, "--criterion", "magnitud"), ("criterion 'magnitud' is unknown",)),
         (("--sparsity", 0.9, "--per", "unit"), ("'network' or 'layer'",)),
@@ -375,10 +375,10 @@ def test_wrong_usage_of_prune_is_told_in_one_line(bayesprune, run, tmp_path, mor
     assert list(tmp_path.iterdir()) == []
 
 
-def test_inclusion_of_a_map_is_refused(bayesprune, files, tmp_path):
+def test_inclusion_of_a_map_and_the_zeros_that_it_has_not_are_refused(bayesprune, files, tmp_path):
     assert bayesprune(*fit_arguments(files, tmp_path / "run", prior="halo"))[0] == 0
-    result = bayesprune("prune", tmp_path / "run", "--min-inclusion", 0.5, "--out", tmp_path / "pruned")
-    refused(result, "a MAP")
+    refused(bayesprune("prune", tmp_path / "run", "--min-inclusion", 0.5, "--out", tmp_path / "pruned"), "a MAP")
+    refused(bayesprune("prune", tmp_path / "run", "--out", tmp_path / "pruned"), "none of its 72 weights at zero")
 
 
 def test_what_is_no_run_folder_is_told(bayesprune, tmp_path):

@@ -137,7 +137,7 @@ def test_a_fit_that_was_killed_in_a_cycle_ends_as_one_that_was_not(at, tmp_path,
     monkeypatch.setattr(checkpoints, "SHARE", 1.0)
     monkeypatch.setattr(checkpoints, "LEAST", 0.0)
     rules = [
-        DynamicMasks(density=0.2, schedule=CyclicDensity(ends=0.8), within=3),
+        DynamicMasks(density=0.2, schedule=CyclicDensity(ends=0.8), within=3, until=1.0),
         KnobSchedule("density", CyclicDensity(ends=0.8)),
     ]
     whole = fitted(rules)

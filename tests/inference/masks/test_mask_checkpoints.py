@@ -99,6 +99,18 @@ def test_a_fit_that_was_killed_ends_as_one_that_was_not(name, execution, at, tmp
     assert not is_same(fitted(RULES[name], execution, seed=1), whole)  # control
 
 
+@pytest.mark.parametrize(("prior", "guide"), [(bp.Gaussian, "meanfield"), (bp.SpikeAndSlab, None)])
+def test_a_posterior_that_was_killed_ends_as_one_that_was_not(prior, guide, tmp_path):
+    """What comes after it was killed starts at the mean scale of then, or where the fit began, not where it went on."""
+    how = {"guide": guide, "learning_rate": 0.02}
+    whole = fitted(RULES["rigl"], given=model(prior()), **how)
+    with pytest.raises(KeyboardInterrupt):
+        fitted(RULES["rigl"], given=model(prior()), callbacks=[Killed(21)], checkpoint=tmp_path / "fit", **how)
+    resumed = fitted(RULES["rigl"], given=model(prior()), checkpoint=tmp_path / "fit", **how)
+    assert resumed.settings["resumed_at_epoch"] == 6 and is_same(resumed, whole)
+    assert whole.settings["masks"][0]["exchanged"] > 20
+
+
 def test_what_is_kept_of_the_gradients_is_needed(tmp_path, monkeypatch):
     whole = fitted(RULES["rigl"])
     with pytest.raises(KeyboardInterrupt):

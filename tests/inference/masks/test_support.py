@@ -25,6 +25,8 @@ PRIORS = {
     "hard concrete": (bp.L0HardConcrete, "w", {"log_alpha"}),
 }
 NAME = "2.weight"
+SD = (2 / 14) ** 0.5
+"""Of the Gaussian prior there, by default He's."""
 
 
 def moved(name):
@@ -80,7 +82,12 @@ def test_what_goes_and_comes_is_cleared_and_all_else_is_left(name):
         if key == (zeroed, "location"):
             assert not bool(value[comes | goes].any()) and bool(old[goes].all())
         else:
-            assert torch.equal(value[comes], starts[piece.site.name, piece.parameter][comes])
+            expected = starts[piece.site.name, piece.parameter][comes]
+            if name == "gaussian":  # a Normal factor under a Normal prior
+                expected = old[both].exp().mean().log().expand_as(expected)
+                torch.testing.assert_close(value[~new].exp(), torch.full_like(value[~new], SD), rtol=1e-6, atol=0.0)
+                assert float((old[goes].exp() / SD - 1.0).abs().min()) > 0.1  # control: it was not
+            torch.testing.assert_close(value[comes], expected, rtol=0.0, atol=1e-12 if name == "gaussian" else 0.0)
             assert not torch.equal(value[comes], old[comes])  # control: the prior had moved it meanwhile
         assert old_states and all(bool(state[both].any()) for state in old_states)
         for state, earlier in zip(states, old_states, strict=True):

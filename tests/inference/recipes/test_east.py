@@ -35,7 +35,7 @@ def test_each_trick_has_a_switch_of_its_own(off):
 
 
 def test_all_off_is_rigl_itop_on_the_network_itself():
-    made = bp.recipe("east", density=0.1, dyrelu=False, shared=None, cyclic=False, clip=None)
+    made = bp.recipe("east", density=0.1, dyrelu=False, shared=None, cyclic=False)
     network = nn.Linear(3, 2)
     assert made.network(network) is network and made.rules == bp.recipe("rigl-itop", density=0.1).rules
     assert made.rules != bp.recipe("cyclic", density=0.1).rules  # control

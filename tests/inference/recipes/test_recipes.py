@@ -142,6 +142,9 @@ def test_a_rule_may_ask_for_a_clipped_gradient(data):
     asked = bp.fit(model, data, rules=[TrainingOptions(clip=0.5)], **how)
     assert (asked.settings["clip"], asked.settings["optimizer"], asked.settings["learning_rate"]) == (0.5, "sgd", 0.1)
     assert "training" not in asked.settings
+    for clip in (0.5, None):  # masks ask for options too
+        rules = bp.recipe("east", density=0.2, clip=clip).rules
+        assert bp.fit(model, data, rules=rules, **how | {"steps": 44}).settings["clip"] == clip
     assert bp.fit(model, data, rules=[TrainingOptions(clip=0.5)], clip=2.0, **how).settings["clip"] == 2.0
     assert bp.fit(model, data, rules=[TrainingOptions(clip=0.5)], optimizer="adam", **how).settings["clip"] is None
     drawn = bp.fit(model, data, "meanfield", rules=[TrainingOptions(clip=0.5)], **how)
@@ -191,3 +194,13 @@ def test_fewer_weights_than_layers_are_refused_before_training(data):
     with pytest.raises(ValueError, match="2 weights do not go into 3 tensors"):
         fitted(data, bp.recipe("rigl", density=2))
     assert fitted(data, bp.recipe("static", density=3), steps=2).settings["masks"][0]["reached_count"] == 3  # control
+
+
+def test_gradients_are_clipped_unless_it_is_said_otherwise(fits):
+    assert {fit.settings["clip"] for fit in fits.values()} == {1.0}
+    assert bp.recipe("rigl", density=0.1, clip=None).rules == (bp.recipe("rigl", density=0.1).masks,)
+    assert bp.recipe("rigl", density=0.1, clip=2).clip == 2.0
+    with pytest.raises(ValueError, match="the recipe rigl takes a clip above 0 or None, not -1"):
+        bp.recipe("rigl", density=0.1, clip=-1)
+    with pytest.raises(ValueError, match="the setting clip of the recipe rigl takes a number or null, not 'much'"):
+        bp.recipe("rigl", density=0.1, clip="much")
