@@ -46,7 +46,7 @@ def network_structure(network: nn.Module) -> dict[str, str]:
             with contextlib.suppress(RuntimeError):  # one that is expanded cannot be written to
                 tensor.zero_()
     return {
-        name: f"{type(module).__name__}({_settings(module)})"
+        name: f"{_type_name(type(module))}({_settings(module)})"
         for name, module in blank.named_modules(remove_duplicate=False)
     }
 
@@ -74,6 +74,15 @@ def compare_structure(before: Any, network: nn.Module, what: Any) -> None:
                 f"{before.get(name, 'not there')}, but now it is {now.get(name, 'not there')}: pass a model of the "
                 "same network"
             )
+
+
+_AS_WRITTEN = {"CifarBlock": "_BasicBlock", "ShrinkingShortcut": "_ShrinkingShortcut"}
+"""Names of the package's own modules that had another one in earlier versions, whose fits are known by that."""
+
+
+def _type_name(kind: type) -> str:
+    own = kind.__module__.startswith("bayesprune.")
+    return _AS_WRITTEN.get(kind.__name__, kind.__name__) if own else kind.__name__
 
 
 def _settings(module: nn.Module) -> str:
