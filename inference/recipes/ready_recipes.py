@@ -21,6 +21,9 @@ __all__ = ["RECIPES", "ReadyRecipe", "ready_recipe", "recipe"]
 
 ITOP_EVERY = 4000 / 88_000
 """Share of the fit between updates of RigL-ITOP: 4,000 of 250 epochs of 352 steps."""
+CLIP = 1.0
+"""Largest norm of the gradient where weights come by the gradient, as in the code of EAST: normalisation makes the
+gradients of a channel with next to no weights huge (docs/sparse_training.md has figures of both)."""
 OF_CALL = ("density", "layout", "schedule")
 """Fields of `DynamicMasks` that no setting is: what `recipe` takes itself, and what a recipe is."""
 CHECK_THEMSELVES = ("start",)
@@ -159,7 +162,7 @@ def rigl() -> Recipe:
     Evci et al. 2020, whose fits had 32,000 steps and stopped at 25,000. In fits of less than 800 steps an eighth of
     the fit lies between updates.
     """
-    return Recipe("rigl", DynamicMasks(share=0.3, until=0.75, every=100))
+    return Recipe("rigl", DynamicMasks(share=0.3, until=0.75, every=100), CLIP)
 
 
 @ready_recipe("rigl-itop", "RigL with long intervals and updates to the end (Liu et al. 2021)")
@@ -169,7 +172,7 @@ def rigl_itop() -> Recipe:
     Half of the weights of each layer at the first update, along a cosine to 0.005 at the end of the fit. Updates every
     4,000 of 88,000 steps (250 epochs of 352); here a 22nd of the fit, whatever its length.
     """
-    return Recipe("rigl-itop", _itop())
+    return Recipe("rigl-itop", _itop(), CLIP)
 
 
 @ready_recipe("granet", "from half dense to the density along a cubic, with exchange (Liu et al. 2021)")
@@ -185,7 +188,7 @@ def granet(first: float = 0.5, ends: float = 0.5) -> Recipe:
     """
     schedule = CubicDensity(start=first, ends=ends)
     every = 1000 / (160 * 391)
-    return Recipe("granet", DynamicMasks(schedule=schedule, share=0.5, until=1.0, every=every, across="network"))
+    return Recipe("granet", DynamicMasks(schedule=schedule, share=0.5, until=1.0, every=every, across="network"), CLIP)
 
 
 @ready_recipe("gradual-magnitude", "from dense to the density along a cubic (Zhu & Gupta 2017)")
@@ -226,7 +229,7 @@ def cyclic(cycles: int = 2, top: float = 3.0, ends: float = 0.4, shape: str = "c
         ends: Share of the fit that the cycles take together, at most 1; default 0.4.
         shape: ``"cosine"`` (default) or ``"triangular"``.
     """
-    return Recipe("cyclic", _with_cycles(cycles, top, ends, shape))
+    return Recipe("cyclic", _with_cycles(cycles, top, ends, shape), CLIP)
 
 
 @ready_recipe("east", "cyclic, with dynamic ReLUs that are faded out and shared blocks (Li et al. 2024)")
@@ -256,7 +259,7 @@ def east(
         shape: ``"cosine"`` (default) or ``"triangular"``.
     """
     masks = _with_cycles(cycles, top, ends, shape) if cyclic else _itop()
-    return Recipe("east", masks, shared_blocks=shared, dyrelu=dyrelu)
+    return Recipe("east", masks, CLIP, shared, dyrelu)
 
 
 def _itop() -> DynamicMasks:

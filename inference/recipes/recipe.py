@@ -35,9 +35,8 @@ class Recipe:
     Attributes:
         name: Its name in `RECIPES`.
         masks: The rule of its masks.
-        clip: Largest norm of the gradient of the loss divided by `data_size` that it trains with; default 1, as in the
-            code of EAST: normalisation makes the gradients of a channel with next to no weights huge, and growth by the
-            gradient then looks at nothing else (docs/sparse_training.md). None: no limit.
+        clip: Largest norm of the gradient of the loss divided by `data_size` that it trains with; default None: no
+            limit.
         shared_blocks: Blocks of each residual stage that own their convolutions, which later ones use (`share_blocks`);
             None: the network is left as it is.
         dyrelu: Whether its activations are `DyReLU`s while it is trained, which are faded into ReLUs (`with_dyrelu`).
@@ -45,7 +44,7 @@ class Recipe:
 
     name: str
     masks: DynamicMasks
-    clip: float | None = 1.0
+    clip: float | None = None
     shared_blocks: int | None = None
     dyrelu: bool = False
 

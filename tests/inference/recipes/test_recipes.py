@@ -196,8 +196,10 @@ def test_fewer_weights_than_layers_are_refused_before_training(data):
     assert fitted(data, bp.recipe("static", density=3), steps=2).settings["masks"][0]["reached_count"] == 3  # control
 
 
-def test_gradients_are_clipped_unless_it_is_said_otherwise(fits):
-    assert {fit.settings["clip"] for fit in fits.values()} == {1.0}
+def test_gradients_are_clipped_where_weights_come_by_them_unless_it_is_said_otherwise(fits):
+    by_gradient = {name for name in RECIPES if bp.recipe(name, density=0.1).masks.grow == "gradient"}
+    assert {name for name, fit in fits.items() if fit.settings["clip"] == 1.0} == by_gradient
+    assert {fit.settings["clip"] for fit in fits.values()} == {1.0, None}
     assert bp.recipe("rigl", density=0.1, clip=None).rules == (bp.recipe("rigl", density=0.1).masks,)
     assert bp.recipe("rigl", density=0.1, clip=2).clip == 2.0
     with pytest.raises(ValueError, match="the recipe rigl takes a clip above 0 or None, not -1"):
