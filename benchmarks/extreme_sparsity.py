@@ -100,6 +100,11 @@ def measured(experiment: str, method: str, density: float, seed: int, splits: An
         "nll": float(torch.nn.functional.cross_entropy(outputs, y)),
         "weights": sum(layers.values()),
         "layers": layers,
+        **(
+            {"dead outputs": float(fit.trace["dead_outputs"].isel(epoch=-1).mean())}
+            if "dead_outputs" in fit.trace
+            else {}
+        ),
     }
 
 
