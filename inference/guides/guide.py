@@ -221,6 +221,18 @@ class Guide(nn.Module):
         return values
 
 
+def weight_families(model: BayesianNetwork, choice: GuideChoice = None) -> list[str]:
+    """The guide families of all sites of the priors on weights; of a model without matrices, of all priors.
+
+    Args:
+        model: The model.
+        choice: As for `Guide`.
+    """
+    families = assign_families(model, choice)
+    names = model.matrices or tuple(model.priors)
+    return [families[site.name] for name in names for site in model.priors[name].sites.values()]
+
+
 def assign_families(model: BayesianNetwork, choice: GuideChoice = None) -> dict[str, str]:
     """Returns the guide family of each site: one that its latent can choose, or ``"paired"``.
 

@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from bayesprune.inference.guides.guide import GuideChoice, assign_families
+from bayesprune.inference.guides.guide import GuideChoice, weight_families
 from bayesprune.inference.guides.registry import is_point
 from bayesprune.inference.masks import bayesian_scores  # noqa: F401  # it registers its scores
 from bayesprune.inference.masks.collapse import collapse_notes, warn_of_collapse
@@ -179,9 +179,8 @@ class DynamicMasks(Rule):
 
     def training(self, model: BayesianNetwork, guide: GuideChoice) -> Mapping[str, Any]:
         """By SGD with a rate of 0.1 along a cosine where weights are points, by Adam with 0.01 where Normals."""
-        chosen = assign_families(model, guide)
-        families = [chosen[site.name] for name in model.matrices for site in model.priors[name].sites.values()]
-        if all(is_point(family) for family in families):
+        families = weight_families(model, guide)
+        if all(map(is_point, families)):
             return BY_SGD
         return BY_ADAM if all(family == "normal" for family in families) else {}
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from bayesprune.inference.guides.guide import GuideChoice, assign_families
+from bayesprune.inference.guides.guide import GuideChoice, weight_families
 from bayesprune.inference.guides.registry import is_point
 from bayesprune.inference.rules.rule import ActiveRule, Rule, Run
 from bayesprune.models.bayesian_network import BayesianNetwork
@@ -37,8 +37,7 @@ class TrainingOptions(Rule):
 
     def training(self, model: BayesianNetwork, guide: GuideChoice) -> Mapping[str, Any]:
         """Those that are not None."""
-        families = assign_families(model, guide)
-        points = all(is_point(families[s.name]) for n in model.matrices for s in model.priors[n].sites.values())
+        points = all(map(is_point, weight_families(model, guide)))
         return {key: value for key, value in asdict(self).items() if value is not None} if points else {}
 
     def begin(self, run: Run) -> ActiveRule:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from bayesprune.inference.guides.guide import GuideChoice, assign_families
+from bayesprune.inference.guides.guide import GuideChoice, weight_families
 from bayesprune.inference.guides.registry import is_point
 from bayesprune.inference.rules.rule import Rule
 from bayesprune.inference.training.fit_options import USUAL, FitOptions
@@ -25,9 +25,8 @@ def asked_by_priors(model: BayesianNetwork, guide: GuideChoice = None) -> Mappin
         model: The model.
         guide: As `fit` takes it; default None: each prior's own.
     """
-    families = assign_families(model, guide)
     priors = [model.priors[name] for name in model.matrices or tuple(model.priors)]
-    are_points = all(is_point(families[site.name]) for prior in priors for site in prior.sites.values())
+    are_points = all(map(is_point, weight_families(model, guide)))
     asked = [prior.hierarchy.map_options if are_points else prior.hierarchy.mean_field_options for prior in priors]
     first, *others = [dict(options) for options in asked] or [{}]
     return first if all(first == other for other in others) else {}
