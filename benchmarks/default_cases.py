@@ -24,7 +24,7 @@ import bayesprune as bp
 from bayesprune.data.sets import DataSplits
 from bayesprune.inference.rules.schedules import hold_then_cosine
 from bayesprune.models.likelihoods.names import likelihood_class
-from bayesprune.models.networks.registry import make_ready
+from bayesprune.models.ready_networks import make_ready
 from bayesprune.runs.declaration import resolve_prior
 
 RATE, BATCH = 1e-3, 128

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import bayesprune as bp
 from bayesprune.inference.guides.guide import Guide
-from bayesprune.models.networks.registry import NETWORKS
+from bayesprune.models.ready_networks import NETWORKS
 from benchmarks.ledger import Ledger
 
 CASES = [(name, execution) for name in ("mobilenet-v1", "resnet-50") for execution in ("plain", "fused")]

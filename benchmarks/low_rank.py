@@ -29,7 +29,7 @@ from torch import Tensor
 import bayesprune as bp
 from bayesprune.inference.inclusion.ranks import ranks
 from bayesprune.models.costs.latency import latency, ratio
-from bayesprune.models.networks.registry import make_ready
+from bayesprune.models.ready_networks import make_ready
 
 MINUTES = 0.2
 """Of a run, on one core that others use too."""

@@ -12,8 +12,8 @@ from bayesprune.models.gates.unit_gates import UnitGates
 from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.likelihoods.names import LIKELIHOODS
 from bayesprune.models.masks import mask_way as mask_way  # registers
-from bayesprune.models.networks.registry import network_from_config
 from bayesprune.models.priors.ready import from_config
+from bayesprune.models.ready_networks import network_from_config
 from bayesprune.models.ways.rebuilt import is_rebuilt
 
 __all__ = ["code_of_ones_own", "declared_model"]

@@ -19,7 +19,7 @@ from torch import nn
 import bayesprune as bp
 from bayesprune.inference.defaults import length
 from bayesprune.models.language.levels import LEVELS
-from bayesprune.models.networks.registry import NETWORKS
+from bayesprune.models.ready_networks import NETWORKS
 
 ROOT = Path(__file__).resolve().parents[1]
 

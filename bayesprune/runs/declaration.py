@@ -26,8 +26,8 @@ from bayesprune.models.gates.unit_gates import UnitGates
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.likelihoods.names import LIKELIHOODS, likelihood_class
 from bayesprune.models.networks.changed_networks import changed_network
-from bayesprune.models.networks.registry import NETWORKS, make_ready
 from bayesprune.models.priors.ready import PRIORS, make_prior
+from bayesprune.models.ready_networks import NETWORKS, make_ready
 from bayesprune.runs.code_trust import CodeTrust, absolute, allowed_code, is_code
 from bayesprune.runs.own_networks import complete_settings, own_network
 from bayesprune.runs.prior_files import load_prior

@@ -23,4 +23,4 @@ NETWORK_NAMES = (
     "gru",
     "lstm",
 )
-"""Those of `bayesprune.models.networks.registry.NETWORKS`, in its order."""
+"""Those of `bayesprune.models.ready_networks.NETWORKS`, in its order."""

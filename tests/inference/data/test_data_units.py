@@ -25,11 +25,11 @@ from bayesprune.models.likelihoods.labels import Categorical
 from bayesprune.models.likelihoods.normal import Normal
 from bayesprune.models.likelihoods.real_likelihoods import HeteroscedasticNormal, StudentT
 from bayesprune.models.networks.lenet import lenet_300_100
-from bayesprune.models.networks.registry import make_ready
 from bayesprune.models.networks.standardisation import UNITS, units_of
 from bayesprune.models.priors.gaussian import Gaussian
 from bayesprune.models.priors.horseshoe import Horseshoe
 from bayesprune.models.priors.spike_and_slab import SpikeAndSlab
+from bayesprune.models.ready_networks import make_ready
 
 SIZE = 90
 

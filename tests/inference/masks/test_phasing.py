@@ -16,7 +16,7 @@ from bayesprune.inference.training import checkpoint as checkpoints
 from bayesprune.inference.watching.callbacks import Callback
 from bayesprune.models.networks.dyrelu import DyReLU
 from bayesprune.models.networks.dyrelu_networks import dyrelus_of, with_dyrelu
-from bayesprune.models.networks.registry import make_ready
+from bayesprune.models.ready_networks import make_ready
 
 SIZE, STEPS = 64, 24
 GENERATOR = torch.Generator().manual_seed(1)

@@ -16,7 +16,7 @@ import bayesprune as bp
 from bayesprune.inference.data.against_constant import CONSTANT
 from bayesprune.inference.notes.findings import findings
 from bayesprune.inference.rules.gate_training import Gating
-from bayesprune.models.networks.registry import make_ready
+from bayesprune.models.ready_networks import make_ready
 
 BARE = {"kl_weight": 1.0, "kl_warmup": 0.0, "epochs": 15}
 GOOD = {"kl_weight": 0.1, "kl_warmup": 0.6, "steps": 1500}

@@ -23,7 +23,7 @@ from bayesprune.inference.objective.objective import Objective
 from bayesprune.inference.training import checkpoint
 from bayesprune.inference.training.fit import fit
 from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.networks.registry import make_ready
+from bayesprune.models.ready_networks import make_ready
 from bayesprune.models.ways.way import Way, WaySites
 from tests.oracles.gated_networks import PERCEPTRON
 from tests.oracles.masks import Masks, half

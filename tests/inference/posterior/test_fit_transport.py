@@ -14,7 +14,7 @@ from torch import nn
 import bayesprune as bp
 from bayesprune.inference.posterior import fit_transport
 from bayesprune.models.language import declaration_transport
-from bayesprune.models.networks.registry import make_ready
+from bayesprune.models.ready_networks import make_ready
 
 X = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0).long()

@@ -10,7 +10,7 @@ import bayesprune as bp
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.rules.budget_count import component_sizes, counting_rules, counts_left
 from bayesprune.inference.rules.budget_landing import landed
-from bayesprune.models.networks.registry import NETWORKS
+from bayesprune.models.ready_networks import NETWORKS
 from bayesprune.models.units.rank_folding import numerical_rank
 
 PIXELS, LABELS = load_digits(return_X_y=True)

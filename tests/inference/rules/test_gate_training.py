@@ -20,7 +20,7 @@ from bayesprune.inference.rules.gate_training import GateTraining, Gating
 from bayesprune.inference.training.optimizers import make_optimizer
 from bayesprune.inference.watching.callbacks import Callback, FitState
 from bayesprune.models.costs.macs import count_macs
-from bayesprune.models.networks.registry import NETWORKS
+from bayesprune.models.ready_networks import NETWORKS
 from tests.oracles.enumerated_objective import enumerated
 from tests.oracles.gated_networks import CASES, PERCEPTRON
 from tests.oracles.units_reference import Net

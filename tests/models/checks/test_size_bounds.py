@@ -19,9 +19,9 @@ from bayesprune.models.checks.size_bounds import (
 )
 from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.likelihoods.normal import Normal
-from bayesprune.models.networks.registry import NETWORKS, make_ready, network_from_config
 from bayesprune.models.priors.ready import from_config
 from bayesprune.models.priors.spike_and_slab import SpikeAndSlab
+from bayesprune.models.ready_networks import NETWORKS, make_ready, network_from_config
 
 ODD = [None, True, "3", 3.0, [], {}, [3], -1, 0, 10**400, float("nan"), float("inf")]
 

@@ -9,7 +9,7 @@ import torch
 
 from bayesprune.models.costs.layer_shares import erk_counts, uniform_counts
 from bayesprune.models.costs.weights_per_channel import collapse_in_words, weights_per_channel
-from bayesprune.models.networks.registry import make_ready
+from bayesprune.models.ready_networks import make_ready
 
 
 def residual(bottleneck, own=None):

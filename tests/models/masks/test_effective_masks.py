@@ -9,7 +9,7 @@ from torch import nn
 from torch.func import functional_call
 
 from bayesprune.models.masks.effective_masks import effective_masks
-from bayesprune.models.networks.registry import make_ready
+from bayesprune.models.ready_networks import make_ready
 from tests.oracles.reachability import on_paths, reached, unrolled, weights_on_paths
 
 SIZES = (9, 12, 10, 6)

@@ -13,8 +13,8 @@ from bayesprune.models.deployment.export import export_network
 from bayesprune.models.networks.dyrelu import DyReLU
 from bayesprune.models.networks.dyrelu_networks import dyrelus_of, settled_network, unfaded_note, with_dyrelu
 from bayesprune.models.networks.lenet import lenet_300_100
-from bayesprune.models.networks.registry import make_ready
 from bayesprune.models.networks.resnet import resnet_18, resnet_20
+from bayesprune.models.ready_networks import make_ready
 from bayesprune.models.units.compact import compact
 
 SHAPE = (3, 32, 32)

@@ -14,9 +14,9 @@ from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.costs.costs import costs
 from bayesprune.models.costs.weight_names import weight_names
 from bayesprune.models.networks.mobilenet import mobilenet_v1, mobilenet_v2
-from bayesprune.models.networks.registry import NETWORKS, make_ready, network_from_config
 from bayesprune.models.networks.resnet import resnet_18, resnet_18_imagenet, resnet_34, resnet_50
 from bayesprune.models.priors.soft_threshold import SoftThreshold
+from bayesprune.models.ready_networks import NETWORKS, make_ready, network_from_config
 from benchmarks.large_networks import take_steps
 from tests.models.costs.test_macs import macs_by_hooks
 

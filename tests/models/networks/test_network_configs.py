@@ -10,9 +10,9 @@ from torch import nn
 
 from bayesprune.models.costs.costs import costs
 from bayesprune.models.networks.dyrelu_networks import dyrelus_of, with_dyrelu
-from bayesprune.models.networks.registry import make_ready, network_from_config
 from bayesprune.models.networks.resnet import resnet_18, resnet_20, resnet_34_cifar, resnet_50_cifar
 from bayesprune.models.networks.shared_blocks import SharedBlock, share_blocks
+from bayesprune.models.ready_networks import make_ready, network_from_config
 
 PLACES = {"resnet-20": 19, "resnet-34-cifar": 33, "resnet-50-cifar": 49}
 ALL = {"stem_stride": 2, "shared_blocks": 2, "dyrelu": True}

@@ -7,9 +7,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bayesprune.models.networks.lenet import lenet_5, lenet_300_100
 from bayesprune.models.networks.names import NETWORK_NAMES
-from bayesprune.models.networks.registry import NETWORKS
 from bayesprune.models.networks.resnet import resnet_18, resnet_20, resnet_32, resnet_56
 from bayesprune.models.networks.vgg import vgg_16_bn
+from bayesprune.models.ready_networks import NETWORKS
 from bayesprune.models.units.compact import compact
 
 

@@ -14,7 +14,7 @@ import bayesprune as bp
 from bayesprune.models.costs.macs import count_macs
 from bayesprune.models.networks.fast_grnn import FastGRNN, fast_grnn
 from bayesprune.models.networks.recurrent import GRU, LSTM, RecurrentNetwork, gru, lstm
-from bayesprune.models.networks.registry import NETWORKS
+from bayesprune.models.ready_networks import NETWORKS
 from bayesprune.models.units.compact import compact
 
 DOUBLE = torch.float64

@@ -20,8 +20,8 @@ from bayesprune.models.costs.macs import count_macs
 from bayesprune.models.costs.weight_names import weight_names
 from bayesprune.models.deployment.export import export_network
 from bayesprune.models.networks.dyrelu_networks import dyrelus_of, with_dyrelu
-from bayesprune.models.networks.registry import make_ready
 from bayesprune.models.networks.shared_blocks import SharedBlock, extra_weights, share_blocks
+from bayesprune.models.ready_networks import make_ready
 from bayesprune.models.units.compact import compact
 
 SHAPE = (3, 16, 16)

@@ -244,7 +244,7 @@ def test_forward_that_reads_sizes_of_its_layers_goes_on_with_the_old_ones():
 
 
 def test_the_configuration_of_a_network_that_is_cut_is_dropped():
-    from bayesprune.models.networks.registry import NETWORKS
+    from bayesprune.models.ready_networks import NETWORKS
 
     network = NETWORKS["lenet-5"]((1, 28, 28), 10)
     assert hasattr(compact(network, torch.zeros(2, 1, 28, 28)).network, "config")

@@ -1,0 +1,1 @@
+"""Genomes: networks as acyclic graphs of operations, which a search may change."""

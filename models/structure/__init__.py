@@ -1,0 +1,1 @@
+"""Structure: networks whose connections are those of a graph."""
