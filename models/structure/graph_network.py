@@ -89,17 +89,18 @@ class GraphNetwork(nn.Module):
         self._read_out = tuple(n for n, layer in enumerate(graph.layers) if read_out & set(layer))
         made: list[nn.Module] = [nn.Linear(whole_number("inputs", inputs), sizes[0])]
         for layer, read in enumerate(self._reads[1:], start=1):
-            blocks = [_blocks(graph.mask(source, layer), self.units) for source in read]
+            masks = [graph.mask(source, layer) for source in read]
             if combine == "before":
-                made.append(MaskedLinear(torch.cat(blocks, 1)))
+                made.append(MaskedLinear(_blocks(torch.cat(masks, 1), self.units)))
             else:
-                made.append(nn.ModuleDict({str(s): MaskedLinear(b) for s, b in zip(read, blocks, strict=True)}))
+                parts = {str(s): MaskedLinear(_blocks(mask, self.units)) for s, mask in zip(read, masks, strict=True)}
+                made.append(nn.ModuleDict(parts))
         self.layers = nn.ModuleList(made)
         self.norms = nn.ModuleList(nn.LayerNorm(size) if layer_norm and size > 1 else nn.Identity() for size in sizes)
         self.activation = ACTIVATIONS[activation]()
-        last = torch.tensor([vertex in read_out for n in self._read_out for vertex in graph.layers[n]], device="cpu")
-        mask = _blocks(last[None], self.units)[:1].expand(whole_number("outputs", outputs), -1)
-        self.output: nn.Linear = nn.Linear(mask.shape[1], mask.shape[0]) if bool(last.all()) else MaskedLinear(mask)
+        last = [vertex in read_out for n in self._read_out for vertex in graph.layers[n]]
+        mask = _blocks(torch.tensor([last]), self.units)[:1].expand(whole_number("outputs", outputs), -1)
+        self.output: nn.Linear = nn.Linear(mask.shape[1], mask.shape[0]) if all(last) else MaskedLinear(mask)
         self._gain = nn.init.calculate_gain(activation)
         self.reset_parameters()
 
