@@ -20,7 +20,7 @@ from bayesprune.models.ways.plain_layers import plain_network
 def test_a_network_is_made_again_from_its_config(name):
     pyro.set_rng_seed(0)
     made = make_ready(name, (1, 4, 4), 3, 0.3)
-    assert made.graph.vertices == 30 and made.config["name"] == name and made.config["width"] == 0.3
+    assert made.graph.vertices == 10 and made.config["name"] == name and made.config["width"] == 0.3
     again = network_from_config(json.loads(json.dumps(made.config)))
     assert again.config == made.config and again.graph == made.graph
     again.load_state_dict(made.state_dict())
@@ -29,7 +29,7 @@ def test_a_network_is_made_again_from_its_config(name):
     assert make_ready(name, (1, 4, 4), 3, 0.3).graph != made.graph  # drawn when it is built
     pyro.set_rng_seed(0)
     assert make_ready(name, (1, 4, 4), 3, 0.3).graph == made.graph
-    assert make_ready(name, (4,), 3, 0.001).graph.vertices == 5
+    assert make_ready(name, (4,), 3, 0.001).graph.vertices == 6
 
 
 def test_options_and_plain_layers_are_noted_too():
