@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from bayesprune.models.networks.evaluation_mode import evaluation_mode
 from bayesprune.models.networks.placing import looks_up
-from bayesprune.models.networks.recurrent import RECURRENT_KERNELS, step_by_step
+from bayesprune.models.networks.recurrent import step_by_step
 
 __all__ = ["effective_masks"]
 
@@ -109,9 +109,9 @@ class _Paths(TorchFunctionMode):
             return _gate(args[0])
         if name in _SUMS and len(args) > 1:
             return self._sum(name, *args[:2])
-        if name in RECURRENT_KERNELS:  # what the kernel does inside, no mode sees
+        if name == "through_time":  # what it does inside, no mode sees
             with self:
-                return (step_by_step(RECURRENT_KERNELS[name], args[0], *args[2]),)
+                return step_by_step(*args)
         rule = _RULES.get(name)
         return func(*args, **kwargs) if rule is None else rule(func, *args, **kwargs)
 

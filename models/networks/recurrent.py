@@ -19,7 +19,6 @@ from bayesprune.models.networks.widths import require_positive, scaled
 __all__ = [
     "GRU",
     "LSTM",
-    "RECURRENT_KERNELS",
     "Cell",
     "RecurrentNetwork",
     "gru",
@@ -32,9 +31,6 @@ __all__ = [
 
 HIDDEN = 64
 """Hidden units of the ready recurrent networks."""
-
-RECURRENT_KERNELS = {"rnn_tanh": "rnn-tanh", "rnn_relu": "rnn-relu", "gru": "gru", "lstm": "lstm"}
-"""What torch calls the functions that run a whole layer, and the kind of layer that each runs."""
 
 
 class Cell(nn.Module):
@@ -122,7 +118,7 @@ def step_by_step(
     """What torch's function for a recurrent layer gives for hidden units that start at zero, by a loop over the steps.
 
     Args:
-        kind: A value of `RECURRENT_KERNELS`.
+        kind: ``"rnn-tanh"``, ``"rnn-relu"``, ``"gru"`` or ``"lstm"``.
         x: Sequences, `(N, steps, inputs)`.
         input_weight: `(gates x hidden, inputs)`.
         recurrent_weight: `(gates x hidden, hidden)`.

@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from bayesprune.models.networks.recurrent import step_by_step
 from bayesprune.models.networks.widths import require_positive
 from bayesprune.models.structure.masked_linear import MaskedLinear, tiled
+from bayesprune.models.structure.recurrent_steps import through_time
 
 __all__ = ["KINDS", "RecurrentLayer", "checked_kind"]
 
 KINDS = {"rnn-tanh": 1, "rnn-relu": 1, "gru": 3, "lstm": 4}
 """Kinds of recurrent layers, and rows of their matrices for each hidden unit: one for every gate."""
 
-_KERNELS: dict[str, Callable[..., Any]] = {
-    "rnn-tanh": torch.rnn_tanh,
-    "rnn-relu": torch.rnn_relu,
-    "gru": torch.gru,
-    "lstm": torch.lstm,
-}
 _TORCHS = {nn.GRU: "gru", nn.LSTM: "lstm"}
 
 
 class RecurrentLayer(nn.Module):
     """A recurrent layer over sequences, by the equations of `torch.nn.RNN`, `GRU` and `LSTM`, with their order of rows.
 
-    Sequences are run by torch's own kernels, as torch's layers are, at weights that are masked before; `step_by_step`
-    is the same as a loop, and takes their place inside of `torch.func.vmap` and its kin, which the kernels do not know.
-    Numbers all start uniform within 1 / sqrt(c), with c the recurrent connections of their unit, which are as many as
-    there are units unless they are masked: as torch's layers start.
+    Sequences are run whole at weights that are masked before (`recurrent_steps.through_time`); `step_by_step` is the
+    same as a plain loop. Numbers all start uniform within 1 / sqrt(c), with c the recurrent connections of their unit,
+    which are as many as there are units unless they are masked: as torch's layers start.
 
     Args:
         kind: One of `KINDS`.
@@ -114,16 +104,7 @@ class RecurrentLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Hidden units after every step, `(N, steps, hidden)`, of sequences `(N, steps, inputs)`."""
-        numbers = self._numbers()
-        if any(torch._C._functorch.is_functorch_wrapped_tensor(each) for each in (x, *numbers)):
-            return self.step_by_step(x)
-        start = x.new_zeros(1, x.shape[0], self.hidden)
-        state = (start, start) if self.kind == "lstm" else start
-        # cuDNN wants all numbers in one piece of memory, and warns of any others, such as masked ones, at every call.
-        with torch.backends.cudnn.flags(enabled=False) if x.is_cuda else contextlib.nullcontext():
-            # That is: with biases, one layer, no dropout, able to be differentiated, one direction, (N, steps, ...).
-            found: Tensor = _KERNELS[self.kind](x, state, numbers, True, 1, 0.0, True, False, True)[0]
-        return found
+        return through_time(self.kind, x, *self._numbers())
 
     def step_by_step(self, x: Tensor) -> Tensor:
         """What `forward` gives, by a loop over the steps."""
