@@ -100,6 +100,7 @@ if TYPE_CHECKING:
     )
     from bayesprune.inference.pruning.criteria import magnitude as magnitude
     from bayesprune.inference.pruning.finetune import finetune as finetune
+    from bayesprune.inference.pruning.iterative import IterativePruning as IterativePruning
     from bayesprune.inference.pruning.prune import prune as prune
     from bayesprune.inference.pruning.report import PruneResult as PruneResult
     from bayesprune.inference.recipes.ready_recipes import RECIPES as RECIPES

@@ -123,6 +123,7 @@ HOMES: dict[str, str] = {
     "SparsityPath": "bayesprune.inference.sparsity_path.sparsity_path",
     "PruneResult": "bayesprune.inference.pruning.report",
     "finetune": "bayesprune.inference.pruning.finetune",
+    "IterativePruning": "bayesprune.inference.pruning.iterative",
     "tune": "bayesprune.inference.tuning.tuning",
     "Tuned": "bayesprune.inference.tuning.tuning",
     "reestimate_statistics": "bayesprune.inference.data.batch_normalisation",
