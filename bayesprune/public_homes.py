@@ -137,6 +137,7 @@ HOMES: dict[str, str] = {
     "ConstantDensity": "bayesprune.inference.masks.density_schedules",
     "CubicDensity": "bayesprune.inference.masks.density_schedules",
     "CyclicDensity": "bayesprune.inference.masks.density_schedules",
+    "IteratedDensity": "bayesprune.inference.masks.density_schedules",
     "DensitySchedule": "bayesprune.inference.masks.density_schedules",
     "Masks": "bayesprune.models.masks.mask_way",
     "CoolingCycles": "bayesprune.inference.samplers.cooling_cycles",
