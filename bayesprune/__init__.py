@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from bayesprune.inference.masks.density_schedules import CubicDensity as CubicDensity
     from bayesprune.inference.masks.density_schedules import CyclicDensity as CyclicDensity
     from bayesprune.inference.masks.density_schedules import DensitySchedule as DensitySchedule
+    from bayesprune.inference.masks.density_schedules import IteratedDensity as IteratedDensity
     from bayesprune.inference.masks.dynamic_masks import DynamicMasks as DynamicMasks
     from bayesprune.inference.masks.knob_schedule import KnobSchedule as KnobSchedule
     from bayesprune.inference.masks.phasing import Phasing as Phasing
@@ -100,6 +101,7 @@ if TYPE_CHECKING:
     )
     from bayesprune.inference.pruning.criteria import magnitude as magnitude
     from bayesprune.inference.pruning.finetune import finetune as finetune
+    from bayesprune.inference.pruning.iterative import IterativePruning as IterativePruning
     from bayesprune.inference.pruning.prune import prune as prune
     from bayesprune.inference.pruning.report import PruneResult as PruneResult
     from bayesprune.inference.recipes.ready_recipes import RECIPES as RECIPES
