@@ -68,7 +68,7 @@ def measured(grammar: str, kind: str, seed: int, epochs: int) -> dict[str, Any]:
         network, {"layers.*.weight": bp.Gaussian(sd=10.0)}, bp.Categorical(), data_size=len(train[0])
     )
     how: dict[str, Any] = {"learning_rate": RATES[kind], "batch_size": BATCH, "schedule": "constant"}
-    fit = bp.fit(model, train, epochs, guide="map", seed=seed, kl_weight=1.0, clip=5.0, **how)
+    fit = bp.fit(model, train, epochs=epochs, guide="map", seed=seed, kl_weight=1.0, clip=5.0, **how)
     found: dict[str, Any] = {
         "epochs": epochs,
         "validation": fit.score(*validation)["accuracy"],

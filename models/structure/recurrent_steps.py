@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.overrides import handle_torch_function, has_torch_function
 
 from bayesprune.models.networks.recurrent import step_by_step
@@ -35,16 +36,19 @@ def through_time(
     """What `step_by_step` gives, sooner; arguments and result are those.
 
     GRU and plain layers on a CPU go by the steps of this file, all else by torch's functions; inside of
-    `torch.func.vmap` and its kin, which know neither, by `step_by_step`. Modes and stand-ins of tensors see this
+    `torch.func.vmap` and its kin, which know neither, by `step_by_step`, and so an LSTM where it is traced on a CPU, as
+    a graph has not what torch's one keeps for its gradient. Modes and stand-ins of tensors see this
     function as they see torch's.
     """
     numbers = (input_weight, recurrent_weight, input_bias, recurrent_bias)
     if has_torch_function((x, *numbers)):
         seen: Tensor = handle_torch_function(through_time, (x, *numbers), kind, x, *numbers)
         return seen
-    if any(torch._C._functorch.is_functorch_wrapped_tensor(each) for each in (x, *numbers)):
+    on_cpu = x.device.type == "cpu"
+    traced_lstm = on_cpu and kind == "lstm" and get_proxy_mode() is not None
+    if traced_lstm or any(torch._C._functorch.is_functorch_wrapped_tensor(each) for each in (x, *numbers)):
         return step_by_step(kind, x, *numbers)
-    if x.device.type == "cpu" and kind != "lstm":
+    if on_cpu and kind != "lstm":
         own: Tensor = _Gru.apply(x, *numbers) if kind == "gru" else _Rnn.apply(kind, x, *numbers)
         return own
     start = x.new_zeros(1, x.shape[0], recurrent_weight.shape[1])
@@ -60,7 +64,7 @@ class _Gru(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, u: Tensor, b: Tensor, c: Tensor) -> Tensor:
         size = u.shape[1]
-        read, turned = F.linear(x.transpose(0, 1), w, b), u.t().contiguous()
+        read, turned = F.linear(x.transpose(0, 1), w, b), u.t()
         read_gates, read_new = read[..., : 2 * size], read[..., 2 * size :]
         hidden = x.new_zeros(x.shape[0], size)
         kept: list[list[Tensor]] = [[], [], [], [hidden]]
@@ -107,7 +111,7 @@ class _Gru(torch.autograd.Function):
 class _Rnn(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, kind: str, x: Tensor, w: Tensor, u: Tensor, b: Tensor, c: Tensor) -> Tensor:
-        activation, turned = torch.tanh if kind == "rnn-tanh" else torch.relu, u.t().contiguous()
+        activation, turned = torch.tanh if kind == "rnn-tanh" else torch.relu, u.t()
         hidden = x.new_zeros(x.shape[0], u.shape[1])
         states = [hidden]
         for read in F.linear(x.transpose(0, 1), w, b + c).unbind(0):

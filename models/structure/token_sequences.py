@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 __all__ = ["PADDING", "at_last_token", "checked_tokens"]
@@ -36,6 +35,5 @@ def at_last_token(outputs: Tensor, tokens: Tensor) -> Tensor:
     Returns:
         `(N, hidden)`; of a sequence without any token those after the first step.
     """
-    steps = torch.arange(tokens.shape[1], device=tokens.device)
-    last = ((tokens != PADDING) * steps).amax(1)
+    last = tokens.ne(PADDING).cumsum(1).argmax(1)  # the first of the steps up to which all tokens are counted
     return outputs.gather(1, last[:, None, None].expand(-1, 1, outputs.shape[2])).squeeze(1)
