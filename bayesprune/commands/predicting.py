@@ -34,6 +34,7 @@ __all__ = ["Predicted", "predict_file", "print_predicted"]
 
 DRAWS, BATCH_SIZE = 32, 1024
 SUFFIXES = (".npz", ".csv")
+_TABLES = (nn.Embedding, nn.EmbeddingBag)
 UNSCALED = 5.0
 """Root mean square above which inputs do not look standardised: that of standardised ones is near 1."""
 
@@ -123,8 +124,9 @@ def predict_file(
         made, likelihood = load_pruned(source, trust_code, network, prior)
     else:
         fit = load_run(source, trust_code, network, prior)
-    if looks_up(made if pruned else fit.model.network):
-        x, done = _whole(x, inputs), "taken as tokens"
+    own = made if pruned else fit.model.network
+    if looks_up(own):
+        x, done = _tokens(x, inputs, own), "taken as tokens"
     elif raw or x.dtype == np.uint8:
         scaling = scaling_of(summary, Path(source)) if pruned else input_scaling(run_data(source, data_root))
         if not raw and scaling["divisor"] == 1:
@@ -206,7 +208,7 @@ def _require_finite(predictions: Tensor | None, weights: Path, inputs: str | Pat
 def _by_network(network: nn.Module, x: Tensor, batch_size: int) -> Tensor:
     try:
         return outputs_at(network, {}, like(x, next(network.parameters())), batch_size)
-    except (RuntimeError, ValueError, IndexError) as problem:
+    except (RuntimeError, ValueError) as problem:
         reason = first_line(problem)
         raise ValueError(f"the network does not take inputs of shape {tuple(x.shape)} ({reason})") from problem
 
@@ -247,12 +249,18 @@ def _read_inputs(file: Path, input_shape: tuple[int, ...]) -> NDArray[Any]:
     return x
 
 
-def _whole(x: NDArray[Any], file: Path) -> NDArray[np.int64]:
+def _tokens(x: NDArray[Any], file: Path, network: nn.Module) -> NDArray[np.int64]:
     """Tokens, which a network looks up by number."""
     if x.dtype.kind == "f" and (wrong := int(np.count_nonzero(x != np.round(x)))):
         raise ValueError(
             f"{file} holds {wrong:,} numbers that are not whole, but the network looks its inputs up by number: give "
             "tokens, as the training data were"
+        )
+    known = next(module.num_embeddings for module in network.modules() if isinstance(module, _TABLES))
+    if x.min() < 0 or x.max() >= known:
+        raise ValueError(
+            f"{file} holds tokens from {x.min():g} to {x.max():g}, but the network knows those from 0 to {known - 1}: "
+            "give tokens as the training data were"
         )
     return x.astype(np.int64)
 

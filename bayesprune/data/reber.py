@@ -41,7 +41,7 @@ _LEGAL = "BEPSTVX"
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _FRAME = 4  # letters that the embedded grammar puts around a string
 _SHORTEST = 5
-_AT_ONCE, _MOST_DRAWS, _MOST_TRIES = 50_000, 50_000_000, 1000
+_AT_ONCE, _MOST_DRAWS, _MOST_TRIES = 50_000, 10_000_000, 1000
 _Array = NDArray[np.int64]
 
 
@@ -253,6 +253,12 @@ def _valid(
     count: int, embedded: bool, least: int, most: int | None, unique: bool, generator: np.random.Generator
 ) -> list[str]:
     """Valid strings whose inner part has a length between these."""
+    there = None if most is None or not unique else _how_many(least, most) * (2 if embedded else 1)
+    if there is not None and there < count:
+        raise ValueError(
+            f"the grammar has {there:,} strings of these lengths, but {count:,} different valid ones are asked for: ask "
+            "for fewer, allow longer ones, or give unique=False"
+        )
     found: dict[str, None] | list[str] = {} if unique else []
     for string in _strings(embedded, least, most, generator):
         if isinstance(found, dict):
@@ -265,6 +271,18 @@ def _valid(
         f"{len(found)} valid strings of these lengths came out of {_MOST_DRAWS:,} draws, but {count} are asked for: "
         "ask for fewer, allow longer ones, or give unique=False"
     )
+
+
+def _how_many(least: int, most: int) -> int:
+    """The number of strings of the plain grammar between two lengths."""
+    at, found = {0: 1}, 0
+    for length in range(1, most + 1):
+        after = dict.fromkeys(range(_END + 1), 0)
+        for begin, _, to in _EDGES:
+            after[to] += at.get(begin, 0)
+        at = after
+        found += at[_END] if length >= least else 0
+    return found
 
 
 def _strings(embedded: bool, least: int, most: int | None, generator: np.random.Generator) -> Iterator[str]:

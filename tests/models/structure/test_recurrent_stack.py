@@ -1,4 +1,4 @@
-"""Recurrent networks over tokens: unequal lengths, and every question that a fit of one is asked, in both executions."""
+"""Recurrent networks over tokens: unequal lengths, and what a fit of one is asked, in both executions."""
 
 from __future__ import annotations
 
