@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     from bayesprune.analysis.tables.layer_table import layer_table as layer_table
     from bayesprune.analysis.tables.training_costs import TrainingCosts as TrainingCosts
     from bayesprune.analysis.tables.training_costs import training_costs as training_costs
+    from bayesprune.data.reber import n_gram_leakage as n_gram_leakage
+    from bayesprune.data.reber import reber_strings as reber_strings
+    from bayesprune.data.reber import tokens_of as tokens_of
     from bayesprune.data.sets import load_data as load_data
     from bayesprune.inference.combined import Combined as Combined
     from bayesprune.inference.data.batch_normalisation import reestimate_statistics as reestimate_statistics
@@ -228,6 +231,9 @@ if TYPE_CHECKING:
     )
     from bayesprune.models.priors.sws import SWS as SWS
     from bayesprune.models.priors.vib import VIB as VIB
+    from bayesprune.models.structure.graph_recurrent import GraphRecurrent as GraphRecurrent
+    from bayesprune.models.structure.recurrent_layer import RecurrentLayer as RecurrentLayer
+    from bayesprune.models.structure.recurrent_stack import RecurrentStack as RecurrentStack
     from bayesprune.models.units.architecture import architecture as architecture
     from bayesprune.models.units.channel_groups import ChannelGroups as ChannelGroups
     from bayesprune.models.units.compact import CompactResult as CompactResult

@@ -256,8 +256,8 @@ def _valid(
     there = None if most is None or not unique else _how_many(least, most) * (2 if embedded else 1)
     if there is not None and there < count:
         raise ValueError(
-            f"the grammar has {there:,} strings of these lengths, but {count:,} different valid ones are asked for: ask "
-            "for fewer, allow longer ones, or give unique=False"
+            f"the grammar has {there:,} strings of these lengths, but {count:,} different valid ones are asked for: "
+            "ask for fewer, allow longer ones, or give unique=False"
         )
     found: dict[str, None] | list[str] = {} if unique else []
     for string in _strings(embedded, least, most, generator):

@@ -22,5 +22,9 @@ NETWORK_NAMES = (
     "fast-grnn",
     "gru",
     "lstm",
+    "rnn-tanh-stack",
+    "rnn-relu-stack",
+    "gru-stack",
+    "lstm-stack",
 )
 """Those of `bayesprune.models.ready_networks.NETWORKS`, in its order."""

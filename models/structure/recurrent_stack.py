@@ -73,12 +73,12 @@ def recurrent_stack(kind: str) -> Callable[[Sequence[int], int, float], Recurren
     """
 
     def make(input_shape: Sequence[int], classes: int, width: float = 1.0) -> RecurrentStack:
+        (wide,) = scaled([HIDDEN], width)
         if len(input_shape) != 1:
             raise ValueError(
                 f"a recurrent network over tokens got inputs of shape {tuple(input_shape)}, but it needs sequences of "
                 "whole numbers (steps,): use gru or lstm, which read numbers (steps, features) and images"
             )
-        (wide,) = scaled([HIDDEN], width)
         return RecurrentStack(kind, classes, VOCABULARY, wide, (wide,) * LAYERS)
 
     return make

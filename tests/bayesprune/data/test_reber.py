@@ -12,8 +12,8 @@ import torch
 from bayesprune.data.reber import NEGATIVES, accepts, letters_of, n_gram_leakage, reber_strings, tokens_of
 from bayesprune.data.sets import load_data
 
-# The automaton as an expression, by hand: state 3 leads over T* V to 5, which ends by VE or goes over P to 4, and 4 ends
-# by SE or goes over X to 3.
+# The automaton as an expression, by hand: state 3 leads over T* V to 5, which ends by VE or goes over P to 4, and that
+# ends by SE or goes over X to 3.
 _FROM_3 = "(?:T*VPX)*T*V(?:VE|PSE)"
 PLAIN = re.compile(f"B(?:TS*X(?:SE|X{_FROM_3})|P{_FROM_3})")
 EMBEDDED = re.compile(f"B(?:T{PLAIN.pattern}T|P{PLAIN.pattern}P)E")
@@ -70,7 +70,7 @@ def test_each_kind_of_invalid_string_is_what_it_says():
 
 
 def test_unique_strings_are_as_long_and_begin_and_end_as_published(published):
-    """12,500 unique strings from 11 letters up: mean length 23.64 to 23.68, T first 7,427 to 7,429, VE last 7,453 up."""
+    """12,500 unique strings from 11 letters up: mean length 23.64 to 23.68, T first in 7,427, VE last in 7,453."""
     valid = [string for string, label in zip(published.strings, published.labels, strict=True) if label]
     lengths = np.array([len(string) for string in valid])
     assert len(valid) == 12_500 and lengths.min() == 11 and lengths.max() > 45
