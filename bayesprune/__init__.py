@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     from bayesprune.analysis.tables.layer_table import layer_table as layer_table
     from bayesprune.analysis.tables.training_costs import TrainingCosts as TrainingCosts
     from bayesprune.analysis.tables.training_costs import training_costs as training_costs
+    from bayesprune.data.reber import n_gram_leakage as n_gram_leakage
+    from bayesprune.data.reber import reber_strings as reber_strings
+    from bayesprune.data.reber import tokens_of as tokens_of
     from bayesprune.data.sets import load_data as load_data
     from bayesprune.inference.combined import Combined as Combined
     from bayesprune.inference.data.batch_normalisation import reestimate_statistics as reestimate_statistics
@@ -75,6 +78,7 @@ if TYPE_CHECKING:
     from bayesprune.inference.masks.density_schedules import CubicDensity as CubicDensity
     from bayesprune.inference.masks.density_schedules import CyclicDensity as CyclicDensity
     from bayesprune.inference.masks.density_schedules import DensitySchedule as DensitySchedule
+    from bayesprune.inference.masks.density_schedules import IteratedDensity as IteratedDensity
     from bayesprune.inference.masks.dynamic_masks import DynamicMasks as DynamicMasks
     from bayesprune.inference.masks.knob_schedule import KnobSchedule as KnobSchedule
     from bayesprune.inference.masks.phasing import Phasing as Phasing
@@ -100,6 +104,7 @@ if TYPE_CHECKING:
     )
     from bayesprune.inference.pruning.criteria import magnitude as magnitude
     from bayesprune.inference.pruning.finetune import finetune as finetune
+    from bayesprune.inference.pruning.iterative import IterativePruning as IterativePruning
     from bayesprune.inference.pruning.prune import prune as prune
     from bayesprune.inference.pruning.report import PruneResult as PruneResult
     from bayesprune.inference.recipes.ready_recipes import RECIPES as RECIPES
@@ -230,6 +235,7 @@ if TYPE_CHECKING:
     from bayesprune.models.structure.graph_network import graph_network as graph_network
     from bayesprune.models.structure.graph_prior import AnyGraph as AnyGraph
     from bayesprune.models.structure.graph_prior import GraphPrior as GraphPrior
+    from bayesprune.models.structure.graph_recurrent import GraphRecurrent as GraphRecurrent
     from bayesprune.models.structure.layered_graph import LayeredGraph as LayeredGraph
     from bayesprune.models.structure.layered_graph import layered as layered
     from bayesprune.models.structure.masked_linear import MaskedLinear as MaskedLinear
@@ -239,6 +245,8 @@ if TYPE_CHECKING:
     from bayesprune.models.structure.random_graphs import GivenEdges as GivenEdges
     from bayesprune.models.structure.random_graphs import NewmanWattsStrogatz as NewmanWattsStrogatz
     from bayesprune.models.structure.random_graphs import WattsStrogatz as WattsStrogatz
+    from bayesprune.models.structure.recurrent_layer import RecurrentLayer as RecurrentLayer
+    from bayesprune.models.structure.recurrent_stack import RecurrentStack as RecurrentStack
     from bayesprune.models.units.architecture import architecture as architecture
     from bayesprune.models.units.channel_groups import ChannelGroups as ChannelGroups
     from bayesprune.models.units.compact import CompactResult as CompactResult

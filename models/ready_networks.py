@@ -29,6 +29,8 @@ from bayesprune.models.networks.shared_blocks import SHARED, share_blocks
 from bayesprune.models.networks.vgg import vgg_16_bn
 from bayesprune.models.structure.graph_network import GRAPH
 from bayesprune.models.structure.ready_graphs import READY_GRAPHS, graph_network_again, random_graph_network
+from bayesprune.models.structure.recurrent_layer import KINDS
+from bayesprune.models.structure.recurrent_stack import recurrent_stack
 
 __all__ = ["NETWORKS", "STEM", "Builder", "make_ready", "network_from_config"]
 
@@ -129,6 +131,7 @@ NETWORKS: dict[str, Builder] = {
     "gru": _recurrent_builder("gru", gru),
     "lstm": _recurrent_builder("lstm", lstm),
     **{name: _graph_builder(name) for name in READY_GRAPHS},
+    **{f"{kind}-stack": _recurrent_builder(f"{kind}-stack", recurrent_stack(kind)) for kind in KINDS},
 }
 """Networks by the name the command line uses; each builder takes `(input_shape, classes, width=1.0)`."""
 

@@ -24,7 +24,7 @@ WINGS = {
         "gates": "units tracing costs distributions language ways networks checks",
         "priors": "structure distributions language gates checks",
         "deployment": "costs graphs networks language files checks",
-        "bayesian_network": "gates structure masks ways language likelihoods",
+        "bayesian_network": "gates structure masks networks ways language likelihoods",
         "unit_removal": "bayesian_network gates units",
         "declared_model": "bayesian_network ready_networks structure priors gates masks ways networks likelihoods"
         " checks",
@@ -53,7 +53,7 @@ WINGS = {
         "fit_result": "fitted combined own_loop notes inclusion posterior predictions watching rules objective data",
         "training": "fit_result fitted restart inclusion posterior predictions defaults samplers"
         " rules watching execution objective guides data",
-        "pruning": "training fit_result restart inclusion rules objective guides data",
+        "pruning": "training fit_result restart inclusion masks rules objective guides data",
         "sparsity_path": "pruning training fit_result predictions defaults data",
         "tuning": "sparsity_path training fit_result defaults guides data",
         "search": "tuning pruning training fit_result predictions defaults rules guides data",

@@ -29,6 +29,7 @@ EXAMPLES = example(
     "bayesprune prune runs/spike --sparsity 0.95 --out runs/spike-95",
     "bayesprune prune runs/spike --min-inclusion 0.5 --out runs/spike-median",
     "bayesprune prune runs/spike --budget runs/str-2/budget.json --out runs/spike-as-str",
+    "bayesprune prune runs/map --share 0.25 --per distribution --only 'fc*' --finetune 2 --out runs/map-quarter",
     "bayesprune prune runs/units --min-inclusion 0.5 --compact --latency --onnx units.onnx --out runs/units-small",
     "bayesprune prune runs/spike --sparsity 0.98 --finetune 5 --compact --out runs/spike-98",
     "bayesprune prune runs/front --min-accuracy 0.88 --out runs/front-88",
@@ -54,12 +55,30 @@ def prune(
             help="Of a path: the least accuracy on validation data; the sparsest is taken.", show_default=False
         ),
     ] = None,
-    per: Annotated[str, typer.Option(help="Reach the sparsity in the whole network, or in each layer.")] = "network",
+    share: Annotated[
+        float | None, typer.Option(help="Fraction of the weights that are left which goes.", show_default=False)
+    ] = None,
+    count: Annotated[int | None, typer.Option(help="How many of the weights left go.", show_default=False)] = None,
+    per: Annotated[
+        str,
+        typer.Option(
+            help="Over what weights are ranked: the whole network, each layer by itself, or distribution: the network, "
+            "by scores over the sd of their tensor."
+        ),
+    ] = "network",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Prune these tensors alone, by name or shell pattern; may be repeated.",
+            metavar="PATTERN",
+            show_default=False,
+        ),
+    ] = None,
     criterion: Annotated[
         str | None,
         typer.Option(
-            help="What a sparsity ranks by: inclusion, magnitude, signal-to-noise, sign, dropout-rate or reduction.  "
-            "[default: by the prior]"
+            help="What weights are ranked by: inclusion, magnitude, signal-to-noise, sign, dropout-rate, reduction, "
+            "random or optimal-brain-damage.  [default: by the prior]"
         ),
     ] = None,
     min_score: MinScore = None,
@@ -93,7 +112,7 @@ def prune(
         run, out, sparsity, min_inclusion, per, criterion, restart, data_root,
         compact=compact, onnx=onnx, latency=latency, round_to=round_to, value=value, min_accuracy=min_accuracy,
         finetune_epochs=finetune, trust_code=trust_code, network=network, prior=prior, min_score=min_score,
-        budget=None if budget is None else budget_of_pruning(budget),
+        budget=None if budget is None else budget_of_pruning(budget), share=share, count=count, only=only or None,
     )  # fmt: skip
     if not quiet:
         print_pruned(out, summary)

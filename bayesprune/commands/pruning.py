@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,9 @@ def prune_run(
     prior: str | None = None,
     min_score: float | None = None,
     budget: float | int | LayerBudget | Mapping[str, float] | None = None,
+    share: float | None = None,
+    count: int | None = None,
+    only: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Prunes a run or a path and writes a folder with weights, masks and a summary.
 
@@ -80,10 +83,10 @@ def prune_run(
     Args:
         run: The run folder, or the folder of a path.
         out: The folder to make.
-        sparsity: Fraction of zeros to reach. Of a path: the least. Without this, `min_inclusion`, `min_score` and
-            `budget` the network is the one that the fit leaves, whose zeros are its own.
+        sparsity: Fraction of zeros to reach. Of a path: the least. Without this, `share`, `count`, `min_inclusion`,
+            `min_score` and `budget` the network is the one that the fit leaves, whose zeros are its own.
         min_inclusion: Keep weights of a higher inclusion probability.
-        per: ``"network"`` or ``"layer"``.
+        per: ``"network"``, ``"layer"`` or ``"distribution"``: see `bayesprune.prune`.
         criterion: What `sparsity` ranks by; default by the prior.
         restart: Which restart; default the first, of a path the one of the best validation score.
         data_root: Folder where a named data set is looked for first.
@@ -99,6 +102,9 @@ def prune_run(
         prior: Its prior, repeated to allow it; default None.
         min_score: Keep weights whose score by `criterion` exceeds this; with `sparsity` and `min_inclusion` left out.
         budget: Keep exactly as many, in all or of each tensor: see `bayesprune.prune`; alone.
+        share: Fraction of what is left that goes.
+        count: How many of the weights left go.
+        only: Names or shell patterns of the tensors that are pruned; default None: all.
 
     Returns:
         The summary, as written to DIR/summary.json.
@@ -117,10 +123,14 @@ def prune_run(
             "--min-score": min_score,
             "--budget": budget,
             "--criterion": criterion,
+            "--share": share,
+            "--count": count,
+            "--only": only,
         }
         _check_path_request(sparsity, value, min_accuracy, given, per != "network")
     else:
-        _check_run_request([sparsity, min_inclusion, min_score, budget], value is not None, min_accuracy is not None)
+        rules = [sparsity, share, count, min_inclusion, min_score, budget]
+        _check_run_request(rules, value is not None, min_accuracy is not None)
         if min_score is not None:
             _check_min_score(per, criterion)
     if finetune_epochs is not None and finetune_epochs < 1:
@@ -141,7 +151,7 @@ def prune_run(
         splits = run_data(run, data_root)
         result = prune(
             fit, sparsity=sparsity, min_inclusion=min_inclusion, per=per, criterion=criterion, restart=restart,
-            data=splits.train, min_score=min_score, budget=budget,
+            data=splits.train, min_score=min_score, budget=budget, share=share, count=count, only=only,
         )  # fmt: skip
     fit.keep_inputs(splits.train)  # so that the scores before are with the statistics of each draw
     before = fit.score(*splits.test, restart=restart)
@@ -208,7 +218,9 @@ def _check_run_request(rules: list[Any], has_value: bool, has_min_accuracy: bool
         if given:
             raise ValueError(f"{option} chooses a network of a path, but this is a run: leave it out")
     if sum(rule is not None for rule in rules) > 1:
-        raise ValueError("give one of --sparsity, --min-inclusion, --min-score and --budget, or none of them")
+        raise ValueError(
+            "give one of --sparsity, --share, --count, --min-inclusion, --min-score and --budget, or none of them"
+        )
 
 
 def _check_min_score(per: str, criterion: str | None) -> None:
@@ -218,9 +230,9 @@ def _check_min_score(per: str, criterion: str | None) -> None:
         )
     if criterion == "inclusion":
         raise ValueError("--min-score is no rule on inclusion probabilities: give --min-inclusion, without --criterion")
-    if per == "layer":
+    if per != "network":
         raise ValueError(
-            "--per layer is about where --sparsity is reached, which --min-score does not set: leave it out"
+            f"--per {per} is about where --sparsity is reached, which --min-score does not set: leave it out"
         )
 
 

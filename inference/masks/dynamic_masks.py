@@ -21,6 +21,7 @@ from bayesprune.inference.masks.exchange import exchanged, resized
 from bayesprune.inference.masks.layouts import Layout, counts_without_growth, layout_of, layout_of_masks, scaled_counts
 from bayesprune.inference.masks.records import VARIABLES, Records
 from bayesprune.inference.masks.scores import DROP, GROW, Score, Seen
+from bayesprune.inference.masks.spread import over_spread
 from bayesprune.inference.masks.starts import START, GivenMasks
 from bayesprune.inference.masks.support import Support
 from bayesprune.inference.masks.update_plan import planned_updates
@@ -39,7 +40,7 @@ BY_SGD = {"optimizer": "sgd", "learning_rate": 0.1, "schedule": "cosine"}
 BY_ADAM = {"optimizer": "adam", "learning_rate": 0.01, "schedule": "hold-cosine"}
 """Normals on a sparse support: one that comes starts at zero, and at the usual 0.001 does not get far before it is
 judged (on digits that costs 1.7 points of accuracy and a quarter of the NLL: docs/bayesian_sparse_training.md)."""
-_ACROSS = ("layer", "network")
+_ACROSS = ("layer", "network", "distribution")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class DynamicMasks(Rule):
             their number from 2 on; None only where `layout` is a budget by layer. Where layers share weights it is of
             the network without sharing.
         layout: How they are spread over the tensors: ``"erk"`` (default), ``"uniform"``, or a budget by layer.
-        schedule: Density while training: `ConstantDensity()` (default), `CubicDensity(...)` or `CyclicDensity(...)`.
+        schedule: Density while training: `ConstantDensity()` (default), `CubicDensity(...)`, `IteratedDensity(...)` or
+            `CyclicDensity(...)`.
         drop: Name of the score by which weights go, in `DROP`; default ``"magnitude"``.
         grow: Name of the score by which weights come, in `GROW`; default ``"gradient"``. None: none come.
         share: Share of the weights that is exchanged at an update, in [0, 1), at the first step; it falls along half a
@@ -75,7 +77,8 @@ class DynamicMasks(Rule):
         within: The same while the density moves; default None: as `every`. At most an eighth of a cycle, or of the time
             until it settles. The schedule's turns and end (`DensitySchedule.marks`) are updates in any case.
         across: Whether weights that go or come with the density do so in each ``"layer"`` (default), as many as the
-            layout says, or in the whole ``"network"``, wherever scores say. What is exchanged is of each layer.
+            layout says, or in the whole ``"network"``, wherever scores say; ``"distribution"`` is the same with drop
+            scores over the sd of their tensor (`over_spread`). What is exchanged is of each layer.
         batches: Steps whose gradients a growth score sees the mean of, those before the update among them, at most all
             since the last one; default 1, that of the update.
         temperature: 0 (default): the best by their scores; above, weights are drawn with odds exp(score / temperature).
@@ -327,8 +330,10 @@ class ActiveMasks(ActiveRule):
             wanted = counts_without_growth(wanted, self.counts)
         seen = self._sight(taken, wanted)
         drop = DROP[self.rule.drop].of(seen)
+        if self.rule.across == "distribution":
+            drop = over_spread(drop, seen.masks, seen.weights() if self.rule.drop == "magnitude" else drop)
         grow = {} if self.rule.grow is None else GROW[self.rule.grow].of(seen)
-        heat, is_free = self.rule.temperature, self.rule.across == "network"
+        heat, is_free = self.rule.temperature, self.rule.across != "layer"
         masks = resized(seen.masks, self.counts, wanted, drop, grow, is_free, heat)
         counts = counts_of(masks) if is_free else wanted
         part = self.share_at(share) if taken.step < self.run.steps and self.rule.schedule.exchanges(share) else 0.0
@@ -344,7 +349,7 @@ class ActiveMasks(ActiveRule):
     def _sight(self, taken: Taken, wanted: Mapping[str, int]) -> Seen:
         sizes = self.layout.sizes
         density = {name: wanted[name] / sizes[name] for name in wanted}
-        if self.rule.across == "network":
+        if self.rule.across != "layer":
             density = dict.fromkeys(wanted, sum(wanted.values()) / sum(sizes.values()))
         return Seen(self.run, taken, dict(self.masks.masks.items()), self._gradient or None, density)
 

@@ -32,8 +32,9 @@ def planned_updates(
     """The steps, from 1, after which masks are updated, with the share of the fit at which the schedule is read.
 
     While the density moves these are every `within`-th step and the schedule's marks, at which it is read exactly where
-    they stand, so that no rounding to a step moves a cycle's middle or end. Then every `every`-th step until weights
-    are exchanged no more; not the last one, after which nothing would be trained.
+    they stand, so that no rounding to a step moves a cycle's middle or end; the marks alone where it moves at no other
+    time, and no weights are exchanged. Then every `every`-th step until weights are exchanged no more; not the last
+    one, after which nothing would be trained.
 
     Args:
         schedule: The density.
@@ -57,7 +58,7 @@ def planned_updates(
         at[step] = mark
     settled = max(at, default=0)
     found: dict[int, float] = {}
-    if settled:
+    if settled and (until > 0.0 or not schedule.is_stepwise):
         marks = (0.0, *schedule.marks)
         part = min(b - a for a, b in zip(marks, marks[1:], strict=False)) if schedule.rises else schedule.settles
         each = interval(every if within is None else within, steps, 2 * part if schedule.rises else part)

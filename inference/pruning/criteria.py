@@ -1,26 +1,51 @@
 """Criteria: the extension point ``criterion(fit, restart) -> score per weight`` that says what pruning keeps.
 
 A criterion returns one tensor a parameter tensor, of its shape (for units one number a channel, the contract of
-Torch-Pruning's importances); the higher, the sooner it is kept.
+Torch-Pruning's importances); the higher, the sooner it is kept. One that has parameters `data` or `seed` is given those
+of `prune`.
 """
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from bayesprune.inference.data.batches import Data
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.beyond_threshold import beyond_of
 from bayesprune.inference.guides.factors import NormalFactor
-from bayesprune.inference.guides.left_in import included_weights
+from bayesprune.inference.guides.left_in import included_weights, left_in
 from bayesprune.inference.guides.truncated_lognormal import TruncatedLogNormalFactor
 from bayesprune.inference.inclusion.events import rule_of
 from bayesprune.inference.inclusion.reduction import reduction
+from bayesprune.inference.pruning.masks import masked_network
+from bayesprune.inference.pruning.plain_criteria import PLAIN_CRITERIA, PlainNetwork
 from bayesprune.models.language.latent import WEIGHT
 
-Criterion = Callable[[Fit, int], dict[str, Tensor]]
+Criterion = Callable[..., dict[str, Tensor]]
+
+
+def scores_of(criterion: Criterion, fit: Any, restart: int, data: Data | None, seed: int) -> dict[str, Tensor]:
+    """What a criterion says of a fit, on the CPU.
+
+    Args:
+        criterion: The criterion.
+        fit: The fit, or what else it takes.
+        restart: Which restart.
+        data: Given to criteria that have a parameter of this name; None: what the fit keeps.
+        seed: The same.
+    """
+    try:
+        known = inspect.signature(criterion).parameters
+    except (TypeError, ValueError):  # callables of other languages do not say what they take
+        known = {}  # type: ignore[assignment]
+    more = {name: value for name, value in (("data", data), ("seed", seed)) if name in known}
+    return {name: score.detach().cpu() for name, score in criterion(fit, restart, **more).items()}
 
 
 def inclusion(fit: Fit, restart: int = 0) -> dict[str, Tensor]:
@@ -106,6 +131,36 @@ def dropout_rate(fit: Fit, restart: int = 0) -> dict[str, Tensor]:
     return scores
 
 
+def at_random(fit: Fit, restart: int = 0, seed: int = 0) -> dict[str, Tensor]:
+    """Uniform numbers of a seed: a control that every criterion has to beat."""
+    return _of_plain("random", fit, restart, None, seed)
+
+
+def optimal_brain_damage(fit: Fit, restart: int = 0, data: Data | None = None) -> dict[str, Tensor]:
+    """1/2 w^2 d^2 loss / dw^2 of the mean negative log-likelihood, in nats an example (LeCun, Denker & Solla 1990).
+
+    Of the network as the fit leaves it; the curvature is exact, on `data` or the examples that the fit keeps.
+
+    Raises:
+        ValueError: If there are no examples.
+    """
+    return _of_plain("optimal-brain-damage", fit, restart, fit.examples if data is None else data)
+
+
+def _of_plain(name: str, fit: Fit, restart: int, data: Data | None = None, seed: int = 0) -> dict[str, Tensor]:
+    """A criterion of plain networks; what the fit has left out scores below all else."""
+    one = fit.restart(restart)
+    active = {tensor: there.cpu() for tensor, there in left_in(one.guide).items()}
+    network = masked_network(one.model.network, fit.included_weights(restart), active)
+    with torch.no_grad():
+        for tensor in (closed for q in one.guide.ways.values() for closed in q.tensors_closed(0.5)):
+            network.get_parameter(tensor).zero_()
+    likelihood = copy.deepcopy(one.model.likelihood).cpu()
+    scores = PLAIN_CRITERIA[name](PlainNetwork(network, active, likelihood, data, seed))
+    lowest = min(float(score.min()) for score in scores.values()) - 1.0
+    return {tensor: torch.where(active[tensor], score, lowest) for tensor, score in scores.items()}
+
+
 CRITERIA: dict[str, Criterion] = {
     "inclusion": inclusion,
     "magnitude": magnitude,
@@ -113,4 +168,6 @@ CRITERIA: dict[str, Criterion] = {
     "sign": sign,
     "dropout-rate": dropout_rate,
     "reduction": reduction,
+    "random": at_random,
+    "optimal-brain-damage": optimal_brain_damage,
 }

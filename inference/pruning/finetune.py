@@ -13,8 +13,13 @@ from torch import Tensor, nn
 from bayesprune.inference.data.batches import Batches, Data, check_examples, check_validation, targets_check
 from bayesprune.inference.data.trainable_batch import NothingTrainableError, TrainableBatches, check_trainable
 from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
+from bayesprune.inference.pruning.amounts import matching
+from bayesprune.inference.pruning.iterative import IterativePruning
+from bayesprune.inference.pruning.prune_again import prune_again
 from bayesprune.inference.pruning.pruned_scores import gone_layers
+from bayesprune.inference.pruning.ranking import Ranking
 from bayesprune.inference.pruning.report import PruneResult, report_of
+from bayesprune.inference.pruning.stalled import Stalled
 from bayesprune.inference.rules.schedules import Schedule, schedule_named
 from bayesprune.inference.training.fit_arguments import resolve_device
 from bayesprune.inference.training.optimizers import OptimizerChoice, optimizer_for
@@ -28,6 +33,19 @@ from bayesprune.models.units.compact import CompactResult
 __all__ = ["finetune"]
 
 Result = TypeVar("Result", PruneResult, CompactResult)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stopping:
+    """When training ends before its last epoch.
+
+    Attributes:
+        rule: Says so of scores.
+        held_out: The validation data that are scored, on the network's device.
+    """
+
+    rule: Stalled
+    held_out: tuple[Tensor, Tensor]
 
 
 @torch.inference_mode(False)
@@ -45,6 +63,9 @@ def finetune(
     likelihood: Likelihood | None = None,
     seed: int = 0,
     device: str = "auto",
+    patience: int | None = None,
+    min_gain: float = 0.0,
+    pruning: IterativePruning | None = None,
 ) -> Result:
     """Trains a pruned or compact network further by maximum likelihood, with its zeros held.
 
@@ -59,7 +80,7 @@ def finetune(
     Args:
         result: What `prune` or `compact` returned; it is left as it was.
         data: Training data: `(x, y)` tensors, a `Dataset` or a `DataLoader`. All of it is permuted each epoch.
-        epochs: Passes over the data.
+        epochs: Passes over the data; with `patience` at most.
         learning_rate: Of the two named optimizers; default 1e-3.
         batch_size: Examples a step; default 128. A batch of one example that batch normalisation cannot be trained on
             is left out, and counts as a step.
@@ -71,6 +92,13 @@ def finetune(
         likelihood: What the outputs mean; default that of the result.
         seed: Of the order of the data and of dropout; default 0. The global random state is left as it was.
         device: Where to train: ``"auto"`` (default: the GPU where there is one), ``"cpu"``, ``"cuda"``, ...
+        patience: Epochs in a row in which the validation scores do not improve after which training ends; default None:
+            it takes all epochs. The scores before training are the first to be improved on, and the last network is
+            kept, not the best.
+        min_gain: What an improvement is at least: of the accuracy (a fraction), or of the nll in nats an example where
+            there is none; default 0: any.
+        pruning: A pruned network is pruned further step by step, and trained in this way after each of the steps, by an
+            optimizer and a schedule that begin anew; default None. Seeds count up from `seed`.
 
     Returns:
         A result of the same kind with the trained network, in evaluation mode and on the device that the given one
@@ -86,8 +114,21 @@ def finetune(
         whole_number("batch_size", batch_size),
         checked_seed(seed),
     )
+    patience = None if patience is None else whole_number("patience", patience)
+    min_gain = real_number("min_gain", min_gain)
+    if patience is not None and validation is None:
+        raise ValueError("patience= waits for validation scores: give validation=(x, y), or leave patience= out")
+    if min_gain < 0.0 or (min_gain > 0.0 and patience is None):
+        raise ValueError(f"min_gain= is a gain of validation scores, at least 0, beside patience=, not {min_gain:g}")
     learning_rate = real_number("learning_rate", learning_rate) if isinstance(optimizer, str) else learning_rate
     likelihood = _checked(result, likelihood)
+    if pruning is not None:
+        more = {
+            "learning_rate": learning_rate, "batch_size": batch_size, "optimizer": optimizer, "schedule": schedule,
+            "validation": validation, "likelihood": likelihood, "device": device, "patience": patience,
+            "min_gain": min_gain,
+        }  # fmt: skip
+        return _step_by_step(result, pruning, data, epochs, seed, more)
     place = resolve_device(device)
     network, likelihood = copy.deepcopy(result.network), copy.deepcopy(likelihood)
     home, dtype = _reference(network).device, _reference(network).dtype
@@ -101,9 +142,13 @@ def finetune(
     before = None if held_out is None else _scores(network, likelihood, *held_out)
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         torch.manual_seed(seed)
-        losses = _train(network, likelihood, batches, epochs, torch_optimizer, factor, _held(network, result))
+        stalled = None
+        if patience is not None and held_out is not None and before is not None:
+            stalled = Stopping(Stalled(patience, min_gain, before), held_out)
+        held = _held(network, result)
+        losses = _train(network, likelihood, batches, epochs, torch_optimizer, factor, held, stalled)
     after = None if held_out is None else _scores(network, likelihood, *held_out)
-    how = _words(epochs, optimizer, learning_rate, losses, before, after)
+    how = _words(len(losses), optimizer, learning_rate, losses, before, after)
     network, likelihood = network.to(home).eval(), likelihood.to(home)
     return dataclasses.replace(result, network=network, likelihood=likelihood, report=_noted(result, network, how))
 
@@ -116,6 +161,7 @@ def _train(
     optimizer: torch.optim.Optimizer,
     schedule: Callable[[float], float],
     held: list[tuple[nn.Parameter, Tensor]],
+    stopping: Stopping | None,
 ) -> list[float]:
     """Trains in place; returns the mean loss of each epoch, in nats per example."""
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -150,7 +196,33 @@ def _train(
         if not examples:
             raise NothingTrainableError
         losses.append(total / examples)
+        if stopping is not None and stopping.rule.is_over(_scores(network, likelihood, *stopping.held_out)):
+            break
     return losses
+
+
+def _step_by_step(
+    result: Any, pruning: IterativePruning, data: Data, epochs: int, seed: int, more: dict[str, Any]
+) -> Any:
+    """Prunes and trains in turn."""
+    if not isinstance(result, PruneResult) or not isinstance(pruning, IterativePruning):
+        raise ValueError(
+            "pruning= takes IterativePruning(...), for what prune has returned: a compact network has no masks to prune"
+        )
+    names = matching(pruning.only, list(result.masks))
+    steps = pruning.steps({name: result.masks[name] for name in names})
+    if not steps:
+        raise ValueError(
+            f"there is nothing to prune down to IterativePruning(down_to={pruning.down_to:g}): the network has no more "
+            "weights than that; leave pruning= out"
+        )
+    for number, kept in enumerate(steps):
+        left = sum(int(result.masks[name].sum()) for name in names)
+        how = Ranking.of(
+            count=left - kept, per=pruning.per, criterion=pruning.criterion, only=pruning.only, data=data, seed=seed
+        )
+        result = finetune(prune_again(result, how), data, epochs, seed=seed + number, **more)
+    return result
 
 
 def _held(network: nn.Module, result: PruneResult | CompactResult) -> list[tuple[nn.Parameter, Tensor]]:

@@ -12,7 +12,7 @@ from bayesprune.models.bayesian_network import UNDER_PRIOR
 from bayesprune.models.networks.evaluation_mode import remember_held
 from bayesprune.models.ways.plain_layers import plain_network
 
-__all__ = ["keep_counts", "keep_highest", "masked_network"]
+__all__ = ["keep_counts", "keep_highest", "keep_left", "masked_network"]
 
 
 def keep_highest(scores: dict[str, Tensor], sparsity: float, per: str) -> dict[str, Tensor]:
@@ -56,6 +56,27 @@ def keep_counts(scores: dict[str, Tensor], counts: Mapping[str, int]) -> dict[st
     """
     flat = {name: scores[name].reshape(-1).double() for name in counts}
     return {name: _highest(flat[name], count).view(scores[name].shape) for name, count in counts.items()}
+
+
+def keep_left(
+    scores: Mapping[str, Tensor], left: Mapping[str, Tensor], kept: int | Mapping[str, int]
+) -> dict[str, Tensor]:
+    """Keeps the weights of the highest scores among those that are left, of equal ones the first: masks are nested.
+
+    Args:
+        scores: A score for each weight by tensor.
+        left: True where a weight is left, of the same shapes.
+        kept: How many stay of all, or of each tensor by name; at most as many as are left.
+
+    Returns:
+        Boolean masks of the tensors' shapes.
+    """
+    ranked = {name: torch.where(left[name], score.double(), -torch.inf) for name, score in scores.items()}
+    if isinstance(kept, Mapping):
+        return keep_counts(ranked, kept)
+    mask = _highest(torch.cat([score.reshape(-1) for score in ranked.values()]), kept)
+    parts = mask.split([score.numel() for score in ranked.values()])
+    return {name: part.view(ranked[name].shape) for name, part in zip(ranked, parts, strict=True)}
 
 
 def _highest(flat: Tensor, kept: int) -> Tensor:

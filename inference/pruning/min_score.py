@@ -37,7 +37,7 @@ def checked_score(min_score: Any, criterion: str | Callable[..., Any] | None, pe
         raise ValueError("min_score= is no rule on inclusion probabilities: use min_inclusion=, without criterion=")
     if per != "network":
         raise ValueError(
-            "per='layer' is about where a sparsity is reached, which min_score= does not set: leave it out"
+            f"per={per!r} is about where a sparsity is reached, which min_score= does not set: leave it out"
         )
     return float(least)
 

@@ -31,7 +31,7 @@ def refuse_what_is_no_fit(given: Any) -> None:
         what = "a guide: make a fit with bp.Fit.of(objective) of the objective that it was trained by, and prune that"
     elif isinstance(given, BayesianNetwork):
         what = "a model that has not been fitted: fit = bp.fit(bnn, (x, y)), then prune(fit, ...)"
-    elif isinstance(given, CompactResult) or hasattr(given, "masks") and hasattr(given, "report"):
+    elif isinstance(given, CompactResult):
         what = f"a {kind}, which is pruned already: use its .network, or prune the fit that it comes from"
     elif isinstance(given, nn.Module):
         what = (

@@ -12,7 +12,9 @@ from torch import Tensor
 from bayesprune.inference.data.batches import Data
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.predictions.plain_scores import plain_scores
-from bayesprune.inference.pruning.prune import left_out, pruned
+from bayesprune.inference.pruning.left_out import left_out
+from bayesprune.inference.pruning.prune import pruned
+from bayesprune.inference.pruning.ranking import Ranking
 from bayesprune.inference.pruning.report import PruneResult
 from bayesprune.models.costs.costs import costs
 from bayesprune.models.costs.latency import latency, ratio
@@ -84,7 +86,8 @@ def prune_as(fit: Fit, restart: int, pruning: Pruning, data: Data | None = None)
     how = dict(pruning) or {"sparsity": zeros / weights}
     if how.get("sparsity") is not None and round(how["sparsity"] * weights) < zeros:
         return None
-    return pruned(fit, restart=restart, data=data, **how)
+    min_inclusion = how.pop("min_inclusion", None)
+    return pruned(fit, Ranking.of(**how, data=data), min_inclusion, restart)
 
 
 def measure(fit: Fit, prunings: Sequence[Pruning], data: Data, splits: Splits, timed: bool) -> dict[str, Any]:

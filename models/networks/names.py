@@ -25,5 +25,9 @@ NETWORK_NAMES = (
     "watts-strogatz",
     "barabasi-albert",
     "erdos-renyi",
+    "rnn-tanh-stack",
+    "rnn-relu-stack",
+    "gru-stack",
+    "lstm-stack",
 )
 """Those of `bayesprune.models.ready_networks.NETWORKS`, in its order."""

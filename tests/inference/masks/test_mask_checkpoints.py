@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.inference.masks.density_schedules import CubicDensity, CyclicDensity
+from bayesprune.inference.masks.density_schedules import CubicDensity, CyclicDensity, IteratedDensity
 from bayesprune.inference.masks.dynamic_masks import BY_SGD, ActiveMasks, DynamicMasks
 from bayesprune.inference.training import checkpoint as checkpoints
 from bayesprune.inference.watching.callbacks import Callback
@@ -51,6 +51,7 @@ RULES = {
     "cycles": DynamicMasks(0.2, every=5, within=3, schedule=CyclicDensity(2, ends=0.6), batches=3),
     "rigl": DynamicMasks(0.2, every=7, batches=6),
     "granet": DynamicMasks(0.2, every=5, schedule=CubicDensity(), across="network"),
+    "iterated": DynamicMasks(0.2, schedule=IteratedDensity(3), grow=None, share=0.0, across="distribution"),
     "drawn": DynamicMasks(0.2, every=5, grow="random", temperature=0.1, start="magnitude"),
 }
 

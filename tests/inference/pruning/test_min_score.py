@@ -70,9 +70,12 @@ def test_any_criterion_has_a_rule_by_its_score(dropped):
         ({"min_score": -3.0, "criterion": "inclusion"}, "use min_inclusion="),
         ({"min_score": math.nan, "criterion": "magnitude"}, "min_score= takes a finite number, not nan"),
         ({"min_score": "3", "criterion": "magnitude"}, "min_score= takes a finite number, not '3'"),
-        ({"min_score": 0.0, "sparsity": 0.5, "criterion": "magnitude"}, "give one of sparsity=, min_inclusion=, "),
+        (
+            {"min_score": 0.0, "sparsity": 0.5, "criterion": "magnitude"},
+            "give one of sparsity=, share=, count=, min_inclusion=, ",
+        ),
         ({"min_score": 0.0, "criterion": "dropout_rate"}, "criterion 'dropout_rate' is unknown"),
-        ({}, "give one of sparsity=, min_inclusion=, min_score= and budget="),
+        ({}, "give one of sparsity=, share=, count=, min_inclusion=, min_score= and budget="),
         ({"min_score": 0.1, "criterion": "magnitude", "per": "layer"}, "per='layer' is about .*: leave it out"),
     ],
 )

@@ -80,7 +80,7 @@ def test_a_fit_without_zeros_is_refused_with_what_there_is(data):
     fit = bp.fit(model, data, "map", steps=3, execution="plain", device="cpu")
     with pytest.raises(ValueError, match="none of its 300 weights at zero by itself") as told:
         bp.prune(fit)
-    assert "give one of sparsity=, min_inclusion=, min_score= and budget=" in str(told.value)
+    assert "give one of sparsity=, share=, count=, min_inclusion=, min_score= and budget=" in str(told.value)
 
 
 @pytest.mark.parametrize("more", [{"per": "layer"}, {"criterion": "magnitude"}])

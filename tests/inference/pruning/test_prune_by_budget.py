@@ -134,7 +134,9 @@ def test_a_budget_that_the_fit_cannot_meet_is_refused(thresholded, budget, says)
 
 def test_it_stands_alone(halo):
     for more in ({"sparsity": 0.5}, {"min_inclusion": 0.5}, {"min_score": 0.1, "criterion": "magnitude"}):
-        with pytest.raises(ValueError, match="give one of sparsity=, min_inclusion=, min_score= and budget="):
+        with pytest.raises(
+            ValueError, match="give one of sparsity=, share=, count=, min_inclusion=, min_score= and budget="
+        ):
             bp.prune(halo, budget=0.5, **more)
     with pytest.raises(ValueError, match="give LayerBudget.uniform"):
         bp.prune(halo, budget=0.5, per="layer")

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import bayesprune as bp
-from bayesprune.inference.pruning import prune as prune_module
+from bayesprune.inference.pruning import chosen_weights as prune_module
 from bayesprune.inference.pruning.pruned_scores import EXAMPLES, _is_much_worse, gone_layers
 
 SIZE = 500

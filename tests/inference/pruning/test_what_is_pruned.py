@@ -23,8 +23,8 @@ def objective():
     return bp.objective(model())
 
 
-def pruned():
-    return bp.prune(bp.fit(model(), (X, Y), steps=2, progress=False), sparsity=0.5)
+def compact():
+    return bp.prune(bp.fit(model(), (X, Y), steps=2, progress=False), sparsity=0.5).compact()
 
 
 GIVEN = {
@@ -32,7 +32,7 @@ GIVEN = {
     "guide": (lambda: objective().guide, r"not a guide: .*bp\.Fit\.of\(objective\)"),
     "model": (model, r"not a model that has not been fitted: fit = bp\.fit\(bnn"),
     "network": (lambda: nn.Linear(3, 1), r"not a network \(Linear\).*bp\.fit.*bp\.laplace_around"),
-    "pruned": (pruned, r"not a PruneResult, which is pruned already"),
+    "compact": (compact, r"not a CompactResult, which is pruned already"),
     "path": (lambda: Path("run"), r"load the fit first, prune\(bp\.Fit\.load\(path\)"),
     "nothing": (lambda: None, r"not None: pass what bp\.fit"),
     "number": (lambda: 0.5, r"not a float: pass what bp\.fit"),

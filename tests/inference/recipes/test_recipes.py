@@ -56,7 +56,10 @@ def test_each_ends_with_exactly_as_many_weights_as_asked(fits, name):
 def test_what_moves_moves_and_what_does_not_does_not(fits):
     moved = {name: fit.settings["masks"][0] for name, fit in fits.items()}
     still = {"static", "synflow"}
-    assert {name for name, told in moved.items() if told["exchanged"] == 0} == still | {"gradual-magnitude"}
+    assert {name for name, told in moved.items() if told["exchanged"] == 0} == still | {
+        "gradual-magnitude",
+        "iterative-magnitude",
+    }
     assert {name for name, told in moved.items() if told["updates"] == 0} == still
     layers = {name: tuple(told["layers"].values()) for name, told in moved.items()}
     assert layers["static"] == layers["set"] == layers["rigl"] == layers["rigl-itop"]
@@ -89,6 +92,7 @@ def test_it_is_trained_as_the_papers_do_unless_it_is_told(fits, data):
         ("set", {"share": 0.5, "last_share": 0.005, "every": 1500 / (250 * 352), "until": 1.0, "grow": "random"}),
         ("granet", {"share": 0.5, "until": 1.0, "every": 1000 / (160 * 391), "across": "network"}),
         ("gradual-magnitude", {"share": 0.0, "grow": None, "across": "network", "every": 100}),
+        ("iterative-magnitude", {"share": 0.0, "grow": None, "across": "network", "drop": "magnitude"}),
         ("static", {"share": 0.0, "grow": None}),
     ],
 )
