@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.inference.data.batches import Batches, Data
-from bayesprune.inference.pruning.hessian_diagonal import hessian_diagonal
+from bayesprune.inference.objective.hessian_diagonal import hessian_diagonal
 from bayesprune.models.likelihoods.likelihood import Likelihood
 
 __all__ = ["PLAIN_CRITERIA", "PlainCriterion", "PlainNetwork"]

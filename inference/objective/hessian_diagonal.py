@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from bayesprune.models.networks.evaluation_mode import evaluation_mode
 __all__ = ["hessian_diagonal"]
 
 Ran = tuple[nn.Linear, Tensor, Tensor]
+NO_DERIVATIVE = ("derivative", "not implemented")
+"""What torch says where an operation has no second derivative."""
 AGREES = 1e-3
 """How far two ways to the same gradient may differ, as a share of the sizes of what it is a sum of."""
 
@@ -54,7 +57,7 @@ def hessian_diagonal(
                 _add(sums, network, likelihood, x, y, active)
                 count += len(x)
         except (RuntimeError, NotImplementedError) as problem:
-            if "derivative" not in str(problem) and "not implemented" not in str(problem):
+            if not any(word in str(problem) for word in NO_DERIVATIVE):
                 raise
             raise ValueError(
                 f"an operation of the network has no second derivative in torch ({first_line(problem)}): rank by "
@@ -80,6 +83,7 @@ def _add(
     ran, outputs = _watched(network, weights, x)
     loss = -likelihood.log_prob(outputs, y).sum()
     slopes = dict(zip(weights, _slopes(loss, list(weights.values())), strict=True))
+    _check_nodes(slope.grad_fn for slope in slopes.values() if slope is not None)
     for name, slope in slopes.items():
         if slope is None:
             continue
@@ -111,6 +115,19 @@ def _watched(network: nn.Module, weights: Mapping[str, Tensor], x: Tensor) -> tu
 
 def _slopes(loss: Tensor, weights: list[nn.Parameter] | list[Tensor]) -> tuple[Tensor | None, ...]:
     return torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
+
+
+def _check_nodes(begins: Iterable[Any]) -> None:
+    """Refuses operations that are differentiable once: gradients of their gradients would silently be left out."""
+    nodes, seen = [node for node in begins if node is not None], set()
+    while nodes:
+        node = nodes.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if type(node).__name__ == "Error":
+            raise RuntimeError("a function that is marked as once_differentiable has no second derivative")
+        nodes += [following for following, _ in node.next_functions if following is not None]
 
 
 def _of_linear(loss: Tensor, given: Tensor, output: Tensor, slope: Tensor, there: Tensor) -> Tensor | None:
