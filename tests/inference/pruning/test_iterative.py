@@ -177,7 +177,7 @@ def test_a_fit_prunes_step_by_step_and_ends_with_exactly_as_many(across):
         (lambda: bp.IteratedDensity(0), "whole number of steps, from 1 to 1000, not 0"),
         (lambda: bp.IteratedDensity(begins=0.8, ends=0.3), "0 < begins < ends <= 1"),
         (lambda: bp.IteratedDensity(goes="half"), "takes share or number, not 'half'"),
-        (lambda: bp.DynamicMasks(0.1, across="class"), "takes 'layer' or 'network' or 'distribution', not 'class'"),
+        (lambda: bp.DynamicMasks(0.1, across="class"), "takes 'layer', 'network' or 'distribution', not 'class'"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_sentence(call, says):
