@@ -109,8 +109,8 @@ def layered(graph: nx.Graph | nx.DiGraph | Tensor, order: str = "index", seed: i
     then numbered in that order; those of a directed graph as it has them.
 
     Args:
-        graph: A graph of networkx without loops; or an adjacency matrix `(vertices, vertices)`, not zero at [i, j] where an
-            edge goes from i to j, symmetric where it is undirected.
+        graph: A graph of networkx without loops; or an adjacency matrix `(vertices, vertices)`, not zero at [i, j]
+            where an edge goes from i to j, symmetric where it is undirected.
         order: Of an undirected graph: ``"index"`` (default: as the graph lists its vertices), ``"degree"`` (hubs first,
             equal ones as listed) or ``"random"``. A directed graph has its own.
         seed: Of a random order; default 0.
