@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import bayesprune as bp
+from bayesprune.inference.objective import hessian_diagonal as counted
 from bayesprune.inference.objective.hessian_diagonal import hessian_diagonal
 from bayesprune.inference.pruning.report import PruneResult, report_of
 from tests.oracles.magnitude_classes import hessian_diagonals
@@ -132,6 +133,17 @@ def test_it_takes_loaders_and_what_a_fit_keeps():
     assert all(torch.equal(own.masks[n], again.masks[n]) for n in names)
     with pytest.raises(ValueError, match=r"looks at examples, .*: pass data=\(x, y\)"):
         bp.prune(again, share=0.5, criterion="optimal-brain-damage")
+
+
+def test_what_would_take_days_is_refused_at_once(monkeypatch):
+    net, x, y = made("convolution")
+    monkeypatch.setattr(counted, "MOST", 23)  # eight weights of the convolution, and three batches
+    likelihood, active = bp.Categorical(), matrices(net)
+    with pytest.raises(ValueError, match="for each weight that is of no linear layer, 24 for these examples: give few"):
+        hessian_diagonal(net, likelihood, [(x, y)], active, count=3)
+    hessian_diagonal(net, likelihood, [(x, y)], active, count=2)
+    net, x, y = made("linear")
+    hessian_diagonal(net, likelihood, [(x, y)], matrices(net), count=1000)  # layers take a pass an output
 
 
 def test_an_operation_without_a_second_derivative_is_named():
