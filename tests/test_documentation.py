@@ -365,6 +365,17 @@ def test_the_page_on_budgets_runs_by_layer(tmp_path, monkeypatch):
     assert found.layers[1].left == 90 and found["fc3.weight"] == space["learned"]["fc3.weight"]
 
 
+def test_the_page_on_magnitude_classes_runs():
+    space = {}
+    for block in code_blocks("docs/magnitude_classes.md"):
+        exec(compile(block, "docs/magnitude_classes.md", "exec"), space)
+    assert (
+        space["result"].report.nonzero == round(0.1 * 7400)
+        and space["hidden"].report.per_tensor["3.weight"]["sparsity"] == 0.0
+    )
+    assert bp.prune(space["sparse"]).report.nonzero == 740
+
+
 def test_links_between_the_pages_lead_somewhere():
     for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):

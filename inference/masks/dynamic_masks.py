@@ -118,7 +118,9 @@ class DynamicMasks(Rule):
         if self.grow is not None and self.grow not in GROW:
             raise ValueError(f"DynamicMasks(grow=...) takes one of {', '.join(GROW)} or None, not {self.grow!r}")
         if self.across not in _ACROSS:
-            raise ValueError(f"DynamicMasks(across=...) takes {' or '.join(map(repr, _ACROSS))}, not {self.across!r}")
+            raise ValueError(
+                f"DynamicMasks(across=...) takes 'layer', 'network' or 'distribution', not {self.across!r}"
+            )
         if not 0.0 <= self.last_share <= self.share < 1.0 or not 0.0 < self.until <= 1.0:
             raise ValueError(
                 "DynamicMasks takes 0 <= last_share <= share < 1 and until in (0, 1], not "

@@ -127,10 +127,8 @@ class Amount:
             kept = left - (round(self.share * left) if self.share is not None else int(self.count or 0))
         if kept <= 0:
             verb = "leave" if self.count is not None else "leaves"
-            raise ValueError(
-                f"{self.words} {verb} none of the {left:,} weights of {name}: ask for less; count={max(left - 1, 1)} "
-                "leaves one"
-            )
+            one = f": ask for less; count={left - 1} leaves one" if left > 1 else ": leave it out"
+            raise ValueError(f"{self.words} {verb} none of the {left:,} weights of {name}{one}")
         if kept > left:
             raise ValueError(
                 f"{left:,} of {size:,} weights of {name} are left, fewer than the {kept:,} that sparsity "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.inference.data.batches import Batches, Data
-from bayesprune.inference.pruning.hessian_diagonal import hessian_diagonal
+from bayesprune.inference.objective.hessian_diagonal import hessian_diagonal
 from bayesprune.models.likelihoods.likelihood import Likelihood
 
 __all__ = ["PLAIN_CRITERIA", "PlainCriterion", "PlainNetwork"]
@@ -71,21 +71,22 @@ def optimal_brain_damage(given: PlainNetwork) -> dict[str, Tensor]:
         )
     if given.likelihood is None:
         raise ValueError("optimal-brain-damage needs what the outputs mean: this result has no likelihood")
-    bent = hessian_diagonal(given.network, given.likelihood, _chunks(given), given.active)
+    like = next(given.network.parameters())
+    batches = Batches(given.data, CHUNK, like.device, like.dtype)
+    bent = hessian_diagonal(
+        given.network, given.likelihood, _chunks(batches, given.seed), given.active, batches.length or 1
+    )
     return {name: 0.5 * bent[name] * weight.square() for name, weight in given.weights.items()}
 
 
-def _chunks(given: PlainNetwork) -> Iterator[tuple[Tensor, Tensor]]:
-    """The examples in order where they are in memory, else as a loader has them, on the device of the network."""
-    assert given.data is not None
-    like = next(given.network.parameters())
-    batches = Batches(given.data, CHUNK, like.device, like.dtype)
+def _chunks(batches: Batches, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The examples in order where they are in memory, else as a loader has them."""
     if batches.tensors is not None:
         x, y = batches.tensors
         yield from zip(x.split(CHUNK), y.split(CHUNK), strict=True)
         return
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(given.seed)
+        torch.manual_seed(seed)
         yield from batches
 
 

@@ -80,7 +80,8 @@ class Ranking:
     def where(self) -> str:
         """Over what is ranked, in words."""
         patterns = [self.only] if isinstance(self.only, str) else list(self.only or ())
-        return f"per {self.per}" + (f" of {', '.join(patterns)}" if patterns else "")
+        named = "".join(letter if letter.isprintable() else "?" for letter in ", ".join(patterns))
+        return f"per {self.per}" + (f" of {named}" if named else "")
 
     def check_budget(self) -> None:
         """Refuses what a budget says itself.

@@ -364,10 +364,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_training(bayesprune, fil
         (("--sparsity", 0.0), ("already has sparsity", "min_inclusion")),
         (("--min-inclusion", 1.0), ("probability in [0, 1)",)),
         (("--criterion", "magnitude"), ("how weights are ranked", "leave per=, criterion= and")),
-        (
-            ("--sparsity", 0.9, "--min-inclusion", 0.5),
-            ("one of --sparsity, --share, ",),
-        ),
+        (("--sparsity", 0.9, "--min-inclusion", 0.5), ("one of --sparsity, --share, ",)),
         (("--sparsity", 0.9, "--criterion", "magnitud"), ("criterion 'magnitud' is unknown",)),
         (("--sparsity", 0.9, "--per", "unit"), ("'layer' or 'distribution'",)),
         (("--sparsity", 0.9, "--restart", 3), ("there is no restart 3",)),

@@ -28,7 +28,7 @@ class Trained(bp.Callback):
         ({"density": 0.1, "drop": "size"}, "drop=...\\) takes one of magnitude.*, not 'size'"),
         ({"density": 0.1, "grow": "luck"}, "grow=...\\) takes one of .* or None, not 'luck'"),
         ({"density": 0.1, "schedule": 0.5}, "setting schedule of DynamicMasks takes a DensitySchedule, not 0.5"),
-        ({"density": 0.1, "across": "block"}, "takes 'layer' or 'network', not 'block'"),
+        ({"density": 0.1, "across": "block"}, "takes 'layer', 'network' or 'distribution', not 'block'"),
         ({"density": 0.1, "share": 1.0}, "0 <= last_share <= share < 1"),
         ({"density": 0.1, "share": 0.1, "last_share": 0.2}, "0 <= last_share <= share < 1"),
         ({"density": 0.1, "until": 0.0}, "until in \\(0, 1\\]"),

@@ -24,7 +24,10 @@ def objective():
 
 
 def compact():
-    return bp.prune(bp.fit(model(), (X, Y), steps=2, progress=False), sparsity=0.5).compact()
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
+    two = bp.BayesianNetwork(network, {"*.weight": bp.Gaussian()}, bp.Normal(0.5), data_size=20)
+    return bp.prune(bp.fit(two, (X, Y), steps=2, progress=False), sparsity=0.5).compact()
 
 
 GIVEN = {

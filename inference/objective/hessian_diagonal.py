@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +15,23 @@ from bayesprune.models.networks.evaluation_mode import evaluation_mode
 __all__ = ["hessian_diagonal"]
 
 Ran = tuple[nn.Linear, Tensor, Tensor]
+NO_DERIVATIVE = ("derivative", "not implemented")
+"""What torch says where an operation has no second derivative."""
 AGREES = 1e-3
 """How far two ways to the same gradient may differ, as a share of the sizes of what it is a sum of."""
 
 
+MOST = 500_000
+"""Backward passes, each of which takes milliseconds: a quarter of an hour of a small network."""
+
+
 @torch.enable_grad()
 def hessian_diagonal(
-    network: nn.Module, likelihood: Likelihood, batches: Iterable[tuple[Tensor, Tensor]], active: Mapping[str, Tensor]
+    network: nn.Module,
+    likelihood: Likelihood,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    active: Mapping[str, Tensor],
+    count: int = 1,
 ) -> dict[str, Tensor]:
     """d^2 / dw^2 of the mean negative log-likelihood, of every weight that is there, with all others held.
 
@@ -34,15 +45,17 @@ def hessian_diagonal(
         likelihood: What its outputs mean.
         batches: Examples, on the network's device.
         active: True where a weight is there, by name of tensor, `(out, in, ...)`; of others nothing is calculated.
+        count: How many batches there are, so that what would take days is refused at once; default 1.
 
     Returns:
         Curvatures by name, in nats an example / weight^2; zero where `active` is false. Not all are positive.
 
     Raises:
-        ValueError: If there are no examples, or an operation of the network has no second derivative in torch.
+        ValueError: If there are no examples, an operation of the network has no second derivative in torch, or it
+            would take more than 500,000 backward passes.
     """
     sums = {name: torch.zeros_like(network.get_parameter(name)) for name in active}
-    count = 0
+    seen = 0
     asked = {parameter: parameter.requires_grad for parameter in network.parameters()}
     with evaluation_mode(network):
         for parameter in asked:
@@ -51,10 +64,10 @@ def hessian_diagonal(
             network.get_parameter(name).requires_grad_(True)
         try:
             for x, y in batches:
-                _add(sums, network, likelihood, x, y, active)
-                count += len(x)
+                _add(sums, network, likelihood, x, y, active, count)
+                seen += len(x)
         except (RuntimeError, NotImplementedError) as problem:
-            if "derivative" not in str(problem) and "not implemented" not in str(problem):
+            if not any(word in str(problem) for word in NO_DERIVATIVE):
                 raise
             raise ValueError(
                 f"an operation of the network has no second derivative in torch ({first_line(problem)}): rank by "
@@ -63,9 +76,9 @@ def hessian_diagonal(
         finally:
             for parameter, is_asked in asked.items():
                 parameter.requires_grad_(is_asked)
-    if count == 0:
+    if seen == 0:
         raise ValueError("optimal brain damage needs at least one example: data= gave none")
-    return {name: total / count for name, total in sums.items()}
+    return {name: total / seen for name, total in sums.items()}
 
 
 def _add(
@@ -75,18 +88,31 @@ def _add(
     x: Tensor,
     y: Tensor,
     active: Mapping[str, Tensor],
+    count: int,
 ) -> None:
     weights = {name: network.get_parameter(name) for name in active}
     ran, outputs = _watched(network, weights, x)
     loss = -likelihood.log_prob(outputs, y).sum()
     slopes = dict(zip(weights, _slopes(loss, list(weights.values())), strict=True))
+    _check_nodes(slope.grad_fn for slope in slopes.values() if slope is not None)
+    singly = {}
     for name, slope in slopes.items():
         if slope is None:
             continue
-        there = active[name].to(slope.device)
-        single = ran.get(name)
+        there, single = active[name].to(slope.device), ran.get(name)
         found = None if single is None else _of_linear(loss, single[1], single[2], slope.detach(), there)
-        sums[name] += _one_by_one(slope, weights[name], there) if found is None else found
+        if found is None:
+            singly[name] = slope, there
+        else:
+            sums[name] += found
+    passes = count * sum(int(there.sum()) for _, there in singly.values())
+    if passes > MOST:
+        raise ValueError(
+            f"optimal brain damage takes a backward pass for each weight that is of no linear layer, {passes:,} for "
+            "these examples: give fewer by data=, or rank by another criterion, such as 'magnitude'"
+        )
+    for name, (slope, there) in singly.items():
+        sums[name] += _one_by_one(slope, weights[name], there)
 
 
 def _watched(network: nn.Module, weights: Mapping[str, Tensor], x: Tensor) -> tuple[dict[str, Ran], Tensor]:
@@ -111,6 +137,19 @@ def _watched(network: nn.Module, weights: Mapping[str, Tensor], x: Tensor) -> tu
 
 def _slopes(loss: Tensor, weights: list[nn.Parameter] | list[Tensor]) -> tuple[Tensor | None, ...]:
     return torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
+
+
+def _check_nodes(begins: Iterable[Any]) -> None:
+    """Refuses operations that are differentiable once: gradients of their gradients would silently be left out."""
+    nodes, seen = [node for node in begins if node is not None], set()
+    while nodes:
+        node = nodes.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if type(node).__name__ == "Error":
+            raise RuntimeError("a function that is marked as once_differentiable has no second derivative")
+        nodes += [following for following, _ in node.next_functions if following is not None]
 
 
 def _of_linear(loss: Tensor, given: Tensor, output: Tensor, slope: Tensor, there: Tensor) -> Tensor | None:
