@@ -1,8 +1,8 @@
 """Edge gates: is a planted graph found, and are the probabilities of its edges frequencies?
 
 Run ``python -m benchmarks.edge_gates linear``, ``exact`` or ``hidden``; each prints its tables in markdown and keeps
-its runs in ``--out``, so that a second call goes on where the first has stopped. ``--shard 0/2`` makes every second run, in
-a file of its own; a call without it prints the tables of all files.
+its runs in ``--out``, so that a second call goes on where the first has stopped. ``--shard 0/2`` makes every second
+run, in a file of its own; a call without it prints the tables of all files.
 
 * ``linear``: y = (M * W) x + noise with 20 inputs and 20 outputs, x standard normal, weights Normal(0, 1) where the
   planted mask M has an edge: Erdos-Renyi of density .2, or a small world of four neighbours, a tenth rewired. Fitted
