@@ -17,11 +17,11 @@ from bayesprune.models.structure.layered_graph import LayeredGraph
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FAINTEST = 0.05
+FAINTEST = 0.04
 """Opacity of an edge of probability zero: it is seen to be missing."""
-BEND = 0.35
-"""How far a skip edge leaves its straight line, in vertices and layer by layer, so that it passes beside others."""
-BENDS = 9
+BEND = 0.8
+"""How far a skip edge leaves its straight line, in vertices, by the square root of the layers that it spans."""
+BENDS = 25
 """Points of a bent edge."""
 KINDS = {False: ("to the next layer", POSTERIOR), True: ("skips layers", COLOURS[1])}
 """Label and colour of edges, by whether they skip a layer."""
@@ -33,7 +33,7 @@ def plot_structure(
     """Draws a graph by layers, each edge as opaque as it is probable; pruned edges are hardly seen.
 
     Layers stand side by side from the sources on, and edges that skip a layer are bent. The title says how many edges
-    there are in the mean, the sum of their probabilities.
+    there are, in the mean where they are not sure: the sum of their probabilities.
 
     Args:
         of: A fit, a network (pruned edges are those whose weights are zero), a layered graph, or what
@@ -61,9 +61,11 @@ def plot_structure(
         for number, vertex in enumerate(vertices)
     }
     probabilities = [p for *_, p in graph.edges(data="probability", default=1.0)]
+    are_sure = all(p in (0.0, 1.0) for p in probabilities)
+    there = f"{sum(probabilities):,.0f}" if are_sure else f"{sum(probabilities):,.1f}"
     title = (
-        f"Structure: {len(graph):,} vertices in {len(layers):,} layers, "
-        f"{sum(probabilities):,.1f} of {len(probabilities):,} edges in the mean"
+        f"Structure: {len(graph):,} vertices in {len(layers):,} layers, {there} of {len(probabilities):,} edges"
+        f"{'' if are_sure else ' in the mean'}"
     )
     panel = (min(10.0, max(3.4, 0.8 * len(layers) + 1.0)), min(8.0, max(2.6, 0.13 * largest)))
     with styled():
@@ -73,7 +75,7 @@ def plot_structure(
         spots = np.array(list(places.values()))
         axis.scatter(spots[:, 0], spots[:, 1], s=max(2.0, 22.0 - 0.2 * largest), color="black", zorder=3, linewidths=0)
         axis.set_xlabel("layer")
-        axis.set_xticks(sorted(layers))
+        axis.locator_params(axis="x", integer=True, nbins=max(1, min(len(layers) - 1, 12)))
         axis.set_yticks([])
         axis.spines["left"].set_visible(False)
         axis.margins(0.04)
@@ -95,7 +97,7 @@ def _edges(axis: Any, graph: nx.DiGraph, places: dict[Any, tuple[float, float]],
         along = np.linspace(0.0, 1.0, BENDS if skips else 2)[:, None]
         line = start + along * (stop - start)
         if skips:
-            line[:, 1] += BEND * (stop[0] - start[0]) * np.sin(np.pi * along[:, 0])
+            line[:, 1] += BEND * np.sqrt(stop[0] - start[0]) * np.sin(np.pi * along[:, 0])
         lines.append(line)
         colours.append(to_rgba(colour, FAINTEST + (1.0 - FAINTEST) * probability))
     if lines:

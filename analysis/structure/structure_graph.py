@@ -20,8 +20,8 @@ def structure_graph(of: Fit | nn.Module | LayeredGraph, restart: int = 0) -> nx.
     A table of it is ``networkx.to_pandas_edgelist(graph)``.
 
     Args:
-        of: A fit: an edge has the posterior inclusion probability of its weight, of the gates of a recurrent vertex the
-            largest. A network, such as a pruned one: 1 where a weight of the edge is not zero, else 0. A layered graph:
+        of: A fit: an edge has the posterior inclusion probability of its weight, of the gates and units of a vertex
+            the largest. A network, such as a pruned one: 1 where a weight of the edge is not zero, else 0. A layered graph:
             1 everywhere.
         restart: Which restart of a fit; default the first.
 
@@ -57,7 +57,8 @@ def structure_graph(of: Fit | nn.Module | LayeredGraph, restart: int = 0) -> nx.
             continue
         largest = known[place.tensor].reshape(place.gates, len(place.targets), len(place.sources)).max(axis=0)
         for begin, end, row, column in there:
-            found.add_edge(begin, end, probability=float(largest[row, column]), tensor=place.tensor)
+            several = found.get_edge_data(begin, end, {"probability": 0.0})["probability"]  # vertices of several units
+            found.add_edge(begin, end, probability=max(several, float(largest[row, column])), tensor=place.tensor)
     if not found:
         raise ValueError(
             f"none of the weights of the graph, {', '.join(place.tensor for place in places)}, has inclusion "

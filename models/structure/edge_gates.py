@@ -228,13 +228,19 @@ def edge_gates(
         graph, or outputs out of it, has none.
 
     Raises:
-        ValueError: If the network has another number of vertices, or `edge_places` does not know it.
+        ValueError: If the network has another number of vertices or several units each, or `edge_places` does not know
+            it.
     """
     places = edge_places(network)
     vertices = 1 + max(vertex for place in places for vertex in (*place.targets, *place.sources))
     if graphs.vertices != vertices:
         raise ValueError(
             f"{graphs} has {graphs.vertices} vertices, but the network has {vertices}: give a graph of as many"
+        )
+    if any(len(set(place.targets)) < len(place.targets) for place in places):
+        raise ValueError(
+            "the vertices of the network have several units each, so that an edge is a block of weights: make it with "
+            "units=1"
         )
     if not 0.0 < least < 0.5:
         raise ValueError(f"edge_gates(least=...) must be between 0 and 0.5, not {least}")
