@@ -17,7 +17,7 @@ from bayesprune.models.structure.layered_graph import LayeredGraph
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FAINTEST = 0.04
+FAINTEST = 0.08
 """Opacity of an edge of probability zero: it is seen to be missing."""
 BEND = 0.8
 """How far a skip edge leaves its straight line, in vertices, by the square root of the layers that it spans."""

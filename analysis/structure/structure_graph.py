@@ -21,8 +21,8 @@ def structure_graph(of: Fit | nn.Module | LayeredGraph, restart: int = 0) -> nx.
 
     Args:
         of: A fit: an edge has the posterior inclusion probability of its weight, of the gates and units of a vertex
-            the largest. A network, such as a pruned one: 1 where a weight of the edge is not zero, else 0. A layered graph:
-            1 everywhere.
+            the largest. A network, such as a pruned one: 1 where a weight of the edge is not zero, else 0. A layered
+            graph: 1 everywhere.
         restart: Which restart of a fit; default the first.
 
     Returns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from typing import Any
 
@@ -22,6 +23,7 @@ from bayesprune.models.structure.graph_prior import GraphPrior
 __all__ = ["EdgeGates", "edge_gates"]
 
 _MOST_GATES, _MOST_EDGES = 8, 10**6
+_SELDOM = 0.01  # of an edge that is not on the ring, whatever the inputs are that it has to be one of
 
 
 @ready("edge-gates", "exact zeros by a Bernoulli gate an edge, as probable as in a random graph")
@@ -78,9 +80,10 @@ class EdgeGates(Hierarchy):
             raise ValueError(f"EdgeGates(gates=...) must be a whole number from 1 to {_MOST_GATES}, not {gates}")
         alike = 0.1 if density is None else density
         given = None if probabilities is None else _matrix(probabilities)
-        least = alike if given is None else float(given.min())
+        least = float(given.min()) if given is not None else alike if neighbours is None else _SELDOM
         self.edges = None if given is None else tuple(given.shape)
-        self.neighbours, self.gates = neighbours, gates
+        self.neighbours, self.rewiring, self.gates = neighbours, rewiring, gates
+        self._digest = None if given is None else hashlib.sha256(repr(given.tolist()).encode()).hexdigest()[:16]
         outputs, inputs = self.edges or (2, 3 if neighbours is None else 2 * neighbours + 1)
         self.tried_on = (gates * outputs, inputs)
 
@@ -126,6 +129,10 @@ class EdgeGates(Hierarchy):
             return super().__repr__()
         return f"EdgeGates(probabilities of {self.edges[0]} x {self.edges[1]} edges, gates={self.gates})"
 
+    def structure(self) -> str:
+        """As of any hierarchy, with a digest of the probabilities: their sum does not tell which edge is which."""
+        return super().structure() if self._digest is None else f"{super().structure()}\nedges {self._digest}"
+
     def check_tensor(self, name: str, shape: tuple[int, ...]) -> None:
         """Refuses a tensor whose edges are not those of the prior.
 
@@ -159,6 +166,8 @@ class EdgeGates(Hierarchy):
                 f"EdgeGates(neighbours={self.neighbours}) on {name}, which has {edges[1]} inputs: give fewer "
                 "neighbours than inputs, or narrow the pattern"
             )
+        if self.neighbours is not None:
+            ring_layer(1, edges[1], self.neighbours, self.rewiring)
 
 
 def _check_choices(
