@@ -25,6 +25,7 @@ from bayesprune.models.language.tensor_prior import Site, TensorPrior
 from bayesprune.models.likelihoods.labels import Categorical
 from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.networks.placing import zeros_for
+from bayesprune.models.structure.structure_masks import structure_of
 from bayesprune.models.ways.way import Way, Ways, WaySites
 
 OBSERVED = "obs"
@@ -79,8 +80,8 @@ class BayesianNetwork(nn.Module):
         data_size: Number of data.
         progress: Share of a fit's steps that are done, where a prior asks for it; else None.
         knobs: Numbers of the declarations that a rule may move, by name: ``model.knobs["kappa"].set(2.0)``.
-        ways: What lies between drawn weights and the network, in order: gates on its units, masks. Appended to before
-            a guide is made.
+        ways: What lies between drawn weights and the network, in order: gates on its units, the structure of masked
+            layers, masks. Appended to before a guide is made.
         left_to_gates: Names of the weights as they were declared whose prior is the one that the gates declare.
         declared_shapes: Shape of each tensor with a prior as it was declared, by name.
         declared_sizes: Number of its weights.
@@ -139,7 +140,9 @@ class BayesianNetwork(nn.Module):
             hierarchy.check_tensor(name, shapes[name])
         in_order = {name: chosen[name] for name in tensors if name in chosen}
         declaration = Declaration(size, patterns, in_order, shapes, left_to_gates, example)
-        self._make(declaration, likelihood if likelihood is not None else Categorical(), copied, ways)
+        structure = structure_of(copied, in_order)
+        of_network: list[Way] = [*ways, *([] if structure is None else [structure])]
+        self._make(declaration, likelihood if likelihood is not None else Categorical(), copied, of_network)
 
     def _make(
         self,

@@ -14,6 +14,7 @@ from bayesprune.models.likelihoods.names import LIKELIHOODS
 from bayesprune.models.masks import mask_way as mask_way  # registers
 from bayesprune.models.priors.ready import from_config
 from bayesprune.models.ready_networks import network_from_config
+from bayesprune.models.structure.structure_masks import StructureMasks
 from bayesprune.models.ways.rebuilt import is_rebuilt
 
 __all__ = ["code_of_ones_own", "declared_model"]
@@ -37,7 +38,8 @@ def code_of_ones_own(declared: Mapping[str, Any]) -> str | None:
     name = likelihood.get("name") if isinstance(likelihood, Mapping) else None
     if isinstance(name, str) and name not in LIKELIHOODS:
         return f"the likelihood {name!r}"
-    ways = [way for way in declared.get("ways", {}) if way != NetworkGates.name and not is_rebuilt(way)]
+    declares = (NetworkGates.name, StructureMasks.name)  # one is declared, one comes with the network
+    ways = [way for way in declared.get("ways", {}) if way not in declares and not is_rebuilt(way)]
     return f"{ways[0]!r} between weights and network" if ways else None
 
 

@@ -27,6 +27,8 @@ from bayesprune.models.networks.resnet import (
 )
 from bayesprune.models.networks.shared_blocks import SHARED, share_blocks
 from bayesprune.models.networks.vgg import vgg_16_bn
+from bayesprune.models.structure.graph_network import GRAPH
+from bayesprune.models.structure.ready_graphs import READY_GRAPHS, graph_network_again, random_graph_network
 from bayesprune.models.structure.recurrent_layer import KINDS
 from bayesprune.models.structure.recurrent_stack import recurrent_stack
 
@@ -86,6 +88,15 @@ def _recurrent_builder(name: str, make: Callable[[Sequence[int], int, float], nn
     return build
 
 
+def _graph_builder(name: str) -> Builder:
+    """The builder of a network of a random graph, which is drawn when it is built."""
+
+    def build(input_shape: Sequence[int], classes: int, width: float = 1.0) -> nn.Module:
+        return random_graph_network(name, input_shape, classes, width)
+
+    return build
+
+
 def _require_image(name: str, input_shape: Sequence[int]) -> None:
     if len(input_shape) != 3:
         raise ValueError(
@@ -120,6 +131,7 @@ NETWORKS: dict[str, Builder] = {
     "gru": _recurrent_builder("gru", gru),
     "lstm": _recurrent_builder("lstm", lstm),
     **{f"{kind}-stack": _recurrent_builder(f"{kind}-stack", recurrent_stack(kind)) for kind in KINDS},
+    **{name: _graph_builder(name) for name in READY_GRAPHS},
 }
 """Networks by the name the command line uses; each builder takes `(input_shape, classes, width=1.0)`."""
 
@@ -185,7 +197,7 @@ def network_from_config(config: Any) -> nn.Module:
 
     Args:
         config: Has ``name``, ``input_shape``, ``classes`` and, since there are widths, ``width``; where they are not
-            the usual ones, ``stem_stride``, ``shared_blocks`` and ``dyrelu``.
+            the usual ones, ``stem_stride``, ``shared_blocks`` and ``dyrelu``; those of graphs their ``graph``.
 
     Raises:
         ValueError: In one sentence, if it is something else or out of bounds
@@ -195,12 +207,27 @@ def network_from_config(config: Any) -> nn.Module:
         raise ValueError("network is not what a ready network's config was: expected name, input_shape and classes")
     if not isinstance(config.get(DYRELU, False), bool):
         raise ValueError(f"{DYRELU} is {config[DYRELU]!r}, but true or false is expected"[:200])
+    input_shape = checked_input_shape(config.get("input_shape"))
+    classes, width = checked_count(config.get("classes"), "classes"), checked_width(config.get("width", 1.0))
+    if GRAPH in config:
+        return _graph_again(config, input_shape, classes)
     return make_ready(
         config.get("name", ""),
-        checked_input_shape(config.get("input_shape")),
-        checked_count(config.get("classes"), "classes"),
-        checked_width(config.get("width", 1.0)),
+        input_shape,
+        classes,
+        width,
         checked_count(config.get(STEM, 1), STEM, _LONGEST_STRIDE),
         checked_count(config[SHARED], SHARED, _MOST_BLOCKS) if SHARED in config else 0,
         config.get(DYRELU, False),
     )
+
+
+def _graph_again(config: Mapping[str, Any], input_shape: Sequence[int], classes: int) -> nn.Module:
+    """The network of a graph that was drawn or given when it was first made."""
+    name = config.get("name")
+    if name != GRAPH and (not isinstance(name, str) or name not in READY_GRAPHS):
+        raise ValueError(
+            f"network {str(name)[:60]!r} has no graph: expected {GRAPH}, or one of {', '.join(READY_GRAPHS)}"
+        )
+    require_holdable(lambda: graph_network_again(config, input_shape, classes), name)
+    return graph_network_again(config, input_shape, classes)

@@ -26,7 +26,8 @@ WINGS = {
         "deployment": "costs graphs networks language files checks",
         "bayesian_network": "gates structure masks networks ways language likelihoods",
         "unit_removal": "bayesian_network gates units",
-        "declared_model": "bayesian_network ready_networks priors gates masks ways networks likelihoods checks",
+        "declared_model": "bayesian_network ready_networks structure priors gates masks ways networks likelihoods"
+        " checks",
     },
     "inference": {
         "data": "",

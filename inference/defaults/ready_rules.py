@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bayesprune.inference.masks import phasing as phasing  # registers
+from bayesprune.inference.masks import structure_scales as structure_scales  # registers
 from bayesprune.inference.rules import gate_training as gate_training  # registers
 from bayesprune.inference.rules import thresholds as thresholds  # registers
 from bayesprune.inference.rules.registry import brought_rules

@@ -30,6 +30,7 @@ from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.setting_types import checked_types
 from bayesprune.models.costs.layer_budgets import LayerBudget
 from bayesprune.models.masks.mask_way import Masks, counts_of
+from bayesprune.models.structure.structure_masks import StructureMasks
 
 __all__ = ["BY_SGD", "ActiveMasks", "DynamicMasks"]
 
@@ -190,6 +191,11 @@ class DynamicMasks(Rule):
             raise ValueError(
                 "the model has masks already, and DynamicMasks brings its own: declare the model anew (start=fit goes "
                 "on with the masks of an earlier fit), or leave DynamicMasks out"
+            )
+        if any(isinstance(way, StructureMasks) for way in model.ways):
+            raise ValueError(
+                "DynamicMasks lets weights come anywhere, but masked layers of the network say where there are any: "
+                "prune the fit by sparsity=, or give the network plain layers"
             )
         layout = self.layout_for(model)
         is_given = isinstance(self.start, GivenMasks)

@@ -39,6 +39,7 @@ from bayesprune.models.files.tensor_file import (
 from bayesprune.models.files.unwritable import permitted
 from bayesprune.models.networks.evaluation_mode import remember_held
 from bayesprune.models.networks.standardisation import UNITS, put_in_units, units_of
+from bayesprune.models.structure.structure_masks import StructureMasks, structure_of
 from bayesprune.models.units.cutting import cut
 from bayesprune.models.ways.rebuilt import is_rebuilt, rebuilt_way
 
@@ -262,6 +263,9 @@ def _restore(one: Restart, state: dict[str, Tensor], file: Path) -> None:
     except (RuntimeError, ValueError) as problem:
         reason = " ".join(str(problem).split())[:200]
         raise ValueError(f"{file} does not fit the model it is loaded into ({reason})") from problem
+    structure = structure_of(one.model.network, one.model.priors)
+    if (None if structure is None else structure.config) != one.model.way_configs.get(StructureMasks.name):
+        raise ValueError(f"{file} does not fit the model it is loaded into: its masks are of other connections")
     one.fisher = parts["fisher"] or None
     remember_held(one.model.network)  # the declaration says which, and a fit that goes on keeps to it
     one.model.eval()

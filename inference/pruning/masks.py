@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.models.bayesian_network import UNDER_PRIOR
-from bayesprune.models.networks.dyrelu_networks import settled_network
 from bayesprune.models.networks.evaluation_mode import remember_held
+from bayesprune.models.ways.plain_layers import plain_network
 
 __all__ = ["keep_counts", "keep_highest", "masked_network"]
 
@@ -68,9 +68,10 @@ def _highest(flat: Tensor, kept: int) -> Tensor:
 def masked_network(network: nn.Module, weights: dict[str, Tensor], masks: dict[str, Tensor]) -> nn.Module:
     """Returns a plain copy of the network with these weights where the masks are true and zeros elsewhere.
 
-    Parameters without a prior that are frozen stay so. Activations that were faded into ReLUs are `nn.ReLU`s.
+    Parameters without a prior that are frozen stay so. Activations that were faded into ReLUs are `nn.ReLU`s, masked
+    layers whose weight is given `nn.Linear`s.
     """
-    plain = settled_network(copy.deepcopy(network).cpu())
+    plain = plain_network(copy.deepcopy(network).cpu(), weights)
     remember_held(plain)
     plain.eval()
     for module in plain.modules():

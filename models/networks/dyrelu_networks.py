@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -16,8 +17,9 @@ from bayesprune.models.networks.dyrelu import DyReLU
 from bayesprune.models.networks.evaluation_mode import evaluation_mode
 from bayesprune.models.networks.placing import like
 from bayesprune.models.networks.residual_blocks import SeparateBlock, has_one_activation
+from bayesprune.models.ways.plain_layers import plain_form
 
-__all__ = ["DYRELU", "dyrelus_of", "refuse_active", "settled_network", "unfaded_note", "with_dyrelu"]
+__all__ = ["DYRELU", "dyrelus_of", "refuse_active", "unfaded_note", "with_dyrelu"]
 
 DYRELU = "dyrelu"
 """Key of `network.config` that says a network has them."""
@@ -88,23 +90,14 @@ def unfaded_note(network: nn.Module) -> list[str]:
     ]
 
 
-def settled_network(network: nn.Module) -> nn.Module:
-    """A network with an `nn.ReLU` in the place of every DyReLU, where all are faded; else the network itself.
+def _without(network: nn.Module, _: Collection[str]) -> None:
+    _note(network, False)
 
-    Args:
-        network: The network; it is left as it is.
-    """
-    own = dyrelus_of(network)
-    if not own or not all(one.is_faded for one in own):
-        return network
-    made = copy.deepcopy(network)
-    for name, module in list(made.named_modules(remove_duplicate=False)):
-        if isinstance(module, DyReLU):
-            relu = nn.ReLU()
-            relu.training = module.training
-            made = _put(made, name, relu)
-    _note(made, False)
-    return made
+
+@plain_form(DyReLU, _without)
+def _relus(layers: Mapping[str, DyReLU], _: Collection[str]) -> dict[str, nn.Module]:
+    """An `nn.ReLU` in the place of every DyReLU, where all are faded."""
+    return {name: nn.ReLU() for name in layers} if all(one.is_faded for one in layers.values()) else {}
 
 
 def _note(network: nn.Module, has: bool) -> None:

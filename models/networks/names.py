@@ -22,5 +22,8 @@ NETWORK_NAMES = (
     "fast-grnn",
     "gru",
     "lstm",
+    "watts-strogatz",
+    "barabasi-albert",
+    "erdos-renyi",
 )
 """Those of `bayesprune.models.ready_networks.NETWORKS`, in its order."""

@@ -83,12 +83,11 @@ class LayeredGraph:
         Returns:
             Boolean, `(vertices of target, vertices of source)`, in the order of `layers`.
         """
-        columns = {vertex: place for place, vertex in enumerate(self.layers[source])}
-        rows = {vertex: place for place, vertex in enumerate(self.layers[target])}
-        found = torch.zeros(len(rows), len(columns), dtype=torch.bool)
-        for begin, end in self.edges:
-            if begin in columns and end in rows:
-                found[rows[end], columns[begin]] = True
+        found = torch.zeros(len(self.layers[target]), len(self.layers[source]), dtype=torch.bool)
+        places = self._places.get((source, target))
+        if places:
+            rows, columns = zip(*places, strict=True)
+            found[list(rows), list(columns)] = True
         return found
 
     def graph(self) -> nx.DiGraph:
@@ -96,6 +95,15 @@ class LayeredGraph:
         found = nx.DiGraph()
         found.add_nodes_from((vertex, {"layer": number}) for vertex, number in enumerate(self.layer_of))
         found.add_edges_from(self.edges)
+        return found
+
+    @functools.cached_property
+    def _places(self) -> dict[tuple[int, int], list[tuple[int, int]]]:
+        """Row and column of each edge, by the layers that it goes from and to: thousands of masks in one pass."""
+        within = {vertex: place for layer in self.layers for place, vertex in enumerate(layer)}
+        found: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        for begin, end in self.edges:
+            found.setdefault((self.layer_of[begin], self.layer_of[end]), []).append((within[end], within[begin]))
         return found
 
     def _length(self, edge: tuple[int, int]) -> int:

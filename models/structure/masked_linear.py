@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["MaskedLinear", "masks_of", "tiled"]
+from bayesprune.models.ways.plain_layers import plain_form
+
+__all__ = ["PLAIN", "MaskedLinear", "masks_of", "tiled"]
+
+PLAIN = "plain"
+"""Key of `network.config` that names masked layers which are plain ones with zeros in place, as `prune` leaves them."""
 
 
 class MaskedLinear(nn.Linear):
@@ -54,6 +60,28 @@ class MaskedLinear(nn.Linear):
     def extra_repr(self) -> str:
         """As torch's, with the connections."""
         return f"{super().extra_repr()}, connections={int(self.mask.sum())} of {math.prod(self.mask.shape)}"
+
+
+def _noted(network: nn.Module, names: Collection[str]) -> None:
+    """Has the config of a network of ours say which of its layers have become plain."""
+    config = getattr(network, "config", None)
+    if isinstance(config, dict):
+        network.config = {**config, PLAIN: sorted({*config.get(PLAIN, ()), *names})}  # type: ignore[assignment]
+
+
+@plain_form(MaskedLinear, _noted)
+def _linear(layers: Mapping[str, MaskedLinear], given: Collection[str]) -> dict[str, nn.Module]:
+    """Linear layers with zeros in place: of weights that are given, as only these are held at zero afterwards."""
+    return {
+        name: _as_linear(layer) for name, layer in layers.items() if (f"{name}.weight" if name else "weight") in given
+    }
+
+
+def _as_linear(layer: MaskedLinear) -> nn.Linear:
+    made = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+    made.weight = nn.Parameter(layer.masked_weight.detach().clone(), layer.weight.requires_grad)
+    made.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone(), layer.bias.requires_grad)
+    return made
 
 
 def tiled(mask: Tensor, gates: int) -> Tensor:

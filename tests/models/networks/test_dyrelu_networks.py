@@ -11,11 +11,12 @@ from bayesprune.models.costs.costs import costs
 from bayesprune.models.costs.macs import count_macs
 from bayesprune.models.deployment.export import export_network
 from bayesprune.models.networks.dyrelu import DyReLU
-from bayesprune.models.networks.dyrelu_networks import dyrelus_of, settled_network, unfaded_note, with_dyrelu
+from bayesprune.models.networks.dyrelu_networks import dyrelus_of, unfaded_note, with_dyrelu
 from bayesprune.models.networks.lenet import lenet_300_100
 from bayesprune.models.networks.resnet import resnet_18, resnet_20
 from bayesprune.models.ready_networks import make_ready
 from bayesprune.models.units.compact import compact
+from bayesprune.models.ways.plain_layers import plain_network
 
 SHAPE = (3, 32, 32)
 READY = {
@@ -86,23 +87,23 @@ def test_macs_of_hyper_networks_are_theirs_and_gone_when_they_are_faded():
     assert count_macs(fade(made), x) == before
 
 
-def test_settled_networks_have_relu_and_no_other_parameters_than_before():
+def test_plain_networks_have_relu_and_no_other_parameters_than_before():
     torch.manual_seed(0)
     plain = make_ready("resnet-18", (3, 16, 16), 10, 0.1)
     made, x = with_dyrelu(plain).eval(), torch.randn(2, 3, 16, 16)
-    assert settled_network(made) is made  # it acts still
+    assert plain_network(made) is made  # it acts still
     assert unfaded_note(made)[0].startswith("17 DyReLU layers were not faded") and "beta is 1" in unfaded_note(made)[0]
     dyrelus_of(made)[0].put(0.0)
-    assert settled_network(made) is made and unfaded_note(made)[0].startswith("16 DyReLU")
-    settled = settled_network(fade(made))
+    assert plain_network(made) is made and unfaded_note(made)[0].startswith("16 DyReLU")
+    settled = plain_network(fade(made))
     assert settled is not made and not dyrelus_of(settled) and len(dyrelus_of(made)) == 17
     assert not unfaded_note(made) and not unfaded_note(plain)
     assert sum(isinstance(module, nn.ReLU) for module in settled.modules()) == 17
     assert settled.state_dict().keys() == plain.state_dict().keys()
     assert settled.config == plain.config and not any(module.training for module in settled.modules())
     assert torch.equal(settled(x), plain.eval()(x))
-    assert isinstance(settled_network(fade(nn.Sequential(DyReLU(3)))), nn.Sequential)
-    assert settled_network(plain) is plain
+    assert isinstance(plain_network(fade(nn.Sequential(DyReLU(3)))), nn.Sequential)
+    assert plain_network(plain) is plain
 
 
 def test_what_acts_still_is_neither_compacted_nor_exported_and_what_does_not_is(tmp_path):
@@ -116,9 +117,9 @@ def test_what_acts_still_is_neither_compacted_nor_exported_and_what_does_not_is(
         assert "\n" not in str(told.value)
     assert not (tmp_path / "none").exists()
     fade(made)
-    for network in (made, settled_network(made)):
+    for network in (made, plain_network(made)):
         torch.testing.assert_close(compact(network, x).network(x), made(x))
-    export_network(settled_network(made), x, tmp_path / "some")
+    export_network(plain_network(made), x, tmp_path / "some")
     assert (tmp_path / "some" / "network.py").exists()
 
 

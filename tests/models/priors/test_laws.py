@@ -82,7 +82,7 @@ class Law:
 
 ROWS = {"pressure": 0.3, "raw_sd": 0.7, "g": "exp", "per": "output"}
 RING = np.array([[0.7, 0.7, 0.3, 0.3], [0.3, 0.7, 0.7, 0.3], [0.3, 0.3, 0.7, 0.7]])
-"""Outputs at 0, 1/3 and 2/3 of a ring, inputs at its quarters: two near ones each, .3 x 2 / 2 for both of the others."""
+"""Outputs at 0, 1/3 and 2/3 of a ring, inputs at its quarters: two near ones each, .3 x 2 / 2 for the others."""
 DECAY = {"weight_decay": 0.1, "data_size": DATA, "init": -6.0}
 LAWS = [
     Law("gaussian", {}, lambda weight: normal(weight, HE)),

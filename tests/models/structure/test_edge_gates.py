@@ -15,6 +15,7 @@ from bayesprune.models.priors.ready import from_config
 from bayesprune.models.structure.edge_gates import EdgeGates, edge_gates
 from bayesprune.models.structure.edge_places import EdgePlace, edge_places
 from bayesprune.models.structure.edge_probabilities import ring_layer
+from bayesprune.models.structure.graph_network import graph_network
 from bayesprune.models.structure.graph_recurrent import GraphRecurrent
 from bayesprune.models.structure.layered_graph import layered
 from bayesprune.models.structure.masked_linear import MaskedLinear
@@ -234,6 +235,19 @@ def test_weights_of_a_recurrent_network_of_a_graph_are_its_edges_each_once(skips
         assert torch.equal(layer.mask, place.there.repeat(3, 1))
         found += [(place.sources[k], place.targets[row]) for row, k in place.there.nonzero().tolist()]
     assert sorted(found) == list(graph.edges)
+
+
+@pytest.mark.parametrize(("combine", "units"), [("before", 1), ("after", 1), ("before", 2)])
+def test_weights_of_a_network_of_a_graph_are_its_edges(combine, units):
+    torch.manual_seed(0)
+    network = graph_network(WattsStrogatz(20, 4, 0.3), (3,), 2, combine=combine, units=units)
+    tensors, found = dict(network.named_parameters()), []
+    for place in edge_places(network):
+        assert tensors[place.tensor].shape == (len(place.targets), len(place.sources))
+        layer = network.get_submodule(place.tensor.removesuffix(".weight"))
+        assert torch.equal(layer.mask, place.there)
+        found += [(place.sources[k], place.targets[row]) for row, k in place.there.nonzero().tolist()]
+    assert sorted(found) == sorted(list(network.graph.edges) * units**2)
 
 
 def test_a_random_graph_over_all_vertices_gives_each_layer_the_probabilities_of_its_edges():
