@@ -17,8 +17,10 @@ from bayesprune.models.structure.layered_graph import LayeredGraph
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FAINTEST = 0.08
+FAINTEST = 0.06
 """Opacity of an edge of probability zero: it is seen to be missing."""
+SPREAD = 0.6
+"""Power of the share of the largest layer by which the vertices of a smaller one stand further apart."""
 BEND = 0.8
 """How far a skip edge leaves its straight line, in vertices, by the square root of the layers that it spans."""
 BENDS = 25
@@ -56,7 +58,7 @@ def plot_structure(
         layers.setdefault(layer, []).append(vertex)
     largest = max(len(vertices) for vertices in layers.values())
     places = {
-        vertex: (float(layer), (len(vertices) - 1) / 2.0 - number)
+        vertex: (float(layer), (largest / len(vertices)) ** SPREAD * ((len(vertices) - 1) / 2.0 - number))
         for layer, vertices in layers.items()
         for number, vertex in enumerate(vertices)
     }
@@ -67,7 +69,7 @@ def plot_structure(
         f"Structure: {len(graph):,} vertices in {len(layers):,} layers, {there} of {len(probabilities):,} edges"
         f"{'' if are_sure else ' in the mean'}"
     )
-    panel = (min(10.0, max(3.4, 0.8 * len(layers) + 1.0)), min(8.0, max(2.6, 0.13 * largest)))
+    panel = (min(10.0, max(3.4, 0.8 * len(layers) + 1.0)), min(6.0, max(2.6, 0.07 * largest)))
     with styled():
         figure, (axis,) = new_figure(1, 1, title, panel)
         for skips in KINDS:
@@ -75,7 +77,7 @@ def plot_structure(
         spots = np.array(list(places.values()))
         axis.scatter(spots[:, 0], spots[:, 1], s=max(2.0, 22.0 - 0.2 * largest), color="black", zorder=3, linewidths=0)
         axis.set_xlabel("layer")
-        axis.locator_params(axis="x", integer=True, nbins=max(1, min(len(layers) - 1, 12)))
+        axis.locator_params(axis="x", integer=True, nbins=min(len(layers) + 1, 12), min_n_ticks=1)
         axis.set_yticks([])
         axis.spines["left"].set_visible(False)
         axis.margins(0.04)
@@ -101,6 +103,6 @@ def _edges(axis: Any, graph: nx.DiGraph, places: dict[Any, tuple[float, float]],
         lines.append(line)
         colours.append(to_rgba(colour, FAINTEST + (1.0 - FAINTEST) * probability))
     if lines:
-        axis.add_collection(LineCollection(lines, colors=colours, linewidths=0.9))
+        axis.add_collection(LineCollection(lines, colors=colours, linewidths=0.8))
         axis.plot([], [], color=colour, label=label)
         axis.update_datalim(np.concatenate(lines))
