@@ -230,6 +230,19 @@ if TYPE_CHECKING:
     from bayesprune.models.priors.vib import VIB as VIB
     from bayesprune.models.structure.edge_gates import EdgeGates as EdgeGates
     from bayesprune.models.structure.edge_gates import edge_gates as edge_gates
+    from bayesprune.models.structure.graph_network import GraphNetwork as GraphNetwork
+    from bayesprune.models.structure.graph_network import graph_network as graph_network
+    from bayesprune.models.structure.graph_prior import AnyGraph as AnyGraph
+    from bayesprune.models.structure.graph_prior import GraphPrior as GraphPrior
+    from bayesprune.models.structure.layered_graph import LayeredGraph as LayeredGraph
+    from bayesprune.models.structure.layered_graph import layered as layered
+    from bayesprune.models.structure.masked_linear import MaskedLinear as MaskedLinear
+    from bayesprune.models.structure.masked_linear import masks_of as masks_of
+    from bayesprune.models.structure.random_graphs import BarabasiAlbert as BarabasiAlbert
+    from bayesprune.models.structure.random_graphs import ErdosRenyi as ErdosRenyi
+    from bayesprune.models.structure.random_graphs import GivenEdges as GivenEdges
+    from bayesprune.models.structure.random_graphs import NewmanWattsStrogatz as NewmanWattsStrogatz
+    from bayesprune.models.structure.random_graphs import WattsStrogatz as WattsStrogatz
     from bayesprune.models.units.architecture import architecture as architecture
     from bayesprune.models.units.channel_groups import ChannelGroups as ChannelGroups
     from bayesprune.models.units.compact import CompactResult as CompactResult
