@@ -295,6 +295,7 @@ def test_the_page_on_declaring_runs_and_its_table_of_levels_is_right():
         "input": [(1, 3, 1, 1), (1, 8)],
         "kernel": [(8, 3, 1, 1), (2, 8)],
         "block": [(2, 2, 1, 1), (1, 4)],
+        "edge": [(8, 3, 1, 1), (2, 8)],
         "layer": [(), ()],
         "network": [(), ()],
     }
