@@ -44,9 +44,11 @@ if TYPE_CHECKING:
     from bayesprune.analysis.plots.r_hat import plot_r_hat as plot_r_hat
     from bayesprune.analysis.plots.scales import plot_scales as plot_scales
     from bayesprune.analysis.plots.shrinkage import plot_shrinkage as plot_shrinkage
+    from bayesprune.analysis.plots.structure_graph import plot_structure as plot_structure
     from bayesprune.analysis.plots.thresholds import plot_thresholds as plot_thresholds
     from bayesprune.analysis.plots.trajectories import plot_trajectories as plot_trajectories
     from bayesprune.analysis.plots.units import plot_units as plot_units
+    from bayesprune.analysis.structure.structure_graph import structure_graph as structure_graph
     from bayesprune.analysis.tables.layer_table import layer_table as layer_table
     from bayesprune.analysis.tables.training_costs import TrainingCosts as TrainingCosts
     from bayesprune.analysis.tables.training_costs import training_costs as training_costs
@@ -231,6 +233,8 @@ if TYPE_CHECKING:
     )
     from bayesprune.models.priors.sws import SWS as SWS
     from bayesprune.models.priors.vib import VIB as VIB
+    from bayesprune.models.structure.edge_gates import EdgeGates as EdgeGates
+    from bayesprune.models.structure.edge_gates import edge_gates as edge_gates
     from bayesprune.models.structure.graph_network import GraphNetwork as GraphNetwork
     from bayesprune.models.structure.graph_network import graph_network as graph_network
     from bayesprune.models.structure.graph_prior import AnyGraph as AnyGraph

@@ -126,6 +126,16 @@ def test_the_page_on_unit_gates_runs():
 
 
 @pytest.mark.filterwarnings("ignore:the noise of theta:UserWarning")
+def test_the_page_on_edge_gates_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    space = {}
+    for block in code_blocks("docs/edge_gates.md"):
+        exec(compile(block, "docs/edge_gates.md", "exec"), space)
+    assert space["graph"].number_of_edges() == 12 * 8 + 8
+    assert {path.name for path in tmp_path.iterdir()} == {"structure.svg", "pruned.svg", "small_world.svg"}
+    assert len(space["fit"].model.network.graph.layers) > 2
+
+
 def test_the_page_on_gate_estimators_runs(declared):
     x, _ = declared["data"]
     network = declared["bnn"].network
@@ -286,6 +296,7 @@ def test_the_page_on_declaring_runs_and_its_table_of_levels_is_right():
         "input": [(1, 3, 1, 1), (1, 8)],
         "kernel": [(8, 3, 1, 1), (2, 8)],
         "block": [(2, 2, 1, 1), (1, 4)],
+        "edge": [(8, 3, 1, 1), (2, 8)],
         "layer": [(), ()],
         "network": [(), ()],
     }

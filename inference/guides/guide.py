@@ -333,8 +333,8 @@ def _build(model: BayesianNetwork, family_of: dict[str, str], starts: dict[str, 
     for prior in model.priors.values():
         named = _pair(prior)
         if named is not None and family_of[prior.sites[named[0]].name] == "paired":
-            block = prior.hierarchy.latents[named[0]].block
-            pairs.append(Pair(prior.sites[named[0]], prior.sites[named[1]], block))
+            gate = prior.hierarchy.latents[named[0]]
+            pairs.append(Pair(prior.sites[named[0]], prior.sites[named[1]], gate.block, gate.gates))
     return [*built, PairedFamily(pairs, starts)] if pairs else built
 
 

@@ -24,7 +24,7 @@ from bayesprune.inference.guides.functional import is_functional
 from bayesprune.inference.guides.registry import family
 from bayesprune.inference.guides.slices import Layout
 from bayesprune.models.language.iid import Iid
-from bayesprune.models.language.levels import expand_blocks
+from bayesprune.models.language.levels import repeated
 from bayesprune.models.language.tensor_prior import Site
 
 
@@ -35,10 +35,11 @@ class Pair:
     gate: Site
     slab: Site
     block: tuple[int, int]
+    gates: int = 1
 
     def spread(self, gate: Tensor) -> Tensor:
         """One entry a gate to a tensor that broadcasts against the slab."""
-        return expand_blocks(gate, self.slab.shape, self.block) if self.gate.per == "block" else gate
+        return repeated(gate, self.gate.per, self.slab.shape, self.block, self.gates)
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,9 @@ def check_removable(model: BayesianNetwork) -> None:
             )
     for prior in model.priors.values():
         for latent, spec in prior.hierarchy.latents.items():
-            if spec.dims or spec.per == "block":
+            if spec.dims or spec.is_repeated:
                 raise ValueError(
-                    f"{prior.name}: the latent {latent} is declared per {'dims=' if spec.dims else 'block'}, whose "
+                    f"{prior.name}: the latent {latent} is declared per {'dims=' if spec.dims else spec.per}, whose "
                     "entries cannot leave with single units: fit with rules=[Gating(remove=None)]"
                 )
 

@@ -76,6 +76,8 @@ class Hierarchy:
         mean_field_options: The same where they are not all points.
         full_kl: Whether its constants are a paper's, so that a fit that is told no KL weight does not temper it; set by
             the ready priors' `from_paper`.
+        tried_on: Shape of the weights that a declaration is tried and compared on which is not for weights of any
+            shape; None: `TRIAL_SHAPES`. Set by the ready priors that need it, before this class is begun.
         latents: The latents by name, in an order in which parents come first.
         config: Name and arguments for a ready prior, by which a saved fit finds it; None for one of your own.
 
@@ -87,6 +89,7 @@ class Hierarchy:
 
     noise: str | None = None
     full_kl: bool = False
+    tried_on: tuple[int, ...] | None = None
     map_options: Mapping[str, Any] = MappingProxyType({})
     mean_field_options: Mapping[str, Any] = MappingProxyType({})
 
@@ -136,7 +139,7 @@ class Hierarchy:
         self._check_parents()
         tried = self._tried()
         self.weight_is_latent = tried.weight_is_latent
-        self._probed = (4, 3, *tried.shape[2:])
+        self._probed = self.tried_on or (4, 3, *tried.shape[2:])
         self.latents = {name: spec for name, spec in self.nodes.items() if name not in tried.deterministic}
         self._check_deterministic(tried.deterministic)
 
@@ -208,7 +211,7 @@ class Hierarchy:
             ValueError: If none fits; of the tensor on which the declaration could be run, else of the first.
         """
         problems: list[ValueError] = []
-        for shape in TRIAL_SHAPES:
+        for shape in (self.tried_on,) if self.tried_on else TRIAL_SHAPES:
             try:
                 return self._simulated(shape)
             except ValueError as problem:
@@ -307,6 +310,8 @@ def _as_latent(name: str, value: Any) -> Latent:
 def _level(latent: Latent) -> str:
     if latent.dims:
         return " x ".join(f"{k}={v or 'own'}" for k, v in latent.dims.items())
+    if latent.per == "edge" and latent.gates > 1:
+        return f"edge of {latent.gates} gates"
     return "block of {} x {}".format(*latent.block) if latent.per == "block" else latent.per
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bayesprune.models.language.inclusion import InclusionEvent
 from bayesprune.models.language.knobs import Knob
-from bayesprune.models.language.levels import DEFAULT_BLOCK, LEVELS
+from bayesprune.models.language.levels import DEFAULT_BLOCK, LEVELS, REPEATED, repeated
 
 __all__ = [
     "OWN_DIMENSIONS", "PROGRESS", "RESERVED", "WEIGHT", "Declared", "Distribution", "Latent", "arguments",
@@ -51,6 +51,8 @@ class Latent:
         block: Rows and columns of a tile for ``per="block"``; default 16 x 16.
         spread: Standard deviation with which the guide starts: of a real latent as a share of its root mean square, of
             others that of the logarithm or logit; default None: 0.1.
+        gates: For ``per="edge"``, how many gates a unit has, whose rows stand one gate after the other: one entry is
+            that of an edge for all of them. Default 1; of a GRU 3, of an LSTM 4.
     """
 
     distribution: Any
@@ -60,6 +62,7 @@ class Latent:
     init: float | Callable[..., Tensor] | None = None
     block: tuple[int, int] = DEFAULT_BLOCK
     spread: float | None = None
+    gates: int = 1
 
     def __post_init__(self) -> None:
         if not isinstance(self.distribution, Distribution) and not callable(self.distribution):
@@ -86,6 +89,19 @@ class Latent:
                 raise ValueError(f"dims[{name!r}] must be at least 1, not {extent}")
         if len(self.block) != 2 or min(self.block) < 1:
             raise ValueError(f"block= takes the rows and columns of a tile, each at least 1, not {self.block}")
+        if self.gates < 1 or (self.gates > 1 and self.per != "edge"):
+            raise ValueError(
+                f"gates={self.gates} goes with per='edge' and is at least 1: leave it out, or say per='edge'"
+            )
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether an entry is repeated over the rows and columns that it is for, since it does not broadcast."""
+        return not self.dims and self.per in REPEATED
+
+    def repeated(self, value: Tensor, shape: Sequence[int]) -> Tensor:
+        """Its entries for a tensor of that shape as what broadcasts against it."""
+        return repeated(value, self.per, shape, self.block, self.gates) if self.is_repeated else value
 
 
 def arguments(function: Callable[..., Any]) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from bayesprune.models.language.gate_support import GatesNotDrawnError
 from bayesprune.models.language.iid import Iid
 from bayesprune.models.language.knobs import MovingNumber
 from bayesprune.models.language.latent import PROGRESS, WEIGHT, Declared, Latent, is_distribution
-from bayesprune.models.language.levels import expand_blocks, level_shape
+from bayesprune.models.language.levels import level_shape
 from bayesprune.models.language.scale_mixture import conditional_sd
 from bayesprune.models.language.site_checks import check_distribution, declaration_run_on, validated
 from bayesprune.models.language.supports import fixed_values, interval_bounds, shuffled, support_name
@@ -314,8 +314,8 @@ class TensorPrior:
             free = not spec.dims and any(self.hierarchy.nodes[latent].dims for latent in above)
             check_node(node, value, None if free else self._shapes[node], self.name)
             self.deterministic.add(node)
-        # Blocks are repeated over rows and columns, for which there has to be one entry of each.
-        return value.expand(self._shapes[node]) if spec.per == "block" and not spec.dims else value
+        # What is repeated over rows and columns has to have one entry of each.
+        return value.expand(self._shapes[node]) if spec.is_repeated else value
 
     def _latents_above(self, node: str) -> list[str]:
         """Names of the latents that a node depends on, by itself or through deterministic nodes."""
@@ -331,20 +331,17 @@ class TensorPrior:
         if parent in self.reserved:
             return self.reserved[parent]
         spec = self.hierarchy.nodes[parent]
-        if spec.per == "block" and not spec.dims and child.per != "block":
-            return expand_blocks(values[parent], self.shape, spec.block)
-        return values[parent]
+        return spec.repeated(values[parent], self.shape) if child.per != spec.per else values[parent]
 
     def _expanded(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        blocks = {n: s.block for n, s in self.hierarchy.nodes.items() if s.per == "block" and not s.dims}
+        nodes = self.hierarchy.nodes
         return {
-            name: expand_blocks(value, self.shape, blocks[name]) if name in blocks else value
-            for name, value in values.items()
+            name: nodes[name].repeated(value, self.shape) if name in nodes else value for name, value in values.items()
         }
 
     def _shape_of(self, latent: str, spec: Latent) -> tuple[int, ...]:
         if not spec.dims:
-            return level_shape(spec.per, self.shape, spec.block, self.name)
+            return level_shape(spec.per, self.shape, spec.block, self.name, spec.gates)
         columns = self.shape[1] if len(self.shape) > 1 else None
         own = {"output": self.shape[0], "input": columns, "rank": columns and min(self.shape[:2])}
         shape = tuple(own[name] if extent is None else extent for name, extent in spec.dims.items())

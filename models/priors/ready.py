@@ -15,6 +15,7 @@ from bayesprune.models.checks.size_bounds import checked_settings
 from bayesprune.models.gates.unit_gates import UnitGates
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.ready_registry import READY, ReadyPrior
+from bayesprune.models.structure import edge_gates
 
 __all__ = ["PRIORS", "from_config", "make_prior"]
 
@@ -24,6 +25,8 @@ _SHOWN_FIRST = (
     "l0_hard_concrete", "structured_bayesian_pruning", "vib",
 )  # fmt: skip
 """Files of this folder in the order in which their priors are listed; others come after them, by name."""
+ELSEWHERE = (edge_gates.__name__,)
+"""Modules of other wings that have some, listed last."""
 
 
 def _unit_gates(
@@ -50,10 +53,11 @@ def _unit_gates(
 
 
 def _all_priors() -> dict[str, ReadyPrior]:
-    """The priors of every file of this folder, by name, and the gates of units, which are on no tensor."""
+    """The priors of this folder's files and of `ELSEWHERE`, by name, and the gates of units, which are on no tensor."""
     package, _, itself = __name__.rpartition(".")
     files = [one.name for one in iter_modules([str(Path(__file__).parent)]) if one.name != itself]
     homes = [f"{package}.{file}" for file in dict.fromkeys((*_SHOWN_FIRST, *sorted(files)))]
+    homes += ELSEWHERE
     for home in homes:
         import_module(home)  # where `@ready` names what it declares
     found = [entry for entry in READY.values() if entry.make.__module__ in homes]

@@ -12,6 +12,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from bayesprune.models.checks.given_numbers import whole_number
+from bayesprune.models.structure.edge_places import EdgePlace
 from bayesprune.models.structure.layered_graph import LayeredGraph, layered
 from bayesprune.models.structure.masked_linear import MaskedLinear
 
@@ -127,6 +128,24 @@ class GraphNetwork(nn.Module):
             if end in alive:
                 alive.add(begin)
         return tuple(vertex for vertex in range(self.graph.vertices) if vertex not in alive)
+
+    def edge_places(self) -> tuple[EdgePlace, ...]:
+        """The edges of the graph that the weights of its layers are; a vertex of several units stands as often."""
+        found = []
+        for layer, read in enumerate(self._reads[1:], start=1):
+            parts = [(f"layers.{layer}.weight", read)]
+            if self.combine == "after":
+                parts = [(f"layers.{layer}.{source}.weight", (source,)) for source in read]
+            for tensor, sources in parts:
+                mask = torch.cat([_blocks(self.graph.mask(source, layer), self.units) for source in sources], 1)
+                columns = [vertex for source in sources for vertex in self.graph.layers[source]]
+                found.append(
+                    EdgePlace(tensor, self._units_of(self.graph.layers[layer]), self._units_of(columns), mask=mask)
+                )
+        return tuple(found)
+
+    def _units_of(self, vertices: Sequence[int]) -> tuple[int, ...]:
+        return tuple(vertex for vertex in vertices for _ in range(self.units))
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs `(N, outputs)` of inputs `(N, ...)`."""

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.models.networks.widths import require_positive
+from bayesprune.models.structure.edge_places import EdgePlace
 from bayesprune.models.structure.layered_graph import LayeredGraph
-from bayesprune.models.structure.recurrent_layer import RecurrentLayer, checked_kind
+from bayesprune.models.structure.recurrent_layer import KINDS, RecurrentLayer, checked_kind
 from bayesprune.models.structure.token_sequences import at_last_token, checked_tokens
 
 __all__ = ["SOURCES", "GraphRecurrent"]
@@ -78,7 +79,7 @@ class GraphRecurrent(nn.Module):
         wide = len(graph.sources) if isinstance(embedding, str) else embedding
         require_positive(classes=classes, vocabulary=vocabulary, embedding=wide)
         checked_kind(kind)
-        self.graph, self.readout = graph, readout
+        self.graph, self.kind, self.readout = graph, kind, readout
         self.embedding = nn.Embedding(vocabulary, wide)
         self.layers, self.skips = nn.ModuleList(), nn.ModuleList()
         into = [[first for first, second in graph.connections if second == at] for at in range(len(graph.layers))]
@@ -99,6 +100,21 @@ class GraphRecurrent(nn.Module):
         place = {vertex: number for number, vertex in enumerate(sum(graph.layers, ()))}
         self.register_buffer("_read", torch.tensor([place[vertex] for vertex in read]), persistent=False)
         self.head = nn.Linear(len(read), classes)
+
+    def edge_places(self) -> tuple[EdgePlace, ...]:
+        """The edges of the graph that the weights of inputs are; those of hidden units of the step before are none."""
+        readers = [(f"layers.{at}.input.weight", into, at) for at, into in enumerate(self._into) if at]
+        readers += [(f"skips.{k}.input.weight", [first], second) for k, (first, second) in enumerate(self._skips)]
+        return tuple(
+            EdgePlace(
+                tensor,
+                self.graph.layers[at],
+                tuple(vertex for first in into for vertex in self.graph.layers[first]),
+                KINDS[self.kind],
+                torch.cat([self.graph.mask(first, at) for first in into], 1),
+            )
+            for tensor, into, at in readers
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Outputs `(N, classes)` for tokens `(N, steps)`, 0 after the end of a sequence."""

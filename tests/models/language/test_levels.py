@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pyro.distributions as dist
 import pytest
 import torch
 
-from bayesprune.models.language.levels import LEVELS, broadcasts_to, expand_blocks, level_shape
+from bayesprune.models.language.latent import Latent
+from bayesprune.models.language.levels import LEVELS, broadcasts_to, expand_blocks, level_shape, repeated
 
 LINEAR, CONV, BIAS = (5, 7), (4, 3, 5, 5), (5,)
 EXPECTED = {
@@ -19,6 +21,8 @@ EXPECTED = {
     ("input", CONV): (1, 3, 1, 1),
     ("kernel", LINEAR): (5, 7),
     ("kernel", CONV): (4, 3, 1, 1),
+    ("edge", LINEAR): (5, 7),
+    ("edge", CONV): (4, 3, 1, 1),
     ("layer", LINEAR): (),
     ("layer", CONV): (),
     ("layer", BIAS): (),
@@ -35,7 +39,7 @@ def test_a_level_has_the_documented_shape_and_broadcasts_to_the_tensor(level, sh
     assert torch.broadcast_shapes(found, shape) == torch.Size(shape)
 
 
-@pytest.mark.parametrize("level", ["input", "kernel", "block"])
+@pytest.mark.parametrize("level", ["input", "kernel", "block", "edge"])
 def test_a_bias_has_no_input_level_and_the_error_names_the_tensor(level):
     with pytest.raises(ValueError, match=f"per='{level}'.*fc1.bias"):
         level_shape(level, BIAS, tensor="fc1.bias")
@@ -71,6 +75,25 @@ def test_each_entry_gets_the_value_of_its_own_block(shape, block):
         for column in range(shape[1]):
             expected = value[row // block[0], column // block[1]]
             assert torch.equal(spread[row, column], expected)
+
+
+@pytest.mark.parametrize(("shape", "gates"), [((6, 4), 3), ((8, 4), 4), ((6, 4, 3, 3), 2), ((6, 4), 1)])
+def test_the_rows_of_a_gate_stand_together_and_each_has_the_entry_of_its_unit(shape, gates):
+    units = shape[0] // gates
+    assert level_shape("edge", shape, gates=gates) == (units, 4, *(1,) * (len(shape) - 2))
+    value = torch.arange(float(units * 4)).reshape(level_shape("edge", shape, gates=gates))
+    spread = repeated(value, "edge", shape, gates=gates)
+    for row in range(shape[0]):
+        assert torch.equal(spread[row], value[row % units])
+    if gates > 1:  # control: rows of a unit side by side
+        assert not torch.equal(spread, value.repeat_interleave(gates, 0))
+
+
+def test_rows_that_are_not_those_of_so_many_gates_are_refused():
+    with pytest.raises(ValueError, match=r"multiple of 3, but fc1 has shape \(8, 4\)"):
+        level_shape("edge", (8, 4), tensor="fc1", gates=3)
+    with pytest.raises(ValueError, match="per='edge'"):
+        Latent(dist.Normal(0.0, 1.0), gates=3)
 
 
 def test_the_gradient_of_a_block_is_the_sum_over_its_entries():

@@ -81,6 +81,8 @@ class Law:
 
 
 ROWS = {"pressure": 0.3, "raw_sd": 0.7, "g": "exp", "per": "output"}
+RING = np.array([[0.7, 0.7, 0.3, 0.3], [0.3, 0.7, 0.7, 0.3], [0.3, 0.3, 0.7, 0.7]])
+"""Outputs at 0, 1/3 and 2/3 of a ring, inputs at its quarters: two near ones each, .3 x 2 / 2 for the others."""
 DECAY = {"weight_decay": 0.1, "data_size": DATA, "init": -6.0}
 LAWS = [
     Law("gaussian", {}, lambda weight: normal(weight, HE)),
@@ -164,6 +166,30 @@ LAWS = [
         {"slab_sd": 0.7, "level": "output"},
         lambda z, slab: bernoulli(z, 0.1) + normal(slab, 0.7),
         lambda z, slab: z * slab,
+        "atom",
+        own="paired",
+    ),
+    Law(
+        "edge-gates",
+        {"density": 0.2, "slab_sd": 0.7},
+        lambda z, slab: bernoulli(z, 0.2) + normal(slab, 0.7),
+        lambda z, slab: z * slab,
+        "atom",
+        own="paired",
+    ),
+    Law(
+        "edge-gates",
+        {"graph": "watts-strogatz", "neighbours": 2, "rewiring": 0.3, "slab_sd": 0.7},
+        lambda z, slab: bernoulli(z, RING) + normal(slab, 0.7),
+        lambda z, slab: z * slab,
+        "atom",
+        own="paired",
+    ),
+    Law(
+        "edge-gates",
+        {"density": 0.3, "evidence": 4.0, "slab_sd": 0.7},
+        lambda p, z, slab: total(stats.beta.logpdf(p, 1.2, 2.8)) + bernoulli(z, p) + normal(slab, 0.7),
+        lambda p, z, slab: z * slab,
         "atom",
         own="paired",
     ),
