@@ -15,7 +15,17 @@ from torch import Tensor, nn
 
 from bayesprune.models.networks.widths import require_positive, scaled
 
-__all__ = ["GRU", "LSTM", "Cell", "RecurrentNetwork", "gru", "lstm", "recurrent_network"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "Cell",
+    "RecurrentNetwork",
+    "gru",
+    "gru_step",
+    "lstm",
+    "lstm_step",
+    "recurrent_network",
+]
 
 HIDDEN = 64
 """Hidden units of the ready recurrent networks."""
@@ -66,6 +76,40 @@ class Cell(nn.Module):
             nn.init.uniform_(parameter, -most, most)
 
 
+def gru_step(read: Tensor, own: Tensor, hidden: Tensor) -> Tensor:
+    """One step of a GRU; the equations stand at `GRU`.
+
+    Args:
+        read: W x + b of the three gates, `(N, 3 x hidden)`.
+        own: U h + b of the three gates, likewise.
+        hidden: h, `(N, hidden)`.
+
+    Returns:
+        h', `(N, hidden)`.
+    """
+    read_r, read_z, read_n = read.chunk(3, dim=-1)
+    own_r, own_z, own_n = own.chunk(3, dim=-1)
+    r, z = torch.sigmoid(read_r + own_r), torch.sigmoid(read_z + own_z)
+    n = torch.tanh(read_n + r * own_n)
+    return (1.0 - z) * n + z * hidden
+
+
+def lstm_step(read: Tensor, own: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    """One step of an LSTM; the equations stand at `LSTM`.
+
+    Args:
+        read: W x + b of the four gates, `(N, 4 x hidden)`.
+        own: U h + b of the four gates, likewise.
+        memory: c, `(N, hidden)`.
+
+    Returns:
+        h' and c', each `(N, hidden)`.
+    """
+    i, f, g, o = (read + own).chunk(4, dim=-1)
+    memory = torch.sigmoid(f) * memory + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(memory), memory
+
+
 class GRU(Cell):
     """Gated recurrent unit (Cho et al. 2014) by the equations of `torch.nn.GRU`, with its order of rows, r, z, n.
 
@@ -83,11 +127,7 @@ class GRU(Cell):
 
     def step(self, read: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """See `Cell`."""
-        read_r, read_z, read_n = read.chunk(3, dim=-1)
-        own_r, own_z, own_n = self.recurrent(state).chunk(3, dim=-1)
-        r, z = torch.sigmoid(read_r + own_r), torch.sigmoid(read_z + own_z)
-        n = torch.tanh(read_n + r * own_n)
-        hidden = (1.0 - z) * n + z * state
+        hidden = gru_step(read, self.recurrent(state), state)
         return hidden, hidden
 
 
@@ -112,10 +152,7 @@ class LSTM(Cell):
 
     def step(self, read: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """See `Cell`."""
-        hidden, memory = state
-        i, f, g, o = (read + self.recurrent(hidden)).chunk(4, dim=-1)
-        memory = torch.sigmoid(f) * memory + torch.sigmoid(i) * torch.tanh(g)
-        hidden = torch.sigmoid(o) * torch.tanh(memory)
+        hidden, memory = lstm_step(read, self.recurrent(state[0]), state[1])
         return hidden, (hidden, memory)
 
 
