@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bayesprune.models.networks.widths import require_positive, scaled
@@ -18,6 +19,7 @@ from bayesprune.models.networks.widths import require_positive, scaled
 __all__ = [
     "GRU",
     "LSTM",
+    "RECURRENT_KERNELS",
     "Cell",
     "RecurrentNetwork",
     "gru",
@@ -25,10 +27,14 @@ __all__ = [
     "lstm",
     "lstm_step",
     "recurrent_network",
+    "step_by_step",
 ]
 
 HIDDEN = 64
 """Hidden units of the ready recurrent networks."""
+
+RECURRENT_KERNELS = {"rnn_tanh": "rnn-tanh", "rnn_relu": "rnn-relu", "gru": "gru", "lstm": "lstm"}
+"""What torch calls the functions that run a whole layer, and the kind of layer that each runs."""
 
 
 class Cell(nn.Module):
@@ -108,6 +114,36 @@ def lstm_step(read: Tensor, own: Tensor, memory: Tensor) -> tuple[Tensor, Tensor
     i, f, g, o = (read + own).chunk(4, dim=-1)
     memory = torch.sigmoid(f) * memory + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(memory), memory
+
+
+def step_by_step(
+    kind: str, x: Tensor, input_weight: Tensor, recurrent_weight: Tensor, input_bias: Tensor, recurrent_bias: Tensor
+) -> Tensor:
+    """What torch's function for a recurrent layer gives for hidden units that start at zero, by a loop over the steps.
+
+    Args:
+        kind: A value of `RECURRENT_KERNELS`.
+        x: Sequences, `(N, steps, inputs)`.
+        input_weight: `(gates x hidden, inputs)`.
+        recurrent_weight: `(gates x hidden, hidden)`.
+        input_bias: `(gates x hidden,)`.
+        recurrent_bias: `(gates x hidden,)`.
+
+    Returns:
+        Hidden units after every step, `(N, steps, hidden)`.
+    """
+    hidden = memory = x.new_zeros(x.shape[0], recurrent_weight.shape[1])
+    after = []
+    for read in F.linear(x, input_weight, input_bias).unbind(1):
+        own = F.linear(hidden, recurrent_weight, recurrent_bias)
+        if kind == "gru":
+            hidden = gru_step(read, own, hidden)
+        elif kind == "lstm":
+            hidden, memory = lstm_step(read, own, memory)
+        else:
+            hidden = torch.tanh(read + own) if kind == "rnn-tanh" else torch.relu(read + own)
+        after.append(hidden)
+    return torch.stack(after, 1)
 
 
 class GRU(Cell):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesprune.models.networks.recurrent import gru_step, lstm_step
+from bayesprune.models.networks.recurrent import step_by_step
 from bayesprune.models.networks.widths import require_positive
 from bayesprune.models.structure.masked_linear import MaskedLinear, tiled
 
@@ -114,7 +114,7 @@ class RecurrentLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Hidden units after every step, `(N, steps, hidden)`, of sequences `(N, steps, inputs)`."""
-        numbers = [_weight(self.input), _weight(self.recurrent), self.input.bias, self.recurrent.bias]
+        numbers = self._numbers()
         if any(torch._C._functorch.is_functorch_wrapped_tensor(each) for each in (x, *numbers)):
             return self.step_by_step(x)
         start = x.new_zeros(1, x.shape[0], self.hidden)
@@ -127,18 +127,11 @@ class RecurrentLayer(nn.Module):
 
     def step_by_step(self, x: Tensor) -> Tensor:
         """What `forward` gives, by a loop over the steps."""
-        hidden = memory = x.new_zeros(x.shape[0], self.hidden)
-        after = []
-        for read in self.input(x).unbind(1):
-            own = self.recurrent(hidden)
-            if self.kind == "gru":
-                hidden = gru_step(read, own, hidden)
-            elif self.kind == "lstm":
-                hidden, memory = lstm_step(read, own, memory)
-            else:
-                hidden = torch.tanh(read + own) if self.kind == "rnn-tanh" else torch.relu(read + own)
-            after.append(hidden)
-        return torch.stack(after, 1)
+        return step_by_step(self.kind, x, *self._numbers())
+
+    def _numbers(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Weights, with their zeros, and biases, in torch's order."""
+        return _weight(self.input), _weight(self.recurrent), self.input.bias, self.recurrent.bias
 
     def extra_repr(self) -> str:
         """The kind."""
