@@ -35,7 +35,9 @@ def repeated_folds(rows: int, folds: int, repeats: int, seed: int, groups: Seque
             rows are dealt out one by one.
     """
     if groups is None:
-        return [list(KFold(folds, shuffle=True, random_state=seed + one).split(np.zeros(rows))) for one in range(repeats)]
+        return [
+            list(KFold(folds, shuffle=True, random_state=seed + one).split(np.zeros(rows))) for one in range(repeats)
+        ]
     kinds = len(set(groups))
     if kinds <= folds:
         return [list(GroupKFold(kinds).split(np.zeros(rows), groups=groups))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import networkx as nx
 import numpy as np
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from bayesprune.models.structure.layered_graph import LayeredGraph, layered
 
-__all__ = ["FEATURES", "FURTHER", "FeatureTable", "feature_table", "graph_features"]
+__all__ = ["FEATURES", "FURTHER", "GraphLike", "FeatureTable", "feature_table", "graph_features"]
 
-AnyGraph = LayeredGraph | nx.Graph | Tensor
+GraphLike: TypeAlias = LayeredGraph | nx.Graph | Tensor
 """What features are taken of: a graph of networkx and an adjacency matrix are put in layers first, see `layered`."""
 Array = npt.NDArray[np.float64]
 
@@ -33,7 +33,7 @@ FURTHER = (
 """Further features, of ``further=True``."""
 
 
-def graph_features(graph: AnyGraph, further: bool = False) -> dict[str, float]:
+def graph_features(graph: GraphLike, further: bool = False) -> dict[str, float]:
     """The features of one graph by name.
 
     Of the layers are ``layers`` (how many), ``source_nodes`` and ``sink_nodes`` (vertices of the first and of the last
@@ -117,9 +117,7 @@ def _further(graph: LayeredGraph, plain: nx.Graph) -> dict[str, float]:
     last = set(graph.layers[-1])
     alive = last.union(*(nx.ancestors(directed, vertex) for vertex in last))
     passed = {
-        layer
-        for begin, end in graph.skip_edges
-        for layer in range(graph.layer_of[begin] + 1, graph.layer_of[end])
+        layer for begin, end in graph.skip_edges for layer in range(graph.layer_of[begin] + 1, graph.layer_of[end])
     }
     narrow = [layer for layer, size in enumerate(graph.sizes) if size == 1 and layer not in passed]
     log_paths, mean_edges = _paths(graph)
@@ -201,7 +199,7 @@ class FeatureTable:
         return FeatureTable(tuple(names), self.values[:, [self.names.index(name) for name in names]])
 
 
-def feature_table(graphs: Sequence[AnyGraph], further: bool = False) -> FeatureTable:
+def feature_table(graphs: Sequence[GraphLike], further: bool = False) -> FeatureTable:
     """The features of several graphs.
 
     Args:

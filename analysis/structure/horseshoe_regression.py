@@ -32,7 +32,7 @@ _TARGET_ACCEPTANCE, _DEEPEST = 0.9, 8
 _LEARNING_RATE = 0.03
 
 
-class HorseshoeRegression(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+class HorseshoeRegression(RegressorMixin, BaseEstimator):
     """y = x w + noise with a regularised horseshoe on w, in standard units of x and y; a regressor of scikit-learn.
 
     tau0 is the choice of Piironen and Vehtari 2017 (eq. 3.12), share / (1 - share) / sqrt(rows), with the sd of y for
@@ -167,9 +167,10 @@ class HorseshoeRegression(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def _model(self, x: Tensor, y: Tensor) -> BayesianNetwork:
         """The declaration; it starts at the weights of a ridge, as scales that start at zero have no way out."""
-        line = nn.Sequential(nn.Linear(x.shape[1], 1, bias=False), nn.Flatten(0)).double()
+        linear = nn.Linear(x.shape[1], 1, bias=False)
+        line = nn.Sequential(linear, nn.Flatten(0)).double()
         with torch.no_grad():
-            line[0].weight.copy_(torch.from_numpy(BayesianRidge().fit(x.numpy(), y.numpy()).coef_))
+            linear.weight.copy_(torch.from_numpy(BayesianRidge().fit(x.numpy(), y.numpy()).coef_))
         tau0 = self.share / (1.0 - self.share) / len(x) ** 0.5
         return BayesianNetwork(line, {_WEIGHT: RegularisedHorseshoe(tau0=tau0, slab_sd=1.0)}, Normal(), len(x))
 
@@ -185,5 +186,7 @@ class HorseshoeRegression(RegressorMixin, BaseEstimator):  # type: ignore[misc]
                 "and (n,), with two rows or more"
             )
         if not (np.isfinite(x).all() and np.isfinite(y).all()) or np.ptp(y) == 0.0:
-            raise ValueError("features and scores have to be finite, and scores not all equal: mend or remove those rows")
+            raise ValueError(
+                "features and scores have to be finite, and scores not all equal: mend or remove those rows"
+            )
         return x, y

@@ -68,8 +68,8 @@ def noise_ceiling(scores: Array) -> NoiseCeiling | None:
     left = within * float((1.0 / counts[counts > 0]).mean())
     return NoiseCeiling(
         graphs=len(k),
-        of_one=graphs / (graphs + within),
-        of_scores=graphs / (graphs + left) if graphs + left > 0.0 else 0.0,
+        of_one=float(graphs / (graphs + within)),
+        of_scores=float(graphs / (graphs + left)) if graphs + left > 0.0 else 0.0,
         other_seeds=r2(several[there], others[there]),
         seed_sd=within**0.5,
     )

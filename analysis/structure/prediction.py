@@ -20,7 +20,7 @@ from bayesprune.analysis.structure.cross_validation import (
     rank_correlations,
     repeated_folds,
 )
-from bayesprune.analysis.structure.graph_features import AnyGraph, FeatureTable, feature_table
+from bayesprune.analysis.structure.graph_features import FeatureTable, GraphLike, feature_table
 from bayesprune.analysis.structure.noise_ceiling import NoiseCeiling, noise_ceiling
 from bayesprune.analysis.structure.published_splits import PUBLISHED_SEED, split_scores
 from bayesprune.analysis.structure.regressors import REGRESSORS, regressor
@@ -144,9 +144,7 @@ class PerformancePrediction:
 
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold, predictions included; NaN is None."""
-        rows = [
-            {name: _plain(getattr(row, name)) for name in FeatureScore.__dataclass_fields__} for row in self.rows
-        ]
+        rows = [{name: _plain(getattr(row, name)) for name in FeatureScore.__dataclass_fields__} for row in self.rows]
         return {
             "scores": _plain(self.scores),
             "rows": rows,
@@ -164,7 +162,7 @@ class PerformancePrediction:
 
 
 def predict_performance(
-    features: FeatureTable | Sequence[AnyGraph],
+    features: FeatureTable | Sequence[GraphLike],
     scores: Any,
     groups: Sequence[str] | None = None,
     regressors: Sequence[str] = ("bayesian-ridge", "random-forest"),
@@ -325,7 +323,9 @@ def _scores(scores: Any, rows: int) -> tuple[Array, NoiseCeiling | None]:
         )
     targets = np.nanmean(table, 1)
     if np.ptp(targets) == 0.0:
-        raise ValueError("all scores are equal, so there is nothing to predict: train longer or shorter, or other graphs")
+        raise ValueError(
+            "all scores are equal, so there is nothing to predict: train longer or shorter, or other graphs"
+        )
     return targets, noise_ceiling(table)
 
 
@@ -338,12 +338,18 @@ def _groups(groups: Sequence[str] | None, by_group: bool, rows: int) -> tuple[st
     if len(found) != rows:
         raise ValueError(f"there are {len(found)} groups for {rows} graphs: give the family of each graph")
     if by_group and len(set(found)) < 2:
-        raise ValueError(f"all graphs are of the group {found[0]!r}, so that none is left to fit on: leave out by_group")
+        raise ValueError(
+            f"all graphs are of the group {found[0]!r}, so that none is left to fit on: leave out by_group"
+        )
     return found
 
 
 def _check(table: FeatureTable, regressors: Sequence[str], folds: int, repeats: int, splits: int) -> None:
-    if isinstance(regressors, str) or not regressors or (unknown := [one for one in regressors if one not in REGRESSORS]):
+    if (
+        isinstance(regressors, str)
+        or not regressors
+        or (unknown := [one for one in regressors if one not in REGRESSORS])
+    ):
         wrong = regressors if isinstance(regressors, str) or not regressors else unknown[0]
         raise ValueError(f"regressors={wrong!r} is unknown: give a tuple of some of {', '.join(REGRESSORS)}")
     if not 2 <= folds <= len(table):

@@ -1,4 +1,4 @@
-"""Regressors by name, each with what it says of its own uncertainty: scikit-learn's, and the horseshoe of this package."""
+"""Regressors by name, each with what it says of its own uncertainty: scikit-learn's, and a horseshoe."""
 
 from __future__ import annotations
 
