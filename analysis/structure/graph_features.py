@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -124,7 +124,7 @@ def _further(graph: LayeredGraph, plain: nx.Graph) -> dict[str, float]:
     return {
         "clustering": nx.average_clustering(plain),
         "transitivity": float(nx.transitivity(plain)),
-        "assortativity": float(nx.degree_assortativity_coefficient(plain)) if _uneven(plain, degrees) else 0.0,
+        "assortativity": float(nx.degree_assortativity_coefficient(plain)) if len(degrees) > 1 else 0.0,
         "global_efficiency": nx.global_efficiency(plain),
         "local_efficiency": nx.local_efficiency(plain),
         "log_paths": log_paths,
@@ -134,11 +134,6 @@ def _further(graph: LayeredGraph, plain: nx.Graph) -> dict[str, float]:
         "dead_share": 1.0 - len(alive) / graph.vertices,
         "in_degree_variance": float(in_degrees.var(ddof=1)),
     }
-
-
-def _uneven(graph: nx.Graph, degrees: Iterable[int]) -> bool:
-    """Whether degrees at the ends of edges differ, so that they have a correlation."""
-    return len({degree for degree in degrees if degree}) > 1 and graph.number_of_edges() > 1
 
 
 def _paths(graph: LayeredGraph) -> tuple[float, float]:

@@ -345,13 +345,8 @@ def _groups(groups: Sequence[str] | None, by_group: bool, rows: int) -> tuple[st
 
 
 def _check(table: FeatureTable, regressors: Sequence[str], folds: int, repeats: int, splits: int) -> None:
-    if (
-        isinstance(regressors, str)
-        or not regressors
-        or (unknown := [one for one in regressors if one not in REGRESSORS])
-    ):
-        wrong = regressors if isinstance(regressors, str) or not regressors else unknown[0]
-        raise ValueError(f"regressors={wrong!r} is unknown: give a tuple of some of {', '.join(REGRESSORS)}")
+    if isinstance(regressors, str) or not regressors or not set(regressors) <= set(REGRESSORS):
+        raise ValueError(f"regressors={regressors!r} are not known: give a tuple of some of {', '.join(REGRESSORS)}")
     if not 2 <= folds <= len(table):
         raise ValueError(f"folds={folds} of {len(table)} graphs cannot be made: give a number from 2 to the graphs")
     if repeats < 1 or splits < 0:
