@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import kendalltau, spearmanr
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GroupKFold, KFold
 from sklearn.pipeline import Pipeline
 
-from bayesprune.analysis.structure.regressors import mean_and_sd
+from bayesprune.analysis.structure.regressors import fitted, mean_and_sd
 
 __all__ = ["Folds", "bootstrapped", "most_correlated", "out_of_fold", "r2", "rank_correlations", "repeated_folds"]
 
@@ -69,10 +67,8 @@ def out_of_fold(
     means, sds = np.full(len(scores), np.nan), np.full(len(scores), np.nan)
     for kept, left in folds:
         columns = list(range(features.shape[1])) if choose is None else list(choose(features[kept], scores[kept]))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # bounds of a kernel: told by the score, if it matters
-            fitted = make().fit(features[kept][:, columns], scores[kept])
-        means[left], sds[left] = mean_and_sd(fitted, features[left][:, columns])
+        model = fitted(make(), features[kept][:, columns], scores[kept])
+        means[left], sds[left] = mean_and_sd(model, features[left][:, columns])
     return means, sds
 
 

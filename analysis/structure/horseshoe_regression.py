@@ -28,7 +28,7 @@ Array = npt.NDArray[np.float64]
 
 METHODS = ("svi", "nuts")
 _WEIGHT = "0.weight"
-_TARGET_ACCEPTANCE, _DEEPEST = 0.9, 8
+_TARGET_ACCEPTANCE, _DEEPEST = 0.9, 6
 _LEARNING_RATE = 0.03
 
 

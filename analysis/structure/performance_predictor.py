@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bayesprune.analysis.structure.graph_features import FeatureTable, GraphLike, feature_table
-from bayesprune.analysis.structure.regressors import REGRESSORS, mean_and_sd, regressor
+from bayesprune.analysis.structure.regressors import REGRESSORS, fitted, mean_and_sd, regressor
 
 __all__ = ["PerformancePredictor"]
 
@@ -52,7 +52,7 @@ class PerformancePredictor:
         x, y = _numbers(features), np.asarray(scores, dtype=np.float64)
         if y.shape != x.shape[:1] or not np.isfinite(y).all():
             raise ValueError(f"scores of shape {y.shape} do not belong to {len(x)} rows: give a finite score a row")
-        self._fitted = regressor(self.regressor, self.seed).fit(x, y)
+        self._fitted = fitted(regressor(self.regressor, self.seed), x, y)
         return self
 
     def predict(self, features: Array | FeatureTable | Sequence[GraphLike]) -> tuple[Array, Array]:

@@ -11,6 +11,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import MinMaxScaler
 
 from bayesprune.analysis.structure.cross_validation import r2
+from bayesprune.analysis.structure.regressors import fitted
 
 __all__ = ["PUBLISHED_SEED", "split_scores"]
 
@@ -39,5 +40,5 @@ def split_scores(make: Callable[[], Pipeline], features: Array, scores: Array, s
     scaled, found = MinMaxScaler().fit_transform(features), []
     for seed in seeds:
         x, x_test, y, y_test = train_test_split(scaled, scores, test_size=_SHARE, random_state=seed)
-        found.append(r2(y_test, make().fit(x, y).predict(x_test)))
+        found.append(r2(y_test, fitted(make(), x, y).predict(x_test)))
     return np.array(found)

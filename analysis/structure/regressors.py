@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.ensemble import AdaBoostRegressor, HistGradientBoostingRegressor, RandomForestRegressor
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from sklearn.linear_model import BayesianRidge
@@ -16,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from bayesprune.analysis.structure.horseshoe_regression import HorseshoeRegression
 
-__all__ = ["REGRESSORS", "mean_and_sd", "regressor"]
+__all__ = ["REGRESSORS", "fitted", "mean_and_sd", "regressor"]
 
 Array = npt.NDArray[np.float64]
 
@@ -50,7 +52,23 @@ def regressor(name: str, seed: int = 0) -> Pipeline:
     return make_pipeline(StandardScaler(), REGRESSORS[name](seed))
 
 
-def mean_and_sd(fitted: Pipeline, features: Array) -> tuple[Array, Array]:
+def fitted(fresh: Pipeline, features: Array, scores: Array) -> Pipeline:
+    """The regressor, fitted in place.
+
+    That a parameter of a kernel ends at its bound, as the noise of scores that have none, is no news: scores out of
+    fold tell whether it matters.
+
+    Args:
+        fresh: As `regressor` makes it.
+        features: `(n, features)`.
+        scores: `(n,)`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return fresh.fit(features, scores)
+
+
+def mean_and_sd(model: Pipeline, features: Array) -> tuple[Array, Array]:
     """What a fitted regressor predicts, and the sd that it states.
 
     Of a Bayesian ridge, a Gaussian process and the horseshoe that is the predictive sd, noise included. Of a forest and
@@ -58,13 +76,13 @@ def mean_and_sd(fitted: Pipeline, features: Array) -> tuple[Array, Array]:
     trees disagree, without the noise. Gradient boosting states none.
 
     Args:
-        fitted: As `regressor` makes it, fitted.
+        model: As `fitted` returns it.
         features: `(n, features)`.
 
     Returns:
         Means `(n,)`, and sds `(n,)`, NaN where it states none.
     """
-    scaled, last = fitted[:-1].transform(features), fitted[-1]
+    scaled, last = model[:-1].transform(features), model[-1]
     if isinstance(last, BayesianRidge | GaussianProcessRegressor | HorseshoeRegression):
         mean, sd = last.predict(scaled, return_std=True)
         return np.asarray(mean), np.asarray(sd)
