@@ -17,7 +17,9 @@ from sklearn.linear_model import BayesianRidge
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bayesprune.inference.training.fit import fit
+from bayesprune.inference.execution.stepper import Stepper
+from bayesprune.inference.objective.objective import objective
+from bayesprune.inference.training.optimizers import make_optimizer
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.likelihoods.normal import Normal
 from bayesprune.models.priors.horseshoe import RegularisedHorseshoe
@@ -29,7 +31,7 @@ Array = npt.NDArray[np.float64]
 METHODS = ("svi", "nuts")
 _WEIGHT = "0.weight"
 _TARGET_ACCEPTANCE, _DEEPEST = 0.9, 6
-_LEARNING_RATE = 0.03
+_LEARNING_RATE = 0.1
 
 
 class HorseshoeRegression(RegressorMixin, BaseEstimator):
@@ -46,9 +48,9 @@ class HorseshoeRegression(RegressorMixin, BaseEstimator):
 
     Args:
         share: Expected share of features that are not shrunk, in (0, 1); default 0.2.
-        method: ``"svi"`` (default; the mean-field guide of `fit`, a few seconds) or ``"nuts"`` (Pyro's sampler on the
+        method: ``"svi"`` (default; the mean-field guide, seconds) or ``"nuts"`` (Pyro's sampler on the
             same declaration, minutes for 20 features, noise sampled too under a half-Cauchy).
-        steps: Of svi; default 1000.
+        steps: Of svi; default 800.
         warmup: Of nuts; default 300.
         draws: Draws of the posterior that are kept; default 500.
         seed: Of random numbers; default 0.
@@ -65,7 +67,7 @@ class HorseshoeRegression(RegressorMixin, BaseEstimator):
         self,
         share: float = 0.2,
         method: str = "svi",
-        steps: int = 1000,
+        steps: int = 800,
         warmup: int = 300,
         draws: int = 500,
         seed: int = 0,
@@ -127,25 +129,20 @@ class HorseshoeRegression(RegressorMixin, BaseEstimator):
         return float(self.included_[:, list(features)].any(1).mean())
 
     def _by_svi(self, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        found = fit(
-            self._model(x, y),
-            (x, y),
-            "meanfield",
-            steps=self.steps,
-            batch_size=len(x),
-            learning_rate=_LEARNING_RATE,
-            schedule="cosine",
-            kl_warmup=0.0,
-            precision="float64",
-            standardise=False,
-            device="cpu",
-            seed=self.seed,
-        )
         torch.manual_seed(self.seed)
-        sites = found.draws(self.draws, sites=lambda name: name.startswith(f"{_WEIGHT}."))
-        scale = torch.as_tensor(found.restarts[0].model.likelihood.scale).detach().double()
+        loss = objective(self._model(x, y), "meanfield")
+        optimizer = make_optimizer("adam", loss, _LEARNING_RATE)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
+        stepper = Stepper(loss, optimizer, self.steps, execution="fused", compiled=False)
+        for _ in range(self.steps):
+            stepper.step(x, y, kl_weight=1.0)
+            schedule.step()
+        stepper.finish()
+        drawn = [loss.guide.sample() for _ in range(self.draws)]
+        sites = {name: torch.stack([one[name] for one in drawn]) for name in drawn[0]}
+        scale = torch.as_tensor(loss.model.likelihood.scale).detach().double()
         self.divergences_ = 0
-        return {name: values.double() for name, values in sites.items()}, scale.expand(self.draws).clone()
+        return sites, scale.expand(self.draws).clone()
 
     def _by_nuts(self, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         model = self._model(x, y)
