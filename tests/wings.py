@@ -14,7 +14,7 @@ WINGS = {
         "networks": "ways checks",
         "masks": "ways networks",
         "structure": "masks networks ways language checks",
-        "genomes": "structure networks checks",
+        "genomes": "networks checks",
         "ready_networks": "genomes structure networks checks",
         "graphs": "checks",
         "likelihoods": "",
