@@ -111,13 +111,13 @@ def show_search(folder: Path) -> None:
     print_lines(stdout(), str(Searched.load(folder)))
 
 
-def print_search(out: Path, found: Searched) -> None:
+def print_search(out: Path, found: Searched, data: str) -> None:
     """Prints the table of a search, and what may be done next."""
     console = stdout()
     print_lines(console, str(found))
     console.print(f"written to {out}: {SEARCH_FILE}, {FIGURE_FILE}", soft_wrap=True)
     console.print(
-        f"next: bayesprune fit --data DATA --network genome --network-set genome={out} --prior spike-and-slab "
+        f"next: bayesprune fit --data {data} --network genome --network-set genome={out} --prior spike-and-slab "
         f"--out {out}-fit",
         soft_wrap=True,
     )

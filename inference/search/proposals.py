@@ -129,12 +129,14 @@ def _preferred(plan: Plan, surrogate: Surrogate, history: Sequence[Training], se
     scores = np.array([worst if training.score is None else training.score for training in history])
     surrogate.fit(np.stack([plan.features(one.genome, plan.space) for one in history]), scores)
     at = np.stack([plan.features(one.genome, plan.space) for one in children])
-    mean, sd = (np.asarray(part, dtype=float).reshape(-1) for part in surrogate.predict(at))
-    if len(mean) != len(children) or len(sd) != len(children) or not (np.isfinite(mean).all() and (sd >= 0.0).all()):
+    predicted = surrogate.predict(at)
+    parts = [np.asarray(part, dtype=float).reshape(-1) for part in predicted] if len(predicted) == 2 else []
+    if [len(part) for part in parts] != [len(children)] * 2 or not (np.isfinite(parts).all() and (parts[1] >= 0).all()):
         raise ValueError(
             f"the surrogate {type(surrogate).__name__} predicts no finite mean and standard deviation for each of "
             f"{len(children)} genomes: its predict has to return two arrays (n,)"
         )
+    mean, sd = parts
     wish = ACQUISITIONS[plan.acquisition](mean, sd, max(measured))
     order = np.lexsort((np.arange(len(children)), -mean, -wish))[: plan.batch]
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -135,5 +136,10 @@ def parameters_of(genome: Genome, input_shape: Sequence[int], classes: int) -> i
         input_shape: Shape of one input.
         classes: Number of outputs.
     """
+    return _parameters_of(genome, tuple(input_shape), classes)
+
+
+@functools.lru_cache(maxsize=4096)  # a surrogate's features and every check of a space ask for it
+def _parameters_of(genome: Genome, input_shape: tuple[int, ...], classes: int) -> int:
     with torch.device("meta"):
         return sum(one.numel() for one in GenomeNetwork(genome, input_shape, classes).parameters())
