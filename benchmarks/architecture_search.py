@@ -33,7 +33,7 @@ from benchmarks.ledger import Ledger
 
 METHODS = ("surrogate", "evolution", "random")
 EPOCHS, LONGER = 8, 30
-MINUTES = 0.6
+MINUTES = 0.5
 """Of a run of 40 trainings, by the pilot; that of the longer training of the winner is in it."""
 OPERATIONS = ("conv3x3", "conv1x1", "conv3x3-bn", "max-pool", "average-pool", "global-pool", "linear", "identity")
 BATCH = 64

@@ -55,7 +55,7 @@ WINGS = {
         "pruning": "training fit_result restart inclusion rules objective guides data",
         "sparsity_path": "pruning training fit_result predictions defaults data",
         "tuning": "sparsity_path training fit_result defaults guides data",
-        "search": "tuning pruning training fit_result predictions defaults rules guides data",
+        "search": "training guides data",
     },
     "analysis": {
         "arviz": "",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def search_architecture(
         most_vertices, most_edges, most_parameters,
     )  # fmt: skip
     try:
-        with _progress(trainings, expanded(out), progress) as callback:
+        with _progress(trainings, progress) as callback:
             found = search(
                 splits.train, space, validation=splits.validation, trainings=trainings, strategy=strategy,
                 surrogate=SURROGATES[name](seed), seed=seed, folder=out, callback=callback, **how,
@@ -124,7 +124,7 @@ def print_search(out: Path, found: Searched, data: str) -> None:
 
 
 @contextlib.contextmanager
-def _progress(trainings: int, out: Path, is_wanted: bool) -> Any:
+def _progress(trainings: int, is_wanted: bool) -> Iterator[Callable[[Training], None] | None]:
     """A bar on standard error, and the callback that moves it."""
     if not is_wanted:
         yield None
@@ -136,15 +136,18 @@ def _progress(trainings: int, out: Path, is_wanted: bool) -> Any:
         TextColumn("search"), BarColumn(bar_width=20), MofNCompleteColumn(),
         TextColumn("{task.fields[report]}", markup=False), TimeElapsedColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        done = len(Searched.load(out).trainings) if is_search(out) else 0
-        task = bar.add_task("search", total=trainings, completed=min(done, trainings), report="")
-        best: list[float] = []
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task("search", total=trainings, report="")
+    best: list[float] = []
 
-        def moved(training: Training) -> None:
-            if training.score is not None:
-                best[:] = [max([training.score, *best])]
-            told = "failed" if training.score is None else f"score {training.score:.4f}"
-            bar.update(task, completed=training.number + 1, report=f"{told}  best {best[0]:.4f}" if best else told)
+    def moved(training: Training) -> None:
+        bar.start()  # not before: what is refused is refused in one line
+        if training.score is not None:
+            best[:] = [max([training.score, *best])]
+        told = "failed" if training.score is None else f"score {training.score:.4f}"
+        bar.update(task, completed=training.number + 1, report=f"{told}  best {best[0]:.4f}" if best else told)
 
+    try:
         yield moved
+    finally:
+        bar.stop()
