@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from bayesprune.analysis.plots.gates import plot_gates as plot_gates
     from bayesprune.analysis.plots.inclusion import plot_inclusion as plot_inclusion
     from bayesprune.analysis.plots.mask_churn import plot_masks as plot_masks
+    from bayesprune.analysis.plots.prediction import plot_prediction as plot_prediction
     from bayesprune.analysis.plots.prior_posterior import plot_prior_posterior as plot_prior_posterior
     from bayesprune.analysis.plots.pruning_trace import plot_pruning_trace as plot_pruning_trace
     from bayesprune.analysis.plots.r_hat import plot_r_hat as plot_r_hat
@@ -48,6 +49,13 @@ if TYPE_CHECKING:
     from bayesprune.analysis.plots.thresholds import plot_thresholds as plot_thresholds
     from bayesprune.analysis.plots.trajectories import plot_trajectories as plot_trajectories
     from bayesprune.analysis.plots.units import plot_units as plot_units
+    from bayesprune.analysis.structure.graph_features import FeatureTable as FeatureTable
+    from bayesprune.analysis.structure.graph_features import feature_table as feature_table
+    from bayesprune.analysis.structure.graph_features import graph_features as graph_features
+    from bayesprune.analysis.structure.horseshoe_regression import HorseshoeRegression as HorseshoeRegression
+    from bayesprune.analysis.structure.performance_predictor import PerformancePredictor as PerformancePredictor
+    from bayesprune.analysis.structure.prediction import PerformancePrediction as PerformancePrediction
+    from bayesprune.analysis.structure.prediction import predict_performance as predict_performance
     from bayesprune.analysis.tables.layer_table import layer_table as layer_table
     from bayesprune.analysis.tables.training_costs import TrainingCosts as TrainingCosts
     from bayesprune.analysis.tables.training_costs import training_costs as training_costs

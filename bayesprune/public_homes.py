@@ -235,5 +235,13 @@ HOMES: dict[str, str] = {
     "plot_deletion_calibration": "bayesprune.analysis.plots.deletion_calibration",
     "set_deletion": "bayesprune.analysis.deletion.set_deletion",
     "SetDeletion": "bayesprune.analysis.deletion.set_deletion",
+    "graph_features": "bayesprune.analysis.structure.graph_features",
+    "feature_table": "bayesprune.analysis.structure.graph_features",
+    "FeatureTable": "bayesprune.analysis.structure.graph_features",
+    "predict_performance": "bayesprune.analysis.structure.prediction",
+    "PerformancePrediction": "bayesprune.analysis.structure.prediction",
+    "PerformancePredictor": "bayesprune.analysis.structure.performance_predictor",
+    "HorseshoeRegression": "bayesprune.analysis.structure.horseshoe_regression",
+    "plot_prediction": "bayesprune.analysis.plots.prediction",
 }
 """The module in which each public name lives; groups are those of docs/index.md."""

@@ -24,6 +24,7 @@ from bayesprune.models.language.pyro_parameters import name_parameters
 from bayesprune.models.language.tensor_prior import Site, TensorPrior
 from bayesprune.models.likelihoods.labels import Categorical
 from bayesprune.models.likelihoods.likelihood import Likelihood
+from bayesprune.models.networks.placing import zeros_for
 from bayesprune.models.ways.way import Way, Ways, WaySites
 
 OBSERVED = "obs"
@@ -390,8 +391,7 @@ def _example(network: nn.Module, given: Tensor | None) -> Tensor:
         raise ValueError(
             "gates= needs an input of the network, with which its units are found: pass example_input=, e.g. x[:1]"
         )
-    like = next(network.parameters())
-    return torch.zeros((1, *config["input_shape"]), dtype=like.dtype)
+    return zeros_for(network, config["input_shape"])
 
 
 def match_patterns(patterns: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, str]:

@@ -29,6 +29,8 @@ from bayesprune.models.networks.resnet import (
 )
 from bayesprune.models.networks.shared_blocks import SHARED, share_blocks
 from bayesprune.models.networks.vgg import vgg_16_bn
+from bayesprune.models.structure.recurrent_layer import KINDS
+from bayesprune.models.structure.recurrent_stack import recurrent_stack
 
 __all__ = ["NETWORKS", "STEM", "Builder", "make_ready", "network_from_config"]
 
@@ -119,6 +121,7 @@ NETWORKS: dict[str, Builder] = {
     "fast-grnn": _recurrent_builder("fast-grnn", fast_grnn),
     "gru": _recurrent_builder("gru", gru),
     "lstm": _recurrent_builder("lstm", lstm),
+    **{f"{kind}-stack": _recurrent_builder(f"{kind}-stack", recurrent_stack(kind)) for kind in KINDS},
 }
 """Networks by the name the command line uses; each builder takes `(input_shape, classes, width=1.0)`."""
 

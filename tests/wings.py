@@ -24,7 +24,7 @@ WINGS = {
         "gates": "units tracing costs distributions language ways networks checks",
         "priors": "structure distributions language gates checks",
         "deployment": "costs graphs networks language files checks",
-        "bayesian_network": "gates structure masks ways language likelihoods",
+        "bayesian_network": "gates structure masks networks ways language likelihoods",
         "unit_removal": "bayesian_network gates units",
         "declared_model": "bayesian_network ready_networks priors gates masks ways networks likelihoods checks",
     },

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayesprune.data.files import read_npz
-from bayesprune.data.named_sets import DATASETS
+from bayesprune.data.named_sets import DATASETS, TOKENS
 from bayesprune.data.sets import DataSplits
 from bayesprune.models.files.places import expanded
 
@@ -31,6 +31,8 @@ def input_scaling(splits: DataSplits) -> dict[str, Any]:
     """
     if splits.name == "digits":
         divisor = _DIGITS
+    elif splits.name in TOKENS:
+        divisor = 1
     elif splits.name in DATASETS or expanded(splits.name).is_dir():
         divisor = _BYTE
     else:

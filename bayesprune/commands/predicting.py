@@ -27,6 +27,7 @@ from bayesprune.models.files.new_file import check_new_file, new_file
 from bayesprune.models.files.places import expanded
 from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.networks.outputs import outputs_at
+from bayesprune.models.networks.placing import like, looks_up
 from bayesprune.runs.run_folder import load_run, run_data
 
 __all__ = ["Predicted", "predict_file", "print_predicted"]
@@ -118,7 +119,13 @@ def predict_file(
     pruned = "rule" in summary
     if pruned and (draws is not None or restart is not None):
         raise ValueError(f"{source} holds one pruned network: leave --draws and --restart out, or name the run")
-    if raw or x.dtype == np.uint8:
+    if pruned:
+        made, likelihood = load_pruned(source, trust_code, network, prior)
+    else:
+        fit = load_run(source, trust_code, network, prior)
+    if looks_up(made if pruned else fit.model.network):
+        x, done = _whole(x, inputs), "taken as tokens"
+    elif raw or x.dtype == np.uint8:
         scaling = scaling_of(summary, Path(source)) if pruned else input_scaling(run_data(source, data_root))
         if not raw and scaling["divisor"] == 1:
             raise ValueError(
@@ -127,11 +134,10 @@ def predict_file(
             )
         x, done = scaled_like_training(x, scaling), "scaled as the training data were"
     else:
-        done = "taken as standardised like the training data"
-    tensor = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float64))
+        x, done = x.astype(np.float64), "taken as standardised like the training data"
+    tensor = torch.from_numpy(np.ascontiguousarray(x))
     notes: tuple[str, ...] = ()
     if pruned:
-        made, likelihood = load_pruned(source, trust_code, network, prior)
         outputs, sd = _by_network(made, tensor, batch_size), None
         mean = likelihood.predict(outputs)
         # Folders of earlier versions do not say which scale was learned.
@@ -141,7 +147,6 @@ def predict_file(
         by = f"the {'compact' if is_compact else 'pruned'} network"
         weights = COMPACT_FILE if is_compact else WEIGHTS_FILE
     else:
-        fit = load_run(source, trust_code, network, prior)
         notes = _with_inputs(fit, source, data_root)
         found = fit.predict(tensor, draws if draws is not None else DRAWS, restart or 0, batch_size)
         mean, sd = found.mean, found.sd if len(found.draws) > 1 else None
@@ -199,10 +204,9 @@ def _require_finite(predictions: Tensor | None, weights: Path, inputs: str | Pat
 
 @torch.no_grad()
 def _by_network(network: nn.Module, x: Tensor, batch_size: int) -> Tensor:
-    x = x.to(next(network.parameters()).dtype)
     try:
-        return outputs_at(network, {}, x, batch_size)
-    except (RuntimeError, ValueError) as problem:
+        return outputs_at(network, {}, like(x, next(network.parameters())), batch_size)
+    except (RuntimeError, ValueError, IndexError) as problem:
         reason = first_line(problem)
         raise ValueError(f"the network does not take inputs of shape {tuple(x.shape)} ({reason})") from problem
 
@@ -243,7 +247,19 @@ def _read_inputs(file: Path, input_shape: tuple[int, ...]) -> NDArray[Any]:
     return x
 
 
+def _whole(x: NDArray[Any], file: Path) -> NDArray[np.int64]:
+    """Tokens, which a network looks up by number."""
+    if x.dtype.kind == "f" and (wrong := int(np.count_nonzero(x != np.round(x)))):
+        raise ValueError(
+            f"{file} holds {wrong:,} numbers that are not whole, but the network looks its inputs up by number: give "
+            "tokens, as the training data were"
+        )
+    return x.astype(np.int64)
+
+
 def _notes(x: NDArray[Any]) -> tuple[str, ...]:
+    if x.dtype == np.int64:
+        return ()
     rms = math.sqrt(float(np.mean(np.square(x, dtype=np.float64))))
     if rms <= UNSCALED:
         return ()

@@ -64,6 +64,7 @@ class DataSource:
         images: Whether inputs are images.
         peak: The byte that stands for 1.0; None where inputs are no bytes of images.
         class_names: Names of the classes in the order of the labels; empty where there are none.
+        tokens: Whether inputs are tokens, whole numbers `(N, steps)` that nothing is subtracted from.
     """
 
     x: _Array
@@ -74,6 +75,7 @@ class DataSource:
     images: bool
     peak: int | None = None
     class_names: tuple[str, ...] = ()
+    tokens: bool = False
 
 
 def validate_arrays(x: Any, y: Any, classes: int | None = None, what: str = "FILE.npz") -> None:

@@ -17,9 +17,10 @@ from sklearn.datasets import load_digits
 from torchvision import datasets as torchvision_datasets
 
 from bayesprune.data.files import DataSource, read_idx, validate_arrays
+from bayesprune.data.reber import reber_strings, tokens_of
 from bayesprune.models.files.places import expanded
 
-__all__ = ["DATASETS", "DATA_VARIABLE", "is_here", "load_named"]
+__all__ = ["DATASETS", "DATA_VARIABLE", "TOKENS", "is_here", "load_named"]
 
 DATASETS: dict[str, str] = {
     "digits": "1,797 grey images of digits, 8 x 8, 10 classes; comes with scikit-learn",
@@ -27,8 +28,13 @@ DATASETS: dict[str, str] = {
     "mnist": "70,000 grey images of digits, 28 x 28, 10 classes; downloaded on first use",
     "cifar10": "60,000 colour images of things and animals, 32 x 32, 10 classes; downloaded on first use",
     "cifar100": "60,000 colour images of things and animals, 32 x 32, 100 classes; downloaded on first use",
+    "reber": "5,000 strings, up to 39 tokens, valid or invalid by the Reber grammar, 2 classes; drawn on use",
+    "embedded-reber": "5,000 strings, up to 43 tokens, of the embedded Reber grammar, 2 classes; drawn on use",
 }
 """Data sets that `load_data` knows by name, with one line on each."""
+
+TOKENS = ("reber", "embedded-reber")
+"""Those whose inputs are tokens."""
 
 DATA_VARIABLE = "BAYESPRUNE_DATA"
 """Environment variable with a folder where data sets are looked for."""
@@ -43,6 +49,7 @@ _FIRST_TEST_LABELS = {
     "fashion-mnist": [9, 2, 1, 1, 6, 1, 4, 6, 5, 7],
 }
 _CIFAR_SETS = {"cifar10": torchvision_datasets.CIFAR10, "cifar100": torchvision_datasets.CIFAR100}
+_STRINGS = 5000
 _DOWNLOAD_PATIENCE = 30.0  # seconds without a byte
 _DOWNLOAD_ERRORS = (OSError, RuntimeError, http.client.HTTPException)
 
@@ -60,7 +67,7 @@ def is_here(name: str, root: str | Path | None) -> bool:
         name: A name in `DATASETS`.
         root: As in `load_data`.
     """
-    if name == "digits":
+    if name == "digits" or name in TOKENS:
         return True
     return (_find_idx(name, root) if name in _IDX_SETS else _find_cifar(name, root)) is not None
 
@@ -80,6 +87,12 @@ def load_named(name: str, root: str | Path | None) -> DataSource:
         x = bunch.images.astype(np.uint8)[:, None]
         digits = tuple(str(digit) for digit in range(10))
         return DataSource(x, bunch.target, None, None, classes=10, images=True, peak=16, class_names=digits)
+    if name in TOKENS:
+        drawn = reber_strings(_STRINGS, embedded=name != "reber")
+        labels = np.array(drawn.labels)
+        return DataSource(
+            tokens_of(drawn.strings), labels, None, None, 2, images=False, class_names=("invalid", "valid"), tokens=True
+        )
     return _load_idx(name, root) if name in _IDX_SETS else _load_cifar(name, root)
 
 

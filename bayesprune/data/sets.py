@@ -27,19 +27,19 @@ _Pair = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class DataSplits:
-    """Training, validation and test data, standardised by the training part.
+    """Training, validation and test data, standardised by the training part; tokens are left as they are.
 
     Attributes:
         name: Name of the data set, or of the folder or file.
-        train: Inputs `(N, *input_shape)` in float32, and targets: labels `(N,)` in int64, or for a regression
-            numbers `(N,)` or `(N, d)` in float32, in the units of the file.
+        train: Inputs `(N, *input_shape)` in float32, or tokens in int64; and targets: labels `(N,)` in int64, or for
+            a regression numbers `(N,)` or `(N, d)` in float32, in the units of the file.
         validation: Like `train`, taken from the same examples, none in both.
         test: Like `train`.
         classes: Number of classes; None for a regression.
-        input_shape: Shape of one input: `(channels, height, width)` for images.
+        input_shape: Shape of one input: `(channels, height, width)` for images, `(steps,)` for tokens.
         mean: What was subtracted from the inputs: `(channels,)` for images (bytes are scaled to [0, 1]
-            first), else `input_shape`.
-        sd: What the inputs were then divided by, in the shape of `mean`.
+            first), else `input_shape`; zeros for tokens.
+        sd: What the inputs were then divided by, in the shape of `mean`; ones for tokens.
         class_names: Names of the classes in the order of the labels; empty where there are none.
     """
 
@@ -64,9 +64,10 @@ def load_data(
 
     Images are scaled to [0, 1] and standardised by the mean and standard deviation of the training part, one
     number per channel. Other inputs are standardised per feature; features that are constant in the training
-    part are left alone. Targets of a regression keep their units. Everything is held in memory.
+    part are left alone. Targets of a regression keep their units. Tokens (reber and embedded-reber) are whole
+    numbers, with zeros after the end of a sequence, and stay so. Everything is held in memory.
 
-    Where a source has no test set of its own (digits, a folder without `test`, a file without `x_test`), a
+    Where a source has no test set of its own (digits, reber, a folder without `test`, a file without `x_test`), a
     fifth is split off, the same for every seed. Splits of labelled data are stratified.
 
     Args:
@@ -80,7 +81,7 @@ def load_data(
         root: Folder where a named data set is looked for first. After it come the folder in the environment
             variable `BAYESPRUNE_DATA`, for fashion-mnist the folder of Debian's package
             dataset-fashion-mnist, and the user's cache. A download goes to the first of root, that variable
-            and the cache that is given. Ignored for paths and for digits.
+            and the cache that is given. Ignored for paths, digits and reber.
 
     Returns:
         The three parts and what they were standardised by.
@@ -158,7 +159,9 @@ def _split_and_standardise(what: str, source: DataSource, fraction: float, seed:
         x_test, y_test = source.x_test, source.y_test
     train, validation = _hold_out(y, stratified, fraction, seed, what)
     parts = [(x[train], y[train]), (x[validation], y[validation]), (x_test, y_test)]
-    if source.peak is not None:
+    if source.tokens:
+        mean, sd = np.zeros(x.shape[1:]), np.ones(x.shape[1:])
+    elif source.peak is not None:
         mean, sd = _byte_moments(parts[0][0], source.peak)
     else:
         mean, sd = _moments(parts[0][0], axes=(0, 2, 3) if source.images else (0,))
@@ -166,7 +169,9 @@ def _split_and_standardise(what: str, source: DataSource, fraction: float, seed:
             raise ValueError(f"{what}: x has values too large for float32: rescale them")
     pairs: list[_Pair] = []
     for inputs, targets in parts:
-        if source.peak is not None:
+        if source.tokens:
+            inputs = inputs.astype(np.int64)
+        elif source.peak is not None:
             inputs = _standardise_bytes(inputs, mean, sd, source.peak)
         else:
             inputs = _standardise(inputs, mean, sd, source.images)

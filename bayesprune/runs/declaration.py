@@ -28,6 +28,7 @@ from bayesprune.models.genomes.genome_network import GENOME
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.likelihoods.names import LIKELIHOODS, likelihood_class
 from bayesprune.models.networks.changed_networks import changed_network
+from bayesprune.models.networks.placing import zeros_for
 from bayesprune.models.priors.ready import PRIORS, make_prior
 from bayesprune.models.ready_networks import NETWORKS, make_ready
 from bayesprune.runs.code_trust import CodeTrust, absolute, allowed_code, is_code
@@ -138,7 +139,7 @@ class Declaration:
             StartingWeights.of(weights).load_into(network, self.input_shape)
         likelihood = likelihood_class(self.likelihood)()
         if isinstance(prior, UnitGates):
-            example = torch.zeros(1, *self.input_shape)
+            example = zeros_for(network, self.input_shape)
             return BayesianNetwork(network, {}, likelihood, self.data_size, gates=prior, example_input=example)
         return BayesianNetwork(network, dict.fromkeys(self.on, prior), likelihood, data_size=self.data_size)
 
@@ -245,7 +246,7 @@ def with_parts(network: nn.Module, parts: Mapping[str, Any], input_shape: tuple[
     Raises:
         ValueError: If the network cannot be changed so.
     """
-    return changed_network(network, **parts, example_input=torch.zeros(2, *input_shape)) if parts else network
+    return changed_network(network, **parts, example_input=zeros_for(network, input_shape, 2)) if parts else network
 
 
 def _patterns(
@@ -256,7 +257,7 @@ def _patterns(
     settings: Mapping[str, Any],
     parts: Mapping[str, Any],
 ) -> tuple[str, ...]:
-    """The pattern of all weights; where it would match scales of normalisation too, the weights by name."""
+    """The pattern of all weights; where it would match scales of normalisation or embeddings too, weights by name."""
     if prior == UNIT_GATES:
         return ()
     with torch.random.fork_rng(devices=[]):
@@ -267,9 +268,10 @@ def _patterns(
     matched = {name: parameter.ndim for name, parameter in parameters.items() if name.endswith(".weight")}
     if not matched and "weight" in parameters:  # a bare layer, whose names have no dot
         return ("weight",)
-    if min(matched.values(), default=2) >= 2:
+    tables = {f"{name}.weight" for name, module in made.named_modules() if isinstance(module, nn.Embedding)}
+    if min(matched.values(), default=2) >= 2 and not tables:
         return ("*.weight",)
-    return tuple(name for name, ndim in matched.items() if ndim >= 2)
+    return tuple(name for name, ndim in matched.items() if ndim >= 2 and name not in tables)
 
 
 def resolve_prior(prior: str, settings: Mapping[str, Any], data_size: int) -> Hierarchy | UnitGates:

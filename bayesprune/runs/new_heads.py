@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from bayesprune.models.networks.placing import zeros_for
+
 __all__ = ["layer_of", "named", "output_layer", "resized_layers"]
 
 
@@ -98,10 +100,9 @@ def output_layer(network: nn.Module, input_shape: tuple[int, ...] | None) -> str
         is_leaf = not any(True for child in module.children() for _ in child.parameters())
         if is_leaf and any(parameter.ndim > 1 for parameter in module.parameters(recurse=False)):
             watch(name, module)
-    dtype = next((one.dtype for one in probe.parameters() if one.is_floating_point()), torch.float32)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            result = probe(torch.zeros(1, *input_shape, dtype=dtype))
+            result = probe(zeros_for(probe, input_shape))
     except Exception:  # of somebody else's forward
         return None
     if not isinstance(result, Tensor):

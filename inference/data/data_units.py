@@ -24,6 +24,7 @@ from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.first_line import first_line
 from bayesprune.models.likelihoods.normal import Normal
 from bayesprune.models.networks.outputs import outputs_at
+from bayesprune.models.networks.placing import looks_up
 from bayesprune.models.networks.standardisation import UNITS, put_in_units, units_of
 
 __all__ = ["ONLY_NOISE", "Moments", "in_data_units", "moments_of"]
@@ -251,7 +252,7 @@ def _standardised(
 def _units(model: BayesianNetwork, inputs: Moments | None, targets: Moments, ndim: int) -> dict[str, Tensor]:
     """What to standardise by, in the shapes in which it broadcasts to inputs `(n, ...)` of `ndim` dimensions."""
     dtype, units = next(model.network.parameters()).dtype, dict[str, Tensor]()
-    found = None if inputs is None or _has_embedding(model.network) else inputs.units(dtype)
+    found = None if inputs is None or looks_up(model.network) else inputs.units(dtype)
     if found is not None:
         shape = (-1,) + (1,) * (ndim - 2) if _is_channel_first(model.network, ndim) else found[0].shape
         units |= dict(zip(UNITS[:2], (part.reshape(shape) for part in found), strict=True))
@@ -269,7 +270,7 @@ def _sizes(targets: Moments, model: BayesianNetwork) -> Tensor | None:
 def _why_nothing(model: BayesianNetwork, inputs: Moments | None, targets: Moments) -> str:
     """Why there is nothing to standardise, which is true of inputs and targets."""
     dtype = next(model.network.parameters()).dtype
-    looked_up = inputs is None or _has_embedding(model.network)
+    looked_up = inputs is None or looks_up(model.network)
     one = "inputs are no measurements, but whole numbers or looked up" if looked_up else ""
     other = "" if targets.units(dtype) is None else "targets have no units"
     if model.likelihood.in_units(targets.mean, torch.ones_like(targets.mean)) is None:
@@ -388,11 +389,6 @@ def _check(network: nn.Module, units: dict[str, Tensor], x: Tensor) -> None:
         raise ValueError("the network gives nothing finite for standardised ones")
     if not torch.allclose(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max())):
         raise ValueError("the network's forward cannot be put in another's place")
-
-
-def _has_embedding(network: nn.Module) -> bool:
-    """Whether a network looks things up by number, so that its inputs are no measurements."""
-    return any(isinstance(module, (nn.Embedding, nn.EmbeddingBag)) for module in network.modules())
 
 
 def _is_channel_first(network: nn.Module, ndim: int) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bayesprune.models.networks.placing import looks_up
 from bayesprune.models.networks.standardisation import UNITS, units_of
 
 __all__ = ["ASKED", "NO_NOISE", "are_raw", "standardising_helps"]
@@ -50,5 +51,4 @@ def standardising_helps(network: nn.Module, x: Tensor | None, done: Mapping[str,
         return False
     if done is not None and (done.get("inputs") or done.get("reason") not in (ASKED, NO_NOISE)):
         return False
-    looks_up = any(isinstance(module, (nn.Embedding, nn.EmbeddingBag)) for module in network.modules())
-    return not looks_up and are_raw(x)
+    return not looks_up(network) and are_raw(x)

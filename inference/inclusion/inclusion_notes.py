@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
 from bayesprune.inference.data.batches import Batches
 from bayesprune.inference.data.kept_inputs import inputs_of
@@ -16,7 +15,7 @@ from bayesprune.inference.inclusion.correlated_inputs import CORRELATION, choose
 from bayesprune.inference.inclusion.event_rule import registered_rule
 from bayesprune.inference.inclusion.probabilities import probabilities_at
 from bayesprune.models.language.latent import Declared
-from bayesprune.models.networks.placing import like
+from bayesprune.models.networks.placing import like, zeros_for
 
 __all__ = [
     "CORRELATED",
@@ -73,7 +72,7 @@ def regression_of(fit: Fitted) -> str | None:
     if kept is not None:
         return regression_tensor(fit.model, like(kept[:16], reference))
     shape = fit.settings.get("input_shape")
-    return None if shape is None else regression_tensor(fit.model, torch.ones(16, *shape).to(reference))
+    return None if shape is None else regression_tensor(fit.model, zeros_for(fit.model.network, shape, 16) + 1)
 
 
 def inclusion_notes(fit: Fitted, restart: int = 0) -> list[str]:

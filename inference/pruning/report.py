@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bayesprune.models.costs.layer_budgets import LayerBudget
 from bayesprune.models.likelihoods.likelihood import Likelihood
+from bayesprune.models.networks.placing import zeros_for
 from bayesprune.models.units.compact import CompactResult, compact
 
 __all__ = ["PruneReport", "PruneResult", "report_of"]
@@ -102,8 +103,7 @@ class PruneResult:
                 raise ValueError(
                     "the fit does not say what shape its inputs had: pass example_input=, an input (n, ...)"
                 )
-            like = next(self.network.parameters())
-            example_input = torch.zeros((2, *self.input_shape), dtype=like.dtype, device=like.device)
+            example_input = zeros_for(self.network, self.input_shape, 2)
         return replace(compact(self.network, example_input, round_to, unknown), likelihood=self.likelihood)
 
 

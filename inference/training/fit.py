@@ -43,6 +43,7 @@ from bayesprune.inference.watching.progress import Progress
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.renamed_arguments import takes_old_names
 from bayesprune.models.networks.evaluation_mode import begin_training, held_in_evaluation
+from bayesprune.models.networks.placing import zeros_for
 
 
 @takes_old_names
@@ -191,7 +192,7 @@ def _begun(
     if plan.validation is not None:
         check_validation(copied.network, copied.likelihood, plan.validation)
     for rule in plan.rules:
-        rule.prepare(copied, torch.zeros((1, *input_shape), dtype=plan.runtime.dtype, device=plan.runtime.device))
+        rule.prepare(copied, zeros_for(copied.network, input_shape))
     q = Guide(copied, plan.guide)
     if start is not None:
         begin_at(start, number, copied, q)

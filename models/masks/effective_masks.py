@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bayesprune.models.networks.evaluation_mode import evaluation_mode
+from bayesprune.models.networks.placing import looks_up
+from bayesprune.models.networks.recurrent import RECURRENT_KERNELS, step_by_step
 
 __all__ = ["effective_masks"]
 
@@ -51,7 +53,7 @@ def effective_masks(network: nn.Module, masks: Mapping[str, Tensor], input_shape
         name: value.double() if value.is_floating_point() else value.clone() for name, value in network.named_buffers()
     }
     device = next(iter(masks.values())).device
-    x = torch.ones((1, *input_shape), dtype=torch.float64, device=device)
+    x = torch.ones((1, *input_shape), dtype=torch.int64 if looks_up(network) else torch.float64, device=device)
     try:
         with torch.enable_grad(), evaluation_mode(network), _Paths(others.values()):
             outputs = torch.func.functional_call(network, {**ones, **others, **buffers}, (x,))
@@ -107,6 +109,9 @@ class _Paths(TorchFunctionMode):
             return _gate(args[0])
         if name in _SUMS and len(args) > 1:
             return self._sum(name, *args[:2])
+        if name in RECURRENT_KERNELS:  # what the kernel does inside, no mode sees
+            with self:
+                return (step_by_step(RECURRENT_KERNELS[name], args[0], *args[2]),)
         rule = _RULES.get(name)
         return func(*args, **kwargs) if rule is None else rule(func, *args, **kwargs)
 

@@ -11,14 +11,30 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bayesprune.models.networks.widths import require_positive, scaled
 
-__all__ = ["GRU", "LSTM", "Cell", "RecurrentNetwork", "gru", "lstm", "recurrent_network"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RECURRENT_KERNELS",
+    "Cell",
+    "RecurrentNetwork",
+    "gru",
+    "gru_step",
+    "lstm",
+    "lstm_step",
+    "recurrent_network",
+    "step_by_step",
+]
 
 HIDDEN = 64
 """Hidden units of the ready recurrent networks."""
+
+RECURRENT_KERNELS = {"rnn_tanh": "rnn-tanh", "rnn_relu": "rnn-relu", "gru": "gru", "lstm": "lstm"}
+"""What torch calls the functions that run a whole layer, and the kind of layer that each runs."""
 
 
 class Cell(nn.Module):
@@ -66,6 +82,70 @@ class Cell(nn.Module):
             nn.init.uniform_(parameter, -most, most)
 
 
+def gru_step(read: Tensor, own: Tensor, hidden: Tensor) -> Tensor:
+    """One step of a GRU; the equations stand at `GRU`.
+
+    Args:
+        read: W x + b of the three gates, `(N, 3 x hidden)`.
+        own: U h + b of the three gates, likewise.
+        hidden: h, `(N, hidden)`.
+
+    Returns:
+        h', `(N, hidden)`.
+    """
+    read_r, read_z, read_n = read.chunk(3, dim=-1)
+    own_r, own_z, own_n = own.chunk(3, dim=-1)
+    r, z = torch.sigmoid(read_r + own_r), torch.sigmoid(read_z + own_z)
+    n = torch.tanh(read_n + r * own_n)
+    return (1.0 - z) * n + z * hidden
+
+
+def lstm_step(read: Tensor, own: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    """One step of an LSTM; the equations stand at `LSTM`.
+
+    Args:
+        read: W x + b of the four gates, `(N, 4 x hidden)`.
+        own: U h + b of the four gates, likewise.
+        memory: c, `(N, hidden)`.
+
+    Returns:
+        h' and c', each `(N, hidden)`.
+    """
+    i, f, g, o = (read + own).chunk(4, dim=-1)
+    memory = torch.sigmoid(f) * memory + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(memory), memory
+
+
+def step_by_step(
+    kind: str, x: Tensor, input_weight: Tensor, recurrent_weight: Tensor, input_bias: Tensor, recurrent_bias: Tensor
+) -> Tensor:
+    """What torch's function for a recurrent layer gives for hidden units that start at zero, by a loop over the steps.
+
+    Args:
+        kind: A value of `RECURRENT_KERNELS`.
+        x: Sequences, `(N, steps, inputs)`.
+        input_weight: `(gates x hidden, inputs)`.
+        recurrent_weight: `(gates x hidden, hidden)`.
+        input_bias: `(gates x hidden,)`.
+        recurrent_bias: `(gates x hidden,)`.
+
+    Returns:
+        Hidden units after every step, `(N, steps, hidden)`.
+    """
+    hidden = memory = x.new_zeros(x.shape[0], recurrent_weight.shape[1])
+    after = []
+    for read in F.linear(x, input_weight, input_bias).unbind(1):
+        own = F.linear(hidden, recurrent_weight, recurrent_bias)
+        if kind == "gru":
+            hidden = gru_step(read, own, hidden)
+        elif kind == "lstm":
+            hidden, memory = lstm_step(read, own, memory)
+        else:
+            hidden = torch.tanh(read + own) if kind == "rnn-tanh" else torch.relu(read + own)
+        after.append(hidden)
+    return torch.stack(after, 1)
+
+
 class GRU(Cell):
     """Gated recurrent unit (Cho et al. 2014) by the equations of `torch.nn.GRU`, with its order of rows, r, z, n.
 
@@ -83,11 +163,7 @@ class GRU(Cell):
 
     def step(self, read: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """See `Cell`."""
-        read_r, read_z, read_n = read.chunk(3, dim=-1)
-        own_r, own_z, own_n = self.recurrent(state).chunk(3, dim=-1)
-        r, z = torch.sigmoid(read_r + own_r), torch.sigmoid(read_z + own_z)
-        n = torch.tanh(read_n + r * own_n)
-        hidden = (1.0 - z) * n + z * state
+        hidden = gru_step(read, self.recurrent(state), state)
         return hidden, hidden
 
 
@@ -112,10 +188,7 @@ class LSTM(Cell):
 
     def step(self, read: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """See `Cell`."""
-        hidden, memory = state
-        i, f, g, o = (read + self.recurrent(hidden)).chunk(4, dim=-1)
-        memory = torch.sigmoid(f) * memory + torch.sigmoid(i) * torch.tanh(g)
-        hidden = torch.sigmoid(o) * torch.tanh(memory)
+        hidden, memory = lstm_step(read, self.recurrent(state[0]), state[1])
         return hidden, (hidden, memory)
 
 
