@@ -136,7 +136,6 @@ if TYPE_CHECKING:
     from bayesprune.inference.samplers.langevin import SGHMC as SGHMC
     from bayesprune.inference.samplers.langevin import SGLD as SGLD
     from bayesprune.inference.samplers.sampled_inclusion import sampled_inclusion as sampled_inclusion
-    from bayesprune.inference.search.forest_surrogate import ForestSurrogate as ForestSurrogate
     from bayesprune.inference.search.history import found_genome as found_genome
     from bayesprune.inference.search.search import search as search
     from bayesprune.inference.search.searched import Searched as Searched

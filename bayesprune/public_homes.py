@@ -136,7 +136,6 @@ HOMES: dict[str, str] = {
     "search": "bayesprune.inference.search.search",
     "Searched": "bayesprune.inference.search.searched",
     "Surrogate": "bayesprune.inference.search.surrogate",
-    "ForestSurrogate": "bayesprune.inference.search.forest_surrogate",
     "found_genome": "bayesprune.inference.search.history",
     # sparse training
     "recipe": "bayesprune.inference.recipes.ready_recipes",

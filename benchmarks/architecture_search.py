@@ -26,7 +26,6 @@ import torch
 
 import bayesprune as bp
 from bayesprune.inference.search.evaluation import FitTraining
-from bayesprune.inference.search.forest_surrogate import ForestSurrogate
 from bayesprune.inference.search.search import search
 from bayesprune.models.genomes.search_space import SearchSpace
 from benchmarks.ledger import Ledger
@@ -54,7 +53,7 @@ def measured(method: str, seed: int, trainings: int) -> dict[str, Any]:
         validation=splits.validation,
         trainings=trainings,
         strategy="random" if method == "random" else "evolution",
-        surrogate=ForestSurrogate() if method == "surrogate" else None,
+        surrogate=bp.PerformancePredictor() if method == "surrogate" else None,
         epochs=EPOCHS,
         seed=1000 * seed,
         batch_size=BATCH,

@@ -26,7 +26,10 @@ def search(
     strategy: Annotated[str, typer.Option(help="evolution or random.")] = "evolution",
     surrogate: Annotated[
         str | None,
-        typer.Option(help="random-forest or none.  [default: random-forest for evolution]", show_default=False),
+        typer.Option(
+            help="random-forest, gaussian-process, bayesian-ridge or none.  [default: random-forest for evolution]",
+            show_default=False,
+        ),
     ] = None,
     population: Annotated[int, typer.Option(help="Random genomes at first; the last ones that have children.")] = 10,
     tournament: Annotated[int, typer.Option(help="Of how many of the population the best has a child.")] = 3,

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from bayesprune.analysis.plots.search import plot_search
+from bayesprune.analysis.structure.performance_predictor import PerformancePredictor
 from bayesprune.commands.console import print_lines, stdout
 from bayesprune.data.sets import load_data
-from bayesprune.inference.search.forest_surrogate import ForestSurrogate
 from bayesprune.inference.search.history import SEARCH_FILE, Training
 from bayesprune.inference.search.search import search
 from bayesprune.inference.search.searched import Searched
@@ -21,7 +21,9 @@ from bayesprune.models.genomes.search_space import SearchSpace
 __all__ = ["SURROGATES", "is_search", "print_search", "search_architecture", "show_search"]
 
 SURROGATES: dict[str, Callable[[int], Surrogate | None]] = {
-    "random-forest": lambda seed: ForestSurrogate(seed=seed),
+    "random-forest": lambda seed: PerformancePredictor("random-forest", seed),
+    "gaussian-process": lambda seed: PerformancePredictor("gaussian-process", seed),
+    "bayesian-ridge": lambda seed: PerformancePredictor("bayesian-ridge", seed),
     "none": lambda seed: None,
 }
 """Surrogates of a seed, by name."""

@@ -30,6 +30,7 @@ from bayesprune.models.genomes.search_space import SearchSpace, parameters_of
 __all__ = ["search"]
 
 _OURS = ("start", "restarts", "checkpoint", "validation")
+_MOST_WORKERS, _MOST_IN_ROUND = 256, 1000
 
 
 def search(
@@ -109,13 +110,14 @@ def search(
         )
     if not 0.0 <= real_number("crossover", crossover) <= 1.0:
         raise ValueError(f"crossover is a probability, not {crossover}: give a number from 0 to 1")
-    workers = whole_number("workers", workers)
+    workers = _at_most("workers", whole_number("workers", workers), _MOST_WORKERS)
     after = population if surrogate_after is None else whole_number("surrogate_after", surrogate_after, least=2)
+    rounds = workers if batch is None else _at_most("batch", whole_number("batch", batch), _MOST_IN_ROUND)
     plan = Plan(
         space=space, seed=checked_seed(seed), strategy=strategy, population=population,
-        tournament=whole_number("tournament", tournament), crossover=float(crossover),
-        batch=workers if batch is None else whole_number("batch", batch), features=features, surrogate=surrogate,
-        acquisition=acquisition, offspring=whole_number("offspring", offspring), surrogate_after=after,
+        tournament=whole_number("tournament", tournament), crossover=float(crossover), batch=rounds,
+        features=features, surrogate=surrogate, acquisition=acquisition,
+        offspring=_at_most("offspring", whole_number("offspring", offspring), _MOST_IN_ROUND), surrogate_after=after,
     )  # fmt: skip
     trains = _training(data, validation, train, epochs, how)
     asked = _asked(plan, trains, trainings)
@@ -147,6 +149,14 @@ def search(
                     break
             start += size
     return Searched(space, tuple(history[:trainings]), strategy, surrogate is not None, tuple(notes))
+
+
+def _at_most(name: str, number: int, most: int) -> int:
+    if number > most:
+        raise ValueError(
+            f"{name} must be at most {most}, not {number:.3g}: a search of one machine has no use for more"
+        )
+    return number
 
 
 def _check_strategy(strategy: str, surrogate: Surrogate | None, acquisition: str) -> None:

@@ -50,7 +50,7 @@ def random_genome(space: SearchSpace, rng: random.Random, graphs: str | None = N
     if graphs is not None and graphs not in RANDOM_GRAPHS:
         raise ValueError(f"random graphs {graphs!r} are unknown: expected one of {', '.join(RANDOM_GRAPHS)}")
     for _ in range(_TRIES):
-        vertices = rng.randint(1, space.most_vertices)
+        vertices = rng.randint(1, min(space.most_vertices, space.most_edges - 1))  # a chain has one edge more
         graph = RANDOM_GRAPHS[graphs or rng.choice(list(RANDOM_GRAPHS))](vertices, rng)
         edges = {(begin + 1, end + 1) for begin, end in (sorted(edge) for edge in graph.edges())}
         sources = set(range(1, vertices + 1)) - {end for _, end in edges}

@@ -7,7 +7,6 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import norm, spearmanr
 
-from bayesprune.inference.search.forest_surrogate import ForestSurrogate
 from bayesprune.inference.search.surrogate import (
     expected_improvement,
     genome_features,
@@ -52,22 +51,3 @@ def test_features_of_a_genome_by_hand():
     maps = 8 * 4 * 4  # of 8 x 8 averaged to 4 x 4, and of 4 x 4
     parameters = (9 * 8 + 8) + (2 * maps * 16 + 16) + (16 * 10 + 10)
     assert genome_features(genome, space).tolist() == pytest.approx([3, 5, 3, 2, 1, 1, np.log(parameters), 1, 1, 1, 0])
-
-
-def test_a_forest_learns_says_how_sure_it_is_and_is_the_same_again():
-    rng = np.random.default_rng(0)
-    x = rng.uniform(size=(80, 3))
-    y = x[:, 0] + 0.01 * rng.normal(size=80)
-    near, far = np.full((1, 3), 0.5), rng.uniform(size=(200, 3))
-    forest = ForestSurrogate().fit(x, y)
-    mean, sd = forest.predict(far)
-    assert mean.shape == sd.shape == (200,) and (sd >= 0).all()
-    assert np.corrcoef(mean, far[:, 0])[0, 1] > 0.95
-    assert abs(np.corrcoef(mean, far[:, 1])[0, 1]) < 0.5  # control
-    again = ForestSurrogate().fit(x, y).predict(far)
-    assert (again[0] == mean).all() and (again[1] == sd).all()
-    assert (ForestSurrogate(seed=1).fit(x, y).predict(far)[0] != mean).any()
-    noisy = ForestSurrogate().fit(x, rng.normal(size=80)).predict(near)[1]
-    assert noisy > 5 * forest.predict(near)[1]
-    with pytest.raises(ValueError, match="has not been fitted"):
-        ForestSurrogate().predict(x)
