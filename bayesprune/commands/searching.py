@@ -152,4 +152,5 @@ def _progress(trainings: int, is_wanted: bool) -> Iterator[Callable[[Training], 
     try:
         yield moved
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()

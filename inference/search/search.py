@@ -23,6 +23,7 @@ from bayesprune.inference.search.proposals import (
 )
 from bayesprune.inference.search.searched import Searched
 from bayesprune.inference.search.surrogate import ACQUISITIONS, Surrogate, genome_features
+from bayesprune.inference.training.fit_options import FitOptions
 from bayesprune.models.checks.given_numbers import checked_seed, real_number, whole_number
 from bayesprune.models.files.places import expanded
 from bayesprune.models.genomes.search_space import SearchSpace, parameters_of
@@ -196,6 +197,7 @@ def _training(
         )
     if wrong := [name for name in _OURS if name in how]:
         raise ValueError(f"{wrong[0]}= is not an argument of a search's trainings: leave it out")
+    FitOptions(**{name: value for name, value in how.items() if name in FitOptions.__dataclass_fields__})  # checks them
     return FitTraining(data, validation, whole_number("epochs", epochs), how=dict(how))
 
 

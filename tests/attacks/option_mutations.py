@@ -38,7 +38,8 @@ BASES: dict[str, list[tuple[str, ...]]] = {
          "--restarts", "1", "--out", "out"),
     ],
     "search": [
-        ("search", *LABELS, "--trainings", "4", "--population", "3", "--epochs", "1", "--widths", "4", "--out", "out"),
+        ("search", *LABELS, "--trainings", "4", "--population", "3", "--epochs", "1", "--widths", "4", "--quiet",
+         "--out", "out"),
     ],
     "show": [("show", "spike")],
     "prune": [

@@ -20,6 +20,7 @@ from bayesprune.models.genomes.genome import Genome
 from bayesprune.models.genomes.search_space import SearchSpace
 from tests.inference.search.conftest import Landscape, Linear
 
+DATA = (torch.zeros(4, 1, 8, 8), torch.zeros(4, dtype=torch.long))
 HOW = {"trainings": 24, "population": 8}
 
 
@@ -205,6 +206,8 @@ def test_the_default_training_is_a_fit(digits):
         ({"surrogate": object()}, "takes an object with fit"),
         ({"train": 3}, "takes a function of a network and a seed"),
         ({"batch_size": 10}, "batch_size= is for training by fit"),
+        ({"train": None, "data": DATA, "validation": DATA, "learning_rate": math.inf}, "learning_rate"),
+        ({"train": None, "data": DATA, "validation": DATA, "start": None}, "start= is not an argument"),
         ({"train": None}, "a search trains on data and chooses on validation data"),
         ({"train": lambda network, seed: 1.0, "workers": 2}, "cannot be sent to other processes"),
     ],
@@ -212,7 +215,7 @@ def test_the_default_training_is_a_fit(digits):
 def test_bad_input_is_refused_in_a_sentence_before_anything_is_trained(space, landscape, tmp_path, given, message):
     place = tmp_path / "search"
     with pytest.raises(ValueError, match=message):
-        search(None, space, **{**HOW, "train": landscape, "folder": place, **given})
+        search(**{"data": None, "space": space, **HOW, "train": landscape, "folder": place, **given})
     assert not (place / SEARCH_FILE).exists() or not json.loads((place / SEARCH_FILE).read_text())["trainings"]
 
 
