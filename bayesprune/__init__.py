@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from bayesprune.analysis.plots.pruning_trace import plot_pruning_trace as plot_pruning_trace
     from bayesprune.analysis.plots.r_hat import plot_r_hat as plot_r_hat
     from bayesprune.analysis.plots.scales import plot_scales as plot_scales
+    from bayesprune.analysis.plots.search import plot_search as plot_search
     from bayesprune.analysis.plots.shrinkage import plot_shrinkage as plot_shrinkage
     from bayesprune.analysis.plots.structure_graph import plot_structure as plot_structure
     from bayesprune.analysis.plots.thresholds import plot_thresholds as plot_thresholds
@@ -142,6 +143,10 @@ if TYPE_CHECKING:
     from bayesprune.inference.samplers.langevin import SGHMC as SGHMC
     from bayesprune.inference.samplers.langevin import SGLD as SGLD
     from bayesprune.inference.samplers.sampled_inclusion import sampled_inclusion as sampled_inclusion
+    from bayesprune.inference.search.history import found_genome as found_genome
+    from bayesprune.inference.search.search import search as search
+    from bayesprune.inference.search.searched import Searched as Searched
+    from bayesprune.inference.search.surrogate import Surrogate as Surrogate
     from bayesprune.inference.sparsity_path.continuation import sparsity_path as sparsity_path
     from bayesprune.inference.sparsity_path.sparsity_path import SparsityPath as SparsityPath
     from bayesprune.inference.terms.check import check_term as check_term
@@ -177,6 +182,10 @@ if TYPE_CHECKING:
     from bayesprune.models.distributions.spike_slab_mixture import SpikeSlabMixture as SpikeSlabMixture
     from bayesprune.models.gates.cost_pressure import CostPressure as CostPressure
     from bayesprune.models.gates.unit_gates import UnitGates as UnitGates
+    from bayesprune.models.genomes.genome import Genome as Genome
+    from bayesprune.models.genomes.genome_network import network_of as network_of
+    from bayesprune.models.genomes.random_genomes import random_genome as random_genome
+    from bayesprune.models.genomes.search_space import SearchSpace as SearchSpace
     from bayesprune.models.language.hierarchy import Hierarchy as Hierarchy
     from bayesprune.models.language.inclusion import InclusionEvent as InclusionEvent
     from bayesprune.models.language.inclusion import beyond_threshold as beyond_threshold

@@ -151,6 +151,15 @@ HOMES: dict[str, str] = {
     "reestimate_statistics": "bayesprune.inference.data.batch_normalisation",
     "brier_score": "bayesprune.inference.predictions.metrics",
     "out_of_distribution_auroc": "bayesprune.inference.predictions.out_of_distribution",
+    # architecture search
+    "Genome": "bayesprune.models.genomes.genome",
+    "SearchSpace": "bayesprune.models.genomes.search_space",
+    "network_of": "bayesprune.models.genomes.genome_network",
+    "random_genome": "bayesprune.models.genomes.random_genomes",
+    "search": "bayesprune.inference.search.search",
+    "Searched": "bayesprune.inference.search.searched",
+    "Surrogate": "bayesprune.inference.search.surrogate",
+    "found_genome": "bayesprune.inference.search.history",
     # sparse training
     "recipe": "bayesprune.inference.recipes.ready_recipes",
     "RECIPES": "bayesprune.inference.recipes.ready_recipes",
@@ -230,6 +239,7 @@ HOMES: dict[str, str] = {
     "plot_pruning_trace": "bayesprune.analysis.plots.pruning_trace",
     "plot_scales": "bayesprune.analysis.plots.scales",
     "plot_front": "bayesprune.analysis.plots.front",
+    "plot_search": "bayesprune.analysis.plots.search",
     "plot_trajectories": "bayesprune.analysis.plots.trajectories",
     "plot_r_hat": "bayesprune.analysis.plots.r_hat",
     "plot_prior_posterior": "bayesprune.analysis.plots.prior_posterior",

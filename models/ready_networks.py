@@ -9,6 +9,8 @@ from typing import Any, Protocol
 from torch import nn
 
 from bayesprune.models.checks.size_bounds import checked_count, checked_input_shape, checked_width, require_holdable
+from bayesprune.models.genomes.genome import Genome
+from bayesprune.models.genomes.genome_network import GENOME, network_of
 from bayesprune.models.networks.dyrelu_networks import DYRELU, with_dyrelu
 from bayesprune.models.networks.fast_grnn import fast_grnn
 from bayesprune.models.networks.lenet import lenet_5, lenet_300_100
@@ -155,11 +157,12 @@ def make_ready(
     stem_stride: int = 1,
     shared_blocks: int = 0,
     dyrelu: bool = False,
+    genome: Any = None,
 ) -> nn.Module:
     """Makes a network of `NETWORKS`, once it is known that it can be held.
 
     Args:
-        name: Its name.
+        name: Its name, or ``"genome"``.
         input_shape: Shape of one input.
         classes: Number of outputs.
         width: Multiplies the widths of the hidden layers; default 1.
@@ -167,18 +170,27 @@ def make_ready(
         shared_blocks: Blocks of each stage that own their convolutions, which later ones use (`share_blocks`); default
             0: all blocks own theirs.
         dyrelu: Whether its activations are `DyReLU`s (`with_dyrelu`); default False.
+        genome: What `Genome.as_dict` returned, for ``"genome"``, and only there; default None.
 
     Raises:
         ValueError: If the name is unknown, the network does not take such inputs, has none of what is asked for, or has
             more than `bayesprune.models.checks.size_bounds.MOST_PARAMETERS` parameters.
     """
-    if not isinstance(name, str) or name not in NETWORKS:
-        raise ValueError(f"network {name!r} is unknown: expected one of {', '.join(NETWORKS)}")
+    if not isinstance(name, str) or name not in (*NETWORKS, GENOME):
+        raise ValueError(f"network {name!r} is unknown: expected one of {', '.join(NETWORKS)}, or {GENOME}")
+    if (name == GENOME) != (genome is not None):
+        raise ValueError(
+            f"network {name!r} {'lacks a genome' if name == GENOME else 'has no genome'}: give one to {GENOME}, and to "
+            "no other network"
+        )
+    found = Genome.from_dict(genome) if name == GENOME else None
     if stem_stride != 1 and name not in _STEMS:
         raise ValueError(f"{name} has no {STEM}: leave it out, or take one of {', '.join(_STEMS)}")
 
     def make() -> nn.Module:
-        if stem_stride == 1:
+        if found is not None:
+            network: nn.Module = network_of(found, input_shape, classes, width)
+        elif stem_stride == 1:
             network = NETWORKS[name](input_shape, classes, width)
         else:
             _require_image(name, input_shape)
@@ -197,7 +209,8 @@ def network_from_config(config: Any) -> nn.Module:
 
     Args:
         config: Has ``name``, ``input_shape``, ``classes`` and, since there are widths, ``width``; where they are not
-            the usual ones, ``stem_stride``, ``shared_blocks`` and ``dyrelu``; those of graphs their ``graph``.
+            the usual ones, ``stem_stride``, ``shared_blocks`` and ``dyrelu``; those of graphs their ``graph``, that of
+            a genome its ``genome``.
 
     Raises:
         ValueError: In one sentence, if it is something else or out of bounds
@@ -219,6 +232,7 @@ def network_from_config(config: Any) -> nn.Module:
         checked_count(config.get(STEM, 1), STEM, _LONGEST_STRIDE),
         checked_count(config[SHARED], SHARED, _MOST_BLOCKS) if SHARED in config else 0,
         config.get(DYRELU, False),
+        config.get(GENOME),
     )
 
 

@@ -263,6 +263,14 @@ def test_the_page_on_tuning_runs():
     assert space["tuned"].trials and space["fit"].settings["kl_weight"] == space["tuned"].values["kl_weight"]
 
 
+def test_the_page_on_search_runs():
+    space = {}
+    for block in code_blocks("docs/search.md"):
+        exec(compile(block, "docs/search.md", "exec"), space)
+    assert len(space["found"].trainings) == 8 and space["found"].trainings[7].predicted is not None
+    assert space["fit"].model.network.genome == space["found"].genome
+
+
 def test_the_page_on_regression_runs():
     space = {}
     for block in code_blocks("docs/regression.md", epochs=60):

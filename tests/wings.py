@@ -14,7 +14,7 @@ WINGS = {
         "networks": "ways checks",
         "masks": "ways networks",
         "structure": "masks networks ways language checks",
-        "genomes": "structure networks checks",
+        "genomes": "networks checks",
         "ready_networks": "genomes structure networks checks",
         "graphs": "checks",
         "likelihoods": "",
@@ -56,7 +56,7 @@ WINGS = {
         "pruning": "training fit_result restart inclusion masks rules objective guides data",
         "sparsity_path": "pruning training fit_result predictions defaults data",
         "tuning": "sparsity_path training fit_result defaults guides data",
-        "search": "tuning pruning training fit_result predictions defaults rules guides data",
+        "search": "training guides data",
     },
     "analysis": {
         "arviz": "",

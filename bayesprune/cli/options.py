@@ -62,11 +62,13 @@ Recipe = Annotated[
 RecipeSettings = Annotated[
     list[str] | None, typer.Option("--recipe-set", metavar="KEY=VALUE", help="A setting of the recipe; repeatable.")
 ]
-Network = Annotated[str, typer.Option(help=f"{', '.join(NETWORK_NAMES)} or MODULE:NAME.")]
+Network = Annotated[str, typer.Option(help=f"{', '.join(NETWORK_NAMES)}, genome, or MODULE:NAME.")]
 NetworkSettings = Annotated[
     list[str] | None,
     typer.Option(
-        "--network-set", metavar="KEY=VALUE", help="An argument of a network of your own, MODULE:NAME; repeatable."
+        "--network-set",
+        metavar="KEY=VALUE",
+        help="An argument of a network of your own, MODULE:NAME; repeatable. Of genome: genome=PLACE of a search.",
     ),
 ]
 Width = Annotated[float, typer.Option(help="Multiplies the widths of the network's hidden layers.")]

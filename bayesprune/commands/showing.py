@@ -14,6 +14,7 @@ from torch import Tensor
 from bayesprune.analysis.tables.layer_table import layer_table
 from bayesprune.commands.console import figure, percent, print_lines, stdout
 from bayesprune.commands.fitting import objective_line, remarks, scores_line
+from bayesprune.commands.searching import is_search, show_search
 from bayesprune.commands.showing_gates import gate_lines, what_is_left
 from bayesprune.commands.showing_progress import show_progress
 from bayesprune.inference.execution.stepper import ExecutionReport
@@ -52,7 +53,7 @@ def show_run(
     neither repeated nor trusted, the summary is printed, and in place of the layers what would be run for them.
 
     Args:
-        run: The run folder, the place where one will stand, or a folder that `WriteTrace` writes.
+        run: The run folder, the place where one will stand, a folder that `WriteTrace` writes, or one of a search.
         plots: Whether to write RUN/plots.
         trust_code: Whether to run whatever code the folder names; default False.
         network: Its network, repeated to allow it; default None.
@@ -64,6 +65,8 @@ def show_run(
         OSError: If the plots cannot be written.
     """
     run = expanded(run)
+    if is_search(run):
+        return show_search(run)
     part = find_part(run)
     if part is not None:
         try:

@@ -13,6 +13,7 @@ from torch import nn
 from bayesprune.data.files import are_no_classes
 from bayesprune.data.sets import DataSplits
 from bayesprune.inference.objective.unit_gate_estimators import estimator_named
+from bayesprune.inference.search.history import found_genome
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.size_bounds import (
     MOST_DATA,
@@ -23,6 +24,7 @@ from bayesprune.models.checks.size_bounds import (
 )
 from bayesprune.models.costs.weight_names import weight_names
 from bayesprune.models.gates.unit_gates import UnitGates
+from bayesprune.models.genomes.genome_network import GENOME
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.likelihoods.names import LIKELIHOODS, likelihood_class
 from bayesprune.models.networks.changed_networks import changed_network
@@ -200,6 +202,8 @@ def declare(
     settings, parts = dict(settings or {}), checked_parts(network_parts or {})
     if prior == UNIT_GATES:  # written down, as its default has been another one
         settings.setdefault("weight_scale", PRIORS[prior].settings["weight_scale"])
+    if network == GENOME and isinstance(given.get(GENOME), str):  # the place of one, which is kept itself
+        given = {**given, GENOME: found_genome(given[GENOME]).as_dict()}
     if is_code(network):
         given = complete_settings(network, given, outputs)
     return Declaration(
@@ -300,7 +304,8 @@ def make_network(
 
     Args:
         name: A name in `NETWORKS`; or `MODULE:NAME` (or `FILE.py:NAME`), a function of `(input_shape, outputs)`
-            or of nothing that returns an `nn.Module`, or a module itself: see `bayesprune.runs.own_networks`.
+            or of nothing that returns an `nn.Module`, or a module itself: see `bayesprune.runs.own_networks`; or
+            ``"genome"``, with the genome among the settings.
         input_shape: Shape of one input.
         outputs: Outputs that are needed.
         width: Multiplies the widths of the hidden layers of a network in `NETWORKS`; default 1.
@@ -309,12 +314,20 @@ def make_network(
     Raises:
         ValueError: If the name is unknown, or is no network, or the width or a setting cannot be had.
     """
+    if name == GENOME:
+        if set(settings or {}) != {GENOME}:
+            raise ValueError(
+                f"network {GENOME} takes --network-set {GENOME}=PLACE, of a search or a file, and no other"
+            )
+        return make_ready(name, input_shape, outputs, width, genome=(settings or {})[GENOME])
     if name in NETWORKS:
         if settings:
             raise ValueError(f"--network-set is for networks of one's own, MODULE:NAME, not for {name}: leave it out")
         return make_ready(name, input_shape, outputs, width)
     if not is_code(name):
-        raise ValueError(f"network {name!r} is unknown: expected one of {', '.join(NETWORKS)}, or MODULE:NAME")
+        raise ValueError(
+            f"network {name!r} is unknown: expected one of {', '.join(NETWORKS)}, {GENOME}, or MODULE:NAME"
+        )
     if width != 1:
         raise ValueError(f"--width is for networks that are known by name, not for {name}: set its widths there")
     return own_network(name, input_shape, outputs, settings)

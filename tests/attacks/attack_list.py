@@ -25,6 +25,7 @@ Harm = Callable[[Path], object]
 _INPUT = ("--input", "inputs.npy", "--out", "out.npz")
 _PRUNE = ("--sparsity", "0.5", "--quiet", "--out", "out")
 _LABELS = (*FIT, "--prior", "spike-and-slab", "--epochs", "1", "--out", "out")
+_GENOME = ("--prior", "gaussian", "--epochs", "1", "--quiet", "--out", "out")
 _HALO = (*FIT, "--prior", "halo", "--epochs", "1", "--out", "out")
 
 READ: dict[str, list[Command]] = {
@@ -48,6 +49,12 @@ READ: dict[str, list[Command]] = {
         ("path", "--data", "{targets}/labels.npz", *FIT, "--epochs", "2", "--prior", "spike-and-slab", "--knob",
          "expected_density", "--values", "0.3,0.1", "--restarts", "1", "--sparsities", "0.3,0.8", "--out", "path"),
     ],
+    "search": [
+        ("show", "search"),
+        ("search", "--data", "{targets}/labels.npz", "--trainings", "5", "--population", "3", "--epochs", "1",
+         "--widths", "4", "--quiet", "--out", "search"),
+        ("fit", "--data", "labels.npz", "--network", "genome", "--network-set", "genome=search", *_GENOME),
+    ],
     "by-layer": [
         ("prune", "spike", "--budget", "by-layer/uniform.json", "--quiet", "--out", "out"),
         ("fit", "--data", "labels.npz", *_HALO, "--budget", "by-layer/uniform.json"),
@@ -69,12 +76,13 @@ QUOTAS = {
     "spike/summary.json": 220, "spike/fit.json": 120, "gates/summary.json": 110, "gates/fit.json": 110,
     "halo/summary.json": 40, "numbers/summary.json": 40, "horseshoe/fit.json": 30, "pruned/summary.json": 70,
     "compact/summary.json": 80, "compact/plan.json": 70, "path/path.json": 120, "path/point-000/fit.json": 40,
-    "killed.part/progress.json": 60, "killed.part/command.json": 60,
+    "search/search.json": 60, "killed.part/progress.json": 60, "killed.part/command.json": 60,
 }  # fmt: skip
 """How many values are replaced in a JSON file; 30 in one that is not named."""
 QUOTA = 30
 NOT_READ = (
     "arviz.nc", "front.png", "network.py", "masks.safetensors", "compact/weights.safetensors", "/lock", "/budget.json",
+    "search.png",
 )  # fmt: skip
 """Ends of names of files that are written for others; no command reads them."""
 ALIKE = ("halo/", "horseshoe/", "numbers/", "path/point-001")
@@ -130,8 +138,8 @@ class Attack:
 
     def _may_stay(self) -> tuple[str, ...]:
         """What is gone on with later, and plots that were drawn before another could not be."""
-        may = {part.rstrip("/") for part in self.command if part in ("killed", "path")}
-        if self.command[:1] == ("path",):
+        may = {part.rstrip("/") for part in self.command if part in ("killed", "path", "search")}
+        if self.command[:1] in (("path",), ("search",)):
             may |= {"out", *(part.removeprefix("--out=").split("/")[0] for part in self.command)}
         return (*may, *(f"{name}.part" for name in (*may, "out")), "checkpoint", "spike")
 
@@ -185,10 +193,11 @@ def _share(lines: list[Command], parts: int, rng: random.Random) -> list[Command
 
 def _named_in(line: Command) -> tuple[str, ...]:
     """Targets that a command line names."""
-    known = ("spike", "halo", "gates", "pruned", "compact", "path", "killed.part", "pictures", "named",
+    known = ("spike", "halo", "gates", "pruned", "compact", "path", "search", "killed.part", "pictures", "named",
              "weights.safetensors", "weights.pth")  # fmt: skip
     named = [name for name in known if name in line or f"{name.removesuffix('.part')}" in line]
-    return tuple(named) if line[:1] != ("path",) or "path" in line[1:] else tuple(n for n in named if n != "path")
+    # A command of that name names no folder by itself.
+    return tuple(one for one in named if line[:1] != (one,) or one in line[1:] or any(f"={one}" in p for p in line))
 
 
 def _wrong_data(targets: Path) -> Iterator[Attack]:

@@ -26,7 +26,7 @@ TEXTS = (
 )  # fmt: skip
 """Values for any option: numbers, texts and paths alike."""
 
-ENDLESS = {"epochs", "first_epochs", "restarts", "draws", "steps", "finetune"}
+ENDLESS = {"epochs", "first_epochs", "restarts", "draws", "steps", "finetune", "trainings"}
 """Options of which a large number is a long wait that was asked for: they get the others only."""
 LARGE = {HUGE, "9" * 400}
 
@@ -36,6 +36,10 @@ BASES: dict[str, list[tuple[str, ...]]] = {
     "path": [
         ("path", *LABELS, *FIT, "--prior", "halo", "--knob", "kappa", "--values", "3,9", "--epochs", "1",
          "--restarts", "1", "--out", "out"),
+    ],
+    "search": [
+        ("search", *LABELS, "--trainings", "4", "--population", "3", "--epochs", "1", "--widths", "4", "--quiet",
+         "--out", "out"),
     ],
     "show": [("show", "spike")],
     "prune": [

@@ -61,6 +61,8 @@ def make_targets(folder: Path) -> None:
         _call("path", "--data", "labels.npz", *FIT, "--epochs", "2", "--prior", "spike-and-slab", "--knob",
               "expected_density", "--values", "0.3,0.1", "--restarts", "1", "--sparsities", "0.3,0.8",
               "--out", "path")  # fmt: skip
+        _call("search", "--data", "labels.npz", "--trainings", "5", "--population", "3", "--epochs", "1",
+              "--widths", "4", "--quiet", "--out", "search")  # fmt: skip
         _call("prune", "spike", "--sparsity", "0.5", "--quiet", "--out", "pruned")
         _call("prune", "spike", "--sparsity", "0.8", "--compact", "--quiet", "--out", "compact")
         with (folder / "compact" / "network.py").open("a") as generated:
