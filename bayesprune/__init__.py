@@ -39,14 +39,11 @@ if TYPE_CHECKING:
     from bayesprune.analysis.plots.gates import plot_gates as plot_gates
     from bayesprune.analysis.plots.inclusion import plot_inclusion as plot_inclusion
     from bayesprune.analysis.plots.mask_churn import plot_masks as plot_masks
-    from bayesprune.analysis.plots.prediction import plot_prediction as plot_prediction
     from bayesprune.analysis.plots.prior_posterior import plot_prior_posterior as plot_prior_posterior
     from bayesprune.analysis.plots.pruning_trace import plot_pruning_trace as plot_pruning_trace
     from bayesprune.analysis.plots.r_hat import plot_r_hat as plot_r_hat
     from bayesprune.analysis.plots.scales import plot_scales as plot_scales
-    from bayesprune.analysis.plots.search import plot_search as plot_search
     from bayesprune.analysis.plots.shrinkage import plot_shrinkage as plot_shrinkage
-    from bayesprune.analysis.plots.structure_graph import plot_structure as plot_structure
     from bayesprune.analysis.plots.thresholds import plot_thresholds as plot_thresholds
     from bayesprune.analysis.plots.trajectories import plot_trajectories as plot_trajectories
     from bayesprune.analysis.plots.units import plot_units as plot_units
@@ -58,6 +55,9 @@ if TYPE_CHECKING:
     from bayesprune.analysis.structure.prediction import PerformancePrediction as PerformancePrediction
     from bayesprune.analysis.structure.prediction import predict_performance as predict_performance
     from bayesprune.analysis.structure.structure_graph import structure_graph as structure_graph
+    from bayesprune.analysis.structure_plots.prediction import plot_prediction as plot_prediction
+    from bayesprune.analysis.structure_plots.search import plot_search as plot_search
+    from bayesprune.analysis.structure_plots.structure_graph import plot_structure as plot_structure
     from bayesprune.analysis.tables.layer_table import layer_table as layer_table
     from bayesprune.analysis.tables.training_costs import TrainingCosts as TrainingCosts
     from bayesprune.analysis.tables.training_costs import training_costs as training_costs

@@ -239,7 +239,7 @@ HOMES: dict[str, str] = {
     "plot_pruning_trace": "bayesprune.analysis.plots.pruning_trace",
     "plot_scales": "bayesprune.analysis.plots.scales",
     "plot_front": "bayesprune.analysis.plots.front",
-    "plot_search": "bayesprune.analysis.plots.search",
+    "plot_search": "bayesprune.analysis.structure_plots.search",
     "plot_trajectories": "bayesprune.analysis.plots.trajectories",
     "plot_r_hat": "bayesprune.analysis.plots.r_hat",
     "plot_prior_posterior": "bayesprune.analysis.plots.prior_posterior",
@@ -249,7 +249,7 @@ HOMES: dict[str, str] = {
     "plot_units": "bayesprune.analysis.plots.units",
     "plot_thresholds": "bayesprune.analysis.plots.thresholds",
     "structure_graph": "bayesprune.analysis.structure.structure_graph",
-    "plot_structure": "bayesprune.analysis.plots.structure_graph",
+    "plot_structure": "bayesprune.analysis.structure_plots.structure_graph",
     "plot_masks": "bayesprune.analysis.plots.mask_churn",
     "training_costs": "bayesprune.analysis.tables.training_costs",
     "TrainingCosts": "bayesprune.analysis.tables.training_costs",
@@ -267,6 +267,6 @@ HOMES: dict[str, str] = {
     "PerformancePrediction": "bayesprune.analysis.structure.prediction",
     "PerformancePredictor": "bayesprune.analysis.structure.performance_predictor",
     "HorseshoeRegression": "bayesprune.analysis.structure.horseshoe_regression",
-    "plot_prediction": "bayesprune.analysis.plots.prediction",
+    "plot_prediction": "bayesprune.analysis.structure_plots.prediction",
 }
 """The module in which each public name lives; groups are those of docs/index.md."""

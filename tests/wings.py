@@ -13,7 +13,7 @@ WINGS = {
         "ways": "language",
         "networks": "ways checks",
         "masks": "ways networks",
-        "structure": "masks networks ways language checks",
+        "structure": "networks ways language checks",
         "genomes": "networks checks",
         "ready_networks": "genomes structure networks checks",
         "graphs": "checks",
@@ -24,10 +24,9 @@ WINGS = {
         "gates": "units tracing costs distributions language ways networks checks",
         "priors": "structure distributions language gates checks",
         "deployment": "costs graphs networks language files checks",
-        "bayesian_network": "gates structure masks networks ways language likelihoods",
+        "bayesian_network": "gates structure networks ways language likelihoods",
         "unit_removal": "bayesian_network gates units",
-        "declared_model": "bayesian_network ready_networks structure priors gates masks ways networks likelihoods"
-        " checks",
+        "declared_model": "bayesian_network ready_networks structure priors gates masks ways likelihoods checks",
     },
     "inference": {
         "data": "",
@@ -64,7 +63,8 @@ WINGS = {
         "structure": "",
         "deletion": "",
         "diagnostics": "arviz",
-        "plots": "arviz diagnostics deletion structure tables",
+        "plots": "arviz diagnostics deletion tables",
+        "structure_plots": "plots structure",
     },
     "bayesprune": {
         "earlier_homes": "",

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bayesprune.analysis.plots.search import plot_search
 from bayesprune.analysis.structure.performance_predictor import PerformancePredictor
+from bayesprune.analysis.structure_plots.search import plot_search
 from bayesprune.commands.console import print_lines, stdout
 from bayesprune.data.sets import load_data
 from bayesprune.inference.search.history import SEARCH_FILE, Training

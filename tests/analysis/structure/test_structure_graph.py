@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgba
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.analysis.plots.structure_graph import FAINTEST, KINDS
+from bayesprune.analysis.structure_plots.structure_graph import FAINTEST, KINDS
 from bayesprune.models.structure.edge_places import EdgePlace, edge_places
 from bayesprune.models.structure.graph_recurrent import GraphRecurrent
 from bayesprune.models.structure.layered_graph import layered

@@ -1,0 +1,1 @@
+"""Figures of structure: graphs, what they predict, and searches."""
