@@ -357,7 +357,9 @@ def test_damaged_cifar_is_refused_before_it_is_unpickled(tmp_path, monkeypatch):
 
 
 def test_every_name_has_a_line_and_paths_are_available_if_they_exist(tmp_path):
-    assert list(DATASETS) == ["digits", "fashion-mnist", "mnist", "cifar10", "cifar100"]
+    assert list(DATASETS) == [
+        "digits", "fashion-mnist", "mnist", "cifar10", "cifar100", "reber", "embedded-reber",
+    ]  # fmt: skip
     assert all(line and "\n" not in line for line in DATASETS.values())
     assert available("digits")
     assert available(str(tmp_path))
