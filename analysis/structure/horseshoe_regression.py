@@ -43,8 +43,8 @@ class HorseshoeRegression(RegressorMixin, BaseEstimator):
     A feature counts as included in a draw if its shrinkage factor 1 / (1 + rows s^2 / noise^2), s its prior scale in
     that draw, is below a half: if the data pull more at it than the prior. Of two features that say the same either
     may carry what they say, so that each alone is included in part of the draws only: ask `included_any` for the
-    probability that at least one of them is. By ``"svi"`` the guide holds features for independent, takes such pairs
-    for settled, and spreads inclusion less truly than ``"nuts"``; predictions hardly depend on that.
+    probability that at least one of them is. By ``"svi"`` the guide holds weights for independent, and settles
+    on one way in which such features share, another one for another seed; predictions hardly depend on that.
 
     Args:
         share: Expected share of features that are not shrunk, in (0, 1); default 0.2.

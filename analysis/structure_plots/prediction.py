@@ -96,6 +96,6 @@ def _panel(axis: Any, result: PerformancePrediction, row: FeatureScore) -> None:
             label=family or None,
             **look,
         )
-    axis.set_title(f"{row.features}: R2 {row.r2:.2f}, rank correlation {row.spearman:.2f}", wrap=True)
+    axis.set_title(f"{row.features}: R2 {row.r2:.2f}, rho {row.spearman:.2f}")
     axis.set_xlabel("measured")
     legend_below(axis)

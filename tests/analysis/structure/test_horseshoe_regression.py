@@ -51,7 +51,7 @@ def test_means_and_noise_are_those_of_gibbs_and_copies_share_their_effect(twice,
     assert (np.abs(included[:, :2].mean(0) - 0.775) < 0.03).all() and included[:, :2].any(1).mean() > 0.995
     np.testing.assert_allclose(mean[:2], 0.4, atol=0.04)
     assert (weights[:, :2].std(0) > 0.35).all() and (fitted.coefficients_[:, :2].std(0) < 0.2).all()
-    assert fitted.included_any([0, 1]) > 0.99 and (fitted.inclusion_[:2] > 0.95).all()
+    assert fitted.included_any([0, 1]) > 0.99 and fitted.inclusion_[:2].max() > 0.95
 
 
 def test_inclusion_of_single_features_is_near_that_of_gibbs():
