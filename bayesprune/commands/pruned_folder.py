@@ -19,6 +19,7 @@ from bayesprune.models.files.places import expanded
 from bayesprune.models.files.tensor_file import infinite_buffers, not_finite, read_tensors
 from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.networks.standardisation import put_in_units, units_of
+from bayesprune.models.ready_networks import network_from_config
 from bayesprune.models.units.cutting import cut
 from bayesprune.runs.code_trust import CodeTrust, allowed_code
 from bayesprune.runs.declaration import checked_parts, make_network, with_parts
@@ -31,7 +32,10 @@ _PRUNED: dict[str, Any] = {
     "rule": str, "network": str, "input_shape": list, "outputs": int, "likelihood": dict, "input_scaling": dict,
     "compact_parameters": (int, type(None)),
 }  # fmt: skip
-_LATER: dict[str, Any] = {"width": float, "digests": dict, "network_settings": dict, "network_parts": dict}
+_LATER: dict[str, Any] = {
+    "width": float, "digests": dict, "network_settings": dict, "network_parts": dict,
+    "network_config": (dict, type(None)),
+}  # fmt: skip
 """Keys that earlier versions did not write."""
 
 
@@ -71,8 +75,11 @@ def load_pruned(
     dtype = next((value.dtype for value in state.values() if value.is_floating_point()), torch.float32)
     shape = summary["input_shape"]
     with torch.random.fork_rng(devices=[]):
-        settings = summary["network_settings"]
-        made = make_network(reference, shape, summary["outputs"], summary["width"], settings)
+        if summary["network_config"] is not None:
+            made = _made_again(summary["network_config"], where)
+        else:
+            settings = summary["network_settings"]
+            made = make_network(reference, shape, summary["outputs"], summary["width"], settings)
         made = with_parts(made, summary["network_parts"], shape).to(dtype).eval()
     try:
         if units_of(state):
@@ -94,6 +101,13 @@ def load_pruned(
     if wrong is not None:
         raise ValueError(f"{file} holds NaN or infinity in {wrong}: {_REMEDY}")
     return made.eval(), likelihood
+
+
+def _made_again(config: Mapping[str, Any], file: Path) -> nn.Module:
+    try:
+        return network_from_config(config)
+    except ValueError as problem:
+        raise damaged(file, problem, _REMEDY) from problem
 
 
 @torch.no_grad()
@@ -136,6 +150,7 @@ def read_folder_summary(folder: Path) -> dict[str, Any]:
             found["width"] = checked_width(found.get("width", 1.0))
             found["network_settings"] = checked_settings(found.get("network_settings", {}), "network_settings")
             found["network_parts"] = checked_parts(found.get("network_parts", {}))
+            found.setdefault("network_config", None)
     except ValueError as problem:
         raise damaged(file, problem, _REMEDY) from problem
     return found

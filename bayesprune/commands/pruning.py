@@ -25,6 +25,7 @@ from bayesprune.models.files.new_folder import check_new_folder, new_folder
 from bayesprune.models.files.places import expanded
 from bayesprune.models.files.tensor_file import tensor_digest, write_tensors
 from bayesprune.models.networks.dyrelu import DyReLU
+from bayesprune.models.structure.graph_network import GRAPH
 from bayesprune.runs.finite_numbers import finite_numbers
 from bayesprune.runs.run_folder import (
     data_of,
@@ -188,6 +189,7 @@ def prune_run(
         "width": summary.get("width", 1.0),  # runs of earlier versions have none
         "network_settings": summary.get("network_settings", {}),
         "network_parts": _parts_left(summary.get("network_parts", {}), result.network),
+        "network_config": _graph_config(result.network),
         "likelihood": result.likelihood.learned_config(),
         "input_scaling": input_scaling(splits),
     }
@@ -205,6 +207,12 @@ def prune_run(
             found["digests"][COMPACT_FILE] = tensor_digest((folder / COMPACT_FILE).read_bytes())
         write_json(folder / "summary.json", found)
     return found
+
+
+def _graph_config(network: nn.Module) -> dict[str, Any] | None:
+    """The config of a network whose graph was drawn when it was built, and would be another one by its name."""
+    config: Any = getattr(network, "config", None)
+    return config if isinstance(config, dict) and GRAPH in config else None
 
 
 def _parts_left(parts: Mapping[str, Any], network: nn.Module) -> dict[str, Any]:

@@ -30,7 +30,8 @@ from bayesprune.models.likelihoods.names import LIKELIHOODS, likelihood_class
 from bayesprune.models.networks.changed_networks import changed_network
 from bayesprune.models.networks.placing import zeros_for
 from bayesprune.models.priors.ready import PRIORS, make_prior
-from bayesprune.models.ready_networks import NETWORKS, make_ready
+from bayesprune.models.ready_networks import NETWORKS, make_ready, network_from_config
+from bayesprune.models.structure.graph_network import GRAPH
 from bayesprune.runs.code_trust import CodeTrust, absolute, allowed_code, is_code
 from bayesprune.runs.own_networks import complete_settings, own_network
 from bayesprune.runs.prior_files import load_prior
@@ -120,12 +121,18 @@ class Declaration:
         settings = (_WEIGHT_SCALES if allowed["prior"] == UNIT_GATES else {}) | made.prior_settings
         return replace(made, network=allowed["network"], prior=allowed["prior"], prior_settings=settings)
 
-    def model(self, seed: int = 0, weights: StartingWeights | str | Path | None = None) -> BayesianNetwork:
+    def model(
+        self,
+        seed: int = 0,
+        weights: StartingWeights | str | Path | None = None,
+        fitted: Mapping[str, Any] | None = None,
+    ) -> BayesianNetwork:
         """Makes the model; the global random state is left as it was.
 
         Args:
-            seed: Of the network's starting weights.
+            seed: Of the network's starting weights, and of its graph where it is of a random one.
             weights: A trained network's state dict, or its file (`StartingWeights`); default None.
+            fitted: The config of the network of a saved fit, which has the graph that was drawn for it; default None.
 
         Raises:
             ValueError: If something named does not exist or does not fit.
@@ -133,7 +140,10 @@ class Declaration:
         prior = resolve_prior(self.prior, self.prior_settings, self.data_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = make_network(self.network, self.input_shape, self.outputs, self.width, self.network_settings)
+            if fitted is not None and GRAPH in fitted:
+                network = network_from_config(fitted)
+            else:
+                network = make_network(self.network, self.input_shape, self.outputs, self.width, self.network_settings)
             network = with_parts(network, self.network_parts, self.input_shape)
         if weights is not None:
             StartingWeights.of(weights).load_into(network, self.input_shape)

@@ -214,12 +214,16 @@ def load_run(path: str | Path, trust_code: bool = False, network: str | None = N
             or network of one's own is gone or has changed since.
     """
     from bayesprune.inference.fit_result import Fit
+    from bayesprune.models.structure.ready_graphs import READY_GRAPHS
     from bayesprune.runs.code_trust import CodeTrust
     from bayesprune.runs.declaration import Declaration
 
     trust, path = CodeTrust(trust_code, network, prior), expanded(path)
     declaration = Declaration.from_dict(read_summary(path), trust, path / SUMMARY_FILE)
-    return Fit.load(path, model=declaration.model())
+    if declaration.network not in READY_GRAPHS:
+        return Fit.load(path, model=declaration.model())
+    fitted = read_json(path / "fit.json", _REMEDY).get("network")  # has the graph that was drawn
+    return Fit.load(path, model=declaration.model(fitted=fitted if isinstance(fitted, dict) else None))
 
 
 def run_data(path: str | Path, root: str | Path | None = None) -> DataSplits:
