@@ -189,7 +189,7 @@ def test_options_that_are_none_are_refused():
             GraphRecurrent(graph(0), **options)
 
 
-def test_a_fit_of_a_graph_is_saved_loaded_and_pruned_within_the_graph(tmp_path):
+def test_a_fit_of_a_graph_predicts_and_is_pruned():
     torch.manual_seed(0)
     made = GraphRecurrent(graph(1), 2, "rnn-tanh", VOCABULARY, 4)
     x = tokens().repeat(10, 1)

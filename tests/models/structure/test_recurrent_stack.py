@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -208,3 +210,12 @@ def test_a_network_of_ones_own_with_a_layer_of_torchs_taken_over():
     assert layer(x).shape == (5, 6, 4) and set(dict(layer.named_parameters())) == {
         "input.weight", "input.bias", "recurrent.weight", "recurrent.bias",
     }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_page_on_recurrent_networks_runs():
+    page = (Path(__file__).resolve().parents[3] / "docs" / "recurrent.md").read_text(encoding="utf-8")
+    space = {}
+    for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(compile(re.sub(r"epochs=\d+", "epochs=1", block), "docs/recurrent.md", "exec"), space)
+    assert space["hidden"].report.sparsity > 0.3 and space["x"].shape == (2000, 30)
