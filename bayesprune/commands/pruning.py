@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +67,7 @@ def prune_run(
     prior: str | None = None,
     min_score: float | None = None,
     budget: float | int | LayerBudget | Mapping[str, float] | None = None,
-    share: float | None = None,
-    count: int | None = None,
-    only: Sequence[str] | None = None,
+    **left: Any,
 ) -> dict[str, Any]:
     """Prunes a run or a path and writes a folder with weights, masks and a summary.
 
@@ -84,7 +82,7 @@ def prune_run(
     Args:
         run: The run folder, or the folder of a path.
         out: The folder to make.
-        sparsity: Fraction of zeros to reach. Of a path: the least. Without this, `share`, `count`, `min_inclusion`,
+        sparsity: Fraction of zeros to reach. Of a path: the least. Without this, ``share``, ``count``, `min_inclusion`,
             `min_score` and `budget` the network is the one that the fit leaves, whose zeros are its own.
         min_inclusion: Keep weights of a higher inclusion probability.
         per: ``"network"``, ``"layer"`` or ``"distribution"``: see `bayesprune.prune`.
@@ -103,9 +101,7 @@ def prune_run(
         prior: Its prior, repeated to allow it; default None.
         min_score: Keep weights whose score by `criterion` exceeds this; with `sparsity` and `min_inclusion` left out.
         budget: Keep exactly as many, in all or of each tensor: see `bayesprune.prune`; alone.
-        share: Fraction of what is left that goes.
-        count: How many of the weights left go.
-        only: Names or shell patterns of the tensors that are pruned; default None: all.
+        **left: What of the weights left goes: ``share``, ``count`` and ``only`` of `bayesprune.prune`.
 
     Returns:
         The summary, as written to DIR/summary.json.
@@ -124,13 +120,11 @@ def prune_run(
             "--min-score": min_score,
             "--budget": budget,
             "--criterion": criterion,
-            "--share": share,
-            "--count": count,
-            "--only": only,
+            **{f"--{name}": asked for name, asked in left.items()},
         }
         _check_path_request(sparsity, value, min_accuracy, given, per != "network")
     else:
-        rules = [sparsity, share, count, min_inclusion, min_score, budget]
+        rules = [sparsity, left.get("share"), left.get("count"), min_inclusion, min_score, budget]
         _check_run_request(rules, value is not None, min_accuracy is not None)
         if min_score is not None:
             _check_min_score(per, criterion)
@@ -152,7 +146,7 @@ def prune_run(
         splits = run_data(run, data_root)
         result = prune(
             fit, sparsity=sparsity, min_inclusion=min_inclusion, per=per, criterion=criterion, restart=restart,
-            data=splits.train, min_score=min_score, budget=budget, share=share, count=count, only=only,
+            data=splits.train, min_score=min_score, budget=budget, **left,
         )  # fmt: skip
     fit.keep_inputs(splits.train)  # so that the scores before are with the statistics of each draw
     before = fit.score(*splits.test, restart=restart)
