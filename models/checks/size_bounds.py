@@ -130,7 +130,8 @@ def require_holdable(make: Callable[[], nn.Module], what: str) -> None:
     Raises:
         ValueError: If it has more; also what `make` raises.
     """
-    with torch.device("meta"):
+    # A network may draw how it is built, as those of random graphs do: what is made afterwards is of the same numbers.
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in make().parameters())
     if parameters > MOST_PARAMETERS:
         raise ValueError(

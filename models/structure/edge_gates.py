@@ -98,8 +98,10 @@ class EdgeGates(Hierarchy):
         def log_odds(size: int, fan_in: int, inputs: int) -> Tensor:
             return torch.logit(between(size // fan_in // gates, inputs))
 
-        def slab(size: int, fan_in: int, inputs: int) -> dist.Normal:
-            edges = fan_in * float(between(size // fan_in // gates, inputs).mean())
+        mean = alike if given is None else float(given.mean())
+
+        def slab(fan_in: int) -> dist.Normal:
+            edges = fan_in * mean if neighbours is None else neighbours
             return dist.Normal(0.0, math.sqrt(2.0 / edges) if slab_sd is None else slab_sd)
 
         def known(log_odds: Tensor, odds: Tensor) -> dist.Bernoulli:

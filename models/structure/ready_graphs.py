@@ -24,6 +24,7 @@ VERTICES, UNITS = 32, 16
 
 _FEWEST, _TRIES = 6, 1000
 _MOST_VERTICES, _MOST_EDGES, _MOST_UNITS = 20_000, 10**6, 1000  # that a file may ask for
+_MOST_DRAWN = 2000  # vertices of a ready network: a fifth of all pairs are edges, where it is Erdos and Renyi's
 
 
 def _watts_strogatz(vertices: int) -> GraphPrior:
@@ -59,9 +60,15 @@ def random_graph_network(name: str, input_shape: Sequence[int], classes: int, wi
         width: Multiplies the vertices; they are rounded and at least 6.
 
     Raises:
-        ValueError: If the width is not positive, or a size below 1.
+        ValueError: If the width is not positive, a size below 1, or there would be more than 2,000 vertices.
     """
-    graph = READY_GRAPHS[name](max(_FEWEST, *scaled([VERTICES], width)))
+    vertices = max(_FEWEST, *scaled([VERTICES], width))
+    if vertices > _MOST_DRAWN:
+        raise ValueError(
+            f"{name} of width {width:g} has {vertices:,} vertices, but at most {_MOST_DRAWN:,} are expected: make it "
+            "narrower, or give graph_network a graph of your own"
+        )
+    graph = READY_GRAPHS[name](vertices)
     made = graph_network(graph, input_shape, classes, units=UNITS)
     made.config = {**made.config, "name": name, "width": width}  # type: ignore[assignment, dict-item]
     return made

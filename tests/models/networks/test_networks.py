@@ -10,6 +10,7 @@ from bayesprune.models.networks.names import NETWORK_NAMES
 from bayesprune.models.networks.resnet import resnet_18, resnet_20, resnet_32, resnet_56
 from bayesprune.models.networks.vgg import vgg_16_bn
 from bayesprune.models.ready_networks import NETWORKS
+from bayesprune.models.structure.ready_graphs import READY_GRAPHS
 from bayesprune.models.units.compact import compact
 
 
@@ -296,7 +297,8 @@ def made(network):
     [
         name
         for name in NETWORKS
-        if name not in ("resnet-50", "resnet-50-cifar", "mobilenet-v2", "gru", "lstm") and not name.endswith("-stack")
+        if name not in ("resnet-50", "resnet-50-cifar", "mobilenet-v2", "gru", "lstm", *READY_GRAPHS)
+        and not name.endswith("-stack")
     ],
 )
 @pytest.mark.parametrize("width", [0.01, 0.3, 0.5])
