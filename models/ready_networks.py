@@ -34,13 +34,18 @@ from bayesprune.models.structure.ready_graphs import READY_GRAPHS, graph_network
 from bayesprune.models.structure.recurrent_layer import KINDS
 from bayesprune.models.structure.recurrent_stack import recurrent_stack
 
-__all__ = ["NETWORKS", "STEM", "Builder", "make_ready", "network_from_config"]
+__all__ = ["NETWORKS", "OF_TOKENS", "STEM", "Builder", "make_ready", "network_from_config"]
 
 STEM = "stem_stride"
 """Key of `network.config` that says the stride of the first convolution, where it is another than 1."""
 
 _LONGEST_STRIDE, _MOST_BLOCKS = 8, 100  # that a file may ask for
 _SMALLEST = 32  # of networks that halve their images five times: to one position
+
+
+_STACKS = {f"{kind}-stack": kind for kind in KINDS}
+OF_TOKENS = tuple(_STACKS)
+"""Networks that read sequences of tokens, whole numbers; all others read measurements."""
 
 
 class Builder(Protocol):
@@ -133,7 +138,7 @@ NETWORKS: dict[str, Builder] = {
     "gru": _recurrent_builder("gru", gru),
     "lstm": _recurrent_builder("lstm", lstm),
     **{name: _graph_builder(name) for name in READY_GRAPHS},
-    **{f"{kind}-stack": _recurrent_builder(f"{kind}-stack", recurrent_stack(kind)) for kind in KINDS},
+    **{name: _recurrent_builder(name, recurrent_stack(kind)) for name, kind in _STACKS.items()},
 }
 """Networks by the name the command line uses; each builder takes `(input_shape, classes, width=1.0)`."""
 

@@ -30,7 +30,7 @@ from bayesprune.models.likelihoods.names import LIKELIHOODS, likelihood_class
 from bayesprune.models.networks.changed_networks import changed_network
 from bayesprune.models.networks.placing import zeros_for
 from bayesprune.models.priors.ready import PRIORS, make_prior
-from bayesprune.models.ready_networks import NETWORKS, make_ready, network_from_config
+from bayesprune.models.ready_networks import NETWORKS, OF_TOKENS, make_ready, network_from_config
 from bayesprune.models.structure.graph_network import GRAPH
 from bayesprune.runs.code_trust import CodeTrust, absolute, allowed_code, is_code
 from bayesprune.runs.own_networks import complete_settings, own_network
@@ -208,6 +208,11 @@ def declare(
         outputs = splits.classes
     else:
         outputs = likelihood_class(chosen).outputs_for(int(targets.shape[1]) if targets.ndim == 2 else 1)
+    if network in (*NETWORKS, GENOME) and network not in OF_TOKENS and not splits.train[0].is_floating_point():
+        raise ValueError(
+            f"{splits.name} is sequences of tokens, whole numbers, and {network} reads measurements: take one of "
+            f"{', '.join(OF_TOKENS)}"
+        )
     given = checked_settings(network_settings or {}, "--network-set")
     settings, parts = dict(settings or {}), checked_parts(network_parts or {})
     if prior == UNIT_GATES:  # written down, as its default has been another one

@@ -95,9 +95,10 @@ def open_history(folder: Path, asked: Mapping[str, Any]) -> list[Training]:
             stale.unlink()
         for name in {**now, **before}:
             if name != "trainings" and before.get(name) != now.get(name):
+                what, then, here = _first_difference(name, before.get(name), now.get(name))
                 raise ValueError(
-                    f"{folder} keeps a search with {name} {_told(before.get(name))}, but now it is "
-                    f"{_told(now.get(name))}: call it with the arguments of then to go on, or choose another folder"
+                    f"{folder} keeps a search with {what} {_told(then)}, but now it is {_told(here)}: call it with the "
+                    "arguments of then to go on, or choose another folder"
                 )
         with permitted():
             write_history(folder, now, kept)
@@ -188,6 +189,15 @@ def found_genome(path: str | Path) -> Genome:
     if best is None:
         raise ValueError(f"no training of the search in {place} has a score: go on with it")
     return best.genome
+
+
+def _first_difference(name: str, then: Any, now: Any) -> tuple[str, Any, Any]:
+    """The name of an argument that differs, or of what differs inside of it, and both values."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in {**now, **then}:
+            if then.get(key) != now.get(key):
+                return _first_difference(f"{name} {key}", then.get(key), now.get(key))
+    return name, then, now
 
 
 def _told(value: Any) -> str:
