@@ -245,7 +245,31 @@ MUTATIONS = [
         "held.piece.of(state)",
         "tests/inference/masks",
     ),
+    Mutation(
+        "the mask of a unit is repeated row by row over its gates",
+        "mask.repeat(gates, 1)",
+        "mask.repeat_interleave(gates, 0)",
+        "tests/models/structure",
+    ),
+    Mutation(
+        "the spread of a tensor is over the weights that are gone, too",
+        "of[name].to(score.device)[there].double()",
+        "of[name].to(score.device).flatten().double()",
+        "tests/inference/pruning",
+    ),
+    Mutation(
+        "the hash of a genome does not tell edges from a vertex from those to it",
+        'colours[vertex],\n                    "from", *sorted(colours[one] for one in graph.inputs[vertex]),',
+        "colours[vertex],",
+        "tests/models/genomes",
+    ),
     # -- analysis
+    Mutation(
+        "the rows that are predicted are among those that a regressor is fitted on",
+        "model = fitted(make(), features[kept][:, columns], scores[kept])",
+        "model = fitted(make(), features[:, columns], scores)",
+        "tests/analysis/structure",
+    ),
     Mutation(
         "the largest reliable tail index is by the natural logarithm",
         "1.0 - 1.0 / math.log10(draws)",
