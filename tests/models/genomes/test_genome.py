@@ -47,6 +47,20 @@ def test_genomes_have_the_same_hash_if_and_only_if_they_are_isomorphic(vertices,
     assert max(map(len, groups(genomes, lambda one: sorted(one.operations).__repr__()).values())) > 1
 
 
+@pytest.mark.parametrize("backwards", [False, True])
+def test_what_leads_to_a_vertex_counts_as_what_it_leads_to(backwards):
+    """Two of each kind, 1 to 4, read by the same one of two vertices or by different ones: no look one way sees it."""
+    joined = [((1, 5), (2, 5), (3, 6), (4, 6)), ((1, 5), (3, 5), (2, 6), (4, 6))]
+    found = []
+    for middle in joined:
+        edges = [*((0, first) for first in (1, 2, 3, 4)), *middle, (5, 7), (6, 7)]
+        kinds = ("linear", "linear", "identity", "identity", "linear", "linear")
+        if backwards:  # the same graphs with every edge turned round
+            edges, kinds = [(7 - end, 7 - begin) for begin, end in edges], kinds[::-1]
+        found.append(Genome(kinds, (8,) * 6, tuple(edges)))
+    assert form(found[0]) != form(found[1]) and found[0].hash != found[1].hash
+
+
 def test_vertices_off_every_path_do_not_count():
     rng = random.Random(0)
     for _ in range(300):
