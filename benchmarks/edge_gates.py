@@ -320,6 +320,13 @@ def hidden_tables(runs: dict[str, Any], seeds: int) -> None:
             cells = [_spread([one[which][what] for one in mine]) for what in ("auc", "brier", "ece")]
             alike = _spread([one[correlation] for one in mine]) if correlation else ""
             print(f"| {data}, {noise:g} | {label} | {alike} | {' | '.join(cells)} | {error} |")
+    print("\nMatched, by seed: edges above .9, share of them that is not there, AUC, error of outputs\n")
+    for data, noise in TEACHERS:
+        for seed in range(seeds):
+            if one := runs.get(f"hidden {data} {noise} | {seed}"):
+                edges, _, there = one["after"]["bins"][-1]
+                print(f"{data}, {noise:g}, seed {seed}: {edges}, {1.0 - there / max(edges, 1):.2f}, ", end="")
+                print(f"{one['after']['auc']:.3f}, {one['rmse']:.3f}")
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------

@@ -165,6 +165,8 @@ def _begin(sent: bytes) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the first one ends them
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    # Bytes that the parent has pickled itself a moment ago, and no file; as bytes, as tensors would go through memory
+    # that processes share, of which there may be little.
     _SENT[:] = [pickle.loads(sent)]
 
 

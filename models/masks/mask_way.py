@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.models.ways.buffer_dict import BufferDict
+from bayesprune.models.ways.masking import Masking
 from bayesprune.models.ways.rebuilt import rebuilt
-from bayesprune.models.ways.way import Way
 
 __all__ = ["Masks", "counts_of", "random_masks"]
 
@@ -27,7 +27,7 @@ def _made_again(kind: type[Masks]) -> Any:
 
 
 @rebuilt(_made_again)
-class Masks(Way):
+class Masks(Masking):
     """Which weights are in the network: the others are exactly zero, whatever the guide draws for them.
 
     They draw nothing and cost nothing: a mask is a decision, of a rule such as `DynamicMasks` or of the user's own, and
@@ -64,20 +64,6 @@ class Masks(Way):
     def config(self) -> Mapping[str, Any]:
         """The tensors that have a mask; the masks themselves are its state."""
         return {"tensors": list(self.masks)}
-
-    def weights(
-        self, weights: Mapping[str, Tensor], values: Mapping[str, Tensor], network: nn.Module
-    ) -> dict[str, Tensor]:
-        """The weights times their masks."""
-        found = dict(weights)
-        for name, factor in self.factors.items():
-            found[name] = (found[name] if name in found else network.get_parameter(name)) * factor
-        return found
-
-    def open(self, values: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-        """The masks."""
-        like = next(network.parameters())
-        return {name: factor.to(like.dtype) for name, factor in self.factors.items()}
 
     def counts(self) -> dict[str, int]:
         """How many weights are in, by name of tensor."""

@@ -17,7 +17,7 @@ from bayesprune.models.networks.dyrelu import DyReLU
 from bayesprune.models.networks.evaluation_mode import evaluation_mode
 from bayesprune.models.networks.placing import like
 from bayesprune.models.networks.residual_blocks import SeparateBlock, has_one_activation
-from bayesprune.models.ways.plain_layers import plain_form
+from bayesprune.models.ways.plain_layers import plain_form, put_module
 
 __all__ = ["DYRELU", "dyrelus_of", "refuse_active", "unfaded_note", "with_dyrelu"]
 
@@ -45,7 +45,7 @@ def with_dyrelu(network: nn.Module, example_input: Tensor | None = None, zero_st
     made = copy.deepcopy(network)
     for name, module in list(made.named_modules()):
         if has_one_activation(module):
-            _put(made, name, SeparateBlock(module))
+            put_module(made, name, SeparateBlock(module))
     relus: dict[str, nn.Module] = {name: module for name, module in made.named_modules() if isinstance(module, nn.ReLU)}
     if not relus:
         raise ValueError("the network has no nn.ReLU that could be a DyReLU: write its activations as nn.ReLU modules")
@@ -53,7 +53,7 @@ def with_dyrelu(network: nn.Module, example_input: Tensor | None = None, zero_st
         relu, example = relus[name], next(made.parameters())
         made_one = DyReLU(channels, zero_start=zero_start).to(example.device, example.dtype)
         made_one.training = relu.training
-        made = _put(made, name, made_one)
+        made = put_module(made, name, made_one)
     _note(made, True)
     return made
 
@@ -106,15 +106,6 @@ def _note(network: nn.Module, has: bool) -> None:
     if isinstance(config, dict):
         rest = {key: value for key, value in config.items() if key != DYRELU}
         network.config = rest | ({DYRELU: True} if has else {})  # type: ignore[assignment]
-
-
-def _put(network: nn.Module, name: str, module: nn.Module) -> nn.Module:
-    """Puts a module in the place of that name, and returns the network."""
-    if not name:
-        return module
-    owner, _, own = name.rpartition(".")
-    setattr(network.get_submodule(owner), own, module)
-    return network
 
 
 def _example(network: nn.Module, given: Tensor | None) -> Tensor:

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from bayesprune.models.structure.masked_linear import masks_of
 from bayesprune.models.ways.buffer_dict import BufferDict
-from bayesprune.models.ways.way import Way
+from bayesprune.models.ways.masking import Masking
 
 __all__ = ["StructureMasks", "structure_of"]
 
 
-class StructureMasks(Way):
+class StructureMasks(Masking):
     """The weights that a network with masked layers has at all: the others are zeros in every draw, and count as such.
 
     `BayesianNetwork` adds it where a `MaskedLinear` has a prior. It draws nothing, and it has no state: its masks are
@@ -45,20 +45,6 @@ class StructureMasks(Way):
     def counts(self) -> dict[str, int]:
         """How many weights there are, by name of tensor."""
         return {name: int((factor != 0).sum()) for name, factor in self.factors.items()}
-
-    def weights(
-        self, weights: Mapping[str, Tensor], values: Mapping[str, Tensor], network: nn.Module
-    ) -> dict[str, Tensor]:
-        """The weights times their masks."""
-        found = dict(weights)
-        for name, factor in self.factors.items():
-            found[name] = (found[name] if name in found else network.get_parameter(name)) * factor
-        return found
-
-    def open(self, values: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-        """The masks."""
-        like = next(network.parameters())
-        return {name: factor.to(like.dtype) for name, factor in self.factors.items()}
 
     def __str__(self) -> str:
         there, whole = sum(self.counts().values()), sum(factor.numel() for _, factor in self.factors.items())

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["plain_form", "plain_network"]
+__all__ = ["plain_form", "plain_network", "put_module"]
 
 Maker = Callable[[Mapping[str, Any], Collection[str]], Mapping[str, nn.Module]]
 Noter = Callable[[nn.Module, Collection[str]], None]
@@ -54,14 +54,20 @@ def plain_network(network: nn.Module, given: Collection[str] = ()) -> nn.Module:
         made = copy.deepcopy(network) if made is network else made
         for name, layer in plain.items():
             layer.training = layers[name].training
-            made = _put(made, name, layer)
+            made = put_module(made, name, layer)
         if noted is not None:
             noted(made, list(plain))
     return made
 
 
-def _put(network: nn.Module, name: str, module: nn.Module) -> nn.Module:
-    """Puts a module in the place of that name, and returns the network."""
+def put_module(network: nn.Module, name: str, module: nn.Module) -> nn.Module:
+    """Puts a module in the place of another one, and returns the network: the module itself where that is replaced.
+
+    Args:
+        network: The network, which is changed.
+        name: Name of the module that leaves; empty: the network.
+        module: What takes its place.
+    """
     if not name:
         return module
     owner, _, own = name.rpartition(".")
