@@ -56,6 +56,8 @@ WINGS = {
         "sparsity_path": "pruning training fit_result predictions defaults data",
         "tuning": "sparsity_path training fit_result defaults guides data",
         "search": "training guides data",
+        "refitting": "pruning training fit_result restart inclusion rules objective guides data",
+        "reference": "training fit_result restart inclusion terms objective guides data",
     },
     "analysis": {
         "arviz": "",
