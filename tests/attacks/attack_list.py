@@ -85,8 +85,8 @@ QUOTAS = {
 """How many values are replaced in a JSON file; 30 in one that is not named."""
 QUOTA = 30
 NOT_READ = (
-    "arviz.nc", "front.png", "network.py", "compact/masks.safetensors", "compact/weights.safetensors", "/lock", "/budget.json",
-    "search.png",
+    "arviz.nc", "front.png", "network.py", "compact/masks.safetensors", "compact/weights.safetensors", "/lock",
+    "/budget.json", "search.png",
 )  # fmt: skip
 """Ends of names of files that are written for others; no command reads them."""
 ALIKE = ("halo/", "horseshoe/", "numbers/", "path/point-001")
