@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from bayesprune.inference.guides.factors import BernoulliFactor, Factor
+from bayesprune.inference.guides.factors import BernoulliFactor, Factor, GivenGateFactor
 from bayesprune.inference.guides.fast_distributions import fast_distributions
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.objective.evaluation import Evaluation, Terms
@@ -173,7 +173,7 @@ class Objective(nn.Module):
         gates = {
             name: factor
             for name, factor in factors.items()
-            if isinstance(factor, BernoulliFactor) and name not in known
+            if isinstance(factor, BernoulliFactor) and not isinstance(factor, GivenGateFactor) and name not in known
         }
         estimator = self.gradient.latent_gates
         return estimator(loss, gates) if gates and estimator else loss({})

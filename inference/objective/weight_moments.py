@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bayesprune.inference.guides.factors import BernoulliFactor, Factor, NormalFactor
+from bayesprune.inference.guides.factors import BernoulliFactor, Factor, GivenGateFactor, NormalFactor
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.guides.paired import SlabFactor
 from bayesprune.inference.objective.gradient import Gradient
@@ -135,7 +135,8 @@ def forms_of(guide: Guide, gradient: Gradient, everywhere: bool, own_estimator: 
 
 def _with_gate(prior: TensorPrior, factors: Mapping[str, Factor], values: Mapping[str, Tensor]) -> WeightForm | None:
     """The form of a weight that is a gate times a Normal latent, and perhaps times what else there is."""
-    gates = [site for site in _one_a_weight(prior) if type(factors[site.name]) is BernoulliFactor]
+    bernoulli = (BernoulliFactor, GivenGateFactor)  # of a given gate a is 0 or 1, and the moments hold
+    gates = [site for site in _one_a_weight(prior) if type(factors[site.name]) in bernoulli]
     for gate in gates:
         for latent in _normals(prior, factors):
             zero, one = (
