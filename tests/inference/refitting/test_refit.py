@@ -60,6 +60,16 @@ def half(fit):
 # -- against a fit without gates -------------------------------------------------------------------------------
 
 
+class Seeded(Callback):
+    """The same noise in every step, whatever was drawn before it: guides of other priors start by other draws."""
+
+    def on_fit_start(self, state):
+        torch.manual_seed(0)
+
+    def on_step(self, state):
+        torch.manual_seed(state.step)
+
+
 def gaussian_from(fit):
     """A fit under the slab's prior alone that stands where the slabs of a spike and slab stand."""
     gaussian = bp.fit(model(bp.Gaussian(SD)), (X, Y), "meanfield", steps=1, learning_rate=0.01, kl_weight=0.3, **EXACT)
@@ -75,7 +85,7 @@ def gaussian_from(fit):
 @pytest.mark.parametrize("drawn", ["weights", "outputs"])
 def test_with_all_gates_open_it_is_the_mean_field_fit_of_the_slabs(fit, drawn):
     how = {"steps": 30, "kl_warmup": 0.0, "learning_rate": 0.01, "kl_weight": 0.3, "execution": "plain", "seed": 0}
-    how |= EXACT | {"local_reparameterisation": drawn == "outputs"}
+    how |= EXACT | {"local_reparameterisation": drawn == "outputs", "callbacks": [Seeded()]}
     gaussian = gaussian_from(fit)
     expected = bp.fit(gaussian.model, (X, Y), "meanfield", start=gaussian, standardise=None, **how)
     found = bp.refit(fit, (X, Y), everything(fit), restart=0, **how)
@@ -130,8 +140,8 @@ def test_it_is_the_conjugate_posterior_given_the_structure(correlated):
     inside = x[:, kept]
     precision = inside.T @ inside / NOISE**2 + np.eye(3) / SLAB**2
     mean, sd = np.linalg.solve(precision, inside.T @ y / NOISE**2), np.diag(precision) ** -0.5
-    assert np.abs(m - mean).max() < 0.06 * sd.min()
-    assert np.abs(s / sd - 1.0).max() < 0.04
+    assert np.abs((m - mean) / sd).max() < 0.12
+    assert np.abs(s / sd - 1.0).max() < 0.06
     # The ELBO by hand at what was found: the expected log-likelihood of a linear model needs two moments.
     residual = ((y - inside @ m) ** 2).sum() + (s**2 * (inside**2).sum(axis=0)).sum()
     likelihood = -0.5 * residual / NOISE**2 - 40 * (np.log(NOISE) + 0.5 * np.log(2 * np.pi))
@@ -143,7 +153,7 @@ def test_it_is_the_conjugate_posterior_given_the_structure(correlated):
     gap = exact - (likelihood - kl - gates)
     # What is left of it is KL(q || posterior): of independent coefficients nothing, else that of the mean field.
     missed = 0.0 if not correlated else 0.5 * (np.linalg.slogdet(precision)[1] - np.log(np.diag(precision)).sum())
-    assert gap == pytest.approx(-missed, abs=0.02)
+    assert gap == pytest.approx(-missed, abs=0.04)
     # control: the posterior of the regression on all four inputs is another one
     whole = x.T @ x / NOISE**2 + np.eye(4) / SLAB**2
     other = np.linalg.solve(whole, x.T @ y / NOISE**2)[kept]
@@ -420,7 +430,7 @@ def test_other_bad_input_is_told_in_a_sentence(fit):
         bp.refit(fit, None)
     with pytest.raises(TypeError, match="did you mean epochs"):
         bp.refit(fit, (X, Y), epoch=3)
-    units = bp.BayesianNetwork(network(), bp.UnitGates(), likelihood=bp.Categorical(), data_size=len(X))
+    units = bp.BayesianNetwork(network(), {}, gates=bp.UnitGates(), likelihood=bp.Categorical(), data_size=len(X))
     gated = bp.fit(units, (X, Y), steps=2, **EXACT)
     with pytest.raises(ValueError, match="learned which units are"):
         bp.refit(gated, (X, Y))
