@@ -1,19 +1,20 @@
-"""Which spike and slab a budget begins at: declared density and KL weight, where the controller comes to, what is landed.
+"""Which spike and slab a budget begins at: where its controller comes to, and what the landing does.
 
 LeNet-300-100 on digits, 2,500 steps, the defaults of `fit` otherwise. For every density asked for, KL weight and
-declared `expected_density` (the budget moves the prior odds from there; the slab's scale stays that of the declaration):
-how many weights the controller had left by itself, by how many nats the landing then shifted all log odds, the share of
-inclusion probabilities in (.05, .95) before and after that, the prior inclusion probability that the knob ended at, and
-accuracy and nll on the VALIDATION split, averaged over draws and of the median-probability model at its means. Test data
-are not looked at.
+declared `expected_density` (the budget moves the prior odds from there; the slab's scale is that of the declaration):
+how many weights the controller had left by itself, by how many nats the landing then shifted all log odds, the share
+of inclusion probabilities in (.05, .95) before and after that, the prior log odds that the knob ended at, and accuracy
+and nll on the VALIDATION split, averaged over draws and of the median-probability model at its means. Test data are
+not looked at.
 
-Run ``python -m benchmarks.budget_prior``; it prints what it costs, resumes, and prints the table, medians over seeds with
-the smallest and largest in brackets. ``--shard 0/2`` runs every second one; the table needs all.
+Run ``python -m benchmarks.budget_prior``; it prints what it costs, resumes, and prints the table, medians over seeds
+with the smallest and largest in brackets. ``--shard 0/2`` runs every second one; the table needs all.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import math
 import statistics
@@ -93,7 +94,7 @@ def main() -> None:
     missing = sum(name not in ledger.runs for name in names.values())
     print(f"{missing} runs x {MINUTES} minutes = {MINUTES * missing:.0f} minutes are to come", flush=True)
     for run, name in names.items():
-        ledger.run(name, lambda r=run: fitted(*r, given.steps))  # type: ignore[misc]
+        ledger.run(name, functools.partial(fitted, *run, steps=given.steps))
     print(
         "| asked, % | KL weight | declared, % | by itself, % | shift, nats | undecided before, % | after, % | "
         "prior log odds | averaged, % | nll | median model, % | nll |\n|" + "---|" * 12
