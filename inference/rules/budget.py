@@ -31,6 +31,8 @@ _UPDATES = 40
 """Fewest updates of a fit; shorter ones are looked at more often than every `every` steps."""
 _FAR = 0.25
 """From this relative distance on that the last correction had to make, a fit says so."""
+_FAR_SHIFT, _FAR_SHARE = 1.0, 0.01
+"""The same of a common shift of log odds in nats, and of what it adds to the share of undecided probabilities."""
 
 
 @dataclass(frozen=True)
@@ -356,12 +358,39 @@ class ActiveBudget(ActiveRule):
             guide.notes += _far_layers(before, self._measure.layers, share)
             return
         off = abs(before - self._target) / self._target
+        self._note_knobs()
         if off > _FAR:
             guide.notes.append(
                 f"the budget was met by a last correction of {before / whole:.2%} to "
                 f"{reached / whole:.2%}, which the training did not follow: take more epochs, or a prior "
                 f"that is {'stronger' if before > self._target else 'weaker'} from the start"
             )
+        elif (undecided := self._landing.get("undecided")) is not None:
+            shift, (were, are) = self._landing["shift"], (undecided["before"], undecided["after"])
+            if abs(shift) > _FAR_SHIFT or are - were > _FAR_SHARE:
+                guide.notes.append(
+                    f"the budget was met by a last shift of all log odds by {shift:+.2g} nats, after which {are:.1%} "
+                    f"of the probabilities are undecided, where {were:.1%} were: take more epochs"
+                )
+
+    def _note_knobs(self) -> None:
+        """Notes a knob that has come to an end of its range: the budget asked for more than it can do."""
+        for one in self._controllers:
+            for key, knob in one.part.knobs.items():
+                (least, most), value = knob.bounds, self.run.objective.model.knobs[key].value
+                ends = {1.0: most, -1.0: least}
+                at = next((sign for sign, end in ends.items() if abs(math.log(value / end)) < 1e-3), None)
+                if at is None:
+                    continue
+                densest = (at > 0.0) == (knob.more == "denser")
+                remedy = (
+                    "the data hold fewer weights than asked for: ask for less, or take a smaller KL weight" if densest
+                    else "the weights did not follow: take more epochs, or a larger KL weight"
+                )  # fmt: skip
+                end = "densest" if densest else "sparsest"
+                self.run.objective.guide.notes.append(
+                    f"the knob {key} has come to the {end} end of its range, {value:.3g}, and {remedy}"
+                )
 
 
 def _far_layers(before: Mapping[str, int], layers: Mapping[str, int], share: bool) -> list[str]:
