@@ -5,14 +5,17 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
+import pyro.distributions as dist
 import pytest
 import torch
 from scipy import integrate, stats
+from scipy.special import logit
 from torch import nn
 
 import bayesprune as bp
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.objective.objective import Objective
+from bayesprune.models.language.inclusion import exact_zero
 from tests.oracles import spike_and_slab_reference as spike
 from tests.oracles import tempered as exact
 
@@ -157,3 +160,74 @@ def test_a_fit_ends_at_the_tempered_posterior(kl_weight):
     np.testing.assert_allclose(found, enumerated, atol=0.05)
     untempered = exact.enumerated(*arguments(problem(), 1.0)).pips
     assert kl_weight == 1.0 or np.abs(found - untempered).max() > 0.2  # control
+
+
+# -- hyper-parameters as points ------------------------------------------------------------------------------
+
+SHAPES, SCALE, COPIES = (40.0, 120.0), 0.5, 20
+
+
+def slopes_of_points(one, kl_weight, inclusion, slab_sd):
+    """Gradients of the package's objective in logit lambda and log s, with the guide at its best for them."""
+    x, y = torch.tensor(one.x), torch.tensor(one.y)[:, None].expand(-1, COPIES).clone()
+    prior = bp.Hierarchy(
+        density=bp.Latent(dist.Beta(*SHAPES), per="layer", guide="delta"),
+        sd=bp.Latent(dist.HalfCauchy(SCALE), per="layer", guide="delta"),
+        z=lambda density: dist.Bernoulli(density),
+        slab=lambda sd: dist.Normal(0.0, sd),
+        weight=lambda z, slab: z * slab,
+        included=exact_zero(gate="z", slab="slab"),
+        default_guide="paired",
+    )
+    line = nn.Linear(x.shape[1], COPIES, bias=False).double()
+    model = bp.BayesianNetwork(line, {"weight": prior}, bp.Normal(one.noise_sd), len(x))
+    guide = Guide(model)
+    best = exact.closed_form(one.x, one.y, one.noise_sd, slab_sd, inclusion, kl_weight)
+    points = {family.sites[0].name: family for family in guide.families if len(family.location) == 1}
+    (pairs,) = [family for family in guide.families if len(family.location) > 1]
+    with torch.no_grad():
+        points["weight.density"].location.fill_(float(logit(inclusion)))
+        points["weight.sd"].location.fill_(float(np.log(slab_sd)))
+        pairs.logit.copy_(torch.tensor(best.log_odds).repeat(COPIES))
+        pairs.location.copy_(torch.tensor(best.mean).repeat(COPIES))
+        pairs.log_scale.copy_(0.5 * torch.tensor(best.variance).log().repeat(COPIES))
+    assert float(guide.means()["weight.sd"]) == pytest.approx(slab_sd)
+    Objective(model, guide)(x, y, kl_weight).backward()
+    return np.array([float(points[f"weight.{name}"].location.grad) for name in ("density", "sd")])
+
+
+@pytest.mark.parametrize("kl_weight", WEIGHTS)
+def test_points_of_hyper_parameters_maximise_their_prior_times_the_tempered_evidence(kl_weight):
+    one = problem()
+    at = exact.map_of_hyper_parameters(one.x, one.y, one.noise_sd, kl_weight, COPIES, SHAPES, SCALE)
+    assert np.abs(slopes_of_points(one, kl_weight, *at)).max() < 1e-4
+    other = exact.map_of_hyper_parameters(one.x, one.y, one.noise_sd, 1.0, COPIES, SHAPES, SCALE)
+    assert kl_weight == 1.0 or np.abs(slopes_of_points(one, kl_weight, *other)).max() > 0.05  # control
+
+
+# -- reading a tempered fit back -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kl_weight", WEIGHTS)
+def test_on_orthogonal_columns_the_probabilities_at_1_can_be_read_back(kl_weight):
+    one = problem()
+    tempered, at_1 = (exact.closed_form(*arguments(one, weight)) for weight in (kl_weight, 1.0))
+    gained = exact.read_back(tempered.mean, tempered.variance, one.slab_sd, kl_weight)
+    np.testing.assert_allclose(gained + logit(one.inclusion), at_1.log_odds, rtol=0, atol=1e-9)
+    # The rule in one number, where the data outweigh the slab: the fit's own log odds times T, and what is left of it.
+    occam = 0.5 * np.log(tempered.variance / one.slab_sd**2)
+    rule = kl_weight * (tempered.log_odds - logit(one.inclusion) - occam) + occam - 0.5 * np.log(kl_weight)
+    assert np.abs(rule + logit(one.inclusion) - at_1.log_odds).max() < 0.25
+    assert kl_weight == 1.0 or np.abs(tempered.log_odds - at_1.log_odds).max() > 1.0  # control
+
+
+def test_on_correlated_columns_they_cannot_even_by_the_exact_tempered_posterior():
+    one = spike.diabetes_problem()
+    tempered, at_1 = (exact.enumerated(*arguments(one, weight)) for weight in (0.1, 1.0))
+    gained = exact.read_back(tempered.mean, tempered.variance, one.slab_sd, 0.1)
+    assert np.abs(1 / (1 + np.exp(-gained - logit(one.inclusion))) - at_1.pips).max() > 0.2
+
+
+def test_fewer_are_undecided_the_smaller_the_kl_weight():
+    counts = [undecided(exact.closed_form(*arguments(problem(), weight)).pips) for weight in (1.0, 0.3, 0.1, 0.03)]
+    assert counts == sorted(counts, reverse=True) and counts[0] >= 7 > counts[-1]
