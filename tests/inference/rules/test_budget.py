@@ -157,7 +157,7 @@ def test_what_is_counted_is_each_prior_s_own_rule():
 class Plant:
     """A run of a model whose weights follow the knob at once, but for a delay."""
 
-    step, epoch, steps, restart = 0, 0, 2500, 0
+    step, epoch, steps, restart, final_kl_weight = 0, 0, 2500, 0, 1.0
 
 
 @pytest.mark.parametrize("steps", [2500, 5000])
