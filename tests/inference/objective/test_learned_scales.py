@@ -57,7 +57,7 @@ def minimised(problem, model, kl_weight=1.0):
     """A guide at the optimum of the exact objective."""
     guide = Guide(model)
     optimizer = torch.optim.LBFGS(
-        guide.parameters(), max_iter=400, tolerance_grad=1e-7, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+        guide.parameters(), max_iter=800, tolerance_grad=1e-7, tolerance_change=1e-12, line_search_fn="strong_wolfe"
     )
 
     def closure():
@@ -89,7 +89,7 @@ def test_points_land_at_the_largest_joint_density(problem, kl_weight):
     assert float(found["weight.pi"]) == pytest.approx(pi, rel=1e-3)
     # There the paired guide is the exact posterior given both.
     m, v, log_factor = learned.conditional(target, np.array(sd))
-    np.testing.assert_allclose(found["weight.z"][0], special.expit(special.logit(pi) + log_factor), atol=1e-3)
+    np.testing.assert_allclose(found["weight.z"][0], special.expit(special.logit(pi) + log_factor), atol=5e-3)
     # Nearly right: the mode in (log sd, logit pi), the fixed numbers, and another KL weight's answer.
     for wrong in (
         learned.best_points(target, HYPER, jacobian=True),
