@@ -24,6 +24,7 @@ class Chains:
             effective number of draws say how far `inclusion` is to be trusted; None where that is exact.
         coefficients: Draws of the coefficients, `(chains, draws, K)`.
         noise: Draws of the noise, in units of `LinearModel.unit`, `(chains, draws)`; None where it is not learned.
+        noise_moments: Mean and standard deviation of the noise; None where it is not learned.
         log_evidence: Log of the marginal likelihood in nats, under flat priors of density one; None where unknown.
     """
 
@@ -34,4 +35,5 @@ class Chains:
     conditional: Array | None = field(repr=False)
     coefficients: Array = field(repr=False)
     noise: Array | None = field(repr=False)
+    noise_moments: tuple[float, float] | None
     log_evidence: float | None

@@ -39,9 +39,14 @@ def check_proper(model: LinearModel) -> None:
 
     Raises:
         ValueError: If columns under flat priors say the same, or the noise is learned and the columns can fit the data
-            exactly, so that its scale goes to zero.
+            exactly, so that its scale goes to zero; or if all labels are alike.
     """
     flat = model.design[:, model.flat]
+    if flat.shape[1] and model.likelihood == "bernoulli" and len(np.unique(model.y)) < 2:
+        raise ValueError(
+            "all labels are alike, so that parameters without a prior have no posterior under a flat prior: give them "
+            "a prior, or points='fixed'"
+        )
     if flat.shape[1] and np.linalg.matrix_rank(flat) < flat.shape[1]:
         raise ValueError(
             "parameters without a prior are not identified by the data, so that there is no posterior under a flat "
@@ -175,8 +180,15 @@ def enumerated(model: LinearModel, draws: int = 2000, seed: int = 0, kl_weight: 
         conditional=None,
         coefficients=drawn[1][None],
         noise=drawn[2][None] if model.learns_noise else None,
+        noise_moments=_noise_moments(posterior.sum(0), np.exp(nodes)) if model.learns_noise else None,
         log_evidence=evidence,
     )
+
+
+def _noise_moments(shares: Array, noise: Array) -> tuple[float, float]:
+    """Mean and standard deviation of the noise."""
+    mean = float(shares @ noise)
+    return mean, float(np.sqrt(max(float(shares @ noise**2) - mean**2, 0.0)))
 
 
 def _means(model: LinearModel, opened: Array) -> Array:

@@ -162,6 +162,7 @@ def gibbs(
         conditional=kept_odds,
         coefficients=kept_coefficients,
         noise=kept_noise if model.learns_noise else None,
+        noise_moments=(float(kept_noise.mean()), float(kept_noise.std())) if model.learns_noise else None,
         log_evidence=None,
     )
 

@@ -28,7 +28,10 @@ from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.likelihoods.normal import Normal
 from bayesprune.models.networks.outputs import outputs_at
 
-__all__ = ["Array", "LinearModel", "NotLinearError", "check_same_joint", "full_data", "linear_model"]
+__all__ = [
+    "Array", "HiddenUnitsError", "LinearModel", "NotLinearError", "affine_outputs", "check_same_joint", "full_data",
+    "linear_model", "placed",
+]  # fmt: skip
 
 Array = np.ndarray
 COLUMNS = 2000
@@ -39,6 +42,10 @@ _LOG_2PI = float(np.log(2.0 * np.pi))
 
 class NotLinearError(ValueError):
     """The declaration is no regression with gates and Normal slabs; its message is what is in the way, as a clause."""
+
+
+class HiddenUnitsError(NotLinearError):
+    """Outputs are not linear in the weights: single weights of two draws are not the same quantities."""
 
 
 @dataclass(frozen=True)
@@ -153,16 +160,14 @@ def linear_model(model: BayesianNetwork, x: Tensor, y: Tensor, flat: bool = True
         NotLinearError: If it is none, with the reason.
         ValueError: If data and likelihood do not fit each other.
     """
-    model = copy.deepcopy(model).cpu().double()
-    network, likelihood = model.network.eval(), model.likelihood
-    x = x.detach().cpu().double() if x.is_floating_point() else x.detach().cpu()
-    y = y.detach().cpu().double() if y.is_floating_point() else y.detach().cpu()
+    model, x, y = placed(model, x, y)
+    network, likelihood = model.network, model.likelihood
     if any(True for _ in model.ways):
         raise NotLinearError("gates of units, masks or the structure of a graph lie between its weights and outputs")
     parameters = dict(network.named_parameters())
     points = [name for name in model.point_estimates if flat and parameters[name].requires_grad]
     names = [*model.priors, *points]
-    design, offset = _affine(network, names, x, likelihood, y)
+    design, offset = affine_outputs(network, names, x, likelihood, y)
     columns, start = dict[str, slice](), 0
     for name in names:
         columns[name] = slice(start, start := start + parameters[name].numel())
@@ -210,10 +215,7 @@ def check_same_joint(linear: LinearModel, model: BayesianNetwork, x: Tensor, y: 
     Raises:
         NotLinearError: If it is above 1e-9.
     """
-    rng, model = np.random.default_rng(seed), copy.deepcopy(model).cpu().double()
-    model.network.eval()
-    x = x.detach().cpu().double() if x.is_floating_point() else x.detach().cpu()
-    y = y.detach().cpu().double() if y.is_floating_point() else y.detach().cpu()
+    rng, (model, x, y) = np.random.default_rng(seed), placed(model, x, y)
     worst = 0.0
     for _ in range(_POINTS):
         gates = rng.random(len(linear.log_odds)) < 0.5
@@ -250,10 +252,34 @@ def _pyro_joint(
         return float(trace.log_prob_sum())
 
 
-def _affine(
+def placed(model: BayesianNetwork, x: Tensor, y: Tensor) -> tuple[BayesianNetwork, Tensor, Tensor]:
+    """A copy of a model, its network in evaluation mode, and data, in float64 on the CPU; tokens and labels stay so."""
+    copied = copy.deepcopy(model).cpu().double()
+    copied.network.eval()
+    x, y = (part.detach().cpu().double() if part.is_floating_point() else part.detach().cpu() for part in (x, y))
+    return copied, x, y
+
+
+def affine_outputs(
     network: nn.Module, names: list[str], x: Tensor, likelihood: Likelihood, y: Tensor
 ) -> tuple[Array, Array]:
-    """Outputs of a network as an affine function of parameters: design `(n, outputs, K)` and offset `(n, outputs)`."""
+    """Outputs of a network as an affine function of parameters.
+
+    Args:
+        network: The network, in float64.
+        names: The parameters, whose entries are the K coefficients in that order.
+        x: Inputs, `(n, ...)`.
+        likelihood: Says whether outputs and targets fit each other.
+        y: Targets.
+
+    Returns:
+        Design `(n, outputs, K)` and offset `(n, outputs)`.
+
+    Raises:
+        HiddenUnitsError: If they are none.
+        NotLinearError: If there are too many.
+        ValueError: If outputs and targets do not fit each other.
+    """
     shapes = {name: network.get_parameter(name).shape for name in names}
     sizes = [shapes[name].numel() for name in names]
     count = sum(sizes)
@@ -275,7 +301,7 @@ def _affine(
         at = scale * torch.randn(count, generator=generator, dtype=torch.float64)
         found, expected = outputs(at), offset + design @ at.numpy()
         if not np.abs(found - expected).max() <= _AFFINE * max(1.0, np.abs(expected).max()):
-            raise NotLinearError("its outputs are not linear in its weights, as where there are hidden layers")
+            raise HiddenUnitsError("its outputs are not linear in its weights, as where there are hidden layers")
     return design, offset
 
 
@@ -286,7 +312,7 @@ def _as_rows(likelihood: Likelihood, design: Array, offset: Array, y: Tensor) ->
     if type(likelihood) is Categorical:
         if likelihood.label_smoothing or width != 2:
             raise NotLinearError(
-                "of labels, two classes have a reference, without smoothing (Bernoulli, or Categorical with two outputs)"
+                "of labels, two classes have a reference, without smoothing (Bernoulli, or Categorical of two outputs)"
             )
         design, offset, width = design[:, 1:] - design[:, :1], offset[:, 1:] - offset[:, :1], 1
         kind = "bernoulli"

@@ -1,8 +1,8 @@
 """Draws of the Polya-Gamma distribution PG(1, c), by which a logistic regression is Normal given them.
 
-The method of Devroye as Polson, Scott & Windle 2013 (algorithm 1) have it: an accept-reject sampler of J*(1, c / 2) whose
-alternating series decides every draw exactly, so that nothing is truncated. PG(1, c) is J*(1, c / 2) / 4, of mean
-tanh(c / 2) / (2 c).
+The method of Devroye as Polson, Scott & Windle 2013 (algorithm 1) have it: an accept-reject sampler of J*(1, c / 2)
+whose alternating series decides every draw exactly, so that nothing is truncated. PG(1, c) is J*(1, c / 2) / 4, of
+mean tanh(c / 2) / (2 c).
 """
 
 from __future__ import annotations
