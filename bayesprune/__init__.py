@@ -42,11 +42,16 @@ if TYPE_CHECKING:
     from bayesprune.analysis.plots.prior_posterior import plot_prior_posterior as plot_prior_posterior
     from bayesprune.analysis.plots.pruning_trace import plot_pruning_trace as plot_pruning_trace
     from bayesprune.analysis.plots.r_hat import plot_r_hat as plot_r_hat
+    from bayesprune.analysis.plots.reference import plot_against_reference as plot_against_reference
     from bayesprune.analysis.plots.scales import plot_scales as plot_scales
     from bayesprune.analysis.plots.shrinkage import plot_shrinkage as plot_shrinkage
     from bayesprune.analysis.plots.thresholds import plot_thresholds as plot_thresholds
     from bayesprune.analysis.plots.trajectories import plot_trajectories as plot_trajectories
     from bayesprune.analysis.plots.units import plot_units as plot_units
+    from bayesprune.analysis.reference.against_reference import AgainstReference as AgainstReference
+    from bayesprune.analysis.reference.against_reference import against_reference as against_reference
+    from bayesprune.analysis.reference.reference import Reference as Reference
+    from bayesprune.analysis.reference.reference import reference as reference
     from bayesprune.analysis.structure.graph_features import FeatureTable as FeatureTable
     from bayesprune.analysis.structure.graph_features import feature_table as feature_table
     from bayesprune.analysis.structure.graph_features import graph_features as graph_features

@@ -57,7 +57,7 @@ WINGS = {
         "tuning": "sparsity_path pruning training fit_result predictions defaults rules guides data",
         "search": "training guides data",
         "refitting": "pruning training fit_result restart inclusion predictions masks samplers rules watching guides data",
-        "reference": "training fit_result restart inclusion terms objective guides data",
+        "reference": "restart inclusion guides",
     },
     "analysis": {
         "arviz": "",
@@ -65,7 +65,8 @@ WINGS = {
         "structure": "",
         "deletion": "",
         "diagnostics": "arviz",
-        "plots": "arviz diagnostics deletion tables",
+        "reference": "arviz",
+        "plots": "arviz diagnostics deletion tables reference",
         "structure_plots": "plots structure",
     },
     "bayesprune": {

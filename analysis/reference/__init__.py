@@ -1,0 +1,1 @@
+"""References of small models, what they say, and fits beside them."""
