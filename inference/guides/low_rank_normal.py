@@ -77,7 +77,7 @@ class LowRankNormalFactor(Factor):
         flat = dist.LowRankMultivariateNormal(
             self.location.reshape(-1), self.loading.reshape(-1, rows), (2.0 * self.log_scale).exp().reshape(-1)
         )
-        return dist.TransformedDistribution(flat, [ReshapeTransform((entries,), self.location.shape)])
+        return dist.TransformedDistribution(flat, [ReshapeTransform(torch.Size([entries]), self.location.shape)])
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density in nats, of the whole site."""
