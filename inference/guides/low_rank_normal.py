@@ -110,7 +110,7 @@ class LowRankNormalFamily(LocatedFamily):
 
     Another rank is another family, by three lines of one's own::
 
-        @bp.family("lowrank32", supports=("real",))
+        @family("lowrank32", supports=("real",))  # bayesprune.inference.guides.registry
         class Wider(LowRankNormalFamily):
             rank = 32
 
