@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from fnmatch import fnmatchcase
 
 import pyro
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from bayesprune.inference.guides import hard_concrete, truncated_lognormal  # noqa: F401  their families register themselves
 from bayesprune.inference.guides.factors import Factor
-from bayesprune.inference.guides.families import Family, NormalFamily
+from bayesprune.inference.guides.families import Family, GatedFamily, NormalFamily
 from bayesprune.inference.guides.gate_family import GateFamily
 from bayesprune.inference.guides.identified import identified_tensor
 from bayesprune.inference.guides.low_rank_normal import LowRankNormalFamily
@@ -133,11 +134,36 @@ class Guide(nn.Module):
             for logit in family.gate_logits():  # type: ignore[operator]
                 logit += sd * torch.randn_like(logit)
 
-    def draw(self) -> dict[str, Factor]:
-        """Draws every site once with gradients; gates keep their probabilities for the gate estimator."""
+    @torch.no_grad()
+    def give_gates(self, values: Mapping[str, Tensor]) -> set[str]:
+        """Fixes Bernoulli gates for good, IN PLACE: see `GatedFamily.give_gates`.
+
+        Args:
+            values: Booleans of the shape of each site of gates, by its name.
+
+        Returns:
+            Names of the sites that are given now: a family's gates are given together, or none of them.
+        """
+        given: set[str] = set()
+        for family in self.families:
+            if not isinstance(family, GatedFamily):
+                continue
+            names = {site.name for site in family.gate_sites()}
+            if names <= set(values):
+                family.give_gates(values)
+                given |= names
+        return given
+
+    def draw(self, at_centre: Collection[str] = ()) -> dict[str, Factor]:
+        """Draws every site once with gradients; gates keep their probabilities for the gate estimator.
+
+        Args:
+            at_centre: Names of sites of which nothing is drawn, as `Family.at_centre` has it; default none.
+        """
         factors: dict[str, Factor] = {}
         for family in self.families:
-            factors.update(family.draw())  # type: ignore[operator]
+            with family.at_centre(at_centre) if at_centre else nullcontext():  # type: ignore[operator]
+                factors.update(family.draw())  # type: ignore[operator]
         return factors
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
