@@ -5,7 +5,8 @@ Run ``python -m benchmarks.guides --out FOLDER``; it goes on where it stopped, p
 * regression: linear regressions with known noise under a Gaussian prior, whose posterior is a Normal that is known:
   KL(q || posterior) in nats and standard deviations beside the posterior's.
 * logistic: breast cancer, 30 correlated features: the ELBO of the training data, and nll of held-out data.
-* network: LeNet-300-100 on Fashion-MNIST under a Gaussian prior: the ELBO, and scores of validation data.
+* network: LeNet-300-100 on Fashion-MNIST (or ``--data digits --epochs 60``) under a Gaussian prior: the ELBO, and
+  scores of validation data.
 * mixture: restarts of spike and slab, one against all: of a regression the largest error of inclusion probabilities
   beside enumeration, of LeNet-300-100 on digits scores of validation data, weighted by the ELBO and equally.
 """
@@ -13,8 +14,10 @@ Run ``python -m benchmarks.guides --out FOLDER``; it goes on where it stopped, p
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,7 @@ from tests.oracles.correlated_normals import divergence
 from tests.oracles.correlated_regressions import correlated_problems
 
 GUIDES = ("normal", "lowrank")
+MIXED = ("diabetes", "a column twice", "a block of .95")
 TABLES = ("regression", "logistic", "network", "mixture")
 LINEAR = {"learning_rate": 0.01, "schedule": "cosine", "kl_warmup": 0.0, "kl_weight": 1.0, "device": "cpu"}
 Run = dict[str, Any]
@@ -124,11 +128,11 @@ def lenet(inputs: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
 
 
-def network(guide: str, kl_weight: float, seed: int, epochs: int) -> Run:
-    """LeNet-300-100 on Fashion-MNIST."""
-    data = bp.load_data("fashion-mnist")
+def network(name: str, guide: str, kl_weight: float, seed: int, epochs: int) -> Run:
+    """LeNet-300-100 on a data set."""
+    data = bp.load_data(name)
     torch.manual_seed(seed)
-    bnn = bp.BayesianNetwork(lenet(784), {"*.weight": bp.Gaussian()}, data_size=len(data.train[0]))
+    bnn = bp.BayesianNetwork(lenet(data.train[0][0].numel()), {"*.weight": bp.Gaussian()}, data_size=len(data.train[0]))
     fit = bp.fit(
         bnn,
         data.train,
@@ -220,37 +224,34 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("guides"), help="folder of the results")
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=6, help="of LeNet-300-100 on Fashion-MNIST")
+    parser.add_argument("--epochs", type=int, default=6, help="of LeNet-300-100 under a Gaussian prior")
+    parser.add_argument("--data", default="fashion-mnist", help="of LeNet-300-100 under a Gaussian prior")
     parser.add_argument("--restarts", type=int, default=4)
     parser.add_argument("--kl-weights", type=float, nargs="+", default=[1.0, 0.1], help="of LeNet-300-100")
     parser.add_argument("--shard", default="0/1", help="i/n: every n-th run, from the i-th")
     given = parser.parse_args()
     shard, shards = map(int, given.shard.split("/"))
     ledger = Ledger(given.out / (f"runs-{shard}.json" if shards > 1 else "runs.json"))
+    if shards == 1:  # what shards have come to
+        for file in sorted(given.out.glob("runs-*.json")):
+            ledger.runs |= json.loads(file.read_text())
     wanted: dict[str, Callable[[], Run]] = {}
-    seeds = range(given.seeds)
-    if "regression" in given.tables:
-        for name, problem in designs().items():
-            for guide in GUIDES:
-                wanted[f"regression/{name}/{guide}"] = lambda p=problem, g=guide: regression(p, g, 0)  # type: ignore[misc]
-    if "logistic" in given.tables:
-        for guide in GUIDES:
-            for seed in seeds:
-                wanted[f"logistic/{guide}/{seed}"] = lambda g=guide, s=seed: logistic(g, s)  # type: ignore[misc]
-    if "network" in given.tables:
-        for weight in given.kl_weights:
-            for guide in GUIDES:
-                for seed in seeds:
-                    wanted[f"network/{weight:g}/{guide}/{seed}/{given.epochs}"] = lambda g=guide, w=weight, s=seed: (
-                        network(  # type: ignore[misc]
-                            g, w, s, given.epochs
-                        )
-                    )
-    if "mixture" in given.tables:
-        for name in ("diabetes", "a column twice", "a block of .95"):
-            wanted[f"mixture/{name}"] = lambda n=name: mixture_of_regressions(n, given.restarts)  # type: ignore[misc]
+    seeds, at = range(given.seeds), "network/{data}/{weight:g}/{guide}/{seed}/{epochs}".format
+    for guide in GUIDES:
+        if "regression" in given.tables:
+            for name, problem in designs().items():
+                wanted[f"regression/{name}/{guide}"] = partial(regression, problem, guide, 0)
         for seed in seeds:
-            wanted[f"mixture/network/{seed}"] = lambda s=seed: mixture_of_networks(s, given.restarts, 60)  # type: ignore[misc]
+            if "logistic" in given.tables:
+                wanted[f"logistic/{guide}/{seed}"] = partial(logistic, guide, seed)
+            for weight in given.kl_weights if "network" in given.tables else []:
+                name = at(data=given.data, weight=weight, guide=guide, seed=seed, epochs=given.epochs)
+                wanted[name] = partial(network, given.data, guide, weight, seed, given.epochs)
+    if "mixture" in given.tables:
+        for name in MIXED:
+            wanted[f"mixture/{name}"] = partial(mixture_of_regressions, name, given.restarts)
+        for seed in seeds:
+            wanted[f"mixture/network/{seed}"] = partial(mixture_of_networks, seed, given.restarts, 60)
     found = {name: ledger.run(name, run) for k, (name, run) in enumerate(wanted.items()) if k % shards == shard}
     if shards > 1:
         print(ledger.cost())
@@ -280,13 +281,15 @@ def main() -> None:
         digits = {"elbo": 0, "nll": 4, "accuracy": 2, "ece": 4, "seconds": 0}
         for weight in given.kl_weights:
             runs = {
-                guide: [found[f"network/{weight:g}/{guide}/{seed}/{given.epochs}"] for seed in seeds]
+                guide: [
+                    found[at(data=given.data, weight=weight, guide=guide, seed=seed, epochs=given.epochs)]
+                    for seed in seeds
+                ]
                 for guide in GUIDES
             }
-            print_compared(f"LeNet-300-100, KL weight {weight:g}", runs, digits)
+            print_compared(f"LeNet-300-100, {given.data}, KL weight {weight:g}", runs, digits)
     if "mixture" in given.tables:
-        names = ("diabetes", "a column twice", "a block of .95")
-        rows = [[n, *(f"{found[f'mixture/{n}'][k]:.3f}" for k in ("single", "best_single", "mixture"))] for n in names]
+        rows = [[n, *(f"{found[f'mixture/{n}'][k]:.3f}" for k in ("single", "best_single", "mixture"))] for n in MIXED]
         table(["largest error of a PIP", "one restart", "best restart", "mixture"], rows)
         all_of = [found[f"mixture/network/{seed}"] for seed in seeds]
         rows = [
