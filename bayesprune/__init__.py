@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from bayesprune.inference.guides.factors import LogNormalFactor as LogNormalFactor
     from bayesprune.inference.guides.factors import NormalFactor as NormalFactor
     from bayesprune.inference.guides.hard_concrete import HardConcreteFactor as HardConcreteFactor
+    from bayesprune.inference.guides.low_rank_normal import LowRankNormalFactor as LowRankNormalFactor
     from bayesprune.inference.guides.paired import SlabFactor as SlabFactor
     from bayesprune.inference.guides.truncated_lognormal import TruncatedLogNormalFactor as TruncatedLogNormalFactor
     from bayesprune.inference.inclusion.event_rule import EventRule as EventRule

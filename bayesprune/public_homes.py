@@ -203,6 +203,7 @@ HOMES: dict[str, str] = {
     "BernoulliFactor": "bayesprune.inference.guides.factors",
     "DeltaFactor": "bayesprune.inference.guides.factors",
     "SlabFactor": "bayesprune.inference.guides.paired",
+    "LowRankNormalFactor": "bayesprune.inference.guides.low_rank_normal",
     "HardConcreteFactor": "bayesprune.inference.guides.hard_concrete",
     "TruncatedLogNormalFactor": "bayesprune.inference.guides.truncated_lognormal",
     "constant": "bayesprune.inference.rules.schedules",

@@ -27,8 +27,8 @@ from scipy.special import expit
 from torch import nn
 
 import bayesprune as bp
+from bayesprune.inference.guides.guide import normals
 from bayesprune.inference.guides.left_in import included_weights, left_in
-from bayesprune.inference.guides.normals import normals
 from bayesprune.inference.pruning.criteria import CRITERIA
 from bayesprune.inference.pruning.masks import masked_network
 from benchmarks.deletion_study import correlations

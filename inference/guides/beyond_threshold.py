@@ -23,8 +23,7 @@ from torch import Tensor
 from torch.special import log_ndtr
 
 from bayesprune.inference.guides.families import to_support
-from bayesprune.inference.guides.guide import Guide
-from bayesprune.inference.guides.normals import normals
+from bayesprune.inference.guides.guide import Guide, normals
 from bayesprune.inference.guides.registry import is_point
 from bayesprune.models.language.inclusion import BeyondThreshold
 from bayesprune.models.language.tensor_prior import Site, TensorPrior

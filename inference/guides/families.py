@@ -231,6 +231,10 @@ class NormalFamily(LocatedFamily):
         """
         return NormalFactor(value, location, log_scale, sums)
 
+    def marginal_sds(self) -> dict[str, Tensor]:
+        """Standard deviation of each entry on the real line, by name of site, in float64 and without gradients."""
+        return self.layout.by_name(self.log_scale.detach().double().exp())
+
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Log scales are spreads."""
         return {"location": [self.location], "spread": [self.log_scale]}

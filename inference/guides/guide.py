@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from bayesprune.inference.guides import hard_concrete, truncated_lognormal  # noqa: F401  their families register themselves
 from bayesprune.inference.guides.factors import Factor
-from bayesprune.inference.guides.families import Family, GatedFamily
+from bayesprune.inference.guides.families import Family, GatedFamily, NormalFamily
 from bayesprune.inference.guides.gate_family import GateFamily
 from bayesprune.inference.guides.identified import identified_tensor
+from bayesprune.inference.guides.low_rank_normal import LowRankNormalFamily
 from bayesprune.inference.guides.paired import Pair, PairedFamily
 from bayesprune.inference.guides.registry import (
     POINT,
@@ -247,6 +248,27 @@ class Guide(nn.Module):
         return values
 
 
+def normals(guide: Guide) -> dict[str, tuple[Tensor, Tensor]]:
+    """Location and standard deviation of every site that a guide holds as Normals, by name of site.
+
+    Of LogNormal and logit-Normal sites these are the logarithm's and the logit's; of correlated ones the standard
+    deviation is that of an entry, all others unknown.
+
+    Args:
+        guide: The guide; its parameters are left as they are.
+
+    Returns:
+        Pairs of the site's shape, in float64, without gradients.
+    """
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    for family in guide.families:
+        if isinstance(family, (NormalFamily, LowRankNormalFamily)):
+            # Widened before the exponential, so that nothing is lost to float32 but what the guide itself stores.
+            locations, sds = family.layout.by_name(family.location.detach().double()), family.marginal_sds()
+            found |= {site.name: (locations[site.name], sds[site.name]) for site in family.sites}
+    return found
+
+
 def weight_families(model: BayesianNetwork, choice: GuideChoice = None) -> list[str]:
     """The guide families of all sites of the priors on weights; of a model without matrices, of all priors.
 
@@ -364,4 +386,4 @@ def _build(model: BayesianNetwork, family_of: dict[str, str], starts: dict[str, 
     return [*built, PairedFamily(pairs, starts)] if pairs else built
 
 
-__all__ = ["MODES", "Guide", "GuideChoice", "assign_families"]
+__all__ = ["MODES", "Guide", "GuideChoice", "assign_families", "normals"]

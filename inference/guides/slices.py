@@ -49,19 +49,22 @@ class Layout:
 
     Args:
         sites: The sites, in order.
+        numbers: Shape of what there is for each entry of a site; default `()`: one number.
 
     Attributes:
         sites: The sites.
-        sizes: Entries of each.
+        shapes: Shape of the piece of each: the site's, and after it `numbers`.
+        sizes: Numbers in it.
     """
 
-    def __init__(self, sites: Iterable[Site]) -> None:
+    def __init__(self, sites: Iterable[Site], numbers: tuple[int, ...] = ()) -> None:
         self.sites = tuple(sites)
-        self.sizes = [math.prod(site.shape) for site in self.sites]
+        self.shapes = [(*site.shape, *numbers) for site in self.sites]
+        self.sizes = [math.prod(shape) for shape in self.shapes]
 
     def cut(self, flat: Tensor) -> list[Tensor]:
-        """Cuts a vector into tensors of the sites' shapes, by one `split`, whose gradient is one concatenation."""
-        return [part.view(site.shape) for part, site in zip(flat.split(self.sizes), self.sites, strict=True)]
+        """Cuts a vector into the sites' pieces, by one `split`, whose gradient is one concatenation."""
+        return [part.view(shape) for part, shape in zip(flat.split(self.sizes), self.shapes, strict=True)]
 
     def by_name(self, flat: Tensor) -> dict[str, Tensor]:
         """As `cut`, by name of site."""
@@ -73,5 +76,5 @@ class Layout:
         Args:
             parameter: Its name.
         """
-        sites = zip(self.sites, accumulate(self.sizes[:-1], initial=0), strict=True)
-        return tuple(ParameterSlice(parameter, site, start, tuple(site.shape)) for site, start in sites)
+        pieces = zip(self.sites, accumulate(self.sizes[:-1], initial=0), self.shapes, strict=True)
+        return tuple(ParameterSlice(parameter, site, start, shape) for site, start, shape in pieces)

@@ -17,7 +17,7 @@ import xarray as xr
 from torch import Tensor
 
 from bayesprune.inference.fitted import Fitted
-from bayesprune.inference.guides.normals import normals
+from bayesprune.inference.guides.guide import normals
 from bayesprune.inference.guides.registry import is_point
 from bayesprune.inference.inclusion.event_rule import EventRule, event_rule
 from bayesprune.inference.posterior.axis_names import dimensions

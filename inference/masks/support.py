@@ -73,6 +73,10 @@ class Support:
     Args:
         run: The restart, whose guide is where it begins.
         masks: The masks of its model.
+
+    Raises:
+        ValueError: If the guide holds more than one number a weight in a parameter: a weight that is out is then not
+            alone in it.
     """
 
     @torch.no_grad()
@@ -85,6 +89,11 @@ class Support:
             zeroing = zeroing_latent(prior, values, model.network.get_parameter(name))
             for site in _one_a_weight(prior):
                 for parameter, piece in run.slices(site.name):
+                    if piece.shape != prior.shape:
+                        raise ValueError(
+                            f"masks that change need one number a weight of every parameter of the guide, but that of "
+                            f"{site.name} has {piece.parameter!r} of shape {piece.shape}: fit with guide='meanfield'"
+                        )
                     is_zero = site.name == zeroing and piece.parameter == LOCATION
                     held.append(Held(parameter, piece, None if is_zero else piece.of(parameter.data).clone()))
             self._held[name] = held

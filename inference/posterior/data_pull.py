@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bayesprune.inference.guides.normals import normals
+from bayesprune.inference.guides.guide import normals
 from bayesprune.inference.guides.seeded import seeded
 from bayesprune.inference.restart import Restart
 from bayesprune.models.language.iid import Iid

@@ -127,7 +127,7 @@ def _shifted(guide: Guide, tensors: Iterable[str]) -> list[_Shifted]:
     for module in guide.families:
         family = cast(Family, module)
         for piece in family.slices():
-            if piece.site.name in signs and piece.parameter != "log_scale":
+            if piece.site.name in signs and piece.parameter not in ("log_scale", "loading"):
                 view = piece.of(family.get_parameter(piece.parameter).data)
                 found.append(_Shifted(view, signs[piece.site.name], piece.site.name))
     return found

@@ -101,7 +101,7 @@ def _flat_cut(
         for piece in pieces:
             value, tensor = piece.of(flat), piece.site.tensor
             for dim, index in kept.get(tensor, {}).items():
-                if dim < value.ndim and value.shape[dim] == shapes[tensor][dim]:
+                if dim < len(piece.site.shape) and value.shape[dim] == shapes[tensor][dim]:
                     value = value.index_select(dim, index.to(value.device))
             parts.append(value.reshape(-1))
         return torch.cat(parts)

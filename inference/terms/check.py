@@ -85,7 +85,7 @@ def check_term(
             or a function of positive random scales, as a declaration has it, ``lambda lam: dist.Laplace(0.0, lam)``
             (the class itself, where all that it needs may be positive: ``dist.Gamma``).
         factor: The class of the guide's factor: `NormalFactor`, `LogNormalFactor`, `LogitNormalFactor`,
-            `DeltaFactor`, `BernoulliFactor`, `SlabFactor` or a class derived from one of them.
+            `DeltaFactor`, `BernoulliFactor`, `SlabFactor`, `LowRankNormalFactor` or a class derived from one of them.
         term: The term; default None: the one registered for the pair.
         draws: Draws of the guide in each setting, rounded up to a multiple of 32; default 4096.
         seed: Seed of the parameters and the draws, which leave the global random state alone; default 0.
@@ -175,7 +175,8 @@ class _Pairing:
         """The factor at given parameters; with noise `(n, *shape)` that of a site of n copies."""
         if noise is not None:
             guide = {name: leaf.expand(len(noise), *leaf.shape) for name, leaf in guide.items()}
-        elif "location" in guide:
+            return self.known.copies(self.factor, guide, noise)
+        if "location" in guide:
             noise = torch.zeros_like(guide["location"])
         return self.known.make(self.factor, guide, noise)
 

@@ -18,6 +18,7 @@ from bayesprune.inference.guides.factors import (
     LogNormalFactor,
     NormalFactor,
 )
+from bayesprune.inference.guides.low_rank_normal import LowRankNormalFactor
 from bayesprune.inference.guides.paired import Pair, SlabFactor
 from bayesprune.inference.terms.random_priors import Leaves, normal_numbers
 from bayesprune.models.language.tensor_prior import Site
@@ -49,6 +50,13 @@ class FactorKind:
     def make(self, kind: Any, guide: Leaves, noise: Any) -> Any:
         """A factor of a class derived from `factor`, at given parameters and standard normal noise."""
         raise TypeError(f"{type(self).__name__} must define make")
+
+    def copies(self, kind: Any, guide: Leaves, noise: Tensor) -> Any:
+        """A factor of n copies of the site, each drawn for itself: all tensors have n as their first dimension.
+
+        By default what `make` gives: entries that do not depend on each other are as many entries more.
+        """
+        return self.make(kind, guide, noise)
 
     def log_ratio(self, q: Any, log_prior: Tensor) -> Tensor:
         """The sum of log q - log p at the factor's draw, by the density of its distribution, in nats.
@@ -130,6 +138,41 @@ class _Slab(_Normal):
         return (q.inclusion * (dist.Normal(q.location, q.scale).log_prob(q.value) - log_prior)).sum()
 
 
+class _LowRank(FactorKind):
+    """Drawn by the root of the whole covariance, where its family draws by noise of each entry and of each column."""
+
+    factor = LowRankNormalFactor
+    rank = 2
+
+    def parameters(self, shape: tuple[int, ...], support: Callable[[], Any], generator: torch.Generator) -> Leaves:
+        """Location and log scale as those of a Normal, and loadings of their size."""
+        independent = _Normal().parameters(shape, support, generator)
+        return independent | {"loading": 0.4 * normal_numbers((*shape, self.rank), generator)}
+
+    def make(self, kind: Any, guide: Leaves, noise: Any) -> Any:
+        """The factor at its centre."""
+        return kind(value=guide["location"], **guide)
+
+    def copies(self, kind: Any, guide: Leaves, noise: Tensor) -> Any:
+        """Each copy with numbers of its own, which its entries share."""
+        root = torch.linalg.cholesky(self._covariance(guide["log_scale"], guide["loading"]))
+        drawn = (root @ noise.reshape(len(noise), -1, 1)).view_as(noise)
+        return kind(value=guide["location"] + drawn, **guide)
+
+    def log_ratio(self, q: Any, log_prior: Tensor) -> Tensor:
+        """By the density of a Normal with the whole covariance, copy by copy."""
+        rows = (part.reshape(len(part), -1) for part in (q.location, q.value))
+        location, value = rows
+        normal = dist.MultivariateNormal(location, self._covariance(q.log_scale, q.loading))
+        return normal.log_prob(value).sum() - log_prior.sum()
+
+    @staticmethod
+    def _covariance(log_scale: Tensor, loading: Tensor) -> Tensor:
+        """`(copies, entries, entries)`."""
+        columns = loading.reshape(len(loading), -1, loading.shape[-1])
+        return columns @ columns.mT + torch.diag_embed((2.0 * log_scale).exp().reshape(len(log_scale), -1))
+
+
 class _Point(FactorKind):
     factor = DeltaFactor
     is_exact = True
@@ -169,5 +212,5 @@ class _Gate(FactorKind):
         return total
 
 
-KINDS: tuple[FactorKind, ...] = (_Slab(), _LogNormal(), _LogitNormal(), _Normal(), _Point(), _Gate())
+KINDS: tuple[FactorKind, ...] = (_Slab(), _LogNormal(), _LogitNormal(), _Normal(), _LowRank(), _Point(), _Gate())
 """All kinds, the more particular class first."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from bayesprune.inference.guides.factors import Factor
 
 # Whoever uses terms has all of the package's own, entered before any of the user's, which take their place.
-from bayesprune.inference.terms import gates, points, positive, real, unit_interval  # noqa: F401
+from bayesprune.inference.terms import correlated, gates, points, positive, real, unit_interval  # noqa: F401
 from bayesprune.inference.terms.table import TERMS, Term
 from bayesprune.models.language.iid import Iid
 

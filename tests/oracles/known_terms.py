@@ -22,6 +22,7 @@ from bayesprune.inference.guides.factors import (
     NormalFactor,
 )
 from bayesprune.inference.guides.hard_concrete import HardConcreteFactor
+from bayesprune.inference.guides.low_rank_normal import LowRankNormalFactor
 from bayesprune.inference.guides.paired import Pair, SlabFactor
 from bayesprune.inference.guides.truncated_lognormal import TruncatedLogNormalFactor
 from bayesprune.models.distributions.fitted_normal import FittedNormal
@@ -143,7 +144,9 @@ def alone(family):
 
 CASES = {
     **{
-        (family, kind): centred(family) for family in (dist.Normal, dist.Laplace) for kind in (NormalFactor, SlabFactor)
+        (family, kind): centred(family)
+        for family in (dist.Normal, dist.Laplace)
+        for kind in (NormalFactor, SlabFactor, LowRankNormalFactor)
     },
     **{(family, DeltaFactor): centred(family) for family in (dist.Normal, dist.Laplace)},
     **{(family, kind): alone(family) for family in POSITIVE for kind in (LogNormalFactor, DeltaFactor)},
@@ -190,6 +193,9 @@ def factor_at(kind, guide, noise=None, ends=(-4.0, 0.5)):
             torch.zeros_like(location) if noise is None else noise
         )
         return kind(logarithm.exp(), location, log_scale, logarithm, ends)
+    if kind is LowRankNormalFactor:
+        own = torch.zeros_like(location) if noise is None else noise
+        return kind(location + log_scale.exp() * own + guide["loading"].sum(-1), location, log_scale, guide["loading"])
     value = location + log_scale.exp() * (torch.zeros_like(location) if noise is None else noise)
     to_site = {LogNormalFactor: torch.exp, LogitNormalFactor: torch.sigmoid}.get(kind, lambda u: u)
     sums = torch.stack([(location.square() + (2.0 * log_scale).exp()).sum(), log_scale.sum()])

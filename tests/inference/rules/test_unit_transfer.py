@@ -7,6 +7,7 @@ import torch
 
 import bayesprune as bp
 from bayesprune.inference.guides.guide import Guide
+from bayesprune.inference.guides.low_rank_normal import LowRankNormalFamily
 from bayesprune.inference.objective.objective import Objective
 from bayesprune.inference.objective.unit_gate_expectation import UnitGateExpectation
 from bayesprune.inference.rules.unit_transfer import check_removable, transfer
@@ -23,6 +24,7 @@ PRIORS = {
     "points": ({}, None),
     "points, mean-field": ({}, "meanfield"),
     "gaussian": ({"*.weight": bp.Gaussian()}, "meanfield"),
+    "gaussian, low rank": ({"*.weight": bp.Gaussian()}, {"weight": "lowrank"}),
     "halo": ({"*.weight": bp.HALO()}, "map"),
     "halo of one layer, mean-field": ({"2.weight": bp.HALO()}, "meanfield"),
     "horseshoe": ({"*.weight": bp.Horseshoe()}, "meanfield"),
@@ -79,6 +81,11 @@ def cut_by_hand(tensor, name):
     return tensor
 
 
+def columns_of(location):
+    """Loadings by which an entry's row and the order of the columns can be told."""
+    return (location.detach()[:, None] * torch.arange(1.0, LowRankNormalFamily.rank + 1.0)).reshape(-1)
+
+
 @pytest.mark.parametrize("name", PRIORS)
 def test_what_is_left_is_the_slice_of_what_was_there_for_guide_points_and_optimizer(name):
     made, optimizer, _, _, rebuild = problem(*PRIORS[name])
@@ -87,6 +94,8 @@ def test_what_is_left_is_the_slice_of_what_was_there_for_guide_points_and_optimi
             own = dict(family.named_parameters())
             if "log_scale" in own:
                 own["log_scale"].copy_(0.1 * own["location"] - 2.0)
+            if "loading" in own:
+                own["loading"].copy_(columns_of(own["location"]))
             if "logit" in own:
                 own["logit"].add_(0.01 * torch.arange(len(own["logit"])))
         for group in optimizer.param_groups:
@@ -107,6 +116,8 @@ def test_what_is_left_is_the_slice_of_what_was_there_for_guide_points_and_optimi
         own = dict(family.named_parameters())
         if "log_scale" in own:
             torch.testing.assert_close(own["log_scale"], 0.1 * own["location"] - 2.0, rtol=0.0, atol=1e-14)
+        if "loading" in own:
+            torch.testing.assert_close(own["loading"], columns_of(own["location"]), rtol=0.0, atol=1e-14)
     before = dict(made.model.network.named_parameters())
     for key, parameter in after.model.network.named_parameters():
         assert torch.equal(parameter, cut_by_hand(before[key], key))

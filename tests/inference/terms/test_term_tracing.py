@@ -11,6 +11,7 @@ from bayesprune.inference.guides.factors import BernoulliFactor, DeltaFactor, No
 from bayesprune.inference.guides.fast_distributions import fast_distributions
 from bayesprune.inference.guides.functional import functional
 from bayesprune.inference.guides.hard_concrete import HardConcreteFactor
+from bayesprune.inference.guides.low_rank_normal import LowRankNormalFactor
 from bayesprune.inference.guides.paired import SlabFactor
 from bayesprune.inference.terms.real import normal_normal
 from bayesprune.inference.terms.registry import registered_term, registered_terms
@@ -40,8 +41,9 @@ def guide_at(kind, family, seed):
     if kind is DeltaFactor:
         real = family(**{name: number(value) for name, value in FAMILIES[family].parameters.items()}).support
         return {"value": normal(*SHAPE) if real is dist.constraints.real else normal(*SHAPE).exp()}
-    gate = {"logit": normal(3, 1)} if kind is SlabFactor else {}
-    return {"location": normal(*SHAPE), "log_scale": 0.3 * normal(*SHAPE) - 0.7, **gate}
+    more = {"logit": normal(3, 1)} if kind is SlabFactor else {}
+    more |= {"loading": 0.4 * normal(*SHAPE, 2)} if kind is LowRankNormalFactor else {}
+    return {"location": normal(*SHAPE), "log_scale": 0.3 * normal(*SHAPE) - 0.7, **more}
 
 
 def parameters_at(family, shape, seed):

@@ -16,6 +16,7 @@ from bayesprune.inference.guides.factors import (
     LogNormalFactor,
     NormalFactor,
 )
+from bayesprune.inference.guides.low_rank_normal import LowRankNormalFactor
 from bayesprune.inference.guides.paired import SlabFactor
 from bayesprune.inference.terms.registry import registered_term, registered_terms, site_term
 from bayesprune.models.distributions.tilted_beta import TiltedBeta
@@ -33,7 +34,8 @@ DRAWN = {  # terms that use the draw
     (TiltedBeta, LogitNormalFactor),
     (dist.Uniform, LogitNormalFactor),
 }
-PAIRS = [pair for pair in registered_terms() if pair not in NOISE_PAIRS]
+# Correlated entries have no quadrature each: tests/inference/terms/test_correlated_terms.py.
+PAIRS = [pair for pair in registered_terms() if pair not in NOISE_PAIRS and pair[1] is not LowRankNormalFactor]
 CLOSED = [pair for pair in PAIRS if pair not in DRAWN and pair[1] not in (DeltaFactor, BernoulliFactor)]
 POINTS = [pair for pair in PAIRS if pair[1] is DeltaFactor]
 STEP = 1e-3
