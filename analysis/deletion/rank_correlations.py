@@ -140,7 +140,7 @@ def comparison_lines(table: xr.Dataset, probability: float) -> list[str]:
     names = [str(name) for name in table.predictor.values]
     width = max(len(name) for name in names)
     layers = [str(name) for name in table.layer.values]
-    wide = max(22, *(len(layer) + 2 for layer in layers))
+    wide = max(25, *(len(layer) + 2 for layer in layers))
     title = "rank correlation with the change"
     lines = [
         f"{title}, {probability:.0%} intervals",
