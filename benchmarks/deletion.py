@@ -3,8 +3,8 @@
 Things are deleted one at a time from one plain network, and the change of the mean loss on held-out images is compared
 with scores: the posterior inclusion probability (of a unit or an input the mean over its weights, which ranks as their
 sum does), the norm of its weights, |mean| over sd, and what `deletion_scores` predicts from 10,000 training images, at
-the network that is deleted from, averaged over draws of the posterior, and its parts alone. Beside them the ceiling: the
-very same deletions measured on 2,000 training images. Units and inputs go from the median-probability model at its
+the network that is deleted from, averaged over draws of the posterior, and its parts alone. Beside them the ceiling:
+the very same deletions measured on 2,000 training images. Units and inputs go from the median-probability model at its
 means; weights and sets, stratified by probability, from the network of E[weight], where all of them are there.
 
     python -m benchmarks.deletion                             # fits (15 epochs), deletes, prints the tables
