@@ -73,6 +73,9 @@ if TYPE_CHECKING:
     from bayesprune.inference.combined import Combined as Combined
     from bayesprune.inference.data.batch_normalisation import reestimate_statistics as reestimate_statistics
     from bayesprune.inference.defaults.onset_start import onset_start as onset_start
+    from bayesprune.inference.deletion.deletion_scores import DeletionScores as DeletionScores
+    from bayesprune.inference.deletion.deletion_scores import deletion_scores as deletion_scores
+    from bayesprune.inference.deletion.deletion_scores import set_scores as set_scores
     from bayesprune.inference.execution.stepper import Stepper as Stepper
     from bayesprune.inference.fit_result import Fit as Fit
     from bayesprune.inference.guides.factors import BernoulliFactor as BernoulliFactor

@@ -52,7 +52,8 @@ WINGS = {
         "fit_result": "fitted combined own_loop notes inclusion posterior predictions watching rules objective data",
         "training": "fit_result fitted restart inclusion posterior predictions defaults samplers"
         " rules watching execution objective guides data",
-        "pruning": "training fit_result restart inclusion masks rules objective guides data",
+        "deletion": "fit_result objective guides data",
+        "pruning": "deletion training fit_result restart inclusion masks rules objective guides data",
         "sparsity_path": "pruning training fit_result predictions defaults data",
         "tuning": "sparsity_path pruning training fit_result predictions defaults rules guides data",
         "search": "training guides data",

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from scipy import stats
-from torch import Tensor
 
-from bayesprune.analysis.deletion.deletion_setup import DeletionSetup
-from bayesprune.analysis.deletion.deletions import (
-    Array,
-    Scores,
-    entries,
-    paired_error,
+from bayesprune.analysis.deletion.deletion_setup import DeletionSetup, Examples
+from bayesprune.analysis.deletion.deletions import Array, entries, paired_error
+from bayesprune.analysis.deletion.predictors import Scores
+from bayesprune.analysis.deletion.rank_correlations import (
+    BOOTSTRAP,
+    CEILING,
+    compared,
+    comparison_lines,
+    correlation_table,
+    percentiles,
 )
+from bayesprune.inference.data.batches import Data
 from bayesprune.inference.fit_result import Fit
 
-ALL = "all"
-"""Name of the row for all tensors together."""
-BOOTSTRAP = 1000
-"""Bootstrap samples behind an interval."""
 STRATA = 10
 """Strata of equal width in the score that half of a tensor's deletions are spread over."""
 
@@ -37,7 +37,8 @@ class DeletionCalibration:
             ``"3, :"``); ``group`` (number of the group in its tensor); ``weights`` (how many it has); ``score``;
             ``change`` (of the mean held-out loss, after minus before, nats per example: positive where the
             deletion hurts); ``error`` (its paired standard error over held-out examples); ``harmful`` (whether
-            ``change`` exceeds `threshold` errors).
+            ``change`` exceeds `threshold` errors); where a ceiling was asked for ``elsewhere`` (the change of the mean
+            loss on those other examples). Over `(predictor, deletion)`, where several scores were: ``predicted``.
         curve: Over `bin` (only those with deletions): ``lower``, ``upper`` (edges), ``score`` (mean), ``count``,
             ``share`` (fraction of harmful deletions) and ``change`` (mean, nats per example), each with ``_lower``
             and ``_upper``.
@@ -51,6 +52,12 @@ class DeletionCalibration:
         examples: Number of held-out examples.
         threshold: Standard errors by which ``change`` has to exceed zero to count as harmful.
         probability: Of the intervals.
+        comparison: Where several scores or a ceiling were asked for, else None. Over `(predictor, layer)`:
+            ``spearman`` with ``lower`` and ``upper``. The predictor ``"ceiling"`` is exact deletion on other examples:
+            what no score can be expected to exceed by much, as the change is measured with noise. Then also ``below``
+            with ``below_lower`` and ``below_upper``: the ceiling's correlation less that of the score, by paired
+            bootstrap samples.
+        elsewhere: On how many other examples the ceiling was measured; 0: there is none.
     """
 
     deletions: xr.Dataset
@@ -63,6 +70,8 @@ class DeletionCalibration:
     examples: int
     threshold: float
     probability: float
+    comparison: xr.Dataset | None = None
+    elsewhere: int = 0
 
     def __str__(self) -> str:
         harmful = int(self.deletions.harmful.sum())
@@ -79,15 +88,19 @@ class DeletionCalibration:
             lines.append(
                 f"{name!s:<{width}}  {float(row.spearman):>+8.2f}  {interval:>16}  {float(row.auc):>5.2f}  {counts:>7}"
             )
+        if self.comparison is not None:
+            lines += ["", *comparison_lines(self.comparison, self.probability)]
+        if self.elsewhere:
+            lines.append(f"{CEILING}: the same deletions measured on {self.elsewhere:,} other examples")
         return "\n".join(lines)
 
 
 def deletion_calibration(
     fit: Fit,
-    data: tuple[Tensor, Tensor],
+    data: Examples,
     n: int = 200,
     per: str = "weight",
-    scores: Scores | None = None,
+    scores: Scores | Mapping[str, Any] | None = None,
     tensors: str | Sequence[str] | None = None,
     threshold: float = 2.0,
     bins: int = 10,
@@ -97,6 +110,8 @@ def deletion_calibration(
     base: str = "mean",
     batch_size: int = 1024,
     precision: str = "float64",
+    train: Data | None = None,
+    ceiling: Examples | int | None = None,
 ) -> DeletionCalibration:
     """Deletes weights, units or blocks one at a time, and compares the harm with their inclusion probabilities.
 
@@ -120,8 +135,11 @@ def deletion_calibration(
             ``"input"`` (column), a ``"kernel"``, or what one ``"gate"`` switches: the prior's own groups, blocks
             included. The score of a group is the mean over its weights, for a gate its own.
         scores: What to compare with the harm in place of inclusion probabilities: ``"inclusion"`` (log odds for
-            gates), ``"magnitude"``, ``"signal-to-noise"``, a criterion, or arrays by tensor, `(out, in, ...)`;
-            higher means needed more. Default None: `Fit.inclusion_probabilities`.
+            gates), ``"magnitude"``, ``"signal-to-noise"``, ``"deletion"`` (the predicted cost of deleting the group,
+            at the base network), a criterion, what `deletion_scores` returns, or arrays by tensor, `(out, in, ...)`;
+            higher means needed more. Default None: `Fit.inclusion_probabilities`. Or several of these by name, as in
+            ``{"PIP": None, "magnitude": "magnitude"}``: all are compared with the same deletions, each measured
+            once; the first says what is sampled, and what `curve` and `correlation` are of.
         tensors: Names of the tensors to delete from; default None: all with a prior.
         threshold: A deletion is harmful if it raises the mean loss by more than this many paired standard errors
             over the held-out examples; default 2, which calls about 2 % of harmless deletions harmful.
@@ -131,10 +149,16 @@ def deletion_calibration(
             a bootstrap over deletions within tensors (within bins), those of shares Jeffreys's.
         seed: Of the sample and of the bootstrap; default 0. The global random states are left as they were.
         restart: Which restart; default the first.
-        base: ``"mean"`` (default) or ``"included"``: what gates are in the base network. They differ for gates only.
+        base: ``"mean"`` (default), ``"included"`` or ``"median"``: what gates are in the base network: at their
+            probabilities, all open, or open where the median-probability model has them. They differ for gates only.
             With most gates nearly shut, opening all of them makes a network that nobody would use: look at `loss`.
         batch_size: Examples a forward pass; default 1024.
         precision: ``"float64"`` (default), as small changes drown in rounding, or ``"float32"``.
+        train: Training examples for scores that look at some, as ``"deletion"`` does; default None: those that the fit
+            keeps.
+        ceiling: Other examples `(x, y)`, such as 2,000 training examples, on which the same deletions are measured
+            too; or how many of those that the fit keeps. Their rank correlation with the held-out changes is the
+            ceiling of the scores. It costs as many passes again. Default None: no ceiling.
 
     Returns:
         The deletions, the reliability curve and the rank correlations; see `DeletionCalibration`.
@@ -145,23 +169,30 @@ def deletion_calibration(
             data that the network does not take.
     """
     _check_numbers(n, bins, threshold, probability, batch_size)
-    setup = DeletionSetup.of(fit, data, per, scores, tensors, restart, base, batch_size, precision)
-    by_group = {name: _means(setup.by_weight[name], groups) for name, groups in setup.groups.items()}
+    setup = DeletionSetup.of(fit, data, per, scores, tensors, restart, base, batch_size, precision, train, ceiling)
+    by_group = setup.first.by_group
     rng = np.random.default_rng(seed)
     picked = dict(zip(by_group, _sample(list(by_group.values()), n, rng), strict=True))
     loss, rows = _delete(setup, by_group, picked)
     deletions = _table(rows, threshold)
+    curve = _curve(deletions, bins, setup.first.kind is not None, probability, rng)
+    correlation = correlation_table(deletions, list(by_group), probability, rng)
+    comparison = None
+    if len(setup.predictors) > 1 or setup.elsewhere is not None:
+        deletions, comparison = _compared(setup, deletions, picked, probability, rng)
     return DeletionCalibration(
         deletions,
-        _curve(deletions, bins, scores is None, probability, rng),
-        _correlation(deletions, list(by_group), probability, rng),
-        setup.score,
-        setup.kind,
+        curve,
+        correlation,
+        setup.first.words,
+        setup.first.kind,
         per,
         loss,
-        len(setup.x),
+        len(setup.held_out[0]),
         float(threshold),
         float(probability),
+        comparison,
+        0 if setup.elsewhere is None else len(setup.elsewhere[0]),
     )
 
 
@@ -176,16 +207,6 @@ def _check_numbers(n: int, bins: int, threshold: float, probability: float, batc
         raise ValueError(f"threshold is a number of standard errors of at least 0, not {threshold}")
     if not 0.0 < probability < 1.0:
         raise ValueError(f"probability is that of an interval, strictly between 0 and 1, not {probability}")
-
-
-def _means(score: Array, groups: Array) -> Array:
-    """Mean score of each group; exactly the common value where its weights share one, so that ties stay ties."""
-    flat, numbers = score.ravel(), groups.ravel()
-    counts = np.bincount(numbers)
-    low, high = np.full(len(counts), np.inf), np.full(len(counts), -np.inf)
-    np.minimum.at(low, numbers, flat)
-    np.maximum.at(high, numbers, flat)
-    return np.where(low == high, low, np.bincount(numbers, weights=flat) / counts)
 
 
 # ------------------------------------------------------------------------------------------------- the sample
@@ -256,6 +277,24 @@ def _delete(
     return float(before.mean()), rows
 
 
+def _compared(
+    setup: DeletionSetup, deletions: xr.Dataset, picked: dict[str, Array], probability: float, rng: np.random.Generator
+) -> tuple[xr.Dataset, xr.Dataset]:
+    """Every score of what was deleted, the change elsewhere, and the rank correlations of all."""
+    predicted = {
+        name: np.concatenate([one.by_group[tensor][numbers] for tensor, numbers in picked.items()])
+        for name, one in setup.predictors.items()
+    }
+    deletions = deletions.assign(predicted=(("predictor", "deletion"), np.stack(list(predicted.values()))))
+    deletions = deletions.assign_coords(predictor=list(predicted))
+    if setup.elsewhere is not None:
+        masks = ({name: setup.groups[name] == number} for name, numbers in picked.items() for number in numbers)
+        predicted[CEILING] = np.array(setup.means_elsewhere(masks))
+        deletions["elsewhere"] = ("deletion", predicted[CEILING], {"units": "nats per example"})
+    change, tensor = deletions.change.values, deletions.tensor.values
+    return deletions, compared(predicted, change, tensor, list(setup.groups), probability, rng)
+
+
 def _table(rows: list[dict[str, Any]], threshold: float) -> xr.Dataset:
     table = xr.Dataset({key: ("deletion", np.array([row[key] for row in rows])) for key in rows[0]})
     table["harmful"] = table.change > threshold * table.error
@@ -265,51 +304,6 @@ def _table(rows: list[dict[str, Any]], threshold: float) -> xr.Dataset:
 
 
 # ------------------------------------------------------------------------------------------------- the summaries
-
-
-def _correlation(deletions: xr.Dataset, names: list[str], probability: float, rng: np.random.Generator) -> xr.Dataset:
-    tensor = deletions.tensor.values
-    score, change, harmful = (deletions[key].values for key in ("score", "change", "harmful"))
-    places = {name: np.flatnonzero(tensor == name) for name in names}
-    again = {name: rng.choice(at, (BOOTSTRAP, len(at))) for name, at in places.items() if len(at)}
-    columns: dict[str, list[float]] = {key: [] for key in ("spearman", "lower", "upper", "auc", "deletions", "harmful")}
-    for name in (ALL, *names):
-        at = np.arange(len(tensor)) if name == ALL else places[name]
-        parts = list(again.values()) if name == ALL else [again[name]] if name in again else []
-        draws = np.concatenate(parts, axis=1) if parts else np.zeros((1, 0), dtype=int)
-        low, high = _percentiles(_spearman(score[draws], change[draws]), probability)
-        row = (float(_spearman(score[at], change[at])), low, high, _auc(score[at], harmful[at]))
-        for key, value in zip(columns, (*row, len(at), int(harmful[at].sum())), strict=True):
-            columns[key].append(value)
-    return xr.Dataset({key: ("layer", np.array(values)) for key, values in columns.items()}, {"layer": [ALL, *names]})
-
-
-def _spearman(a: Array, b: Array) -> Array:
-    """Spearman's rank correlation along the last dimension, ties at their mean rank; NaN where one is constant."""
-    if a.shape[-1] < 2:
-        return np.full(a.shape[:-1], np.nan)
-    ranks = [stats.rankdata(values, axis=-1) for values in (a, b)]
-    first, second = (rank - (a.shape[-1] + 1) / 2 for rank in ranks)
-    scale = np.sqrt((first**2).sum(-1) * (second**2).sum(-1))
-    return np.divide((first * second).sum(-1), scale, out=np.full(a.shape[:-1], np.nan), where=scale > 0)
-
-
-def _auc(score: Array, harmful: Array) -> float:
-    """Area under the ROC curve, from the rank sum (Mann & Whitney 1947)."""
-    positive, negative = int(harmful.sum()), int((~harmful).sum())
-    if not positive or not negative:
-        return float("nan")
-    ranks = stats.rankdata(score)
-    return float((ranks[harmful].sum() - positive * (positive + 1) / 2) / (positive * negative))
-
-
-def _percentiles(values: Array, probability: float) -> tuple[float, float]:
-    known = values[np.isfinite(values)]
-    tail = (1.0 - probability) / 2.0
-    if not len(known):
-        return float("nan"), float("nan")
-    low, high = np.quantile(known, [tail, 1.0 - tail])
-    return float(low), float(high)
 
 
 def _curve(
@@ -327,7 +321,7 @@ def _curve(
     for number in np.unique(place):
         at = np.flatnonzero(place == number)
         count, hits = len(at), int(harmful[at].sum())
-        low, high = _percentiles(change[rng.choice(at, (BOOTSTRAP, count))].mean(axis=1), probability)
+        low, high = percentiles(change[rng.choice(at, (BOOTSTRAP, count))].mean(axis=1), probability)
         rows.append(
             {
                 "lower": edges[number],

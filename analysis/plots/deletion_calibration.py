@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayesprune.analysis.deletion.deletion_calibration import ALL, DeletionCalibration
+from bayesprune.analysis.deletion.deletion_calibration import DeletionCalibration
+from bayesprune.analysis.deletion.rank_correlations import ALL, CEILING
 from bayesprune.analysis.plots.short_names import short_names
 from bayesprune.analysis.plots.style import (
     COLOURS,
@@ -43,7 +44,8 @@ def plot_deletion_calibration(
     Panels: the reliability curve, which is the share of harmful deletions by score with its interval (and, for
     inclusion probabilities, the line on which share and probability are equal); every deletion's change of the
     held-out loss with the mean of each bin, linear near zero and logarithmic beyond; and the rank correlation of
-    score and change by tensor with its interval. Of several fits: the reliability curve of each, and the rank
+    score and change by tensor with its interval: of every score where several were compared, and of the ceiling, a bar
+    behind them, where one was measured. Of several fits: the reliability curve of each, and the rank
     correlations of all.
 
     Args:
@@ -163,18 +165,38 @@ def _correlations(axis: Any, calibration: DeletionCalibration) -> None:
     table = calibration.correlation
     names = [str(name) for name in table.layer.values]
     place = np.arange(len(names))
-    value = table.spearman.values
-    # A percentile interval need not hold the estimate; a bar cannot have a negative length.
-    bars = np.clip(np.stack([value - table.lower.values, table.upper.values - value]), 0.0, None)
     axis.axvline(0.0, color=PRIOR, lw=0.6)
-    axis.errorbar(value, place, xerr=bars, ls="", color=CURVE, marker="o", markersize=4, elinewidth=0.8)
+    title = f"Spearman, {calibration.probability:.0%} interval"
+    if calibration.comparison is None:
+        value = _dots(axis, table, place, CURVE, None)
+        for row in place[~np.isfinite(value)]:
+            axis.text(0.03, row, "not defined", va="center", fontsize=7.0)
+    else:
+        both = calibration.comparison
+        if CEILING in both.predictor.values:
+            ceiling = both.sel(predictor=CEILING)
+            ends = [np.nan_to_num(ceiling[key].values) for key in ("lower", "upper")]
+            axis.barh(place, ends[1] - ends[0], left=ends[0], height=0.8, color=PRIOR, alpha=0.25, lw=0)
+            axis.plot(ceiling.spearman.values, place, ls="", marker="|", markersize=12, color=PRIOR, label=CEILING)
+        scores = [str(name) for name in both.predictor.values if name != CEILING]
+        for number, name in enumerate(scores):
+            shift = (number - (len(scores) - 1) / 2) * 0.7 / len(scores)
+            _dots(axis, both.sel(predictor=name), place + shift, COLOURS[number % len(COLOURS)], name)
+        legend_below(axis)
     axis.set_yticks(place, list(map(short_names(names, LETTERS).get, names)))
-    for row in place[~np.isfinite(value)]:
-        axis.text(0.03, row, "not defined", va="center", fontsize=7.0)
-    if len(names) <= LABELLED + 1:  # the names say the colours of the dots beside
+    if calibration.comparison is None and len(names) <= LABELLED + 1:  # the names say the colours of the dots beside
         for number, text in enumerate(axis.get_yticklabels()[1:]):
             text.set_color(colour(number))
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.set_xlim(-1.05, 1.05)
     axis.set_xlabel("rank correlation with change of loss")
-    axis.set_title(f"Spearman, {calibration.probability:.0%} interval")
+    axis.set_title(title)
+
+
+def _dots(axis: Any, table: Any, place: Any, shade: str, label: str | None) -> Any:
+    """Correlations with their intervals, one a layer; returns the correlations."""
+    value = table.spearman.values
+    # A percentile interval need not hold the estimate; a bar cannot have a negative length.
+    bars = np.clip(np.stack([value - table.lower.values, table.upper.values - value]), 0.0, None)
+    axis.errorbar(value, place, xerr=bars, ls="", color=shade, marker="o", markersize=4, elinewidth=0.8, label=label)
+    return value

@@ -78,7 +78,7 @@ def prune(
         str | None,
         typer.Option(
             help="What weights are ranked by: inclusion, magnitude, signal-to-noise, sign, dropout-rate, reduction, "
-            "random or optimal-brain-damage.  [default: by the prior]"
+            "random, optimal-brain-damage or deletion.  [default: by the prior]"
         ),
     ] = None,
     min_score: MinScore = None,

@@ -147,6 +147,19 @@ def optimal_brain_damage(fit: Fit, restart: int = 0, data: Data | None = None) -
     return _of_plain("optimal-brain-damage", fit, restart, fit.examples if data is None else data)
 
 
+def deletion(fit: Fit, restart: int = 0, data: Data | None = None) -> dict[str, Tensor]:
+    """What the mean negative log-likelihood is predicted to rise by without the weight, in nats an example.
+
+    Of the network as the fit leaves it, from the slope and the curvature of a gate on each weight, on `data` or the
+    examples that the fit keeps. Of units, inputs and blocks, at other networks, and averaged over draws:
+    `bayesprune.deletion_scores`, whose result is a criterion too.
+
+    Raises:
+        ValueError: If there are no examples.
+    """
+    return _of_plain("deletion", fit, restart, fit.examples if data is None else data)
+
+
 def _of_plain(name: str, fit: Fit, restart: int, data: Data | None = None, seed: int = 0) -> dict[str, Tensor]:
     """A criterion of plain networks; what the fit has left out scores below all else."""
     one = fit.restart(restart)
@@ -170,4 +183,5 @@ CRITERIA: dict[str, Criterion] = {
     "reduction": reduction,
     "random": at_random,
     "optimal-brain-damage": optimal_brain_damage,
+    "deletion": deletion,
 }

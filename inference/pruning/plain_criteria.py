@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from bayesprune.inference.data.batches import Batches, Data
+from bayesprune.inference.deletion.deletion_scores import CHUNK, by_weight_of, chunks
 from bayesprune.inference.objective.hessian_diagonal import hessian_diagonal
 from bayesprune.models.likelihoods.likelihood import Likelihood
 
 __all__ = ["PLAIN_CRITERIA", "PlainCriterion", "PlainNetwork"]
-
-CHUNK = 512
-"""Examples whose second derivatives are taken at once."""
 
 
 @dataclass(frozen=True)
@@ -65,33 +63,44 @@ def optimal_brain_damage(given: PlainNetwork) -> dict[str, Tensor]:
     Raises:
         ValueError: If there are no examples, or nothing says what the network's outputs mean.
     """
-    if given.data is None:
-        raise ValueError(
-            "optimal-brain-damage looks at examples, which neither the fit keeps nor data= gives: pass data=(x, y)"
-        )
-    if given.likelihood is None:
-        raise ValueError("optimal-brain-damage needs what the outputs mean: this result has no likelihood")
+    data, likelihood = _looked_at("optimal-brain-damage", given)
     like = next(given.network.parameters())
-    batches = Batches(given.data, CHUNK, like.device, like.dtype)
-    bent = hessian_diagonal(
-        given.network, given.likelihood, _chunks(batches, given.seed), given.active, batches.length or 1
-    )
+    count = Batches(data, CHUNK, like.device, like.dtype).length or 1
+    bent = hessian_diagonal(given.network, likelihood, chunks(given.network, data, given.seed), given.active, count)
     return {name: 0.5 * bent[name] * weight.square() for name, weight in given.weights.items()}
 
 
-def _chunks(batches: Batches, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The examples in order where they are in memory, else as a loader has them."""
-    if batches.tensors is not None:
-        x, y = batches.tensors
-        yield from zip(x.split(CHUNK), y.split(CHUNK), strict=True)
-        return
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield from batches
+def deletion(given: PlainNetwork) -> dict[str, Tensor]:
+    """What the loss is predicted to rise by when a weight is deleted, nats an example: curvature / 2 less the slope.
+
+    Both are derivatives of a gate on the weight, see `bayesprune.deletion_scores`. Optimal brain damage leaves out the
+    slope, which is zero where the training has converged, and takes the whole second derivative.
+
+    Raises:
+        ValueError: If there are no examples, or nothing says what the network's outputs mean.
+    """
+    data, likelihood = _looked_at("deletion", given)
+    return by_weight_of(given.network, likelihood, data, list(given.active), given.seed)
+
+
+def _looked_at(criterion: str, given: PlainNetwork) -> tuple[Data, Likelihood]:
+    """The examples that a criterion looks at, and what outputs mean.
+
+    Raises:
+        ValueError: If one is missing.
+    """
+    if given.data is None:
+        raise ValueError(
+            f"{criterion} looks at examples, which neither the fit keeps nor data= gives: pass data=(x, y)"
+        )
+    if given.likelihood is None:
+        raise ValueError(f"{criterion} needs what the outputs mean: this result has no likelihood")
+    return given.data, given.likelihood
 
 
 PLAIN_CRITERIA: dict[str, PlainCriterion] = {
     "magnitude": magnitude,
     "random": at_random,
     "optimal-brain-damage": optimal_brain_damage,
+    "deletion": deletion,
 }

@@ -73,8 +73,9 @@ def prune(
     Args:
         fit: The fit; it is left as it was. Or a `SparsityPath`, one of whose networks is then chosen by `sparsity` (at
             least that), `value` and `min_accuracy`: see `SparsityPath.choose`. Or what `prune` or `finetune` has
-            returned, which is pruned further, by the criteria ``"magnitude"`` (default), ``"random"`` and
-            ``"optimal-brain-damage"``, or a callable that is given it in the place of a fit; its zeros stay.
+            returned, which is pruned further, by the criteria ``"magnitude"`` (default), ``"random"``,
+            ``"optimal-brain-damage"`` and ``"deletion"``, or a callable that is given it in the place of a fit; its
+            zeros stay.
         sparsity: Fraction of zeros to reach among the weights with a prior, exactly (rounded to whole weights).
         min_inclusion: Keep weights whose inclusion probability exceeds this; 0.5 is the median-probability model
             (Barbieri & Berger 2004). With gates of units, those whose own probability and whose gates, one by one,
@@ -84,13 +85,14 @@ def prune(
             (class-uniform), or ``"distribution"`` (class-distribution): over the whole network by scores that are
             divided by a standard deviation of their tensor, over the weights that are left there; of magnitudes that of
             the weights with their signs, of other criteria that of the scores.
-        criterion: A name in `CRITERIA` (``"inclusion"``, ``"magnitude"``, ``"signal-to-noise"``, ...) or a callable;
-            what `sparsity` ranks by. Default None: inclusion where all priors have an atom, or all a reduction; sign
-            where all are soft thresholds; else, and for a MAP, magnitude. Ties are broken by position.
+        criterion: A name in `CRITERIA` (``"inclusion"``, ``"magnitude"``, ``"deletion"``, ...) or a callable, such as
+            `deletion_scores` returns (of units and inputs, too); what `sparsity` ranks by. Default None: inclusion
+            where all priors have an atom, or all a reduction; sign where all are soft thresholds; else, and for a MAP,
+            magnitude. Ties are broken by position.
         restart: Which restart; default None: the first, of a path the one of the best validation score.
-        data: Training data, or other examples for ``"optimal-brain-damage"`` to look at. Running statistics of batch
-            normalisation are estimated again on them for the pruned network; default None: on those inputs that the
-            fit keeps; of a loaded fit they stay those of the fit. The report says which. With the targets of at most
+        data: Training data, or other examples for ``"optimal-brain-damage"`` and ``"deletion"`` to look at. Running
+            statistics of batch normalisation are estimated again on them for the pruned network; default None: on
+            those inputs that the fit keeps; of a loaded fit they stay those of the fit. The report says which. With the targets of at most
             2,000 of them (default None: of as many, or 512, that a fit to tensors keeps) the report's notes say whether
             the network is much worse than the fit; nothing is learned from them.
         value: Of a path: the value of the knob.

@@ -434,15 +434,18 @@ def test_the_base_network_has_gates_at_their_probabilities_or_open():
     torch.manual_seed(0)
     x, y = torch.randn(60, 4), torch.randn(60)
     model = bp.BayesianNetwork(nn.Linear(4, 1), {"weight": bp.SpikeAndSlab(0.3)}, bp.Normal(scale=1.0), data_size=60)
-    fit = bp.fit(model, (x, y), epochs=3, batch_size=60)
+    fit = bp.fit(model, (x, y), epochs=60, batch_size=60, learning_rate=0.05)
     included, probability = fit.included_weights()["weight"], fit.inclusion_probabilities()["weight"].values
-    for base, weight in (("included", included), ("mean", included * torch.as_tensor(probability, dtype=x.dtype))):
+    probability = torch.as_tensor(probability, dtype=x.dtype)
+    bases = {"included": included, "mean": included * probability, "median": included * (probability > 0.5)}
+    assert len({float(weight.abs().sum().detach()) for weight in bases.values()}) == 3
+    for base, weight in bases.items():
         found = calibration.deletion_calibration(fit, (x, y), n=4, base=base)
         outputs = nn.functional.linear(x, weight, fit.model.network.bias.detach())
         losses = -fit.model.likelihood.log_prob(outputs, y)
         assert abs(found.loss - float(losses.mean())) < 1e-5
-    with pytest.raises(ValueError, match="base= takes one of mean, included, not 'median'"):
-        calibration.deletion_calibration(fit, (x, y), base="median")
+    with pytest.raises(ValueError, match="base= takes one of mean, included, median, not 'mode'"):
+        calibration.deletion_calibration(fit, (x, y), base="mode")
 
 
 def test_several_fits_are_drawn_side_by_side(planted, tmp_path):

@@ -31,7 +31,7 @@ def test_what_is_asked_for_is_done_and_said(made, run, tmp_path, capsys):
     assert found["rule"] in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize("criterion", ["random", "optimal-brain-damage"])
+@pytest.mark.parametrize("criterion", ["random", "optimal-brain-damage", "deletion"])
 def test_criteria_without_a_posterior(made, run, tmp_path, criterion):
     made("prune", run, "--count", 1000, "--criterion", criterion, "--quiet", "--out", tmp_path / "b")
     found = json.loads((tmp_path / "b" / SUMMARY_FILE).read_text())

@@ -41,7 +41,7 @@ def test_numbers_of_a_quarter_each_are_the_published_ones():
 
 
 @pytest.mark.parametrize("per", ["network", "layer", "distribution"])
-@pytest.mark.parametrize("criterion", ["magnitude", "random", "optimal-brain-damage"])
+@pytest.mark.parametrize("criterion", ["magnitude", "random", "optimal-brain-damage", "deletion"])
 def test_it_is_the_loop_that_a_user_would_write(per, criterion):
     schedule = bp.IterativePruning(down_to=30, share=0.4, per=per, criterion=criterion)
     together = bp.finetune(result_of(network()), (X, Y), 2, pruning=schedule, seed=5, device="cpu", **SGD)
