@@ -21,7 +21,6 @@ resumes (a run whose recipe has changed is another one), prints runs x minutes, 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
 import statistics
 import time
@@ -39,10 +38,8 @@ import bayesprune as bp
 from bayesprune.inference.predictions import metrics
 from benchmarks.ledger import Ledger, shard_of, sharded
 from benchmarks.magnitude import Settings, train_gradual
-from benchmarks.posterior_recipe import Recipe, Split, lenet, posterior
+from benchmarks.posterior_recipe import WHOLE, Recipe, Split, lenet, posterior, shortened
 
-WHOLE = 266_200
-"""Weights of LeNet-300-100."""
 RECIPES: dict[float, Recipe] = {
     0.05: Recipe({"expected_density": 0.02}, kl_weight=0.05, budget=0.05),
     0.02: Recipe({"expected_density": 0.02}, kl_weight=0.1, budget=0.02),
@@ -136,12 +133,6 @@ def halo(density: float, data: Split, split: Split, seed: int, epochs: int) -> d
     (said,) = fit.settings["budget"]
     network = bp.prune(fit, sparsity=1.0 - said["reached"]).network
     return {"recipe": str(HALO), "seconds": seconds, "budget": said, "network": network_scores(network, split)}
-
-
-def shortened(recipe: Recipe, epochs: int) -> Recipe:
-    """The recipe in so many epochs in all, in the same shares; for tries."""
-    refit = round(epochs * recipe.refit_epochs / (recipe.epochs + recipe.refit_epochs))
-    return dataclasses.replace(recipe, epochs=epochs - refit, refit_epochs=refit)
 
 
 @dataclass(frozen=True)

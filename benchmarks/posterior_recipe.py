@@ -5,6 +5,7 @@ One `Recipe` is all that is chosen of a run; `posterior` runs it and scores each
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 import bayesprune as bp
 
 Split = tuple[Tensor, Tensor]
+WHOLE = 266_200
+"""Weights of LeNet-300-100."""
 ROWS = ("averaged", "mpm_drawn", "mpm_means")
 """Forms of a fit, by the names of `bp.score_forms`."""
 
@@ -106,6 +109,12 @@ def posterior(
     after = refitted(recipe, fit, data, seed)
     found |= {"refit_seconds": time.process_time() - began, "refit": forms(after, split)}
     return found, fit, after
+
+
+def shortened(recipe: Recipe, epochs: int) -> Recipe:
+    """The recipe in so many epochs in all, in the same shares."""
+    refit = round(epochs * recipe.refit_epochs / (recipe.epochs + recipe.refit_epochs))
+    return dataclasses.replace(recipe, epochs=epochs - refit, refit_epochs=refit)
 
 
 def lenet(seed: int) -> nn.Module:
