@@ -62,9 +62,14 @@ USUAL: dict[str, Any] = {"learning_rate": 2e-3, "kl_warmup": 0.2}
 """Of every fit: the prototype's."""
 
 
-def fitted(recipe: Recipe, network: nn.Module, data: Split, seed: int, pattern: str = "*.weight") -> bp.Fit:
+def declared(recipe: Recipe, network: nn.Module, examples: int) -> bp.BayesianNetwork:
+    """The model of a recipe; a fit that is read back from a folder takes it."""
+    return bp.BayesianNetwork(network, {"*.weight": bp.SpikeAndSlab(**recipe.prior)}, data_size=examples)
+
+
+def fitted(recipe: Recipe, network: nn.Module, data: Split, seed: int) -> bp.Fit:
     """The fit of a recipe, before its gates are fixed."""
-    model = bp.BayesianNetwork(network, {pattern: bp.SpikeAndSlab(**recipe.prior)}, data_size=len(data[0]))
+    model = declared(recipe, network, len(data[0]))
     rules = [] if recipe.budget is None else [bp.Budget(density=recipe.budget)]
     how = {**USUAL, **recipe.how}
     return bp.fit(model, data, epochs=recipe.epochs, kl_weight=recipe.kl_weight, seed=seed, rules=rules, **how)
