@@ -45,9 +45,9 @@ VARIANTS: dict[str, Change] = {
 """What is changed alone, in the base and in the full recipe."""
 FORMS = {
     "averaged": ("fit", "averaged"),
-    "MPM at means": ("fit", "mpm_means"),
+    "MPM at means": ("fit", "means"),
     "after refit, averaged": ("refit", "averaged"),
-    "after refit, at means": ("refit", "mpm_means"),
+    "after refit, at means": ("refit", "means"),
 }
 
 
@@ -119,7 +119,7 @@ def shown(runs: list[dict[str, Any]], part: str, form: str) -> str:
 
 def ending(runs: list[dict[str, Any]]) -> str:
     """Weights that the median-probability model keeps, and what is undecided, of the fit."""
-    kept, undecided = (statistics.mean(run["fit"]["mpm_means"][key] for run in runs) for key in ("kept", "undecided"))
+    kept, undecided = (statistics.mean(run["fit"]["means"][key] for run in runs) for key in ("kept", "undecided"))
     return f"{100 * kept / WHOLE:.2f} | {100 * undecided:.1f}"
 
 

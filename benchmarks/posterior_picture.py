@@ -68,22 +68,24 @@ def told(kept: np.ndarray, images: dict[str, np.ndarray], probabilities: dict[st
 
 def picture(kept: np.ndarray, images: dict[str, np.ndarray], probabilities: dict[str, np.ndarray], path: Path) -> None:
     """Draws the figure."""
+    everything = np.concatenate([values.ravel() for values in probabilities.values()])
+    undecided = ((everything > 0.05) & (everything < 0.95)).mean()
     shown = [
-        ("mean image", images["mean image"], "grey value"),
-        ("how much a pixel varies", images["within"], "standard deviation"),
-        ("weights kept of each pixel", kept, "expected number, of 300"),
+        ("mean image", images["mean image"]),
+        ("standard deviation of each pixel", images["within"]),
+        ("expected weights kept of its 300", kept),
     ]
     title = f"Fashion-MNIST, and where a network of {100 * DENSITY:g} % of its weights looks"
     with styled():
-        figure, axes = new_figure(1, 4, title, (2.9, 2.5))
-        for axis, (name, image, label) in zip(axes, shown, strict=False):
-            colours = SEQUENTIAL if image is kept else "gray"
-            drawn = axis.imshow(image, cmap=colours, interpolation="nearest")
+        figure, axes = new_figure(1, 4, title, (3.0, 2.6))
+        for axis, (name, image) in zip(axes, shown, strict=False):
+            drawn = axis.imshow(image, cmap=SEQUENTIAL if image is kept else "gray", interpolation="nearest")
             axis.set_title(name)
             axis.set_xticks([])
             axis.set_yticks([])
             axis.spines[:].set_visible(False)
-            figure.colorbar(drawn, ax=axis, shrink=0.65, label=label)
+            if name != "mean image":
+                figure.colorbar(drawn, ax=axis, shrink=0.65)
         edges = np.linspace(0.0, 1.0, BINS + 1)
         for number, (name, values) in enumerate(probabilities.items()):
             counts, _ = np.histogram(values, edges)
@@ -94,7 +96,7 @@ def picture(kept: np.ndarray, images: dict[str, np.ndarray], probabilities: dict
         axes[3].set_xlim(0.0, 1.0)
         axes[3].set_xlabel("inclusion probability of a weight")
         axes[3].set_ylabel("share of the layer's weights")
-        axes[3].set_title("decided, nearly all")
+        axes[3].set_title(f"{undecided:.0%} of the probabilities undecided")
         axes[3].legend(loc="upper center", ncols=len(probabilities), columnspacing=0.8, handlelength=1.2)
         finished(figure, path)
 

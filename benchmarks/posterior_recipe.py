@@ -18,8 +18,6 @@ import bayesprune as bp
 Split = tuple[Tensor, Tensor]
 WHOLE = 266_200
 """Weights of LeNet-300-100."""
-ROWS = ("averaged", "mpm_drawn", "mpm_means")
-"""Forms of a fit, by the names of `bp.score_forms`."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +81,12 @@ def refitted(recipe: Recipe, fit: bp.Fit, data: Split, seed: int) -> bp.Fit:
 
 
 def forms(fit: bp.Fit, split: Split) -> dict[str, dict[str, float]]:
-    """Scores of each form of a fit: accuracy, nll, ece, brier, weights kept, share undecided."""
+    """Scores of the averaged prediction, and of the median-probability model drawn and at its means.
+
+    Each has accuracy, nll, ece, brier, the weights kept (averaged: a sum of probabilities), and the share undecided.
+    """
     found = bp.score_forms(fit, *split)
-    return {name: {key: float(value) for key, value in found[name].items()} for name in ROWS}
+    return {name: {**scores, "undecided": found.undecided} for name, scores in found.rows.items()}
 
 
 def posterior(

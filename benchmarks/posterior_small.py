@@ -43,10 +43,10 @@ LENET_5: dict[str, dict[str, Any]] = {
 TABLES = ("digits", "breast-cancer")
 FORMS = {
     "averaged": ("fit", "averaged"),
-    "MPM drawn": ("fit", "mpm_drawn"),
-    "MPM at means": ("fit", "mpm_means"),
+    "MPM drawn": ("fit", "drawn"),
+    "MPM at means": ("fit", "means"),
     "after refit, averaged": ("refit", "averaged"),
-    "after refit, at means": ("refit", "mpm_means"),
+    "after refit, at means": ("refit", "means"),
     "network": ("network",),
 }
 
@@ -144,7 +144,7 @@ def cells(runs: list[dict[str, Any]], place: tuple[str, ...]) -> str:
     mean = {key: statistics.mean(one[key] for one in scores) for key in scores[0]}
     spread = statistics.stdev(100 * one["accuracy"] for one in scores) if len(scores) > 1 else 0.0
     seconds = statistics.mean(run["seconds"] + run.get("refit_seconds", 0.0) * (place[0] == "refit") for run in runs)
-    undecided = f"{100 * mean['undecided']:.1f}" if "undecided" in mean else ""
+    undecided = f"{100 * mean['undecided']:.1f}" if mean.get("undecided") else ""
     good = " | ".join(f"{mean[key]:.3f}" for key in ("nll", "ece", "brier"))
     return f"{100 * mean['accuracy']:.2f} ({spread:.2f}) | {good} | {mean['kept']:,.0f} | {undecided} | {seconds:.0f}"
 
