@@ -122,6 +122,9 @@ if TYPE_CHECKING:
     from bayesprune.inference.recipes.ready_recipes import ready_recipe as ready_recipe
     from bayesprune.inference.recipes.ready_recipes import recipe as recipe
     from bayesprune.inference.recipes.recipe import Recipe as Recipe
+    from bayesprune.inference.refitting.refit import refit as refit
+    from bayesprune.inference.refitting.score_forms import FormScores as FormScores
+    from bayesprune.inference.refitting.score_forms import score_forms as score_forms
     from bayesprune.inference.rules.budget import Budget as Budget
     from bayesprune.inference.rules.gate_training import Gating as Gating
     from bayesprune.inference.rules.iterate_average import IterateAverage as IterateAverage

@@ -11,7 +11,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import SigmoidTransform
+from torch.distributions.utils import probs_to_logits
+from torch.nn.functional import logsigmoid
 
+from bayesprune.inference.guides.functional import is_functional
 from bayesprune.models.language.iid import Iid
 
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
@@ -199,3 +202,33 @@ class BernoulliFactor(Factor):
     def distribution(self) -> Any:
         """The Bernoulli."""
         return dist.Bernoulli(logits=self.logit)
+
+
+@dataclass(frozen=True)
+class GivenGateFactor(BernoulliFactor):
+    """A gate that is given: exactly zero or one in every draw, which no gate estimator draws and nothing trains.
+
+    A point on the two values, so that its term is minus the log prior probability of the value: with it the objective
+    bounds log p(data, gates), whose difference compares two sets of gates.
+    """
+
+    has_density: ClassVar[bool] = False
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Zero: q of the one value that is drawn is one."""
+        return value.new_zeros(())
+
+    def term_from_draw(self, prior: Iid, value: Tensor) -> Tensor:
+        """Minus the log prior probability of the values, in nats, summed over the site."""
+        if not isinstance(prior.base_dist, dist.Bernoulli):
+            return super().term_from_draw(prior, value)
+        logits = log_odds_of(prior.base_dist)
+        return -logsigmoid(torch.where(value > 0.5, logits, -logits)).sum()
+
+
+def log_odds_of(prior: Any) -> Tensor:
+    """Log odds of a Bernoulli; while the objective is traced not remembered on it, as PyTorch would do by itself."""
+    if is_functional() and "logits" not in vars(prior):
+        return probs_to_logits(prior.probs, is_binary=True)
+    logits: Tensor = prior.logits
+    return logits

@@ -6,9 +6,9 @@ for the whole network), cut into sites by `torch.split`, whose gradient is a sin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from bayesprune.inference.guides.factors import (
     BernoulliFactor,
     DeltaFactor,
     Factor,
+    GivenGateFactor,
     LogitNormalFactor,
     LogNormalFactor,
     NormalFactor,
@@ -29,6 +30,9 @@ from bayesprune.models.language.tensor_prior import Site
 
 RELATIVE_SPREAD = 0.1
 """A guide's standard deviations start at this share of its site's root mean square (in log space: this number)."""
+GIVEN_LOG_ODDS = 1024.0
+"""Log odds of gates that are given, in size: finite, as a file needs it, and of a sigmoid that is exactly 0 or 1 in
+double precision too."""
 SMALL_SITE = 4
 """Sites of at most this many entries are followed entry by entry; larger ones by one number."""
 
@@ -243,36 +247,96 @@ class LogitNormalFamily(NormalFamily):
         return {"location": [self.location, self.log_scale]}
 
 
+class GatedFamily(Family):
+    """A family whose vector `logit` holds log odds of Bernoulli gates, learned or given.
+
+    Of gates that are given it is a buffer of the same name, of `GIVEN_LOG_ODDS` in size: no optimizer sees it, no graph
+    differentiates it, and a state that holds such numbers makes given gates of whatever it is loaded into.
+
+    Attributes:
+        logit: Log odds of a one; a parameter, or a buffer where the gates are given.
+        gate_layout: Whose they are.
+    """
+
+    logit: Tensor
+    gate_layout: Layout
+
+    def begin_gates(self, layout: Layout, start: Tensor) -> None:
+        """Creates `logit` of gates that are learned.
+
+        Args:
+            layout: Whose log odds they are.
+            start: Starting probabilities, flat.
+        """
+        self.gate_layout = layout
+        self.logit = nn.Parameter(torch.logit(start))
+        self.register_load_state_dict_post_hook(_as_loaded)
+
+    @property
+    def has_given_gates(self) -> bool:
+        """Whether the gates are given, exactly zero or one for good."""
+        return not isinstance(self.logit, nn.Parameter)
+
+    def give_gates(self, values: Mapping[str, Tensor]) -> None:
+        """Makes the gates given ones, IN PLACE; an optimizer and a graph that know of the parameter are of before.
+
+        Args:
+            values: Booleans of the shape of each site of gates, by its name.
+        """
+        flat = torch.cat([values[site.name].expand(site.shape).reshape(-1) for site in self.gate_layout.sites])
+        flat = flat.to(self.logit.device)
+        log_odds = torch.where(flat, GIVEN_LOG_ODDS, -GIVEN_LOG_ODDS).to(self.logit.dtype)
+        del self.logit
+        self.register_buffer("logit", log_odds)
+
+    def gate_factors(self) -> list[BernoulliFactor]:
+        """The factor of each site of gates; nothing is drawn here."""
+        if self.has_given_gates:
+            logits = self.gate_layout.cut(self.logit)
+            return [GivenGateFactor((logit > 0).to(logit.dtype), logit) for logit in logits]
+        logits = self.pieces("logit")
+        cut = [each.sigmoid() for each in logits] if is_functional() else self.gate_layout.cut(self.logit.sigmoid())
+        return [BernoulliFactor(probability, logit) for probability, logit in zip(cut, logits, strict=True)]
+
+    def gate_logits(self) -> list[nn.Parameter]:
+        """The log odds of a one, where they are learned."""
+        return [self.logit] if isinstance(self.logit, nn.Parameter) else []
+
+    def log_odds(self) -> dict[str, Tensor]:
+        """Log odds of a one, of the gates."""
+        return self.gate_layout.by_name(self.logit.detach())
+
+    def gate_sites(self) -> tuple[Site, ...]:
+        """The gates."""
+        return self.gate_layout.sites
+
+
+def _as_loaded(module: nn.Module, _: Any) -> None:
+    """Has gates be given or learned as what was loaded says."""
+    assert isinstance(module, GatedFamily)
+    logit = module.logit.detach()
+    if bool((logit.abs() == GIVEN_LOG_ODDS).all()):
+        module.give_gates({name: part > 0 for name, part in module.gate_layout.by_name(logit).items()})
+    elif module.has_given_gates:
+        del module.logit
+        module.logit = nn.Parameter(logit)
+
+
 @family("bernoulli", supports=("boolean",), mean_field=True)
-class BernoulliFamily(Family):
+class BernoulliFamily(GatedFamily):
     """Independent Bernoullis; what a draw of a gate is, the gate estimator decides."""
 
     def build(self, start: Tensor) -> None:
         """Creates `logit` from starting probabilities."""
-        self.logit = nn.Parameter(torch.logit(start))
+        self.begin_gates(self.layout, start)
 
     def draw(self) -> dict[str, Factor]:
         """Returns the probabilities; nothing is drawn here."""
-        logits = self.pieces("logit")
-        probabilities = [each.sigmoid() for each in logits] if is_functional() else self.cut(self.logit.sigmoid())
-        cut = zip(self.sites, probabilities, logits, strict=True)
-        return {site.name: BernoulliFactor(probability, logit) for site, probability, logit in cut}
+        return {site.name: gate for site, gate in zip(self.sites, self.gate_factors(), strict=True)}
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Log odds are a spread."""
-        return {"spread": [self.logit]}
-
-    def gate_logits(self) -> list[nn.Parameter]:
-        """The log odds of a one."""
-        return [self.logit]
-
-    def log_odds(self) -> dict[str, Tensor]:
-        """Log odds of a one."""
-        return self.layout.by_name(self.logit.detach())
-
-    def gate_sites(self) -> tuple[Site, ...]:
-        """All of them."""
-        return self.sites
+        return {"spread": self.gate_logits()}
 
     def summaries(self) -> dict[str, float]:
         """The mean probability of each site."""

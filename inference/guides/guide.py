@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bayesprune.inference.guides import hard_concrete, truncated_lognormal  # noqa: F401  their families register themselves
 from bayesprune.inference.guides.factors import Factor
-from bayesprune.inference.guides.families import Family
+from bayesprune.inference.guides.families import Family, GatedFamily
 from bayesprune.inference.guides.gate_family import GateFamily
 from bayesprune.inference.guides.identified import identified_tensor
 from bayesprune.inference.guides.paired import Pair, PairedFamily
@@ -131,6 +131,26 @@ class Guide(nn.Module):
         for family in self.families:
             for logit in family.gate_logits():  # type: ignore[operator]
                 logit += sd * torch.randn_like(logit)
+
+    @torch.no_grad()
+    def give_gates(self, values: Mapping[str, Tensor]) -> set[str]:
+        """Fixes Bernoulli gates for good, IN PLACE: see `GatedFamily.give_gates`.
+
+        Args:
+            values: Booleans of the shape of each site of gates, by its name.
+
+        Returns:
+            Names of the sites that are given now: a family's gates are given together, or none of them.
+        """
+        given: set[str] = set()
+        for family in self.families:
+            if not isinstance(family, GatedFamily):
+                continue
+            names = {site.name for site in family.gate_sites()}
+            if names <= set(values):
+                family.give_gates(values)
+                given |= names
+        return given
 
     def draw(self) -> dict[str, Factor]:
         """Draws every site once with gradients; gates keep their probabilities for the gate estimator."""

@@ -18,9 +18,14 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from bayesprune.inference.guides.factors import BernoulliFactor, Factor, NormalFactor
-from bayesprune.inference.guides.families import LocatedFamily, draw_normals, mean_probabilities, starting_log_scale
-from bayesprune.inference.guides.functional import is_functional
+from bayesprune.inference.guides.factors import Factor, NormalFactor
+from bayesprune.inference.guides.families import (
+    GatedFamily,
+    LocatedFamily,
+    draw_normals,
+    mean_probabilities,
+    starting_log_scale,
+)
 from bayesprune.inference.guides.registry import family
 from bayesprune.inference.guides.slices import Layout
 from bayesprune.models.language.iid import Iid
@@ -96,15 +101,14 @@ class GatedSlab(dist.TorchDistribution):
 
 
 @family("paired", supports=())
-class PairedFamily(LocatedFamily):
+class PairedFamily(GatedFamily, LocatedFamily):
     """Gates and slabs of every spike and slab in the network; its `sites` are the slabs."""
 
     def __init__(self, pairs: Sequence[Pair], starts: dict[str, Tensor]) -> None:
         super().__init__([pair.slab for pair in pairs], starts)
         self.pairs = tuple(pairs)
-        self.gate_layout = Layout(pair.gate for pair in pairs)
         gates = [starts[pair.gate.name].detach().expand(pair.gate.shape).reshape(-1) for pair in pairs]
-        self.logit = nn.Parameter(torch.logit(torch.cat(gates)))
+        self.begin_gates(Layout(pair.gate for pair in pairs), torch.cat(gates))
 
     def build(self, start: Tensor) -> None:
         """Creates `location` and `log_scale` of the slabs."""
@@ -113,15 +117,9 @@ class PairedFamily(LocatedFamily):
 
     def draw(self) -> dict[str, Factor]:
         """Draws the slabs as if included; the gates are left to the gate estimator."""
-        slabs, logits = draw_normals(self), self.pieces("logit")
-        if is_functional():
-            probabilities = [logit.sigmoid() for logit in logits]
-        else:
-            probabilities = self.gate_layout.cut(self.logit.sigmoid())
         factors: dict[str, Factor] = {}
-        for pair, slab, probability, logit in zip(self.pairs, slabs, probabilities, logits, strict=True):
+        for pair, slab, gate in zip(self.pairs, draw_normals(self), self.gate_factors(), strict=True):
             _, value, location, log_scale, sums = slab
-            gate = BernoulliFactor(probability, logit)
             factors[pair.gate.name] = gate
             factors[pair.slab.name] = SlabFactor(value, location, log_scale, sums, pair.spread(gate.probability), pair)
         return factors
@@ -132,19 +130,7 @@ class PairedFamily(LocatedFamily):
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Slab locations move in the weights' units, log scales and log odds as spreads."""
-        return {"location": [self.location], "spread": [self.log_scale, self.logit]}
-
-    def gate_logits(self) -> list[nn.Parameter]:
-        """Log odds of a one, of the gates."""
-        return [self.logit]
-
-    def log_odds(self) -> dict[str, Tensor]:
-        """Log odds of a one, of the gates."""
-        return self.gate_layout.by_name(self.logit.detach())
-
-    def gate_sites(self) -> tuple[Site, ...]:
-        """The gates."""
-        return self.gate_layout.sites
+        return {"location": [self.location], "spread": [self.log_scale, *self.gate_logits()]}
 
     def summaries(self) -> dict[str, float]:
         """The mean probability of each site of gates, and the slabs' locations."""

@@ -20,6 +20,7 @@ from bayesprune.models.networks.placing import like, zeros_for
 __all__ = [
     "CORRELATED",
     "DISAGREE",
+    "given_structure",
     "inclusion_facts",
     "inclusion_notes",
     "meaning_of",
@@ -75,8 +76,29 @@ def regression_of(fit: Fitted) -> str | None:
     return None if shape is None else regression_tensor(fit.model, zeros_for(fit.model.network, shape, 16) + 1)
 
 
+def given_structure(fit: Fitted, restart: int = 0) -> list[str]:
+    """A sentence where which weights are in was given before the training (`refit`), not learned in it.
+
+    Args:
+        fit: The fit.
+        restart: Which of its restarts; default the first.
+    """
+    told = fit.settings.get("refit")
+    if not isinstance(told, list) or restart >= len(told) or not isinstance(told[restart], dict):
+        return []
+    one = told[restart]
+    kept, of = one.get("kept", 0), one.get("of", 0)
+    if fit.restart(restart).guide.is_map:
+        what = "the weights that are in are still points, as in a MAP"
+    elif one.get("by_masks"):
+        what = "what is said of the weights is given that they are in"
+    else:
+        what = "inclusion probabilities are the zeros and ones that were given, and the ELBO is that of data and gates"
+    return [f"refit given the structure: {one.get('gates')}, {kept:,} of {of:,} weights; {what}"]
+
+
 def inclusion_notes(fit: Fitted, restart: int = 0) -> list[str]:
-    """Sentences on how far the inclusion probabilities of a regression can be trusted; none for those of networks.
+    """Sentences on how far inclusion probabilities can be trusted: those of a regression, or given ones.
 
     Of a network with hidden units probabilities of weights cannot be compared between restarts, and what is said about
     them stands in docs/posteriors.md. A MAP has none.
@@ -86,8 +108,9 @@ def inclusion_notes(fit: Fitted, restart: int = 0) -> list[str]:
         restart: Whose probabilities are read; default the first.
     """
     name = regression_of(fit)
-    if name is None or not chooses_inputs(fit.model.priors[name]) or fit.guide.is_map:
-        return []
+    given = given_structure(fit, restart)
+    if given or name is None or not chooses_inputs(fit.model.priors[name]) or fit.guide.is_map:
+        return given
     notes = []
     if (said := _disagreement(fit, name)) is not None:
         notes.append(said)

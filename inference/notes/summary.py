@@ -17,10 +17,10 @@ def summarise(fit: Fitted) -> dict[str, Any]:
     """Returns what a fit was and came to.
 
     Keys: those of `Fit.settings` (guide, epochs, steps, batch_size, learning_rate, optimizer, schedule, kl_warmup,
-    seed, precision, device, seconds, tempered, execution, standardised, of stopped_early a sentence each; of a loop
-    of one's own `own_loop`, and None for what nobody has told); ``restarts``,
-    ``seeds``, ``data_size``, ``likelihood``, ``learned_likelihood`` (with what it has learned); ``priors`` (printed,
-    by tensor), ``guide_families`` (by site), ``point_estimates``,
+    seed, precision, device, seconds, tempered, execution, standardised, of stopped_early a sentence each; of a refit
+    `refit`, how its structure was chosen; of a loop of one's own `own_loop`, and None for what nobody has told);
+    ``restarts``, ``seeds``, ``data_size``, ``likelihood``, ``learned_likelihood`` (with what it has learned);
+    ``priors`` (printed, by tensor), ``guide_families`` (by site), ``point_estimates``,
     ``notes`` (sentences; on what is wrong with the fit those of `bayesprune.inference.notes.findings`);
     ``batch_normalisation`` (whose statistics predictions have, in a sentence, or None); ``kinds`` of
     inclusion events; ``weights`` and ``nonzero`` (of tensors with a prior; exact zeros of E[weight | included], or

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bayesprune.inference.guides.factors import BernoulliFactor, Factor
+from bayesprune.inference.guides.factors import BernoulliFactor, Factor, GivenGateFactor
 from bayesprune.inference.guides.fast_distributions import fast_distributions
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.objective.evaluation import Evaluation, Terms
@@ -165,7 +165,11 @@ class Objective(nn.Module):
 
     def _over_latent_gates(self, loss: Loss, factors: Mapping[str, Factor]) -> Tensor:
         """The surrogate of the expected loss over Bernoulli latents; the loss itself where there are none."""
-        gates = {name: factor for name, factor in factors.items() if isinstance(factor, BernoulliFactor)}
+        gates = {
+            name: factor
+            for name, factor in factors.items()
+            if isinstance(factor, BernoulliFactor) and not isinstance(factor, GivenGateFactor)
+        }
         estimator = self.gradient.latent_gates
         return estimator(loss, gates) if gates and estimator else loss({})
 
