@@ -313,7 +313,7 @@ def _group_of(parameter: nn.Parameter, groups: Sequence[dict[str, Any]]) -> int 
 def _count_draws(objective: Objective) -> int:
     """Number of draws of noise that one draw of the guide takes."""
     with torch.random.fork_rng(devices=[]), torch.no_grad(), RecordNoise() as record:
-        objective.guide.draw()
+        objective.outputs_drawn.draw()
     return len(record.noise)
 
 

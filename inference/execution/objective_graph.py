@@ -118,6 +118,7 @@ def trace(objective: Objective, x: Tensor, y: Tensor) -> Traced:
         if not alone:
             raise UntraceableError(f"the objective cannot be traced ({first_line(problem)[:200]})") from problem
     _check_alone(objective, alone)
+    objective.outputs_drawn.leave_out(alone)
     try:
         return _trace(objective, x, y, alone)
     except Exception as problem:

@@ -248,7 +248,8 @@ class Stepper:
     def _with_gradient(self, x: Tensor, y: Tensor, kl_weight: float) -> tuple[Terms, dict[str, Tensor]]:
         """A plain step, and the gradient of the weights."""
         model = self.objective.model
-        with with_shifts(model.network, list(model.priors)) as shifts:
+        own = self.objective.outputs_drawn.draws_of_weights()
+        with own, with_shifts(model.network, list(model.priors)) as shifts:
             terms = self._plain_step(x, y, kl_weight)
         # A tensor that the network did not read has none.
         return terms, {name: torch.zeros_like(at) if at.grad is None else at.grad for name, at in shifts.items()}

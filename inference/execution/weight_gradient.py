@@ -23,7 +23,7 @@ def with_shifts(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, 
     """Inside, the network adds a zero to weights whenever it is run; differentiate with respect to these zeros.
 
     It holds for parameters that `torch.func.functional_call` has put in place too, tied ones by all their names. Layers
-    that would draw their outputs (local reparameterisation) draw their weights inside.
+    that would draw their outputs have to draw their weights inside (`OutputsDrawn.draws_of_weights`).
 
     Args:
         network: The network.

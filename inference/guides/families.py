@@ -6,7 +6,7 @@ for the whole network), cut into sites by `torch.split`, whose gradient is a sin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -43,11 +43,15 @@ class Family(nn.Module):
     Args:
         sites: The sites.
         starts: Starting value of each site, in the site's own space.
+
+    Attributes:
+        left_at_centre: Names of the sites of which nothing is drawn at present, see `at_centre`.
     """
 
     def __init__(self, sites: Sequence[Site], starts: dict[str, Tensor]) -> None:
         super().__init__()
         self._given: dict[str, list[Tensor]] | None = None
+        self.left_at_centre: frozenset[str] = frozenset()
         self.layout = Layout(sites)
         self.sites = self.layout.sites
         self.build(torch.cat([starts[site.name].detach().expand(site.shape).reshape(-1) for site in sites]))
@@ -86,6 +90,21 @@ class Family(nn.Module):
     def noise(self, parameter: str) -> list[Tensor]:
         """Standard normal noise of the shapes of a parameter's pieces, by one draw of `torch.randn_like`."""
         return self.layout.cut(torch.randn_like(torch.cat([piece.reshape(-1) for piece in self.pieces(parameter)])))
+
+    @contextmanager
+    def at_centre(self, sites: Collection[str]) -> Iterator[None]:
+        """Lets `draw` draw nothing of some sites inside: the value of a Normal is then its location, without noise.
+
+        A family that knows nothing of it draws all the same; whoever asks looks at what came.
+
+        Args:
+            sites: Names of sites, of whatever family.
+        """
+        before, self.left_at_centre = self.left_at_centre, frozenset(site.name for site in self.sites) & set(sites)
+        try:
+            yield
+        finally:
+            self.left_at_centre = before
 
     def centres(self) -> dict[str, Tensor]:
         """The point of each site by name, in its own space; none for gates, whose point is their probability."""
@@ -350,8 +369,11 @@ def mean_probabilities(layout: Layout, logit: Tensor) -> dict[str, float]:
 
 
 def draw_normals(family: Family) -> list[tuple[Site, Tensor, Tensor, Tensor, Tensor]]:
-    """Draws the Normals of a family: for each site its value on the real line, location, log scale and sums."""
-    if is_functional():
+    """Draws the Normals of a family: for each site its value on the real line, location, log scale and sums.
+
+    The value of a site that is left at its centre is its location.
+    """
+    if is_functional() or family.left_at_centre:
         return _draw_by_site(family)
     location, log_scale = cast(Tensor, family.location), cast(Tensor, family.log_scale)
     sums, *values = NormalDraw.apply(location, log_scale, torch.randn_like(location), family.layout.sizes)
@@ -361,15 +383,30 @@ def draw_normals(family: Family) -> list[tuple[Site, Tensor, Tensor, Tensor, Ten
 
 
 def _draw_by_site(family: Family) -> list[tuple[Site, Tensor, Tensor, Tensor, Tensor]]:
-    """The same in plain operations, site by site; one vector of noise for all of them, as above."""
+    """The same in plain operations, site by site; one vector of noise for all that are drawn, as above."""
     locations, log_scales = family.pieces("location"), family.pieces("log_scale")
+    if family.left_at_centre:
+        noises = _noise_of_drawn(family, locations)
+    else:
+        noises = list(family.noise("location"))
     drawn = []
-    noises = zip(family.sites, locations, log_scales, family.noise("location"), strict=True)
-    for site, location, log_scale, noise in noises:
+    for site, location, log_scale, noise in zip(family.sites, locations, log_scales, noises, strict=True):
         scale = log_scale.exp()
         sums = torch.stack([(location.square() + scale.square()).sum(), log_scale.sum()])
-        drawn.append((site, location + scale * noise, location, log_scale, sums))
+        value = location if noise is None else location + scale * noise
+        drawn.append((site, value, location, log_scale, sums))
     return drawn
+
+
+def _noise_of_drawn(family: Family, locations: Sequence[Tensor]) -> list[Tensor | None]:
+    """Noise of the sites that are drawn, None for the others; none at all where no site is drawn."""
+    is_drawn = [site.name not in family.left_at_centre for site in family.sites]
+    parts = [location.reshape(-1) for location, drawn in zip(locations, is_drawn, strict=True) if drawn]
+    if not parts:
+        return [None] * len(locations)
+    cut = iter(torch.randn_like(torch.cat(parts)).split([len(part) for part in parts]))
+    pairs = zip(locations, is_drawn, strict=True)
+    return [next(cut).view(location.shape) if drawn else None for location, drawn in pairs]
 
 
 def starting_log_scale(family: Family, location: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from fnmatch import fnmatchcase
 
 import pyro
@@ -152,11 +153,16 @@ class Guide(nn.Module):
                 given |= names
         return given
 
-    def draw(self) -> dict[str, Factor]:
-        """Draws every site once with gradients; gates keep their probabilities for the gate estimator."""
+    def draw(self, at_centre: Collection[str] = ()) -> dict[str, Factor]:
+        """Draws every site once with gradients; gates keep their probabilities for the gate estimator.
+
+        Args:
+            at_centre: Names of sites of which nothing is drawn, as `Family.at_centre` has it; default none.
+        """
         factors: dict[str, Factor] = {}
         for family in self.families:
-            factors.update(family.draw())  # type: ignore[operator]
+            with family.at_centre(at_centre) if at_centre else nullcontext():  # type: ignore[operator]
+                factors.update(family.draw())  # type: ignore[operator]
         return factors
 
     def groups(self) -> dict[str, list[nn.Parameter]]:

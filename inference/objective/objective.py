@@ -8,23 +8,23 @@ reference that the tests hold it to.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from bayesprune.inference.guides.factors import BernoulliFactor, Factor, GivenGateFactor
 from bayesprune.inference.guides.fast_distributions import fast_distributions
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.objective.evaluation import Evaluation, Terms
-from bayesprune.inference.objective.expectation import Expectation
+from bayesprune.inference.objective.expectation import Expectation, Once
 from bayesprune.inference.objective.gradient import Gradient
 from bayesprune.inference.objective.latent_gate_estimators import Loss, default_estimator
-from bayesprune.inference.objective.local_reparameterisation import LocalReparameterisation, reparameterisable
+from bayesprune.inference.objective.outputs_drawn import OutputsDrawn
 from bayesprune.inference.objective.ready_expectations import expectation_for
 from bayesprune.inference.objective.site_terms import run_priors, sites_from_draw
+from bayesprune.inference.objective.weight_moments import WeightForm
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.networks.running_statistics import frozen_statistics
 
@@ -44,6 +44,7 @@ class Objective(nn.Module):
             model's ways ask for, else `Once`.
 
     Attributes:
+        outputs_drawn: Which layers draw their outputs in place of their weights.
         latest: What the last call of ``objective(x, y)`` with gradients came to, without its graph; None before the
             first one. A call without gradients looks on, and is no part of the training.
     """
@@ -62,6 +63,8 @@ class Objective(nn.Module):
         self.guide = guide
         self.gradient = replace(gradient, latent_gates=gradient.latent_gates or default_estimator(model))
         self.expectation = expectation or expectation_for(model, guide)
+        own = gradient.latent_gates is not None
+        self.outputs_drawn = OutputsDrawn(guide, self.gradient, own, isinstance(self.expectation, Once))
         self.latest: Evaluation | None = None
 
     def forward(self, x: Tensor, y: Tensor, kl_weight: float = 1.0) -> Tensor:
@@ -118,7 +121,7 @@ class Objective(nn.Module):
         """
         with fast_distributions():
             kl_of = dict[str, Tensor]()
-            weights = run_priors(self.model, self.guide.draw(), self.gradient, kl_of, names=names)
+            weights = run_priors(self.model, self.outputs_drawn.draw(), self.gradient, kl_of, names=names)
             return list(weights.values()), kl_of
 
     @torch.no_grad()
@@ -136,7 +139,7 @@ class Objective(nn.Module):
 
         with fast_distributions():
             factors = self.guide.draw()
-            self._over_latent_gates(price, factors)
+            self._over_latent_gates(price, factors, ())
         return {site: torch.stack([one[site] for one in found]).mean() for site in found[0]}
 
     def estimated_from_draw(self) -> list[str]:
@@ -152,23 +155,25 @@ class Objective(nn.Module):
         given: Mapping[str, Tensor],
     ) -> Tensor:
         with fast_distributions():
-            factors = self.guide.draw()
+            forms = self.outputs_drawn.forms(x)
+            factors = self.outputs_drawn.draw(forms)
 
             def loss(values: dict[str, Tensor]) -> Tensor:
                 # Batch normalisation takes its running statistics from the step's first forward pass only.
                 context = frozen_statistics(self.model.network) if evaluated else nullcontext()
                 with context:
-                    evaluated.append(self._evaluate(x, y, kl_weight, factors, values, given))
+                    evaluated.append(self._evaluate(x, y, kl_weight, factors, values, given, forms))
                 return evaluated[-1].loss
 
-            return self._over_latent_gates(loss, factors)
+            return self._over_latent_gates(loss, factors, forms)
 
-    def _over_latent_gates(self, loss: Loss, factors: Mapping[str, Factor]) -> Tensor:
-        """The surrogate of the expected loss over Bernoulli latents; the loss itself where there are none."""
+    def _over_latent_gates(self, loss: Loss, factors: Mapping[str, Factor], forms: Sequence[WeightForm]) -> Tensor:
+        """The surrogate of the expected loss over Bernoulli latents that are drawn; the loss itself without any."""
+        known = {form.gate for form in forms}
         gates = {
             name: factor
             for name, factor in factors.items()
-            if isinstance(factor, BernoulliFactor) and not isinstance(factor, GivenGateFactor)
+            if isinstance(factor, BernoulliFactor) and not isinstance(factor, GivenGateFactor) and name not in known
         }
         estimator = self.gradient.latent_gates
         return estimator(loss, gates) if gates and estimator else loss({})
@@ -181,17 +186,19 @@ class Objective(nn.Module):
         factors: dict[str, Factor],
         gates: dict[str, Tensor],
         given: Mapping[str, Tensor],
+        forms: Sequence[WeightForm],
     ) -> Terms:
         """The terms at one draw of everything, gates included."""
-        network, kl_of = self.model.network, dict[str, Tensor]()
-        weights = run_priors(self.model, factors, self.gradient, kl_of, gates, given)
+        network, kl_of, drawn = self.model.network, dict[str, Tensor](), dict[str, Tensor]()
+        weights = run_priors(self.model, factors, self.gradient, kl_of, gates, given, values=drawn)
+        moments = self.outputs_drawn.moments(forms, factors, drawn, weights)
         ran: list[tuple[Tensor, dict[str, Tensor]]] = []
 
         def nll(values: Mapping[str, Tensor]) -> Tensor:
             """Negative log-likelihood of each example at values of what the ways draw."""
             # Batch normalisation takes its running statistics from the first run only.
             with frozen_statistics(network) if ran else nullcontext():
-                ran.append(self._run_network(x, weights, factors, values))
+                ran.append(self.outputs_drawn.run_network(x, weights, moments, values))
             return -self.model.likelihood.log_prob(ran[-1][0], y)
 
         expected = self.expectation(nll, len(x), self.model.data_size)
@@ -203,25 +210,6 @@ class Objective(nn.Module):
         outputs, effective = ran[0]
         effective = effective if len(ran) == 1 else {}
         return Terms(loss, log_likelihood.detach(), kl.detach(), kl_of, outputs.detach(), effective)
-
-    def _run_network(
-        self, x: Tensor, weights: dict[str, Tensor], factors: dict[str, Factor], values: Mapping[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The network's outputs at drawn weights and values of what the ways draw, and the weights that it ran with."""
-        model, gradient = self.model, self.gradient
-        with ExitStack() as stack:
-            if gradient.local_reparameterisation:
-                own = reparameterisable(model, factors, weights)
-                stack.enter_context(LocalReparameterisation(own))
-            if gradient.autocast:
-                stack.enter_context(torch.autocast(x.device.type, gradient.autocast))
-            for way in model.ways:
-                if way.acts_inside:
-                    stack.enter_context(way.inside(model.network, values))
-                else:
-                    weights = way.weights(weights, values, model.network)
-            outputs: Tensor = functional_call(model.network, weights, (x,), tie_weights=model.has_tied_weights)
-        return outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs, weights
 
 
 def objective(model: BayesianNetwork, guide: Guide | str | None = None, gradient: Gradient = DEFAULT) -> Objective:

@@ -29,6 +29,7 @@ def run_priors(
     gates: Mapping[str, Tensor] = _NONE,
     given: Mapping[str, Tensor] = _NONE,
     names: Iterable[str] | None = None,
+    values: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Weights at a draw of the guide, before the model's ways.
 
@@ -40,6 +41,7 @@ def run_priors(
         gates: Values of Bernoulli latents in place of the draw's, by site; default none.
         given: Weights of tensors whose priors are evaluated elsewhere, by name; default none.
         names: Names of the tensors; default None: all that have a prior.
+        values: Gets the value of every site.
 
     Returns:
         Weights by name of tensor, `(out, in, ...)`.
@@ -50,6 +52,8 @@ def run_priors(
         value = gates[site] if site in gates else factor.value
         term = landing_term(fn, factor, value) if gradient.sticking_the_landing else None
         kl_of[site] = term if term is not None else site_term(fn, factor, value, gradient.analytic)
+        if values is not None:
+            values[site] = value
         return value
 
     shared: dict[str, Tensor] = {}  # latents of the whole network
@@ -59,9 +63,9 @@ def run_priors(
             weights[name] = given[name]
             continue
         prior = model.priors[name]
-        weight, values = prior.run(draw, model.network.get_parameter(name), shared)
+        weight, drawn = prior.run(draw, model.network.get_parameter(name), shared)
         if prior.hierarchy.factor is not None:
-            kl_of[f"{name}.factor"] = -prior.factor(values, weight)
+            kl_of[f"{name}.factor"] = -prior.factor(drawn, weight)
         weights[name] = weight
     return weights
 

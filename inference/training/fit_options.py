@@ -81,9 +81,13 @@ class FitOptions:
             None: no limit.
         sticking_the_landing: Whether terms of drawn sites are estimated from the draw with the parameters of log q
             held fixed (Roeder et al. 2017), in place of closed forms; default False.
-        local_reparameterisation: Whether linear layers on inputs `(batch, in)` draw their outputs in place of their
-            weights (Kingma et al. 2015) where that is exact: weights that are a latent with a Normal guide. It lowers
-            the gradient's variance and costs a second matrix product; default False.
+        local_reparameterisation: Which layers draw their outputs in place of their weights (Kingma et al. 2015;
+            docs/local_reparameterisation.md): less variance of the gradient for a second matrix product and no draw of
+            weights. Default None: linear layers on inputs `(batch, in)` with at least 20 inputs whose weights have a
+            gate each (spike and slab), unless `gate_estimator` is given. True: those on `(batch, in)` wherever
+            weights are Normal, or have such gates, given what else is drawn. ``"approximate"``: convolutions and inputs
+            of more dimensions too, where it drops correlations between places. False: none.
+            ``settings["outputs_drawn"]`` names their weights.
         channels_last: Whether images `(batch, channels, height, width)` are laid out channels last; default False.
         workers: Processes that load a `Dataset` in the background; default 0: none. A `DataLoader` has its own.
         progress: Whether to show a progress line on standard error; default False.
@@ -127,7 +131,9 @@ class FitOptions:
     compiled: bool | None = _option(None, "Whether the fused execution is compiled.", in_settings=False)
     clip: float | None = _option(None, "Largest norm of the gradient that the optimizer sees.")
     sticking_the_landing: bool = _option(False, "Whether terms are estimated from draws with log q held fixed.")
-    local_reparameterisation: bool = _option(False, "Whether linear layers draw their outputs.")
+    local_reparameterisation: bool | str | None = _option(
+        None, "Which layers draw their outputs: True, False or approximate.  [default: those of gated weights]"
+    )
     channels_last: bool = _option(False, "Whether images are laid out channels last.", in_settings=False)
     workers: int = _option(0, "Processes that load a Dataset in the background.", in_settings=False)
     progress: bool = _option(False, "Whether to show a progress line.", in_settings=False, marks=False)
@@ -185,7 +191,7 @@ class FitKeywords(TypedDict, total=False):
     compiled: bool | None
     clip: float | None
     sticking_the_landing: bool
-    local_reparameterisation: bool
+    local_reparameterisation: bool | str | None
     channels_last: bool
     workers: int
     progress: bool
@@ -251,11 +257,16 @@ def _check_types(options: Mapping[str, Any]) -> None:
         ("gate_estimator", "a callable or None", lambda v: v is None or callable(v)),
         ("checkpoint", "a folder or None", lambda v: v is None or isinstance(v, (str, PathLike))),
     ]
-    flags = ("sticking_the_landing", "local_reparameterisation", "channels_last", "progress")
+    flags = ("sticking_the_landing", "channels_last", "progress")
     expected += [(name, "True or False", _is_flag) for name in flags]
     expected += [
+        (
+            "local_reparameterisation",
+            "True, False, 'approximate' or None",
+            lambda v: v is None or _is_flag(v) or _is_name(v, "approximate"),
+        ),
         ("compiled", "True, False or None", lambda v: v is None or _is_flag(v)),
-        ("standardise", "True, False, 'noise' or None", lambda v: v is None or _is_flag(v) or _is_noise(v)),
+        ("standardise", "True, False, 'noise' or None", lambda v: v is None or _is_flag(v) or _is_name(v, "noise")),
     ]
     for name, what, fits in expected:
         value = options[name]
@@ -275,8 +286,8 @@ def _check_ranges(options: Mapping[str, Any]) -> None:
         raise ValueError(f"learning_rate must be positive, not {rate}")
 
 
-def _is_noise(value: Any) -> bool:
-    return isinstance(value, str) and value == "noise"
+def _is_name(value: Any, name: str) -> bool:
+    return isinstance(value, str) and value == name
 
 
 def _is_flag(value: Any) -> bool:
