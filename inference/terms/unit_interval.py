@@ -12,6 +12,7 @@ from torch.nn.functional import logsigmoid
 
 from bayesprune.inference.guides.factors import HALF_LOG_2PIE, LogitNormalFactor
 from bayesprune.inference.terms.table import ready_term
+from bayesprune.models.distributions.tilted_beta import TiltedBeta
 
 
 def _unit_entries(q: Any, a: Any, b: Any) -> Tensor:
@@ -34,6 +35,14 @@ def beta_logitnormal(prior: Any, q: Any) -> Tensor:
     """E[log q - log p] of a logit-Normal under Beta(a, b), in part from the draw; see `_unit_entries`."""
     a, b = prior.concentration1, prior.concentration0
     return (_unit_entries(q, a, b) + torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)).sum()
+
+
+@ready_term(TiltedBeta, LogitNormalFactor)
+def tilted_beta_logitnormal(prior: Any, q: Any) -> Tensor:
+    """E[log q - log p] of a logit-Normal under a tilted Beta: that of the Beta, and the tilt from the draw."""
+    logit = torch.logit(q.value)
+    tilt = prior.tilt(logsigmoid(logit), logsigmoid(-logit))
+    return (_unit_entries(q, prior.concentration1, prior.concentration0) - tilt + prior.log_normaliser()).sum()
 
 
 @ready_term(dist.Uniform, LogitNormalFactor)
