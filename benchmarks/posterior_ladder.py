@@ -29,7 +29,10 @@ from benchmarks.posterior_recipe import WHOLE, Recipe, lenet, posterior, shorten
 Change = Mapping[str, Any]
 """Fields of a `Recipe`; those of `prior` and `how` are joined to what is there."""
 INGREDIENTS: dict[str, tuple[Change, Change]] = {
-    "local reparameterisation": ({}, {"how": {"local_reparameterisation": False}}),
+    "local reparameterisation": (
+        {"how": {"local_reparameterisation": None}},
+        {"how": {"local_reparameterisation": False}},
+    ),
     "KL weight .1": ({"kl_weight": 0.1}, {"kl_weight": 1.0}),
     "prior inclusion .02": ({"prior": {"expected_density": 0.02}}, {"prior": {"expected_density": 0.1}}),
     "refit": ({"refit_epochs": 4}, {"refit_epochs": 0}),
@@ -40,7 +43,9 @@ VARIANTS: dict[str, Change] = {
     "slab sd .05": {"prior": {"slab_sd": 0.05}},
     "slab sd .2": {"prior": {"slab_sd": 0.2}},
     "start at inclusion .5": {"prior": {"initial_inclusion": 0.5}},
-    "schedule cosine": {"how": {"schedule": "cosine"}},
+    "slab sd learned by layer": {"prior": {"learned_sd": "layer"}},
+    "inclusion learned by layer": {"prior": {"learned_density": "layer"}},
+    "inclusion learned by input": {"prior": {"learned_density": "input"}},
 }
 """What is changed alone, in the base and in the full recipe."""
 FORMS = {
