@@ -34,6 +34,11 @@ Keys of summary.json (null where something does not apply; counts are of the wei
     masks                        what came of its masks, one object a restart: ``asked_count`` and ``reached_count`` of
                                  ``whole`` weights (``virtual``, where layers share some), ``updates``, ``exchanged``
                                  weights, ``layers`` (weights in, by tensor)
+    refit_settings, refit        of a run that bayesprune refit made, as asked; what came of it, one object a restart:
+                                 ``gates`` (how the weights were chosen), how many are ``kept`` ``of`` all, ``layers``,
+                                 which tensors are held ``by_gates`` and ``by_masks``, and ``from`` which restart
+    forms                        of a refit: test scores ``before`` and ``after`` of the forms ``averaged``, ``drawn``
+                                 and ``means``, of one restart (`bayesprune.score_forms`)
     seconds, seeds, restarts     of the fit alone; one seed a restart
     execution                    how the first restart's steps were executed, why, and what compiling cost
     tempered                     whether the final weight of the KL term was not 1

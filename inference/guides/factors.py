@@ -223,7 +223,7 @@ class GivenGateFactor(BernoulliFactor):
         if not isinstance(prior.base_dist, dist.Bernoulli):
             return super().term_from_draw(prior, value)
         logits = log_odds_of(prior.base_dist)
-        return -logsigmoid(torch.where(value > 0.5, logits, -logits)).sum()
+        return -logsigmoid(torch.where(self.probability > 0.5, logits, -logits)).sum()
 
 
 def log_odds_of(prior: Any) -> Tensor:

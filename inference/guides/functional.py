@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 _functional = False
+_is_apart = False
 
 
 def is_functional() -> bool:
@@ -34,6 +35,17 @@ def functional() -> Iterator[None]:
         _functional = before
 
 
+@contextmanager
+def apart_from_noise() -> Iterator[None]:
+    """Inside, `RecordNoise` and `GivenNoise` let draws pass, as those of a look at the model are no part of a step."""
+    global _is_apart
+    before, _is_apart = _is_apart, True
+    try:
+        yield
+    finally:
+        _is_apart = before
+
+
 class RecordNoise(TorchFunctionMode):
     """Notes what `torch.randn_like` gives inside, in order.
 
@@ -50,7 +62,7 @@ class RecordNoise(TorchFunctionMode):
     ) -> Any:
         """Calls `func`; keeps its result where it is `torch.randn_like`."""
         result = func(*args, **(kwargs or {}))
-        if func is torch.randn_like:
+        if func is torch.randn_like and not _is_apart:
             self.noise.append(result)
         return result
 
@@ -74,7 +86,7 @@ class GivenNoise(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Calls `func`, or gives the next draw in place of `torch.randn_like`."""
-        if func is not torch.randn_like:
+        if func is not torch.randn_like or _is_apart:
             return func(*args, **(kwargs or {}))
         if not self._left or self._left[0].shape != args[0].shape:
             raise ValueError(

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from bayesprune.inference.guides.factors import Factor
 from bayesprune.inference.guides.fast_distributions import fast_distributions
+from bayesprune.inference.guides.functional import apart_from_noise
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.objective.gradient import Gradient
 from bayesprune.inference.objective.local_reparameterisation import (
@@ -71,7 +72,8 @@ class OutputsDrawn:
             return ()
         key = (tuple(x.shape[1:]), self._model.network.training)
         if key not in self._found:
-            with torch.random.fork_rng([x.device] if x.is_cuda else []), torch.no_grad(), fast_distributions():
+            devices = [x.device] if x.is_cuda else []
+            with torch.random.fork_rng(devices), torch.no_grad(), fast_distributions(), apart_from_noise():
                 self._found[key] = self._look(x)
         self._latest = self._found[key]
         return self._latest
@@ -82,9 +84,8 @@ class OutputsDrawn:
         Args:
             forms: The tensors whose layers draw their outputs; default None: those of the latest evaluation.
         """
-        return self._guide.draw(
-            [site for form in (self._latest if forms is None else forms) for site in form.at_centre]
-        )
+        at_centre = [site for form in (self._latest if forms is None else forms) for site in form.at_centre]
+        return self._guide.draw(at_centre) if at_centre else self._guide.draw()
 
     def leave_out(self, names: Sequence[str]) -> None:
         """Lets tensors draw their weights for good.
