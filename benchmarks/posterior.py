@@ -72,7 +72,9 @@ CANDIDATES: dict[float, list[Recipe]] = {
     1.0: [
         ELBO,
         Recipe({"expected_density": 0.02}, kl_weight=1.0),
-        Recipe({"expected_density": 0.3}, kl_weight=1.0),
+        Recipe({"expected_density": 0.1, "learned_sd": "layer"}, kl_weight=1.0),
+        Recipe({"expected_density": 0.1, "learned_density": "input"}, kl_weight=1.0),
+        Recipe({"expected_density": 0.1}, kl_weight=1.0, epochs=16, refit_epochs=4),
     ],
 }
 """What `--choose` tries; under 1: of the arm at KL weight 1."""
