@@ -144,7 +144,7 @@ class Run:
     arm: str
     density: float
     seed: int
-    recipe: Any
+    recipe: object
     make: Callable[[], dict[str, Any]]
 
     @property
@@ -170,19 +170,20 @@ def runs_of(options: argparse.Namespace, splits: Any, ledger: Ledger) -> Iterato
         return gradual(GRADUAL, count, data, split, seed, options.epochs)
 
     made: list[Run] = []
+    pruned, penalised = (f"{how}, {options.epochs} epochs" for how in (GRADUAL, HALO))
     for density, seed in itertools.product(options.densities, range(options.seeds)):
         recipe, kept = shortened(RECIPES[density], options.epochs), f"{100 * density:g}_percent"
         made += [
             Run("tempered", density, seed, recipe, partial(ours, recipe, seed, kept if seed == 0 else None)),
-            Run("gradual", density, seed, GRADUAL, partial(baseline, density, seed, recipe)),
-            Run("halo", density, seed, HALO, partial(halo, density, data, split, seed, options.epochs)),
+            Run("gradual", density, seed, pruned, partial(baseline, density, seed, recipe)),
+            Run("halo", density, seed, penalised, partial(halo, density, data, split, seed, options.epochs)),
         ]
     recipe = shortened(ELBO, options.epochs)
     made += [Run("elbo", 1.0, seed, recipe, partial(ours, recipe, seed, None)) for seed in range(options.seeds)]
     return (run for run in made if run.arm in options.arms)
 
 
-def label(arm: str, density: float, seed: int, recipe: Any) -> str:
+def label(arm: str, density: float, seed: int, recipe: object) -> str:
     """Name of a run in the ledger."""
     return f"{arm} at {density:g}, seed {seed}: {recipe}"
 
@@ -270,11 +271,9 @@ def choose(options: argparse.Namespace, splits: Any, ledger: Ledger) -> None:
             recipes = [shortened(one, options.epochs) for one in CANDIDATES[density]]
             made += [(f"validation at {density:g}: {one}", partial(tried_on, splits, one)) for one in recipes]
         if "gradual" in options.arms and density < 1.0:
-            more = (splits.train, splits.validation, 0, options.epochs)
-            made += [
-                (f"validation at {density:g}, gradual: {how}", partial(gradual, how, round(density * WHOLE), *more))
-                for how in GRADUAL_CANDIDATES
-            ]
+            more = (round(density * WHOLE), splits.train, splits.validation, 0, options.epochs)
+            pruned = {f"{how}, {options.epochs} epochs": partial(gradual, how, *more) for how in GRADUAL_CANDIDATES}
+            made += [(f"validation at {density:g}, gradual: {name}", run) for name, run in pruned.items()]
         for name, run in made:
             if turn % count == number - 1 or name in ledger.found():
                 rows.setdefault(density, []).append((name, ledger.run(name, run)))
