@@ -430,7 +430,9 @@ def test_other_bad_input_is_told_in_a_sentence(fit):
         bp.refit(fit, None)
     with pytest.raises(TypeError, match="did you mean epochs"):
         bp.refit(fit, (X, Y), epoch=3)
-    units = bp.BayesianNetwork(network(), {}, gates=bp.UnitGates(), example_input=X[:1], likelihood=bp.Categorical(), data_size=len(X))
+    units = bp.BayesianNetwork(
+        network(), {}, gates=bp.UnitGates(), example_input=X[:1], likelihood=bp.Categorical(), data_size=len(X)
+    )
     gated = bp.fit(units, (X, Y), steps=2, **EXACT)
     with pytest.raises(ValueError, match="learned which units are"):
         bp.refit(gated, (X, Y))
