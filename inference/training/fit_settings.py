@@ -53,7 +53,7 @@ def finished_settings(
         "tempered": any(run.kl_weight != 1.0 for run in runs),
         "execution": reports[0].as_dict(),
         # A restart that an earlier call had finished has not been looked at in this one.
-        "outputs_drawn": list(max((run.objective.outputs_drawn.names for run in runs), key=len)),
+        "outputs_drawn": next((list(names) for run in runs if (names := run.objective.outputs_drawn.names)), []),
     }
     for name in first.rules:
         told = [one.run.rules[name].report() for one in left]
