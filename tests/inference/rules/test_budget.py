@@ -54,7 +54,8 @@ PRIORS = {
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "halo" else pytest.mark.slow) for n in PRIORS])
 def test_a_ready_prior_ends_at_the_density_asked_for(name):
     prior, asked = PRIORS[name]
-    fit = bp.fit(digits(prior), (X, Y), rules=[Budget(density=asked)])
+    # Hard concrete gates are still open when a tempered fit of this length ends: their log odds have moved too little.
+    fit = bp.fit(digits(prior), (X, Y), rules=[Budget(density=asked)], kl_weight=1.0 if name == "l0" else None)
     (said,) = fit.settings["budget"]
     assert abs(share_left(fit) - asked) <= within(asked) and said["reached"] == pytest.approx(share_left(fit))
     assert said["landing"]["before"] / said["whole"] == pytest.approx(asked, rel=0.5)  # the controller was near
