@@ -98,6 +98,19 @@ def test_a_number_is_a_number_of_weights():
     assert fit.settings["budget"][0]["reached_count"] == 500
 
 
+@pytest.mark.parametrize("kl_weight", [0.1, 1.0])
+@pytest.mark.parametrize("asked", [0.01, *(pytest.param(one, marks=pytest.mark.slow) for one in (0.05, 0.02, 0.005))])
+def test_the_median_model_of_a_spike_and_slab_has_exactly_the_weights_asked_for(asked, kl_weight):
+    fit = bp.fit(
+        digits(bp.SpikeAndSlab(), (20,)), (X, Y), steps=120, kl_weight=kl_weight, rules=[Budget(density=asked)],
+        execution="plain", device="cpu",
+    )  # fmt: skip
+    (said,) = fit.settings["budget"]
+    assert said["reached_count"] == round(asked * said["whole"]) != said["landing"]["before"]  # it had to be landed
+    network = bp.prune(fit, min_inclusion=0.5).network
+    assert sum(int((w != 0).sum()) for w in network.parameters() if w.ndim > 1) == said["reached_count"]
+
+
 # -- landing, against what it is said to do ------------------------------------------------------------------
 
 
