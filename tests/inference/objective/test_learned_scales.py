@@ -30,12 +30,12 @@ def problem():
     return learned.problem_of(FEATURES, sd=0.6, pi=0.35)
 
 
-def regression(problem, **given):
+def regression(problem, learned_by="point", **given):
     x, y = torch.tensor(problem.x), torch.tensor(problem.y)
     line = nn.Linear(x.shape[1], 1, bias=False).double()
     with torch.no_grad():
         line.weight.copy_(torch.linalg.lstsq(x, y[:, None]).solution.T)
-    prior = bp.SpikeAndSlab(**{**DECLARED, **given})
+    prior = bp.SpikeAndSlab(**{**DECLARED, "learned_by": learned_by, **given})
     return bp.BayesianNetwork(line, {"weight": prior}, bp.Normal(problem.noise_sd), len(x)), (x, y)
 
 
