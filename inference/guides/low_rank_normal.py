@@ -118,7 +118,7 @@ class LowRankNormalFamily(LocatedFamily):
             rank = 32
 
     Attributes:
-        rank: Columns of U, of every site; default 8. So many numbers more a weight are learned, and kept by the optimizer.
+        rank: Columns of U, of every site; default 8: as many numbers more a weight to be learned.
     """
 
     rank: ClassVar[int] = 8
