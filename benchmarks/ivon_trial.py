@@ -28,8 +28,8 @@ SIZES = (784, 300, 100, 10)
 PRIOR_SD, BATCH, FADE = 0.1, 128, 0.2
 Normals = tuple[list[Tensor], list[Tensor]]
 ARMS: dict[str, dict[str, Any]] = {
-    "Adam, one draw": {"learning_rate": 2e-3},
-    "Adam, drawn outputs": {"learning_rate": 2e-3, "outputs": True},
+    "Adam, one draw": {"learning_rate": 1e-3},
+    "Adam, drawn outputs": {"learning_rate": 1e-3, "outputs": True},
     "IVON, h0 .1, beta2 .9999": {"learning_rate": 0.1, "start": 0.1, "beta2": 0.9999},
     "IVON, h0 .01, beta2 .9999": {"learning_rate": 0.1, "start": 0.01, "beta2": 0.9999},
     "IVON, h0 .003, beta2 .9999": {"learning_rate": 0.1, "start": 0.003, "beta2": 0.9999},

@@ -108,6 +108,9 @@ class LowRankNormalFactor(Factor):
 class LowRankNormalFamily(LocatedFamily):
     """Normals whose covariance inside a site is of low rank plus a diagonal; sites are independent of each other.
 
+    For models with few weights and correlated inputs. In networks, at equal steps, independent Normals come further
+    (docs/posteriors.md).
+
     Another rank is another family, by three lines of one's own::
 
         @family("lowrank32", supports=("real",))  # bayesprune.inference.guides.registry
@@ -115,8 +118,7 @@ class LowRankNormalFamily(LocatedFamily):
             rank = 32
 
     Attributes:
-        rank: Columns of U, of every site; default 8. A step then costs about that many times the draws of independent
-            Normals, and so does what the optimizer keeps.
+        rank: Columns of U, of every site; default 8: as many numbers more a weight to be learned.
     """
 
     rank: ClassVar[int] = 8
