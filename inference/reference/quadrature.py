@@ -68,7 +68,7 @@ def integrated(model: LinearModel, draws: int = 2000, seed: int = 0, kl_weight: 
         coefficients[np.ix_(rows, np.flatnonzero(inside))] += around @ root.T
     drawn = np.array([state for state, *_ in found], dtype=np.int8).reshape(len(found), gates)[picked]
     sd = np.sqrt(np.clip(second - mean**2, 0.0, None))
-    return Chains(inclusion, mean, sd, drawn[None], None, coefficients[None], None, None, evidence)
+    return Chains(np.clip(inclusion, 0.0, 1.0), mean, sd, drawn[None], None, coefficients[None], None, None, evidence)
 
 
 def _grid(model: LinearModel, inside: Array, kl_weight: float) -> tuple[Array, Array, float]:
