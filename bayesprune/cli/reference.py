@@ -10,8 +10,7 @@ import typer
 from bayesprune.cli.options import DataRoot, OwnNetwork, OwnPrior, Quiet, Run, TrustCode, example, place_option
 
 EXAMPLES = example(
-    "bayesprune fit --data breast-cancer --network linear --likelihood bernoulli --prior spike-and-slab \\",
-    "    --out runs/linear",
+    "bayesprune fit --data numbers.npz --network linear --prior spike-and-slab --out runs/linear",
     "bayesprune reference runs/linear --out runs/linear-reference",
 )
 

@@ -76,7 +76,7 @@ def _grid(model: LinearModel, inside: Array, kl_weight: float) -> tuple[Array, A
     mode, root = _mode(model, inside, kl_weight)
     own = np.flatnonzero(inside)
     axis = np.arange(-_REACH, _REACH + _STEP / 2, _STEP)
-    units = np.array(list(itertools.product(axis, repeat=len(own)))).reshape(-1, len(own))
+    units = np.array(list(itertools.product(axis, repeat=len(own)))).reshape(len(axis) ** len(own), len(own))
     points = np.zeros((len(units), len(inside)))
     points[:, own] = mode + units @ root.T
     size = max(1, _ROWS // max(1, len(model.y)))

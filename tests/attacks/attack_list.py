@@ -41,6 +41,7 @@ READ: dict[str, list[Command]] = {
     "halo": [("show", "halo"), ("compare", "halo", "spike"), ("predict", "halo", "--restart", "1", *_INPUT)],
     "horseshoe": [("show", "horseshoe"), ("prune", "horseshoe", *_PRUNE)],
     "numbers": [("show", "numbers"), ("predict", "numbers", "--raw", *_INPUT)],
+    "linear": [("reference", "linear", "--draws", "20", "--quiet", "--out", "out")],
     "pruned": [("predict", "pruned", *_INPUT), ("predict", "pruned", "--raw", *_INPUT)],
     "compact": [("predict", "compact", *_INPUT), ("predict", "compact", "--raw", *_INPUT)],
     "path": [
@@ -85,7 +86,7 @@ NOT_READ = (
     "search.png",
 )  # fmt: skip
 """Ends of names of files that are written for others; no command reads them."""
-ALIKE = ("halo/", "horseshoe/", "numbers/", "path/point-001")
+ALIKE = ("halo/", "horseshoe/", "numbers/", "linear/", "path/point-001")
 """Where these begin a file's name, it is of the same form as another: it gets a third of the kinds."""
 OWN_CODE = ("evil:f", "evil.py:f", "subprocess:call")
 """Code that is run where the command line itself names it."""
