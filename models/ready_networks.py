@@ -61,6 +61,12 @@ def _build_lenet_300_100(input_shape: Sequence[int], classes: int, width: float 
     return _named("lenet-300-100", input_shape, classes, width, network)
 
 
+def _build_linear(input_shape: Sequence[int], classes: int, width: float = 1.0) -> nn.Module:
+    """One linear layer, ``fc1``: a regression, without hidden layers that a width could multiply."""
+    network = lenet_300_100(math.prod(input_shape), classes, hidden=())
+    return _named("linear", input_shape, classes, width, network)
+
+
 def _build_lenet_5(input_shape: Sequence[int], classes: int, width: float = 1.0) -> nn.Module:
     if len(input_shape) != 3 or input_shape[1] != input_shape[2]:
         raise ValueError(
@@ -139,6 +145,7 @@ NETWORKS: dict[str, Builder] = {
     "lstm": _recurrent_builder("lstm", lstm),
     **{name: _graph_builder(name) for name in READY_GRAPHS},
     **{name: _recurrent_builder(name, recurrent_stack(kind)) for name, kind in _STACKS.items()},
+    "linear": _build_linear,
 }
 """Networks by the name the command line uses; each builder takes `(input_shape, classes, width=1.0)`."""
 

@@ -106,7 +106,7 @@ def _intervals(axis: Any, found: AgainstReference, reference: Reference, probabi
     axis.set_xticks(places, [str(found.weights.weight.values[place]) for place in order], rotation=90, fontsize=7)
     axis.set_ylabel("weight")
     axis.set_title(f"sd of the fit over {reference.method}: {found.sd_ratio:.2f}")
-    legend_below(axis, 0.12 + 0.075 * max(len(str(found.weights.weight.values[place])) for place in order))
+    legend_below(axis, 0.15 + 0.06 * max(len(str(found.weights.weight.values[place])) for place in order))
 
 
 def _tensors(found: AgainstReference) -> set[str]:

@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from bayesprune.analysis.reference.reference import Reference
+from bayesprune.analysis.reference.reference import NOISE, Reference
 from bayesprune.inference.combined import Combined, shared_out
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.fitted import Fitted
@@ -97,7 +97,8 @@ def against_reference(
     model = whole.restart(restart).model
     names = [name for name in model.priors if name in reference.mean]
     shapes = {name: reference.mean[name].shape for name in names}
-    if set(names) != set(model.priors) or any(model.priors[name].shape != shapes[name] for name in names):
+    unknown = {str(name) for name in reference.mean} - {NOISE} - {name for name, _ in model.network.named_parameters()}
+    if unknown or set(names) != set(model.priors) or any(model.priors[name].shape != shapes[name] for name in names):
         raise ValueError("the reference is of another model: its weights are not those of the fit")
     if model.data_size != reference.data_size:
         raise ValueError(f"the reference is of {reference.data_size:,} data, the fit of {model.data_size:,}")

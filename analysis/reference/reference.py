@@ -138,6 +138,7 @@ def reference(
     seed: int = 0,
     points: str = "flat",
     kl_weight: float = 1.0,
+    restart: int = 0,
 ) -> Reference:
     """The posterior of a small model, on the declaration that `fit` takes, by a method that needs no guide.
 
@@ -152,7 +153,7 @@ def reference(
     * ``"nuts"``: any declaration without gates, such as `Gaussian` beside classes, `Laplace`, `Horseshoe`.
 
     Args:
-        model: The model as it was declared. A fit stands for its model of the first restart, in the units in which it
+        model: The model as it was declared. A fit stands for the model of one of its restarts, in the units in which it
             was trained: `fit` standardises regressions whose noise is learned. The references of the two differ then.
         data: All training data `(x, y)`, tensors.
         method: One of these; default None: the first that applies.
@@ -165,6 +166,7 @@ def reference(
             ``"fixed"`` holds them at the model's values, which of a fit are those that it has found.
         kl_weight: Temperature, as of a fit with that KL weight: the likelihood counts to the power of one over it;
             default 1. Not for NUTS and the Gibbs sampler of labels.
+        restart: Of a fit, whose model, and where ``"fixed"`` holds points; default the first.
 
     Returns:
         The reference.
@@ -174,7 +176,7 @@ def reference(
             a posterior cannot be normalised, or an argument is out of range.
     """
     began = time.perf_counter()
-    fit, model = (model, model.model) if isinstance(model, Fit) else (None, model)
+    fit, model = (model, model.restart(restart).model) if isinstance(model, Fit) else (None, model)
     if not isinstance(model, BayesianNetwork):
         raise ValueError(f"a reference is of a BayesianNetwork or a fit of one, not of a {type(model).__name__}")
     if points not in POINTS:

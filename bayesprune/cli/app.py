@@ -1,4 +1,4 @@
-"""The command line: fit | show | path | search | prune | refit | predict | compare | priors | recipes | data.
+"""The command line: `bayesprune fit | show | path | search | prune | predict | ...`, each command in its own file.
 
 This module puts the commands together and says how they end; the arguments and the help of each are in its own file
 here, and its work is in `bayesprune.commands`, imported when the command runs, so that `bayesprune --help` does not
@@ -19,7 +19,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import bayesprune
-from bayesprune.cli import fit, lists, path, predict, prune, refit, search, show
+from bayesprune.cli import fit, lists, path, predict, prune, reference, refit, search, show
 from bayesprune.cli.exits import (
     INTERRUPTED,
     TERMINATED,
@@ -70,6 +70,7 @@ app.command("search", epilog=search.EXAMPLES)(search.search)
 app.command("prune", epilog=prune.EXAMPLES)(prune.prune)
 app.command("refit", epilog=refit.EXAMPLES)(refit.refit)
 app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
+app.command("reference", epilog=reference.EXAMPLES)(reference.reference)
 app.command("compare", epilog=lists.COMPARE_EXAMPLES)(lists.compare)
 app.command("priors", epilog=lists.PRIORS_EXAMPLES)(lists.priors)
 app.command("recipes", epilog=lists.RECIPES_EXAMPLES)(lists.recipes)

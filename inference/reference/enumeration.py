@@ -50,7 +50,7 @@ def check_proper(model: LinearModel) -> None:
     if flat.shape[1] and np.linalg.matrix_rank(flat) < flat.shape[1]:
         raise ValueError(
             "parameters without a prior are not identified by the data, so that there is no posterior under a flat "
-            "prior: give them a prior, or points='fixed'"
+            "prior: give them a prior, or points='fixed'; two classes have one output with Bernoulli"
         )
     if model.learns_noise:
         design, y = model.design / model.unit[:, None], (model.y - model.offset) / model.unit
@@ -173,7 +173,7 @@ def enumerated(model: LinearModel, draws: int = 2000, seed: int = 0, kl_weight: 
         noise = float((posterior.sum(0) * np.exp(2.0 * nodes)).sum())
         mean[model.flat], sd[model.flat] = _flat_moments(model, first, covariance, noise, kl_weight)
     return Chains(
-        inclusion=of_state @ states,
+        inclusion=np.clip(of_state @ states, 0.0, 1.0),
         mean=mean,
         sd=sd,
         gates=drawn[0][None],

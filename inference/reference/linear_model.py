@@ -37,6 +37,8 @@ Array = np.ndarray
 COLUMNS = 2000
 """Numbers that are learned, at most: a posterior of more is no small model's."""
 _POINTS, _AFFINE, _JOINT = 3, 1e-9, 1e-9
+_NORMALS = (dist.Normal, torch.distributions.Normal)
+_BERNOULLIS = (dist.Bernoulli, torch.distributions.Bernoulli)
 _LOG_2PI = float(np.log(2.0 * np.pi))
 
 
@@ -360,7 +362,7 @@ def _declared(prior: TensorPrior, like: Tensor) -> tuple[_Slab, Switch | None]:
     reals = [name for name in prior.sites if name not in switches]
     parents = {parent for name in prior.sites for parent in prior.hierarchy.parents.get(name, ())}
     bases = {name: found[name].base_dist for name in found}
-    if len(reals) != 1 or len(switches) > 1 or type(bases[reals[0]]) is not dist.Normal:
+    if len(reals) != 1 or len(switches) > 1 or type(bases[reals[0]]) not in _NORMALS:
         raise NotLinearError(clause)
     real, shape = reals[0], prior.shape
     own = prior.sites[real]
@@ -372,7 +374,7 @@ def _declared(prior: TensorPrior, like: Tensor) -> tuple[_Slab, Switch | None]:
     numbers = torch.zeros(shape, dtype=torch.float64)
     if switches:
         gate = switches[0]
-        if type(bases[gate]) is not dist.Bernoulli:
+        if type(bases[gate]) not in _BERNOULLIS:
             raise NotLinearError(clause)
         gate_shape = prior.sites[gate].shape
         odds = bases[gate].logits.double().expand(gate_shape).detach().numpy().copy()

@@ -68,7 +68,7 @@ def integrated(model: LinearModel, draws: int = 2000, seed: int = 0, kl_weight: 
         coefficients[np.ix_(rows, np.flatnonzero(inside))] += around @ root.T
     drawn = np.array([state for state, *_ in found], dtype=np.int8).reshape(len(found), gates)[picked]
     sd = np.sqrt(np.clip(second - mean**2, 0.0, None))
-    return Chains(inclusion, mean, sd, drawn[None], None, coefficients[None], None, None, evidence)
+    return Chains(np.clip(inclusion, 0.0, 1.0), mean, sd, drawn[None], None, coefficients[None], None, None, evidence)
 
 
 def _grid(model: LinearModel, inside: Array, kl_weight: float) -> tuple[Array, Array, float]:
@@ -76,7 +76,7 @@ def _grid(model: LinearModel, inside: Array, kl_weight: float) -> tuple[Array, A
     mode, root = _mode(model, inside, kl_weight)
     own = np.flatnonzero(inside)
     axis = np.arange(-_REACH, _REACH + _STEP / 2, _STEP)
-    units = np.array(list(itertools.product(axis, repeat=len(own)))).reshape(-1, len(own))
+    units = np.array(list(itertools.product(axis, repeat=len(own)))).reshape(len(axis) ** len(own), len(own))
     points = np.zeros((len(units), len(inside)))
     points[:, own] = mode + units @ root.T
     size = max(1, _ROWS // max(1, len(model.y)))

@@ -29,5 +29,6 @@ NETWORK_NAMES = (
     "rnn-relu-stack",
     "gru-stack",
     "lstm-stack",
+    "linear",
 )
 """Those of `bayesprune.models.ready_networks.NETWORKS`, in its order."""

@@ -46,6 +46,7 @@ READ: dict[str, list[Command]] = {
         ("predict", "pruned", *_INPUT), ("predict", "pruned", "--raw", *_INPUT),
         ("refit", "spike", "--gates", "pruned", "--epochs", "1", "--quiet", "--out", "out"),
     ],
+    "linear": [("reference", "linear", "--draws", "20", "--quiet", "--out", "out")],
     "compact": [("predict", "compact", *_INPUT), ("predict", "compact", "--raw", *_INPUT)],
     "path": [
         ("prune", "path", "--sparsity", "0.1", "--quiet", "--out", "out"),
@@ -89,7 +90,7 @@ NOT_READ = (
     "/budget.json", "search.png",
 )  # fmt: skip
 """Ends of names of files that are written for others; no command reads them."""
-ALIKE = ("halo/", "horseshoe/", "numbers/", "path/point-001")
+ALIKE = ("halo/", "horseshoe/", "numbers/", "linear/", "path/point-001")
 """Where these begin a file's name, it is of the same form as another: it gets a third of the kinds."""
 OWN_CODE = ("evil:f", "evil.py:f", "subprocess:call")
 """Code that is run where the command line itself names it."""

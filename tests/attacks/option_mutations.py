@@ -55,6 +55,7 @@ BASES: dict[str, list[tuple[str, ...]]] = {
         ("predict", "spike", "--input", "inputs.npy", "--out", "out.npz"),
         ("predict", "pruned", "--raw", "--input", "inputs.npy", "--out", "out.csv"),
     ],
+    "reference": [("reference", "linear", "--draws", "20", "--quiet", "--out", "out")],
     "compare": [("compare", "spike", "halo")],
     "priors": [("priors",)],
     "recipes": [("recipes",)],

@@ -58,6 +58,8 @@ def make_targets(folder: Path) -> None:
         _call(*fit_labels, "--prior", "horseshoe", "--out", "horseshoe")
         _call("fit", "--data", "labels.npz", *INTERRUPTED, "--out", "gates")
         _call("fit", "--data", "numbers.npz", *FIT, "--epochs", "2", "--prior", "gaussian", "--out", "numbers")
+        _call("fit", "--data", "numbers.npz", *FIT, "--network", "linear", "--epochs", "2", "--prior", "spike-and-slab",
+              "--out", "linear")  # fmt: skip
         _call("path", "--data", "labels.npz", *FIT, "--epochs", "2", "--prior", "spike-and-slab", "--knob",
               "expected_density", "--values", "0.3,0.1", "--restarts", "1", "--sparsities", "0.3,0.8",
               "--out", "path")  # fmt: skip
