@@ -91,10 +91,10 @@ def prune(
             magnitude. Ties are broken by position.
         restart: Which restart; default None: the first, of a path the one of the best validation score.
         data: Training data, or other examples for ``"optimal-brain-damage"`` and ``"deletion"`` to look at. Running
-            statistics of batch normalisation are estimated again on them for the pruned network; default None: on
-            those inputs that the fit keeps; of a loaded fit they stay those of the fit. The report says which. With the targets of at most
-            2,000 of them (default None: of as many, or 512, that a fit to tensors keeps) the report's notes say whether
-            the network is much worse than the fit; nothing is learned from them.
+            statistics of batch normalisation are estimated again on them for the pruned network; default None: on those
+            inputs that the fit keeps; of a loaded fit they stay those of the fit. The report says which. With the
+            targets of at most 2,000 of them (default None: of as many, or 512, that a fit to tensors keeps) the
+            report's notes say whether the network is much worse than the fit; nothing is learned from them.
         value: Of a path: the value of the knob.
         min_accuracy: Of a path: the least accuracy on the validation data, a fraction.
         min_score: Keep weights whose score by `criterion`, which has to be named, exceeds this: a paper's rule "log
