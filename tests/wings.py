@@ -54,7 +54,7 @@ WINGS = {
         " rules watching execution objective guides data",
         "pruning": "training fit_result restart inclusion masks rules objective guides data",
         "sparsity_path": "pruning training fit_result predictions defaults data",
-        "tuning": "sparsity_path training fit_result defaults guides data",
+        "tuning": "sparsity_path pruning training fit_result predictions defaults rules guides data",
         "search": "training guides data",
         "refitting": "pruning training fit_result restart inclusion predictions masks rules watching guides data",
         "reference": "training fit_result restart inclusion terms objective guides data",

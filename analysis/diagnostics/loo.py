@@ -62,6 +62,7 @@ class Loo:
         data_size: Number of data.
         draws: Draws of the guide.
         threshold: The k-hat above which a point counts as bad.
+        kl_weight: Of the fit; where it is not 1 the fit is tempered, and each of its points counts 1 / kl_weight times.
     """
 
     guide: LooEstimate
@@ -70,6 +71,7 @@ class Loo:
     data_size: int
     draws: int
     threshold: float
+    kl_weight: float = 1.0
 
     def __str__(self) -> str:
         head = (
@@ -77,6 +79,11 @@ class Loo:
             f"k-hat bad above {self.threshold:.2f}"
         )
         lines = [head, f"of the guide      {self.guide}"]
+        if self.kl_weight != 1.0:
+            lines.append(
+                f"tempered, KL weight {self.kl_weight:g}: the guide is left out {1.0 / self.kl_weight:g} copies of a "
+                "point, as many as it had seen; the posterior is that of the model itself"
+            )
         return "\n".join(lines + ([f"of the posterior  {self.posterior}"] if self.posterior else []))
 
 
@@ -96,6 +103,9 @@ def loo(
     are those that a network makes. With `posterior` the ratios are p(data, w) / (q(w) p(y_i | w)), which correct for
     the guide not being the posterior (Magnusson et al. 2019) and answer for the exact posterior. That works for a
     handful of parameters; for a network their k-hats are bad, and the verdict is then ``"cannot tell"``.
+
+    A tempered fit at KL weight T aims at prior x likelihood^(1/T), as if each point had been seen 1 / T times: the
+    guide is left without a point by the ratios p(y_i | w)^(-1/T), which are the harder to smooth the smaller T is.
 
     A random sample of the points stands for all, by the difference estimator (Magnusson et al. 2020): the sum over all
     points of the log density at the guide's centre, plus their number times the mean over the sampled points of what
@@ -118,12 +128,16 @@ def loo(
         The estimates.
 
     Raises:
-        ValueError: For a MAP, and with `posterior` for a guide with points; if there is no such restart, `data` are not
-            all the data, or a number is out of range.
+        ValueError: For a MAP, for a fit at KL weight 0, and with `posterior` for a guide with points; if there is no
+            such restart, `data` are not all the data, or a number is out of range.
     """
     one = fit.restart(restart)
     if one.guide.is_map:
         raise ValueError("this fit is a MAP: a point leaves no draws to weight; score it on held-out data")
+    weight = fit.settings.get("kl_weight")
+    kl_weight = 1.0 if weight is None else float(weight)
+    if kl_weight == 0.0:
+        raise ValueError("this fit has KL weight 0: it has no posterior to leave a point out of; score held-out data")
     if posterior:
         check_density(one, "posterior=True")
     size = one.model.data_size
@@ -135,8 +149,9 @@ def loo(
     count = size if points is None else min(points, size)
     rows = np.sort(rng.choice(size, count, replace=False))
     centre, likelihoods, ratios = _drawn(LogDensities(fit, restart, data), data, rows, draws, posterior)
-    estimates = [_estimate(likelihoods, ratio, centre, rows, size) for ratio in (np.zeros(draws), ratios)]
-    return Loo(estimates[0], estimates[1] if posterior else None, rows, size, draws, largest_khat(draws))
+    of_guide = _estimate(likelihoods, np.zeros(draws), centre, rows, size, 1.0 / kl_weight)
+    of_posterior = _estimate(likelihoods, ratios, centre, rows, size) if posterior else None
+    return Loo(of_guide, of_posterior, rows, size, draws, largest_khat(draws), kl_weight)
 
 
 def _drawn(
@@ -161,12 +176,17 @@ def _drawn(
     return centre, np.stack([each for each, _ in drawn]), np.array([ratio for _, ratio in drawn])
 
 
-def _estimate(likelihoods: Array, ratios: Array, centre: Array, rows: Array, size: int) -> LooEstimate:
-    """The estimate from log-likelihoods `(draws, points)` and log importance ratios of the draws."""
+def _estimate(
+    likelihoods: Array, ratios: Array, centre: Array, rows: Array, size: int, copies: float = 1.0
+) -> LooEstimate:
+    """The estimate from log-likelihoods `(draws, points)` and log importance ratios of the draws.
+
+    `copies` says how many times what was drawn from has seen each point: all of them are left out.
+    """
     draws, count = likelihoods.shape
     pointwise, khat = np.empty(count), np.empty(count)
     for point, log_density in enumerate(likelihoods.T):
-        weights, khat[point] = pareto_smoothed(ratios - log_density)
+        weights, khat[point] = pareto_smoothed(ratios - copies * log_density)
         pointwise[point] = logsumexp(weights + log_density)
     difference = pointwise - centre[rows]
     elpd = float(centre.sum() + size * difference.mean())

@@ -52,6 +52,7 @@ class ParetoKhat:
         examples: Examples behind the likelihood.
         data_size: Examples of the fit.
         has_gates: Whether there are gates, of which nothing is said.
+        kl_weight: Of the fit; where it is not 1 the guide aims at another target than the posterior.
     """
 
     blocks: tuple[BlockKhat, ...]
@@ -60,6 +61,7 @@ class ParetoKhat:
     examples: int
     data_size: int
     has_gates: bool = False
+    kl_weight: float = 1.0
 
     def __str__(self) -> str:
         width = max((len(block.name) for block in self.blocks), default=0)
@@ -71,6 +73,11 @@ class ParetoKhat:
             lines.append(
                 "gates are in no block: what the guide never draws no importance weight brings back, so that a good "
                 "k-hat is no proof of inclusion probabilities"
+            )
+        if self.kl_weight != 1.0:
+            lines.append(
+                f"the guide is tempered, KL weight {self.kl_weight:g}, and compared with the model's own posterior, "
+                "which is wider than what it aims at: fit with kl_weight=1 to judge the guide"
             )
         if self.examples < self.data_size:
             lines.append(f"the likelihood is that of {self.examples:,} of {self.data_size:,} examples, scaled")
@@ -106,7 +113,7 @@ def pareto_khat(
     probabilities are not mended by importance weights: where inputs are correlated the guide never draws the models
     that it has left out, and the k-hat of those that it draws may be good. Several restarts, `Fit.combined`, see more.
 
-    All is computed in float64 on a copy.
+    All is computed in float64 on a copy. The posterior is the model's own, at KL weight 1, whatever the fit's was.
 
     Args:
         fit: The fit.
@@ -149,7 +156,9 @@ def pareto_khat(
         khat = pareto_smoothed(values)[1] if varies[name] else math.nan
         found.append(BlockKhat(name, _entries(one, chosen.get(name)), khat, _verdict(khat, threshold)))
     has_gates = any(site.support == "boolean" for site in one.model.sites.values())
-    return ParetoKhat(tuple(found), draws, threshold, len(x), one.model.data_size, has_gates)
+    weight = fit.settings.get("kl_weight")
+    weight = 1.0 if weight is None else float(weight)
+    return ParetoKhat(tuple(found), draws, threshold, len(x), one.model.data_size, has_gates, weight)
 
 
 def _continuous(one: Restart) -> list[str]:

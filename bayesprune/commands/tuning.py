@@ -143,9 +143,10 @@ def print_tuned(summary: Mapping[str, Any]) -> None:
     if not rows:
         return
     score = next((row["score_name"] for row in rows if row["score_name"]), "score")
-    numbers = ("value", "steps", "validation nll", score, "sparsity", "seconds")
+    more = ("density", "by itself") if any(row.get("density") is not None for row in rows) else ()
+    numbers = ("value", "steps", "validation nll", score, "sparsity", *more, "seconds")
     shown = table(
-        "knob", "value", "start", "steps", "validation nll", score, "sparsity", "seconds", "", numbers=numbers
+        "knob", "value", "start", "steps", "validation nll", score, "sparsity", *more, "seconds", "", numbers=numbers
     )
     for row in rows:
         value = row["values"][row["knob"]]
@@ -154,6 +155,7 @@ def print_tuned(summary: Mapping[str, Any]) -> None:
             row["knob"], "default" if value is None else figure(value), "cold" if row["warm_from"] is None else "warm",
             str(row["steps"]), missing if row["nll"] is None else figure(row["nll"]),
             percent(row["score"]) if score == "accuracy" else figure(row["score"]), percent(row["sparsity"], 2),
+            *(percent(row[key], 2) for key in ("density", "density_before")[: len(more)]),
             f"{row['seconds']:.1f}", "chosen" if row["chosen"] else "",
         )  # fmt: skip
     stdout().print(shown)

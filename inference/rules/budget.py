@@ -13,6 +13,7 @@ from bayesprune.inference.rules.rule import ActiveRule, Change, Rule, Run, Taken
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.setting_types import checked_types
 from bayesprune.models.costs.layer_budgets import LayerBudget, counts_by_layer
+from bayesprune.models.language.knobs import Knob
 
 __all__ = ["ActiveBudget", "Budget"]
 
@@ -31,6 +32,8 @@ _UPDATES = 40
 """Fewest updates of a fit; shorter ones are looked at more often than every `every` steps."""
 _FAR = 0.25
 """From this relative distance on that the last correction had to make, a fit says so."""
+_FAR_SHIFT, _FAR_SHARE = 1.0, 0.01
+"""The same of a common shift of log odds in nats, and of what it adds to the share of undecided probabilities."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +145,9 @@ class Controller:
     def __init__(self, budget: Budget, run: Run, part: Part, ramp: tuple[float, float]) -> None:
         self.part, self._budget, self._run, self._ramp = part, budget, run, ramp
         self.at_start = {key: run.objective.model.knobs[key].value for key in part.knobs}
+        self._quicker = _quicker(part, run.final_kl_weight)
         first = next(iter(part.knobs.values()))
-        self._moved = math.log(first.begins) / (first.pace if first.more == "sparser" else -first.pace)
+        self._moved = math.log(first.begins) / self._sign(first)
         self._begun_at: float | None = None
         self._before: float | None = None
         self._slope = 0.0
@@ -185,7 +189,7 @@ class Controller:
         """All that the next update depends on; the knobs are buffers of the model."""
         return {
             "moved": self._moved, "begun_at": self._begun_at, "before": self._before, "slope": self._slope,
-            "at_start": self.at_start,
+            "at_start": self.at_start, "quicker": self._quicker,
         }  # fmt: skip
 
     def load_state_dict(self, kept: Mapping[str, Any]) -> None:
@@ -196,20 +200,35 @@ class Controller:
         """
         if set(kept["at_start"]) != set(self.at_start):
             raise ValueError(f"its budget moves {', '.join(kept['at_start'])}, not {', '.join(self.at_start)}")
-        self._moved, self._begun_at, self._before = kept["moved"], kept["begun_at"], kept["before"]
+        ratio = kept.get("quicker", 1.0) / self._quicker  # states of earlier versions moved all at one pace
+        self._moved, self._begun_at, self._before = kept["moved"] * ratio, kept["begun_at"], kept["before"]
         self._slope, self.at_start = kept["slope"], dict(kept["at_start"])
+
+    def _sign(self, knob: Knob) -> float:
+        """How far the knob's logarithm goes for one unit of `_moved`, which is positive towards sparser."""
+        return self._quicker * (knob.pace if knob.more == "sparser" else -knob.pace)
 
     def _apply(self) -> None:
         """Sets the knobs to their start times their factor; a move beyond all bounds is not remembered."""
         steps = []
         for key, knob in self.part.knobs.items():
-            sign = knob.pace if knob.more == "sparser" else -knob.pace
+            sign = self._sign(knob)
             least, most = knob.bounds
             start = self.at_start[key]
             value = min(max(start * math.exp(sign * self._moved), least), most)
             steps.append(math.log(value / start) / sign)
             self._run.objective.model.knobs[key].set(value)
         self._moved = max(steps) if self._moved >= 0.0 else min(steps)
+
+
+def _quicker(part: Part, kl_weight: float) -> float:
+    """How many times as far as at KL weight 1 prior odds are moved: what they do to log odds is multiplied by it.
+
+    Log odds of gates end at those of the prior plus what the data say, divided by the KL weight T, and on the way they
+    are drawn there by T times what is missing: a tempered fit follows the same move of the prior more slowly.
+    """
+    odds = all(knob.shift is not None and knob.more == knob.shift_to == "denser" for knob in part.knobs.values())
+    return 1.0 / kl_weight if odds and 0.0 < kl_weight < 1.0 else 1.0
 
 
 def along(ramp: tuple[float, float], share: float) -> float:
@@ -356,12 +375,39 @@ class ActiveBudget(ActiveRule):
             guide.notes += _far_layers(before, self._measure.layers, share)
             return
         off = abs(before - self._target) / self._target
+        self._note_knobs()
         if off > _FAR:
             guide.notes.append(
                 f"the budget was met by a last correction of {before / whole:.2%} to "
                 f"{reached / whole:.2%}, which the training did not follow: take more epochs, or a prior "
                 f"that is {'stronger' if before > self._target else 'weaker'} from the start"
             )
+        elif (undecided := self._landing.get("undecided")) is not None:
+            shift, (were, are) = self._landing["shift"], (undecided["before"], undecided["after"])
+            if abs(shift) > _FAR_SHIFT or are - were > _FAR_SHARE:
+                guide.notes.append(
+                    f"the budget was met by a last shift of all log odds by {shift:+.2g} nats, after which {are:.1%} "
+                    f"of the probabilities are undecided, where {were:.1%} were: take more epochs"
+                )
+
+    def _note_knobs(self) -> None:
+        """Notes a knob that has come to an end of its range: the budget asked for more than it can do."""
+        for one in self._controllers:
+            for key, knob in one.part.knobs.items():
+                (least, most), value = knob.bounds, self.run.objective.model.knobs[key].value
+                ends = {1.0: most, -1.0: least}
+                at = next((sign for sign, end in ends.items() if abs(math.log(value / end)) < 1e-3), None)
+                if at is None:
+                    continue
+                densest = (at > 0.0) == (knob.more == "denser")
+                remedy = (
+                    "the data hold fewer weights than asked for: ask for less, or take a smaller KL weight" if densest
+                    else "the weights did not follow: take more epochs, or a larger KL weight"
+                )  # fmt: skip
+                end = "densest" if densest else "sparsest"
+                self.run.objective.guide.notes.append(
+                    f"the knob {key} has come to the {end} end of its range, {value:.3g}, and {remedy}"
+                )
 
 
 def _far_layers(before: Mapping[str, int], layers: Mapping[str, int], share: bool) -> list[str]:

@@ -39,6 +39,8 @@ _BEYOND = 0.01
 _SHIFTED = {1.0: "log odds", -1.0: "thresholds, downwards"}
 _FARTHEST = 64.0
 """Largest common shift, in nats: no gate is that sure."""
+_UNDECIDED = (0.05, 0.95)
+"""A gate's probability strictly between these is undecided."""
 
 
 @torch.no_grad()
@@ -51,17 +53,18 @@ def landed(guide: Guide, count: Callable[[], float], target: int) -> dict[str, A
         target: How many are to be left.
 
     Returns:
-        How it was done (``"by"``), the count before, and the size of the change; as JSON holds it.
+        How it was done (``"by"``), the count before, and the size of the change; where log odds were shifted the share
+        of probabilities that are ``"undecided"``, strictly between 0.05 and 0.95, before and after. As JSON holds it.
     """
     before, tensors = count(), list(guide.model.priors)
     shifted, sizes = _shifted(guide, tensors), component_sizes(guide)
     if shifted:
         names = dict.fromkeys(_SHIFTED[one.sign] for one in shifted)
         by = f"a common shift of {' and '.join(names)}"
-        kept = KeptValues(guide, tensors)
+        kept, open_before = KeptValues(guide, tensors), _undecided(guide, shifted)
         (shift,) = _shift([shifted], lambda: [count()], [target])
         _keep_sizes(guide, sizes)
-        return {"by": by, "before": before, "shift": shift, **kept.restored()}
+        return {"by": by, "before": before, "shift": shift, **kept.restored(), **_both(open_before, guide, shifted)}
     return {"by": "weights between the two counts moved across", "before": before, **_across(guide, tensors, target)}
 
 
@@ -77,7 +80,8 @@ def landed_by_layer(
         targets: How many are to be left of each; other tensors stay as they are.
 
     Returns:
-        How it was done (``"by"``), the counts before by name, and the size of each change; as JSON holds it.
+        How it was done (``"by"``), the counts before by name, the size of each change, and ``"undecided"`` as `landed`
+        has it; as JSON holds it.
     """
     before, here = dict(count(guide)), [name for name in targets if name in guide.model.priors]
     own = {name: _shifted(guide, [name]) for name in here if not _is_shared(guide, name)}
@@ -85,12 +89,14 @@ def landed_by_layer(
     found: dict[str, Any] = {"by": "each tensor by itself", "before": {name: before.get(name, 0) for name in targets}}
     if own:
         kept, sizes = KeptValues(guide, list(own)), component_sizes(guide)
+        every = [one for group in own.values() for one in group]
+        open_before = _undecided(guide, every)
         shifts = _shift(
             list(own.values()), lambda: [float(count(guide)[name]) for name in own], [targets[name] for name in own]
         )
         found["shifts"] = dict(zip(own, shifts, strict=True))
         _keep_sizes(guide, sizes)
-        found |= kept.restored()
+        found |= kept.restored() | _both(open_before, guide, every)
     others = [name for name in here if name not in own]
     moved = {
         name: across_threshold(guide, name, targets[name]) if thresholded(guide.model.priors[name]) is not None
@@ -102,10 +108,11 @@ def landed_by_layer(
 
 @dataclass(frozen=True)
 class _Shifted:
-    """A view of what is shifted, and the sign by which more is left."""
+    """A view of what is shifted, the sign by which more is left, and its site."""
 
     part: Tensor
     sign: float
+    site: str
 
 
 def _shifted(guide: Guide, tensors: Iterable[str]) -> list[_Shifted]:
@@ -122,8 +129,25 @@ def _shifted(guide: Guide, tensors: Iterable[str]) -> list[_Shifted]:
         for piece in family.slices():
             if piece.site.name in signs and piece.parameter != "log_scale":
                 view = piece.of(family.get_parameter(piece.parameter).data)
-                found.append(_Shifted(view, signs[piece.site.name]))
+                found.append(_Shifted(view, signs[piece.site.name], piece.site.name))
     return found
+
+
+def _undecided(guide: Guide, shifted: Iterable[_Shifted]) -> float | None:
+    """Share of the probabilities of gates that are undecided; None where no log odds are shifted."""
+    sites, known = {one.site for one in shifted if one.sign > 0.0}, guide.log_odds()
+    log_odds = [known[site].flatten() for site in known if site in sites]
+    if not log_odds:
+        return None
+    low, high = (math.log(share / (1.0 - share)) for share in _UNDECIDED)
+    every = torch.cat(log_odds)
+    return int(((every > low) & (every < high)).sum()) / every.numel()
+
+
+def _both(before: float | None, guide: Guide, shifted: Iterable[_Shifted]) -> dict[str, dict[str, float]]:
+    """The share before a shift and after it, where there is one."""
+    after = _undecided(guide, shifted)
+    return {} if before is None or after is None else {"undecided": {"before": before, "after": after}}
 
 
 def _is_shared(guide: Guide, tensor: str) -> bool:

@@ -22,6 +22,8 @@ from bayesprune.inference.data.fingerprints import data_fingerprint, described, 
 from bayesprune.inference.defaults.knob_grid import KL_WEIGHT
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
+from bayesprune.inference.predictions.plain_scores import plain_scores
+from bayesprune.inference.pruning.prune import prune
 from bayesprune.inference.sparsity_path.continuation import fit_from
 from bayesprune.inference.training.checkpoint import CheckpointError
 from bayesprune.inference.training.fit_options import filled_in
@@ -29,16 +31,19 @@ from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.renamed_arguments import by_new_names
 from bayesprune.models.files.json_file import damaged, need, read_json, write_json
 
-__all__ = ["Trial", "Trials", "Values", "trials_kept"]
+__all__ = ["FORMS", "Trial", "Trials", "Values", "scores_of", "trials_kept"]
 
 TRIALS_FILE = "trials.json"
 _REMEDY = "begin anew in another folder"
 _FOLDS = 10
+FORMS = ("averaged", "median")
 _ROW: dict[str, Any] = {
     "number": int, "knob": str, "values": dict, "warm_from": (int, type(None)), "steps": int,
     "nll": (float, type(None)), "standard_error": (float, type(None)), "score_name": str, "score": (float, type(None)),
     "sparsity": (float, type(None)), "seconds": float, "problem": (str, type(None)),
 }  # fmt: skip
+_LATER: dict[str, Any] = {"density": (float, type(None)), "density_before": (float, type(None))}
+"""Keys that trials of earlier versions do not have."""
 
 Values = Mapping[str, float | None]
 """Values of knobs by name; None: what the model takes by itself."""
@@ -54,14 +59,17 @@ class Trial:
         values: Values of all the knobs.
         warm_from: Number of the trial that it was warm-started from; None: a cold start.
         steps: Its length.
-        nll: Of the averaged prediction on validation data, nats per example; None where it is not finite, or the fit
-            ended with a loss that was not.
+        nll: Of what is scored (the averaged prediction, or the median-probability model) on validation data, nats per
+            example; None where it is not finite, or the fit ended with a loss that was not.
         standard_error: Of `nll`, from ten folds of the validation data; None where it was not asked for.
         score_name: Name of the likelihood's first score, ``"accuracy"`` or ``"rmse"``; empty where the fit failed.
         score: That score, on validation data.
         sparsity: What the fit left out itself, a fraction of zeros.
         seconds: That it took.
         problem: Why there is no fit: its loss was not finite, or its model cannot be had; None where there is one.
+        density: Under a budget of weights, the share that is left, a fraction of 1; else None.
+        density_before: The share that the budget's controller had come to by itself, before the last correction; of a
+            budget by layer the total. None without one.
     """
 
     number: int
@@ -76,6 +84,8 @@ class Trial:
     sparsity: float | None
     seconds: float
     problem: str | None = None
+    density: float | None = None
+    density_before: float | None = None
 
     @property
     def is_finite(self) -> bool:
@@ -101,6 +111,8 @@ class Trials:
         how: Further arguments of `fit`, the KL weight aside.
         folder: Where trials are kept; None: nowhere.
         asked: What tells this search from another one, which is refused; JSON must hold it.
+        form: What is scored: ``"averaged"`` (default), the prediction averaged over draws, or ``"median"``, the network
+            of the median-probability model at its means.
 
     Attributes:
         rows: The trials so far.
@@ -120,9 +132,11 @@ class Trials:
         how: Mapping[str, Any],
         folder: Path | None,
         asked: Mapping[str, Any],
+        form: str = "averaged",
     ) -> None:
         self.model_at, self.data, self.validation, self.how = model_at, data, validation, dict(how)
         self.lengths, self.with_errors, self.folder = (first_steps, steps), with_errors, folder
+        self.form = form
         self.rows: list[Trial] = []
         self._fits: dict[int, Fit] = {}
         self._asked = {
@@ -181,15 +195,17 @@ class Trials:
         number, began = len(self.rows), time.perf_counter()
         loss, name, score, error, sparsity, problem = math.nan, "", math.nan, None, None, None
         found = dict(values)
+        density: tuple[float | None, float | None] = (None, None)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # of values that are only tried
                 fit = self._fit(number, values, before)
-            scores = fit.score(*self.validation)
+            scores = self._scores(fit)
             loss, name = scores["nll"], next(iter(scores))
             score, sparsity = scores[name], fit.summary()["sparsity"]
             if KL_WEIGHT in found:  # the default of `fit`, where it was left to it
                 found[KL_WEIGHT] = float(fit.settings[KL_WEIGHT])
+            density = _densities(fit)
             if self.with_errors:
                 error = _finite(self._standard_error(fit))
         except NonFiniteLossError as reason:
@@ -200,18 +216,26 @@ class Trials:
             problem = str(reason)
         return Trial(
             number, knob, found, None if before is None else before.number, self.lengths[before is not None],
-            _finite(loss), error, name, _finite(score), sparsity, time.perf_counter() - began, problem,
+            _finite(loss), error, name, _finite(score), sparsity, time.perf_counter() - began, problem, *density,
         )  # fmt: skip
+
+    def _scores(self, fit: Fit, rows: slice = slice(None)) -> dict[str, float]:
+        """Scores on validation data, or on some rows of them."""
+        x, y = (part[rows] for part in self.validation)
+        return scores_of(fit, self.form, x, y)
 
     def _standard_error(self, fit: Fit) -> float:
         """Of the mean of the nll over examples, from the means of folds: the prediction is the same for all of them."""
-        x, y = self.validation
-        folds = min(_FOLDS, len(x))
+        folds = min(_FOLDS, len(self.validation[0]))
         if folds < 2:
             return 0.0
-        means = [fit.negative_log_likelihood(x[fold::folds], y[fold::folds]) for fold in range(folds)]
+        means = [self._nll(fit, slice(fold, None, folds)) for fold in range(folds)]
         middle = sum(means) / folds
         return math.sqrt(sum((mean - middle) ** 2 for mean in means) / (folds - 1) / folds)
+
+    def _nll(self, fit: Fit, rows: slice) -> float:
+        x, y = (part[rows] for part in self.validation)
+        return fit.negative_log_likelihood(x, y) if self.form == "averaged" else self._scores(fit, rows)["nll"]
 
     def _keep(self, trial: Trial) -> None:
         if self.folder is None:
@@ -238,16 +262,43 @@ class Trials:
                     f"{folder} keeps trials with {name} {before.get(name)}, but now it is {asked.get(name)}: "
                     f"call it with the arguments of then to go on, or {_REMEDY}"
                 )
-        rows = []
-        for number, row in enumerate(found["trials"]):
-            if not isinstance(row, dict) or set(row) != set(_ROW):
+        rows, kept = [], list[dict[str, Any]](found["trials"])
+        for number, row in enumerate(kept):
+            if not isinstance(row, dict) or set(row) - set(_LATER) != set(_ROW):
                 raise damaged(file, "its trials have other keys", _REMEDY)
-            need(file, row, _ROW, _REMEDY)
+            row = {**dict.fromkeys(_LATER), **row}
+            need(file, row, {**_ROW, **_LATER}, _REMEDY)
             is_before = row["warm_from"] is None or 0 <= row["warm_from"] < number
             if row["number"] != number or not is_before:
                 raise damaged(file, "its trials are in another order", _REMEDY)
             rows.append(Trial(**row))
         return rows
+
+
+def scores_of(fit: Fit, form: str, x: Tensor, y: Tensor, restart: int | None = None) -> dict[str, float]:
+    """Scores of one form of a fit: those of the likelihood first, and nll in nats per example.
+
+    Args:
+        fit: The fit.
+        form: ``"averaged"`` or ``"median"``, as for `Trials`.
+        x: Inputs, `(n, ...)`.
+        y: Targets.
+        restart: Which restart; default None: all of them averaged, of the median-probability model the first.
+    """
+    if form == "averaged":
+        return fit.score(x, y) if restart is None else fit.score(x, y, restart=restart)
+    pruned = prune(fit, min_inclusion=0.5, restart=restart or 0)
+    return plain_scores(pruned.network, pruned.likelihood, x, y)
+
+
+def _densities(fit: Fit) -> tuple[float | None, float | None]:
+    """What a budget of weights has left, and had before its last correction; None without one."""
+    for said in fit.settings.get("budget") or ():
+        if said["kind"] == "density":
+            before = said["landing"].get("before", said["reached_count"])
+            before = sum(before.values()) if isinstance(before, Mapping) else before
+            return float(said["reached"]), float(before / said["whole"])
+    return None, None
 
 
 def trials_kept(folder: Path) -> int:

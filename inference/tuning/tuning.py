@@ -3,7 +3,8 @@
 Knobs are searched one after the other, each with the values found so far of the others. The fits of one knob go from
 dense to sparse, each warm-started from the one before (`sparsity_path` does the same). A warm start can hide that a
 prior would prune everything away from a cold one, so what is chosen has been fitted from a cold start, as long as the
-start itself, and scored better.
+start itself, and scored better. Under a budget every fit is to end at one density: none is denser than another, a warm
+one would begin where its ramp is to end, and all start cold.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ from bayesprune.inference.data.fingerprints import model_fingerprint
 from bayesprune.inference.defaults.knob_grid import BY_DATA_SIZE, KL_WEIGHT, around, from_dense_to_sparse, given_knobs
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
+from bayesprune.inference.rules.budget import Budget
 from bayesprune.inference.training.fit import fit
-from bayesprune.inference.tuning.trials import Trial, Trials, Values
+from bayesprune.inference.tuning.trials import FORMS, Trial, Trials, Values, scores_of
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.given_numbers import whole_number
 from bayesprune.models.checks.renamed_arguments import takes_old_names
+from bayesprune.models.costs.layer_budgets import LayerBudget
 from bayesprune.models.files.places import expanded
+from bayesprune.models.language.tensor_prior import TensorPrior
 
 __all__ = ["FIRST_STEPS", "RULES", "STEPS", "Tuned", "tune"]
 
@@ -53,6 +57,7 @@ class Tuned:
         notes: Sentences worth telling the user.
         fit_at: Makes the full fit at values of the knobs, given further arguments of `bayesprune.fit`.
         validation: The validation data.
+        form: What was scored on them: ``"averaged"`` or ``"median"``.
     """
 
     values: dict[str, float | None]
@@ -62,6 +67,7 @@ class Tuned:
     notes: tuple[str, ...]
     fit_at: Callable[..., Fit] = field(repr=False, compare=False)
     validation: tuple[Tensor, Tensor] = field(repr=False, compare=False)
+    form: str = "averaged"
 
     @takes_old_names
     def fit(self, **how: Any) -> Fit:
@@ -117,19 +123,22 @@ class Tuned:
             fitted = fit_at(values)
         except NonFiniteLossError:
             return None, math.inf
-        found = [fitted.score(*self.validation, restart=number)["nll"] for number in range(len(fitted.restarts))]
+        x, y = self.validation
+        found = [scores_of(fitted, self.form, x, y, number)["nll"] for number in range(len(fitted.restarts))]
         loss = sum(found) / len(found)
         return fitted, loss if math.isfinite(loss) else math.inf
 
     def __str__(self) -> str:
         head = f"{'knob':<18} {'value':>10} {'start':>6} {'nll':>9} {'score':>9} {'sparsity':>9} {'seconds':>8}"
-        lines = [head]
+        is_budgeted = any(trial.density is not None for trial in self.trials)
+        lines = [head + (f" {'density':>9} {'by itself':>9}" if is_budgeted else "")]
         for trial in self.trials:
             value = trial.values[trial.knob]
             cells = (
                 f"{trial.knob:<18}", f"{'default' if value is None else f'{value:.4g}':>10}",
                 f"{'cold' if trial.warm_from is None else 'warm':>6}", f"{_figure(trial.nll):>9}",
                 f"{_figure(trial.score):>9}", f"{_figure(trial.sparsity):>9}", f"{trial.seconds:>8.1f}",
+                *((f"{_figure(trial.density):>9}", f"{_figure(trial.density_before):>9}") if is_budgeted else ()),
             )  # fmt: skip
             lines.append(" ".join(cells) + ("  chosen" if trial is self.chosen else ""))
         return "\n".join([*lines, *self.notes])
@@ -147,6 +156,8 @@ def tune(
     first_steps: int = FIRST_STEPS,
     steps: int = STEPS,
     folder: str | Path | None = None,
+    density: float | int | LayerBudget | Mapping[str, float] | None = None,
+    form: str = "averaged",
     **how: Any,
 ) -> Tuned:
     """Chooses values of knobs on validation data, by a few short fits; `Tuned.fit` is the full one.
@@ -166,9 +177,14 @@ def tune(
             sparsest value (the last in order) that is within one standard error of the best. Of both only what
             is finite and better than the start is chosen.
         first_steps: Length of a cold start; default 800.
-        steps: Length of a warm one; default 200. With gates of units all starts are cold.
+        steps: Length of a warm one; default 200. With gates of units, and under a budget, all starts are cold.
         folder: Where trials are kept: the same call goes on after the last finished one, with the same numbers.
             Default None: nowhere.
+        density: What all fits are to end at, the trials and the full one, as `Budget` takes it: a share of the weights
+            in (0, 1), their number, or one by layer; the same as ``rules=[Budget(density=...)]``. Default None: what
+            the prior leaves.
+        form: What is scored on validation data: ``"averaged"`` (default), the prediction averaged over draws, or
+            ``"median"``, the network of the median-probability model at its means, for priors with gates.
         **how: Further arguments of `fit`, for the trials and for `Tuned.fit`: ``guide``, ``kl_weight``, ``seed``, ...
             Callbacks and stopping rules do not watch trials.
 
@@ -183,6 +199,8 @@ def tune(
         raise ValueError("tuning chooses on validation data, and there are none: give validation=(x, y)")
     if rule not in RULES:
         raise ValueError(f"rule {rule!r} is unknown: expected one of {', '.join(RULES)}")
+    if form not in FORMS:
+        raise ValueError(f"form {form!r} is unknown: expected one of {', '.join(FORMS)}")
     if wrong := [name for name in _OURS if name in how]:
         raise ValueError(f"{wrong[0]}= is set by the trials themselves: leave it out, and give it to Tuned.fit")
     first_steps, steps = whole_number("first_steps", first_steps), whole_number("steps", steps)
@@ -191,6 +209,12 @@ def tune(
     begin = _start(make, grids, dict(start or {}), how.get(KL_WEIGHT))
     made: ModelAt = make if make is not None else lambda: model_at  # type: ignore[assignment, return-value]
     first = made(**_of_prior(begin))
+    how = _under_budget(first, density, how)
+    if form == "median" and not any(_has_gate(prior) for prior in first.priors.values()):
+        raise ValueError(
+            "form='median' scores the median-probability model, but no prior of this model has gates: leave it out, or "
+            "take SpikeAndSlab()"
+        )
     for knob in BY_DATA_SIZE:
         if knob in grids and begin[knob] is None:
             begin[knob] = first.way_defaults.get(knob)
@@ -198,19 +222,41 @@ def tune(
     skipped = {"callbacks", "stop", *([KL_WEIGHT] if KL_WEIGHT in grids else [])}
     short = {name: value for name, value in how.items() if name not in skipped}
     asked = {"model": model_fingerprint(first), "start": begin, "values": values, "rule": rule}
+    asked |= {} if form == "averaged" else {"form": form}  # folders of earlier versions do not say it
     place = None if folder is None else expanded(folder)
-    trials = Trials(made, data, validation, first_steps, steps, rule != "best", short, place, asked)
+    trials = Trials(made, data, validation, first_steps, steps, rule != "best", short, place, asked, form)
+    goes_on = not first.closes_units and not _budgets(how)
     before = incumbent = trials.run(next(iter(grids)), begin)
     for knob, grid in grids.items():
         path, is_ordered = from_dense_to_sparse(knob, values[knob], grid is not None)
-        incumbent = _search(trials, knob, path, incumbent, is_ordered and not first.closes_units, rule)
+        incumbent = _search(trials, knob, path, incumbent, is_ordered and goes_on, rule)
 
     def full(at: Values, **more: Any) -> Fit:
         weight = {} if at.get(KL_WEIGHT) is None else {KL_WEIGHT: at[KL_WEIGHT]}
         return fit(made(**_of_prior(at)), data, **{**how, **weight, "validation": validation, **more})
 
     tried = tuple(trials.rows)
-    return Tuned(dict(incumbent.values), before, incumbent, tried, _notes(before, incumbent), full, validation)
+    return Tuned(dict(incumbent.values), before, incumbent, tried, _notes(before, incumbent), full, validation, form)
+
+
+def _budgets(how: Mapping[str, Any]) -> list[Budget]:
+    return [rule for rule in how.get("rules") or () if isinstance(rule, Budget)]
+
+
+def _under_budget(model: BayesianNetwork, density: Any, how: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `fit` with a budget among the rules, refused before anything is fitted where it cannot be met."""
+    if density is not None:
+        if _budgets(how):
+            raise ValueError("density= is a Budget of its own, and rules= has one already: give one of the two")
+        how = {**how, "rules": [*(how.get("rules") or ()), Budget(density=density)]}
+    for budget in _budgets(how):
+        budget.check(model, {})
+    return how
+
+
+def _has_gate(prior: TensorPrior) -> bool:
+    event = prior.hierarchy.included
+    return event is not None and event.gate is not None
 
 
 def _search(trials: Trials, knob: str, path: Sequence[float], incumbent: Trial, is_warm: bool, rule: str) -> Trial:

@@ -36,6 +36,31 @@ def test_where_the_guide_is_the_posterior_it_is_the_exact_leave_one_out():
     assert inside.sum() - exact.sum() > 2
 
 
+@pytest.mark.parametrize("kl_weight", [0.3, 3.0])
+def test_a_tempered_guide_is_left_without_all_the_copies_of_a_point_that_it_has_seen(kl_weight):
+    """A likelihood to the power 1 / T is one whose noise variance is T times as large, but for what y is scored by."""
+    x, y = ORTHOGONAL.x, ORTHOGONAL.y
+    precision = np.eye(3) + x.T @ x / kl_weight
+    mean, sd = np.linalg.solve(precision, x.T @ y / kl_weight), np.diag(precision) ** -0.5
+    exact = []
+    for point in range(len(y)):
+        kept = np.arange(len(y)) != point
+        other = np.eye(3) + x[kept].T @ x[kept] / kl_weight
+        error = y[point] - x[point] @ np.linalg.solve(other, x[kept].T @ y[kept] / kl_weight)
+        variance = 1.0 + x[point] @ np.linalg.solve(other, x[point])
+        exact.append(-0.5 * np.log(2 * np.pi * variance) - 0.5 * error**2 / variance)
+    fit = fit_with_guide(ORTHOGONAL, sd=sd, mean=mean)
+    plain = bp.loo(fit, data_of(ORTHOGONAL), points=None)
+    fit.settings["kl_weight"] = kl_weight
+    tempered = bp.loo(fit, data_of(ORTHOGONAL), points=None)
+    assert tempered.guide.elpd == pytest.approx(sum(exact), abs=0.25)
+    assert abs(plain.guide.elpd - sum(exact)) > 0.6  # control: one copy left out, of which it has seen 1 / T
+    assert f"tempered, KL weight {kl_weight:g}" in str(tempered) and "tempered" not in str(plain)
+    fit.settings["kl_weight"] = 0.0
+    with pytest.raises(ValueError, match="this fit has KL weight 0"):
+        bp.loo(fit, data_of(ORTHOGONAL))
+
+
 def test_importance_weights_correct_for_a_guide_that_is_not_the_posterior():
     exact = CORRELATED.leave_one_out().sum()
     both = found(CORRELATED, posterior=True)
@@ -95,7 +120,7 @@ def test_few_draws_constant_draws_and_bad_tails_cannot_tell(gaussian, digits):
     network = bp.loo(gaussian, digits["train"], draws=100, points=30, posterior=True)
     assert network.posterior.verdict == "cannot tell"
     assert network.posterior.bad > 0.9
-    assert str(network).count("\n") == 2
+    assert str(network).count("\n") == 3 and "tempered, KL weight 0.1" in str(network)
     assert "of the posterior  cannot tell: elpd" in str(network)
 
 

@@ -100,6 +100,19 @@ def test_a_knob_that_set_gives_starts_there(arguments, command, tmp_path):
     assert {row["values"]["expected_density"] for row in rows} == {0.0411, 0.114, 0.3, 0.563, 0.811}
 
 
+def test_with_a_budget_every_trial_and_the_run_end_at_its_density(arguments, command, tmp_path):
+    given = [part for part in arguments(tmp_path / "run", tune="kl_weight=1,0.1", epochs=2) if part != "--quiet"]
+    code, printed, _ = command(*given, "--kl-weight", 1, "--budget", "density=0.1")
+    found = read_summary(tmp_path / "run")
+    assert code == 0 and "by itself" in printed
+    assert [row["warm_from"] for row in found["tuned"]] == [None, None]
+    whole = found["weights"]
+    for row in found["tuned"]:
+        assert round(row["density"] * whole) == round(0.1 * whole) and row["density_before"] > 0.0
+    assert found["nonzero"] == round(0.1 * whole)
+    assert command("show", tmp_path / "run")[0] == 0
+
+
 # -- going on ------------------------------------------------------------------------------------------------
 
 

@@ -54,7 +54,8 @@ PRIORS = {
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "halo" else pytest.mark.slow) for n in PRIORS])
 def test_a_ready_prior_ends_at_the_density_asked_for(name):
     prior, asked = PRIORS[name]
-    fit = bp.fit(digits(prior), (X, Y), rules=[Budget(density=asked)])
+    # Hard concrete gates are still open when a tempered fit of this length ends: their log odds have moved too little.
+    fit = bp.fit(digits(prior), (X, Y), rules=[Budget(density=asked)], kl_weight=1.0 if name == "l0" else None)
     (said,) = fit.settings["budget"]
     assert abs(share_left(fit) - asked) <= within(asked) and said["reached"] == pytest.approx(share_left(fit))
     assert said["landing"]["before"] / said["whole"] == pytest.approx(asked, rel=0.5)  # the controller was near
@@ -113,6 +114,66 @@ def test_landing_shifts_all_log_odds_alike():
     expected = -float(before.double().quantile(0.9))
     assert said["shift"] == pytest.approx(expected, abs=1e-3)
     assert said["shift"] == pytest.approx(float(shift.mean()), abs=1e-5)
+    for when, log_odds in (("before", before), ("after", logit.detach())):  # a quarter is not the same before and after
+        probability = 1 / (1 + np.exp(-log_odds.double().numpy()))
+        assert said["undecided"][when] == pytest.approx(((probability > 0.05) & (probability < 0.95)).mean(), abs=1e-9)
+    assert said["undecided"]["before"] != said["undecided"]["after"]
+
+
+def landed_by(moved, knob=None, density=0.1):
+    """Notes and report of a budget met at once by a guide whose log odds are so far off; its knob is set to that."""
+    model = digits(bp.SpikeAndSlab())
+    run = Plant()
+    run.objective = copy.copy(run)
+    run.objective.model, run.objective.guide = model, Guide(model)
+    active = Budget(density=density).begin(run)
+    if knob is not None:
+        model.knobs["odds"].set(knob)
+    (family,) = run.objective.guide.families
+    with torch.no_grad():
+        family.logit.normal_(0.0, 16.0, generator=torch.Generator().manual_seed(1))
+        family.logit += moved - family.logit.quantile(1.0 - density)
+    active.end()
+    return list(run.objective.guide.notes), active.report()
+
+
+def test_a_landing_that_moved_log_odds_more_than_a_little_is_noted():
+    notes, said = landed_by(0.0)
+    assert notes == [] and abs(said["landing"]["shift"]) < 0.1  # control
+    notes, said = landed_by(1.5)
+    assert "a last shift of all log odds by -1.5 nats" in notes[0] and "take more epochs" in notes[0]
+    assert f"{said['landing']['undecided']['after']:.1%} of the probabilities are undecided" in notes[0]
+
+
+def test_a_knob_that_came_to_an_end_of_its_range_is_noted():
+    assert landed_by(0.0, knob=0.01)[0] == []  # control
+    (note,) = landed_by(0.0, knob=9.0)[0]  # even odds
+    assert "*.weight.odds has come to the densest end of its range, 9, and the data hold fewer weights" in note
+    (note,) = landed_by(0.0, knob=1e-30)[0]
+    assert "the sparsest end of its range, 1e-30, and the weights did not follow: take more epochs" in note
+
+
+@pytest.mark.parametrize(("kl_weight", "times"), [(1.0, 1.0), (0.1, 10.0), (3.0, 1.0)])
+def test_prior_odds_are_moved_further_in_a_tempered_fit(kl_weight, times):
+    """The move of the logarithm at one error; prices are moved alike at every KL weight."""
+    moves = {}
+    for name, prior in {"odds": bp.SpikeAndSlab(), "kappa": bp.HALO()}.items():
+        model = digits(prior)
+        run = Plant()
+        run.final_kl_weight, run.objective = kl_weight, copy.copy(run)
+        run.objective.model, run.objective.guide = model, Guide(model, None if name == "odds" else "map")
+        (controller,) = Budget(density=0.02).begin(run)._controllers
+        controller.steer(0.3, 0.9 * controller.part.whole, 0.01, 25)
+        controller.steer(0.5, 0.9 * controller.part.whole, 0.01, 25)
+        moves[name] = math.log(model.knobs[name].factor)
+        before = model.knobs[name].value
+        kept = controller.state_dict()
+        (again,) = Budget(density=0.02).begin(run)._controllers
+        earlier = {key: value for key, value in kept.items() if key != "quicker"}
+        again.load_state_dict({**earlier, "moved": kept["moved"] * (times if name == "odds" else 1.0)})
+        again._apply()  # a state of an earlier version, which moved all at one pace, goes on from its knob
+        assert model.knobs[name].value == pytest.approx(before, rel=1e-6)
+    assert moves["odds"] == pytest.approx(-8.0 * times * moves["kappa"], rel=1e-5) and moves["kappa"] > 0.0
 
 
 @pytest.mark.parametrize("target", [300, 900])
@@ -157,7 +218,7 @@ def test_what_is_counted_is_each_prior_s_own_rule():
 class Plant:
     """A run of a model whose weights follow the knob at once, but for a delay."""
 
-    step, epoch, steps, restart = 0, 0, 2500, 0
+    step, epoch, steps, restart, final_kl_weight = 0, 0, 2500, 0, 1.0
 
 
 @pytest.mark.parametrize("steps", [2500, 5000])

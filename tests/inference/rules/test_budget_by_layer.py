@@ -80,7 +80,7 @@ def test_the_threshold_of_all_is_not_moved_for_one():
 class Plant:
     """A run of a model whose weights follow their knobs at once, but for a delay."""
 
-    step, epoch, steps, restart = 0, 0, 2500, 0
+    step, epoch, steps, restart, final_kl_weight = 0, 0, 2500, 0, 1.0
 
 
 def settled(patterns, budget):
