@@ -132,6 +132,8 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         undecided = f"{percent(found['undecided'], 2)} of the probabilities lie in (0.05, 0.95)"
         lines.append(("inclusion", f"median-probability sparsity {median} ({', '.join(found['kinds'])}); {undecided}"))
     lines += [("budget", budget_line(one)) for one in (found.get("budget") or [])[:1]]
+    if found.get("refit"):
+        lines.append(("given", f"{found['refit'][0]['gates']}: {found['refit'][0]['kept']:,} weights"))
     if found.get("recipe"):
         lines.append(("recipe", _with_settings(found["recipe"], found["recipe_settings"])))
     lines += [("masks", masks_line(one)) for one in (found.get("masks") or [])[:1]]

@@ -64,6 +64,9 @@ def prune(
 ) -> PruneResult:
     """Prunes a fit to a plain network with zeros in place; nothing is fine-tuned.
 
+    `finetune` trains the network on, as one network; ``refit(fit, data, result)`` the posterior of the weights that it
+    keeps.
+
     Without a rule it is the network as the fit leaves it, for fits that have zeros by themselves: by masks (sparse
     training), atoms or closed units. Nothing is ranked then.
 

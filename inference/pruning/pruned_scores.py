@@ -110,10 +110,11 @@ def loss_by_pruning(
     if not _is_much_worse(measure, before, pruned[measure], len(x)):
         return None
     shown = [_shown(measure, scores[measure]) for scores in (averaged, centre, pruned)]
-    remedy = "finetune the result, or fit again with another setting of the prior"
+    keeps = "" if fit.restarts[restart].guide.is_map else "refit the fit with these masks, "
+    remedy = f"{keeps}finetune the result, or fit again with another setting of the prior"
     for words, value, score in _tried(alternatives, measure, likelihood, x, y):
         if not _is_much_worse(measure, before, score, len(x)):
-            remedy = f"take {words.format(f'{value:g}')} ({_shown(measure, score)}), or finetune the result"
+            remedy = f"take {words.format(f'{value:g}')} ({_shown(measure, score)}), {keeps}or finetune the result"
             break
     return (
         f"pruning by {rule} took the {measure} on {len(x):,} training examples from {shown[0]} (averaged prediction; "

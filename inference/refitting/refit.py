@@ -14,6 +14,7 @@ from bayesprune.inference.pruning.report import PruneResult
 from bayesprune.inference.pruning.what_is_pruned import refuse_what_is_no_fit
 from bayesprune.inference.refitting.asked_gates import MEDIAN, asked_gates
 from bayesprune.inference.refitting.fixed_gates import FixedGates
+from bayesprune.inference.samplers.langevin import SAMPLERS
 from bayesprune.inference.training.fit import fit as fit_model
 from bayesprune.inference.training.fit_options import FitKeywords, FitOptions, options_of, with_options
 from bayesprune.inference.watching.callbacks import Callback, FitState
@@ -120,8 +121,8 @@ def _options(fit: Fit, options: FitOptions | None, more: FitKeywords) -> FitOpti
         if name in known and (value := fit.settings.get(name)) is not None and value != "custom"
     }
     own |= {"kl_warmup": 0.0}
-    if more.get("optimizer") is not None:  # a rate and a schedule go with their optimizer
-        own = {name: value for name, value in own.items() if name not in ("learning_rate", "schedule")}
+    if more.get("optimizer") is not None or own.get("optimizer") in SAMPLERS:  # its rate and schedule go with it
+        own = {name: value for name, value in own.items() if name not in ("optimizer", "learning_rate", "schedule")}
     found = {**own, **more}
     if found.get("epochs") is None and found.get("steps") is None:
         found["steps"] = max(LEAST_STEPS, round(SHARE * (fit.settings.get("steps") or 0)))

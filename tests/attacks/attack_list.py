@@ -32,6 +32,7 @@ READ: dict[str, list[Command]] = {
     "spike": [
         ("show", "spike"), ("prune", "spike", *_PRUNE), ("predict", "spike", *_INPUT), ("compare", "spike"),
         ("predict", "spike", "--raw", *_INPUT), ("python", "load_fit"),
+        ("refit", "spike", "--gates", "0.4", "--epochs", "1", "--quiet", "--out", "out"),
     ],
     "gates": [
         ("show", "gates"), ("prune", "gates", "--min-inclusion", "0.5", "--quiet", "--out", "out"),
@@ -41,7 +42,10 @@ READ: dict[str, list[Command]] = {
     "halo": [("show", "halo"), ("compare", "halo", "spike"), ("predict", "halo", "--restart", "1", *_INPUT)],
     "horseshoe": [("show", "horseshoe"), ("prune", "horseshoe", *_PRUNE)],
     "numbers": [("show", "numbers"), ("predict", "numbers", "--raw", *_INPUT)],
-    "pruned": [("predict", "pruned", *_INPUT), ("predict", "pruned", "--raw", *_INPUT)],
+    "pruned": [
+        ("predict", "pruned", *_INPUT), ("predict", "pruned", "--raw", *_INPUT),
+        ("refit", "spike", "--gates", "pruned", "--epochs", "1", "--quiet", "--out", "out"),
+    ],
     "compact": [("predict", "compact", *_INPUT), ("predict", "compact", "--raw", *_INPUT)],
     "path": [
         ("prune", "path", "--sparsity", "0.1", "--quiet", "--out", "out"),
@@ -81,8 +85,8 @@ QUOTAS = {
 """How many values are replaced in a JSON file; 30 in one that is not named."""
 QUOTA = 30
 NOT_READ = (
-    "arviz.nc", "front.png", "network.py", "masks.safetensors", "compact/weights.safetensors", "/lock", "/budget.json",
-    "search.png",
+    "arviz.nc", "front.png", "network.py", "compact/masks.safetensors", "compact/weights.safetensors", "/lock",
+    "/budget.json", "search.png",
 )  # fmt: skip
 """Ends of names of files that are written for others; no command reads them."""
 ALIKE = ("halo/", "horseshoe/", "numbers/", "path/point-001")
@@ -330,10 +334,12 @@ def _wrong_binaries(targets: Path) -> Iterator[Attack]:
 
 
 def _reading(file: str, commands: list[Command], number: int) -> Command:
-    """A command that reads this file: `compare` reads summaries only, and a state of training the fit that goes on."""
+    """A command that reads this file: `compare` only summaries, a state of training the fit that goes on."""
     fitting = [command for command in commands if command[0] != "compare" or file.endswith("summary.json")]
     if "/state/" in file:
         fitting = [command for command in commands if command[0] == "fit"]
+    if file.startswith("pruned/"):  # a refit reads masks, and all others weights
+        fitting = [command for command in commands if (command[0] == "refit") == file.endswith("masks.safetensors")]
     return fitting[number % len(fitting)]
 
 

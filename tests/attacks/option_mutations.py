@@ -47,6 +47,10 @@ BASES: dict[str, list[tuple[str, ...]]] = {
         ("prune", "path", "--sparsity", "0.1", "--quiet", "--out", "out"),
         ("prune", "spike", "--sparsity", "0.5", "--compact", "--quiet", "--out", "out"),
     ],
+    "refit": [
+        ("refit", "spike", "--epochs", "1", "--quiet", "--out", "out"),
+        ("refit", "spike", "--gates", "pruned", "--epochs", "1", "--quiet", "--out", "out"),
+    ],
     "predict": [
         ("predict", "spike", "--input", "inputs.npy", "--out", "out.npz"),
         ("predict", "pruned", "--raw", "--input", "inputs.npy", "--out", "out.csv"),
