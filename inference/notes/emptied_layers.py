@@ -8,11 +8,12 @@ from dataclasses import dataclass, fields, replace
 import torch
 
 from bayesprune.inference.fitted import Fitted
+from bayesprune.inference.guides.starting_values import starting_values
 from bayesprune.inference.inclusion.weight_inclusion import unit_inclusion
 from bayesprune.inference.watching.pruning_trace import inclusion_record
 from bayesprune.models.checks.listed_names import listed
 
-__all__ = ["EmptiedLayers", "collapsed_layers", "emptied_layers"]
+__all__ = ["EmptiedLayers", "collapsed_layers", "emptied_layers", "fallen_scales"]
 
 NEGLIGIBLE = 1e-3
 """Weights whose root mean square is below this share of He's scale, sqrt(2 / fan_in), are none."""
@@ -20,6 +21,8 @@ NATS = 1.0
 """What the means of a layer may have cost against its prior at most, in nats of all the data, for it to be at it."""
 SHARE = 0.05
 """Largest mean square of the means, as a share of the posterior variances, of a layer that is at its prior."""
+FALLEN = 0.25
+"""Share of where it started below which a scale that is learned beside gates has fallen."""
 DRAWS = 16
 """Draws of the weights from which their standard deviations are taken."""
 
@@ -112,6 +115,34 @@ def emptied_layers(fit: Fitted, collapsed: list[str]) -> EmptiedLayers:
             if share < SHARE and 0.5 * share * centre[name].numel() < NATS:
                 at_prior.append(name)
     return EmptiedLayers((), tuple(gone), tuple(excluded), tuple(at_prior))
+
+
+@torch.no_grad()
+def fallen_scales(fit: Fitted, tensors: Collection[str]) -> str:
+    """Which scales that are learned beside gates have fallen with their layers, in words; "" for none.
+
+    A slab's sd, or an inclusion probability, that is learned by few data follows the gates down: what they lose costs
+    their prior nothing, and is noise less for the data. It is the trap of empirical Bayes.
+
+    Args:
+        fit: The fit; its first restart is looked at.
+        tensors: Names of the layers that are lost.
+    """
+    one = fit.restarts[0]
+    means, found = one.guide.means(), []
+    for name in tensors:
+        prior = one.model.priors.get(name)
+        if prior is None or prior.hierarchy.included is None or not prior.hierarchy.included.is_exact:
+            continue
+        starts, _ = starting_values(prior, one.model.starting_weights(name), {})
+        for latent, site in prior.sites.items():
+            if site.support in ("positive", "unit"):
+                share = float((means[site.name] / starts[latent].to(means[site.name])).median())
+                if share < FALLEN:
+                    found.append(f"{site.name} to {share:.2g} of where it started")
+    if not found:
+        return ""
+    return f"; the scales that were learned went with them, {listed(found)}: fix them, or learn them by 'normal'"
 
 
 def _closed_sets(fit: Fitted) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from bayesprune.inference.data.against_constant import CONSTANT
 from bayesprune.inference.fitted import Fitted
 from bayesprune.inference.inclusion.inclusion_notes import inclusion_notes
 from bayesprune.inference.notes.course import Course, course_of
-from bayesprune.inference.notes.emptied_layers import EmptiedLayers, collapsed_layers, emptied_layers
+from bayesprune.inference.notes.emptied_layers import EmptiedLayers, collapsed_layers, emptied_layers, fallen_scales
 from bayesprune.inference.notes.mask_notes import mask_notes
 from bayesprune.inference.notes.remedies import Remedies
 from bayesprune.inference.rules.gate_noise import NOISY
@@ -92,7 +92,7 @@ def findings(fit: Fitted) -> list[str]:
     untold = layers.without(_told(fit))
     found = [
         *masked,
-        f"{untold}: {facts.remedies.about(untold.tensors).less_prior()}"
+        f"{untold}{fallen_scales(fit, untold.tensors)}: {facts.remedies.about(untold.tensors).less_prior()}"
         if untold
         else None
         if layers
@@ -134,7 +134,7 @@ def _no_better_than_constant(
     if not layers and (early := _pruned_prematurely(facts, useless=True)) is not None:
         return _joined((f"{begins}; {early[0]}", early[1]))
     untold = layers.without(_told(facts.fit))
-    emptied = f"; {untold}" if untold else ""
+    emptied = f"; {untold}{fallen_scales(facts.fit, untold.tensors)}" if untold else ""
     remedy = facts.remedies.about(layers.tensors).less_prior()
     return f"{begins}{emptied}: if the inputs say more of the targets than this, {remedy}"
 

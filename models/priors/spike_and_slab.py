@@ -51,8 +51,8 @@ class SpikeAndSlab(Hierarchy):
             kernel, or one a layer with any z. Default None: it is fixed.
         pseudo_gates: How many gates the Beta hyper-prior of ``pi`` is worth (the sum of its two parameters); default
             None: 2 / expected_density, as if two open gates had been seen.
-        learned_by: Guide of what is learned: ``"point"`` (the mode, found with the guide's other parameters) or
-            ``"normal"`` (a log-Normal sd, a logit-Normal pi); default None: points.
+        learned_by: Guide of what is learned: ``"normal"`` (a log-Normal sd, a logit-Normal pi) or ``"point"`` (the
+            mode, found with the guide's other parameters, which collapses sooner); default None: ``"normal"``.
 
     Raises:
         ValueError: If an argument is out of range, or one that says how to learn is given where nothing is learned.
@@ -84,7 +84,7 @@ class SpikeAndSlab(Hierarchy):
             raise ValueError(f"SpikeAndSlab(block=...) takes rows and columns, both at least 1, not {block}")
         block = (int(block[0]), int(block[1]))
         _check_learned(level, learned_sd, learned_density, pseudo_gates, learned_by)
-        of_sd, of_pi = GUIDES[learned_by or "point"]
+        of_sd, of_pi = GUIDES[learned_by or "normal"]
 
         def width(fan_in: int) -> float:
             return math.sqrt(2.0 / (expected_density * fan_in)) if slab_sd is None else slab_sd

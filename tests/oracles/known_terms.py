@@ -29,6 +29,7 @@ from bayesprune.models.distributions.hard_concrete import hard_concrete
 from bayesprune.models.distributions.log_uniform import LogUniform, TruncatedLogUniform
 from bayesprune.models.distributions.nonzero_penalty import NonzeroPenalty
 from bayesprune.models.distributions.signed_gamma import SignedGamma
+from bayesprune.models.distributions.tilted_beta import TiltedBeta
 from bayesprune.models.distributions.truncated_log_normal import TruncatedLogNormal
 from bayesprune.models.language.tensor_prior import Site
 
@@ -52,6 +53,12 @@ class Family:
 
 def signed_gamma(x, concentration, rate):
     return stats.gamma.logpdf(abs(x), concentration, scale=1.0 / rate) - math.log(2.0)
+
+
+def tilted_beta(x, concentration1, concentration0, odds, count):
+    normaliser = special.hyp2f1(-count, concentration1, concentration1 + concentration0, 1.0 - odds)
+    tilt = count * np.log1p(x * (odds - 1.0))
+    return stats.beta.logpdf(x, concentration1, concentration0) + tilt - np.log(normaliser)
 
 
 FAMILIES = {
@@ -85,6 +92,7 @@ FAMILIES = {
         {"concentration1": 2.5, "concentration0": 0.8},
         lambda x, concentration1, concentration0: stats.beta.logpdf(x, concentration1, concentration0),
     ),
+    TiltedBeta: Family({"concentration1": 2.5, "concentration0": 1.8, "odds": 0.6, "count": 3.0}, tilted_beta),
     dist.Uniform: Family(
         {"low": 0.0, "high": 1.0}, lambda x, low, high: stats.uniform.logpdf(x, low, high - low), real=("low",)
     ),
@@ -141,6 +149,7 @@ CASES = {
     **{(family, kind): alone(family) for family in POSITIVE for kind in (LogNormalFactor, DeltaFactor)},
     (SignedGamma, DeltaFactor): alone(SignedGamma),
     (dist.Beta, LogitNormalFactor): alone(dist.Beta),
+    (TiltedBeta, LogitNormalFactor): alone(TiltedBeta),
     (dist.Uniform, LogitNormalFactor): {
         "typical": typical(dist.Uniform),
         "wider, by latents": lambda below, above: dist.Uniform(-below, 1.0 + above),

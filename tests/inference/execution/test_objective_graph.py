@@ -31,6 +31,7 @@ from bayesprune.models.distributions.fitted_normal import FittedNormal
 from bayesprune.models.distributions.log_uniform import LogUniform, TruncatedLogUniform
 from bayesprune.models.distributions.nonzero_penalty import NonzeroPenalty
 from bayesprune.models.distributions.signed_gamma import SignedGamma
+from bayesprune.models.distributions.tilted_beta import TiltedBeta
 from bayesprune.models.language.hierarchy import Hierarchy
 from bayesprune.models.language.inclusion import exact_zero
 from bayesprune.models.language.latent import Latent
@@ -122,6 +123,7 @@ CASES = {
     **{(family, DeltaFactor): (scaled_by(family, *given), "map") for family, given in POSITIVE.items()},
     (SignedGamma, DeltaFactor): (scaled_by(SignedGamma, 2.5, 0.7), "map"),
     (dist.Beta, LogitNormalFactor): (scaled_by(dist.Beta, 2.5, 0.8), "meanfield"),
+    (TiltedBeta, LogitNormalFactor): (scaled_by(TiltedBeta, 2.5, 1.8, 0.6, 3.0), "meanfield"),
     (dist.Uniform, LogitNormalFactor): (scaled_by(dist.Uniform, 0.0, 1.0), "meanfield"),
     (dist.Bernoulli, BernoulliFactor): (spiked(dist.Normal), "meanfield"),
     (LogUniform, NormalFactor): (GroupNormalJeffreys, None),

@@ -18,6 +18,7 @@ from bayesprune.inference.guides.factors import (
 )
 from bayesprune.inference.guides.paired import SlabFactor
 from bayesprune.inference.terms.registry import registered_term, registered_terms, site_term
+from bayesprune.models.distributions.tilted_beta import TiltedBeta
 from bayesprune.models.language.iid import Iid
 from tests.oracles.known_terms import FAMILIES, NOISE_PAIRS, entry, factor_at, number
 
@@ -29,6 +30,7 @@ LEVELS = {"a number": (), "an output": (2, 1), "an input": (1, 3), "a weight": S
 DRAWN = {  # terms that use the draw
     (dist.HalfCauchy, LogNormalFactor),
     (dist.Beta, LogitNormalFactor),
+    (TiltedBeta, LogitNormalFactor),
     (dist.Uniform, LogitNormalFactor),
 }
 PAIRS = [pair for pair in registered_terms() if pair not in NOISE_PAIRS]
