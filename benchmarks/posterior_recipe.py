@@ -36,8 +36,8 @@ class Recipe:
 
     prior: dict[str, Any] = field(default_factory=dict)
     kl_weight: float = 0.1
-    epochs: int = 12
-    refit_epochs: int = 8
+    epochs: int = 15
+    refit_epochs: int = 5
     refit_kl_weight: float | None = None
     budget: float | None = None
     how: dict[str, Any] = field(default_factory=dict)
