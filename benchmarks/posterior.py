@@ -42,7 +42,7 @@ from benchmarks.posterior_recipe import WHOLE, Recipe, Split, lenet, posterior, 
 
 RECIPES: dict[float, Recipe] = {
     0.05: Recipe({"expected_density": 0.02}, kl_weight=0.03, refit_kl_weight=0.02, budget=0.05),
-    0.02: Recipe({"expected_density": 0.02}, kl_weight=0.1, refit_kl_weight=0.02, budget=0.02),
+    0.02: Recipe({"expected_density": 0.02}, kl_weight=0.1, epochs=14, refit_epochs=6, budget=0.02),
     0.01: Recipe({"expected_density": 0.02}, kl_weight=0.2, refit_kl_weight=0.02, budget=0.01),
     0.005: Recipe({"expected_density": 0.02}, kl_weight=0.4, refit_kl_weight=0.02, budget=0.005),
 }
@@ -55,7 +55,7 @@ CANDIDATES: dict[float, list[Recipe]] = {
     ],
     0.02: [
         RECIPES[0.02],
-        Recipe({"expected_density": 0.02}, kl_weight=0.1, epochs=14, refit_epochs=6, budget=0.02),
+        Recipe({"expected_density": 0.02}, kl_weight=0.1, refit_kl_weight=0.02, budget=0.02),
     ],
     0.01: [
         RECIPES[0.01],
