@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -202,3 +206,17 @@ def test_the_figure_has_every_score_and_the_ceiling(digits_network, tmp_path):
     ceiling = found.comparison.sel(predictor="ceiling")
     for bar, low, high in zip(axis.containers[0], ceiling.lower.values, ceiling.upper.values, strict=True):
         assert (bar.get_x(), bar.get_x() + bar.get_width()) == pytest.approx((low, high))
+
+
+def test_the_page_runs(spike, digits, tmp_path, monkeypatch):
+    page = (Path(__file__).resolve().parents[3] / "docs" / "deletion.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    data = SimpleNamespace(train=digits["train"], validation=digits["held out"])
+    space = {"bp": bp, "fit": spike, "data": data, "mask": torch.eye(12, 64).bool()}
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        exec(compile(block.replace("n=784", "n=9").replace("n=200", "n=9"), "docs/deletion.md", "exec"), space)
+    assert list(space["first_inputs"].comparison.predictor.values) == [*space["scores"], "ceiling"]
+    rows = space["fewer"].masks["fc1.weight"].float().mean(dim=1)
+    assert int(((rows > 0) & (rows < 1)).sum()) <= 1  # whole units, but for the last one
