@@ -407,3 +407,10 @@ def test_the_page_on_cyclical_sampling_runs():
         exec(compile(block, "docs/cyclical_sampling.md", "exec"), space)
     assert len(space["fit"].restarts) == 12
     assert set(space["inclusion"]) == {"fc1.weight", "fc2.weight", "fc3.weight"}
+
+
+def test_the_page_on_refits_runs():
+    space = {}
+    for block in code_blocks("docs/refit.md"):
+        exec(compile(block, "docs/refit.md", "exec"), space)
+    assert space["given"].settings["refit"][0]["of"] == sum(space["bnn"].declared_sizes.values())

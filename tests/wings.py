@@ -56,7 +56,8 @@ WINGS = {
         "sparsity_path": "pruning training fit_result predictions defaults data",
         "tuning": "sparsity_path pruning training fit_result predictions defaults rules guides data",
         "search": "training guides data",
-        "refitting": "pruning training fit_result restart inclusion predictions masks samplers rules watching guides data",
+        "refitting": "pruning training fit_result restart inclusion predictions samplers masks rules"
+        " watching guides data",
         "reference": "training fit_result restart inclusion terms objective guides data",
     },
     "analysis": {

@@ -286,6 +286,8 @@ def print_run(run: Path, summary: Mapping[str, Any]) -> None:
         lines.append(str(ExecutionReport(**summary["execution"])))
     lines.append(f"{summary['seconds']:.1f} s, written to {run}")
     again = repeating(summary)
+    if median is not None and not summary.get("refit"):
+        lines.append(f"to fix which weights are in, and train them on: bayesprune refit {run}{again} --out {run}-refit")
     lines.append(f"next: bayesprune show {run} --plots{again}; bayesprune prune {run}{rule}{again} --out {run}-pruned")
     print_tuned(summary)
     for line in lines:

@@ -52,7 +52,8 @@ def finished_settings(
         CONSTANT: constant_of_training(first.objective.model.likelihood, batches),
         "tempered": any(run.kl_weight != 1.0 for run in runs),
         "execution": reports[0].as_dict(),
-        "outputs_drawn": list(first.objective.outputs_drawn.names),
+        # A restart that an earlier call had finished has not been looked at in this one.
+        "outputs_drawn": next((list(names) for run in runs if (names := run.objective.outputs_drawn.names)), []),
     }
     for name in first.rules:
         told = [one.run.rules[name].report() for one in left]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 import bayesprune as bp
 from bayesprune.inference.training import checkpoint
 from bayesprune.inference.watching.trace_file import WriteTrace
-from bayesprune.runs.run_folder import load_run, read_summary
+from bayesprune.runs.run_folder import load_run, read_summary, run_data
 from tests.oracles.same_runs import is_same
 
 SHORT = ("--epochs", 3, "--execution", "plain", "--quiet")
@@ -55,7 +55,7 @@ def test_it_writes_a_run_folder_of_the_structure_and_scores_all_forms(runs, comm
     assert set(found["forms"]["before"]) == set(found["forms"]["after"]) == {"averaged", "drawn", "means", "undecided"}
     assert found["forms"]["after"]["undecided"] == 0.0
     assert found["forms"]["after"]["averaged"]["nll"] == pytest.approx(found["nll"])
-    splits = bp.run_data(out)
+    splits = run_data(out)
     expected = bp.score_forms(load_run(run, trust_code=True), *splits.test)
     assert found["forms"]["before"]["means"]["accuracy"] == pytest.approx(expected["means"]["accuracy"])
     assert "before" in printed and "after" in printed and "means" in printed and "given the structure" in printed

@@ -416,6 +416,7 @@ def test_bad_gates_are_told_in_a_sentence(fit, row):
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.filterwarnings("ignore:all units of:UserWarning")
 def test_other_bad_input_is_told_in_a_sentence(fit):
     halo = bp.fit(model(bp.HALO()), (X, Y), steps=2, **EXACT)
     with pytest.raises(ValueError, match="which a MAP has none of"):
@@ -430,7 +431,14 @@ def test_other_bad_input_is_told_in_a_sentence(fit):
         bp.refit(fit, None)
     with pytest.raises(TypeError, match="did you mean epochs"):
         bp.refit(fit, (X, Y), epoch=3)
-    units = bp.BayesianNetwork(network(), {}, gates=bp.UnitGates(), likelihood=bp.Categorical(), data_size=len(X))
+    units = bp.BayesianNetwork(
+        network(),
+        {},
+        gates=bp.UnitGates(kappa=1e-6, weight_scale=0.3),
+        example_input=X[:1],
+        likelihood=bp.Categorical(),
+        data_size=len(X),
+    )
     gated = bp.fit(units, (X, Y), steps=2, **EXACT)
     with pytest.raises(ValueError, match="learned which units are"):
         bp.refit(gated, (X, Y))
