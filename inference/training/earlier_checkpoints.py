@@ -16,7 +16,7 @@ from bayesprune.inference.objective.unit_gate_estimators import estimator_named
 from bayesprune.inference.rules.gate_training import Gating
 from bayesprune.inference.training.kept_order import BY_TORCH
 
-__all__ = ["asked_of_today", "state_of_today"]
+__all__ = ["asked_of_today", "state_of_today", "with_default_draws"]
 
 
 def asked_of_today(asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,6 +42,20 @@ def asked_of_today(asked: Mapping[str, Any]) -> dict[str, Any]:
             rule[name]["estimator"] = dict([_call(estimator)])
         found["training"] = {Gating.name: rule}
     return found
+
+
+def with_default_draws(before: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What a fit without gates was asked for, when drawn weights were the default: to which today's comes there too.
+
+    With gates it does not, and whoever goes on says ``local_reparameterisation=False``.
+
+    Args:
+        before: What was written.
+        asked: What is asked for now.
+    """
+    name = "local_reparameterisation"
+    as_then = before.get(name) is False and asked.get(name) is None
+    return {**before, name: None} if as_then else dict(before)
 
 
 def state_of_today(kept: dict[str, Any]) -> dict[str, Any]:
