@@ -184,8 +184,7 @@ def open_checkpoint(
                 stale.unlink()
         if any(folder.glob("restart-*.json")):
             before = asked_of_today(names_of_today(by_new_names(_read_json(file, {"asked": dict})["asked"])))
-            if not any(site.support == "boolean" for site in model.sites.values()):
-                before = with_default_draws(before, asked)
+            before = with_default_draws(before, asked, model)
             _compare(folder, before, asked | {"model": as_then(asked["model"], before.get("model"))})
         elif not any(folder.iterdir()) or _is_ours(file):
             write_json(file, {"format": FORMAT, "asked": asked})  # no epoch of an earlier call was finished
