@@ -106,6 +106,9 @@ def fit(
         fit_option("execution", more=f".  [default: {FitOptions.execution}]", show_default=False),
     ] = None,  # FitOptions.execution, unless its old name is given
     path: Annotated[str | None, typer.Option("--path", hidden=True, help="Old name of --execution.")] = None,
+    local_reparameterisation: Annotated[
+        str | None, fit_option("local_reparameterisation", metavar="exact|approximate|off")
+    ] = FitOptions.local_reparameterisation,  # type: ignore[assignment]  # None: words are for the command line alone
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Begin anew, and remove what an interrupted fit has left for RUN.")
     ] = False,
@@ -154,6 +157,7 @@ def fit(
             device=device,
             precision=precision,
             execution=_execution(execution, path),
+            **_outputs_drawn(local_reparameterisation),
             fresh=fresh,
             progress=not quiet,
         )
@@ -172,3 +176,16 @@ def _execution(execution: str | None, old: str | None) -> str:
     if execution is not None:
         raise ValueError("--execution, which was called --path, is given twice: leave --path out")
     return old
+
+
+OUTPUTS_DRAWN: dict[str, bool | str] = {"exact": True, "approximate": "approximate", "off": False}
+"""What the words of --local-reparameterisation are in Python."""
+
+
+def _outputs_drawn(word: str | None) -> dict[str, bool | str]:
+    """What --local-reparameterisation says, and nothing where it was not given: so earlier commands are the same."""
+    if word is None:
+        return {}
+    if word not in OUTPUTS_DRAWN:
+        raise ValueError(f"--local-reparameterisation takes one of {', '.join(OUTPUTS_DRAWN)}, not {word!r}")
+    return {"local_reparameterisation": OUTPUTS_DRAWN[word]}

@@ -21,6 +21,7 @@ Keys of summary.json (null where something does not apply; counts are of the wei
     kl_warmups                   the share of each restart, where they differ
     chosen                       which of steps, kl_weight and kl_warmup the fit chose by rule
     clip, local_reparameterisation, sticking_the_landing    options of the gradient
+    outputs_drawn                names of the weights whose layers drew their outputs
     resumed_at_epoch             the first epoch that the last call trained, if earlier ones were interrupted
     data_sketch, scaling_sketch    of the training data, and of what they were standardised by
     stopped_early                a sentence for each restart that was ended before its last step

@@ -48,7 +48,7 @@ from bayesprune.inference.data.kept_inputs import KeptInputs
 from bayesprune.inference.execution.stepper import ExecutionReport
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.rules.rule import Rule
-from bayesprune.inference.training.earlier_checkpoints import asked_of_today, state_of_today
+from bayesprune.inference.training.earlier_checkpoints import asked_of_today, state_of_today, with_default_draws
 from bayesprune.inference.training.kept_order import order_state, restore_order
 from bayesprune.inference.training.optimizer_state import optimizer_state, restore_optimizer
 from bayesprune.inference.training.packed_state import packed, state_digest, unpacked
@@ -184,6 +184,7 @@ def open_checkpoint(
                 stale.unlink()
         if any(folder.glob("restart-*.json")):
             before = asked_of_today(names_of_today(by_new_names(_read_json(file, {"asked": dict})["asked"])))
+            before = with_default_draws(before, asked, model)
             _compare(folder, before, asked | {"model": as_then(asked["model"], before.get("model"))})
         elif not any(folder.iterdir()) or _is_ours(file):
             write_json(file, {"format": FORMAT, "asked": asked})  # no epoch of an earlier call was finished

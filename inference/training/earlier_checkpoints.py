@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from bayesprune.inference.data.fingerprints import described
 from bayesprune.inference.objective.unit_gate_estimators import estimator_named
+from bayesprune.inference.objective.weight_moments import FEWEST_INPUTS
 from bayesprune.inference.rules.gate_training import Gating
 from bayesprune.inference.training.kept_order import BY_TORCH
+from bayesprune.models.bayesian_network import BayesianNetwork
 
-__all__ = ["asked_of_today", "state_of_today"]
+__all__ = ["asked_of_today", "state_of_today", "with_default_draws"]
 
 
 def asked_of_today(asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,6 +45,26 @@ def asked_of_today(asked: Mapping[str, Any]) -> dict[str, Any]:
             rule[name]["estimator"] = dict([_call(estimator)])
         found["training"] = {Gating.name: rule}
     return found
+
+
+def with_default_draws(before: Mapping[str, Any], asked: Mapping[str, Any], model: BayesianNetwork) -> dict[str, Any]:
+    """What a fit was asked for when drawn weights were the default, where today's comes to these too.
+
+    It does not for layers of many inputs with gates: who goes on with those says ``local_reparameterisation=False``.
+
+    Args:
+        before: What was written.
+        asked: What is asked for now.
+        model: The model.
+    """
+    name = "local_reparameterisation"
+    gated = any(
+        math.prod(prior.shape[1:]) >= FEWEST_INPUTS
+        for prior in model.priors.values()
+        if any(site.support == "boolean" for site in prior.sites.values())
+    )
+    as_then = before.get(name) is False and asked.get(name) is None and not gated
+    return {**before, name: None} if as_then else dict(before)
 
 
 def state_of_today(kept: dict[str, Any]) -> dict[str, Any]:

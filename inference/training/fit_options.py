@@ -132,7 +132,7 @@ class FitOptions:
     clip: float | None = _option(None, "Largest norm of the gradient that the optimizer sees.")
     sticking_the_landing: bool = _option(False, "Whether terms are estimated from draws with log q held fixed.")
     local_reparameterisation: bool | str | None = _option(
-        None, "Which layers draw their outputs: True, False or approximate.  [default: those of gated weights]"
+        None, "Which layers draw their outputs in place of their weights.  [default: linear ones of gated weights]"
     )
     channels_last: bool = _option(False, "Whether images are laid out channels last.", in_settings=False)
     workers: int = _option(0, "Processes that load a Dataset in the background.", in_settings=False)

@@ -15,7 +15,7 @@ from bayesprune.inference.training.fit_options import FitOptions, help_of
 
 FIELDS = {one.name for one in fields(FitOptions)}
 NOT_THERE = {
-    "gate_estimator", "compiled", "clip", "sticking_the_landing", "local_reparameterisation", "channels_last",
+    "gate_estimator", "compiled", "clip", "sticking_the_landing", "channels_last",
     "workers", "progress", "checkpoint",
 }  # fmt: skip
 """Options of `fit` that the command line has not, or not by this name (--quiet, RUN.part)."""

@@ -75,6 +75,7 @@ OBJECTIVES = {
     "particles": lambda: on_weights(Horseshoe(), particles=2),
     "terms from draws": lambda: on_weights(Horseshoe(), sticking_the_landing=True),
     "drawn outputs": lambda: on_weights(Gaussian(), "meanfield", local_reparameterisation=True),
+    "outputs of gated weights": lambda: on_weights(SpikeAndSlab(), local_reparameterisation="approximate"),
     "a schedule": lambda: on_weights(
         Hierarchy(weight=lambda progress: dist.Normal(0.0, 0.1 + progress)), "meanfield"
     ),

@@ -139,8 +139,8 @@ def cell(self, x):
     return functional.linear(x, weight)[:, :IN]
 
 
-def elsewhere(self, x):
-    return functional.linear(x.view(2 * len(x), 1, IN // 2).squeeze(1), self.one.weight[:, : IN // 2]).view(len(x), -1)
+def of_a_part(self, x):
+    return functional.linear(x[:, : IN // 2], self.one.weight[:, : IN // 2])
 
 
 USES = {
@@ -151,7 +151,7 @@ USES = {
     "a norm beside it": (lambda self, x: self.one(x) / self.one.weight.norm(), False),
     "both": (lambda self, x: self.one(x) + x @ self.one.weight, False),
     "joined": (cell, False),
-    "of a part": (elsewhere, False),
+    "of a part": (of_a_part, False),
     "over time": (lambda self, x: self.one(x.unsqueeze(1).expand(-1, 2, -1)).mean(1), False),
     "over time, flat": (lambda self, x: self.one(x.repeat(2, 1))[: len(x)], False),
     "not at all": (lambda self, x: x, False),

@@ -92,7 +92,7 @@ OTHERS = {
     "epochs": 7, "steps": 7, "batch_size": 7, "optimizer": "sgd", "learning_rate": 0.5, "schedule": "cosine",
     "kl_warmup": 0.3, "kl_weight": 0.3, "seed": 7, "device": "cpu", "precision": "float64", "restarts": 7,
     "particles": 7, "gate_estimator": bp.ScoreFunction(2), "execution": "plain", "compiled": False, "clip": 0.5,
-    "sticking_the_landing": True, "local_reparameterisation": True, "channels_last": True, "workers": 7,
+    "sticking_the_landing": True, "local_reparameterisation": "approximate", "channels_last": True, "workers": 7,
     "progress": True, "checkpoint": "folder", "standardise": True,
 }  # fmt: skip
 """Of each option another value than its default."""
