@@ -57,7 +57,7 @@ def minimised(problem, model, kl_weight=1.0):
     """A guide at the optimum of the exact objective."""
     guide = Guide(model)
     optimizer = torch.optim.LBFGS(
-        guide.parameters(), max_iter=800, tolerance_grad=1e-7, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+        guide.parameters(), max_iter=400, tolerance_grad=1e-7, tolerance_change=1e-12, line_search_fn="strong_wolfe"
     )
 
     def closure():
