@@ -60,7 +60,7 @@ def _short_inverse_gaussian(z: Array, rng: np.random.Generator) -> Array:
     while len(left):
         own = z[left]
         wide = own < 1.0 / _T  # the mean lies above: by a chi-square above 1 / _T, of one degree of freedom
-        drawn = np.empty_like(own)
+        drawn = np.zeros_like(own)
         accepted = np.zeros(len(own), dtype=bool)
         first, second = rng.standard_exponential((2, len(own)))
         drawn[wide] = (_T / (1.0 + _T * first) ** 2)[wide]
