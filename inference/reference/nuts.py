@@ -153,7 +153,7 @@ class _Joint:
         for name, start in self.points.items():
             weights[name] = pyro.sample(_site_of(name), _flat(start))
         if self.noise is not None:
-            self.model.likelihood.log_scale = pyro.sample(_NOISE, _flat(self.noise))  # type: ignore[assignment]
+            self.model.likelihood.log_scale = pyro.sample(_NOISE, _flat(self.noise))
         self.model.observe(functional_call(self.model.network, weights, (x,)), y)
 
 

@@ -41,11 +41,12 @@ def integrated(model: LinearModel, draws: int = 2000, seed: int = 0, kl_weight: 
     count, gates = len(model.sd), len(model.log_odds)
     assert count <= DIMENSIONS
     found = []
-    for state in itertools.product((False, True), repeat=gates):
-        inside = model.open_at(np.array(state, dtype=bool))
+    for opened in itertools.product((False, True), repeat=gates):
+        state = np.array(opened, dtype=bool)
+        inside = model.open_at(state)
         prior = np.where(state, -np.logaddexp(0.0, -model.log_odds), -np.logaddexp(0.0, model.log_odds)).sum()
         points, density, cell = _grid(model, inside, kl_weight)
-        found.append((np.array(state, dtype=bool), inside, points, density + float(prior), cell))
+        found.append((state, inside, points, density + float(prior), cell))
     evidence = float(logsumexp([logsumexp(density) + cell for _, _, _, density, cell in found]))
     mean, second, inclusion = np.zeros(count), np.zeros(count), np.zeros(gates)
     shares = []
