@@ -182,7 +182,8 @@ def fisher_of(model: BayesianNetwork, x: Tensor, y: Tensor) -> Fisher | None:
             else:
                 scale = torch.as_tensor(likelihood.scale, dtype=torch.float64).detach().numpy()
                 learned = likelihood.log_scale
-                rate = np.ones_like(outputs) / (scale if learned is None else noise * scale / float(torch.exp(learned))) ** 2
+                scale = noise * scale / float(learned.exp()) if isinstance(learned, Tensor) else scale
+                rate = np.ones_like(outputs) / scale**2
             found = np.einsum("nc,nck->k", rate, design**2) / len(x)
         parts = np.split(found, np.cumsum([value.numel() for value in at.values()])[:-1])
         return {name: torch.tensor(part).reshape(own[name].shape) for name, part in zip(at, parts, strict=True)}
