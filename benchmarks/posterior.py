@@ -48,7 +48,7 @@ RECIPES: dict[float, Recipe] = {
         {"expected_density": 0.02}, kl_weight=0.05, epochs=14, refit_epochs=6, refit_kl_weight=0.5, budget=0.02
     ),
     0.01: Recipe(
-        {"expected_density": 0.02}, kl_weight=0.1, epochs=14, refit_epochs=6, refit_kl_weight=0.1, budget=0.01
+        {"expected_density": 0.02}, kl_weight=0.1, epochs=14, refit_epochs=6, refit_kl_weight=0.3, budget=0.01
     ),
     0.005: Recipe(
         {"expected_density": 0.02}, kl_weight=0.3, epochs=14, refit_epochs=6, refit_kl_weight=0.1, budget=0.005
