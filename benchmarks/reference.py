@@ -128,7 +128,8 @@ def main() -> None:
     def key_of(name: str, seed: int) -> str:
         return f"{name} {options.steps} x {options.particles} seed {seed}"
 
-    jobs = [(name, None) for name in problems] + [(n, seed) for seed in range(options.seeds) for n in problems]
+    fits = [(name, seed) for seed in range(options.seeds) for name in problems]
+    jobs = [*fits, *((name, None) for name in problems)]
     for name, seed in jobs[mine::of]:
         problem = problems[name]
         if seed is None:
