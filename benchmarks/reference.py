@@ -24,7 +24,6 @@ from tests.oracles.spike_and_slab_reference import RegressionProblem, paired_fix
 RESTARTS = 4
 HOW = {
     "learning_rate": 1e-2,
-    "particles": 4,
     "execution": "plain",
     "schedule": "cosine",
     "precision": "float64",
@@ -84,11 +83,11 @@ def exact_run(problem: RegressionProblem, draws: int) -> dict[str, Any]:
     }
 
 
-def fitted_run(problem: RegressionProblem, seed: int, steps: int) -> dict[str, Any]:
+def fitted_run(problem: RegressionProblem, seed: int, steps: int, particles: int) -> dict[str, Any]:
     """The paired guide of several restarts and their mixture, and the mean-field guide, beside enumeration."""
     bnn, data = model_of(problem)
     exact = bp.reference(bnn, data)
-    how = {**HOW, "steps": steps, "batch_size": len(data[0]), "seed": 100 * seed}
+    how = {**HOW, "steps": steps, "particles": particles, "batch_size": len(data[0]), "seed": 100 * seed}
     paired = bp.fit(bnn, data, "paired", restarts=RESTARTS, **how)
     meanfield = bp.fit(bnn, data, "meanfield", **how)
     each = [against(bp.against_reference(paired, exact, number)) for number in range(RESTARTS)]
@@ -116,6 +115,7 @@ def main() -> None:
     parser.add_argument("--out", default="runs/reference.json", help="the file of finished runs")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1500, help="of each restart")
+    parser.add_argument("--particles", type=int, default=4, help="draws of the guide a step, one after the other")
     parser.add_argument("--draws", type=int, default=4000, help="of each of the four chains of the Gibbs sampler")
     parser.add_argument("--only", default="", help="part of the names of the designs")
     parser.add_argument("--shard", default="0/1", help="i/n: only every n-th run from the i-th on")
@@ -124,14 +124,18 @@ def main() -> None:
     ledger, problems = Ledger(options.out), correlated_problems()
     problems = {name: problem for name, problem in problems.items() if options.only in name}
     mine, of = map(int, options.shard.split("/"))
-    jobs = [(name, None) for name in problems] + [(n, seed) for seed in range(options.seeds) for n in problems]
+
+    def key_of(name: str, seed: int) -> str:
+        return f"{name} {options.steps} x {options.particles} seed {seed}"
+
+    fits = [(name, seed) for seed in range(options.seeds) for name in problems]
+    jobs = [*fits, *((name, None) for name in problems)]
     for name, seed in jobs[mine::of]:
         problem = problems[name]
         if seed is None:
             ledger.run(f"{name} exact {options.draws}", lambda p=problem: exact_run(p, options.draws))
         else:
-            key = f"{name} {options.steps} seed {seed}"
-            ledger.run(key, lambda p=problem, s=seed: fitted_run(p, s, options.steps))
+            ledger.run(key_of(name, seed), lambda p=problem, s=seed: fitted_run(p, s, options.steps, options.particles))
     exact = {name: ledger.runs.get(f"{name} exact {options.draws}") for name in problems}
     print("\n| design | largest correlation | log evidence | Gibbs, largest difference | R-hat | ESS | s | exact, s |")
     print("|---|---|---|---|---|---|---|---|")
@@ -146,7 +150,7 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|")
     for name in problems:
-        keys = (f"{name} {options.steps} seed {seed}" for seed in range(options.seeds))
+        keys = (key_of(name, seed) for seed in range(options.seeds))
         runs = [ledger.runs[key] for key in keys if key in ledger.runs]
         for row in ROWS:
             if row == "paired, best of its kind":

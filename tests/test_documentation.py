@@ -374,6 +374,14 @@ def test_the_page_on_plots_runs(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == written
 
 
+def test_the_page_on_the_reference_runs():
+    (block,) = code_blocks("docs/reference.md")
+    space = {}
+    exec(compile(block, "docs/reference.md", "exec"), space)
+    assert space["exact"].is_exact and "1,024 states" in space["exact"].reason
+    assert len(space["figure"].axes) == 2
+
+
 def test_the_page_on_budgets_runs_by_layer(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (block,) = [block for block in code_blocks("docs/budget.md", epochs=3) if "LayerBudget" in block]

@@ -33,7 +33,7 @@ def plot_against_reference(
     fit: Fit | Combined,
     reference: Reference,
     restart: int = 0,
-    draws: int = 4000,
+    draws: int = 2000,
     probability: float = 0.89,
     path: str | Path | None = None,
 ) -> Figure:
@@ -47,7 +47,7 @@ def plot_against_reference(
         fit: The fit, or its restarts combined.
         reference: That of its model.
         restart: As for `against_reference`.
-        draws: As for `against_reference`; default 4,000.
+        draws: As for `against_reference`; default 2,000.
         probability: Of the intervals; default 0.89.
         path: File to write or replace, ending in ``.svg``, ``.pdf`` or ``.png``; default None writes none.
 
@@ -58,9 +58,29 @@ def plot_against_reference(
         ValueError: As `against_reference` does; for a probability out of range, or a path whose format is unknown.
     """
     check_path(path)
-    if not 0.0 < probability < 1.0:
-        raise ValueError(f"probability is that of an interval, strictly between 0 and 1, not {probability}")
-    found = against_reference(fit, reference, restart, draws)
+    _check_probability(probability)
+    return figure_of(against_reference(fit, reference, restart, draws), reference, probability, path)
+
+
+def figure_of(
+    found: AgainstReference, reference: Reference, probability: float = 0.89, path: str | Path | None = None
+) -> Figure:
+    """Draws a comparison that is made already.
+
+    Args:
+        found: The comparison.
+        reference: The reference that it is with.
+        probability: As for `plot_against_reference`.
+        path: The same.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: For a probability out of range, or a path whose format is unknown.
+    """
+    check_path(path)
+    _check_probability(probability)
     has_probabilities = bool(np.isfinite(found.largest))
     ratios = [1.0, 2.2] if has_probabilities else [1.0]
     with styled():
@@ -70,6 +90,12 @@ def plot_against_reference(
             _probabilities(axes[0], found)
         _intervals(axes[-1], found, reference, probability)
         return finished(figure, path)
+
+
+def _check_probability(probability: float) -> None:
+    """Refuses what is no probability of an interval."""
+    if not 0.0 < probability < 1.0:
+        raise ValueError(f"probability is that of an interval, strictly between 0 and 1, not {probability}")
 
 
 def _probabilities(axis: Any, found: AgainstReference) -> None:

@@ -76,7 +76,7 @@ class AgainstReference:
 
 
 def against_reference(
-    fit: Fit | Combined, reference: Reference, restart: int = 0, draws: int = 4000
+    fit: Fit | Combined, reference: Reference, restart: int = 0, draws: int = 2000
 ) -> AgainstReference:
     """Compares a fit with the reference of its model, weight by weight.
 
@@ -84,7 +84,7 @@ def against_reference(
         fit: The fit, or its restarts combined, ``fit.combined()``.
         reference: That of its model; of a regression that was standardised ``bp.reference(fit, data)``.
         restart: Which restart of a fit; default the first.
-        draws: Draws of the fit behind its means and sds; default 4,000.
+        draws: Draws of the fit behind its means and sds; default 2,000.
 
     Returns:
         The comparison.

@@ -313,16 +313,27 @@ def _by_nuts(
 
 
 def _mixing(posterior: xr.Dataset, conditional: Array | None) -> tuple[float, float]:
-    """Largest R-hat and least number of effective draws, by ArviZ; NaN where nothing moves or there is one chain."""
+    """Largest R-hat and least number of effective draws, by ArviZ.
+
+    NaN where nothing moves; chains that stand still at different values have an infinite R-hat.
+    """
     r_hats, counts = [], []
-    values = [one.values for one in posterior.values() if one.dtype.kind == "f"]
-    values += [] if conditional is None else [conditional]
-    for value in values:
+    weights = [one.values for one in posterior.values() if one.dtype.kind == "f"]
+    for value, is_weight in [*((one, True) for one in weights), (conditional, False)]:
+        if value is None:
+            continue
         wide = value.reshape(*value.shape[:2], -1)
         for column in range(wide.shape[-1]):
             chains = wide[..., column]
-            if (np.ptp(chains, axis=1) < 1e-12).any():  # a gate that is shut in some chain altogether has no R-hat
+            still = np.ptp(chains, axis=1) < 1e-12
+            if np.ptp(chains) < 1e-12:
                 continue
+            if still.all():
+                r_hats.append(float("inf"))
+                counts.append(1.0)
+                continue
+            if still.any() and is_weight and conditional is not None:
+                continue  # a zero all along in one chain: the probability of its gate says more
             counts.append(float(arviz().ess(chains)))
             if len(chains) > 1:
                 r_hats.append(float(arviz().rhat(chains)))

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 import bayesprune
-from bayesprune.analysis.plots.reference import plot_against_reference
+from bayesprune.analysis.plots.reference import figure_of
 from bayesprune.analysis.reference.against_reference import AgainstReference, against_reference
 from bayesprune.analysis.reference.reference import Reference, reference
 from bayesprune.commands.console import print_lines, stdout
@@ -88,7 +88,7 @@ def refer_run(
         tree = xr.DataTree.from_dict({"posterior": _named(found.posterior)})
         tree.attrs = {"inference_library": "bayesprune", "method": found.method, "reason": found.reason}
         write_netcdf(tree, staged / DRAWS_FILE)
-        plot_against_reference(fit, found, number, path=staged / PLOT_FILE)
+        figure_of(beside, found, path=staged / PLOT_FILE)
     return found, beside
 
 

@@ -1,4 +1,8 @@
-"""NUTS on the Pyro model itself, for declarations without gates: chains from dispersed starts, one after the other."""
+"""NUTS on the Pyro model itself, for declarations without gates: chains from dispersed starts, one after the other.
+
+What is sampled has parameters without a prior as sites of density one. Its log joint is held to that of the model as
+it was declared, at random points, before the first step (`check_same_density`).
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,12 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro import poutine
 from pyro.infer import MCMC, NUTS
 from pyro.infer.autoguide.initialization import init_to_uniform
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.distributions import transform_to
 from torch.func import functional_call
 
 from bayesprune.inference.guides.guide import Guide
@@ -23,10 +30,11 @@ from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.language.inclusion import ShrinkageBelow
 from bayesprune.models.likelihoods.normal import Normal
 
-__all__ = ["NutsDraws", "check_continuous", "nuts"]
+__all__ = ["FlatJoint", "NutsDraws", "check_continuous", "check_same_density", "nuts"]
 
 Array = np.ndarray
 _NOISE = "noise"
+_POINTS, _SAME = 3, 1e-9
 
 
 @dataclass(frozen=True)
@@ -97,11 +105,13 @@ def nuts(
         fisher: Fisher information of one datum by tensor at weights and a noise, for shrinkage factors; default None.
 
     Raises:
-        ValueError: If the declaration cannot be sampled.
+        ValueError: If the declaration cannot be sampled, or what would be sampled is another one.
     """
     check_continuous(model)
+    declared = model
     model, x, y = placed(model, x, y)
-    joint = _Joint(model, flat)
+    joint = FlatJoint(model, flat)
+    check_same_density(joint, declared, x, y, seed)
     found: list[dict[str, Tensor]] = []
     divergences = 0
     with torch.random.fork_rng(devices=[]):
@@ -127,7 +137,7 @@ def nuts(
     )
 
 
-class _Joint:
+class FlatJoint:
     """The Pyro model with its parameters without a prior as sites of density one.
 
     Args:
@@ -149,12 +159,66 @@ class _Joint:
             parameter.requires_grad_(False)
 
     def __call__(self, x: Tensor, y: Tensor) -> None:
+        """Runs it: sites of the priors, flat sites, and the data.
+
+        Args:
+            x: Inputs.
+            y: Targets.
+        """
         weights = self.model.sample_weights()
         for name, start in self.points.items():
             weights[name] = pyro.sample(_site_of(name), _flat(start))
         if self.noise is not None:
             self.model.likelihood.log_scale = pyro.sample(_NOISE, _flat(self.noise))
         self.model.observe(functional_call(self.model.network, weights, (x,)), y)
+
+
+def check_same_density(joint: FlatJoint, declared: BayesianNetwork, x: Tensor, y: Tensor, seed: int = 0) -> float:
+    """Compares the log joint that is sampled with that of the model as it was declared, at random points.
+
+    Args:
+        joint: What is sampled.
+        declared: The model, its parameters without a prior where they are; left as it is.
+        x: Inputs, all of them.
+        y: Targets.
+        seed: Of the points: within half a unit or so of zero, in the coordinates that are sampled.
+
+    Returns:
+        The largest difference in nats, over the size of the log joint.
+
+    Raises:
+        ValueError: If it is above 1e-9.
+    """
+    theirs, x, y = placed(declared, x, y)
+    worst = 0.0
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        pyro.set_rng_seed(seed)
+        sites = poutine.trace(joint).get_trace(x, y)
+        for _ in range(_POINTS):
+            values = {}
+            for name in sites.stochastic_nodes:
+                site = sites.nodes[name]
+                if site_is_subsample(site):  # the plate of the data
+                    continue
+                values[name] = transform_to(site["fn"].support)(0.5 * torch.randn_like(site["value"]))
+            ours = _log_joint(joint, values, x, y)
+            for name in joint.points:
+                theirs.network.get_parameter(name).copy_(values.pop(_site_of(name)))
+            if joint.noise is not None:
+                theirs.likelihood.get_parameter("log_scale").copy_(values.pop(_NOISE))
+            expected = _log_joint(theirs, values, x, y)
+            worst = max(worst, abs(ours - expected) / max(1.0, abs(expected)))
+    if not worst <= _SAME:
+        raise ValueError(
+            f"the log joint that NUTS would sample differs from the model's by {worst:.1g} of its size, so this is no "
+            "reference of it: declare parameters of its likelihood as numbers"
+        )
+    return worst
+
+
+def _log_joint(model: Callable[..., Any], values: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
+    """Log joint of a Pyro model at values of its sites."""
+    return float(poutine.trace(poutine.condition(model, data=values)).get_trace(x, y).log_prob_sum())
 
 
 def _site_of(name: str) -> str:

@@ -14,12 +14,12 @@ Array = npt.NDArray[np.float64]
 
 
 def horseshoe_gibbs(
-    x: Array, y: Array, tau0: float, draws: int, warmup: int = 1000, seed: int = 0
+    x: Array, y: Array, tau0: float, draws: int, warmup: int = 1000, seed: int = 0, noise: float | None = None
 ) -> tuple[Array, Array, Array]:
-    """Draws of weights `(draws, features)`, of their prior scales, and of the sd of the noise."""
+    """Draws of weights `(draws, features)`, of their prior scales, and of the sd of the noise unless it is given."""
     rng = np.random.default_rng(seed)
     n, p = x.shape
-    lam2, nu, tau2, xi, noise2, eta = np.ones(p), np.ones(p), tau0**2, 1.0, 1.0, 1.0
+    lam2, nu, tau2, xi, noise2, eta = np.ones(p), np.ones(p), tau0**2, 1.0, (noise or 1.0) ** 2, 1.0
     gram, moment = x.T @ x, x.T @ y
     weights, scales, noises = np.empty((draws, p)), np.empty((draws, p)), np.empty(draws)
 
@@ -34,8 +34,9 @@ def horseshoe_gibbs(
         nu = inverse_gamma(1.0, 1.0 + 1.0 / lam2)
         tau2 = inverse_gamma((p + 1.0) / 2.0, 1.0 / xi + (b**2 / lam2).sum() / 2.0)
         xi = inverse_gamma(1.0, 1.0 / tau0**2 + 1.0 / tau2)
-        noise2 = inverse_gamma((n + 1.0) / 2.0, 1.0 / eta + ((y - x @ b) ** 2).sum() / 2.0)
-        eta = inverse_gamma(1.0, 1.0 + 1.0 / noise2)
+        if noise is None:
+            noise2 = inverse_gamma((n + 1.0) / 2.0, 1.0 / eta + ((y - x @ b) ** 2).sum() / 2.0)
+            eta = inverse_gamma(1.0, 1.0 + 1.0 / noise2)
         if step >= warmup:
             at = step - warmup
             weights[at], scales[at], noises[at] = b, np.sqrt(tau2 * lam2), noise2**0.5
