@@ -421,7 +421,7 @@ def test_the_page_on_posteriors_runs():
     fits = []
     for prior, blocks in ((bp.SpikeAndSlab(0.5), [mixture]), (bp.Gaussian(1.0), [low, wider])):
         bnn = bp.BayesianNetwork(nn.Linear(10, 1), {"weight": prior}, bp.Normal(), data_size=len(x))
-        space = {"bp": bp, "bnn": bnn, "x": x, "y": y[:, None]}
+        space = {"bp": bp, "bnn": bnn, "x": x, "y": y}
         for block in blocks:
             exec(compile(block, "docs/posteriors.md", "exec"), space)
             fits.append(space["fit"])

@@ -148,7 +148,7 @@ def gaussian(expected_density=0.3):
         ({"density": 0.2, "rules": [bp.Budget(density=0.1)]}, "rules= has one already: give one of the two"),
         ({"density": 1.5}, r"a share in \(0, 1\) or a whole number of them, not 1.5"),
         ({"density": 10**6}, "more than all there are"),
-        ({"form": "mean"}, "form 'mean' is unknown: expected one of averaged, median"),
+        ({"form": "mean"}, "form 'mean' is unknown: expected one of averaged, means"),
         ({"model": gaussian, "density": 0.2}, "moves a knob, but Gaussian"),
         ({"model": gaussian, "form": "means"}, "no prior of this model has gates: leave it out"),
     ],
