@@ -40,10 +40,18 @@ from benchmarks.magnitude import Settings, train_gradual
 from benchmarks.posterior_recipe import WHOLE, Recipe, Split, lenet, posterior, shortened
 
 RECIPES: dict[float, Recipe] = {
-    0.05: Recipe({"expected_density": 0.02}, kl_weight=0.03, refit_kl_weight=0.02, budget=0.05),
-    0.02: Recipe({"expected_density": 0.02}, kl_weight=0.1, epochs=14, refit_epochs=6, budget=0.02),
-    0.01: Recipe({"expected_density": 0.02}, kl_weight=0.2, refit_kl_weight=0.02, budget=0.01),
-    0.005: Recipe({"expected_density": 0.02}, kl_weight=0.4, refit_kl_weight=0.02, budget=0.005),
+    0.05: Recipe(
+        {"expected_density": 0.02}, kl_weight=0.03, epochs=14, refit_epochs=6, refit_kl_weight=0.2, budget=0.05
+    ),
+    0.02: Recipe(
+        {"expected_density": 0.02}, kl_weight=0.05, epochs=14, refit_epochs=6, refit_kl_weight=0.5, budget=0.02
+    ),
+    0.01: Recipe(
+        {"expected_density": 0.02}, kl_weight=0.1, epochs=14, refit_epochs=6, refit_kl_weight=0.1, budget=0.01
+    ),
+    0.005: Recipe(
+        {"expected_density": 0.02}, kl_weight=0.3, epochs=14, refit_epochs=6, refit_kl_weight=0.1, budget=0.005
+    ),
 }
 """Of the tempered arm, by density."""
 ELBO = Recipe({"expected_density": 0.1}, kl_weight=1.0)

@@ -44,8 +44,8 @@ VARIANTS: dict[str, Change] = {
     "slab sd .2": {"prior": {"slab_sd": 0.2}},
     "start at inclusion .5": {"prior": {"initial_inclusion": 0.5}},
     "slab sd learned by layer": {"prior": {"learned_sd": "layer"}},
-    "inclusion learned by layer": {"prior": {"learned_density": "layer"}},
-    "inclusion learned by input": {"prior": {"learned_density": "input"}},
+    "inclusion learned by layer": {"prior": {"learned_density": "layer", "learned_by": "point"}},
+    "inclusion learned by input": {"prior": {"learned_density": "input", "learned_by": "point"}},
 }
 """What is changed alone, in the base and in the full recipe."""
 FORMS = {

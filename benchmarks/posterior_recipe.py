@@ -56,8 +56,8 @@ class Recipe:
         return "; ".join(parts)
 
 
-USUAL: dict[str, Any] = {"learning_rate": 2e-3, "kl_warmup": 0.2}
-"""Of every fit: the prototype's."""
+USUAL: dict[str, Any] = {"learning_rate": 2e-3, "kl_warmup": 0.6}
+"""Of every fit."""
 
 
 def declared(recipe: Recipe, network: nn.Module, examples: int) -> bp.BayesianNetwork:
