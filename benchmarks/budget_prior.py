@@ -8,7 +8,7 @@ and nll on the VALIDATION split, averaged over draws and of the median-probabili
 not looked at.
 
 Run ``python -m benchmarks.budget_prior``; it prints what it costs, resumes, and prints the table, medians over seeds
-with the smallest and largest in brackets. ``--shard 0/2`` runs every second one; the table needs all.
+with the smallest and largest in brackets. ``--shard 1/2`` runs every second one; the table needs all.
 """
 
 from __future__ import annotations
@@ -24,21 +24,13 @@ from typing import Any
 import torch
 
 import bayesprune as bp
-from benchmarks.ledger import Ledger
+from benchmarks.ledger import shard_of, sharded
 
 DENSITIES = (0.05, 0.02, 0.01, 0.005)
 KL_WEIGHTS = (0.1, 1.0)
 DECLARED = (0.1, 0.02, 0.005)
 MINUTES = 0.35
 """Of a run, on one core that others use too."""
-UNDECIDED = (0.05, 0.95)
-
-
-def undecided(logits: torch.Tensor) -> float:
-    """Share of probabilities that are neither nearly 0 nor nearly 1."""
-    low, high = UNDECIDED
-    probability = logits.sigmoid()
-    return float(((probability > low) & (probability < high)).double().mean())
 
 
 def fitted(density: float, kl_weight: float, declared: float, seed: int, steps: int) -> dict[str, Any]:
@@ -50,20 +42,15 @@ def fitted(density: float, kl_weight: float, declared: float, seed: int, steps: 
     rules = [bp.Budget(density=density)]
     fit = bp.fit(model, splits.train, steps=steps, rules=rules, kl_weight=kl_weight, seed=seed, device="cpu")
     (said,) = fit.settings["budget"]
-    after = torch.cat([odds.flatten() for odds in fit.restarts[0].guide.log_odds().values()]).double()
-    before = after - said["landing"]["shift"]
-    averaged, (x, y) = fit.score(*splits.validation), splits.validation
-    network = bp.prune(fit, min_inclusion=0.5).network
-    with torch.no_grad():
-        outputs = network(x)
+    landing, forms = said["landing"], bp.score_forms(fit, *splits.validation)
     odds = math.log(declared / (1 - declared)) + math.log(fit.model.knobs["odds"].value)
     return {
-        "by_itself": said["landing"]["before"] / said["whole"], "reached": said["reached"],
-        "count": said["reached_count"], "asked_count": round(said["asked_count"]), "shift": said["landing"]["shift"],
-        "undecided_before": undecided(before), "undecided": undecided(after), "prior_log_odds": odds,
-        "averaged": averaged["accuracy"], "averaged_nll": averaged["nll"],
-        "median": float((outputs.argmax(1) == y).double().mean()),
-        "median_nll": float(torch.nn.functional.cross_entropy(outputs, y)),
+        "by_itself": landing["before"] / said["whole"], "reached": said["reached"],
+        "count": said["reached_count"], "asked_count": round(said["asked_count"]), "shift": landing["shift"],
+        "undecided_before": landing["undecided"]["before"], "undecided": landing["undecided"]["after"],
+        "prior_log_odds": odds,
+        "averaged": forms["averaged"]["accuracy"], "averaged_nll": forms["averaged"]["nll"],
+        "median": forms["means"]["accuracy"], "median_nll": forms["means"]["nll"],
     }  # fmt: skip
 
 
@@ -82,16 +69,16 @@ def main() -> None:
     parser.add_argument("--densities", type=float, nargs="+", default=DENSITIES)
     parser.add_argument("--kl-weights", type=float, nargs="+", default=KL_WEIGHTS)
     parser.add_argument("--declared", type=float, nargs="+", default=DECLARED)
-    parser.add_argument("--shard", default="0/1", help="i/n: every n-th run from the i-th on")
-    parser.add_argument("--out", type=Path, default=Path("runs/budget_prior.json"))
+    parser.add_argument("--shard", type=shard_of, default=(1, 1), help="I/N: every N-th run, from the I-th on")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder of the results")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    shard, shards = (int(number) for number in given.shard.split("/"))
-    ledger = Ledger(given.out)
+    number, shards = given.shard
+    ledger = sharded(given.out, "budget_prior", given.shard)
     cells = list(itertools.product(given.densities, given.kl_weights, given.declared))
-    runs = [(*cell, seed) for seed in range(given.seeds) for cell in cells][shard::shards]
+    runs = [(*cell, seed) for seed in range(given.seeds) for cell in cells][number - 1 :: shards]
     names = {run: f"{run[0]:g} at {run[1]:g} from {run[2]:g}, seed {run[3]}, {given.steps} steps" for run in runs}
-    missing = sum(name not in ledger.runs for name in names.values())
+    missing = sum(name not in ledger.found() for name in names.values())
     print(f"{missing} runs x {MINUTES} minutes = {MINUTES * missing:.0f} minutes are to come", flush=True)
     for run, name in names.items():
         ledger.run(name, functools.partial(fitted, *run, steps=given.steps))
@@ -99,8 +86,9 @@ def main() -> None:
         "| asked, % | KL weight | declared, % | by itself, % | shift, nats | undecided before, % | after, % | "
         "prior log odds | averaged, % | nll | median model, % | nll |\n|" + "---|" * 12
     )
+    found = ledger.found()
     for cell in cells:
-        rows = [ledger.runs[name] for run, name in names.items() if run[:3] == cell]
+        rows = [found[name] for run, name in names.items() if run[:3] == cell]
         if rows:
             print(
                 f"| {100 * cell[0]:g} | {cell[1]:g} | {100 * cell[2]:g} | {shown(rows, 'by_itself', 100)} | "

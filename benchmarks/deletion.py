@@ -32,13 +32,13 @@ import xarray as xr
 from torch import Tensor
 
 import bayesprune as bp
+from bayesprune.analysis.deletion.set_deletion import BANDS
 from bayesprune.inference.deletion.what_is_deleted import base_weights
 from benchmarks.ledger import Ledger, shard_of, sharded
 
 HOW: dict[str, Any] = {"learning_rate": 2e-3, "kl_warmup": 0.2, "kl_weight": 0.1}
 DENSITY = 0.02
 SIZES = (10, 100, 1000)
-BANDS = (0.0, 0.05, 0.5, 0.95, 1.0)
 PROBABILITY = 0.95
 NAMES = ("PIP", "norm", "mean over sd", "deletion", "deletion, over draws", "deletion, labels", "Fisher", "derivative")
 
@@ -94,11 +94,11 @@ def fitted(options: argparse.Namespace, seed: int, splits: Any) -> bp.Fit:
 def made(options: argparse.Namespace, seed: int, splits: Any) -> dict[str, Any]:
     """A run: the fit alone, so that its minutes are counted apart."""
     fit = fitted(options, seed, splits)
-    pruned = bp.prune(fit, min_inclusion=0.5)
-    with torch.no_grad():
-        right = (pruned.network(splits.validation[0]).argmax(dim=1) == splits.validation[1]).float().mean()
-    left = sum(int(mask.sum()) for mask in pruned.masks.values()) / sum(mask.numel() for mask in pruned.masks.values())
-    return {"averaged": fit.score(*splits.validation)["accuracy"], "median": float(right), "kept": left}
+    forms = bp.score_forms(fit, *splits.validation)
+    averaged, means = forms["averaged"], forms["means"]
+    return {
+        "averaged": averaged["accuracy"], "median": means["accuracy"], "kept": means["kept"] / forms.weights
+    }  # fmt: skip
 
 
 def scores_of(fit: bp.Fit, kind: Kind, train: tuple[Tensor, Tensor], tensors: list[str], draws: int) -> dict[str, Any]:

@@ -21,10 +21,9 @@ import numpy as np
 import torch
 import xarray as xr
 from scipy import stats
-from torch.func import functional_call
 
 import bayesprune as bp
-from bayesprune.inference.pruning.criteria import magnitude, signal_to_noise
+from bayesprune.inference.pruning.criteria import magnitude
 from benchmarks.earlier_defaults import EARLIER, EARLIER_POINTS
 from benchmarks.ledger import Ledger
 from benchmarks.magnitude import Settings, train_dense
@@ -39,7 +38,7 @@ MODELS: dict[str, tuple[Callable[[], bp.Hierarchy], str]] = {
 DENSE = "magnitude of the dense network"
 LAPLACE = "reduction, Laplace"
 RATE = 2e-3
-PARTS = ("deletions", "curve", "correlation")
+PARTS = ("deletions", "curve", "correlation", "comparison")
 FACTS = ("score", "kind", "per", "loss", "examples", "threshold", "probability")
 
 
@@ -64,49 +63,25 @@ def ranks(scores: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
     return {name: part.reshape(value.shape) for part, (name, value) in zip(parts, scores.items(), strict=True)}
 
 
-def saliency(fit: bp.Fit, splits: Any, examples: int = 10_000) -> dict[str, np.ndarray]:
-    """|gradient x weight| of the mean training loss at the guide's centre (Mozer & Smolensky 1989)."""
-    x, y = (part[:examples] for part in splits.train)
-    model = fit.model
-    weights = {n: w.detach().requires_grad_() for n, w in model.weights_at(fit.guide.means()).items()}
-    loss = -model.likelihood.log_prob(functional_call(model.network.eval(), weights, (x,)), y).mean()
-    gradients = torch.autograd.grad(loss, list(weights.values()))
-    products = zip(weights.items(), gradients, strict=True)
-    return {name: (weight * gradient).abs().detach().numpy() for (name, weight), gradient in products}
-
-
-def rivals(fit: bp.Fit, splits: Any) -> dict[str, dict[str, np.ndarray]]:
-    """Scores by weight that compete with the inclusion probability."""
-    mean = fit.model.weights_at(fit.guide.means())
+def rivals(fit: bp.Fit, splits: Any) -> dict[str, Any]:
+    """Scores by weight that compete with the inclusion probability; the last is Mozer & Smolensky's (1989)."""
+    slopes = bp.deletion_scores(fit, tuple(part[:10_000] for part in splits.train), curvature="empirical").slope
     return {
-        "|mean|": {name: value.detach().abs().numpy() for name, value in mean.items()},
-        "|mean| / sd": {name: score.numpy() for name, score in signal_to_noise(fit).items()},
-        "|gradient x weight|": saliency(fit, splits),
+        "|mean|": {name: value.detach().abs() for name, value in fit.model.weights_at(fit.guide.means()).items()},
+        "|mean| / sd": "signal-to-noise",
+        "|gradient x weight|": {
+            name: slope.abs().reshape(fit.model.priors[name].shape) for name, slope in slopes.items()
+        },
     }
-
-
-def correlations(deletions: xr.Dataset, scores: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Spearman's correlation of a score with the change of the loss, over all deletions and by tensor."""
-    tensor = deletions.tensor.values.astype(str)
-    score = np.array([scores[t].ravel()[g] for t, g in zip(tensor, deletions.group.values, strict=True)])
-    change = deletions.change.values
-    found = {"all": float(stats.spearmanr(score, change).statistic)}
-    for name in scores:
-        at = tensor == name
-        found[name] = float(stats.spearmanr(score[at], change[at]).statistic)
-    return found
 
 
 def study(name: str, splits: Any, epochs: int, n: int) -> dict[str, Any]:
     """One fit and its deletions, as JSON holds them."""
     fit = fitted(name, splits, epochs)
-    scores = ranks(magnitude(fit)) if name == DENSE else None
+    scores = {"score": ranks(magnitude(fit)) if name == DENSE else None, **rivals(fit, splits)}
     calibration = bp.deletion_calibration(fit, splits.validation, n=n, scores=scores)
     found = as_json(calibration)
     found["fit"] = fit.score(*splits.validation)
-    found["rivals"] = {
-        rival: correlations(calibration.deletions, values) for rival, values in rivals(fit, splits).items()
-    }
     if name.startswith("spike"):
         found["sets"] = str(bp.set_deletion(fit, splits.validation))
     return found
@@ -143,8 +118,6 @@ def main() -> None:
     for name, row in found.items():
         print(f"\n{name}: accuracy {row['fit']['accuracy']:.4f}, nll {row['fit']['nll']:.3f} averaged over draws")
         print(as_calibration(row))
-        for rival, values in row["rivals"].items():
-            print(f"  {rival:<20}" + "  ".join(f"{layer} {value:+.2f}" for layer, value in values.items()))
         if "sets" in row:
             print(row["sets"])
     bp.plot_deletion_calibration({name: as_calibration(row) for name, row in found.items()}, path=options.picture)

@@ -16,6 +16,7 @@ import torch
 
 import bayesprune as bp
 from bayesprune.inference.predictions.metrics import accuracy
+from bayesprune.models.language.inclusion import is_undecided
 from benchmarks.earlier_defaults import EARLIER
 from benchmarks.ledger import Ledger, mean_and_spread
 
@@ -46,7 +47,7 @@ def scores(fit: bp.Fit, x: torch.Tensor, y: torch.Tensor) -> dict[str, Any]:
     found["median_accuracy"] = _accuracy(median.network, x, y)
     probabilities = fit.inclusion_probabilities()
     flat = np.concatenate([probabilities[name].values.ravel() for name in probabilities])
-    found["between_05_95"] = float(((flat > 0.05) & (flat < 0.95)).mean())
+    found["between_05_95"] = float(is_undecided(flat).mean())
     for level in LEVELS:
         if level >= median.report.sparsity:
             found[f"accuracy_{level}"] = _accuracy(bp.prune(fit, sparsity=level).network, x, y)

@@ -4,6 +4,7 @@ Run ``python -m benchmarks.guides --out FOLDER``; it goes on where it stopped, p
 
 * regression: linear regressions with known noise under a Gaussian prior, whose posterior is a Normal that is known:
   KL(q || posterior) in nats and standard deviations beside the posterior's.
+* ranks: how near the best Normal of 0, 2, 4 and 8 columns comes to the same posteriors.
 * logistic: breast cancer, 30 correlated features: the ELBO of the training data, and nll of held-out data.
 * network: LeNet-300-100 on Fashion-MNIST (or ``--data digits --epochs 60``) under a Gaussian prior: the ELBO, and
   scores of validation data.
@@ -14,7 +15,6 @@ Run ``python -m benchmarks.guides --out FOLDER``; it goes on where it stopped, p
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable
 from functools import partial
@@ -30,14 +30,15 @@ import bayesprune as bp
 from bayesprune.inference.guides.guide import Guide, normals
 from bayesprune.inference.guides.low_rank_normal import LowRankNormalFamily
 from benchmarks.correlated_inclusion import compared, fitted
-from benchmarks.ledger import Ledger
+from benchmarks.ledger import interval, shard_of, sharded
 from tests.oracles.conjugate_regression import ConjugateRegression
 from tests.oracles.correlated_normals import divergence, least_divergence
 from tests.oracles.correlated_regressions import correlated_problems
 
 GUIDES = ("normal", "lowrank")
 MIXED = ("diabetes", "a column twice", "a block of .95")
-TABLES = ("regression", "logistic", "network", "mixture")
+TABLES = ("regression", "ranks", "logistic", "network", "mixture")
+RANKS = (0, 2, 4, 8)
 LINEAR = {"learning_rate": 0.01, "schedule": "cosine", "kl_warmup": 0.0, "kl_weight": 1.0, "device": "cpu"}
 Run = dict[str, Any]
 
@@ -95,6 +96,11 @@ def regression(problem: ConjugateRegression, guide: str, seed: int) -> Run:
         "best": least_divergence(problem.precision, 8 if guide == "lowrank" else 0, starts=1),
         "seconds": fit.settings["seconds"],
     }
+
+
+def least_by_rank(problem: ConjugateRegression) -> Run:
+    """What the best Normal of each number of columns is away from the posterior, in nats; 0: independent Normals."""
+    return {str(rank): least_divergence(problem.precision, rank) for rank in RANKS}
 
 
 # -- models without a known posterior ---------------------------------------------------------------------------------
@@ -191,16 +197,6 @@ def spread(values: list[float], digits: int) -> str:
     return f"{statistics.mean(values):.{digits}f}{sd}"
 
 
-def paired(ours: list[float], theirs: list[float], digits: int) -> str:
-    """Mean difference over seeds, with its 95 % interval by Student's t."""
-    apart = [a - b for a, b in zip(ours, theirs, strict=True)]
-    if len(apart) < 2:
-        return f"{apart[0]:.{digits}f}"
-    t = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}.get(len(apart), 1.96)
-    half = t * statistics.stdev(apart) / len(apart) ** 0.5
-    return f"{statistics.mean(apart):.{digits}f} +- {half:.{digits}f}"
-
-
 def table(head: list[str], rows: list[list[str]]) -> None:
     """Prints a table in markdown."""
     print("\n| " + " | ".join(head) + " |\n|" + "---|" * len(head))
@@ -214,7 +210,7 @@ def print_compared(name: str, runs: dict[str, list[Run]], digits: dict[str, int]
         [guide, *(spread([one[key] for one in found], d) for key, d in digits.items())] for guide, found in runs.items()
     ]
     first, second = (runs[guide] for guide in GUIDES)
-    apart = [paired([a[key] for a in second], [b[key] for b in first], d) for key, d in digits.items()]
+    apart = [interval([a[key] - b[key] for a, b in zip(second, first, strict=True)], d) for key, d in digits.items()]
     table([name, *digits], [*rows, ["difference", *apart]])
 
 
@@ -228,19 +224,20 @@ def main() -> None:
     parser.add_argument("--data", default="fashion-mnist", help="of LeNet-300-100 under a Gaussian prior")
     parser.add_argument("--restarts", type=int, default=4)
     parser.add_argument("--kl-weights", type=float, nargs="+", default=[1.0, 0.1], help="of LeNet-300-100")
-    parser.add_argument("--shard", default="0/1", help="i/n: every n-th run, from the i-th")
+    parser.add_argument("--shard", type=shard_of, default=(1, 1), help="I/N: every N-th run, from the I-th on")
     given = parser.parse_args()
-    shard, shards = map(int, given.shard.split("/"))
-    ledger = Ledger(given.out / (f"runs-{shard}.json" if shards > 1 else "runs.json"))
-    if shards == 1:  # what shards have come to
-        for file in sorted(given.out.glob("runs-*.json")):
-            ledger.runs |= json.loads(file.read_text())
+    number, shards = given.shard
+    ledger = sharded(given.out, "runs", given.shard)
     wanted: dict[str, Callable[[], Run]] = {}
     seeds, at = range(given.seeds), "network/{data}/{weight:g}/{guide}/{seed}/{epochs}".format
     for guide in GUIDES:
         if "regression" in given.tables:
             for name, problem in designs().items():
                 wanted[f"regression/{name}/{guide}"] = partial(regression, problem, guide, 0)
+    if "ranks" in given.tables:
+        for name, problem in designs().items():
+            wanted[f"ranks/{name}"] = partial(least_by_rank, problem)
+    for guide in GUIDES:
         for seed in seeds:
             if "logistic" in given.tables:
                 wanted[f"logistic/{guide}/{seed}"] = partial(logistic, guide, seed)
@@ -252,7 +249,7 @@ def main() -> None:
             wanted[f"mixture/{name}"] = partial(mixture_of_regressions, name, given.restarts)
         for seed in seeds:
             wanted[f"mixture/network/{seed}"] = partial(mixture_of_networks, seed, given.restarts, 60)
-    found = {name: ledger.run(name, run) for k, (name, run) in enumerate(wanted.items()) if k % shards == shard}
+    found = {name: ledger.run(name, wanted[name]) for name in list(wanted)[number - 1 :: shards]}
     if shards > 1:
         print(ledger.cost())
         return
@@ -267,6 +264,9 @@ def main() -> None:
         head = ["regression", "best of `normal`", "`normal`", "best of `lowrank`", "`lowrank`"]
         head += ["sds of `normal`: median, least", "sds of `lowrank`"]
         table(head, rows)
+    if "ranks" in given.tables:
+        rows = [[name, *(f"{found[f'ranks/{name}'][str(rank)]:.2f}" for rank in RANKS)] for name in designs()]
+        table(["least KL(q || posterior), nats", *(f"{rank} columns" for rank in RANKS)], rows)
     if "logistic" in given.tables:
         runs = {guide: [found[f"logistic/{guide}/{seed}"] for seed in seeds] for guide in GUIDES}
         print_compared("logistic", runs, {"elbo": 2, "nll": 4, "seconds": 1})

@@ -31,8 +31,6 @@ ARMS: dict[str, dict[str, Any]] = {
     "Adam, one draw": {"learning_rate": 1e-3},
     "Adam, drawn outputs": {"learning_rate": 1e-3, "outputs": True},
     "IVON, h0 .1, beta2 .9999": {"learning_rate": 0.1, "start": 0.1, "beta2": 0.9999},
-    "IVON, h0 .01, beta2 .9999": {"learning_rate": 0.1, "start": 0.01, "beta2": 0.9999},
-    "IVON, h0 .003, beta2 .9999": {"learning_rate": 0.1, "start": 0.003, "beta2": 0.9999},
     "IVON, h0 .001, beta2 .9999": {"learning_rate": 0.3, "start": 0.001, "beta2": 0.9999},
     "IVON, h0 .03, beta2 .999": {"learning_rate": 0.3, "start": 0.03, "beta2": 0.999},
     "IVON, h0 .01, beta2 .999": {"learning_rate": 0.3, "start": 0.01, "beta2": 0.999},

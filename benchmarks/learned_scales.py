@@ -2,15 +2,14 @@
 
 The slab's sd and the inclusion probability by layer, by input and both, as points and under Normal guides, at several
 KL weights. Of every fit: accuracy and negative log-likelihood of the averaged prediction, accuracy of the
-median-probability model (MPM) at its means before and after training on with its zeros held, weights kept, shares of
-probabilities in (.05, .95), and what was learned, by layer. No test data are looked at.
+median-probability model (MPM) at its means before and after a refit, weights kept, shares of probabilities in
+(.05, .95), and what was learned, by layer. No test data are looked at.
 
     python -m benchmarks.learned_scales --data digits --epochs 100
     python -m benchmarks.learned_scales --data fashion-mnist --epochs 15 --kl-weights 1 --forms fixed "sd by layer"
 
-It resumes; `--shard i/n` makes the i-th of n parts of the runs (from 0), each with a file of its own beside `--out`,
-and the table is of all parts that are there. Prints the table in markdown, with the paired differences from the fixed
-scales over seeds, and what the runs cost.
+It resumes; `--shard I/N` makes the I-th of N parts of the runs, and the table is of all parts that are there. Prints
+the table in markdown, with the paired differences from the fixed scales over seeds, and what the runs cost.
 """
 
 from __future__ import annotations
@@ -19,20 +18,16 @@ import argparse
 import functools
 import itertools
 import json
-import math
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from scipy import stats
 
 import bayesprune as bp
 from bayesprune.inference.notes.emptied_layers import collapsed_layers, emptied_layers
-from bayesprune.inference.predictions.metrics import accuracy
-from benchmarks.ledger import Ledger
+from benchmarks.ledger import interval, shard_of, sharded
 
 FORMS: dict[str, dict[str, str]] = {
     "fixed": {},
@@ -45,7 +40,7 @@ FORMS: dict[str, dict[str, str]] = {
     "sd by layer, pi by input": {"learned_sd": "layer", "learned_density": "input"},
 }
 RATE, WARMUP = 2e-3, 0.2
-"""Those of the prototype that the issue gives figures of."""
+"""Those of benchmarks/posterior.py."""
 SHOWN = ("accuracy", "nll", "median_accuracy", "refit_accuracy", "kept", "undecided")
 
 
@@ -66,19 +61,17 @@ def fitted(prior: dict[str, Any], splits: Any, seed: int, epochs: int, **how: An
 def scores(fit: bp.Fit, splits: Any, refit_epochs: int) -> dict[str, Any]:
     """All that is reported of one fit, on the validation part."""
     x, y = splits.validation
-    found: dict[str, Any] = fit.score(x, y)
+    forms = bp.score_forms(fit, x, y)
+    found: dict[str, Any] = dict(forms["averaged"])
     probabilities = fit.inclusion_probabilities()
     by_layer = {name: probabilities[name].values for name in probabilities}
-    flat = np.concatenate([one.ravel() for one in by_layer.values()])
-    found["undecided"] = float(((flat > 0.05) & (flat < 0.95)).mean())
-    found["kept"] = float((flat > 0.5).mean())
+    found["undecided"], found["kept"] = forms.undecided, forms["means"]["kept"] / forms.weights
     found["kept_by_layer"] = {name: float((one > 0.5).mean()) for name, one in by_layer.items()}
     if min(found["kept_by_layer"].values()) > 0.0:
-        median = bp.prune(fit, min_inclusion=0.5)
-        found["median_accuracy"] = _accuracy(median.network, x, y)
+        found["median_accuracy"] = forms["means"]["accuracy"]
         if refit_epochs:
-            again = bp.finetune(median, splits.train, refit_epochs)
-            found["refit_accuracy"] = _accuracy(again.network, x, y)
+            again = bp.refit(fit, splits.train, epochs=refit_epochs)
+            found["refit_accuracy"] = bp.score_forms(again, x, y)["means"]["accuracy"]
     found["learned"] = {
         name: [float(q) for q in torch.quantile(value.double().flatten(), torch.tensor([0.0, 0.5, 1.0]).double())]
         for name, value in fit.guide.means().items()
@@ -101,11 +94,6 @@ def _splits(data: str) -> Any:
     return bp.load_data(data)
 
 
-def _accuracy(network: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
-    with torch.no_grad():
-        return accuracy(network(x).softmax(dim=1), y)
-
-
 def table(runs: Mapping[str, Mapping[str, Any]]) -> str:
     """Means over seeds, and the paired differences of the averaged accuracy from the fixed scales, in points."""
     of: dict[tuple[str, ...], dict[str, Mapping[str, Any]]] = {}
@@ -121,7 +109,7 @@ def table(runs: Mapping[str, Mapping[str, Any]]) -> str:
         pairs = [100.0 * (run["accuracy"] - base[seed]["accuracy"]) for seed, run in seeds.items() if seed in base]
         learned = {k: "/".join(f"{v:.3g}" for v in q) for k, q in next(iter(seeds.values()))["learned"].items()}
         said = "; ".join(f"{k.replace('.weight.', ' ')} {v}" for k, v in learned.items())
-        lines.append(f"| {' | '.join([*row, *cells, _interval(pairs), said])} |")
+        lines.append(f"| {' | '.join([*row, *cells, interval(pairs) if pairs else '-', said])} |")
     return "\n".join(lines)
 
 
@@ -130,24 +118,6 @@ def _mean(values: list[float | None], key: str) -> str:
     if len(there) < len(values) or not there:
         return f"empty in {len(values) - len(there)}" if key == "median_accuracy" else "-"
     return f"{(1.0 if key == 'nll' else 100.0) * statistics.mean(there):.{3 if key == 'nll' else 2}f}"
-
-
-def _interval(pairs: list[float]) -> str:
-    if not pairs:
-        return "-"
-    middle = statistics.mean(pairs)
-    if len(pairs) == 1:
-        return f"{middle:+.2f}"
-    half = stats.t.ppf(0.975, len(pairs) - 1) * statistics.stdev(pairs) / math.sqrt(len(pairs))
-    return f"{middle:+.2f} +- {half:.2f}"
-
-
-def parts(out: Path) -> dict[str, dict[str, Any]]:
-    """The runs of all parts that are there."""
-    found: dict[str, dict[str, Any]] = {}
-    for path in sorted(out.parent.glob(f"{out.stem}*.json")):
-        found |= json.loads(path.read_text())
-    return found
 
 
 def main() -> None:
@@ -163,23 +133,26 @@ def main() -> None:
     parser.add_argument("--prior", type=json.loads, default={}, help="further arguments of SpikeAndSlab, as JSON")
     parser.add_argument("--fit", type=json.loads, default={}, help="further options of fit, as JSON")
     parser.add_argument("--tag", default="", help="goes with the name of the data, for runs of other --prior or --fit")
-    parser.add_argument("--shard", default="0/1")
+    parser.add_argument("--shard", type=shard_of, default=(1, 1), help="I/N: every N-th run, from the I-th on")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/learned_scales.json"))
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder of the results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    shard, shards = map(int, options.shard.split("/"))
-    own = options.out if shards == 1 else options.out.with_name(f"{options.out.stem}.{shard}-of-{shards}.json")
-    ledger, known = Ledger(own), parts(options.out)
-    for number, (data, seed, weight, form) in enumerate(
-        itertools.product(options.data, range(options.seeds), options.kl_weights, options.forms)
-    ):
-        for guide in options.guides if FORMS[form] else ["-"]:
-            name = f"{data}{options.tag} | {weight:g} | {form} | {guide} | {seed}"
-            if number % shards == shard and name not in known:
-                ledger.run(name, functools.partial(one_run, data, seed, weight, form, guide, options))
-    print(table(parts(options.out)))
-    print(f"cost: {ledger.cost()}" if ledger.runs else "cost: nothing was run")
+    number, shards = options.shard
+    ledger = sharded(options.out, "learned_scales", options.shard)
+    runs = {
+        f"{data}{options.tag} | {weight:g} | {form} | {guide} | {seed}": functools.partial(
+            one_run, data, seed, weight, form, guide, options
+        )
+        for data, seed, weight, form in itertools.product(
+            options.data, range(options.seeds), options.kl_weights, options.forms
+        )
+        for guide in (options.guides if FORMS[form] else ["-"])
+    }
+    for name in list(runs)[number - 1 :: shards]:
+        ledger.run(name, runs[name])
+    print(table(ledger.found()))
+    print(f"cost: {ledger.cost()}")
 
 
 if __name__ == "__main__":

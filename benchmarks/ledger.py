@@ -6,9 +6,11 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from scipy import stats
 
 
 class Ledger:
@@ -80,6 +82,15 @@ def shard_of(text: str) -> tuple[int, int]:
     if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
         raise ValueError(f"--shard takes I/N with I from 1 to N, not {text!r}: write --shard 1/2")
     return int(number), int(count)
+
+
+def interval(differences: Sequence[float], digits: int = 2) -> str:
+    """Mean of paired differences with its 95 % interval by Student's t, in the unit of the differences, as text."""
+    mean = statistics.mean(differences)
+    if len(differences) < 2:
+        return f"{mean:+.{digits}f} (one seed)"
+    half = stats.t.ppf(0.975, len(differences) - 1) * statistics.stdev(differences) / len(differences) ** 0.5
+    return f"{mean:+.{digits}f} ({mean - half:+.{digits}f} to {mean + half:+.{digits}f})"
 
 
 def mean_and_spread(values: list[float]) -> str:

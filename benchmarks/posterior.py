@@ -31,12 +31,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scipy import stats
 from torch import nn
 
 import bayesprune as bp
 from bayesprune.inference.predictions import metrics
-from benchmarks.ledger import Ledger, shard_of, sharded
+from benchmarks.ledger import Ledger, interval, shard_of, sharded
 from benchmarks.magnitude import Settings, train_gradual
 from benchmarks.posterior_recipe import WHOLE, Recipe, Split, lenet, posterior, shortened
 
@@ -222,15 +221,6 @@ def row(name: str, found: Sequence[dict[str, float]], seconds: Sequence[float]) 
     cells.append(f"{statistics.mean(undecided):.1f}" if undecided else "")
     cells.append(f"{statistics.mean(seconds):.0f}")
     return f"| {name} | {' | '.join(cells)} |"
-
-
-def interval(differences: Sequence[float]) -> str:
-    """Mean of paired differences with its 95 % t-interval, in the unit of the differences."""
-    mean = statistics.mean(differences)
-    if len(differences) < 2:
-        return f"{mean:+.2f} (one seed)"
-    half = stats.t.ppf(0.975, len(differences) - 1) * statistics.stdev(differences) / len(differences) ** 0.5
-    return f"{mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})"
 
 
 def paired(ours: dict[int, dict[str, Any]], theirs: dict[int, dict[str, Any]], place: tuple[str, ...]) -> list[float]:

@@ -19,6 +19,7 @@ from scipy import stats
 
 import bayesprune as bp
 from bayesprune.analysis.plots.style import SEQUENTIAL, finished, line_look, new_figure, styled
+from bayesprune.models.language.inclusion import is_undecided
 from benchmarks.posterior import RECIPES
 from benchmarks.posterior_recipe import declared, fitted, lenet, shortened
 
@@ -47,11 +48,11 @@ def images_of(x: torch.Tensor, y: torch.Tensor) -> dict[str, np.ndarray]:
 def told(kept: np.ndarray, images: dict[str, np.ndarray], probabilities: dict[str, np.ndarray]) -> None:
     """Prints the figures of the caption."""
     everything = np.concatenate([values.ravel() for values in probabilities.values()])
-    undecided = ((everything > 0.05) & (everything < 0.95)).mean()
+    undecided = is_undecided(everything).mean()
     open_ = (everything > 0.5).mean()
     print(f"kept (probability above 1/2) {100 * open_:.2f} %, undecided {100 * undecided:.1f} %")
     for name, values in probabilities.items():
-        share = ((values > 0.05) & (values < 0.95)).mean()
+        share = is_undecided(values).mean()
         print(f"{name}: {(values > 0.5).sum():,} of {values.size:,} kept, {100 * share:.1f} % undecided")
     print(f"expected weights a pixel: {kept.min():.2f} to {kept.max():.2f}, mean {kept.mean():.2f} of 300")
     inner = np.zeros_like(kept, dtype=bool)
@@ -69,7 +70,7 @@ def told(kept: np.ndarray, images: dict[str, np.ndarray], probabilities: dict[st
 def picture(kept: np.ndarray, images: dict[str, np.ndarray], probabilities: dict[str, np.ndarray], path: Path) -> None:
     """Draws the figure."""
     everything = np.concatenate([values.ravel() for values in probabilities.values()])
-    undecided = ((everything > 0.05) & (everything < 0.95)).mean()
+    undecided = is_undecided(everything).mean()
     shown = [
         ("mean image", images["mean image"]),
         ("standard deviation of each pixel", images["within"]),

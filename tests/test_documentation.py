@@ -403,6 +403,40 @@ def test_the_page_on_magnitude_classes_runs():
     assert bp.prune(space["sparse"]).report.nonzero == 740
 
 
+def test_the_page_on_local_reparameterisation_runs():
+    space = {}
+    for block in code_blocks("docs/local_reparameterisation.md"):
+        exec(compile(block, "docs/local_reparameterisation.md", "exec"), space)
+    assert space["fit"].settings["outputs_drawn"] == ["0.weight", "2.weight"]
+
+
+@pytest.mark.slow
+def test_the_page_on_deletion_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data, network = bp.load_data("digits"), bp.lenet_300_100(64, hidden=(12, 8))
+    model = bp.BayesianNetwork(network, {"*.weight": bp.SpikeAndSlab(0.3)}, data_size=len(data.train[0]))
+    space = {"bp": bp, "data": data, "fit": bp.fit(model, data.train, epochs=20)}
+    space["mask"] = torch.zeros(12, 64, dtype=torch.bool).index_fill_(1, torch.tensor([30]), True)
+    for block in code_blocks("docs/deletion.md"):
+        exec(compile(block, "docs/deletion.md", "exec"), space)
+    assert space["fewer"].report.nonzero == round(0.02 * 944) and space["pair"].change.shape == (1,)
+    assert [str(one) for one in space["first_inputs"].comparison.predictor.values][-1] == "ceiling"
+
+
+def test_the_page_on_posteriors_runs():
+    x, y = (torch.tensor(part, dtype=torch.float32) for part in load_diabetes(return_X_y=True))
+    mixture, low, wider = code_blocks("docs/posteriors.md")
+    fits = []
+    for prior, blocks in ((bp.SpikeAndSlab(0.5), [mixture]), (bp.Gaussian(1.0), [low, wider])):
+        bnn = bp.BayesianNetwork(nn.Linear(10, 1), {"weight": prior}, bp.Normal(), data_size=len(x))
+        space = {"bp": bp, "bnn": bnn, "x": x, "y": y}
+        for block in blocks:
+            exec(compile(block, "docs/posteriors.md", "exec"), space)
+            fits.append(space["fit"])
+    assert len(fits[0].restarts) == 8
+    assert [fit.guide.family_of["weight"] for fit in fits[1:]] == ["lowrank", "lowrank30"]
+
+
 def test_links_between_the_pages_lead_somewhere():
     for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):

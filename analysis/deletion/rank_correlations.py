@@ -41,18 +41,12 @@ def correlation_table(
     """
     tensor = deletions.tensor.values
     score, change, harmful = (deletions[key].values for key in ("score", "change", "harmful"))
-    places = {name: np.flatnonzero(tensor == name) for name in names}
-    again = {name: rng.choice(at, (BOOTSTRAP, len(at))) for name, at in places.items() if len(at)}
-    columns: dict[str, list[float]] = {key: [] for key in ("spearman", "lower", "upper", "auc", "deletions", "harmful")}
-    for name in (ALL, *names):
-        at = np.arange(len(tensor)) if name == ALL else places[name]
-        parts = list(again.values()) if name == ALL else [again[name]] if name in again else []
-        draws = np.concatenate(parts, axis=1) if parts else np.zeros((1, 0), dtype=int)
-        low, high = percentiles(spearman(score[draws], change[draws]), probability)
-        row = (float(spearman(score[at], change[at])), low, high, area(score[at], harmful[at]))
-        for key, value in zip(columns, (*row, len(at), int(harmful[at].sum())), strict=True):
-            columns[key].append(value)
-    return xr.Dataset({key: ("layer", np.array(values)) for key, values in columns.items()}, {"layer": [ALL, *names]})
+    table = compared({"": score}, change, tensor, names, probability, rng).sel(predictor="").drop_vars("predictor")
+    parts = [np.ones(len(tensor), dtype=bool), *(tensor == name for name in names)]
+    table["auc"] = "layer", np.array([area(score[part], harmful[part]) for part in parts])
+    table["deletions"] = "layer", np.array([int(part.sum()) for part in parts])
+    table["harmful"] = "layer", np.array([int(harmful[part].sum()) for part in parts])
+    return table
 
 
 def spearman(a: Array, b: Array) -> Array:

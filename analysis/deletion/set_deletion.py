@@ -16,8 +16,9 @@ from bayesprune.analysis.deletion.rank_correlations import CEILING, compared, co
 from bayesprune.inference.data.batches import Data
 from bayesprune.inference.deletion.deletion_scores import set_scores
 from bayesprune.inference.fit_result import Fit
+from bayesprune.models.language.inclusion import UNDECIDED
 
-BANDS = (0.0, 0.05, 0.5, 0.95, 1.0)
+BANDS = (0.0, UNDECIDED[0], 0.5, UNDECIDED[1], 1.0)
 SIZES = (1, 10, 100, 1000)
 
 

@@ -14,6 +14,7 @@ import xarray as xr
 from bayesprune.analysis.plots.short_names import short_names
 from bayesprune.analysis.plots.style import POSTERIOR, SEQUENTIAL, check_path, finished, new_figure, of_name, styled
 from bayesprune.inference.fit_result import Fit
+from bayesprune.models.language.inclusion import is_undecided
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -108,7 +109,7 @@ def _histogram(axis: Any, values: xr.DataArray, name: str, names_event: bool) ->
     axis.set_ylim(0.7, max(counts.max() * (6.0 if names_event else 1.5), 11.0))  # a decade at least has numbers
     axis.set_xlabel("inclusion probability")
     axis.set_ylabel(f"weights (of {flat.size:,})")
-    undecided = float(((flat > 0.05) & (flat < 0.95)).mean())
+    undecided = float(is_undecided(flat).mean())
     axis.set_title(of_name(name, f"{undecided:.0%} undecided", TITLE))
     if names_event:
         axis.text(0.98, 0.95, values.attrs["event"], ha="right", va="top", fontsize=7, transform=axis.transAxes)

@@ -12,6 +12,7 @@ from bayesprune.analysis.diagnostics.convergence import convergence
 from bayesprune.data.sets import DataSplits
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.registry import is_point
+from bayesprune.models.language.inclusion import is_undecided
 from bayesprune.runs.declaration import Declaration
 from bayesprune.runs.finite_numbers import finite_numbers
 from bayesprune.runs.same_data import scaling_sketch
@@ -19,7 +20,6 @@ from bayesprune.runs.same_data import scaling_sketch
 __all__ = ["guide_name", "summarise_run"]
 
 SCORES = ("accuracy", "rmse", "nll", "ece", "coverage_50", "coverage_90")
-_UNDECIDED = (0.05, 0.95)
 _MANY_CLASSES, _A_CLASS = 20, 5
 """More classes than the first, with fewer training examples each than the second, may be no classes."""
 
@@ -124,9 +124,8 @@ def _inclusion(fit: Fit) -> dict[str, Any]:
     found = fit.inclusion_probabilities()
     flat = np.concatenate([variable.values.ravel() for variable in found.values()])
     nonzero = int((flat > 0.5).sum())
-    low, high = _UNDECIDED
     weights = sum(fit.model.declared_sizes.values())  # removed ones have probability zero
-    undecided = int(((flat > low) & (flat < high)).sum()) / weights
+    undecided = int(is_undecided(flat).sum()) / weights
     return dict(zip(keys, (nonzero, 1 - nonzero / weights, undecided), strict=True))
 
 

@@ -12,7 +12,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, overload
 
@@ -23,6 +23,7 @@ from bayesprune.inference.execution.device_numbers import numbers_made_on
 from bayesprune.inference.execution.executions import EXECUTIONS
 from bayesprune.inference.execution.fused import FusedStep
 from bayesprune.inference.execution.objective_graph import UntraceableError, trace
+from bayesprune.inference.execution.recomputation import without_recomputation
 from bayesprune.inference.execution.weight_gradient import with_shifts
 from bayesprune.inference.guides.functional import GivenNoise
 from bayesprune.inference.objective.objective import Objective, Terms
@@ -124,7 +125,8 @@ class Stepper:
         report: Which execution it is, and why.
 
     Raises:
-        ValueError: For an unknown execution; in the first step, if the fused one is asked for and cannot be taken.
+        ValueError: For an unknown execution; in the first step, if the fused one is asked for and cannot be taken, or
+            if the network runs layers again in the backward pass whose weights were drawn.
     """
 
     @takes_old_names
@@ -237,13 +239,19 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         with numbers_made_on(x.device), nullcontext() if noise is None else GivenNoise(noise):
             terms = self.objective.terms(x, y, kl_weight)
-        self.backward(terms.loss / self.objective.model.data_size)
+        with self._watched(terms) if self.report.plain_steps == 0 else nullcontext():
+            self.backward(terms.loss / self.objective.model.data_size)
         if self.clip is not None:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(parameters, self.clip)
         self.optimizer.step()
         parts = {site: term.detach() for site, term in terms.kl_of.items()}
         return replace(terms, loss=terms.loss.detach(), kl_of=parts, weights={})
+
+    def _watched(self, terms: Terms) -> AbstractContextManager[None]:
+        """Where the first backward pass of such terms belongs."""
+        model = self.objective.model
+        return without_recomputation(model.network, {*model.priors, *terms.weights})
 
     def _with_gradient(self, x: Tensor, y: Tensor, kl_weight: float) -> tuple[Terms, dict[str, Tensor]]:
         """A plain step, and the gradient of the weights."""
@@ -401,8 +409,10 @@ class Stepper:
                 frozen_statistics(objective.model.network),
                 numbers_made_on(x.device),
             ):
-                loss = objective.terms(x, y, kl_weight).loss / objective.model.data_size
-                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+                terms = objective.terms(x, y, kl_weight)
+                with self._watched(terms):
+                    loss = terms.loss / objective.model.data_size
+                    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             float(loss.detach())
             del gradients
             times.append(time.perf_counter() - clock)

@@ -23,6 +23,7 @@ from bayesprune.inference.notes.mask_notes import mask_notes
 from bayesprune.inference.notes.remedies import Remedies
 from bayesprune.inference.rules.gate_noise import NOISY
 from bayesprune.inference.rules.thresholds import Thresholds
+from bayesprune.models.language.inclusion import UNDECIDED, is_undecided
 
 __all__ = ["findings"]
 
@@ -48,7 +49,6 @@ LEARNED = 0.9
 """Share of the labels' entropy from which on a fit has not ended too early, however its loss moves."""
 HALF = 0.5
 """Share of what is to be looked at that is much."""
-UNDECIDED = (0.05, 0.95)
 NEAR = 0.2
 """Difference of log odds to the prior's within which an inclusion probability sits at it."""
 EARLY, MANY = 0.25, 0.1
@@ -260,18 +260,19 @@ def _undecided(facts: _Facts) -> str | None:
         config: dict[str, Any] = prior.hierarchy.config or {}
         density = (config.get("arguments") or {}).get("expected_density")
         total += model.declared_sizes[name]
-        found = int(((pip > UNDECIDED[0]) & (pip < UNDECIDED[1])).sum())
+        found = int(is_undecided(pip).sum())
         inside += found
         undecided += [name] if found else []
         if isinstance(density, float) and 0.0 < density < 1.0:
             densities.add(density)
             odds = math.log(density / (1.0 - density))
             near += int(((pip.double().clamp(1e-9, 1 - 1e-9).logit() - odds).abs() < NEAR).sum())
+    low, high = UNDECIDED
     if total and inside > HALF * total:
         where = f"; {100 * near / total:.0f} % sit at the prior's {densities.pop():g}" if len(densities) == 1 else ""
         return (
-            f"{100 * inside / total:.0f} % of the inclusion probabilities lie between 0.05 and 0.95{where}: the data "
-            f"have not decided on these weights: {facts.remedies.about(undecided).sharper_prior()}"
+            f"{100 * inside / total:.0f} % of the inclusion probabilities lie between {low} and {high}{where}: the "
+            f"data have not decided on these weights: {facts.remedies.about(undecided).sharper_prior()}"
         )
     report = (fit.settings.get("gating") or [{}])[0]
     gates = fit.trace.sizes.get("unit", 0)

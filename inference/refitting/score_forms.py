@@ -20,6 +20,7 @@ from bayesprune.inference.pruning.prune import pruned
 from bayesprune.inference.pruning.ranking import Ranking
 from bayesprune.inference.refitting.fixed_gates import fix_gates
 from bayesprune.inference.restart import Restart
+from bayesprune.models.language.inclusion import UNDECIDED, is_undecided
 from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.networks.outputs import outputs_at
 from bayesprune.models.networks.placing import like
@@ -27,8 +28,6 @@ from bayesprune.models.networks.placing import like
 __all__ = ["AVERAGED", "DRAWN", "MEANS", "FormScores", "score_forms"]
 
 AVERAGED, DRAWN, MEANS = "averaged", "drawn", "means"
-UNDECIDED = (0.05, 0.95)
-"""Between these an inclusion probability decides nothing."""
 _WORDS = {
     AVERAGED: "averaged over draws of weights and gates",
     DRAWN: "structure fixed, averaged over draws of its weights",
@@ -71,7 +70,8 @@ class FormScores:
         if DRAWN in self.rows:
             lines.append(f"  the structure is {self.structure}, of {self.weights:,} weights")
         if self.undecided is not None:
-            lines.append(f"  undecided: {100 * self.undecided:.1f} % of the inclusion probabilities (0.05 to 0.95)")
+            low, high = UNDECIDED
+            lines.append(f"  undecided: {100 * self.undecided:.1f} % of the inclusion probabilities ({low} to {high})")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
 
@@ -120,7 +120,7 @@ def score_forms(
         return FormScores(rows, weights, None, "that of the MAP", (note,))
     probabilities = probabilities_at(fit, restart)
     flat = torch.cat([found.reshape(-1).double() for found in probabilities.values()])
-    undecided = float(((flat > UNDECIDED[0]) & (flat < UNDECIDED[1])).sum()) / len(flat)
+    undecided = float(is_undecided(flat).sum()) / len(flat)
     rows = {AVERAGED: _averaged(fit, x, y, draws, restart, seed, data) | {"kept": float(flat.sum())}}
     result = pruned(fit, how, min_inclusion, restart)
     notes = []

@@ -29,6 +29,7 @@ from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.guides.left_in import included_weights
 from bayesprune.inference.rules.budget_count import component_sizes, knob_of, thresholds, weights_left
 from bayesprune.inference.rules.threshold_landing import KeptValues, across_threshold, thresholded
+from bayesprune.models.language.inclusion import is_undecided
 from bayesprune.models.language.latent import WEIGHT
 
 __all__ = ["landed", "landed_by_layer"]
@@ -39,8 +40,6 @@ _BEYOND = 0.01
 _SHIFTED = {1.0: "log odds", -1.0: "thresholds, downwards"}
 _FARTHEST = 64.0
 """Largest common shift, in nats: no gate is that sure."""
-_UNDECIDED = (0.05, 0.95)
-"""A gate's probability strictly between these is undecided."""
 
 
 @torch.no_grad()
@@ -139,9 +138,8 @@ def _undecided(guide: Guide, shifted: Iterable[_Shifted]) -> float | None:
     log_odds = [known[site].flatten() for site in known if site in sites]
     if not log_odds:
         return None
-    low, high = (math.log(share / (1.0 - share)) for share in _UNDECIDED)
     every = torch.cat(log_odds)
-    return int(((every > low) & (every < high)).sum()) / every.numel()
+    return int(is_undecided(every.double().sigmoid()).sum()) / every.numel()
 
 
 def _both(before: float | None, guide: Guide, shifted: Iterable[_Shifted]) -> dict[str, dict[str, float]]:

@@ -31,12 +31,13 @@ from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.renamed_arguments import by_new_names
 from bayesprune.models.files.json_file import damaged, need, read_json, write_json
 
-__all__ = ["FORMS", "Trial", "Trials", "Values", "scores_of", "trials_kept"]
+__all__ = ["FORMS", "Trial", "Trials", "Values", "form_scores", "trials_kept"]
 
 TRIALS_FILE = "trials.json"
 _REMEDY = "begin anew in another folder"
 _FOLDS = 10
-FORMS = ("averaged", "median")
+FORMS = ("averaged", "means")
+"""What can be scored of a fit, by the words of `score_forms`, which makes all of them at once."""
 _ROW: dict[str, Any] = {
     "number": int, "knob": str, "values": dict, "warm_from": (int, type(None)), "steps": int,
     "nll": (float, type(None)), "standard_error": (float, type(None)), "score_name": str, "score": (float, type(None)),
@@ -111,7 +112,7 @@ class Trials:
         how: Further arguments of `fit`, the KL weight aside.
         folder: Where trials are kept; None: nowhere.
         asked: What tells this search from another one, which is refused; JSON must hold it.
-        form: What is scored: ``"averaged"`` (default), the prediction averaged over draws, or ``"median"``, the network
+        form: What is scored: ``"averaged"`` (default), the prediction averaged over draws, or ``"means"``, the network
             of the median-probability model at its means.
 
     Attributes:
@@ -222,7 +223,7 @@ class Trials:
     def _scores(self, fit: Fit, rows: slice = slice(None)) -> dict[str, float]:
         """Scores on validation data, or on some rows of them."""
         x, y = (part[rows] for part in self.validation)
-        return scores_of(fit, self.form, x, y)
+        return form_scores(fit, self.form, x, y)
 
     def _standard_error(self, fit: Fit) -> float:
         """Of the mean of the nll over examples, from the means of folds: the prediction is the same for all of them."""
@@ -275,12 +276,12 @@ class Trials:
         return rows
 
 
-def scores_of(fit: Fit, form: str, x: Tensor, y: Tensor, restart: int | None = None) -> dict[str, float]:
+def form_scores(fit: Fit, form: str, x: Tensor, y: Tensor, restart: int | None = None) -> dict[str, float]:
     """Scores of one form of a fit: those of the likelihood first, and nll in nats per example.
 
     Args:
         fit: The fit.
-        form: ``"averaged"`` or ``"median"``, as for `Trials`.
+        form: ``"averaged"`` or ``"means"``, as for `Trials`.
         x: Inputs, `(n, ...)`.
         y: Targets.
         restart: Which restart; default None: all of them averaged, of the median-probability model the first.

@@ -26,7 +26,7 @@ from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.rules.budget import Budget
 from bayesprune.inference.training.fit import fit
-from bayesprune.inference.tuning.trials import FORMS, Trial, Trials, Values, scores_of
+from bayesprune.inference.tuning.trials import FORMS, Trial, Trials, Values, form_scores
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.given_numbers import whole_number
 from bayesprune.models.checks.renamed_arguments import takes_old_names
@@ -57,7 +57,7 @@ class Tuned:
         notes: Sentences worth telling the user.
         fit_at: Makes the full fit at values of the knobs, given further arguments of `bayesprune.fit`.
         validation: The validation data.
-        form: What was scored on them: ``"averaged"`` or ``"median"``.
+        form: What was scored on them: ``"averaged"`` or ``"means"``.
     """
 
     values: dict[str, float | None]
@@ -124,7 +124,7 @@ class Tuned:
         except NonFiniteLossError:
             return None, math.inf
         x, y = self.validation
-        found = [scores_of(fitted, self.form, x, y, number)["nll"] for number in range(len(fitted.restarts))]
+        found = [form_scores(fitted, self.form, x, y, number)["nll"] for number in range(len(fitted.restarts))]
         loss = sum(found) / len(found)
         return fitted, loss if math.isfinite(loss) else math.inf
 
@@ -184,7 +184,7 @@ def tune(
             in (0, 1), their number, or one by layer; the same as ``rules=[Budget(density=...)]``. Default None: what
             the prior leaves.
         form: What is scored on validation data: ``"averaged"`` (default), the prediction averaged over draws, or
-            ``"median"``, the network of the median-probability model at its means, for priors with gates.
+            ``"means"``, the network of the median-probability model at its means, for priors with gates.
         **how: Further arguments of `fit`, for the trials and for `Tuned.fit`: ``guide``, ``kl_weight``, ``seed``, ...
             Callbacks and stopping rules do not watch trials.
 
@@ -210,9 +210,9 @@ def tune(
     made: ModelAt = make if make is not None else lambda: model_at  # type: ignore[assignment, return-value]
     first = made(**_of_prior(begin))
     how = _under_budget(first, density, how)
-    if form == "median" and not any(_has_gate(prior) for prior in first.priors.values()):
+    if form == "means" and not any(_has_gate(prior) for prior in first.priors.values()):
         raise ValueError(
-            "form='median' scores the median-probability model, but no prior of this model has gates: leave it out, or "
+            "form='means' scores the median-probability model, but no prior of this model has gates: leave it out, or "
             "take SpikeAndSlab()"
         )
     for knob in BY_DATA_SIZE:

@@ -24,6 +24,7 @@ from torch import Tensor
 from bayesprune.models.language.levels import level_shape
 
 __all__ = [
+    "UNDECIDED",
     "BeyondThreshold",
     "ExactZero",
     "InclusionEvent",
@@ -34,6 +35,7 @@ __all__ = [
     "SomeComponent",
     "beyond_threshold",
     "exact_zero",
+    "is_undecided",
     "reduced_to_zero",
     "relative_threshold",
     "shrinkage_below",
@@ -41,8 +43,23 @@ __all__ = [
     "some_component",
 ]
 
+UNDECIDED = (0.05, 0.95)
+"""Strictly between these an inclusion probability decides nothing."""
 ShrinkageForm = Literal["fisher", "posterior"]
 _BY = {None: "", "fisher": " by the Fisher information", "posterior": " by the posterior"}
+
+
+def is_undecided(probability: Any) -> Any:
+    """Whether inclusion probabilities are neither nearly 0 nor nearly 1: strictly between the two of `UNDECIDED`.
+
+    Args:
+        probability: Probabilities of any shape, a tensor or an array.
+
+    Returns:
+        Booleans of that shape and kind.
+    """
+    low, high = UNDECIDED
+    return (probability > low) & (probability < high)
 
 
 class BoundPrior(Protocol):

@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 
 from benchmarks import posterior, posterior_ladder
-from benchmarks.ledger import shard_of, sharded
+from benchmarks.ledger import interval, shard_of, sharded
 from benchmarks.posterior_recipe import WHOLE, Recipe, lenet, shortened
 
 
@@ -73,9 +73,9 @@ def test_shards_write_files_of_their_own_and_know_what_the_others_have_finished(
 def test_the_interval_of_paired_differences_is_that_of_a_t_test() -> None:
     differences = [0.1, -0.2, 0.35, 0.05, 0.0]
     low, high = stats.ttest_1samp(differences, 0.0).confidence_interval(0.95)
-    assert posterior.interval(differences) == f"{np.mean(differences):+.2f} ({low:+.2f} to {high:+.2f})"
+    assert interval(differences) == f"{np.mean(differences):+.2f} ({low:+.2f} to {high:+.2f})"
     normal = 1.96 * stats.sem(differences)  # too narrow for five seeds
-    assert f"({np.mean(differences) - normal:+.2f}" not in posterior.interval(differences)
+    assert f"({np.mean(differences) - normal:+.2f}" not in interval(differences)
 
 
 def test_differences_are_paired_by_seed_and_those_without_a_partner_are_left_out() -> None:

@@ -40,6 +40,8 @@ Digests would fail on the next processor, which adds in another order: 20 steps 
 with PyTorch's kernels without vector instructions), and the stored numbers are rounded to 1e-13. What has to be seen is
 larger: a prior's constant off by a millionth moves the loss by 2e-9 of itself or more."""
 SIZE, FEATURES, HIDDEN, CLASSES = 40, 6, 8, 3
+WIDE = 24
+"""Hidden units from which on the layer behind draws its outputs, under gates of single weights."""
 STEPS, DRAWS = 20, 4
 BOTH, ONE = ("plain", "fused"), ("plain",)
 WEIGHTS = "*.weight"
@@ -82,9 +84,9 @@ def numbers() -> Tensor:
     return 30.0 + 12.0 * x[:, 0] - 7.0 * x[:, 1] * x[:, 2] + 2.0 * torch.cos(9.0 * x[:, 3])
 
 
-def network(outputs: int = CLASSES) -> nn.Module:
-    """6-8-outputs."""
-    made = bp.lenet_300_100(FEATURES, outputs, hidden=(HIDDEN,)).double()
+def network(outputs: int = CLASSES, hidden: int = HIDDEN) -> nn.Module:
+    """6-hidden-outputs."""
+    made = bp.lenet_300_100(FEATURES, outputs, hidden=(hidden,)).double()
     with torch.no_grad():
         for tensor in made.parameters():
             count = torch.arange(tensor.numel(), dtype=torch.float64)
@@ -112,6 +114,12 @@ def on_regression(factor: float) -> bp.BayesianNetwork:
     """A regression, which is fitted in standard units."""
     priors = {WEIGHTS: bp.SpikeAndSlab(expected_density=0.3 * factor)}
     return bp.BayesianNetwork(network(1), priors, likelihood=bp.Normal(), data_size=SIZE)
+
+
+def wide(factor: float) -> bp.BayesianNetwork:
+    """A network whose second layer draws its outputs, as is the default from 20 inputs on; the first draws weights."""
+    priors = {WEIGHTS: bp.SpikeAndSlab(expected_density=0.3 * factor)}
+    return bp.BayesianNetwork(network(hidden=WIDE), priors, data_size=SIZE)
 
 
 def own(factor: float) -> bp.Hierarchy:
@@ -172,6 +180,7 @@ CASES: dict[str, Case] = {
         on_weights(lambda f: bp.SpikeAndSlab(expected_density=0.3 * f)), None, lambda: {"restarts": 2}, ONE
     ),
     "regression": Case(on_regression),
+    "outputs drawn": Case(wide),
 }
 REMOVING = ("units removed", "units removed under a prior")
 

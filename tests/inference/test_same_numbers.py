@@ -63,6 +63,11 @@ def test_the_regression_is_fitted_in_standard_units():
     assert found["inputs"] and found["targets"]
 
 
+def test_one_layer_draws_its_outputs_and_one_its_weights_where_the_case_says_so():
+    drawn = {name: plain(name).settings["outputs_drawn"] for name in CASES}
+    assert drawn.pop("outputs drawn") == ["fc2.weight"] and not any(drawn.values())
+
+
 # -- what would be seen -------------------------------------------------------------------------------------------
 
 

@@ -69,7 +69,7 @@ def test_it_is_a_budget_among_the_rules():
 def test_the_median_model_is_scored_at_its_means():
     train, (x, y) = data()
     how = {name: value for name, value in HOW.items() if name not in ("first_steps", "steps")}
-    tuned = bp.tune(model_at, train, (x, y), {"kl_weight": (0.5,)}, density=0.2, kl_weight=0.5, form="median", **HOW)
+    tuned = bp.tune(model_at, train, (x, y), {"kl_weight": (0.5,)}, density=0.2, kl_weight=0.5, form="means", **HOW)
     fit = bp.fit(model_at(), train, kl_weight=0.5, steps=60, rules=[bp.Budget(density=0.2)], **how)
     kept = {name: p > 0.5 for name, p in fit.inclusion_probabilities().items()}
     weights = fit.included_weights()
@@ -82,10 +82,10 @@ def test_the_median_model_is_scored_at_its_means():
                 value = weights[name] * torch.tensor(kept[name].values)
             parameter.copy_(value)
         expected = float(cross_entropy(plain(x), y))
-    assert tuned.before.nll == pytest.approx(expected, abs=1e-5) and tuned.form == "median"
+    assert tuned.before.nll == pytest.approx(expected, abs=1e-5) and tuned.form == "means"
     assert fit.score(x, y)["nll"] != pytest.approx(expected, abs=1e-3)  # control: the averaged prediction is another
     with_error = bp.tune(
-        model_at, train, (x, y), {"kl_weight": (0.5,)}, density=0.2, kl_weight=0.5, form="median",
+        model_at, train, (x, y), {"kl_weight": (0.5,)}, density=0.2, kl_weight=0.5, form="means",
         rule="one-standard-error", **HOW,
     )  # fmt: skip
     with torch.no_grad():
@@ -100,7 +100,7 @@ class Interrupted(BaseException):
 def test_an_interrupted_search_goes_on_with_the_same_numbers_and_another_density_is_refused(tmp_path, monkeypatch):
     train, validation = data()
     given = (model_at, train, validation, KNOBS)
-    how = {"density": 0.2, "kl_weight": 1.0, "form": "median", **HOW}
+    how = {"density": 0.2, "kl_weight": 1.0, "form": "means", **HOW}
     whole = bp.tune(*given, **how)
     real, calls = continuation.fit, []
 
@@ -148,9 +148,9 @@ def gaussian(expected_density=0.3):
         ({"density": 0.2, "rules": [bp.Budget(density=0.1)]}, "rules= has one already: give one of the two"),
         ({"density": 1.5}, r"a share in \(0, 1\) or a whole number of them, not 1.5"),
         ({"density": 10**6}, "more than all there are"),
-        ({"form": "mean"}, "form 'mean' is unknown: expected one of averaged, median"),
+        ({"form": "mean"}, "form 'mean' is unknown: expected one of averaged, means"),
         ({"model": gaussian, "density": 0.2}, "moves a knob, but Gaussian"),
-        ({"model": gaussian, "form": "median"}, "no prior of this model has gates: leave it out"),
+        ({"model": gaussian, "form": "means"}, "no prior of this model has gates: leave it out"),
     ],
 )
 def test_wrong_usage_is_told_in_a_sentence_before_anything_is_fitted(change, said, monkeypatch):
