@@ -197,7 +197,7 @@ def check_same_density(joint: FlatJoint, declared: BayesianNetwork, x: Tensor, y
         for _ in range(_POINTS):
             values = {}
             for name in sites.stochastic_nodes:
-                site = sites.nodes[name]
+                site: Any = sites.nodes[name]
                 if site_is_subsample(site):  # the plate of the data
                     continue
                 values[name] = transform_to(site["fn"].support)(0.5 * torch.randn_like(site["value"]))
