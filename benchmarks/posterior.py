@@ -55,29 +55,43 @@ RECIPES: dict[float, Recipe] = {
 }
 """Of the tempered arm, by density."""
 ELBO = Recipe({"expected_density": 0.1}, kl_weight=1.0)
+_SOON: dict[str, Any] = {"kl_warmup": 0.2}
 CANDIDATES: dict[float, list[Recipe]] = {
     0.05: [
         RECIPES[0.05],
-        Recipe({"expected_density": 0.02}, kl_weight=0.05, refit_kl_weight=0.02, budget=0.05),
+        Recipe({"expected_density": 0.02}, kl_weight=0.03, refit_kl_weight=0.02, budget=0.05, how=_SOON),
+        Recipe({"expected_density": 0.02}, kl_weight=0.05, refit_kl_weight=0.02, budget=0.05, how=_SOON),
     ],
     0.02: [
         RECIPES[0.02],
-        Recipe({"expected_density": 0.02}, kl_weight=0.1, refit_kl_weight=0.02, budget=0.02),
+        Recipe({"expected_density": 0.02}, kl_weight=0.1, epochs=14, refit_epochs=6, budget=0.02),
+        Recipe({"expected_density": 0.02}, kl_weight=0.1, epochs=14, refit_epochs=6, budget=0.02, how=_SOON),
+        Recipe({"expected_density": 0.02}, kl_weight=0.05, epochs=14, refit_epochs=6, budget=0.02, how=_SOON),
+        Recipe({"expected_density": 0.02}, kl_weight=0.03, epochs=14, refit_epochs=6, budget=0.02, how=_SOON),
+        Recipe({"expected_density": 0.02}, kl_weight=0.1, refit_kl_weight=0.02, budget=0.02, how=_SOON),
     ],
     0.01: [
         RECIPES[0.01],
-        Recipe({"expected_density": 0.02}, kl_weight=0.2, epochs=14, refit_epochs=6, budget=0.01),
+        Recipe({"expected_density": 0.02}, kl_weight=0.2, epochs=14, refit_epochs=6, budget=0.01, how=_SOON),
+        Recipe({"expected_density": 0.02}, kl_weight=0.2, refit_kl_weight=0.02, budget=0.01, how=_SOON),
         Recipe(
-            {"expected_density": 0.02}, kl_weight=0.2, refit_kl_weight=0.02, budget=0.01, how={"learning_rate": 4e-3}
+            {"expected_density": 0.02},
+            kl_weight=0.2,
+            refit_kl_weight=0.02,
+            budget=0.01,
+            how={**_SOON, "learning_rate": 4e-3},
         ),
     ],
-    0.005: [RECIPES[0.005]],
+    0.005: [
+        RECIPES[0.005],
+        Recipe({"expected_density": 0.02}, kl_weight=0.4, refit_kl_weight=0.02, budget=0.005, how=_SOON),
+    ],
     1.0: [
         ELBO,
-        Recipe({"expected_density": 0.02}, kl_weight=1.0),
-        Recipe({"expected_density": 0.1, "learned_sd": "layer"}, kl_weight=1.0),
-        Recipe({"expected_density": 0.1, "learned_density": "input"}, kl_weight=1.0),
-        Recipe({"expected_density": 0.1}, kl_weight=1.0, epochs=16, refit_epochs=4),
+        Recipe({"expected_density": 0.1}, kl_weight=1.0, how=_SOON),
+        Recipe({"expected_density": 0.3}, kl_weight=1.0, how=_SOON),
+        Recipe({"expected_density": 0.1, "learned_density": "input", "learned_by": "point"}, kl_weight=1.0, how=_SOON),
+        Recipe({"expected_density": 0.02, "learned_density": "input", "learned_by": "point"}, kl_weight=1.0, how=_SOON),
     ],
 }
 """What `--choose` tries; under 1: of the arm at KL weight 1."""
