@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.analysis.deletion.deletions import base_network
 from bayesprune.analysis.diagnostics.log_densities import LogDensities
 from bayesprune.inference.data.batch_normalisation import reestimate_statistics
+from bayesprune.inference.deletion.what_is_deleted import base_network, base_weights
 from bayesprune.inference.predictions.metrics import expected_calibration_error
 
 SIZE = 120
@@ -99,7 +99,7 @@ def test_deletions_are_from_a_network_with_its_own_statistics_and_leave_one_with
     found = bp.deletion_calibration(fitted, HELD_OUT, n=24, scores="magnitude")
     assert found.loss == pytest.approx(-float(before.mean()), rel=1e-10)
     assert bp.deletion_calibration(bare, HELD_OUT, n=24, scores="magnitude").loss != pytest.approx(found.loss, rel=1e-3)
-    held_still = base_network(fitted, 0, "mean", torch.float64).network.eval()
+    held_still = base_network(fitted, 0, base_weights(fitted, 0, "mean"), torch.float64).network.eval()
     differs = 0.0
     for index, change in zip(found.deletions["index"].values, found.deletions["change"].values, strict=True):
         place = tuple(int(part) for part in index.split(","))
