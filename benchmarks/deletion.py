@@ -80,9 +80,7 @@ def fitted(options: argparse.Namespace, seed: int, splits: Any) -> bp.Fit:
     """The fit of a seed: from its folder where it is there, else by fitting."""
     given = options.fit is not None
     folder = Path(options.fit) if given else Path(options.out, f"deletion_{options.data}_{options.epochs}_{seed}")
-    if given:
-        return bp.Fit.load(folder)
-    if folder.exists():
+    if given or folder.exists():
         return bp.Fit.load(folder, model=model_of(options.data, seed, len(splits.train[0])))
     fit = bp.fit(
         model_of(options.data, seed, len(splits.train[0])), splits.train, seed=seed, epochs=options.epochs, **HOW
