@@ -16,6 +16,7 @@ from torch.nn import functional
 
 import bayesprune as bp
 from bayesprune.inference.guides.guide import Guide
+from bayesprune.inference.objective.gradient import Gradient
 from bayesprune.inference.objective.objective import Objective
 from bayesprune.inference.training.optimizers import make_optimizer
 from bayesprune.models.networks.lenet import lenet_5, lenet_300_100
@@ -169,7 +170,8 @@ def make_objective(case: Case) -> Objective:
         chosen = is_layer_weight(case.network)
         priors = {name: ready[case.model]() for name, _ in case.network.named_parameters() if chosen(name)}
     model = bp.BayesianNetwork(case.network, priors, data_size=case.setup.data_size)
-    return Objective(model, Guide(model, _GUIDES[case.model])).train()
+    as_by_hand = Gradient(local_reparameterisation=False)  # the loops draw weights
+    return Objective(model, Guide(model, _GUIDES[case.model]), as_by_hand).train()
 
 
 def bayesprune_step(case: Case) -> Step:

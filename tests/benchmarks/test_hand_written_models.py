@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.inference.guides.guide import Guide
+from bayesprune.inference.objective.gradient import Gradient
 from bayesprune.inference.objective.objective import Objective
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.networks.lenet import lenet_5, lenet_300_100
@@ -31,6 +32,8 @@ NETWORKS: Mapping[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "resnet-20": (lambda: resnet_20(1, 4), (1, 8, 8)),
 }
 DATA_SIZE, BATCH, CLASSES = 50, 6, 4
+WEIGHTS_DRAWN = Gradient(local_reparameterisation=False)
+"""As the loops draw them."""
 EXACT, VISIBLE = 1e-12, 1e-6
 
 
@@ -68,7 +71,7 @@ def normal(network: nn.Module, wrong: float) -> Pair:
     move([q.location, q.log_scale], [loop.loc, loop.log_scale])
     loop.draw()
     match = lambda: [(q.location, loop.loc), (q.log_scale, loop.log_scale)]  # noqa: E731
-    return Pair(loop, Objective(model, guide), [loop.noise.clone()], match)
+    return Pair(loop, Objective(model, guide, WEIGHTS_DRAWN), [loop.noise.clone()], match)
 
 
 def halo(network: nn.Module, wrong: float) -> Pair:
@@ -80,7 +83,9 @@ def halo(network: nn.Module, wrong: float) -> Pair:
     move([w.location, lam.location], [loop.loc, loop.log_u])
     with torch.no_grad():
         loop.log_u.add_(torch.tensor(PSI).double().log())
-    return Pair(loop, Objective(model, guide), [], lambda: [(w.location, loop.loc), (lam.location, loop.log_u)])
+    return Pair(
+        loop, Objective(model, guide, WEIGHTS_DRAWN), [], lambda: [(w.location, loop.loc), (lam.location, loop.log_u)]
+    )
 
 
 def horseshoe(network: nn.Module, wrong: float) -> Pair:
@@ -100,7 +105,7 @@ def horseshoe(network: nn.Module, wrong: float) -> Pair:
         (z.location, loop.z_loc),
         (z.log_scale, loop.z_log_scale),
     ]
-    return Pair(loop, Objective(model, guide), [loop.noise[order], loop.z_noise.clone()], match)
+    return Pair(loop, Objective(model, guide, WEIGHTS_DRAWN), [loop.noise[order], loop.z_noise.clone()], match)
 
 
 def spike_and_slab(network: nn.Module, wrong: float) -> Pair:
@@ -114,7 +119,7 @@ def spike_and_slab(network: nn.Module, wrong: float) -> Pair:
     loop.draw()
     gates = [part.view(shape) for part, shape in zip(loop.gate_noise.split(loop.sizes), loop.shapes, strict=True)]
     match = lambda: [(q.location, loop.loc), (q.log_scale, loop.log_scale), (q.logit, loop.logit)]  # noqa: E731
-    return Pair(loop, Objective(model, guide), [loop.noise.clone(), *gates], match)
+    return Pair(loop, Objective(model, guide, WEIGHTS_DRAWN), [loop.noise.clone(), *gates], match)
 
 
 MODELS: Mapping[str, Callable[[nn.Module, float], Pair]] = {
