@@ -33,7 +33,8 @@ def without_recomputation(network: nn.Module, names: Iterable[str]) -> Iterator[
     replaced: list[tuple[nn.Module, str, Any]] = []
     for module in network.modules():
         for own, parameter in module._parameters.items():
-            if id(parameter) in named:
+            # A tensor of another kind, such as one that only has a shape, cannot be made one of this.
+            if id(parameter) in named and type(parameter.detach()) is Tensor:
                 replaced.append((module, own, parameter))
     try:
         for module, own, parameter in replaced:
