@@ -21,6 +21,7 @@ from bayesprune.inference.guides.factors import (
 )
 from bayesprune.inference.guides.functional import is_functional
 from bayesprune.inference.guides.hard_concrete import HardConcreteFactor
+from bayesprune.inference.guides.low_rank_normal import LowRankNormalFactor
 from bayesprune.inference.guides.paired import SlabFactor
 from bayesprune.inference.guides.truncated_lognormal import TruncatedLogNormalFactor
 from bayesprune.inference.objective.latent_gate_estimators import ScoreFunction, antithetic
@@ -117,6 +118,7 @@ POSITIVE = {
 }
 CASES = {
     **{(family, NormalFactor): (plain(family), "meanfield") for family in (dist.Normal, dist.Laplace)},
+    **{(family, LowRankNormalFactor): (plain(family), {"weight": "lowrank"}) for family in (dist.Normal, dist.Laplace)},
     **{(family, DeltaFactor): (plain(family), "map") for family in (dist.Normal, dist.Laplace)},
     **{(family, SlabFactor): (spiked(family), "paired") for family in (dist.Normal, dist.Laplace)},
     **{(family, LogNormalFactor): (scaled_by(family, *given), "meanfield") for family, given in POSITIVE.items()},
