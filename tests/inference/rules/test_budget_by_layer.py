@@ -169,6 +169,7 @@ def test_what_the_version_before_kept_is_gone_on_with():
     active = begun(0.05)
     active.load_state_dict(EARLIER)
     (state,) = active.state_dict()["controllers"]
+    assert state.pop("quicker") == 1.0  # all knobs moved at one pace then
     assert state == {key: EARLIER[key] for key in state} and active.row() == {"budget": {"knob": 2.0}}
 
 
