@@ -261,5 +261,5 @@ def test_a_registered_term_is_used_and_a_wrong_one_is_caught_by_the_sampled_term
 def test_whoever_uses_terms_has_every_file_of_the_package_s_own():
     folder = Path(registry.__file__).parent
     own = {path.stem for path in folder.glob("*.py") if "\n@ready_term(" in path.read_text()}
-    assert own == {"real", "positive", "unit_interval", "gates", "points"}
+    assert own == {"correlated", "real", "positive", "unit_interval", "gates", "points"}
     assert own <= set(vars(registry))
