@@ -29,6 +29,7 @@ from bayesprune.models.networks.resnet import (
 )
 from bayesprune.models.networks.shared_blocks import SHARED, share_blocks
 from bayesprune.models.networks.vgg import vgg_16_bn
+from bayesprune.models.networks.widths import scaled
 from bayesprune.models.structure.graph_network import GRAPH
 from bayesprune.models.structure.ready_graphs import READY_GRAPHS, graph_network_again, random_graph_network
 from bayesprune.models.structure.recurrent_layer import KINDS
@@ -63,7 +64,7 @@ def _build_lenet_300_100(input_shape: Sequence[int], classes: int, width: float 
 
 def _build_linear(input_shape: Sequence[int], classes: int, width: float = 1.0) -> nn.Module:
     """One linear layer, ``fc1``: a regression, without hidden layers that a width could multiply."""
-    network = lenet_300_100(math.prod(input_shape), classes, hidden=())
+    network = lenet_300_100(math.prod(input_shape), classes, hidden=tuple(scaled((), width)))
     return _named("linear", input_shape, classes, width, network)
 
 

@@ -34,7 +34,7 @@ def without_recomputation(network: nn.Module, names: Iterable[str]) -> Iterator[
     for module in network.modules():
         for own, parameter in module._parameters.items():
             # A tensor of another kind, such as one that only has a shape, cannot be made one of this.
-            if id(parameter) in named and type(parameter.detach()) is Tensor:
+            if parameter is not None and id(parameter) in named and type(parameter.detach()) is Tensor:
                 replaced.append((module, own, parameter))
     try:
         for module, own, parameter in replaced:

@@ -143,6 +143,8 @@ def sparsity_path(
     fits: dict[float, Fit] = {}
     done = len(index["points"])
     before = Fit.load(point_folder(place, done - 1), model_at(values[done - 1])) if place is not None and done else None
+    if before is not None and before.settings.get("local_reparameterisation") is False:
+        how = {"local_reparameterisation": False, **how}  # the default of the version that began the path
     for value in values[done:]:
         before = fit_from(
             before,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -43,7 +43,7 @@ READY: dict[str, ReadyPrior] = {}
 """Every ready prior whose module has been imported, by its name in a saved fit; `PRIORS` is the list of all."""
 
 
-def ready(name: str, summary: str) -> Callable[[Make], Make]:
+def ready(name: str, summary: str, later: Collection[str] = ()) -> Callable[[Make], Make]:
     """Decorator of a ready prior: of its class, and below a `classmethod` of an alternate constructor.
 
     The types of settings are checked as `typed_settings` says, and what is made has a `config` with all of them::
@@ -57,6 +57,8 @@ def ready(name: str, summary: str) -> Callable[[Make], Make]:
     Args:
         name: Its name on the command line.
         summary: One line on what it is.
+        later: Settings that came after files without them had been written: at their defaults `config` leaves them out,
+            so that a prior is stored, and has the fingerprint, as it always was. Default: none.
 
     Raises:
         ValueError: If another ready prior has that name.
@@ -64,10 +66,10 @@ def ready(name: str, summary: str) -> Callable[[Make], Make]:
 
     def declared(make: Make) -> Make:
         if not isinstance(make, type):
-            made: Any = typed_settings(_recorded(make, ".".join(make.__qualname__.split(".")[-2:])))
+            made: Any = typed_settings(_recorded(make, ".".join(make.__qualname__.split(".")[-2:]), later))
             setattr(made, _MARK, (name, summary))
             return made
-        make.__init__ = typed_settings(_recorded(make.__init__, make.__name__))  # type: ignore[misc]
+        make.__init__ = typed_settings(_recorded(make.__init__, make.__name__, later))  # type: ignore[misc]
         _add(ReadyPrior(name, make, summary, make.__name__))
         for key, one in vars(make).items():
             if isinstance(one, classmethod) and hasattr(one.__func__, _MARK):
@@ -88,8 +90,8 @@ def _add(entry: ReadyPrior) -> None:
     READY[str(entry.stored)] = entry
 
 
-def _recorded(make: Callable[..., Any], stored: str) -> Callable[..., Any]:
-    """What is made has a `config`: its name, and every setting in the order of the arguments."""
+def _recorded(make: Callable[..., Any], stored: str, later: Collection[str]) -> Callable[..., Any]:
+    """What is made has a `config`: its name, and the settings in the order of the arguments."""
     signature = inspect.signature(make)
 
     @functools.wraps(make)
@@ -98,7 +100,8 @@ def _recorded(make: Callable[..., Any], stored: str) -> Callable[..., Any]:
         bound = signature.bind(owner, **settings)
         bound.apply_defaults()
         _, *given = bound.arguments.items()
-        arguments = {key: list(value) if isinstance(value, tuple) else value for key, value in given}  # as JSON has it
+        told = [(key, value) for key, value in given if key not in later or value != signature.parameters[key].default]
+        arguments = {key: list(value) if isinstance(value, tuple) else value for key, value in told}  # as JSON has it
         (owner if made is None else made).config = {"name": stored, "arguments": arguments}
         return made
 

@@ -29,7 +29,10 @@ PRIOR_INCLUDED = 2.0
 density is no longer highest at a probability of exactly zero, so that points have somewhere to be."""
 
 
-@ready("spike-and-slab", "exact zeros by Bernoulli gates a weight, kernel, output or block")
+_LATER = ("learned_sd", "learned_density", "pseudo_gates", "learned_by")
+
+
+@ready("spike-and-slab", "exact zeros by Bernoulli gates a weight, kernel, output or block", later=_LATER)
 class SpikeAndSlab(Hierarchy):
     """z ~ Bernoulli(expected_density), slab ~ Normal(0, slab_sd), weight = z slab (Mitchell & Beauchamp 1988).
 
