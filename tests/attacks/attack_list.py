@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -137,7 +138,10 @@ class Attack:
             line = [part.replace("{targets}", str(targets)) for part in self.command]  # what a folder was made of
             found = run_under_alarm(lambda: cli.run(line), sandbox, limit)
         if any(part.split("=")[-1] in OWN_CODE for part in self.command):  # it may run, and fail
-            found = replace(found, executed=False, left=tuple(name for name in found.left if name != SENTINEL))
+            sys.modules.pop("evil", None)  # the tests that come after look whether anybody else imports it
+            own = (SENTINEL, "__pycache__")  # what Python writes beside a module that it is told to import
+            left = tuple(name for name in found.left if name.split("/")[0] not in own)
+            found = replace(found, executed=False, left=left)
             return found, complaints(found, own_code=True, may_stay=self._may_stay())
         return found, complaints(found, may_stay=self._may_stay(), refuse=self.refuse)
 
