@@ -144,7 +144,7 @@ def fit(
             runs.append(run)
             reports.append(run.stepper.report if point is None else point.report(run))
     left = left_by(runs)
-    settings |= finished_settings(runs, left, reports, batches) | {
+    settings |= finished_settings(runs, left, reports, batches, input_shape) | {
         "input_shape": list(input_shape),  # data that can be read only once are not read after training
         "chosen": [name for name, value in left_open.items() if value is None],
         "data_sketch": sketch,

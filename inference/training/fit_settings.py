@@ -16,6 +16,7 @@ from bayesprune.inference.training.left_restarts import Left
 from bayesprune.inference.training.restart_run import Plan, RestartRun
 from bayesprune.inference.watching.endings import ending_of
 from bayesprune.inference.watching.pruning_trace import trace_dataset
+from bayesprune.models.networks.placing import zeros_for
 
 __all__ = ["asked_settings", "finished_settings", "finished_trace"]
 
@@ -33,7 +34,11 @@ def asked_settings(plan: Plan, is_warm: bool) -> dict[str, Any]:
 
 
 def finished_settings(
-    runs: Sequence[RestartRun], left: Sequence[Left], reports: Sequence[ExecutionReport], batches: Batches
+    runs: Sequence[RestartRun],
+    left: Sequence[Left],
+    reports: Sequence[ExecutionReport],
+    batches: Batches,
+    input_shape: tuple[int, ...],
 ) -> dict[str, Any]:
     """What its restarts came to; where they are samples, ``"samples"`` says of each of which run and step it is.
 
@@ -42,6 +47,7 @@ def finished_settings(
         left: The restarts that they left, each with the reports of its run's rules.
         reports: How their steps were executed.
         batches: The training data.
+        input_shape: Shape of one input, without the batch.
     """
     first, warmups = runs[0], [run.kl_warmup for run in runs]
     found = {
@@ -52,13 +58,20 @@ def finished_settings(
         CONSTANT: constant_of_training(first.objective.model.likelihood, batches),
         "tempered": any(run.kl_weight != 1.0 for run in runs),
         "execution": reports[0].as_dict(),
-        # A restart that an earlier call had finished has not been looked at in this one.
-        "outputs_drawn": next((list(names) for run in runs if (names := run.objective.outputs_drawn.names)), []),
+        "outputs_drawn": _outputs_drawn(first, input_shape),
     }
     for name in first.rules:
         told = [one.run.rules[name].report() for one in left]
         found |= {name: told} if any(told) else {}
     return found | ({SAMPLES: [one.as_dict() for one in left]} if any(one.step is not None for one in left) else {})
+
+
+def _outputs_drawn(run: RestartRun, input_shape: tuple[int, ...]) -> list[str]:
+    """Names of the weights whose layers drew their outputs; of a restart that an earlier call finished, by a look."""
+    drawn = run.objective.outputs_drawn
+    if not drawn.names:
+        drawn.forms(zeros_for(run.objective.model.network, input_shape, n=2))
+    return list(drawn.names)
 
 
 def finished_trace(left: Sequence[Left], attrs: Mapping[str, Any]) -> xr.Dataset:
