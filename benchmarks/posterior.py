@@ -64,6 +64,12 @@ CANDIDATES: dict[float, list[Recipe]] = {
     ],
     0.02: [
         RECIPES[0.02],
+        *(
+            Recipe(
+                {"expected_density": 0.02}, kl_weight=0.05, epochs=14, refit_epochs=6, refit_kl_weight=one, budget=0.02
+            )
+            for one in (0.1, 0.3, 1.0)
+        ),
         Recipe({"expected_density": 0.02}, kl_weight=0.1, epochs=14, refit_epochs=6, budget=0.02),
         Recipe({"expected_density": 0.02}, kl_weight=0.1, epochs=14, refit_epochs=6, budget=0.02, how=_SOON),
         Recipe({"expected_density": 0.02}, kl_weight=0.05, epochs=14, refit_epochs=6, budget=0.02, how=_SOON),
@@ -263,25 +269,28 @@ def tables(by_arm: dict[tuple[str, float], dict[int, dict[str, Any]]]) -> None:
                     print(f"| {100 * density:g} | {other} | {name} | {shown} |")
 
 
-def tried_on(splits: Any, recipe: Recipe) -> dict[str, Any]:
-    """A recipe on validation, seed 0."""
-    return posterior(recipe, lenet(0), splits.train, splits.validation, 0)[0]
+def tried_on(splits: Any, recipe: Recipe, seed: int) -> dict[str, Any]:
+    """A recipe on validation."""
+    return posterior(recipe, lenet(seed), splits.train, splits.validation, seed)[0]
 
 
 def choose(options: argparse.Namespace, splits: Any, ledger: Ledger) -> None:
     """Runs the candidates on validation, and prints them."""
     number, count = options.shard
-    turn = 0
+    turn, seed = 0, options.choose_seed
+    said = "" if seed == 0 else f", seed {seed}"
     rows: dict[float, list[tuple[str, dict[str, Any]]]] = {}
     for density in options.choose:
         made: list[tuple[str, Callable[[], dict[str, Any]]]] = []
         if "tempered" in options.arms or density == 1.0:
             recipes = [shortened(one, options.epochs) for one in CANDIDATES[density]]
-            made += [(f"validation at {density:g}: {one}", partial(tried_on, splits, one)) for one in recipes]
+            made += [
+                (f"validation at {density:g}{said}: {one}", partial(tried_on, splits, one, seed)) for one in recipes
+            ]
         if "gradual" in options.arms and density < 1.0:
-            more = (round(density * WHOLE), splits.train, splits.validation, 0, options.epochs)
+            more = (round(density * WHOLE), splits.train, splits.validation, seed, options.epochs)
             pruned = {f"{how}, {options.epochs} epochs": partial(gradual, how, *more) for how in GRADUAL_CANDIDATES}
-            made += [(f"validation at {density:g}, gradual: {name}", run) for name, run in pruned.items()]
+            made += [(f"validation at {density:g}, gradual{said}: {name}", run) for name, run in pruned.items()]
         for name, run in made:
             if turn % count == number - 1 or name in ledger.found():
                 rows.setdefault(density, []).append((name, ledger.run(name, run)))
@@ -303,6 +312,7 @@ def main() -> None:
     """Chooses, or runs what is missing, and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--choose", nargs="+", type=float, choices=tuple(CANDIDATES), help="densities; 1: KL weight 1")
+    parser.add_argument("--choose-seed", type=int, default=0, help="of what --choose runs; default 0")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--densities", nargs="+", type=float, choices=tuple(RECIPES), default=list(RECIPES))
     parser.add_argument("--seeds", type=int, default=5)

@@ -17,7 +17,7 @@ from bayesprune.inference.inclusion.inclusion_notes import CORRELATED, DISAGREE,
 from bayesprune.inference.inclusion.probabilities import probabilities_at
 from bayesprune.inference.inclusion.weight_inclusion import weight_inclusion
 from bayesprune.inference.objective.objective import Objective
-from bayesprune.inference.predictions.metrics import are_of_classes, expected_calibration_error
+from bayesprune.inference.predictions.metrics import averaged_scores
 from bayesprune.inference.predictions.predictive import Prediction, outputs_of_draws
 from bayesprune.models.checks.given_numbers import whole_number
 from bayesprune.models.networks.placing import like
@@ -118,12 +118,7 @@ class Combined:
         """
         drawn = self._predicted(x, y, draws, seed)
         mean, likelihood = torch.stack([one for one, _ in drawn]).mean(dim=0), self.fit.model.likelihood
-        scores = dict(likelihood.scores(mean, y.cpu()))
-        densities = torch.stack([density for _, density in drawn])
-        scores["nll"] = -float((torch.logsumexp(densities, dim=0) - math.log(len(drawn))).mean())
-        if are_of_classes(likelihood, mean, y):
-            scores["ece"] = expected_calibration_error(mean, y.cpu())
-        return scores
+        return averaged_scores(likelihood, mean, [density for _, density in drawn], y)
 
     def _predicted(self, x: Tensor, y: Tensor | None, draws: int, seed: int | None) -> list[tuple[Tensor, Tensor]]:
         """Mean and log density of each example at each draw, the restarts one after the other."""

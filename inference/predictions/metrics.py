@@ -6,12 +6,23 @@ labels `(N,)`, compute in float64 whatever the dtype of the input, and return a 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from bayesprune.models.likelihoods.likelihood import Likelihood
 
-__all__ = ["accuracy", "are_of_classes", "brier_score", "expected_calibration_error", "negative_log_likelihood"]
+__all__ = [
+    "accuracy",
+    "are_of_classes",
+    "averaged_nll",
+    "averaged_scores",
+    "brier_score",
+    "expected_calibration_error",
+    "negative_log_likelihood",
+]
 
 _SUM_TOLERANCE = 1e-2  # wide enough for probabilities that were averaged in bfloat16
 
@@ -58,6 +69,30 @@ def are_of_classes(likelihood: Likelihood, mean: Tensor, y: Tensor) -> bool:
         y: The observations.
     """
     return likelihood.is_labels and mean.ndim == 2 and y.shape == mean.shape[:1] and not y.is_floating_point()
+
+
+def averaged_nll(densities: Sequence[Tensor]) -> float:
+    """Mean negative log-likelihood of the prediction averaged over draws, in nats an example.
+
+    Args:
+        densities: Log densities of the examples at each draw, `(n,)` each; of one network, its own.
+    """
+    return -float((torch.logsumexp(torch.stack(list(densities)), dim=0) - math.log(len(densities))).mean())
+
+
+def averaged_scores(likelihood: Likelihood, mean: Tensor, densities: Sequence[Tensor], y: Tensor) -> dict[str, float]:
+    """Scores of a prediction averaged over draws: those of the likelihood, nll, and for classes ece.
+
+    Args:
+        likelihood: What made the predictions.
+        mean: The prediction averaged over draws, `(n, ...)`.
+        densities: As for `averaged_nll`.
+        y: The observations.
+    """
+    scores = {**likelihood.scores(mean, y.cpu()), "nll": averaged_nll(densities)}
+    if are_of_classes(likelihood, mean, y):
+        scores["ece"] = expected_calibration_error(mean, y.cpu())
+    return scores
 
 
 def accuracy(probabilities: Tensor, y: Tensor) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bayesprune.inference.predictions.metrics import are_of_classes, expected_calibration_error
+from bayesprune.inference.predictions.metrics import averaged_scores
 from bayesprune.inference.predictions.predictive_intervals import coverage_at
 from bayesprune.models.likelihoods.likelihood import Likelihood
 from bayesprune.models.networks.outputs import outputs_at
@@ -27,7 +27,5 @@ def plain_scores(network: nn.Module, likelihood: Likelihood, x: Tensor, y: Tenso
     x, y = (part.cpu().to(dtype if part.is_floating_point() else part.dtype) for part in (x, y))
     outputs = outputs_at(network, {}, x)
     prediction = likelihood.predict(outputs)
-    scores = {**likelihood.scores(prediction, y), "nll": -float(likelihood.scored.log_prob(outputs, y).mean())}
-    if are_of_classes(likelihood, prediction, y):
-        scores["ece"] = expected_calibration_error(prediction, y)
+    scores = averaged_scores(likelihood, prediction, [likelihood.scored.log_prob(outputs, y)], y)
     return scores | (coverage_at(likelihood, [outputs], y) if likelihood.is_ordered else {})

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from bayesprune.inference.data.kept_inputs import inputs_of
 from bayesprune.inference.fitted import Fitted
 from bayesprune.inference.guides.seeded import seeded
 from bayesprune.inference.predictions.draw_statistics import RUNNING, DrawStatistics
-from bayesprune.inference.predictions.metrics import are_of_classes, expected_calibration_error
+from bayesprune.inference.predictions.metrics import averaged_nll, averaged_scores
 from bayesprune.inference.predictions.predictive_intervals import coverage_at, intervals_at
 from bayesprune.models.checks.first_line import first_line
 from bayesprune.models.graphs.forward_constants import remedy_for
@@ -108,12 +107,9 @@ def score(
 
     drawn = outputs_of_draws(fit, of, x, draws, restart, BATCH, seed, chosen)
     prediction = _averaged([predicted for predicted, _, _ in drawn], chosen)
-    scores = dict(likelihood.scores(prediction.mean, y.cpu()))
-    scores["nll"] = _nll([density for _, density, _ in drawn])
+    scores = averaged_scores(likelihood, prediction.mean, [density for _, density, _ in drawn], y)
     if likelihood.is_ordered:
         scores |= coverage_at(likelihood, [outputs for _, _, outputs in drawn if outputs is not None], placed_y)
-    if are_of_classes(likelihood, prediction.mean, y):
-        scores["ece"] = expected_calibration_error(prediction.mean, y.cpu())
     return scores
 
 
@@ -176,7 +172,7 @@ def negative_log_likelihood(
     placed_y = like(y, next(model.network.parameters()))
     chosen = draw_statistics(fit, restart, data, statistics)
     likelihood = model.likelihood.scored
-    return _nll(
+    return averaged_nll(
         outputs_of_draws(
             fit, lambda outputs: likelihood.log_prob(outputs, placed_y), x, draws, restart, BATCH, seed, chosen
         )
@@ -257,8 +253,3 @@ def outputs_of_draws(
 def _averaged(drawn: list[Tensor], statistics: DrawStatistics) -> Prediction:
     stacked = torch.stack(drawn)
     return Prediction(stacked.mean(dim=0), stacked.std(dim=0, correction=0), stacked, statistics.which)
-
-
-def _nll(densities: list[Tensor]) -> float:
-    """From log densities of each example at each draw, `(n,)` each."""
-    return -float((torch.logsumexp(torch.stack(densities), dim=0) - np.log(len(densities))).mean())

@@ -14,7 +14,7 @@ from bayesprune.inference.data.batches import Data
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.left_in import left_in
 from bayesprune.inference.inclusion.probabilities import probabilities_at
-from bayesprune.inference.predictions.metrics import are_of_classes, brier_score, expected_calibration_error
+from bayesprune.inference.predictions.metrics import are_of_classes, averaged_scores, brier_score
 from bayesprune.inference.predictions.predictive import draw_statistics, outputs_of_draws
 from bayesprune.inference.pruning.prune import pruned
 from bayesprune.inference.pruning.ranking import Ranking
@@ -163,11 +163,5 @@ def _averaged(
 def _scores(likelihood: Likelihood, outputs: Sequence[Tensor], y: Tensor) -> dict[str, float]:
     """Scores of the mean prediction at outputs, `(n, ...)` a draw."""
     mean = torch.stack([likelihood.predict(one) for one in outputs]).mean(dim=0).cpu()
-    density = torch.stack([likelihood.scored.log_prob(one, y) for one in outputs])
-    found = {
-        **likelihood.scores(mean, y.cpu()),
-        "nll": -float((density.logsumexp(dim=0) - math.log(len(outputs))).mean()),
-    }
-    if are_of_classes(likelihood, mean, y):
-        found |= {"ece": expected_calibration_error(mean, y.cpu()), "brier": brier_score(mean, y.cpu())}
-    return found
+    found = averaged_scores(likelihood, mean, [likelihood.scored.log_prob(one, y) for one in outputs], y)
+    return found | ({"brier": brier_score(mean, y.cpu())} if are_of_classes(likelihood, mean, y) else {})

@@ -11,43 +11,10 @@ import bayesprune as bp
 from bayesprune.inference.objective import hessian_diagonal as counted
 from bayesprune.inference.objective.hessian_diagonal import hessian_diagonal
 from bayesprune.inference.pruning.report import PruneResult, report_of
+from tests.inference.kinds_of_networks import NETWORKS
 from tests.oracles.magnitude_classes import hessian_diagonals
 
 ROWS = 12
-
-
-class Shared(nn.Module):
-    """A layer that runs twice, and one whose weight is read beside its layer."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.b, self.c = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3)
-
-    def forward(self, x):
-        y = self.a(torch.tanh(self.a(x)))
-        return self.c(torch.tanh(self.b(y))) + torch.tanh(x) @ self.b.weight
-
-
-class Recurrent(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.cell, self.out = nn.GRU(2, 3, batch_first=True), nn.Linear(3, 3)
-
-    def forward(self, x):
-        return self.out(self.cell(x)[0][:, -1])
-
-
-NETWORKS = {
-    "linear": (lambda: nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)), (3,)),
-    "batch normalisation": (lambda: nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)), (3,)),
-    "convolution": (
-        lambda: nn.Sequential(nn.Conv2d(1, 2, 2), nn.Tanh(), nn.Flatten(), nn.Linear(2 * 3 * 3, 3)),
-        (1, 4, 4),
-    ),
-    "shared": (Shared, (3,)),
-    "recurrent": (Recurrent, (4, 2)),
-    "sequence": (lambda: nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(12, 3)), (4, 2)),
-}
 
 
 def made(name):
@@ -137,9 +104,9 @@ def test_it_takes_loaders_and_what_a_fit_keeps():
 
 def test_what_would_take_days_is_refused_at_once(monkeypatch):
     net, x, y = made("convolution")
-    monkeypatch.setattr(counted, "MOST", 23)  # eight weights of the convolution, and three batches
+    monkeypatch.setattr(counted, "MOST", 47)  # sixteen weights of the convolution, and three batches
     likelihood, active = bp.Categorical(), matrices(net)
-    with pytest.raises(ValueError, match="for each weight that is of no linear layer, 24 for these examples: give few"):
+    with pytest.raises(ValueError, match="for each weight that is of no linear layer, 48 for these examples: give few"):
         hessian_diagonal(net, likelihood, [(x, y)], active, count=3)
     hessian_diagonal(net, likelihood, [(x, y)], active, count=2)
     net, x, y = made("linear")
