@@ -12,7 +12,7 @@ from bayesprune.inference.guides.slices import ParameterSlice
 from bayesprune.inference.masks.out_of_support import settle_scales
 from bayesprune.inference.rules.rule import Run
 from bayesprune.models.language.latent import WEIGHT
-from bayesprune.models.language.tensor_prior import Site, TensorPrior
+from bayesprune.models.language.tensor_prior import TensorPrior
 from bayesprune.models.masks.mask_way import Masks
 
 __all__ = ["Support", "zeroing_latent"]
@@ -35,7 +35,7 @@ def zeroing_latent(prior: TensorPrior, values: Mapping[str, Tensor], like: Tenso
     """
     if prior.weight_is_latent:
         return prior.sites[WEIGHT].name
-    for site in _one_a_weight(prior):
+    for site in prior.one_a_weight:
         if site.support == "real":
             at_zero = {**values, site.name: torch.zeros_like(values[site.name])}
             weight, _ = prior.run(lambda name, _, at_zero=at_zero: at_zero[name], like, {})
@@ -87,7 +87,7 @@ class Support:
         for name in masks.masks:
             prior, held = model.priors[name], list[Held]()
             zeroing = zeroing_latent(prior, values, model.network.get_parameter(name))
-            for site in _one_a_weight(prior):
+            for site in prior.one_a_weight:
                 for parameter, piece in run.slices(site.name):
                     if piece.shape != prior.shape:
                         raise ValueError(
@@ -134,9 +134,3 @@ class Support:
         """Sets standard deviations of what is out to the prior's again; of points nothing."""
         for name, mask in self.masks.masks.items():
             settle_scales(self.run, name, mask)
-
-
-def _one_a_weight(prior: TensorPrior) -> list[Site]:
-    """The latents of single weights, but those of a shape of their own, which is a weight's by chance alone."""
-    own = {name for name, node in prior.hierarchy.nodes.items() if node.dims}
-    return [site for name, site in prior.sites.items() if site.shape == prior.shape and name not in own]

@@ -136,7 +136,7 @@ def forms_of(guide: Guide, gradient: Gradient, everywhere: bool, own_estimator: 
 def _with_gate(prior: TensorPrior, factors: Mapping[str, Factor], values: Mapping[str, Tensor]) -> WeightForm | None:
     """The form of a weight that is a gate times a Normal latent, and perhaps times what else there is."""
     bernoulli = (BernoulliFactor, GivenGateFactor)  # of a given gate a is 0 or 1, and the moments hold
-    gates = [site for site in _one_a_weight(prior) if type(factors[site.name]) in bernoulli]
+    gates = [site for site in prior.one_a_weight if type(factors[site.name]) in bernoulli]
     for gate in gates:
         for latent in _normals(prior, factors):
             zero, one = (
@@ -209,13 +209,7 @@ def _normal(factor: Factor) -> NormalFactor:
 
 def _normals(prior: TensorPrior, factors: Mapping[str, Factor]) -> list[Site]:
     """The real latents of single weights with a Normal guide."""
-    return [site for site in _one_a_weight(prior) if type(factors[site.name]) in (NormalFactor, SlabFactor)]
-
-
-def _one_a_weight(prior: TensorPrior) -> list[Site]:
-    """The latents of single weights, but those of a shape of their own, which is a weight's by chance alone."""
-    own = {name for name, node in prior.hierarchy.nodes.items() if node.dims}
-    return [site for name, site in prior.sites.items() if site.shape == prior.shape and name not in own]
+    return [site for site in prior.one_a_weight if type(factors[site.name]) in (NormalFactor, SlabFactor)]
 
 
 def _parents(prior: TensorPrior) -> tuple[str, ...]:

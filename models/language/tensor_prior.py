@@ -195,6 +195,12 @@ class TensorPrior:
         return self._expanded({latent: value})[latent].expand(self.shape)
 
     @property
+    def one_a_weight(self) -> list[Site]:
+        """Sites of single weights, but those of a shape of their own, which is a weight's by chance alone."""
+        own = {name for name, node in self.hierarchy.nodes.items() if node.dims}
+        return [site for name, site in self.sites.items() if site.shape == self.shape and name not in own]
+
+    @property
     def scales(self) -> tuple[str, ...]:
         """Names of the random scales: positive latents on which the weights' prior sd depends."""
         return tuple(name for name, site in self.sites.items() if site.support == "positive" and name != WEIGHT)
@@ -202,8 +208,7 @@ class TensorPrior:
     @property
     def standard_normal(self) -> str | None:
         """Name of the latent per weight that the weights multiply by their scale, if there is just one."""
-        own = {name for name, spec in self.hierarchy.nodes.items() if spec.dims}  # of a weight's shape by chance alone
-        real = [n for n, s in self.sites.items() if s.support == "real" and s.shape == self.shape and n not in own]
+        real = [site.latent for site in self.one_a_weight if site.support == "real"]
         return real[0] if len(real) == 1 and not self.weight_is_latent else None
 
     def probe(self) -> list[float]:
