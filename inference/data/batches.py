@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from bayesprune.inference.data.shared_batches import SharedBatches
+from bayesprune.inference.runtime.share import WHOLE, Share
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.first_line import first_line
 from bayesprune.models.graphs.forward_constants import remedy_for
@@ -57,6 +59,8 @@ class Batches:
     Attributes:
         order: As given.
         tensors: `(x, y)` for data in memory, else None.
+        share: Which rows of each batch this process takes (`share_out`); all, until it is told otherwise.
+        weight: Factor on the mean over the latest batch, such that that over all processes is that over the whole one.
         example_outputs: The network's outputs for one example, `(1, ...)`, once `check_data` has looked; else None.
 
     Raises:
@@ -85,6 +89,8 @@ class Batches:
             data = (data.tensors[0], data.tensors[1])
         self.tensors: tuple[Tensor, Tensor] | None = None
         self.loader: Any = None
+        self.share, self.weight = WHOLE, 1.0
+        self._own: SharedBatches | None = None
         if isinstance(data, (tuple, list)) and len(data) == 2 and all(torch.is_tensor(part) for part in data):
             x, y = data
             if len(x) != len(y) or len(x) == 0:
@@ -119,6 +125,29 @@ class Batches:
         self._targets: list[Tensor] = []
         self._target_numbers, self._has_targets = 0, False
         self.example_outputs: Tensor | None = None
+
+    def share_out(self, share: Share) -> None:
+        """Has each batch shared out among processes, which walk the same order; `WHOLE` ends it.
+
+        Of a `Dataset` a process loads its own examples only; of a loader of the user's it loads all, and takes its own.
+
+        Args:
+            share: The share of this process.
+        """
+        self.share = share
+        loader = self.loader
+        if self._own is not None:
+            self._own.share = share
+        elif share != WHOLE and isinstance(loader, DataLoader) and loader.generator is self.order is not None:
+            self._own = SharedBatches(loader.sampler, self.batch_size, share)  # a loader of ours
+            self.loader = DataLoader(
+                loader.dataset,
+                batch_sampler=self._own,
+                generator=self.order,
+                num_workers=loader.num_workers,
+                persistent_workers=loader.persistent_workers,
+                pin_memory=loader.pin_memory,
+            )
 
     @property
     def length(self) -> int | None:
@@ -168,6 +197,8 @@ class Batches:
             return min(self.batch_size, len(self.tensors[0]))
         if isinstance(self.loader, (list, tuple)):
             return max(len(batch[0]) for batch in self.loader)
+        if self._own is not None:
+            return min(self.batch_size, len(self._own.sampler))
         if not isinstance(self.loader, DataLoader) or self.loader.batch_size is None:
             return None
         drawn = length_or_none(self.loader.sampler)
@@ -196,26 +227,36 @@ class Batches:
         if self.tensors is not None:
             x, y = self.tensors
             for rows in torch.randperm(len(x), generator=self.order).to(self.device).split(self.batch_size):
-                yield x[rows], y[rows]
+                self.weight, mine = self.share.weight(len(rows)), rows[self.share.rows(len(rows))]
+                yield x[mine], y[mine]
             return
         number, seen, largest, length = 0, 0, 0, None if self._counted else self.length
         batches = iter(self.loader)
         for batch in batches:
             number += 1
             x, y = self._checked(batch, number)
-            seen, largest = seen + len(x), max(largest, len(x))
+            size = len(x) if self._own is None else self._own.size(number)
+            seen, largest = seen + size, max(largest, size)
             if number != length:  # what comes next is not looked at: a loader may draw random numbers for it
-                yield self.place(x), self.place(y)
+                yield self._mine(x, y, size)
                 continue
             following = next(batches, None)  # the examples have been counted before the last step of the first pass
             if following is None:
                 self._count(seen, largest)
-            yield self.place(x), self.place(y)
+            yield self._mine(x, y, size)
             if following is not None:
                 x, y = self._checked(following, number + 1)
                 number, seen, largest = number + 1, seen + len(x), max(largest, len(x))
-                yield self.place(x), self.place(y)
+                yield self._mine(x, y, len(x))
         self._count(seen, largest)
+
+    def _mine(self, x: Any, y: Any, size: int) -> tuple[Tensor, Tensor]:
+        """What this process takes of a loader's batch of so many examples, where the fit wants it."""
+        self.weight = self.share.weight(size)
+        if self._own is None and self.share != WHOLE:
+            rows = self.share.rows(size)
+            x, y = x[rows], y[rows]
+        return self.place(x), self.place(y)
 
     def _checked(self, batch: Any, number: int) -> tuple[Any, Any]:
         """Inputs and targets of a loader's batch."""
@@ -296,6 +337,8 @@ class Batches:
             return (len(self.tensors[0]),)
         if isinstance(self.loader, (list, tuple)):
             return (sum(len(self._checked(batch, number)[0]) for number, batch in enumerate(self.loader, start=1)),)
+        if self._own is not None:
+            return (len(self._own.sampler),)
         if not isinstance(self.loader, DataLoader) or self.loader.batch_size is None:
             return ()  # with batch_size=None the data set is one of batches; a batch sampler draws what it likes
         told = (self.loader.dataset, self.loader.sampler)  # a sampler may leave examples out, or repeat them

@@ -8,9 +8,9 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import bayesprune as bp
-from bayesprune.inference.execution.denormals import flushed_denormals
 from bayesprune.inference.rules.rule import ActiveRule, Change, Rule
-from bayesprune.inference.training.runtime import OneProcess
+from bayesprune.inference.runtime.denormals import flushed_denormals
+from bayesprune.inference.runtime.one_process import OneProcess
 
 SIZE = 30
 X = torch.arange(SIZE * 3.0).reshape(SIZE, 3) / 30.0
