@@ -45,7 +45,7 @@ from bayesprune.inference.data.fingerprints import (
     names_of_today,
 )
 from bayesprune.inference.data.kept_inputs import KeptInputs
-from bayesprune.inference.execution.stepper import ExecutionReport
+from bayesprune.inference.execution.execution_report import ExecutionReport
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.rules.rule import Rule
 from bayesprune.inference.runtime.runtime import Runtime

@@ -13,7 +13,8 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from bayesprune.inference.data.batches import Batches, Data, check_data, check_validation
+from bayesprune.inference.data.batches import Batches, Data
+from bayesprune.inference.data.data_checks import check_data, check_validation
 from bayesprune.inference.data.data_sketch import data_sketch
 from bayesprune.inference.data.data_units import in_data_units
 from bayesprune.inference.data.fingerprints import data_fingerprint, described, model_fingerprint
@@ -22,7 +23,7 @@ from bayesprune.inference.data.trainable_batch import check_trainable
 from bayesprune.inference.defaults.kl_weight import default_kl_warmup, default_kl_weight, default_rules
 from bayesprune.inference.defaults.length import default_epochs
 from bayesprune.inference.defaults.ready_rules import default_rules_of
-from bayesprune.inference.execution.stepper import ExecutionReport
+from bayesprune.inference.execution.execution_report import ExecutionReport
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.guide import Guide, GuideChoice
 from bayesprune.inference.inclusion.inclusion_notes import inclusion_facts

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from bayesprune.inference.data.kept_inputs import KeptInputs
 from bayesprune.inference.data.raw_inputs import standardising_helps
 from bayesprune.inference.data.trainable_batch import NothingTrainableError, TrainableBatches
-from bayesprune.inference.execution.stepper import ExecutionReport, Stepper
+from bayesprune.inference.execution.execution_report import ExecutionReport
+from bayesprune.inference.execution.stepper import Stepper
 from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.guides.guide import Guide, GuideChoice
 from bayesprune.inference.objective.gradient import Gradient
