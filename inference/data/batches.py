@@ -132,8 +132,8 @@ class Batches:
         loader = self.loader
         if self._own is not None:
             self._own.share = share
-        elif share != WHOLE and isinstance(loader, DataLoader) and loader.generator is self.order is not None:
-            self._own = SharedBatches(loader.sampler, self.batch_size, share)  # a loader of ours
+        elif share != WHOLE and isinstance(loader, DataLoader) and not self.is_stream and self._makes_order(loader):
+            self._own = SharedBatches(loader.sampler, self.batch_size, share)
             self.loader = DataLoader(
                 loader.dataset,
                 batch_sampler=self._own,
@@ -142,6 +142,10 @@ class Batches:
                 persistent_workers=loader.persistent_workers,
                 pin_memory=loader.pin_memory,
             )
+
+    def _makes_order(self, loader: DataLoader[Any]) -> bool:
+        """Whether a loader is one of ours, around a `Dataset`."""
+        return self.order is not None and loader.generator is self.order
 
     @property
     def length(self) -> int | None:

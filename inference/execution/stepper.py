@@ -242,8 +242,9 @@ class Stepper:
         with self.runtime.noise(self._taken):
             found = self._run_graph(fused, x, y, kl_weight if weight == 1.0 else kl_weight / weight)
         if found is None:  # the graph is left for good
+            plain = self._plain_step(x, y, kl_weight, weight, fused.noise)
             self.report.plain_steps += 1
-            return self._plain_step(x, y, kl_weight, weight, fused.noise)
+            return plain
         if fused.gradient_only:
             self.runtime.reduce(self._held(), weight)
             fused.take_step()

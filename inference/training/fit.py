@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -17,7 +16,6 @@ from bayesprune.inference.data.batches import Batches, Data
 from bayesprune.inference.data.data_checks import check_data, check_validation
 from bayesprune.inference.data.data_sketch import data_sketch
 from bayesprune.inference.data.data_units import in_data_units
-from bayesprune.inference.data.fingerprints import data_fingerprint, described, model_fingerprint
 from bayesprune.inference.data.kept_inputs import KeptInputs, kept_examples
 from bayesprune.inference.data.trainable_batch import check_trainable
 from bayesprune.inference.defaults.kl_weight import default_kl_warmup, default_kl_weight, default_rules
@@ -31,10 +29,9 @@ from bayesprune.inference.posterior.shrinkage import diagonal_fisher, needs_fish
 from bayesprune.inference.posterior.warm_start import begin_at
 from bayesprune.inference.restart import Restart
 from bayesprune.inference.rules.rule import Rule
-from bayesprune.inference.runtime.code import code_digest
 from bayesprune.inference.runtime.one_process import OneProcess
 from bayesprune.inference.runtime.runtime import Runtime
-from bayesprune.inference.runtime.share import LEAST, WHOLE, Share
+from bayesprune.inference.runtime.share import WHOLE, Share
 from bayesprune.inference.training.checkpoint import Checkpoint, open_checkpoint
 from bayesprune.inference.training.earlier_arguments import rules_of_today
 from bayesprune.inference.training.fit_arguments import DTYPES, check_together, checked_pair, resolve_device
@@ -43,6 +40,7 @@ from bayesprune.inference.training.fit_settings import asked_settings, finished_
 from bayesprune.inference.training.left_restarts import left_by
 from bayesprune.inference.training.map_probe import check_map_exists
 from bayesprune.inference.training.restart_run import Plan, RestartRun
+from bayesprune.inference.training.same_fit import expect_same_fit
 from bayesprune.inference.training.settled_training import settled_training
 from bayesprune.inference.watching.callbacks import Callback, FitState, checked_steering
 from bayesprune.inference.watching.progress import Progress
@@ -122,7 +120,7 @@ def fit(
     passes, held_out = batches.passes_in(total, model.data_size), checked_pair(validation, place, dtype)
     plan = Plan(how, guide, at_work, runtime, total, passes, held_out, watchers, stop)
     if runtime.world > 1:
-        _expect_same(plan, model, batches)
+        expect_same_fit(plan, model, batches)
     sketch = data_sketch(data)  # before the training, which an error after it would lose
     settings = asked_settings(plan, start is not None)
     folder: Path | None = None
@@ -182,32 +180,6 @@ fit.__doc__ = (fit.__doc__ or "").replace(
     "see `FitOptions`:\n\n"
     + "".join(f"            * ``{one.name}={one.default!r}``: {help_of(one.name)}\n" for one in fields(FitOptions)),
 )
-
-
-def _expect_same(plan: Plan, model: BayesianNetwork, batches: Batches) -> None:
-    """Refuses processes that do not fit the same, or are too many for the data.
-
-    Args:
-        plan: What the restarts have in common.
-        model: The model.
-        batches: The training data.
-    """
-    asked = {name: described(one) for name, one in asked_settings(plan, False).items() if name != "device"}
-    plan.runtime.expect_same(
-        {
-            "the code of bayesprune": code_digest(),
-            "the declared model": model_fingerprint(model),
-            "the data": data_fingerprint(batches.tensors if batches.tensors is not None else batches.loader),
-            "options": json.dumps(asked, sort_keys=True),
-            "rules": json.dumps([described(rule) for rule in plan.rules]),
-        }
-    )
-    largest, world = batches.largest(), plan.runtime.world
-    if largest is not None and largest < LEAST * world:
-        raise ValueError(
-            f"{world} processes share out batches of {largest} examples, {LEAST} of each at least: start "
-            f"{max(1, largest // LEAST)} or fewer, or give a larger batch_size"
-        )
 
 
 def _begun(

@@ -320,6 +320,7 @@ class RestartRun(FitState):
         self.stepper.finish()  # the optimizer and the parameters are then as the plain execution leaves them
         for rule in reversed(self.rules.values()):
             rule.end()
+        self.runtime.level(self.objective)
         self.has_ended = True
 
     def _set_progress(self, share: float) -> None:
