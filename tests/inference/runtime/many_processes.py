@@ -5,6 +5,7 @@ A check is a function of `make`, which makes the runtime that it wants: the test
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 import subprocess
@@ -21,6 +22,8 @@ from bayesprune.inference.runtime.one_process import OneProcess
 ROOT = Path(__file__).parents[3]
 MODULES = ("step_checks", "statistics_checks", "rule_checks", "data_checks", "refusal_checks")
 CHECKS = {}
+FOLDER = Path()
+"""Where started processes may write."""
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 PATIENCE = 240.0
 """Seconds that all checks of a group may take: the machine may be busy."""
@@ -98,8 +101,8 @@ def found_by(folder, world, name, said=""):
 
 def main(folder, *names):
     """What a started process does."""
-    import importlib
-
+    global FOLDER
+    FOLDER = Path(folder)
     for module in MODULES:
         importlib.import_module(f"tests.inference.runtime.{module}")
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -112,7 +115,7 @@ def main(folder, *names):
             found = CHECKS[name][0](together)
         except Exception:
             found = {"error": traceback.format_exc()}
-        torch.save(found, Path(folder) / f"{name}-{rank}.pt")
+        torch.save(found, FOLDER / f"{name}-{rank}.pt")
         print(f"{name}: {time.perf_counter() - began:.2f} s", flush=True)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
