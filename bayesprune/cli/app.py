@@ -6,8 +6,8 @@ wait for PyTorch.
 
 Exit codes: 0; 1 for a run that failed (a loss that is not finite, a disk that is full); 2 for wrong usage
 (bad input, unknown names, a folder that exists); 130 after Ctrl-C and 143 after SIGTERM. Errors are one line on
-standard error, with a traceback only by `--debug`; of several processes of a fit (torchrun, srun, `--processes`) one says
-it for all.
+standard error, with a traceback only by `--debug`; of several processes of a fit (torchrun, srun, `--processes`) one
+says it for all.
 """
 
 from __future__ import annotations
