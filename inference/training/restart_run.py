@@ -109,7 +109,7 @@ class RestartRun(FitState):
         self._base_rates = [group["lr"] for group in optimizer.param_groups]
         self._sums, self._every = StepSums(plan.runtime), max(1, plan.steps // ITERATES)
         self._watchers = plan.watchers if plan.runtime.rank == 0 else ()
-        # What a watcher may stop in the middle of an epoch, all processes have to hear of; a progress line stops nothing,
+        # What a watcher may stop within an epoch, all processes have to hear of; a progress line stops nothing,
         # and is shown by the first process alone.
         stopping = [one for one in plan.watchers if not isinstance(one, Progress)]
         self._asks = plan.runtime.world > 1 and any(type(one).on_step is not Callback.on_step for one in stopping)
