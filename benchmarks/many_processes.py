@@ -1,4 +1,4 @@
-"""Examples per second of one process and of several: plain DDP, the objective under DDP by hand, and `bp.fit`, by turns.
+"""Examples per second of one process and of several: plain DDP, the objective under DDP by hand, and `bp.fit`.
 
 Three ways of training the same network on the same batches, each alone and in all processes:
 
@@ -6,8 +6,8 @@ Three ways of training the same network on the same batches, each alone and in a
 * **by hand**: `bayesprune`'s objective in a loop of one's own, under DistributedDataParallel;
 * **fit**: `bp.fit` in the plain execution, with `OneProcess` and with `FabricRuntime`.
 
-A batch has the same size however many processes there are: each takes its share of it. All ways run by turns in the same
-processes, pass by pass over the data; ratios are taken within turns. Where one process is measured, the others wait.
+A batch has the same size however many processes there are: each takes its share of it. All ways run by turns in the
+same processes, pass by pass over the data; ratios are taken within turns. Where one is measured, the others wait.
 Adam everywhere, one draw a step, every weight drawn (no local reparameterisation), random data: no accuracy is implied.
 
 Bytes are those that all processes together have sent over the loopback device, divided by their number; what is
@@ -17,8 +17,8 @@ because other programs may use the device too). Linux only.
     python -m benchmarks.many_processes
     python -m benchmarks.many_processes --networks lenet-300-100 --models halo --batches 512 --blocks 3
 
-The first one takes about eight minutes on two cores. Results are kept in a ledger, so that a run that was broken off goes on;
-`--fresh` measures anew.
+The first one takes about eight minutes on two cores. Results are kept in a ledger, so that a run that was broken off
+goes on; `--fresh` measures anew.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ def measure_here(trial: Trial) -> dict[str, Any]:
         trial: What is measured.
 
     Returns:
-        ``"steps"`` of a pass; ``"seconds"`` a step in each turn, by ``"WAY, PROCESSES"``, as the first process has them;
+        ``"steps"`` of a pass; ``"seconds"`` a step in each turn, by ``"WAY, PROCESSES"``, by the first process's clock;
         ``"moved"``, bytes a step and process by way, and ``"expected"`` beside them.
     """
     torch.set_num_threads(trial.threads)
@@ -374,7 +374,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         if over:
             worst = max(over, key=lambda name: over[name])
             print(
-                f"\nfit, {words}: {100 * statistics.median(over.values()):.1f} % (median of {len(over)} cases), at most "
+                f"\nfit, {words}: {100 * statistics.median(over.values()):.1f} % (median of {len(over)}), at most "
                 f"{100 * over[worst]:.1f} % ({worst}); allowed are {100 * BAR:.0f} %"
             )
     print(f"\n{sum(run['wall_minutes'] for run in results.values()):.1f} minutes of measuring")
