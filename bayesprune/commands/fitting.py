@@ -17,7 +17,7 @@ from bayesprune.commands.tuning import asked_tuning, fit_tuned, print_tuned
 from bayesprune.data.named_sets import DATASETS
 from bayesprune.data.sets import load_data
 from bayesprune.inference.data.data_units import ONLY_NOISE
-from bayesprune.inference.execution.stepper import ExecutionReport
+from bayesprune.inference.execution.execution_report import ExecutionReport
 from bayesprune.inference.posterior.storage import write_fit
 from bayesprune.inference.rules.budget import Budget
 from bayesprune.inference.rules.gate_training import Gating

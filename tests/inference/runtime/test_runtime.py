@@ -8,9 +8,9 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import bayesprune as bp
-from bayesprune.inference.execution.denormals import flushed_denormals
 from bayesprune.inference.rules.rule import ActiveRule, Change, Rule
-from bayesprune.inference.training.runtime import OneProcess
+from bayesprune.inference.runtime.denormals import flushed_denormals
+from bayesprune.inference.runtime.one_process import OneProcess
 
 SIZE = 30
 X = torch.arange(SIZE * 3.0).reshape(SIZE, 3) / 30.0
@@ -166,7 +166,8 @@ class Counting(OneProcess):
 def test_a_runtime_of_one_s_own_is_used():
     runtime = Counting()
     fit = fitted(runtime=runtime, restarts=2, seed=5)
-    assert runtime.restarts == [5, 6] and runtime.set_up == 2 and runtime.asked == 6
+    assert runtime.restarts == [5, 6] and runtime.set_up == 2
+    assert runtime.asked == 12  # of each epoch its row and whether to stop
     assert {p.dtype for p in fit.guide.parameters()} == {torch.float64} and fit.settings["device"] == "cpu"
     same = fitted(restarts=2, seed=5, precision="float64")
     assert all(torch.equal(a, b) for a, b in zip(fit.guide.parameters(), same.guide.parameters(), strict=True))
@@ -176,7 +177,7 @@ def test_what_a_runtime_decides_is_obeyed():
     class Stops(Counting):
         def agreed(self, decision):
             super().agreed(decision)
-            return self.asked >= 2
+            return (self.asked >= 4, "") if isinstance(decision, tuple) else decision
 
     fit = fitted(runtime=Stops(), epochs=5)
     assert fit.trace.sizes["epoch"] == 2 and fit.settings["stopped_early"][0]["step"] == 6
@@ -187,5 +188,6 @@ def test_the_number_of_a_process_and_how_many_there_are_stand_on_it():
     runtime = one_process()
     assert (runtime.rank, runtime.world) == (0, 1)
     value = torch.tensor(3.0, requires_grad=True)
-    runtime.backward(value**2)
+    (value**2).backward()
+    runtime.reduce([value])
     assert float(value.grad) == 6.0 and float(runtime.mean(torch.tensor(2.5))) == 2.5
