@@ -6,7 +6,8 @@ A fit of a few steps of a network 784-h-h-10, in a process of its own for every 
   and Adam's two moments. It is what stays from step to step.
 * **training**: the most that the process holds until the last step, above what it held before the network was built.
   It has the state, what a step draws and throws away, the network that was handed in and its copy in the model.
-* **whole**: the same until `fit` returns, which looks at the fit once more.
+* **whole**: the same until `fit` returns, which looks at the fit once more. Of the largest network, since what that
+  takes is bounded (inference/posterior/shrinkage.py) and no multiple of the weights.
 
 The slope between two sizes is bytes a weight, and does not know of libraries and activations. Freed memory goes back to
 the system at once (MALLOC_MMAP_THRESHOLD_), so that a peak is what is held and not what an allocator keeps.
@@ -92,6 +93,8 @@ LINKS = (
 MEMORY = Link("memory of an H100 SXM", 3.35e12)
 FLOPS = 400e12
 """Operations a second that a GPU of today reaches in large matrix products in bfloat16; nominal are 989e12 (H100)."""
+ON_HOST = 8
+"""Bytes a weight of the network that was handed in and of its copy in the model, which stay where they were made."""
 CARDS = {"24 GB": 24e9, "80 GB": 80e9, "141 GB": 141e9}
 
 
@@ -223,9 +226,10 @@ def show(found: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     lines = [f"{'bytes a weight':26}{'learned':>9}{'state':>9}{'expected':>10}{'training':>10}{'whole':>9}   by size"]
     for name, sizes in found.items():
         each = ", ".join(f"{one['training'] / one['weights']:.1f} at {one['weights']:.0e}" for one in sizes)
+        largest = max(sizes, key=lambda one: one["weights"])
         lines.append(
             f"{name:26}{GUIDES[name].learned:9}{slope(sizes, 'state'):9.1f}{expected_state(GUIDES[name]):10}"
-            f"{slope(sizes, 'training'):10.1f}{slope(sizes, 'whole'):9.1f}   {each}"
+            f"{slope(sizes, 'training'):10.1f}{largest['whole'] / largest['weights']:9.1f}   {each}"
         )
     return "\n".join(lines)
 
@@ -234,11 +238,13 @@ def estimate(peaks: Mapping[str, float], weights: float = 1e9, processes: int = 
     """What so many weights take on so many GPUs, by guide: memory of each, bytes a step, and what they wait for.
 
     Args:
-        peaks: Bytes a weight that a process holds at most, by name of `GUIDES`.
+        peaks: Bytes a weight that a process holds at most while it trains, by name of `GUIDES`; `ON_HOST` of them are
+            not on the GPU.
         weights: How many.
         processes: GPUs.
     """
     share = 2 * (processes - 1) / processes
+    peaks = {name: peak - ON_HOST for name, peak in peaks.items()}
     lines = [
         f"{weights:.0e} weights on {processes} GPUs, float32; seconds are nominal",
         f"{'':26}{'GB each':>9}{'GB a step':>11}" + "".join(f"{link.name:>19}" for link in LINKS) + f"{'Adam':>9}",

@@ -12,7 +12,8 @@ Adam everywhere, one draw a step, every weight drawn (no local reparameterisatio
 
 Bytes are those that all processes together have sent over the loopback device, divided by their number; what is
 expected beside them is a ring's: 2 (W - 1) / W times the bytes of the gradient (and the least of all turns is taken,
-because other programs may use the device too). Linux only.
+because other programs may use the device too). Linux only. The exchange is that vector alone, summed over all processes
+with nothing else going on: a step that waits for nothing else takes its share of the time of one process, and that.
 
     python -m benchmarks.many_processes
     python -m benchmarks.many_processes --networks lenet-300-100 --models halo --batches 512 --blocks 3
@@ -204,7 +205,8 @@ def measure_here(trial: Trial) -> dict[str, Any]:
 
     Returns:
         ``"steps"`` of a pass; ``"seconds"`` a step in each turn, by ``"WAY, PROCESSES"``, by the first process's clock;
-        ``"moved"``, bytes a step and process by way, and ``"expected"`` beside them.
+        ``"moved"``, bytes a step and process by way, and ``"expected"`` beside them; ``"exchange"``, seconds of summing as
+        many numbers as a way's gradient has, and nothing else, in each turn.
     """
     torch.set_num_threads(trial.threads)
     # Fabric makes the group of processes, which the loops by hand use too.
@@ -230,7 +232,8 @@ def measure_here(trial: Trial) -> dict[str, Any]:
         distributed.barrier()
     seconds: dict[str, list[float]] = {name: [] for name in turns}
     moved: dict[str, list[int]] = {name: [] for name in turns}
-    names = list(turns)
+    names, exchange = list(turns), {way: list[float]() for way in trial.ways}
+    numbers = {way: torch.zeros(gradient_bytes(case, way) // 4) for way in trial.ways}
     for block in range(trial.blocks):
         first = block % len(names)
         for name in names[first:] + names[:first]:
@@ -240,10 +243,15 @@ def measure_here(trial: Trial) -> dict[str, Any]:
                 seconds[name].append(took_now / steps)
                 moved[name].append(sent)
             distributed.barrier()
+        for way in trial.ways:
+            began = time.perf_counter()
+            for _ in range(steps):
+                distributed.all_reduce(numbers[way])
+            exchange[way].append((time.perf_counter() - began) / steps)
     expected = {way: 2 * (world - 1) / world * gradient_bytes(case, way) for way in trial.ways}
     found = {way: min(moved[f"{way}, {world}"]) / steps / world for way in trial.ways}
     distributed.destroy_process_group()
-    return {"steps": steps, "seconds": seconds, "moved": found, "expected": expected}
+    return {"steps": steps, "seconds": seconds, "moved": found, "expected": expected, "exchange": exchange}
 
 
 def _turn(trial: Trial, case: Case, way: str, place: Place, shared: Any) -> Callable[[], tuple[float, int]]:
@@ -328,7 +336,7 @@ def show(title: str, trial: Trial, result: Mapping[str, Any]) -> str:
     lines = [
         f"\n{title} ({result['steps']} steps a pass, {trial.blocks} turns)",
         f"  {'':10}{'ex/s, 1':>10}{f'ex/s, {count}':>10}{'speed-up':>10}{'range':>14}{'behind plain':>14}"
-        f"{'over by hand':>14}{'MB a step':>11}{'expected':>10}",
+        f"{'over by hand':>14}{'MB a step':>11}{'expected':>10}{'exchange, ms':>14}",
     ]
     for way, found in compared(result["seconds"], count).items():
         ratios = [f"{100 * found[name]:.1f} %" if name in found else "" for name in ("behind_plain", "over_by_hand")]
@@ -337,7 +345,24 @@ def show(title: str, trial: Trial, result: Mapping[str, Any]) -> str:
             f"  {way:10}{1e3 * trial.batch / found['ms']:10.0f}{1e3 * trial.batch / found['ms_shared']:10.0f}"
             f"{found['speedup']:10.2f}{spread:>14}{ratios[0]:>14}{ratios[1]:>14}"
             f"{result['moved'][way] / 1e6:11.3f}{result['expected'][way] / 1e6:10.3f}"
+            f"{1e3 * statistics.median(result['exchange'][way]):14.2f}"
         )
+    return "\n".join(lines)
+
+
+def as_markdown(told: Mapping[str, Mapping[str, Mapping[str, float]]], results: Mapping[str, Any]) -> str:
+    """The same as rows of a table of docs/many.md."""
+    lines = [
+        "| network, model, batch | plain DDP | by hand, DDP | `fit` | `fit` over by hand, % | MB a step, ring |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, ways in told.items():
+        ups = [f"{ways[way]['speedup']:.2f}" if way in ways else "" for way in WAYS]
+        over = f"{100 * ways['fit']['over_by_hand']:.0f}" if "over_by_hand" in ways.get("fit", {}) else ""
+        last = list(ways)[-1]
+        moved = f"{results[name]['moved'][last] / 1e6:.2f}, {results[name]['expected'][last] / 1e6:.2f}"
+        case = ", ".join(name.split(", ")[:3])
+        lines.append(f"| {case} | {' | '.join(ups)} | {over} | {moved} |")
     return "\n".join(lines)
 
 
@@ -377,6 +402,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
                 f"\nfit, {words}: {100 * statistics.median(over.values()):.1f} % (median of {len(over)}), at most "
                 f"{100 * over[worst]:.1f} % ({worst}); allowed are {100 * BAR:.0f} %"
             )
+    print("\n" + as_markdown(told, results))
     print(f"\n{sum(run['wall_minutes'] for run in results.values()):.1f} minutes of measuring")
     print(json.dumps(told))
     return results
