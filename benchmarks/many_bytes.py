@@ -285,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, list[dict[str, flo
     ledger, found = Ledger(options.out), dict[str, list[dict[str, float]]]()
     for name in options.guides:
         for size in map(int, options.sizes):
-            key = f"{name}, {size:.0e} weights, batch {options.batch}, {options.processes} processes"
+            key = f"{name}, {size:,} weights, batch {options.batch}, {options.processes} processes"
             if options.estimate and key not in ledger.found():
                 continue
             how = (size, name, options.batch, options.processes)

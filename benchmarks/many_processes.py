@@ -205,8 +205,8 @@ def measure_here(trial: Trial) -> dict[str, Any]:
 
     Returns:
         ``"steps"`` of a pass; ``"seconds"`` a step in each turn, by ``"WAY, PROCESSES"``, by the first process's clock;
-        ``"moved"``, bytes a step and process by way, and ``"expected"`` beside them; ``"exchange"``, seconds of summing as
-        many numbers as a way's gradient has, and nothing else, in each turn.
+        ``"moved"``, bytes a step and process by way, and ``"expected"`` beside them; ``"exchange"``, seconds of summing
+        as many numbers as a way's gradient has, and nothing else, in each turn.
     """
     torch.set_num_threads(trial.threads)
     # Fabric makes the group of processes, which the loops by hand use too.
