@@ -6,6 +6,7 @@ import os
 
 import bayesprune as bp
 from bayesprune.inference.training import same_fit
+from tests.inference.runtime import many_processes
 from tests.inference.runtime.data_checks import said
 from tests.inference.runtime.many_processes import check
 from tests.inference.runtime.problems import X, Y, fitted, model_of, network
@@ -43,6 +44,10 @@ def unlike_processes(make):
         "rule": {"rules": [Sees(every=3)]},
         "length": {"epochs": 2},
         "guide": {"bnn": model_of("Gaussian"), "guide": "map"},
+        "execution": {"execution": "fused"},
+        "checkpoint": {"checkpoint": many_processes.FOLDER / "of-the-last-one"},
+        "another rule": {"rules": [Sees(every=4), bp.IterateAverage()]},
+        "no rule": {"rules": []},
         "nothing": {},
     }.items():
         asked = {"prior": "Gaussian", "epochs": 1, "rules": [Sees(every=4)], **(how if last else {})}
@@ -60,7 +65,13 @@ def fit_with(runtime, guide=None, **how):
     if guide is None:
         return fitted(runtime, **how)
     more = {key: value for key, value in how.items() if key not in ("prior", "bnn")}
-    more |= {"batch_size": 17, "learning_rate": 0.01, "execution": "plain", "seed": 2, "local_reparameterisation": False}
+    more |= {
+        "batch_size": 17,
+        "learning_rate": 0.01,
+        "execution": "plain",
+        "seed": 2,
+        "local_reparameterisation": False,
+    }
     return bp.fit(how["bnn"], (X, Y), guide, runtime=runtime, **more)
 
 
