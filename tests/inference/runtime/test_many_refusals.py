@@ -20,7 +20,7 @@ RESPECTS = {
     "code": "the code of bayesprune",
     "learning rate": "the option learning_rate (0.02, not 0.01)",
     "seed": "the option seed (3, not 2)",
-    "length": "the option steps (12, not 6)",
+    "length": "the option epochs (2, not 1)",
     "guide": 'the option guide ("map", not null)',
     "execution": 'the option execution ("fused", not "plain")',
     "checkpoint": "the option checkpoint (true, not false)",
