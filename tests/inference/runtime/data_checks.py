@@ -64,7 +64,7 @@ KINDS = {
 """Of all but the last two a fit takes two epochs, which are 12 steps (10 where the last batch is dropped)."""
 
 
-@check(2, 3)
+@check(2, 3, 4)
 def batches_of_all_kinds(make):
     """What a process trains on in each step, with which weight, and what it asked of a data set for that."""
     found = {}

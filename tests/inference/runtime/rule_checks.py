@@ -16,7 +16,7 @@ from bayesprune.inference.watching.callbacks import Callback
 from tests.inference.runtime.many_processes import check
 from tests.inference.runtime.problems import X, Y, fitted, tensors_of
 
-DENSITY = 0.1
+DENSITY, SEEDS = 0.1, (0, 1, 2)
 
 
 @cache
@@ -86,7 +86,15 @@ def methods_on_digits(make):
     return {name: facts_of(method(make)) for name, method in METHODS.items()}
 
 
-@check(2, 3)
+@check(4)
+def methods_at_length(make):
+    """Each method with more steps, from three seeds."""
+    return {
+        (name, seed): facts_of(method(make, steps=900, seed=seed)) for name, method in METHODS.items() for seed in SEEDS
+    }
+
+
+@check(2, 3, 4)
 def averaged_iterates(make):
     """The average of iterates at common noise, and how many they were."""
     rule = bp.IterateAverage(0.5)
@@ -190,7 +198,7 @@ class Seeing(ActiveRule):
         return Change.NOTHING
 
 
-@check(2, 3)
+@check(2, 3, 4)
 def what_rules_are_shown(make):
     """Batches, terms, gradients of weights and random numbers of a rule, with noise in common."""
     rule = Sees()
