@@ -155,8 +155,8 @@ def bad_at(monkeypatch, number, change):
     """Makes a step's terms what they would be if something had become non-finite in it."""
     original, count = Stepper.step, [0]
 
-    def step(self, x, y, kl_weight):
-        found, count[0] = original(self, x, y, kl_weight), count[0] + 1
+    def step(self, x, y, kl_weight, **more):
+        found, count[0] = original(self, x, y, kl_weight, **more), count[0] + 1
         return change(found) if count[0] == number else found
 
     monkeypatch.setattr(Stepper, "step", step)
@@ -196,16 +196,16 @@ def test_an_unread_step_is_blamed_for_the_error_of_a_later_one(as_on_a_gpu, monk
     bad_at(monkeypatch, 6, lambda t: Terms(NAN, NAN, t.kl, t.kl_of, t.outputs))
     step, count = Stepper.step, [0]
 
-    def fails(self, x, y, kl_weight):
+    def fails(self, x, y, kl_weight, **more):
         count[0] += 1
         if count[0] == 7:
             raise RuntimeError("probabilities are not finite")
-        return step(self, x, y, kl_weight)
+        return step(self, x, y, kl_weight, **more)
 
     monkeypatch.setattr(Stepper, "step", fails)
     with pytest.raises(NonFiniteLossError, match="non-finite at step 6"):
         fitted()
     count[0] = -100
-    monkeypatch.setattr(Stepper, "step", lambda *_: (_ for _ in ()).throw(RuntimeError("another thing")))
+    monkeypatch.setattr(Stepper, "step", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("another thing")))
     with pytest.raises(RuntimeError, match="another thing"):  # control: an error of its own stays
         fitted()
