@@ -86,6 +86,7 @@ def broken_off(folder, monkeypatch, workers):
 def test_restarts_side_by_side_are_those_of_one_process_which_goes_on_with_them(alone, tmp_path, monkeypatch):
     broken_off(tmp_path / "path", monkeypatch, 2)
     (fitting_folder(tmp_path / "path", 1) / "restart-2.json").unlink()  # as if it had been killed in the middle
+    fitting_folder(tmp_path / "path", 0).mkdir()  # as if it had been killed right after a point was written
     is_that_of(alone, followed(**QUICK, folder=tmp_path / "path"))
     assert {file.name for file in (tmp_path / "path").iterdir()} == {INDEX_FILE, "point-000", "point-001", "point-002"}
 
