@@ -6,14 +6,18 @@ wait for PyTorch.
 
 Exit codes: 0; 1 for a run that failed (a loss that is not finite, a disk that is full); 2 for wrong usage
 (bad input, unknown names, a folder that exists); 130 after Ctrl-C and 143 after SIGTERM. Errors are one line on
-standard error, with a traceback only by `--debug`.
+standard error, with a traceback only by `--debug`; of several processes of a fit (torchrun, srun, `--processes`) one
+says it for all.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import traceback
+import warnings
+from collections.abc import Iterator
 from typing import Annotated, NoReturn
 
 import typer
@@ -23,14 +27,19 @@ from bayesprune.cli import fit, lists, path, predict, prune, reference, refit, s
 from bayesprune.cli.exits import (
     INTERRUPTED,
     TERMINATED,
+    Interrupted,
     Terminated,
+    end_with_parent,
     exit_code,
     listen_to_signals,
     sentence,
     what_is_left,
 )
+from bayesprune.cli.one_message import AlreadySaidError, is_mine_to_say
 from bayesprune.cli.options import example
 from bayesprune.commands.plain_text import neutral, plain_warnings
+from bayesprune.inference.runtime.environment import processes_here
+from bayesprune.inference.runtime.lost import LostProcessError
 
 app = typer.Typer(
     add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=False,
@@ -52,6 +61,7 @@ def _version(asked: bool) -> None:
     )
 )
 def bayesprune_command(
+    context: typer.Context,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error; also after a command.")
     ] = False,
@@ -60,6 +70,12 @@ def bayesprune_command(
     ] = False,
 ) -> None:
     """Bayesian sparsity priors for PyTorch networks: declare a prior, fit it, inspect it, prune."""
+    world = processes_here()[1]
+    if world > 1 and context.invoked_subcommand != "fit":
+        raise ValueError(
+            f"bayesprune {context.invoked_subcommand} runs in one process, but {world} were started: start it without "
+            "torchrun or srun; only bayesprune fit takes several"
+        )
 
 
 # In the order of the help.
@@ -82,20 +98,26 @@ def run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     given = [argument for argument in arguments if argument != "--debug"] or ["--help"]
     try:
-        with plain_warnings():
-            code = app(args=given, prog_name="bayesprune", standalone_mode=False)
+        with plain_warnings(), _first_process_alone():
+            code = app(args=given, prog_name="bayesprune", standalone_mode=False, obj=arguments)
         if code == INTERRUPTED:  # some versions of typer turn the exception into this code
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except KeyboardInterrupt as stop:
-        return _fail(f"interrupted; {what_is_left(stop)}", INTERRUPTED, debug)
+        return _fail(f"interrupted; {what_is_left(stop)}", INTERRUPTED, debug, is_own=False)
     except Terminated as stop:
-        return _fail(f"terminated; {what_is_left(stop)}", TERMINATED, debug)
+        return _fail(f"{_terminated()}; {what_is_left(stop)}", TERMINATED, debug, is_own=False)
+    except AlreadySaidError as end:
+        return end.exit_code
     except Exception as problem:
-        return _fail(sentence(problem), exit_code(problem), debug)
+        is_own = not isinstance(problem, (Interrupted, LostProcessError))
+        return _fail(sentence(problem), exit_code(problem), debug, is_own)
 
 
-def _fail(sentence: str, code: int, debug: bool) -> int:
+def _fail(sentence: str, code: int, debug: bool, is_own: bool = True) -> int:
+    """Says why the command ends, unless another process of the same fit does."""
+    if not is_mine_to_say(sentence, code, is_own):
+        return code
     if debug:
         traceback.print_exc()
     with contextlib.suppress(OSError):  # the terminal may be closed
@@ -103,7 +125,26 @@ def _fail(sentence: str, code: int, debug: bool) -> int:
     return code
 
 
+def _terminated() -> str:
+    """What SIGTERM means: of several processes the launcher sends it to all when one has ended."""
+    return "terminated" if processes_here()[1] == 1 else "terminated, or another process of the fit has ended"
+
+
+@contextlib.contextmanager
+def _first_process_alone() -> Iterator[None]:
+    """Of several processes the first alone warns; all would say the same."""
+    with warnings.catch_warnings() if processes_here()[0] > 0 else contextlib.nullcontext():
+        if processes_here()[0] > 0:
+            warnings.simplefilter("ignore")
+        yield
+
+
 def main() -> NoReturn:
     """The entry point of `bayesprune` and `python -m bayesprune`."""
-    listen_to_signals()
+    many = processes_here()[1] > 1
+    listen_to_signals(once=many)
+    if many:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch warns of every connection that breaks
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            end_with_parent()
     sys.exit(run(sys.argv[1:]))

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from bayesprune.commands.asked_recipe import asked_recipe, parts_of, prior_of
 from bayesprune.commands.console import figure, percent, stdout
+from bayesprune.commands.fit_processes import check_in_one_process, first_alone, part_of_all, runtime_here
 from bayesprune.commands.showing_gates import what_is_left
 from bayesprune.commands.tuning import asked_tuning, fit_tuned, print_tuned
 from bayesprune.data.named_sets import DATASETS
@@ -34,7 +35,6 @@ from bayesprune.models.files.unwritable import naming
 from bayesprune.models.gates.unit_gates import UnitGates
 from bayesprune.runs.code_trust import absolute, repeating
 from bayesprune.runs.declaration import declare, resolve_prior
-from bayesprune.runs.part_folder import writing_part
 from bayesprune.runs.run_folder import write_rest
 from bayesprune.runs.run_summary import summarise_run
 from bayesprune.runs.starting_weights import StartingWeights
@@ -94,9 +94,13 @@ def fit_run(
     progress: bool = False,
     tune: Any = None,
     recipe: tuple[str | None, Mapping[str, Any]] = (None, {}),
+    batch_norm: str = "apart",
     **how: Any,
 ) -> dict[str, Any]:
     """Fits what is named and writes a run folder, all of it or nothing.
+
+    Where torchrun or srun has started several processes, all of them fit together (`FabricRuntime`), and the first one
+    alone writes.
 
     While it runs, its state and the trace so far stand beside the run folder's place, in a folder of its name and
     ``.part``: a call with the same arguments goes on with what an earlier one has left there. The fit is written
@@ -126,15 +130,17 @@ def fit_run(
         tune: Knobs that are tuned on validation data before the fit: `kl_weight` and settings of the prior, as texts of
             ``--tune`` or as `bayesprune.tune` takes them; default none.
         recipe: Sparse training: a name in `RECIPES` and its settings; default none.
+        batch_norm: Whether several processes normalise batches ``"apart"`` (default) or ``"synchronised"``.
         how: Further arguments of `bayesprune.fit`: guide, steps, restarts, ...
 
     Returns:
-        The summary, as written to RUN/summary.json.
+        The summary, as written to RUN/summary.json; of several processes in the first one, in the others nothing.
 
     Raises:
         ValueError: For bad input, before training starts.
         NonFiniteLossError: If the loss becomes NaN or infinite.
         OSError: If the folder cannot be written after all.
+        LostProcessError: If another process of the fit has ended.
     """
     given = {"--tune": tune, "--gating": gating or None, "--epochs 0": epochs if epochs == 0 else None}
     chosen, recipe_settings = recipe
@@ -143,6 +149,7 @@ def fit_run(
     steps = how.setdefault("steps", None)
     if epochs is None and steps is None and prior == "reduction" and weights is not None:
         epochs = 0
+    check_in_one_process({"--tune": tune, "a Laplace approximation (--epochs 0)": epochs if epochs == 0 else None})
     if epochs == 0:
         _check_nothing_trained(weights, how)
     if new_head and weights is None:
@@ -169,11 +176,13 @@ def fit_run(
         **{key: value for key, value in how.items() if key not in ("callbacks", "rules")}, "gating": dict(gating or {}),
         "budget": _as_json(budget or {}), "tune": None if tuning is None else tuning.knobs,
         "recipe": chosen, "recipe_settings": None if made is None else dict(recipe_settings),
+        "batch_norm": None if batch_norm == "apart" else batch_norm,
     }  # fmt: skip
     asked = filled_in(asked)
     _refuse_infinity(asked)
-    with writing_part(out, asked, fresh) as part:
-        splits = load_data(name if Path(name).exists() else data, seed=seed, root=root)
+    runtime = runtime_here(how, batch_norm)
+    with part_of_all(runtime, out, asked, fresh) as part:
+        splits = first_alone(runtime, lambda: load_data(name if Path(name).exists() else data, seed=seed, root=root))
         parts = parts_of(made)
         declaration = declare(splits, network, prior, settings, on, likelihood, width, network_settings, parts)
         model = declaration.model(seed, start)
@@ -185,12 +194,14 @@ def fit_run(
             arguments = {
                 "epochs": epochs, "validation": validation, "seed": seed, "progress": progress, **how,
                 "rules": [*rules, *how.get("rules", ())],
-                "callbacks": [*how.get("callbacks", ()), part.watcher],
+                "callbacks": [*how.get("callbacks", ()), *part.watchers],
             }  # fmt: skip
             if tuning is None:
-                fitted = fit(model, splits.train, checkpoint=part.state, **arguments)
+                fitted = fit(model, splits.train, checkpoint=part.state, runtime=runtime, **arguments)
             else:
                 fitted, declaration, tuned = fit_tuned(tuning, declaration, splits, start, part, arguments)
+        if runtime is not None and runtime.rank > 0:
+            return {}
         with part.filled() as folder:
             with naming(folder, part.folder):
                 write_fit(fitted, folder)

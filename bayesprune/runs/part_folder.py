@@ -40,7 +40,7 @@ try:
 except ImportError:  # not on Windows, where two fits that begin in the same moment are not told apart
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Part", "find_part", "part_folder", "what_is_kept", "writing_part"]
+__all__ = ["Part", "find_part", "joining_part", "left_of", "part_folder", "what_is_kept", "writing_part"]
 
 COMMAND_FILE, STATE_FOLDER, RUN_FOLDER, COMPLETE_FILE, LOCK_FILE = "command.json", "state", "run", "complete", "lock"
 TUNING_FOLDER, BEFORE_FOLDER = "tuning", "state-before"
@@ -60,7 +60,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 _TRIES = 20
 _OPTIONS = {"prior_settings": "--set", "network_settings": "--network-set", "network_code": "the code of --network"}
 """Options whose names are not those of what they give."""
-_LATER = ("recipe", "recipe_settings")
+_LATER = ("recipe", "recipe_settings", "batch_norm")
 """Options that earlier versions did not know, and fits of which are those of today without them."""
 
 
@@ -71,13 +71,13 @@ class Part:
     Attributes:
         run: The run folder to be, absolute.
         folder: RUN.part, absolute.
-        watcher: The callback that writes the trace so far.
+        watchers: The callback that writes the trace so far; none in further processes of the same fit.
         is_complete: Whether RUN stands in its place.
     """
 
     run: Path
     folder: Path
-    watcher: WriteTrace
+    watchers: tuple[WriteTrace, ...]
     is_complete: bool = False
 
     @property
@@ -178,7 +178,7 @@ def writing_part(run: str | Path, asked: Mapping[str, Any], fresh: bool = False)
             with permitted(), naming(folder):
                 _take_up(folder, asked, fresh)
                 write_json(folder / COMMAND_FILE, {"asked": asked})
-                part = Part(place.absolute(), folder.absolute(), WriteTrace(folder, asked))
+                part = Part(place.absolute(), folder.absolute(), (WriteTrace(folder, asked),))
         except BaseException:
             if not _can_be_gone_on_with(folder):
                 _remove_part(folder)
@@ -194,7 +194,37 @@ def writing_part(run: str | Path, asked: Mapping[str, Any], fresh: bool = False)
             if part.is_complete or not _can_be_gone_on_with(folder):
                 _remove_part(folder)
             else:
-                part.watcher.end()
+                for watcher in part.watchers:
+                    watcher.end()
+
+
+@contextlib.contextmanager
+def joining_part(run: str | Path) -> Iterator[Part]:
+    """RUN.part for a further process of the fit that `writing_part` runs in the first one: it writes nothing there.
+
+    An exception that ends the block gets a note that says what is left, as there.
+
+    Args:
+        run: The run folder to be.
+
+    Yields:
+        What the fit is to use.
+    """
+    part = Part(expanded(run).absolute(), part_folder(run).absolute(), ())
+    try:
+        yield part
+    except BaseException as problem:
+        problem.add_note(left_of(run))
+        raise
+
+
+def left_of(run: str | Path) -> str:
+    """What a fit has left that another process ran and did not finish, and what to do with it.
+
+    Args:
+        run: The run folder to be.
+    """
+    return _what_is_left(part_folder(run).absolute())
 
 
 def _check_kind(folder: Path) -> None:
@@ -300,7 +330,7 @@ def _can_be_gone_on_with(folder: Path) -> bool:
     return (folder / RUN_FOLDER / _FIRST).is_file() or is_begun
 
 
-def _what_is_left(folder: Path, problem: BaseException) -> str:
+def _what_is_left(folder: Path, problem: BaseException | None = None) -> str:
     """What an interrupted fit has left, and what to do with it."""
     if (folder / RUN_FOLDER / _FIRST).is_file():
         return f"the fit itself is in {folder / RUN_FOLDER}; the same command makes the run folder of it"

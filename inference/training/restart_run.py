@@ -27,6 +27,7 @@ from bayesprune.inference.training.fit_options import FitOptions
 from bayesprune.inference.training.optimizers import make_optimizer
 from bayesprune.inference.training.step_sums import StepSums
 from bayesprune.inference.watching.callbacks import Callback, FitState
+from bayesprune.inference.watching.progress import Progress
 from bayesprune.inference.watching.pruning_trace import inclusion_record, kl_by_tensor, scale_record
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.networks.evaluation_mode import begin_training
@@ -108,8 +109,10 @@ class RestartRun(FitState):
         self._base_rates = [group["lr"] for group in optimizer.param_groups]
         self._sums, self._every = StepSums(plan.runtime), max(1, plan.steps // ITERATES)
         self._watchers = plan.watchers if plan.runtime.rank == 0 else ()
-        # What a watcher may stop in the middle of an epoch, all processes have to hear of.
-        self._asks = plan.runtime.world > 1 and any(type(one).on_step is not Callback.on_step for one in plan.watchers)
+        # What a watcher may stop within an epoch, all processes have to hear of; a progress line stops nothing,
+        # and is shown by the first process alone.
+        stopping = [one for one in plan.watchers if not isinstance(one, Progress)]
+        self._asks = plan.runtime.world > 1 and any(type(one).on_step is not Callback.on_step for one in stopping)
         self.has_ended = False
         self.rules = {rule.name: rule.begin(self) for rule in sorted(plan.rules, key=lambda one: one.order)}
         self.stepper = self._stepper(plan.options.execution, plan.options.compiled, "it was asked for")
