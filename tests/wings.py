@@ -30,6 +30,7 @@ WINGS = {
     },
     "inference": {
         "runtime": "",
+        "workers": "",
         "data": "runtime",
         "ways": "",
         "guides": "ways",
@@ -55,9 +56,9 @@ WINGS = {
         " rules watching execution objective guides data runtime",
         "deletion": "fit_result objective guides data",
         "pruning": "deletion training fit_result restart inclusion masks rules objective guides data",
-        "sparsity_path": "pruning training fit_result predictions defaults data",
+        "sparsity_path": "pruning training fit_result predictions defaults data workers",
         "tuning": "sparsity_path pruning training fit_result predictions defaults rules guides data",
-        "search": "training guides data",
+        "search": "training guides data workers",
         "refitting": "pruning training fit_result restart inclusion predictions samplers masks rules"
         " watching guides data",
         "reference": "restart inclusion guides",

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from bayesprune.commands import following_path
-from bayesprune.inference.sparsity_path import continuation, folder
+from bayesprune.inference.sparsity_path import folder, next_fit
 from bayesprune.inference.sparsity_path.folder import read_index
 
 ROOT = Path(__file__).parents[3]
@@ -56,7 +56,7 @@ def test_every_key_of_the_index_is_documented(finished):
 
 
 def test_the_same_command_goes_on_where_it_was_stopped(command, networks_file, tmp_path, monkeypatch):
-    real, out = continuation.fit, tmp_path / "path"
+    real, out = next_fit.fit, tmp_path / "path"
     calls = iter(range(10))
 
     def stopped(*given, **more):
@@ -65,7 +65,7 @@ def test_the_same_command_goes_on_where_it_was_stopped(command, networks_file, t
         return real(*given, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(continuation, "fit", stopped)
+        patch.setattr(next_fit, "fit", stopped)
         code, printed, err = command(*arguments(networks_file, out))
     assert (code, printed) == (130, "")
     assert err == f"error: interrupted; the same command goes on with what is finished in {out}\n"
@@ -77,6 +77,20 @@ def test_the_same_command_goes_on_where_it_was_stopped(command, networks_file, t
     assert sum(line.split()[1:3] == ["sparsity", "0.9"] for line in table) == 2
     again = f"--network {networks_file}:small"  # code of one's own is repeated
     assert table[-1] == f"next: bayesprune prune {out} --sparsity 0.95 {again} --out {out}-pruned"
+
+
+def test_workers_make_networks_of_ones_own_file_and_the_same_numbers(made, networks_file, tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as workers have
+    try:
+        for workers in (1, 2):
+            made(*arguments(networks_file, tmp_path / f"of-{workers}", "--workers", workers, "--cold", values="3"))
+    finally:
+        torch.set_num_threads(threads)
+    one, two = (read_index(tmp_path / f"of-{workers}") for workers in (1, 2))
+    for found in (one, two):
+        assert found["arguments"].pop("warm") is False and found["points"][0].pop("seconds") > 0
+    assert one == two and len(one["points"][0]["fits"]) == 2
 
 
 def test_other_arguments_are_told_in_one_line(refused, networks_file, finished):
