@@ -205,7 +205,10 @@ def _is_launched(processes: int | None, arguments: list[str], run: Path) -> bool
     check_processes(processes)
     if processes == 1:
         return False
-    launch(arguments, processes, run)
+    from bayesprune.commands.fit_processes import leaving
+
+    with leaving(run):
+        launch(arguments, processes)
     return True
 
 

@@ -9,7 +9,6 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from bayesprune.cli.exits import Terminated
@@ -52,7 +51,7 @@ def check_processes(processes: int) -> None:
         )
 
 
-def launch(arguments: Sequence[str], processes: int, run: Path) -> None:
+def launch(arguments: Sequence[str], processes: int) -> None:
     """Runs a command line in several processes at once, and waits until all have ended.
 
     They inherit standard output and error. What one of them says of its failure is all that is said; that one was
@@ -62,7 +61,6 @@ def launch(arguments: Sequence[str], processes: int, run: Path) -> None:
     Args:
         arguments: The command line; that of `bayesprune fit`.
         processes: How many.
-        run: The run folder that they make.
 
     Raises:
         AlreadySaidError: If one of them failed and has said why.
@@ -98,10 +96,6 @@ def launch(arguments: Sequence[str], processes: int, run: Path) -> None:
             ended = _ended(problem, store)
         else:
             return
-    if not isinstance(ended, AlreadySaidError):
-        from bayesprune.runs.part_folder import left_of
-
-        ended.add_note(left_of(run))
     raise ended from None
 
 

@@ -161,7 +161,7 @@ def launched(tmp_path, monkeypatch):
         file.write_text(f"#!/bin/sh\ncd {tmp_path}\n{script}\n")
         file.chmod(0o755)
         monkeypatch.setattr(launching.sys, "executable", str(file))
-        launch(arguments, 2, tmp_path / "run")
+        launch(arguments, 2)
 
     return call
 
@@ -190,7 +190,6 @@ def test_a_process_that_ends_without_a_word_ends_the_others(script, sentence, co
     with pytest.raises(ProcessEndedError) as caught:
         launched(f'echo $$ > "rank $RANK"\nif [ $RANK = 1 ]; then {script}; fi\nexec sleep 60')
     assert (str(caught.value), caught.value.exit_code) == (f"process 1 of the fit {sentence}", code)
-    assert caught.value.__notes__ == ["nothing was written"]
     assert not psutil.pid_exists(int((tmp_path / "rank 0").read_text()))
     assert capfd.readouterr() == ("", "")  # torch's own report is long
 
@@ -205,9 +204,8 @@ def test_what_was_said_already_is_not_said_again(launched, capfd):
 
 @pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
 def test_a_signal_to_the_launcher_ends_all(number, kind, launched, tmp_path):
-    with pytest.raises(kind) as caught:
+    with pytest.raises(kind):
         launched(f'echo $$ > "rank $RANK"\nif [ $RANK = 0 ]; then sleep 1; kill -{number:d} $PPID; fi\nexec sleep 60')
-    assert caught.value.__notes__ == ["nothing was written"]
     assert not any(psutil.pid_exists(int((tmp_path / f"rank {rank}").read_text())) for rank in (0, 1))
 
 
