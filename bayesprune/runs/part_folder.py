@@ -40,7 +40,7 @@ try:
 except ImportError:  # not on Windows, where two fits that begin in the same moment are not told apart
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Part", "find_part", "joining_part", "leaving", "part_folder", "what_is_kept", "writing_part"]
+__all__ = ["Part", "find_part", "joining_part", "note_what_is_left", "part_folder", "what_is_kept", "writing_part"]
 
 COMMAND_FILE, STATE_FOLDER, RUN_FOLDER, COMPLETE_FILE, LOCK_FILE = "command.json", "state", "run", "complete", "lock"
 TUNING_FOLDER, BEFORE_FOLDER = "tuning", "state-before"
@@ -199,22 +199,10 @@ def writing_part(run: str | Path, asked: Mapping[str, Any], fresh: bool = False)
 
 
 @contextlib.contextmanager
-def leaving(run: str | Path) -> Iterator[None]:
-    """Where a fit is waited for that another process runs; an exception that ends the block gets a note as there.
-
-    Args:
-        run: The run folder to be.
-    """
-    try:
-        yield
-    except BaseException as problem:
-        problem.add_note(_what_is_left(part_folder(run).absolute(), problem))
-        raise
-
-
-@contextlib.contextmanager
 def joining_part(run: str | Path) -> Iterator[Part]:
     """RUN.part for a further process of the fit that `writing_part` runs in the first one: it writes nothing there.
+
+    An exception that ends the block gets a note that says what is left, as there.
 
     Args:
         run: The run folder to be.
@@ -222,8 +210,21 @@ def joining_part(run: str | Path) -> Iterator[Part]:
     Yields:
         What the fit is to use.
     """
-    with leaving(run):
+    try:
         yield Part(expanded(run).absolute(), part_folder(run).absolute(), ())
+    except BaseException as problem:
+        note_what_is_left(run, problem)
+        raise
+
+
+def note_what_is_left(run: str | Path, problem: BaseException) -> None:
+    """Adds a note to an exception: what a fit has left that another process ran, and what to do with it.
+
+    Args:
+        run: The run folder to be.
+        problem: What has ended it.
+    """
+    problem.add_note(_what_is_left(part_folder(run).absolute(), problem))
 
 
 def _check_kind(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""One `bayesprune fit` in several processes, which torchrun, srun or `--processes` has started."""
+"""One run of several processes, which torchrun, srun or `--processes` has started."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 from bayesprune.inference.runtime.environment import processes_here
 from bayesprune.inference.runtime.fabric import FabricRuntime
 from bayesprune.inference.runtime.lost import LostProcessError
-from bayesprune.runs.part_folder import Part, joining_part, leaving, writing_part
+from bayesprune.runs.part_folder import Part, joining_part, writing_part
 
-__all__ = ["TIMEOUT", "check_in_one_process", "first_alone", "leaving", "part_of_all", "runtime_here"]
+__all__ = ["TIMEOUT", "check_in_one_process", "first_alone", "part_of_all", "runtime_here"]
 
 T = TypeVar("T")
 TIMEOUT = "BAYESPRUNE_TIMEOUT"
