@@ -9,7 +9,7 @@ import typer
 
 from bayesprune.cli.exits import ended_by_hand
 from bayesprune.cli.launch import check_processes, launch
-from bayesprune.cli.one_message import launched_by_us
+from bayesprune.cli.one_message import AlreadySaidError, launched_by_us
 from bayesprune.cli.options import (
     BatchSize,
     Data,
@@ -205,7 +205,15 @@ def _is_launched(processes: int | None, arguments: list[str], run: Path) -> bool
     check_processes(processes)
     if processes == 1:
         return False
-    launch(arguments, processes, run)
+    try:
+        launch(arguments, processes)
+    except AlreadySaidError:
+        raise
+    except BaseException as problem:
+        from bayesprune.commands.fitting import note_what_is_left
+
+        note_what_is_left(run, problem)
+        raise
     return True
 
 

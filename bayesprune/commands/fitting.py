@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 from bayesprune.commands.asked_recipe import asked_recipe, parts_of, prior_of
 from bayesprune.commands.console import figure, percent, stdout
-from bayesprune.commands.fit_processes import check_in_one_process, first_alone, part_of_all, runtime_here
 from bayesprune.commands.showing_gates import what_is_left
 from bayesprune.commands.tuning import asked_tuning, fit_tuned, print_tuned
 from bayesprune.data.named_sets import DATASETS
@@ -35,11 +34,22 @@ from bayesprune.models.files.unwritable import naming
 from bayesprune.models.gates.unit_gates import UnitGates
 from bayesprune.runs.code_trust import absolute, repeating
 from bayesprune.runs.declaration import declare, resolve_prior
+from bayesprune.runs.part_folder import note_what_is_left
 from bayesprune.runs.run_folder import write_rest
+from bayesprune.runs.run_processes import check_in_one_process, first_alone, part_of_all, runtime_here
 from bayesprune.runs.run_summary import summarise_run
 from bayesprune.runs.starting_weights import StartingWeights
 
-__all__ = ["content_of", "fit_run", "objective_line", "parse_settings", "print_run", "remarks", "scores_line"]
+__all__ = [
+    "content_of",
+    "fit_run",
+    "note_what_is_left",
+    "objective_line",
+    "parse_settings",
+    "print_run",
+    "remarks",
+    "scores_line",
+]
 
 
 R = TypeVar("R", Budget, Gating)

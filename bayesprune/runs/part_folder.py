@@ -40,7 +40,7 @@ try:
 except ImportError:  # not on Windows, where two fits that begin in the same moment are not told apart
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Part", "find_part", "joining_part", "left_of", "part_folder", "what_is_kept", "writing_part"]
+__all__ = ["Part", "find_part", "joining_part", "note_what_is_left", "part_folder", "what_is_kept", "writing_part"]
 
 COMMAND_FILE, STATE_FOLDER, RUN_FOLDER, COMPLETE_FILE, LOCK_FILE = "command.json", "state", "run", "complete", "lock"
 TUNING_FOLDER, BEFORE_FOLDER = "tuning", "state-before"
@@ -210,21 +210,21 @@ def joining_part(run: str | Path) -> Iterator[Part]:
     Yields:
         What the fit is to use.
     """
-    part = Part(expanded(run).absolute(), part_folder(run).absolute(), ())
     try:
-        yield part
+        yield Part(expanded(run).absolute(), part_folder(run).absolute(), ())
     except BaseException as problem:
-        problem.add_note(left_of(run))
+        note_what_is_left(run, problem)
         raise
 
 
-def left_of(run: str | Path) -> str:
-    """What a fit has left that another process ran and did not finish, and what to do with it.
+def note_what_is_left(run: str | Path, problem: BaseException) -> None:
+    """Adds a note to an exception: what a fit has left that another process ran, and what to do with it.
 
     Args:
         run: The run folder to be.
+        problem: What has ended it.
     """
-    return _what_is_left(part_folder(run).absolute())
+    problem.add_note(_what_is_left(part_folder(run).absolute(), problem))
 
 
 def _check_kind(folder: Path) -> None:
@@ -330,7 +330,7 @@ def _can_be_gone_on_with(folder: Path) -> bool:
     return (folder / RUN_FOLDER / _FIRST).is_file() or is_begun
 
 
-def _what_is_left(folder: Path, problem: BaseException | None = None) -> str:
+def _what_is_left(folder: Path, problem: BaseException) -> str:
     """What an interrupted fit has left, and what to do with it."""
     if (folder / RUN_FOLDER / _FIRST).is_file():
         return f"the fit itself is in {folder / RUN_FOLDER}; the same command makes the run folder of it"
