@@ -386,19 +386,22 @@ def show(title: str, trial: Trial, result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def as_markdown(told: Mapping[str, Mapping[str, Mapping[str, float]]], results: Mapping[str, Any]) -> str:
-    """The same as rows of a table of docs/many.md."""
+def as_markdown(trials: Mapping[str, Trial], results: Mapping[str, Any]) -> str:
+    """The same as rows of a table of docs/many.md: examples per second of one process and of all, and their ratio."""
     lines = [
         "| network, model, batch | plain DDP | by hand, DDP | `fit` | `fit` over by hand, % | MB a step, ring |",
         "|---|---|---|---|---|---|",
     ]
-    for name, ways in told.items():
-        ups = [f"{ways[way]['speedup']:.2f}" if way in ways else "" for way in WAYS]
-        over = f"{100 * ways['fit']['over_by_hand']:.0f}" if "over_by_hand" in ways.get("fit", {}) else ""
-        last = list(ways)[-1]
+    for name, trial in trials.items():
+        told, cells = compared(results[name]["seconds"], trial.processes), []
+        for way in WAYS:
+            one = told.get(way, {})
+            rates = [f"{1e3 * trial.batch / one[key]:,.0f}" for key in ("ms", "ms_shared") if one]
+            cells.append(f"{rates[0]}, {rates[1]}: **{one['speedup']:.2f}**" if one else "")
+        over = f"{100 * told['fit']['over_by_hand']:.0f}" if "over_by_hand" in told.get("fit", {}) else ""
+        last = list(told)[-1]
         moved = f"{results[name]['moved'][last] / 1e6:.2f}, {results[name]['expected'][last] / 1e6:.2f}"
-        case = ", ".join(name.split(", ")[:3])
-        lines.append(f"| {case} | {' | '.join(ups)} | {over} | {moved} |")
+        lines.append(f"| {trial.network}, {trial.model}, {trial.batch} | {' | '.join(cells)} | {over} | {moved} |")
     return "\n".join(lines)
 
 
@@ -418,7 +421,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser.parse_args(arguments)
     if options.fresh:
         options.out.unlink(missing_ok=True)
-    ledger, results = Ledger(options.out), {}
+    ledger, results, trials = Ledger(options.out), {}, dict[str, Trial]()
     for network in options.networks:
         for batch in options.batches:
             for model in options.models:
@@ -426,6 +429,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
                 how = (options.processes, ways, options.blocks, options.pass_seconds, options.threads)
                 trial = Trial(network, model, batch, *how)
                 name = f"{network}, {model}, batch {batch}, {options.processes} processes, {'/'.join(ways)}"
+                trials[name] = trial
                 results[name] = ledger.run(name, lambda trial=trial: measure(trial))  # type: ignore[misc]
                 print(show(name, trial, results[name]), flush=True)
     told = {name: compared(found["seconds"], options.processes) for name, found in results.items()}
@@ -438,7 +442,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
                 f"\nfit, {words}: {100 * statistics.median(over.values()):.1f} % (median of {len(over)}), at most "
                 f"{100 * over[worst]:.1f} % ({worst}); allowed are {100 * BAR:.0f} %"
             )
-    print("\n" + as_markdown(told, results))
+    print("\n" + as_markdown(trials, results))
     print(f"\n{sum(run['wall_minutes'] for run in results.values()):.1f} minutes of measuring")
     print(json.dumps(told))
     return results
