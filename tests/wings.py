@@ -30,6 +30,7 @@ WINGS = {
     },
     "inference": {
         "data": "",
+        "non_dominated": "",
         "ways": "",
         "guides": "ways",
         "restart": "guides",
@@ -54,7 +55,7 @@ WINGS = {
         " rules watching execution objective guides data",
         "deletion": "fit_result objective guides data",
         "pruning": "deletion training fit_result restart inclusion masks rules objective guides data",
-        "sparsity_path": "pruning training fit_result predictions defaults data",
+        "sparsity_path": "pruning training fit_result predictions defaults non_dominated data",
         "tuning": "sparsity_path pruning training fit_result predictions defaults rules guides data",
         "search": "training guides data",
         "refitting": "pruning training fit_result restart inclusion predictions samplers masks rules"
