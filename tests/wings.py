@@ -78,6 +78,7 @@ WINGS = {
         "data": "",
         "runs": "data",
         "commands": "runs data",
-        "cli": "commands",
+        "sweeps": "commands runs data",
+        "cli": "sweeps commands",
     },
 }
