@@ -7,6 +7,7 @@ import importlib
 import pytest
 
 import bayesprune as bp
+from bayesprune.sweeps.trial import RunTrial
 
 ARGUMENTS = {"data": "digits", "prior": "spike-and-slab", "guide": "paired", "width": 0.05, "epochs": 2}
 
@@ -17,7 +18,7 @@ def test_ray_tune_takes_a_trial_as_it_is_and_stops_what_is_hopeless(tmp_path, mo
     ray = pytest.importorskip("ray")
     tune = importlib.import_module("ray.tune")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # writes to no home folder
-    trial = bp.RunTrial(tmp_path / "fits", ARGUMENTS)
+    trial = RunTrial(tmp_path / "fits", ARGUMENTS)
     densities = [0.05, 0.5]
     space = {"set.expected_density": tune.grid_search(densities), "seed": 3}
     how = tune.TuneConfig(metric="validation_nll", mode="min")
@@ -33,7 +34,7 @@ def test_ray_tune_takes_a_trial_as_it_is_and_stops_what_is_hopeless(tmp_path, mo
     finally:
         ray.shutdown()
     assert not results.errors and not again.errors
-    here = bp.RunTrial(tmp_path / "here", ARGUMENTS)
+    here = RunTrial(tmp_path / "here", ARGUMENTS)
     for result in results:
         alone = here(result.config)
         assert result.metrics["validation_nll"] == alone["validation_nll"]  # bit for bit
