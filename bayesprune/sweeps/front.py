@@ -15,6 +15,8 @@ __all__ = ["FIGURE_FILE", "FRONT_FILE", "front_object", "write_front"]
 FRONT_FILE, FIGURE_FILE = "front.json", "front.png"
 FORMAT = 1
 """Number of the format of front.json."""
+_NO_SCORES = ("resumed_at_epoch",)
+"""What fits have that has no mean."""
 
 
 def write_front(sweep: Sweep) -> list[Path]:
@@ -45,17 +47,18 @@ def front_object(sweep: Sweep) -> dict[str, Any]:
     Raises:
         ValueError: If no fit is complete.
     """
-    names, over_seeds = [str(name) for name in sweep.table], sweep.over_seeds
+    names, over_seeds = [str(name) for name in sweep.table if name not in _NO_SCORES], sweep.over_seeds
     rows = []
     for place, settings in enumerate(sweep.settings):
-        complete = [one for one in sweep.fits_of(settings) if one.state == COMPLETE]
+        complete = {one.seed: one for one in sweep.fits_of(settings) if one.state == COMPLETE}
+        trials = {one.trial for one in sweep.fits_of(settings) if one.trial is not None}
         at = over_seeds.isel(setting=place)
         rows.append(
             {
                 "settings": dict(settings),
-                "seeds": [one.seed for one in complete],
-                "trials": sorted({one.trial for one in complete if one.trial is not None}),
-                "runs": [one.run.name for one in complete if one.run is not None],
+                "seeds": list(complete),
+                "trials": sorted(trials),
+                "runs": [one.run.name for one in complete.values() if one.run is not None],
                 "means": {name: _finite(at[name]) for name in names},
                 "sds": {name: _finite(at[f"{name}_sd"]) for name in names},
             }

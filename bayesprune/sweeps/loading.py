@@ -3,61 +3,89 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bayesprune.inference.watching.trace_file import RunningFit, read_progress
 from bayesprune.models.files.places import expanded
+from bayesprune.models.files.processes import is_running
 from bayesprune.runs.part_folder import part_folder
-from bayesprune.sweeps.sweep_result import COMPLETE, FAILED, RUNNING, WAITING, Sweep, SweepFit
-from bayesprune.sweeps.trial import Record, read_record
+from bayesprune.sweeps.plan import SWEEP_FILE, SweepPlan, read_plan
+from bayesprune.sweeps.storage import LostStorageError, open_storage, require_optuna, storage_kept
+from bayesprune.sweeps.study import PlannedTrial, planned_trials, quiet
+from bayesprune.sweeps.sweep_result import COMPLETE, FAILED, PRUNED, RUNNING, WAITING, Sweep, SweepFit
+from bayesprune.sweeps.trial import OBJECTIVES, Record, read_record
 
-__all__ = ["fits_on_disk", "load_sweep"]
+__all__ = ["is_sweep", "load_sweep"]
 
 _RECORD = re.compile(r"[0-9a-f]{16}\.json")
 """Names of the records of fits; others in the folder are of the sweep itself, or somebody else's."""
+_HIDDEN = ":***@"
+"""In the place of a password."""
 
 
-def load_sweep(folder: str | Path) -> Sweep:
-    """Reads a sweep, as far as it is.
+def load_sweep(folder: str | Path, storage: str | None = None) -> Sweep:
+    """Reads a sweep, as far as it is, or what a `RunTrial` has left in its folder.
+
+    Scores come from the records beside the run folders. Numbers of trials, and which were ended before they had a
+    record, are those of the storage; where it cannot be reached, `Sweep.missing` says so.
 
     Args:
         folder: Its folder.
+        storage: Its address, where it has a password, which is not kept in the folder, or is another one from here;
+            default None: the one in sweep.json.
 
     Returns:
         Its fits and scores; `Sweep.front` and `Sweep.best` choose among them, `plot_sweep` draws them.
 
     Raises:
-        ValueError: If there is no sweep, or a file is damaged.
+        ValueError: If there is no sweep, a file is damaged, or the storage that was given cannot be opened or is that
+            of another sweep.
     """
     place = expanded(folder)
     if not place.is_dir():
         raise ValueError(f"there is no folder {place} of a sweep: make it with bayesprune sweep --out {place}")
-    records = list(_records(place))
-    if not records:
-        raise ValueError(f"{place} is no folder of a sweep, or none of its fits has begun: look at another one")
-    fits = tuple(_fit(file, record) for file, record in records)
-    return Sweep(place, records[0][1].arguments, ("validation_nll",), fits)
+    records = {file: record for file, record in _records(place)}
+    if not is_sweep(place):
+        if not records:
+            raise ValueError(f"{place} is no folder of a sweep, it has no {SWEEP_FILE}: look at another one")
+        objectives = [name for name in OBJECTIVES if any((one.scores or {}).get(name) for one in records.values())]
+        first = next(iter(records.values()))
+        return Sweep(place, first.arguments, tuple(objectives[:1]) or ("validation_nll",), tuple(_fits(records)))
+    plan = read_plan(place)
+    fits, missing = _fits(records), ()
+    try:
+        trials = _trials(plan, storage)
+    except (ValueError, LostStorageError) as problem:
+        if storage is not None:
+            raise
+        told = f"numbers of trials and what was ended early are not known: {problem}"
+        missing = (told,)
+    else:
+        fits = _joined(trials, fits)
+    return Sweep(place, plan.arguments, plan.objectives, tuple(fits), missing)
 
 
-def fits_on_disk(folder: Path) -> list[SweepFit]:
-    """The fits of a folder by their records alone: complete, failed, running, or waiting to be gone on with.
+def is_sweep(folder: Path) -> bool:
+    """Whether a folder is that of a sweep."""
+    return (folder / SWEEP_FILE).is_file()
 
-    Args:
-        folder: The folder of a sweep, or of a `RunTrial`.
 
-    Raises:
-        ValueError: If a record is damaged.
-    """
-    return [_fit(file, record) for file, record in _records(folder)]
+# ------------------------------------------------------------------------------------------------ records
 
 
 def _records(folder: Path) -> Iterator[tuple[Path, Record]]:
     for file in sorted(folder.iterdir()):
         if _RECORD.fullmatch(file.name):
             yield file, read_record(file)
+
+
+def _fits(records: Mapping[Path, Record]) -> list[SweepFit]:
+    return [_fit(file, record) for file, record in records.items()]
 
 
 def _fit(file: Path, record: Record) -> SweepFit:
@@ -68,6 +96,9 @@ def _fit(file: Path, record: Record) -> SweepFit:
     if record.scores is not None:
         scores = {name: _score(value) for name, value in record.scores.items() if not isinstance(value, str)}
         return SweepFit(settings, seed, COMPLETE, run, None, scores)
+    if record.ended_early is not None:
+        told = f"ended early, after epoch {record.ended_early}"
+        return SweepFit(settings, seed, PRUNED, run, None, {}, record.ended_early, None, told)
     progress = _progress(part_folder(run))
     epoch = None if progress is None else progress.restart * progress.epochs + progress.epoch
     if progress is not None and progress.alive:
@@ -84,3 +115,60 @@ def _progress(folder: Path) -> RunningFit | None:
     with contextlib.suppress(ValueError):  # it is not there, or is being removed
         return read_progress(folder)
     return None
+
+
+# ------------------------------------------------------------------------------------------------ the storage
+
+
+def _trials(plan: SweepPlan, storage: str | None) -> list[PlannedTrial]:
+    """The trials as the storage has them; nothing is written there."""
+    if storage is None and _HIDDEN in plan.address:
+        raise ValueError(f"the address {plan.address} of its storage was kept without its password: give storage=")
+    optuna, plan = require_optuna(), replace(plan, storage=storage) if storage is not None else plan
+    opened = open_storage(plan.address, must_exist=True)
+    with storage_kept(plan.address), quiet():
+        try:
+            study = optuna.load_study(study_name=plan.study, storage=opened)
+        except KeyError as problem:
+            raise ValueError(
+                f"the storage of {plan.out} has no study {plan.study}, it is that of another sweep: give its own"
+            ) from problem
+        return planned_trials(study)
+
+
+def _joined(trials: Sequence[PlannedTrial], fits: Sequence[SweepFit]) -> list[SweepFit]:
+    """All fits of the trials, in their order, and then those of which the storage knows nothing."""
+    known = {_key(one.settings, one.seed): one for one in fits}
+    found, seen = [], set()
+    for trial in trials:
+        settings = trial.settings or {}
+        for place, seed in enumerate(trial.seeds):
+            key = _key(settings, seed)
+            seen.add(key)
+            found.append(_of_trial(trial, place, known.get(key) or SweepFit(settings, seed, WAITING)))
+    return [*found, *(one for key, one in known.items() if key not in seen)]
+
+
+def _of_trial(trial: PlannedTrial, place: int, fit: SweepFit) -> SweepFit:
+    """A fit with what its trial says of it; `place` is that of its seed among the trial's."""
+    fit = replace(fit, trial=trial.number, worker=fit.worker or _worker(trial.worker))
+    if fit.state in (COMPLETE, PRUNED):
+        return fit
+    if trial.state == RUNNING:
+        if place > trial.seed:
+            return replace(fit, state=WAITING, worker=None)
+        gone = trial.worker is not None and is_running(trial.worker) is False
+        return replace(fit, state=WAITING if gone else RUNNING, epoch=fit.epoch or trial.epoch)
+    if trial.state == PRUNED:
+        return replace(fit, state=PRUNED, problem="left out, as the trial was ended early")
+    if trial.state == FAILED:
+        return replace(fit, state=FAILED, problem=fit.problem or trial.problem)
+    return replace(fit, state=WAITING, worker=None)
+
+
+def _worker(worker: Mapping[str, Any] | None) -> str | None:
+    return None if worker is None else f"{worker.get('host')}:{worker.get('process')}"
+
+
+def _key(settings: Mapping[str, Any], seed: int) -> str:
+    return json.dumps([settings, seed], sort_keys=True)

@@ -98,7 +98,8 @@ class Sweep:
         A standard deviation is NaN where there is one seed; ``seeds`` is how many are complete.
         """
         table = self.table
-        counts = np.array([len(rows) for rows in self._complete().values()], dtype=int)
+        # A setting that was sampled twice has each of its fits twice, and each seed once.
+        counts = np.array([len({one.seed for one in rows}) for rows in self._complete().values()], dtype=int)
         means = table.mean("seed")  # without those that are missing
         several = table.sizes["seed"] > 1
         spreads = {

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -16,9 +18,10 @@ from rich.text import Text
 
 from bayesprune.commands.console import figure, percent, stdout, table
 from bayesprune.commands.plain_text import neutral
+from bayesprune.sweeps.fit_settings import settings_as_options
 from bayesprune.sweeps.sweep_result import COMPLETE, FAILED, PRUNED, RUNNING, WAITING, Sweep, SweepFit
 
-__all__ = ["SweepView", "print_sweep", "settings_text"]
+__all__ = ["SweepView", "print_sweep", "repeating_command", "settings_text"]
 
 ORDER = (RUNNING, FAILED, PRUNED, COMPLETE, WAITING)
 """Of states in the live table, where there is no room for all fits."""
@@ -83,12 +86,11 @@ class SweepView:
         self.console.print(neutral(line), soft_wrap=True)
 
 
-def print_sweep(sweep: Sweep, again: str | None = None) -> None:
+def print_sweep(sweep: Sweep) -> None:
     """Prints what a sweep came to: its settings over their seeds, failures, the front, the best and how to repeat it.
 
     Args:
         sweep: The sweep.
-        again: The command that fits the best once more; default None: it is not told.
     """
     console = stdout()
     for sentence in sweep.missing:
@@ -110,8 +112,24 @@ def print_sweep(sweep: Sweep, again: str | None = None) -> None:
     for one in sweep.fits_of(best):
         if one.state == COMPLETE and one.run is not None:
             console.print(f"its fit of seed {one.seed}: {one.run}", soft_wrap=True)
-    if again is not None:
-        console.print(f"next: {again}", soft_wrap=True)
+    console.print(f"the same again: {repeating_command(sweep)}", soft_wrap=True)
+
+
+def repeating_command(sweep: Sweep, out: Path | None = None) -> str:
+    """The command that fits the best setting once more, with the first of its seeds.
+
+    Args:
+        sweep: The sweep, one fit of which is complete.
+        out: The run folder to make; default None: ``best`` in the folder of the sweep.
+
+    Raises:
+        ValueError: If no fit is complete.
+    """
+    settings, _ = sweep.best()
+    seed = min(one.seed for one in sweep.fits_of(settings) if one.state == COMPLETE)
+    options = settings_as_options({**sweep.asked, **settings, "seed": seed})
+    place = shlex.quote(str(sweep.folder / "best" if out is None else out))
+    return " ".join(["bayesprune fit", *options, "--out", place])
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:
