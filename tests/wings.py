@@ -29,6 +29,7 @@ WINGS = {
         "declared_model": "bayesian_network ready_networks structure priors gates masks ways likelihoods checks",
     },
     "inference": {
+        "workers": "",
         "data": "",
         "non_dominated": "",
         "ways": "",
@@ -55,9 +56,9 @@ WINGS = {
         " rules watching execution objective guides data",
         "deletion": "fit_result objective guides data",
         "pruning": "deletion training fit_result restart inclusion masks rules objective guides data",
-        "sparsity_path": "pruning training fit_result predictions defaults non_dominated data",
+        "sparsity_path": "pruning training fit_result predictions defaults non_dominated data workers",
         "tuning": "sparsity_path pruning training fit_result predictions defaults rules guides data",
-        "search": "training guides data",
+        "search": "training guides data workers",
         "refitting": "pruning training fit_result restart inclusion predictions samplers masks rules"
         " watching guides data",
         "reference": "restart inclusion guides",

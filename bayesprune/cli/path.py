@@ -89,13 +89,20 @@ def path(
     particles: Particles = FitOptions.particles,
     seed: Seed = FitOptions.seed,
     restarts: Annotated[int, typer.Option(help="Independent paths.")] = 3,
+    cold: Annotated[
+        bool, typer.Option("--cold", help="Begin each fit cold, as long as the first, and not at the fit before.")
+    ] = False,
+    workers: Annotated[
+        int,
+        typer.Option(help="Processes, one thread each, for restarts side by side; with --cold for all fits."),
+    ] = 1,
     latency: Annotated[bool, typer.Option("--latency", help="Time the compact networks too.")] = False,
     device: Device = FitOptions.device,
     precision: Precision = FitOptions.precision,
     data_root: DataRoot = None,
     quiet: Quiet = False,
 ) -> None:
-    """Fit along the values of a prior's setting, each from the fit before, and draw the front.
+    """Fit along the values of a prior's setting, each from the fit before (or cold), and draw the front.
 
     Every finished value is written at once: the same command goes on where an earlier one was stopped, and one with
     further values goes on with these.
@@ -133,6 +140,8 @@ def path(
             kl_weight=kl_weight,
             particles=particles,
             restarts=restarts,
+            warm=not cold,
+            workers=workers,
             latency=latency,
             device=device,
             precision=precision,

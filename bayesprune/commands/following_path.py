@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from bayesprune.inference.data.data_units import ONLY_NOISE
 from bayesprune.inference.sparsity_path.continuation import sparsity_path
 from bayesprune.inference.sparsity_path.folder import INDEX_FILE, REMEDY, read_index
 from bayesprune.inference.sparsity_path.sparsity_path import SparsityPath
+from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.files.places import expanded
 from bayesprune.runs.code_trust import CodeTrust, repeating
 from bayesprune.runs.declaration import UNIT_GATES, Declaration, declare, resolve_prior
@@ -49,6 +50,26 @@ def parse_numbers(text: str, option: str) -> list[float]:
     if not all(map(math.isfinite, numbers)):
         raise ValueError(f"{option} takes finite numbers, not {parts[[*map(math.isfinite, numbers)].index(False)]}")
     return numbers
+
+
+@dataclass(frozen=True)
+class _ModelAt:
+    """The function from a value of the knob to the model, of which other processes make it by the same names.
+
+    Attributes:
+        declaration: What is declared, at any value.
+        knob: The setting that changes.
+        seed: Of the starting weights.
+        start: A file of weights to start from, or None.
+    """
+
+    declaration: Declaration
+    knob: str
+    seed: int
+    start: StartingWeights | None
+
+    def __call__(self, value: float) -> BayesianNetwork:
+        return _with(self.declaration, self.knob, value).model(self.seed, self.start)
 
 
 def follow_path(
@@ -92,7 +113,7 @@ def follow_path(
         width: Multiplies the widths of the network's hidden layers; default 1.
         standardise: As in `bayesprune.fit`; default None: False where there are `weights`, which were trained as they
             are.
-        how: Further arguments of `sparsity_path`: epochs, restarts, guide, ...
+        how: Further arguments of `sparsity_path`: epochs, restarts, workers, guide, ...
 
     Returns:
         The path.
@@ -130,7 +151,7 @@ def follow_path(
         declared |= _declared_weights(expanded(out), start)
     try:
         path = sparsity_path(
-            lambda value: _with(declaration, knob, value).model(seed, start),
+            _ModelAt(declaration, knob, seed, start),
             splits.train,
             values,
             knob=knob,

@@ -121,7 +121,7 @@ def settings_as_options(settings: Mapping[str, Any]) -> list[str]:
 
 
 def told(value: Any) -> str:
-    """A value as it is typed: texts as they are, in quotes where JSON would read something else, and all else as JSON."""
+    """A value as it is typed: JSON, but for texts that JSON would not read as something else."""
     if not isinstance(value, str):
         return json.dumps(value)
     try:

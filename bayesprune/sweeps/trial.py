@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from bayesprune.models.files.json_file import need, read_json, write_json
 from bayesprune.models.files.new_folder import folders_above
 from bayesprune.models.files.places import expanded
 from bayesprune.runs.code_trust import absolute, is_code
-from bayesprune.runs.part_folder import RunInUse
+from bayesprune.runs.part_folder import RunInUse, part_folder
 from bayesprune.runs.run_folder import load_run, read_summary
 from bayesprune.sweeps.fit_settings import OUTPUTS_DRAWN, PAIRS, REPEATED, checked_settings, digest_of
 
@@ -52,12 +53,14 @@ class Record:
         arguments: What all trials have in common.
         scores: Its scores by name, as `RunTrial` returns them; None until it is complete.
         problem: Why it failed, in a sentence; None where it did not.
+        ended_early: Epochs that were done when it was ended as hopeless; None where it was not.
     """
 
     settings: dict[str, Any]
     arguments: dict[str, Any]
     scores: dict[str, Any] | None = None
     problem: str | None = None
+    ended_early: int | None = None
 
 
 class RunTrial:
@@ -141,6 +144,17 @@ class RunTrial:
             raise
         self._write(file, Record(settings, self.arguments, scores))
         return scores
+
+    def end_early(self, config: Mapping[str, Any], epoch: int) -> None:
+        """Writes down that a fit was ended by `report` for good, and removes its state: it is not gone on with.
+
+        Args:
+            config: The settings of the trial.
+            epoch: Epochs that were done.
+        """
+        settings, run = checked_settings(config), self.place(config)
+        self._write(run.with_name(f"{run.name}.json"), Record(settings, self.arguments, ended_early=epoch))
+        shutil.rmtree(part_folder(run), ignore_errors=True)
 
     def _all_of(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """All settings of a trial, with the contents of files that they name: others are another trial."""
@@ -269,7 +283,10 @@ def read_record(file: str | Path) -> Record:
         ValueError: If it is missing or damaged.
     """
     place = expanded(file)
-    kinds = {"settings": dict, "arguments": dict, "scores": (dict, type(None)), "problem": (str, type(None))}
+    kinds = {
+        "settings": dict, "arguments": dict, "scores": (dict, type(None)), "problem": (str, type(None)),
+        "ended_early": (int, type(None)),
+    }  # fmt: skip
     found = read_json(place, _REMEDY, {"format": int})
     need(place, found, kinds, _REMEDY)
     return Record(**{name: found[name] for name in kinds})

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import multiprocessing
-import multiprocessing.connection
-import os
-import pickle
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +14,7 @@ from torch import Tensor, nn
 
 from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.training.fit import fit
+from bayesprune.inference.workers.processes import in_order
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.costs.weight_names import weight_names
 from bayesprune.models.genomes.genome import Genome
@@ -110,76 +103,7 @@ def evaluations(train: Train, space: SearchSpace, workers: int) -> Any:
     Raises:
         ValueError: If the training cannot be sent to other processes.
     """
-    return _here(train, space) if workers == 1 else _elsewhere(train, space, workers)
-
-
-@contextlib.contextmanager
-def _here(train: Train, space: SearchSpace) -> Iterator[Callable[[Sequence[Job]], Iterator[Evaluated]]]:
-    def run(jobs: Sequence[Job]) -> Iterator[Evaluated]:
-        for job in jobs:
-            threads = torch.get_num_threads()
-            torch.set_num_threads(1)  # as in processes of their own, so that numbers are the same
-            try:
-                yield _evaluated(train, space, job)
-            finally:
-                torch.set_num_threads(threads)
-
-    yield run
-
-
-@contextlib.contextmanager
-def _elsewhere(
-    train: Train, space: SearchSpace, workers: int
-) -> Iterator[Callable[[Sequence[Job]], Iterator[Evaluated]]]:
-    try:
-        sent = pickle.dumps((train, space))
-    except Exception as problem:
-        reason = " ".join(str(problem).split())[:120]
-        raise ValueError(
-            f"the training cannot be sent to other processes ({reason}): write it as a function at the top of a "
-            "module, or take workers=1"
-        ) from problem
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(sent,))
-
-    def run(jobs: Sequence[Job]) -> Iterator[Evaluated]:
-        try:
-            yield from pool.map(_work, jobs)
-        except BrokenProcessPool as problem:
-            raise ValueError(
-                "a process of the search has ended before it could train: guard the script by "
-                "if __name__ == '__main__', as other processes import it, or take workers=1"
-            ) from problem
-
-    try:
-        yield run
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-_SENT: list[tuple[Train, SearchSpace]] = []
-"""What a worker process trains with."""
-
-
-def _begin(sent: bytes) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the first one ends them
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
-    # Bytes that the parent has pickled itself a moment ago, and no file; as bytes, as tensors would go through memory
-    # that processes share, of which there may be little.
-    _SENT[:] = [pickle.loads(sent)]
-
-
-def _end_with_parent() -> None:
-    """Ends this process when the one that began it has been killed, which could not tell it so."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-
-def _work(job: Job) -> Evaluated:
-    return _evaluated(*_SENT[0], job)
+    return in_order(partial(_evaluated, train, space), workers, "search")
 
 
 def _evaluated(train: Train, space: SearchSpace, job: Job) -> Evaluated:

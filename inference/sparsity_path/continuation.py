@@ -1,7 +1,8 @@
-"""A path: fits along the values of a knob, each warm-started from the one before."""
+"""A path: fits along the values of a knob, each from the one before or all from cold starts."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,44 +17,21 @@ from bayesprune.inference.defaults.kl_weight import default_rules
 from bayesprune.inference.defaults.length import default_epochs
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.sparsity_path.folder import add_point, open_index, point_folder
-from bayesprune.inference.sparsity_path.point import Pruning, check_prunings, default_prunings, measure
+from bayesprune.inference.sparsity_path.point import Pruning, check_prunings, default_prunings
+from bayesprune.inference.sparsity_path.side_by_side import PathFits
 from bayesprune.inference.sparsity_path.sparsity_path import ModelAt, SparsityPath
-from bayesprune.inference.training.fit import fit
 from bayesprune.inference.training.fit_options import filled_in
 from bayesprune.models.bayesian_network import BayesianNetwork
+from bayesprune.models.checks.given_numbers import whole_number
 from bayesprune.models.checks.renamed_arguments import takes_old_names
 from bayesprune.models.files.places import expanded
 
-__all__ = ["fit_from", "sparsity_path"]
+__all__ = ["sparsity_path"]
 
-_OURS = ("start", "steps")
+_OURS = {"start": "epochs", "steps": "epochs", "only_restart": "restarts", "checkpoint": "folder"}
+"""What the path sets itself of the arguments of `fit`, and what is to be given in its place."""
+MOST_WORKERS = 256
 _NO_MATTER = ("progress",)  # it changes nothing in the numbers
-
-
-def fit_from(
-    before: Fit | None,
-    model: BayesianNetwork,
-    data: Data,
-    *,
-    first: Mapping[str, Any],
-    later: Mapping[str, Any],
-    kl_warmup: float | None = None,
-    **how: Any,
-) -> Fit:
-    """The next fit of a path: from the one before, without a fade-in, which would forget the warm start.
-
-    Args:
-        before: The fit before; None: it begins cold.
-        model: The model.
-        data: Training data.
-        first: Arguments of a fit that begins cold, its length.
-        later: Those of one that does not.
-        kl_warmup: As in `fit`, of one that begins cold.
-        **how: Further arguments of `fit`.
-    """
-    if before is None:
-        return fit(model, data, kl_warmup=kl_warmup, **first, **how)
-    return fit(model, data, start=before, kl_warmup=0.0, **later, **how)
 
 
 @takes_old_names
@@ -73,6 +51,8 @@ def sparsity_path(
     latency: bool = False,
     folder: str | Path | None = None,
     declaration: Mapping[str, Any] | None = None,
+    warm: bool = True,
+    workers: int = 1,
     **how: Any,
 ) -> SparsityPath:
     """Fits a model at one value of its prior's knob after the other, and measures the pruned networks of each.
@@ -104,6 +84,13 @@ def sparsity_path(
             arguments goes on after the last finished point, or with further values, and gives the same numbers as one
             that was not interrupted. Callables among the arguments are compared by name.
         declaration: Anything JSON holds about how the models were made; kept in the folder. Default None.
+        warm: Whether each fit begins at the one before; default True. False: each begins cold, is as long as the first,
+            and depends on no other.
+        workers: Processes on this machine that fit, each in one thread: the restarts of a value side by side (no more
+            than `restarts` are of use), and of cold starts those of all values. The fits are the same, but for what
+            another number of threads changes in the last bits, and a folder may be gone on with by another number.
+            Default 1: this process, with all its threads. With more a script has to be guarded by
+            ``if __name__ == "__main__":``, and callbacks are refused.
         **how: Further arguments of `fit`: `guide`, `learning_rate`, `seed`, ...
 
     Returns:
@@ -112,10 +99,16 @@ def sparsity_path(
     Raises:
         ValueError: For bad input, before training starts; if the folder holds a path of other arguments.
         NonFiniteLossError: If a loss becomes NaN or infinite.
+        LostWorkerError: If processes are killed at the same fit again and again.
     """
     values = _checked_values(values, knob)
     if wrong := [name for name in _OURS if name in how]:
-        raise ValueError(f"{wrong[0]}= is set by the path itself: leave it out, and give epochs=")
+        raise ValueError(f"{wrong[0]}= is set by the path itself: leave it out, and give {_OURS[wrong[0]]}=")
+    workers = whole_number("workers", workers)
+    if workers > MOST_WORKERS:
+        raise ValueError(
+            f"workers must be at most {MOST_WORKERS}, not {workers:.3g}: they are processes of one machine"
+        )
     if epochs is None:
         epochs = default_epochs(
             Batches(data, int(how.get("batch_size", 128)), torch.device("cpu"), torch.float32), share=1 / 3
@@ -136,6 +129,7 @@ def sparsity_path(
             "prunings": given, "latency": latency,
             "fit": described({name: value for name, value in filled_in(how).items() if name not in _NO_MATTER}),
             "rules": default_rules(kl_weight=how.get("kl_weight"), kl_warmup=kl_warmup),
+            **({} if warm else {"warm": False}),
         },
         "declaration": declaration,
     }  # fmt: skip
@@ -145,26 +139,19 @@ def sparsity_path(
     before = Fit.load(point_folder(place, done - 1), model_at(values[done - 1])) if place is not None and done else None
     if before is not None and before.settings.get("local_reparameterisation") is False:
         how = {"local_reparameterisation": False, **how}  # the default of the version that began the path
-    for value in values[done:]:
-        before = fit_from(
-            before,
-            model_at(value),
-            data,
-            first={"epochs": first_epochs},
-            later={"epochs": epochs},
-            kl_warmup=kl_warmup,
-            restarts=restarts,
-            validation=validation,
-            **how,
-        )
-        if index["prunings"] is None:
-            index["prunings"] = given or default_prunings(before)
-        point = measure(before, index["prunings"], data, splits, latency)
-        if place is not None:
-            add_point(place, index, before, point)
-        else:
-            index["points"].append(point)
-            fits[value] = before
+    lengths = {"first": {"epochs": first_epochs}, "later": {"epochs": epochs}, "kl_warmup": kl_warmup}
+    made = PathFits(data, splits, lengths, restarts, how, index["prunings"] or given, latency, warm)
+    begun = (model_at, values, done, before, place)
+    points = made.one_by_one(*begun) if workers == 1 else made.side_by_side(*begun, workers)
+    with contextlib.closing(points):
+        for fit, point in points:
+            if index["prunings"] is None:
+                index["prunings"] = given or default_prunings(fit)
+            if place is not None:
+                add_point(place, index, fit, point)
+            else:
+                fits[values[len(index["points"])]] = fit
+                index["points"].append(point)
     if place is not None:
         return SparsityPath.load(place, model_at)
     return SparsityPath.of(knob, values, index["prunings"], index["points"], fits.__getitem__)

@@ -22,7 +22,17 @@ from bayesprune.models.networks.placing import like
 from bayesprune.models.tracing.not_followed import NotFollowedError
 from bayesprune.models.units.compact import CompactResult
 
-__all__ = ["SPARSITIES", "Pruning", "Splits", "check_prunings", "default_prunings", "label", "measure", "prune_as"]
+__all__ = [
+    "SPARSITIES",
+    "Pruning",
+    "Splits",
+    "check_prunings",
+    "default_prunings",
+    "joined_points",
+    "label",
+    "measure",
+    "prune_as",
+]
 
 Pruning = Mapping[str, Any]
 """Arguments of `prune` by name; none of them: only what the fit has left out itself."""
@@ -116,6 +126,21 @@ def measure(fit: Fit, prunings: Sequence[Pruning], data: Data, splits: Splits, t
             row.append(None if pruned is None else _network(pruned, splits, timed, notes))
         networks.append(row)
     return {"seconds": fit.settings["seconds"], "fits": fits, "networks": networks, "notes": list(notes)}
+
+
+def joined_points(points: Sequence[Mapping[str, Any]], fit: Fit) -> dict[str, Any]:
+    """One point of several, each of which `measure` made of one restart.
+
+    Args:
+        points: The points, in the order of the restarts.
+        fit: The fit of all restarts.
+    """
+    return {
+        "seconds": fit.settings["seconds"],
+        "fits": [one for point in points for one in point["fits"]],
+        "networks": [one for point in points for one in point["networks"]],
+        "notes": list(dict.fromkeys(note for point in points for note in point["notes"])),
+    }
 
 
 def _network(pruned: PruneResult, splits: Splits, timed: bool, notes: dict[str, None]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,7 @@ def open_checkpoint(
     watchers: Sequence[Any],
     rules: Sequence[Rule],
     arguments: Mapping[str, Any],
+    restart: int | None = None,
 ) -> Path:
     """Makes the folder of a fit's checkpoints, or takes up one whose arguments are the same.
 
@@ -144,6 +146,8 @@ def open_checkpoint(
         rules: The rules that were asked for.
         arguments: All else that the numbers depend on, by name; callables and other objects count by their names,
             data classes with their fields.
+        restart: The restart that is fitted alone, while other processes may be at work on others of the same folder;
+            default None: all.
 
     Returns:
         The folder.
@@ -179,14 +183,15 @@ def open_checkpoint(
     file = folder / ASKED_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for pattern in (f".{ASKED_FILE}-*", ".restart-*.json-*"):  # what a run that was killed was writing
+        # What a run that was killed was writing.
+        for pattern in _staged("*") if restart is None else _staged(f"{restart}")[1:]:
             for stale in folder.glob(pattern):
                 stale.unlink()
         if any(folder.glob("restart-*.json")):
             before = asked_of_today(names_of_today(by_new_names(_read_json(file, {"asked": dict})["asked"])))
             before = with_default_draws(before, asked, model)
             _compare(folder, before, asked | {"model": as_then(asked["model"], before.get("model"))})
-        elif not any(folder.iterdir()) or _is_ours(file):
+        elif all(fnmatch(one.name, _staged("*")[0]) for one in folder.iterdir()) or _is_ours(file):
             write_json(file, {"format": FORMAT, "asked": asked})  # no epoch of an earlier call was finished
         else:
             raise ValueError(f"{folder} exists and holds no checkpoint: choose another folder")
@@ -195,6 +200,11 @@ def open_checkpoint(
             f"{folder} cannot be written ({problem.strerror}): choose a folder that you may write to"
         ) from problem
     return folder
+
+
+def _staged(restart: str) -> tuple[str, str]:
+    """Patterns of what is being written: the file of what was asked for, and those of a restart."""
+    return f".{ASKED_FILE}-*", f".restart-{restart}.json-*"
 
 
 class Checkpoint:

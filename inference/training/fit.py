@@ -121,7 +121,9 @@ def fit(
     if how.checkpoint is not None:
         asked = settings | how.marks() | {"rules": default_rules(how.restarts, kl_warmup=how.kl_warmup)}
         followed = [*watchers, *([stop] if stop is not None else [])]
-        folder = open_checkpoint(how.checkpoint, model, batches, held_out, start, followed, given, asked)
+        folder = open_checkpoint(
+            how.checkpoint, model, batches, held_out, start, followed, given, asked, how.only_restart
+        )
 
     model, standardised = in_data_units(model, batches, how.standardise, None if start is None else start.model)
     kept = KeptInputs(batches, model.network)
@@ -130,7 +132,7 @@ def fit(
     started, seconds = time.perf_counter(), 0.0
     resumed_at: int | None = None
     was_done = False
-    for number in range(how.restarts):
+    for number in range(how.restarts) if how.only_restart is None else (how.only_restart,):
         point = None if folder is None else Checkpoint(folder, number, place, kept)
         with runtime.restart(how.seed + number):
             run, input_shape = _begun(plan, number, model, start, batches)

@@ -69,6 +69,9 @@ class FitOptions:
         restarts: Independent fits; default 1. All but the first start from re-initialised layers where the
             network's modules have `reset_parameters`, and from gates whose log odds have been moved at random; of a
             linear model every second has no fade-in by default. `Fit.combined` weighs them.
+        only_restart: Which of the `restarts` is fitted alone, from 0, as it would be among them; default None: all.
+            Several processes may so fit one each into the same `checkpoint`, and a call without it then puts them
+            together.
         particles: Draws an evaluation; default 1.
         gate_estimator: How gradients pass Bernoulli gates; default None: `moment_matched`, or `ScoreFunction`
             where a gate is a parameter of another distribution.
@@ -123,6 +126,7 @@ class FitOptions:
     device: str = _option("auto", "auto, cpu, cuda, ...", in_settings=False, marks=False)
     precision: str = _option("float32", "float32, float64 or bfloat16 (autocast).")
     restarts: int = _option(1, "Independent fits.", in_settings=False)
+    only_restart: int | None = _option(None, "Which of them is fitted alone.", in_settings=False, marks=False)
     particles: int = _option(1, "Draws of the weights a step.")
     gate_estimator: Any = _option(None, "How gradients pass Bernoulli gates.", in_settings=False)
     execution: str = _option(
@@ -145,6 +149,7 @@ class FitOptions:
             raise ValueError("give either epochs= or steps=, the length of the fit, not both")
         counts = {name: 1 for name in ("epochs", "steps") if getattr(self, name) is not None}
         counts |= {"batch_size": 1, "restarts": 1, "particles": 1, "workers": 0}
+        counts |= {} if self.only_restart is None else {"only_restart": 0}
         found: dict[str, Any] = {n: whole_number(n, getattr(self, n), least) for n, least in counts.items()}
         found["seed"] = checked_seed(self.seed)
         others = [one.name for one in fields(self) if one.name not in found]
@@ -185,6 +190,7 @@ class FitKeywords(TypedDict, total=False):
     device: str
     precision: str
     restarts: int
+    only_restart: int | None
     particles: int
     gate_estimator: Any
     execution: str
@@ -275,6 +281,9 @@ def _check_types(options: Mapping[str, Any]) -> None:
 
 
 def _check_ranges(options: Mapping[str, Any]) -> None:
+    only, restarts = options["only_restart"], options["restarts"]
+    if only is not None and only >= restarts:
+        raise ValueError(f"only_restart= is one of the {restarts} of restarts=, counted from 0, not {only}")
     share, weight, clip, rate = (options[name] for name in ("kl_warmup", "kl_weight", "clip", "learning_rate"))
     if share is not None and not 0.0 <= share < 1.0:
         raise ValueError(f"kl_warmup is a share of the steps in [0, 1), not {share}")

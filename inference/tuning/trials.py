@@ -24,7 +24,7 @@ from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.predictions.plain_scores import plain_scores
 from bayesprune.inference.pruning.prune import prune
-from bayesprune.inference.sparsity_path.continuation import fit_from
+from bayesprune.inference.sparsity_path.next_fit import fit_from
 from bayesprune.inference.training.checkpoint import CheckpointError
 from bayesprune.inference.training.fit_options import filled_in
 from bayesprune.models.bayesian_network import BayesianNetwork

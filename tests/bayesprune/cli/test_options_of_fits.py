@@ -16,11 +16,11 @@ from bayesprune.inference.training.fit_options import FitOptions, help_of
 FIELDS = {one.name for one in fields(FitOptions)}
 NOT_THERE = {
     "gate_estimator", "compiled", "clip", "sticking_the_landing", "channels_last",
-    "workers", "progress", "checkpoint",
+    "workers", "progress", "checkpoint", "only_restart",
 }  # fmt: skip
 """Options of `fit` that the command line has not, or not by this name (--quiet, RUN.part)."""
-OTHERWISE = {"path": {"epochs": None, "restarts": 3}}
-"""A path's own: passes at each value, and how many paths."""
+OTHERWISE = {"path": {"epochs": None, "restarts": 3, "workers": 1}}
+"""A path's own: passes at each value, how many paths, and processes that fit."""
 
 
 def options(command):
@@ -61,7 +61,12 @@ def test_no_default_of_a_field_stands_in_a_signature_again():
     for module in (fit, path):
         with open(module.__file__, encoding="utf-8") as file:
             source = file.read()
-        for name in FIELDS & set(options(module.__name__.rpartition(".")[2])) - {"epochs", "restarts", "execution"}:
+        for name in FIELDS & set(options(module.__name__.rpartition(".")[2])) - {
+            "epochs",
+            "restarts",
+            "execution",
+            "workers",
+        }:
             assert re.search(rf"^    (\] = |{name}: .*= )FitOptions\.{name},", source, re.M), name
 
 

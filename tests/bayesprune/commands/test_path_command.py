@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from bayesprune.commands import following_path
-from bayesprune.inference.sparsity_path import continuation, folder
+from bayesprune.inference.sparsity_path import folder, next_fit
 from bayesprune.inference.sparsity_path.folder import read_index
 
 ROOT = Path(__file__).parents[3]
@@ -56,7 +56,7 @@ def test_every_key_of_the_index_is_documented(finished):
 
 
 def test_the_same_command_goes_on_where_it_was_stopped(command, networks_file, tmp_path, monkeypatch):
-    real, out = continuation.fit, tmp_path / "path"
+    real, out = next_fit.fit, tmp_path / "path"
     calls = iter(range(10))
 
     def stopped(*given, **more):
@@ -65,7 +65,7 @@ def test_the_same_command_goes_on_where_it_was_stopped(command, networks_file, t
         return real(*given, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(continuation, "fit", stopped)
+        patch.setattr(next_fit, "fit", stopped)
         code, printed, err = command(*arguments(networks_file, out))
     assert (code, printed) == (130, "")
     assert err == f"error: interrupted; the same command goes on with what is finished in {out}\n"

@@ -10,7 +10,7 @@ import pytest
 import bayesprune.commands.fitting
 from bayesprune.commands.fitting import fit_run
 from bayesprune.commands.tuning import asked_tuning
-from bayesprune.inference.sparsity_path import continuation
+from bayesprune.inference.sparsity_path import next_fit
 from bayesprune.inference.training import checkpoint
 from bayesprune.inference.tuning.trials import Trials
 from bayesprune.inference.tuning.tuning import Tuned
@@ -126,7 +126,7 @@ def test_a_command_that_was_interrupted_in_a_trial_goes_on_with_the_same_numbers
     assert command(*arguments(tmp_path / "whole"))[0] == 0
     tried = len(read_summary(tmp_path / "whole")["tuned"])
     assert tried >= 4
-    real, calls = continuation.fit, []
+    real, calls = next_fit.fit, []
 
     def fit(*given, **more):
         calls.append(1)
@@ -135,7 +135,7 @@ def test_a_command_that_was_interrupted_in_a_trial_goes_on_with_the_same_numbers
         return real(*given, **more)
 
     with monkeypatch.context() as patched:
-        patched.setattr(continuation, "fit", fit)
+        patched.setattr(next_fit, "fit", fit)
         code, _, err = command(*arguments(tmp_path / "run"))
     part = tmp_path / "run.part"
     assert code == 1 and f"{part} keeps 2 trials of --tune: the same command goes on there" in err
@@ -158,7 +158,7 @@ def test_a_command_that_was_interrupted_in_the_full_fit_tries_nothing_again(argu
         patched.setattr(WriteTrace, "on_step", on_step)
         code, _, err = command(*arguments(tmp_path / "run"))
     assert code == 1 and "keeps the state after epoch 2" in err
-    monkeypatch.setattr(continuation, "fit", None)  # trials cannot be run any more
+    monkeypatch.setattr(next_fit, "fit", None)  # trials cannot be run any more
     assert command(*arguments(tmp_path / "run")) == (0, "", "")
     assert same(tmp_path / "whole", tmp_path / "run")
 

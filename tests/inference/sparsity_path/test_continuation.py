@@ -12,8 +12,8 @@ import xarray as xr
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.inference.sparsity_path import continuation
 from bayesprune.inference.sparsity_path import folder as path_folder
+from bayesprune.inference.sparsity_path import next_fit
 from bayesprune.inference.sparsity_path.folder import INDEX_FILE
 
 SIZE = 60
@@ -102,14 +102,14 @@ class Interrupted(BaseException):
 def break_off(monkeypatch, at):
     """Lets the fit of a point, counted from 0, break off."""
     calls = iter(range(100))
-    real = continuation.fit
+    real = next_fit.fit
 
     def fit(*arguments, **more):
         if next(calls) == at:
             raise Interrupted
         return real(*arguments, **more)
 
-    monkeypatch.setattr(continuation, "fit", fit)
+    monkeypatch.setattr(next_fit, "fit", fit)
 
 
 @pytest.mark.parametrize("at", [pytest.param(1, marks=pytest.mark.slow), 2])
@@ -121,8 +121,8 @@ def test_a_path_that_was_interrupted_gives_the_same_numbers(at, uninterrupted, t
             quick(folder=folder)
     assert len(json.loads((folder / INDEX_FILE).read_text())["points"]) == at
     fitted = []
-    real = continuation.fit
-    monkeypatch.setattr(continuation, "fit", lambda *a, **k: fitted.append(real(*a, **k)) or fitted[-1])
+    real = next_fit.fit
+    monkeypatch.setattr(next_fit, "fit", lambda *a, **k: fitted.append(real(*a, **k)) or fitted[-1])
     again = quick(folder=folder)
     assert len(fitted) == 3 - at  # what was finished is not fitted again
     assert same_fits(again.fit(30.0), uninterrupted.fit(30.0))

@@ -91,12 +91,13 @@ def test_they_check_themselves_without_a_fit_and_do_not_change():
 OTHERS = {
     "epochs": 7, "steps": 7, "batch_size": 7, "optimizer": "sgd", "learning_rate": 0.5, "schedule": "cosine",
     "kl_warmup": 0.3, "kl_weight": 0.3, "seed": 7, "device": "cpu", "precision": "float64", "restarts": 7,
-    "particles": 7, "gate_estimator": bp.ScoreFunction(2), "execution": "plain", "compiled": False, "clip": 0.5,
+    "only_restart": 0, "particles": 7, "gate_estimator": bp.ScoreFunction(2), "execution": "plain", "compiled": False,
+    "clip": 0.5,
     "sticking_the_landing": True, "local_reparameterisation": "approximate", "channels_last": True, "workers": 7,
     "progress": True, "checkpoint": "folder", "standardise": True,
 }  # fmt: skip
 """Of each option another value than its default."""
-UNMARKED = {"epochs", "steps", "device", "progress", "checkpoint"}
+UNMARKED = {"epochs", "steps", "device", "only_restart", "progress", "checkpoint"}
 """Length, which `steps` in the settings says, and what changes no number."""
 
 

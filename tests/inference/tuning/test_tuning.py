@@ -15,7 +15,7 @@ from torch import nn
 import bayesprune as bp
 from bayesprune.inference.defaults.knob_grid import around, from_dense_to_sparse, given_knobs
 from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
-from bayesprune.inference.sparsity_path import continuation
+from bayesprune.inference.sparsity_path import next_fit
 from bayesprune.inference.tuning.trials import TRIALS_FILE, Trial
 from bayesprune.inference.tuning.tuning import Tuned, _search
 
@@ -108,8 +108,8 @@ def test_knobs_are_searched_one_after_the_other_the_kl_weight_first():
 
 def test_sparsity_path_and_tune_share_their_warm_starts(monkeypatch):
     train, validation = regression(1.0)
-    seen, real = [], continuation.fit
-    monkeypatch.setattr(continuation, "fit", lambda *given, **more: seen.append(more) or real(*given, **more))
+    seen, real = [], next_fit.fit
+    monkeypatch.setattr(next_fit, "fit", lambda *given, **more: seen.append(more) or real(*given, **more))
     bp.tune(model_at, train, validation, {"sd": (3.0, 1.0, 0.3)}, start={"sd": 0.1}, **HOW)
     assert [one["kl_warmup"] for one in seen if one.get("start") is not None] == [0.0, 0.0]
     assert [one["steps"] for one in seen[:4]] == [200, 200, 100, 100]
@@ -280,7 +280,7 @@ def test_a_search_that_was_interrupted_gives_the_same_numbers(at, tmp_path, monk
     how = {**HOW, "first_steps": 40, "steps": 20, "guide": "meanfield", "start": {"sd": 0.03}}
     whole = bp.tune(model_at, train, validation, {"sd": SDS}, **how)
     assert len(whole.trials) >= 5 and whole.trials[3].warm_from == 2
-    real, calls = continuation.fit, []
+    real, calls = next_fit.fit, []
 
     def fit(*given, **more):
         calls.append(more)
@@ -289,7 +289,7 @@ def test_a_search_that_was_interrupted_gives_the_same_numbers(at, tmp_path, monk
         return real(*given, **more)
 
     with monkeypatch.context() as patched:
-        patched.setattr(continuation, "fit", fit)
+        patched.setattr(next_fit, "fit", fit)
         with pytest.raises(Interrupted):
             bp.tune(model_at, train, validation, {"sd": SDS}, folder=tmp_path / "t", **how)
     assert len(json.loads((tmp_path / "t" / TRIALS_FILE).read_text())["trials"]) == at
@@ -421,7 +421,7 @@ def test_values_that_the_prior_refuses_are_left_out_of_a_grid_that_nobody_gave()
     ],
 )
 def test_wrong_usage_is_told_in_a_sentence_before_anything_is_fitted(change, said, monkeypatch):
-    monkeypatch.setattr(continuation, "fit", None)
+    monkeypatch.setattr(next_fit, "fit", None)
     train, validation = regression(1.0)
     given = {"model_at": model_at, "validation": validation, "knobs": "sd", **change}
     with pytest.raises(ValueError, match=said) as raised:

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import bayesprune as bp
-from bayesprune.inference.sparsity_path import continuation
+from bayesprune.inference.sparsity_path import next_fit
 from bayesprune.inference.tuning.trials import TRIALS_FILE
 
 FEATURES, CLASSES, SIZE = 12, 3, 90
@@ -102,7 +102,7 @@ def test_an_interrupted_search_goes_on_with_the_same_numbers_and_another_density
     given = (model_at, train, validation, KNOBS)
     how = {"density": 0.2, "kl_weight": 1.0, "form": "means", **HOW}
     whole = bp.tune(*given, **how)
-    real, calls = continuation.fit, []
+    real, calls = next_fit.fit, []
 
     def fit(*more, **named):
         calls.append(1)
@@ -111,7 +111,7 @@ def test_an_interrupted_search_goes_on_with_the_same_numbers_and_another_density
         return real(*more, **named)
 
     with monkeypatch.context() as patched:
-        patched.setattr(continuation, "fit", fit)
+        patched.setattr(next_fit, "fit", fit)
         with pytest.raises(Interrupted):
             bp.tune(*given, folder=tmp_path, **how)
     assert len(json.loads((tmp_path / TRIALS_FILE).read_text())["trials"]) == 2
@@ -154,7 +154,7 @@ def gaussian(expected_density=0.3):
     ],
 )
 def test_wrong_usage_is_told_in_a_sentence_before_anything_is_fitted(change, said, monkeypatch):
-    monkeypatch.setattr(continuation, "fit", None)
+    monkeypatch.setattr(next_fit, "fit", None)
     train, validation = data()
     given = {"model": model_at, **change}
     with pytest.raises(ValueError, match=said) as raised:
