@@ -290,8 +290,12 @@ if TYPE_CHECKING:
     from bayesprune.runs.run_folder import load_run as load_run
     from bayesprune.runs.run_folder import read_summary as read_summary
     from bayesprune.sweeps.loading import load_sweep as load_sweep
+    from bayesprune.sweeps.space import Range as Range
+    from bayesprune.sweeps.space import SweepSpace as SweepSpace
+    from bayesprune.sweeps.sweep import sweep as sweep
     from bayesprune.sweeps.sweep_result import Sweep as Sweep
     from bayesprune.sweeps.sweep_result import SweepFit as SweepFit
+    from bayesprune.sweeps.trial import RunTrial as RunTrial
 
 __all__ = ["__version__", *HOMES]
 

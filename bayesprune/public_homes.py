@@ -233,6 +233,10 @@ HOMES: dict[str, str] = {
     "load_run": "bayesprune.runs.run_folder",
     "read_summary": "bayesprune.runs.run_folder",
     # sweeps
+    "sweep": "bayesprune.sweeps.sweep",
+    "RunTrial": "bayesprune.sweeps.trial",
+    "SweepSpace": "bayesprune.sweeps.space",
+    "Range": "bayesprune.sweeps.space",
     "load_sweep": "bayesprune.sweeps.loading",
     "Sweep": "bayesprune.sweeps.sweep_result",
     "SweepFit": "bayesprune.sweeps.sweep_result",

@@ -27,11 +27,11 @@ SWEEP_FILE, STUDY_FILE, LOCK_FILE = "sweep.json", "trials.db", "lock"
 _REMEDY = "begin the sweep anew in another folder"
 _KINDS: dict[str, Any] = {
     "study": str, "storage": (str, type(None)), "arguments": dict, "space": dict, "objectives": list, "seeds": list,
-    "trials": (int, type(None)), "prune": bool, "seed": int,
+    "trials": (int, type(None)), "prune": bool, "timed": bool, "seed": int,
 }  # fmt: skip
 _ASKED = {
     "arguments": "options of the fits", "space": "the space", "objectives": "--objective", "seeds": "--seeds",
-    "prune": "--prune", "seed": "--sampler-seed",
+    "prune": "--prune", "timed": "--latency", "seed": "--sampler-seed",
 }  # fmt: skip
 """What another call has to ask for too, as sentences name it; `trials` may be more by then."""
 _PATIENCE = 30
@@ -52,6 +52,7 @@ class SweepPlan:
         seeds: Seeds that each setting is fitted with.
         trials: Settings that are sampled; None for all of a grid.
         prune: Whether trials that are worse than most at the same epoch are ended early; for one objective only.
+        timed: Whether the network of each fit is timed.
         seed: Of the sampler.
     """
 
@@ -64,6 +65,7 @@ class SweepPlan:
     seeds: tuple[int, ...]
     trials: int | None
     prune: bool
+    timed: bool
     seed: int
 
     @property
@@ -74,7 +76,12 @@ class SweepPlan:
     @property
     def trial(self) -> RunTrial:
         """What fits a setting with a seed."""
-        return RunTrial(self.out, self.arguments, self.objectives)
+        return RunTrial(self.out, self.arguments, self.objectives, self.timed)
+
+    @property
+    def fits(self) -> int:
+        """How many fits there are in all, of all seeds."""
+        return int(self.space.size if self.trials is None else self.trials) * len(self.seeds)
 
     @property
     def is_pruning(self) -> bool:
@@ -116,6 +123,7 @@ def asked_plan(
     trials: int | None,
     storage: str | None,
     prune: bool,
+    timed: bool,
     seed: int,
 ) -> SweepPlan:
     """Checks what is asked for, before anything is written; the arguments are those of `SweepPlan`.
@@ -149,8 +157,9 @@ def asked_plan(
     if "data" not in {**made.arguments, **space.dimensions}:
         raise ValueError("a sweep needs data: give --data")
     return SweepPlan(
-        place, storage, "", made.arguments, space, made.objectives, several, trials, bool(prune), checked_seed(seed)
-    )
+        place, storage, "", made.arguments, space, made.objectives, several, trials, bool(prune), bool(timed),
+        checked_seed(seed),
+    )  # fmt: skip
 
 
 def taken_up(plan: SweepPlan, has_study: Callable[[SweepPlan], bool]) -> SweepPlan:
@@ -204,7 +213,7 @@ def read_plan(out: str | Path) -> SweepPlan:
         space = SweepSpace.of(found["space"])
     except (ValueError, TypeError) as problem:
         raise damaged(file, problem, _REMEDY) from problem
-    rest = {name: found[name] for name in ("storage", "study", "trials", "prune", "seed")}
+    rest = {name: found[name] for name in ("storage", "study", "trials", "prune", "timed", "seed")}
     return SweepPlan(
         out=place, arguments=found["arguments"], space=space, objectives=made.objectives, seeds=seeds, **rest
     )

@@ -35,6 +35,7 @@ def sweep(
     storage: str | None = None,
     workers: int = 1,
     prune: bool = True,
+    timed: bool = False,
     sampler_seed: int = 0,
     watch: Callable[[SweepPlan], None] | None = None,
 ) -> SweepPlan:
@@ -66,6 +67,7 @@ def sweep(
         prune: Whether a fit ends early whose best score on validation data so far is worse than the median of the
             others at that epoch (not before epoch 3 and five complete trials); with several objectives none does.
             Default True.
+        timed: Whether the network of each fit is timed, for a front against latency; default False.
         sampler_seed: Seed of the sampler; default 0.
         watch: Is called about once a second from a thread of its own, and at the end; default None.
 
@@ -80,7 +82,7 @@ def sweep(
     """
     workers = whole_number("workers", workers)
     searched = space if isinstance(space, SweepSpace) else SweepSpace(space)
-    plan = asked_plan(out, arguments, searched, objectives, seeds, trials, storage, prune, sampler_seed)
+    plan = asked_plan(out, arguments, searched, objectives, seeds, trials, storage, prune, timed, sampler_seed)
     _check_data(plan)
     plan = begun(plan)
     with _watched(plan, watch):

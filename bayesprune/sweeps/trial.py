@@ -79,19 +79,25 @@ class RunTrial:
             those of the folder in which this is made.
         arguments: Settings that all trials have in common, ``{"data": "digits", "prior": "halo", "epochs": 20}``.
         objectives: Names of the scores that are looked for, in `OBJECTIVES`; default: the nll on validation data.
-            The first is what `report` is told of each epoch, where it is one of validation data. With ``"latency"`` the
-            network is timed, which takes a second or two and depends on what else the machine does.
+            The first is what `report` is told of each epoch, where it is one of validation data.
+        timed: Whether the network is timed too, which takes a second or two and depends on what else the machine does;
+            default False: only where ``"latency"`` is an objective.
 
     Raises:
         ValueError: If a name or an objective is unknown, or an option refuses its value.
     """
 
     def __init__(
-        self, folder: str | Path, arguments: Mapping[str, Any], objectives: Sequence[str] = ("validation_nll",)
+        self,
+        folder: str | Path,
+        arguments: Mapping[str, Any],
+        objectives: Sequence[str] = ("validation_nll",),
+        timed: bool = False,
     ) -> None:
         self.folder = expanded(folder).absolute()
         self.arguments = _at_this_place(checked_settings(arguments))
         self.objectives = checked_objectives(objectives)
+        self.timed = timed or "latency" in self.objectives
 
     def place(self, config: Mapping[str, Any]) -> Path:
         """The run folder of settings, whether it is there or not.
@@ -169,8 +175,8 @@ class RunTrial:
 
     def _kept(self, file: Path) -> dict[str, Any] | None:
         """The scores that an earlier call has found, if they are all that is looked for."""
-        scores = read_record(file).scores
-        return None if scores is None or any(scores.get(name) is None for name in self.objectives) else scores
+        scores, needed = read_record(file).scores, {*self.objectives, *(["latency"] if self.timed else [])}
+        return None if scores is None or any(scores.get(name) is None for name in needed) else scores
 
     def _begin(self, file: Path, settings: Mapping[str, Any]) -> None:
         with folders_above(file):
@@ -211,8 +217,7 @@ class RunTrial:
         splits = load_data(keywords["data"], seed=summary["data_seed"], root=keywords.get("data_root"))
         first = default_prunings(fit)[0]
         pruning = {} if "sparsity" in first else first  # what is left by itself, and not how it could be pruned
-        timed = "latency" in self.objectives
-        network = measure(fit, [pruning], splits.train, {"validation": splits.validation}, timed)["networks"][0][0]
+        network = measure(fit, [pruning], splits.train, {"validation": splits.validation}, self.timed)["networks"][0][0]
         names = {"macs": "sparse_macs", "dense_macs": "dense_macs", "latency": "latency"}
         return {name: None if network is None else network[key] for name, key in names.items()}
 
