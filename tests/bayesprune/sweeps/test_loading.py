@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -99,7 +100,8 @@ def planned(folder):
     plan = begun(plan)
     for file in [*folder.parent.glob("0*.json"), *folder.parent.glob("*.part")]:
         file.rename(folder / file.name)
-    with quiet():
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # Optuna's: nobody keeps these trials' hearts beating
         study = loaded(plan)
         for state in (None, "FAIL", None):
             trial = study.ask()
