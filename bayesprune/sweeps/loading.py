@@ -84,7 +84,7 @@ class SweepReader:
             raise ValueError(f"there is no folder {place} of a sweep: make it with bayesprune sweep --out {place}")
         records = self._read_records()
         fits: Sequence[SweepFit] = [_fit(file, record) for file, record in records.items()]
-        if not is_sweep(place):
+        if not (place / SWEEP_FILE).is_file():
             if not records:
                 raise ValueError(f"{place} is no folder of a sweep, it has no {SWEEP_FILE}: look at another one")
             objectives = [name for name in OBJECTIVES if any((one.scores or {}).get(name) for one in records.values())]
@@ -116,7 +116,9 @@ class SweepReader:
         if self.storage is not None:
             plan = replace(plan, storage=self.storage)
         elif _HIDDEN in plan.address:
-            raise ValueError(f"the address {plan.address} of its storage was kept without its password: give storage=")
+            raise ValueError(
+                f"the address {plan.address} of its storage was kept without its password: give it whole by storage="
+            )
         if self._opened is None:
             self._opened = open_storage(plan.address, must_exist=True)
         try:
@@ -129,9 +131,12 @@ class SweepReader:
             ) from problem
 
 
-def is_sweep(folder: Path) -> bool:
-    """Whether a folder is that of a sweep."""
-    return (folder / SWEEP_FILE).is_file()
+def is_sweep(folder: str | Path) -> bool:
+    """Whether a folder is that of a sweep, or one in which a `RunTrial` has fitted."""
+    place = expanded(folder)
+    return (place / SWEEP_FILE).is_file() or (
+        place.is_dir() and any(_RECORD.fullmatch(file.name) for file in place.iterdir())
+    )
 
 
 def _fit(file: Path, record: Record) -> SweepFit:

@@ -70,7 +70,7 @@ class Sweep:
     @property
     def settings(self) -> list[Mapping[str, Any]]:
         """The settings with a complete fit, each once, in the order of their first trials."""
-        return [json.loads(key) for key in self._complete()]
+        return [rows[0].settings for rows in self._complete().values()]
 
     @property
     def table(self) -> xr.Dataset:
