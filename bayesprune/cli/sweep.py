@@ -87,7 +87,7 @@ def sweep(
     """
     from bayesprune.commands.plain_text import neutral
     from bayesprune.sweeps.front import write_front
-    from bayesprune.sweeps.loading import load_sweep
+    from bayesprune.sweeps.loading import SweepReader
     from bayesprune.sweeps.plan import SweepPlan
     from bayesprune.sweeps.space import SweepSpace, parsed_seeds
     from bayesprune.sweeps.storage import LostStorageError
@@ -98,15 +98,16 @@ def sweep(
     arguments = _arguments(given)
     searched = SweepSpace.parsed(sets or []) if space is None else SweepSpace.read(space, sets or [])
     with ended_by_hand(), contextlib.ExitStack() as shown:
+        reader = shown.enter_context(SweepReader(out, storage))
         view = None if quiet else shown.enter_context(SweepView())
 
         def watch(plan: SweepPlan) -> None:
             if view is not None:
                 view.total = plan.fits
                 with contextlib.suppress(ValueError, LostStorageError, OSError):  # a worker will say so
-                    view.show(load_sweep(plan.out, plan.storage))
+                    view.show(reader.read())
 
-        plan = sweep_fits(
+        sweep_fits(
             out,
             arguments,
             searched,
@@ -120,7 +121,7 @@ def sweep(
             sampler_seed=sampler_seed,
             watch=None if quiet else watch,
         )
-    found = load_sweep(plan.out, plan.storage)
+        found = reader.read()
     written = write_front(found)
     if not quiet:
         print_sweep(found)

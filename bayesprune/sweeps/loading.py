@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,17 @@ from bayesprune.models.files.places import expanded
 from bayesprune.models.files.processes import is_running
 from bayesprune.runs.part_folder import part_folder
 from bayesprune.sweeps.plan import SWEEP_FILE, SweepPlan, read_plan
+<<<<<<< HEAD
 from bayesprune.sweeps.storage import LostStorageError, open_storage, quiet, require_optuna, storage_kept
 from bayesprune.sweeps.study import PlannedTrial, planned_trials
+=======
+from bayesprune.sweeps.storage import LostStorageError, open_storage, require_optuna, storage_kept, told_address
+from bayesprune.sweeps.study import PlannedTrial, planned_trials, quiet
+>>>>>>> many-front
 from bayesprune.sweeps.sweep_result import COMPLETE, FAILED, PRUNED, RUNNING, WAITING, Sweep, SweepFit
 from bayesprune.sweeps.trial import OBJECTIVES, Record, read_record
 
-__all__ = ["is_sweep", "load_sweep"]
+__all__ = ["SweepReader", "is_sweep", "load_sweep"]
 
 _RECORD = re.compile(r"[0-9a-f]{16}\.json")
 """Names of the records of fits; others in the folder are of the sweep itself, or somebody else's."""
@@ -31,8 +36,8 @@ _HIDDEN = ":***@"
 def load_sweep(folder: str | Path, storage: str | None = None) -> Sweep:
     """Reads a sweep, as far as it is, or what a `RunTrial` has left in its folder.
 
-    Scores come from the records beside the run folders. Numbers of trials, and which were ended before they had a
-    record, are those of the storage; where it cannot be reached, `Sweep.missing` says so.
+    Scores come from the records beside the run folders. Numbers of trials, and those that have not begun, are known to
+    the storage; where it cannot be reached, `Sweep.missing` says so.
 
     Args:
         folder: Its folder.
@@ -46,46 +51,97 @@ def load_sweep(folder: str | Path, storage: str | None = None) -> Sweep:
         ValueError: If there is no sweep, a file is damaged, or the storage that was given cannot be opened or is that
             of another sweep.
     """
+    with SweepReader(folder, storage) as reader:
+        return reader.read()
+
+
+class SweepReader:
+    """Reads a sweep again and again, as `load_sweep` does once: its storage stays open, and files are read once.
+
+    Args:
+        folder: As of `load_sweep`.
+        storage: As of `load_sweep`.
+    """
+
+    def __init__(self, folder: str | Path, storage: str | None = None) -> None:
+        self.folder, self.storage = expanded(folder), storage
+        self._records: dict[Path, tuple[int, Record]] = {}
+        self._opened: Any = None
+
+    def __enter__(self) -> SweepReader:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        optuna_rdb = getattr(self._opened, "engine", None)
+        if optuna_rdb is not None:  # a journal keeps no connection
+            self._opened.remove_session()
+            optuna_rdb.dispose()
+        self._opened = None
+
+    def read(self) -> Sweep:
+        """The sweep as it is by now.
+
+        Raises:
+            ValueError: As `load_sweep`.
+        """
+        place = self.folder
+        if not place.is_dir():
+            raise ValueError(f"there is no folder {place} of a sweep: make it with bayesprune sweep --out {place}")
+        records = self._read_records()
+        fits: Sequence[SweepFit] = [_fit(file, record) for file, record in records.items()]
+        if not (place / SWEEP_FILE).is_file():
+            if not records:
+                raise ValueError(f"{place} is no folder of a sweep, it has no {SWEEP_FILE}: look at another one")
+            objectives = [name for name in OBJECTIVES if any((one.scores or {}).get(name) for one in records.values())]
+            arguments = next(iter(records.values())).arguments
+            return Sweep(place, arguments, tuple(objectives[:1]) or ("validation_nll",), tuple(fits))
+        plan = read_plan(place)
+        missing: tuple[str, ...] = ()
+        try:
+            fits = _joined(self._trials(plan), fits)
+        except (ValueError, LostStorageError) as problem:
+            if self.storage is not None:
+                raise
+            missing = (f"numbers of trials, and those that have not begun, are not known: {problem}",)
+        return Sweep(place, plan.arguments, plan.objectives, tuple(fits), missing)
+
+    def _read_records(self) -> dict[Path, Record]:
+        """The records of the folder; those that have not changed are not read again."""
+        found = {}
+        for file in sorted(self.folder.iterdir()):
+            if _RECORD.fullmatch(file.name):
+                changed, kept = file.stat().st_mtime_ns, self._records.get(file)
+                found[file] = kept if kept is not None and kept[0] == changed else (changed, read_record(file))
+        self._records = found
+        return {file: record for file, (_, record) in found.items()}
+
+    def _trials(self, plan: SweepPlan) -> list[PlannedTrial]:
+        """The trials as the storage has them; nothing is written there."""
+        optuna = require_optuna()
+        if self.storage is not None:
+            plan = replace(plan, storage=self.storage)
+        elif _HIDDEN in plan.address:
+            raise ValueError(
+                f"the address {plan.address} of its storage was kept without its password: give it whole by storage="
+            )
+        if self._opened is None:
+            self._opened = open_storage(plan.address, must_exist=True)
+        try:
+            with storage_kept(plan.address), quiet():
+                return planned_trials(optuna.load_study(study_name=plan.study, storage=self._opened))
+        except KeyError as problem:
+            raise ValueError(
+                f"{told_address(plan.address)} has no study {plan.study}, it is the storage of another sweep: give "
+                f"that of {plan.out}"
+            ) from problem
+
+
+def is_sweep(folder: str | Path) -> bool:
+    """Whether a folder is that of a sweep, or one in which a `RunTrial` has fitted."""
     place = expanded(folder)
-    if not place.is_dir():
-        raise ValueError(f"there is no folder {place} of a sweep: make it with bayesprune sweep --out {place}")
-    records = {file: record for file, record in _records(place)}
-    if not is_sweep(place):
-        if not records:
-            raise ValueError(f"{place} is no folder of a sweep, it has no {SWEEP_FILE}: look at another one")
-        objectives = [name for name in OBJECTIVES if any((one.scores or {}).get(name) for one in records.values())]
-        first = next(iter(records.values()))
-        return Sweep(place, first.arguments, tuple(objectives[:1]) or ("validation_nll",), tuple(_fits(records)))
-    plan = read_plan(place)
-    fits, missing = _fits(records), ()
-    try:
-        trials = _trials(plan, storage)
-    except (ValueError, LostStorageError) as problem:
-        if storage is not None:
-            raise
-        told = f"numbers of trials and what was ended early are not known: {problem}"
-        missing = (told,)
-    else:
-        fits = _joined(trials, fits)
-    return Sweep(place, plan.arguments, plan.objectives, tuple(fits), missing)
-
-
-def is_sweep(folder: Path) -> bool:
-    """Whether a folder is that of a sweep."""
-    return (folder / SWEEP_FILE).is_file()
-
-
-# ------------------------------------------------------------------------------------------------ records
-
-
-def _records(folder: Path) -> Iterator[tuple[Path, Record]]:
-    for file in sorted(folder.iterdir()):
-        if _RECORD.fullmatch(file.name):
-            yield file, read_record(file)
-
-
-def _fits(records: Mapping[Path, Record]) -> list[SweepFit]:
-    return [_fit(file, record) for file, record in records.items()]
+    return (place / SWEEP_FILE).is_file() or (
+        place.is_dir() and any(_RECORD.fullmatch(file.name) for file in place.iterdir())
+    )
 
 
 def _fit(file: Path, record: Record) -> SweepFit:
@@ -115,25 +171,6 @@ def _progress(folder: Path) -> RunningFit | None:
     with contextlib.suppress(ValueError):  # it is not there, or is being removed
         return read_progress(folder)
     return None
-
-
-# ------------------------------------------------------------------------------------------------ the storage
-
-
-def _trials(plan: SweepPlan, storage: str | None) -> list[PlannedTrial]:
-    """The trials as the storage has them; nothing is written there."""
-    if storage is None and _HIDDEN in plan.address:
-        raise ValueError(f"the address {plan.address} of its storage was kept without its password: give storage=")
-    optuna, plan = require_optuna(), replace(plan, storage=storage) if storage is not None else plan
-    opened = open_storage(plan.address, must_exist=True)
-    with storage_kept(plan.address), quiet():
-        try:
-            study = optuna.load_study(study_name=plan.study, storage=opened)
-        except KeyError as problem:
-            raise ValueError(
-                f"the storage of {plan.out} has no study {plan.study}, it is that of another sweep: give its own"
-            ) from problem
-        return planned_trials(study)
 
 
 def _joined(trials: Sequence[PlannedTrial], fits: Sequence[SweepFit]) -> list[SweepFit]:

@@ -14,7 +14,11 @@ from typing import Any
 
 from bayesprune.models.files.places import expanded
 
+<<<<<<< HEAD
 __all__ = ["LostStorageError", "open_storage", "quiet", "require_optuna", "storage_kept", "told_address"]
+=======
+__all__ = ["LostStorageError", "NoStorageError", "open_storage", "require_optuna", "storage_kept", "told_address"]
+>>>>>>> many-front
 
 JOURNAL = "journal"
 """Scheme of a journal file, Optuna's log that processes append to; SQLAlchemy knows the others."""
@@ -31,6 +35,7 @@ _TIMED = ("psycopg2", "psycopg", "pymysql", "mysqldb")
 """Drivers that know a `connect_timeout`."""
 
 
+<<<<<<< HEAD
 @dataclass
 class _Quiet:
     """How many are in `quiet`, and what puts back what was."""
@@ -41,6 +46,10 @@ class _Quiet:
 
 
 _QUIET = _Quiet()
+=======
+class NoStorageError(ValueError):
+    """There is nothing at an address, or a database without a sweep."""
+>>>>>>> many-front
 
 
 class LostStorageError(RuntimeError):
@@ -82,6 +91,7 @@ def open_storage(
         Optuna's storage.
 
     Raises:
+        NoStorageError: If `must_exist`, and there is none.
         ValueError: In a sentence, without the password: if optuna or a driver is not installed, the address is none,
             its scheme is unknown, the storage cannot be reached or holds something else.
     """
@@ -119,7 +129,9 @@ def open_storage(
         ) from problem
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as problem:
         if must_exist and any(words in _reason(problem) for words in _NO_TABLE):
-            raise ValueError(f"the storage {told_address(address)} holds no sweep: give that of the sweep") from problem
+            raise NoStorageError(
+                f"the storage {told_address(address)} holds no sweep: give that of the sweep"
+            ) from problem
         raise ValueError(
             f"the storage {told_address(address)} cannot be opened ({_reason(problem)}): check the address, and that "
             "it can be reached from here"
@@ -200,7 +212,7 @@ def _file(url: Any, must_exist: bool) -> Path:
     if file.is_dir():
         raise ValueError(f"the storage {told} is a folder: name a file")
     if must_exist and not file.exists():
-        raise ValueError(f"there is no storage {told}: give that of the sweep")
+        raise NoStorageError(f"there is no storage {told}: give that of the sweep")
     return file
 
 

@@ -70,7 +70,7 @@ class Sweep:
     @property
     def settings(self) -> list[Mapping[str, Any]]:
         """The settings with a complete fit, each once, in the order of their first trials."""
-        return [json.loads(key) for key in self._complete()]
+        return [rows[0].settings for rows in self._complete().values()]
 
     @property
     def table(self) -> xr.Dataset:
@@ -162,7 +162,7 @@ class Sweep:
         )
 
     def best(self, objective: str | None = None) -> tuple[Mapping[str, Any], Mapping[str, float]]:
-        """The setting of the best mean over its seeds, of those with the most complete seeds; the means of its scores.
+        """The setting of the best mean over its seeds, of those with the most complete seeds; the means that it has.
 
         Args:
             objective: Name of a score; default None: the first that was optimised.
@@ -176,7 +176,9 @@ class Sweep:
             raise ValueError(f"no fit of the sweep {self.folder} has the score {objective!r}: wait, or name another")
         values = means[objective].values
         place = int(np.nanargmax(values) if is_rising(objective) else np.nanargmin(values))
-        return self.settings[int(means.setting[place])], {str(name): float(means[name][place]) for name in self.table}
+        scores = {str(name): float(means[name][place]) for name in self.table}
+        found = {name: score for name, score in scores.items() if np.isfinite(score)}
+        return self.settings[int(means.setting[place])], found
 
     def fits_of(self, settings: Mapping[str, Any]) -> list[SweepFit]:
         """The fits of a setting, in whatever state, by seed."""

@@ -19,9 +19,11 @@ from rich.text import Text
 from bayesprune.commands.console import figure, percent, stdout, table
 from bayesprune.commands.plain_text import neutral
 from bayesprune.sweeps.fit_settings import settings_as_options
+from bayesprune.sweeps.front import write_front
+from bayesprune.sweeps.loading import load_sweep
 from bayesprune.sweeps.sweep_result import COMPLETE, FAILED, PRUNED, RUNNING, WAITING, Sweep, SweepFit
 
-__all__ = ["SweepView", "print_sweep", "repeating_command", "settings_text"]
+__all__ = ["SweepView", "print_sweep", "repeating_command", "settings_text", "show_sweep"]
 
 ORDER = (RUNNING, FAILED, PRUNED, COMPLETE, WAITING)
 """Of states in the live table, where there is no room for all fits."""
@@ -86,6 +88,23 @@ class SweepView:
         self.console.print(neutral(line), soft_wrap=True)
 
 
+def show_sweep(folder: str | Path, plots: bool = False) -> None:
+    """Prints what a sweep came to, or how far it is; writes its fronts where asked.
+
+    Args:
+        folder: Its folder.
+        plots: Whether to write front.json and front.png; default False.
+
+    Raises:
+        ValueError: If it is none, or a file is damaged.
+        OSError: If the files cannot be written.
+    """
+    sweep = load_sweep(folder)
+    print_sweep(sweep)
+    for file in write_front(sweep) if plots else ():
+        stdout().print(f"written: {file}", soft_wrap=True)
+
+
 def print_sweep(sweep: Sweep) -> None:
     """Prints what a sweep came to: its settings over their seeds, failures, the front, the best and how to repeat it.
 
@@ -144,10 +163,9 @@ def _live_table(sweep: Sweep, total: int | None, rows: int) -> Group:
     """The fits that matter most, as many as there is room for; what is done; the best so far."""
     columns = _columns(sweep)
     names = _setting_names(sweep)
-    shown = table(
-        "trial", *names, "seed", "state", "epoch", *map(_words, columns), "worker", numbers=("trial", "epoch")
-    )
-    ranked = sorted(sweep.fits, key=lambda one: (ORDER.index(one.state), -(one.trial or 0), one.seed))
+    heads = [*(_short(names, name) for name in names), "seed", "state", "epoch", *map(_words, columns), "worker"]
+    shown = table("trial", *heads, numbers=("trial", "epoch"))
+    ranked = sorted(sweep.fits, key=_first_shown)
     for one in ranked[:rows]:
         cells = ["-" if one.trial is None else str(one.trial)]
         cells += [_value(one.settings.get(name, "-")) for name in names]
@@ -164,6 +182,12 @@ def _live_table(sweep: Sweep, total: int | None, rows: int) -> Group:
         best, scores = sweep.best()
         lines.append(f"best so far: {settings_text(best)} ({_scores_text(scores, sweep)})")
     return Group(shown, *(Text(neutral(line)) for line in lines))
+
+
+def _first_shown(one: SweepFit) -> tuple[int, int, int]:
+    """What runs first, then what has ended last; of what waits, what comes next."""
+    trial = one.trial or 0
+    return ORDER.index(one.state), trial if one.state == WAITING else -trial, one.seed
 
 
 def _settings_table(sweep: Sweep) -> Table:

@@ -7,7 +7,14 @@ import sys
 
 import pytest
 
-from bayesprune.sweeps.storage import LostStorageError, open_storage, require_optuna, storage_kept, told_address
+from bayesprune.sweeps.storage import (
+    LostStorageError,
+    NoStorageError,
+    open_storage,
+    require_optuna,
+    storage_kept,
+    told_address,
+)
 
 
 @pytest.fixture
@@ -68,7 +75,7 @@ def test_what_cannot_be_opened_is_told_in_a_sentence(address, message, here):
 )
 def test_what_is_read_only_is_not_made(address, message, here):
     before = {path.name: path.stat().st_size for path in here.iterdir()}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(NoStorageError, match=message):
         open_storage(address, must_exist=True)
     assert {path.name: path.stat().st_size for path in here.iterdir()} == before
 

@@ -50,9 +50,8 @@ def test_the_live_table_has_what_runs_first_and_the_best_so_far():
 
 
 def test_the_report_has_the_settings_from_the_best_the_front_and_the_command(capsys):
-    print_sweep(
-        replace(sweep_by_hand(FAILURE), missing=("the storage is not there",)), "bayesprune fit --set kappa=0.1"
-    )
+    asked = {"data": "digits", "prior": "halo"}
+    print_sweep(replace(sweep_by_hand(FAILURE), asked=asked, missing=("the storage is not there",)))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "note: the storage is not there"
     rows = [line.split() for line in lines[3:7]]
@@ -61,7 +60,9 @@ def test_the_report_has_the_settings_from_the_best_the_front_and_the_command(cap
     assert lines[7].startswith("8 complete, 1 failed fits; means of up to 2 seeds +- sd; numbers: on the front of ")
     assert lines[8].startswith("failed: kappa=1e+09, seed 0: the loss is NaN")
     assert lines[9].startswith("best validation accuracy: kappa=0.1 (validation accuracy 96.00 %")
-    assert lines[10] == "its fit of seed 0: runs/sweep/0.1-0" and lines[-1] == "next: bayesprune fit --set kappa=0.1"
+    assert lines[10] == "its fit of seed 0: runs/sweep/0.1-0"
+    again = "bayesprune fit --data digits --prior halo --set kappa=0.1 --seed 0 --out runs/sweep/best"
+    assert lines[-1] == f"the same again: {again}"
 
 
 def test_before_a_fit_is_complete_the_report_says_how_many_there_are(capsys):
