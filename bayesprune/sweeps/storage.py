@@ -14,11 +14,9 @@ from typing import Any
 
 from bayesprune.models.files.places import expanded
 
-<<<<<<< HEAD
-__all__ = ["LostStorageError", "open_storage", "quiet", "require_optuna", "storage_kept", "told_address"]
-=======
-__all__ = ["LostStorageError", "NoStorageError", "open_storage", "require_optuna", "storage_kept", "told_address"]
->>>>>>> many-front
+__all__ = [
+    "LostStorageError", "NoStorageError", "open_storage", "quiet", "require_optuna", "storage_kept", "told_address",
+]  # fmt: skip
 
 JOURNAL = "journal"
 """Scheme of a journal file, Optuna's log that processes append to; SQLAlchemy knows the others."""
@@ -35,7 +33,6 @@ _TIMED = ("psycopg2", "psycopg", "pymysql", "mysqldb")
 """Drivers that know a `connect_timeout`."""
 
 
-<<<<<<< HEAD
 @dataclass
 class _Quiet:
     """How many are in `quiet`, and what puts back what was."""
@@ -46,10 +43,10 @@ class _Quiet:
 
 
 _QUIET = _Quiet()
-=======
+
+
 class NoStorageError(ValueError):
     """There is nothing at an address, or a database without a sweep."""
->>>>>>> many-front
 
 
 class LostStorageError(RuntimeError):
