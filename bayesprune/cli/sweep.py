@@ -91,6 +91,7 @@ def sweep(
     from bayesprune.sweeps.plan import SweepPlan
     from bayesprune.sweeps.space import SweepSpace, parsed_seeds
     from bayesprune.sweeps.storage import LostStorageError
+    from bayesprune.sweeps.sweep import NoFitError
     from bayesprune.sweeps.sweep import sweep as sweep_fits
     from bayesprune.sweeps.table import SweepView, print_sweep
 
@@ -127,7 +128,7 @@ def sweep(
         typer.echo(neutral(f"written to {out}: {', '.join(file.name for file in written) or 'no front'}"))
     if not found.settings:
         problem = next((one.problem for one in found.fits if one.problem), "see above")
-        raise RuntimeError(f"no fit of the sweep is complete, the first says: {problem}")
+        raise NoFitError(f"no fit of the sweep is complete, the first says: {problem}")
 
 
 def _arguments(given: Mapping[str, Any]) -> dict[str, Any]:

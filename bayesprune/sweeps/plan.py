@@ -20,7 +20,7 @@ from bayesprune.sweeps.space import SweepSpace
 from bayesprune.sweeps.storage import told_address
 from bayesprune.sweeps.trial import OBJECTIVES, RunTrial
 
-__all__ = ["SWEEP_FILE", "SweepPlan", "asked_plan", "locked", "read_plan", "taken_up"]
+__all__ = ["SWEEP_FILE", "SweepPlan", "asked_plan", "locked", "new_or_kept", "read_plan", "taken_up"]
 
 FORMAT = 1
 SWEEP_FILE, STUDY_FILE, LOCK_FILE = "sweep.json", "trials.db", "lock"
@@ -217,6 +217,26 @@ def read_plan(out: str | Path) -> SweepPlan:
     return SweepPlan(
         out=place, arguments=found["arguments"], space=space, objectives=made.objectives, seeds=seeds, **rest
     )
+
+
+@contextlib.contextmanager
+def new_or_kept(out: Path) -> Iterator[None]:
+    """Removes what stands in a folder that was made in the block where the block ends by an exception.
+
+    Args:
+        out: Folder of the sweep.
+    """
+    above = [one for one in (out, *out.parents) if not one.exists()]
+    is_new = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for name in (SWEEP_FILE, STUDY_FILE, LOCK_FILE) if is_new else ():
+                (out / name).unlink(missing_ok=True)
+            for made in above:
+                made.rmdir()
+        raise
 
 
 @contextlib.contextmanager

@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import threading
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bayesprune.models.files.places import expanded
 
-__all__ = ["LostStorageError", "NoStorageError", "open_storage", "require_optuna", "storage_kept", "told_address"]
+__all__ = [
+    "LostStorageError", "NoStorageError", "open_storage", "quiet", "require_optuna", "storage_kept", "told_address",
+]  # fmt: skip
 
 JOURNAL = "journal"
 """Scheme of a journal file, Optuna's log that processes append to; SQLAlchemy knows the others."""
@@ -31,6 +35,18 @@ _TIMED = ("psycopg2", "psycopg", "pymysql", "mysqldb")
 
 class NoStorageError(ValueError):
     """There is nothing at an address, or a database without a sweep."""
+
+
+@dataclass
+class _Quiet:
+    """How many are in `quiet`, and what puts back what was."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    put_back: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    depth: int = 0
+
+
+_QUIET = _Quiet()
 
 
 class LostStorageError(RuntimeError):
@@ -92,7 +108,7 @@ def open_storage(
     elif url.drivername.rpartition("+")[2] in _TIMED or url.drivername in _DRIVERS:
         connect["connect_timeout"] = ANSWER_SECONDS
     try:
-        with _quiet(optuna):
+        with quiet():
             return optuna.storages.RDBStorage(
                 address,
                 engine_kwargs={"connect_args": connect, "pool_pre_ping": kind != "sqlite"},
@@ -119,6 +135,29 @@ def open_storage(
         ) from problem
     except RuntimeError as problem:  # of Optuna, about its version
         raise ValueError(f"the storage {told_address(address)} is of another version of optuna: {problem}") from problem
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without Optuna's log lines, and without its word on what is experimental.
+
+    Both are of the whole process: where several threads are in such blocks, the first puts them out and the last back.
+    """
+    optuna = require_optuna()
+    with _QUIET.lock:
+        if not _QUIET.depth:
+            _QUIET.put_back.callback(optuna.logging.set_verbosity, optuna.logging.get_verbosity())
+            optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+            _QUIET.put_back.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        _QUIET.depth += 1
+    try:
+        yield
+    finally:
+        with _QUIET.lock:
+            _QUIET.depth -= 1
+            if not _QUIET.depth:
+                _QUIET.put_back.close()
 
 
 @contextlib.contextmanager
@@ -180,7 +219,7 @@ def _journal(optuna: Any, url: Any, must_exist: bool) -> Any:
     told = url.render_as_string(hide_password=True)
     journal = importlib.import_module("optuna.storages.journal")
     try:
-        with _quiet(optuna):
+        with quiet():
             if file.exists() and not _is_log(file):
                 raise ValueError(f"{file} is no journal of optuna: choose another file for the storage {told}")
             return optuna.storages.JournalStorage(journal.JournalFileBackend(str(file.absolute())))
@@ -198,19 +237,6 @@ def _is_log(file: Path) -> bool:
         return not first or "op_code" in json.loads(first)
     except (ValueError, TypeError):
         return False
-
-
-@contextlib.contextmanager
-def _quiet(optuna: Any) -> Iterator[None]:
-    """Without Optuna's word on heartbeats being experimental, and its log lines."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            yield
-    finally:
-        optuna.logging.set_verbosity(before)
 
 
 def _reason(problem: BaseException) -> str:

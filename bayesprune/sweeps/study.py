@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import math
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bayesprune.models.files.processes import is_running
-from bayesprune.sweeps.plan import SweepPlan, locked, taken_up
-from bayesprune.sweeps.storage import open_storage, require_optuna, storage_kept
+from bayesprune.sweeps.plan import SweepPlan, locked, new_or_kept, taken_up
+from bayesprune.sweeps.storage import open_storage, quiet, require_optuna, storage_kept
 
 __all__ = [
     "DEATHS", "EPOCH", "PROBLEM", "RUNS", "SEEDS", "SETTINGS", "STRIDE", "WORKER", "PlannedTrial", "begun", "loaded",
-    "planned_trials", "quiet", "requeued", "take_back",
+    "planned_trials", "requeued", "take_back",
 ]  # fmt: skip
 
 SETTINGS, SEEDS, WORKER, EPOCH, RUNS, PROBLEM, DEATHS = (
@@ -77,7 +76,7 @@ def begun(plan: SweepPlan) -> SweepPlan:
         LostStorageError: If the storage does not answer any more.
     """
     optuna = require_optuna()
-    with locked(plan.out) as alive:
+    with new_or_kept(plan.out), locked(plan.out) as alive:
         plan = taken_up(plan, _has_study)
         with storage_kept(plan.address), quiet():
             study = optuna.create_study(
@@ -154,20 +153,6 @@ def requeued(study: Any, trial: Any, died: bool = True) -> None:
     trial.user_attrs = {**{k: v for k, v in trial.user_attrs.items() if k != WORKER}, DEATHS: deaths}
     with quiet():
         optuna.storages.RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)(study, trial)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without Optuna's log lines, and without its word on what is experimental."""
-    optuna = require_optuna()
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            yield
-    finally:
-        optuna.logging.set_verbosity(before)
 
 
 def _storage(plan: SweepPlan) -> Any:

@@ -12,17 +12,21 @@ from typing import Any
 from bayesprune.data.sets import load_data
 from bayesprune.inference.workers.processes import worker_processes
 from bayesprune.models.checks.given_numbers import whole_number
-from bayesprune.sweeps.plan import SweepPlan, asked_plan
+from bayesprune.sweeps.plan import SWEEP_FILE, SweepPlan, asked_plan
 from bayesprune.sweeps.space import SweepSpace
 from bayesprune.sweeps.study import begun
 from bayesprune.sweeps.worker import work, work_in_process
 
-__all__ = ["sweep"]
+__all__ = ["NoFitError", "sweep"]
 
 _AGAIN = 1_000_000
 """How often a worker is begun again that was killed: its trials are counted, and this is not."""
 _LOOK = 1.0
 """Seconds between two looks at how far it is."""
+
+
+class NoFitError(RuntimeError):
+    """A sweep has ended, and none of its fits is complete."""
 
 
 def sweep(
@@ -83,8 +87,11 @@ def sweep(
     workers = whole_number("workers", workers)
     searched = space if isinstance(space, SweepSpace) else SweepSpace(space)
     plan = asked_plan(out, arguments, searched, objectives, seeds, trials, storage, prune, timed, sampler_seed)
-    _check_data(plan)
+    if not (plan.out / SWEEP_FILE).exists():
+        _check_data(plan)
+        _check_common(plan)
     plan = begun(plan)
+    workers = min(workers, plan.fits)
     with _watched(plan, watch):
         try:
             if workers == 1:
@@ -108,6 +115,20 @@ def _check_data(plan: SweepPlan) -> None:
     splits = load_data(data, root=plan.arguments.get("data-root"))
     if any(name.startswith("validation_") for name in plan.objectives) and not len(splits.validation[0]):
         raise ValueError(f"{data} has no validation data, on which trials are compared: give more examples")
+
+
+def _check_common(plan: SweepPlan) -> None:
+    """Refuses what is wrong with all trials; what is wrong with one of them is its own failure."""
+    problems = []
+    for settings in plan.space.corners():
+        try:
+            plan.trial.check({**settings, "seed": plan.seeds[0]})
+        except ValueError as problem:
+            problems.append(problem)
+        else:
+            return
+    if str(problems[0]) == str(problems[-1]):
+        raise problems[0]
 
 
 @contextlib.contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -151,6 +153,22 @@ class RunTrial:
         self._write(file, Record(settings, self.arguments, scores))
         return scores
 
+    def check(self, config: Mapping[str, Any]) -> None:
+        """Finds what is wrong with settings as far as that can be known before training; leaves nothing behind.
+
+        Args:
+            config: The settings of the trial.
+
+        Raises:
+            ValueError: In one sentence.
+        """
+        asked = {**self.arguments, **checked_settings(config)}
+        keywords = fit_keywords(asked)
+        if asked.get("tune") or asked.get("epochs") == 0 or asked.get("weights"):
+            return  # something is fitted before there is anything to call back
+        with tempfile.TemporaryDirectory() as folder, contextlib.suppress(_CheckedError):
+            fit_run(Path(folder) / "run", callbacks=[_Checking()], **keywords)
+
     def end_early(self, config: Mapping[str, Any], epoch: int) -> None:
         """Writes down that a fit was ended by `report` for good, and removes its state: it is not gone on with.
 
@@ -220,6 +238,19 @@ class RunTrial:
         network = measure(fit, [pruning], splits.train, {"validation": splits.validation}, self.timed)["networks"][0][0]
         names = {"macs": "sparse_macs", "dense_macs": "dense_macs", "latency": "latency"}
         return {name: None if network is None else network[key] for name, key in names.items()}
+
+
+class _CheckedError(Exception):
+    """All is as it should be."""
+
+
+class _Checking(Callback):
+    """Ends a fit before its first step."""
+
+    is_resumable = True
+
+    def on_fit_start(self, state: FitState) -> None:
+        raise _CheckedError
 
 
 class _Reporting(Callback):

@@ -14,7 +14,7 @@ import torch
 
 from bayesprune.models.files.processes import this_process
 from bayesprune.sweeps.plan import SweepPlan, locked
-from bayesprune.sweeps.storage import require_optuna, storage_kept
+from bayesprune.sweeps.storage import quiet, require_optuna, storage_kept
 from bayesprune.sweeps.study import (
     DEATHS,
     EPOCH,
@@ -25,7 +25,6 @@ from bayesprune.sweeps.study import (
     STRIDE,
     WORKER,
     loaded,
-    quiet,
     requeued,
     take_back,
 )  # fmt: skip
