@@ -15,14 +15,7 @@ from bayesprune.models.files.places import expanded
 from bayesprune.models.files.processes import is_running
 from bayesprune.runs.part_folder import part_folder
 from bayesprune.sweeps.plan import SWEEP_FILE, SweepPlan, read_plan
-from bayesprune.sweeps.storage import (
-    LostStorageError,
-    open_storage,
-    quiet,
-    require_optuna,
-    storage_kept,
-    told_address,
-)
+from bayesprune.sweeps.storage import LostStorageError, open_storage, quiet, require_optuna, storage_kept, told_address
 from bayesprune.sweeps.study import PlannedTrial, planned_trials
 from bayesprune.sweeps.sweep_result import COMPLETE, FAILED, PRUNED, RUNNING, WAITING, Sweep, SweepFit
 from bayesprune.sweeps.trial import OBJECTIVES, Record, read_record
