@@ -101,6 +101,7 @@ def fit_run(
     gating: Mapping[str, Any] | None = None,
     budget: Mapping[str, Any] | None = None,
     fresh: bool = False,
+    abandoned: bool = False,
     progress: bool = False,
     tune: Any = None,
     recipe: tuple[str | None, Mapping[str, Any]] = (None, {}),
@@ -136,6 +137,8 @@ def fit_run(
         budget: Arguments of `Budget`, such as ``{"density": 0.02}``, or with a `LayerBudget`; default none: no budget.
             With a recipe its density or layout.
         fresh: Whether what an earlier call has left is removed, and the fit begins anew; default False.
+        abandoned: Whether it is known that an earlier call on another machine, which seems to be running, is not;
+            default False.
         progress: Whether to show a progress line; default False.
         tune: Knobs that are tuned on validation data before the fit: `kl_weight` and settings of the prior, as texts of
             ``--tune`` or as `bayesprune.tune` takes them; default none.
@@ -191,7 +194,7 @@ def fit_run(
     asked = filled_in(asked)
     _refuse_infinity(asked)
     runtime = runtime_here(how, batch_norm)
-    with part_of_all(runtime, out, asked, fresh) as part:
+    with part_of_all(runtime, out, asked, fresh, abandoned) as part:
         splits = first_alone(runtime, lambda: load_data(name if Path(name).exists() else data, seed=seed, root=root))
         parts = parts_of(made)
         declaration = declare(splits, network, prior, settings, on, likelihood, width, network_settings, parts)
