@@ -246,10 +246,8 @@ class SweepSpace:
 
     def corners(self) -> list[dict[str, Any]]:
         """The settings of all first values and lower bounds, and those of all last and upper ones."""
-        ends = {
-            n: one.values if isinstance(one, Choices) else (one.low, one.high) for n, one in self.dimensions.items()
-        }
-        return [{name: values[place] for name, values in ends.items()} for place in (0, -1)]
+        values = [one.values if isinstance(one, Choices) else (one.low, one.high) for one in self.dimensions.values()]
+        return [dict(zip(self.dimensions, [row[place] for row in values], strict=True)) for place in (0, -1)]
 
     def suggested(self, trial: Any) -> dict[str, Any]:
         """Settings that Optuna's sampler suggests for a trial.

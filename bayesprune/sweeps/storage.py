@@ -35,10 +35,6 @@ _TIMED = ("psycopg2", "psycopg", "pymysql", "mysqldb")
 """Drivers that know a `connect_timeout`."""
 
 
-class NoStorageError(ValueError):
-    """There is nothing at an address, or a database without a sweep."""
-
-
 @dataclass
 class _Quiet:
     """How many are in `quiet`, and what puts back what was."""
@@ -49,6 +45,10 @@ class _Quiet:
 
 
 _QUIET = _Quiet()
+
+
+class NoStorageError(ValueError):
+    """There is nothing at an address, or a database without a sweep."""
 
 
 class LostStorageError(RuntimeError):

@@ -143,6 +143,7 @@ def _watched(plan: SweepPlan, watch: Callable[[SweepPlan], None] | None) -> Iter
         while not ended.wait(_LOOK):
             watch(plan)
 
+    watch(plan)
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
     try:
