@@ -35,6 +35,10 @@ _TIMED = ("psycopg2", "psycopg", "pymysql", "mysqldb")
 """Drivers that know a `connect_timeout`."""
 
 
+class NoStorageError(ValueError):
+    """There is nothing at an address, or a database without a sweep."""
+
+
 @dataclass
 class _Quiet:
     """How many are in `quiet`, and what puts back what was."""
@@ -45,10 +49,6 @@ class _Quiet:
 
 
 _QUIET = _Quiet()
-
-
-class NoStorageError(ValueError):
-    """There is nothing at an address, or a database without a sweep."""
 
 
 class LostStorageError(RuntimeError):
@@ -173,10 +173,17 @@ def storage_kept(address: str) -> Iterator[None]:
     optuna, sqlalchemy = require_optuna(), importlib.import_module("sqlalchemy")
     try:
         yield
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as problem:
+    except ValueError:  # a sentence of ours
+        raise
+    except Exception as problem:
+        kinds = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
+        # Optuna may stumble over an error of its own while it handles that of the storage.
+        lost = next((one for one in _before(problem) if isinstance(one, kinds)), None)
+        if lost is None:
+            raise
         raise LostStorageError(
-            f"the storage {told_address(address)} does not answer any more ({_reason(problem)}): what was fitted is "
-            "kept, and the same command goes on"
+            f"the storage {told_address(address)} does not answer any more ({_reason(lost)}): what was fitted is kept, "
+            "and the same command goes on"
         ) from problem
 
 
@@ -187,6 +194,13 @@ def told_address(address: str) -> str:
         return str(sqlalchemy.engine.make_url(address).render_as_string(hide_password=True))
     except (sqlalchemy.exc.ArgumentError, ValueError):
         return _without_password(address)
+
+
+def _before(problem: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those in whose handling it was raised."""
+    while problem is not None:
+        yield problem
+        problem = problem.__cause__ or (None if problem.__suppress_context__ else problem.__context__)
 
 
 def _without_password(text: str) -> str:

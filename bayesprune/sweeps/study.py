@@ -10,7 +10,7 @@ from typing import Any
 
 from bayesprune.models.files.processes import is_running
 from bayesprune.sweeps.plan import SweepPlan, locked, new_or_kept, taken_up
-from bayesprune.sweeps.storage import open_storage, quiet, require_optuna, storage_kept
+from bayesprune.sweeps.storage import NoStorageError, open_storage, quiet, require_optuna, storage_kept
 
 __all__ = [
     "DEATHS", "EPOCH", "PROBLEM", "RUNS", "SEEDS", "SETTINGS", "STRIDE", "WORKER", "PlannedTrial", "begun", "loaded",
@@ -160,8 +160,12 @@ def _storage(plan: SweepPlan) -> Any:
 
 
 def _has_study(plan: SweepPlan) -> bool:
-    optuna = require_optuna()
-    return plan.study in optuna.get_all_study_names(open_storage(plan.address))
+    try:
+        storage = open_storage(plan.address, must_exist=True)
+    except NoStorageError:
+        return False
+    with storage_kept(plan.address), quiet():
+        return plan.study in require_optuna().get_all_study_names(storage)
 
 
 def _attempts(study: Any) -> dict[int, Any]:

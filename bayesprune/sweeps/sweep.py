@@ -14,6 +14,7 @@ from bayesprune.inference.workers.processes import worker_processes
 from bayesprune.models.checks.given_numbers import whole_number
 from bayesprune.sweeps.plan import SWEEP_FILE, SweepPlan, asked_plan
 from bayesprune.sweeps.space import SweepSpace
+from bayesprune.sweeps.storage import require_optuna
 from bayesprune.sweeps.study import begun
 from bayesprune.sweeps.worker import work, work_in_process
 
@@ -84,6 +85,7 @@ def sweep(
         LostStorageError: If the storage does not answer any more.
         OSError: If the disk is full.
     """
+    require_optuna()
     workers = whole_number("workers", workers)
     searched = space if isinstance(space, SweepSpace) else SweepSpace(space)
     plan = asked_plan(out, arguments, searched, objectives, seeds, trials, storage, prune, timed, sampler_seed)

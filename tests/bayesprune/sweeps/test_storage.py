@@ -138,6 +138,12 @@ def test_a_storage_that_is_lost_later_is_no_wrong_usage(here):
     with pytest.raises(LostStorageError, match="sqlite:///new.db does not answer any more .*the same command goes on"):
         with storage_kept("sqlite:///new.db"):
             study.set_user_attr("a", 1)
+    with pytest.raises(LostStorageError, match="does not answer any more"):
+        with storage_kept("sqlite:///new.db"):
+            try:
+                study.set_user_attr("a", 1)
+            finally:  # as in Optuna 5.0, which forgets that telling the end of a trial may fail
+                raise UnboundLocalError("cannot access local variable")
     with pytest.raises(KeyError):  # control: errors of others stay what they are
         with storage_kept("sqlite:///new.db"):
             raise KeyError("a")
