@@ -101,11 +101,9 @@ def fit_run(
     gating: Mapping[str, Any] | None = None,
     budget: Mapping[str, Any] | None = None,
     fresh: bool = False,
-    abandoned: bool = False,
     progress: bool = False,
     tune: Any = None,
     recipe: tuple[str | None, Mapping[str, Any]] = (None, {}),
-    batch_norm: str = "apart",
     **how: Any,
 ) -> dict[str, Any]:
     """Fits what is named and writes a run folder, all of it or nothing.
@@ -137,14 +135,12 @@ def fit_run(
         budget: Arguments of `Budget`, such as ``{"density": 0.02}``, or with a `LayerBudget`; default none: no budget.
             With a recipe its density or layout.
         fresh: Whether what an earlier call has left is removed, and the fit begins anew; default False.
-        abandoned: Whether it is known that an earlier call on another machine, which seems to be running, is not;
-            default False.
         progress: Whether to show a progress line; default False.
         tune: Knobs that are tuned on validation data before the fit: `kl_weight` and settings of the prior, as texts of
             ``--tune`` or as `bayesprune.tune` takes them; default none.
         recipe: Sparse training: a name in `RECIPES` and its settings; default none.
-        batch_norm: Whether several processes normalise batches ``"apart"`` (default) or ``"synchronised"``.
-        how: Further arguments of `bayesprune.fit`: guide, steps, restarts, ...
+        how: Further arguments of `bayesprune.fit`: guide, steps, restarts, ...; and ``batch_norm``: whether several
+            processes normalise batches ``"apart"`` (default) or ``"synchronised"``.
 
     Returns:
         The summary, as written to RUN/summary.json; of several processes in the first one, in the others nothing.
@@ -159,7 +155,7 @@ def fit_run(
     chosen, recipe_settings = recipe
     made = asked_recipe(chosen, recipe_settings, budget or {}, prior, given)
     prior, settings = prior_of(prior, settings, made)
-    steps = how.setdefault("steps", None)
+    steps, batch_norm = how.setdefault("steps", None), how.pop("batch_norm", "apart")
     if epochs is None and steps is None and prior == "reduction" and weights is not None:
         epochs = 0
     check_in_one_process({"--tune": tune, "a Laplace approximation (--epochs 0)": epochs if epochs == 0 else None})
@@ -194,7 +190,7 @@ def fit_run(
     asked = filled_in(asked)
     _refuse_infinity(asked)
     runtime = runtime_here(how, batch_norm)
-    with part_of_all(runtime, out, asked, fresh, abandoned) as part:
+    with part_of_all(runtime, out, asked, fresh) as part:
         splits = first_alone(runtime, lambda: load_data(name if Path(name).exists() else data, seed=seed, root=root))
         parts = parts_of(made)
         declaration = declare(splits, network, prior, settings, on, likelihood, width, network_settings, parts)

@@ -43,6 +43,7 @@ except ImportError:  # not on Windows, where two fits that begin in the same mom
 __all__ = [
     "Part",
     "RunInUse",
+    "abandon",
     "find_part",
     "joining_part",
     "note_what_is_left",
@@ -146,6 +147,18 @@ def find_part(run: str | Path) -> Path | None:
     return folder if (folder / PROGRESS_FILE).is_file() else None
 
 
+def abandon(run: str | Path) -> None:
+    """Lets a fit on another machine, which seems to be running, be taken for one that is not: whoever calls knows.
+
+    Args:
+        run: The place of its run folder.
+    """
+    folder = part_folder(run)
+    progress = _progress(folder)
+    if progress is not None and progress.host != this_process()["host"]:
+        _remove(folder / PROGRESS_FILE)
+
+
 def what_is_kept(folder: Path) -> KeptState | None:
     """How far the fit had got whose RUN.part this is, if it can be gone on with; None if it cannot.
 
@@ -156,9 +169,7 @@ def what_is_kept(folder: Path) -> KeptState | None:
 
 
 @contextlib.contextmanager
-def writing_part(
-    run: str | Path, asked: Mapping[str, Any], fresh: bool = False, abandoned: bool = False
-) -> Iterator[Part]:
+def writing_part(run: str | Path, asked: Mapping[str, Any], fresh: bool = False) -> Iterator[Part]:
     """RUN.part for as long as the block runs; then it is removed, unless something in it can be gone on with.
 
     The state of training stays that an earlier fit has left there which was asked for the same. An exception that ends
@@ -168,8 +179,6 @@ def writing_part(
         run: The run folder to be.
         asked: All that was asked for, by option; JSON must hold it.
         fresh: Whether what an earlier fit has left is removed first; default False.
-        abandoned: Whether the caller knows that a fit on another machine, which seems to be running, is not; default
-            False.
 
     Yields:
         What the fit is to use.
@@ -191,7 +200,7 @@ def writing_part(
             stack.enter_context(folders_above(folder.absolute()))
             _check_kind(folder)
             stack.enter_context(_claimed(folder, place))
-        _refuse_living(folder, place, fresh or abandoned)
+        _refuse_living(folder, place, fresh)
         try:
             with permitted(), naming(folder):
                 _take_up(folder, asked, fresh)

@@ -87,11 +87,7 @@ def first_alone(runtime: FabricRuntime | None, work: Callable[[], T]) -> T:
 
 @contextlib.contextmanager
 def part_of_all(
-    runtime: FabricRuntime | None,
-    out: str | Path,
-    asked: Mapping[str, Any],
-    fresh: bool,
-    abandoned: bool = False,
+    runtime: FabricRuntime | None, out: str | Path, asked: Mapping[str, Any], fresh: bool
 ) -> Iterator[Part]:
     """RUN.part, which the first process alone writes; see `writing_part`.
 
@@ -100,14 +96,13 @@ def part_of_all(
         out: The run folder to be.
         asked: All that was asked for.
         fresh: Whether what an earlier fit has left is removed first.
-        abandoned: As `writing_part` takes it; default False.
 
     Yields:
         What the fit is to use; in the others without a watcher.
     """
     with contextlib.ExitStack() as stack:
         is_first = runtime is None or runtime.rank == 0
-        part = writing_part(out, asked, fresh, abandoned) if is_first else joining_part(out)
+        part = writing_part(out, asked, fresh) if is_first else joining_part(out)
         yield first_alone(runtime, lambda: stack.enter_context(part))
 
 
