@@ -1,4 +1,4 @@
-"""The command line: `bayesprune fit | show | path | search | prune | predict | ...`, each command in its own file.
+"""The command line: `bayesprune fit | show | path | sweep | prune | predict | ...`, each command in its own file.
 
 This module puts the commands together and says how they end; the arguments and the help of each are in its own file
 here, and its work is in `bayesprune.commands`, imported when the command runs, so that `bayesprune --help` does not
@@ -23,14 +23,14 @@ from typing import Annotated, NoReturn
 import typer
 
 import bayesprune
-from bayesprune.cli import fit, lists, path, predict, prune, reference, refit, search, show
+from bayesprune.cli import fit, lists, path, predict, prune, reference, refit, search, show, sweep
 from bayesprune.cli.exits import (
     INTERRUPTED,
     TERMINATED,
-    Interrupted,
     Terminated,
     end_with_parent,
     exit_code,
+    ignore_signals,
     listen_to_signals,
     sentence,
     what_is_left,
@@ -39,7 +39,6 @@ from bayesprune.cli.one_message import AlreadySaidError, is_mine_to_say
 from bayesprune.cli.options import example
 from bayesprune.commands.plain_text import neutral, plain_warnings
 from bayesprune.inference.runtime.environment import processes_here
-from bayesprune.inference.runtime.lost import LostProcessError
 
 app = typer.Typer(
     add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=False,
@@ -83,6 +82,7 @@ app.command("fit", epilog=fit.EXAMPLES)(fit.fit)
 app.command("show", epilog=show.EXAMPLES)(show.show)
 app.command("path", epilog=path.EXAMPLES)(path.path)
 app.command("search", epilog=search.EXAMPLES)(search.search)
+app.command("sweep", epilog=sweep.EXAMPLES)(sweep.sweep)
 app.command("prune", epilog=prune.EXAMPLES)(prune.prune)
 app.command("refit", epilog=refit.EXAMPLES)(refit.refit)
 app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
@@ -104,19 +104,19 @@ def run(arguments: list[str]) -> int:
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except KeyboardInterrupt as stop:
-        return _fail(f"interrupted; {what_is_left(stop)}", INTERRUPTED, debug, is_own=False)
+        return _fail(f"interrupted; {what_is_left(stop)}", INTERRUPTED, stop, debug)
     except Terminated as stop:
-        return _fail(f"{_terminated()}; {what_is_left(stop)}", TERMINATED, debug, is_own=False)
+        return _fail(f"{_terminated()}; {what_is_left(stop)}", TERMINATED, stop, debug)
     except AlreadySaidError as end:
         return end.exit_code
     except Exception as problem:
-        is_own = not isinstance(problem, (Interrupted, LostProcessError))
-        return _fail(sentence(problem), exit_code(problem), debug, is_own)
+        return _fail(sentence(problem), exit_code(problem), problem, debug)
 
 
-def _fail(sentence: str, code: int, debug: bool, is_own: bool = True) -> int:
+def _fail(sentence: str, code: int, problem: BaseException, debug: bool) -> int:
     """Says why the command ends, unless another process of the same fit does."""
-    if not is_mine_to_say(sentence, code, is_own):
+    ignore_signals()
+    if not is_mine_to_say(code, problem):
         return code
     if debug:
         traceback.print_exc()
@@ -141,10 +141,25 @@ def _first_process_alone() -> Iterator[None]:
 
 def main() -> NoReturn:
     """The entry point of `bayesprune` and `python -m bayesprune`."""
-    many = processes_here()[1] > 1
-    listen_to_signals(once=many)
-    if many:
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch warns of every connection that breaks
-        if "TORCHELASTIC_RUN_ID" in os.environ:
-            end_with_parent()
+    if processes_here()[1] > 1:
+        _run_as_one_of_many()
+    listen_to_signals()
     sys.exit(run(sys.argv[1:]))
+
+
+def _run_as_one_of_many() -> NoReturn:
+    """Runs the command in one of several processes, which gets signals from the launcher when another one ends."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # torch reports every connection that breaks
+    listen_to_signals(once=True)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent()
+    code = TERMINATED
+    with contextlib.suppress(Terminated, KeyboardInterrupt):  # as something else was just said
+        code = run(sys.argv[1:])
+        ignore_signals()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    if code:
+        os._exit(code)  # the end of the interpreter may wait for processes that are no more
+    sys.exit(0)

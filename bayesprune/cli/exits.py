@@ -18,6 +18,7 @@ __all__ = [
     "end_with_parent",
     "ended_by_hand",
     "exit_code",
+    "ignore_signals",
     "listen_to_signals",
     "sentence",
     "what_is_left",
@@ -66,6 +67,14 @@ def listen_to_signals(once: bool = False) -> None:
         signal.signal(signal.SIGINT, _interrupt_once)
 
 
+def ignore_signals() -> None:
+    """Lets no signal disturb the end of one of several processes, which `listen_to_signals(once=True)` has prepared."""
+    for name in ("SIGINT", *_SIGNALS):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) in (_terminate_once, _interrupt_once):
+            signal.signal(number, signal.SIG_IGN)
+
+
 def end_with_parent() -> None:
     """Ends this process, as SIGTERM does, when its parent has ended without doing so: when that was killed."""
     parent = os.getppid()
@@ -107,17 +116,10 @@ def _terminate(*_: object) -> NoReturn:
 
 
 def _terminate_once(*_: object) -> NoReturn:
-    _ignore_signals()
+    ignore_signals()
     raise Terminated
 
 
 def _interrupt_once(*_: object) -> NoReturn:
-    _ignore_signals()
+    ignore_signals()
     raise KeyboardInterrupt
-
-
-def _ignore_signals() -> None:
-    for name in ("SIGINT", *_SIGNALS):
-        number = getattr(signal, name, None)
-        if number is not None:
-            signal.signal(number, signal.SIG_IGN)

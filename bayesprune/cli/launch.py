@@ -9,11 +9,10 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from bayesprune.cli.exits import Terminated
-from bayesprune.cli.one_message import AlreadySaidError, exit_code_said, leave_to_launcher, run_id
+from bayesprune.cli.one_message import AlreadySaidError, exit_code_said, has_lost_others, run_id
 
 __all__ = ["ProcessEndedError", "check_processes", "launch"]
 
@@ -52,7 +51,7 @@ def check_processes(processes: int) -> None:
         )
 
 
-def launch(arguments: Sequence[str], processes: int, run: Path) -> None:
+def launch(arguments: Sequence[str], processes: int) -> None:
     """Runs a command line in several processes at once, and waits until all have ended.
 
     They inherit standard output and error. What one of them says of its failure is all that is said; that one was
@@ -62,7 +61,6 @@ def launch(arguments: Sequence[str], processes: int, run: Path) -> None:
     Args:
         arguments: The command line; that of `bayesprune fit`.
         processes: How many.
-        run: The run folder that they make.
 
     Raises:
         AlreadySaidError: If one of them failed and has said why.
@@ -98,15 +96,16 @@ def launch(arguments: Sequence[str], processes: int, run: Path) -> None:
             ended = _ended(problem, store)
         else:
             return
-    if not isinstance(ended, AlreadySaidError):
-        from bayesprune.runs.part_folder import left_of
-
-        ended.add_note(left_of(run))
     raise ended from None
 
 
 def _ended(problem: Any, store: Any) -> Exception:
-    """What to say of processes that have failed, by torch's report on them."""
+    """What to say of processes that have failed.
+
+    Args:
+        problem: Torch's report on them, a `ChildFailedError`.
+        store: Where they say what they have said.
+    """
     killed = [
         (rank, -one.exitcode)
         for rank, one in problem.failures.items()
@@ -118,10 +117,10 @@ def _ended(problem: Any, store: Any) -> Exception:
     if killed:
         rank, number = killed[0]
         return ProcessEndedError(f"process {rank} of the fit was ended by {signal.Signals(number).name}", 1)
-    lost = leave_to_launcher(store)
     rank, first = problem.get_first_failure()
     code = 1 if first.exitcode < 0 else first.exitcode
-    return ProcessEndedError(lost or f"process {rank} of the fit ended with exit code {code}", code)
+    how = "lost the others" if has_lost_others(store) and code == 1 else f"ended with exit code {code}"
+    return ProcessEndedError(f"process {rank} of the fit {how}", code)
 
 
 @contextlib.contextmanager
@@ -130,7 +129,7 @@ def _environment(processes: int) -> Iterator[None]:
     before = dict(os.environ)
     # A script `bayesprune` and `python -m bayesprune` find different modules; they are to find those of this process.
     os.environ["PYTHONPATH"] = os.pathsep.join(place or os.getcwd() for place in sys.path)
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     try:
         yield

@@ -9,15 +9,16 @@ import time
 from datetime import timedelta
 from typing import Any
 
+from bayesprune.cli.exits import Interrupted
 from bayesprune.inference.runtime.environment import processes_here
+from bayesprune.inference.runtime.lost import LostProcessError, NoRendezvousError
 
-__all__ = ["AlreadySaidError", "exit_code_said", "is_mine_to_say", "leave_to_launcher", "launched_by_us", "run_id"]
+__all__ = ["AlreadySaidError", "exit_code_said", "has_lost_others", "is_mine_to_say", "launched_by_us", "run_id"]
 
 _OURS = "bayesprune-"
 """What the names of runs begin with that `launch` has started: its process says what is not the fault of a worker."""
 _PATIENCE = 5.0
 """Seconds in which the first process, which knows what is left of the fit, may say that another one has ended."""
-_SAID, _CODE, _LOST = "bayesprune/said", "bayesprune/code", "bayesprune/lost"
 
 
 class AlreadySaidError(Exception):
@@ -42,33 +43,35 @@ def launched_by_us() -> bool:
     return os.environ.get("TORCHELASTIC_RUN_ID", "").startswith(_OURS)
 
 
-def is_mine_to_say(sentence: str, exit_code: int, is_own: bool) -> bool:
+def is_mine_to_say(exit_code: int, problem: BaseException) -> bool:
     """Whether this process is to say how it ended; of several the first does that asks.
 
     The others are told by the store of the launcher, which outlives them. Without one, as under Slurm, the first
-    process speaks, and whoever failed by itself once the processes had met.
+    process speaks, and whoever failed by itself once the processes had met, or as they did not.
 
     Args:
-        sentence: What it would say.
         exit_code: The exit code that it ends with.
-        is_own: Whether it failed by itself, and not because another process has ended or a signal has come.
+        problem: What has ended it.
     """
     rank, world = processes_here()
     if world == 1:
         return True
+    # Else another process has ended, or a signal has come.
+    is_own = isinstance(problem, Exception) and not isinstance(problem, (Interrupted, LostProcessError))
     store = _store()
     if store is None:
-        return rank == 0 or (is_own and _have_met())
+        return rank == 0 or (is_own and (_have_met() or isinstance(problem, NoRendezvousError)))
     with contextlib.suppress(RuntimeError):  # the launcher has ended: nobody else can be asked
         if launched_by_us() and not is_own:
-            store.set(_LOST, sentence)
+            if isinstance(problem, LostProcessError):
+                store.set(_key("lost"), "")
             return False
         until = time.monotonic() + (_PATIENCE if rank > 0 and not is_own else 0.0)
-        while time.monotonic() < until and not store.check([_SAID]):
+        while time.monotonic() < until and not store.check([_key("said")]):
             time.sleep(0.05)
-        if store.add(_SAID, 1) > 1:
+        if store.add(_key("said"), 1) > 1:
             return False
-        store.set(_CODE, str(exit_code))
+        store.set(_key("code"), str(exit_code))
         return True
     return rank == 0
 
@@ -79,12 +82,17 @@ def exit_code_said(store: Any) -> int | None:
     Args:
         store: The launcher's.
     """
-    return int(store.get(_CODE)) if store.check([_SAID]) and store.check([_CODE]) else None
+    return int(store.get(_key("code"))) if store.check([_key("said")]) and store.check([_key("code")]) else None
 
 
-def leave_to_launcher(store: Any) -> str | None:
-    """What a process would have said that lost the others, if one did."""
-    return bytes(store.get(_LOST)).decode() if store.check([_LOST]) else None
+def has_lost_others(store: Any) -> bool:
+    """Whether a process has ended because it could not reach the others, by the launcher's store."""
+    return bool(store.check([_key("lost")]))
+
+
+def _key(what: str) -> str:
+    """A key of the store; processes that torchrun starts again, after some have failed, have others."""
+    return f"bayesprune/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{what}"
 
 
 def _store() -> Any:

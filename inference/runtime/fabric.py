@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from bayesprune.inference.runtime.environment import processes_here, processes_on_this_node
 from bayesprune.inference.runtime.flat_reduction import mean_of_gradients, overwritten
-from bayesprune.inference.runtime.lost import talking
+from bayesprune.inference.runtime.lost import NoRendezvousError, talking
 from bayesprune.inference.runtime.one_process import OneProcess, derived_seed
 from bayesprune.inference.runtime.shared_statistics import SharedStatistics
 
@@ -54,7 +54,8 @@ class FabricRuntime(OneProcess):
     Raises:
         ImportError: Without Lightning Fabric.
         ValueError: For an unknown device, precision or mode, or another one than in other processes; more processes
-            than GPUs; or where no rendezvous of the processes comes about.
+            than GPUs.
+        NoRendezvousError: A ValueError, if the processes do not find each other in time.
     """
 
     def __init__(
@@ -211,7 +212,7 @@ def _launched(accelerator: str, count: int, nodes: int, timeout: float) -> Any:
         made.launch()
     except (RuntimeError, ValueError) as problem:
         reason = " ".join(str(problem).split())[:300]
-        raise ValueError(
+        raise NoRendezvousError(
             f"the processes of the fit did not find each other ({reason}): start all of them, with the same address "
             "and port of the first"
         ) from problem

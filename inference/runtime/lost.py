@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["LostProcessError", "talking"]
+__all__ = ["LostProcessError", "NoRendezvousError", "talking"]
 
 
 class LostProcessError(RuntimeError):
     """Another process of the fit has ended, or cannot be reached any more."""
+
+
+class NoRendezvousError(ValueError):
+    """The processes of the fit have not found each other."""
 
 
 @contextmanager
@@ -21,6 +25,5 @@ def talking() -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as problem:  # torch's errors of gloo and NCCL are
-        reason = " ".join(str(problem).split())[:200]
-        raise LostProcessError(f"a process of the fit has ended, or cannot be reached any more ({reason})") from problem
+    except RuntimeError as problem:  # torch's errors of gloo and NCCL are; they say it in terms of sockets
+        raise LostProcessError("a process of the fit has ended, or cannot be reached any more") from problem

@@ -1,4 +1,4 @@
-"""One `bayesprune fit` in several processes, which torchrun, srun or `--processes` has started."""
+"""One run of several processes, which torchrun, srun or `--processes` has started."""
 
 from __future__ import annotations
 
