@@ -124,3 +124,26 @@ def test_validation_data_are_scored_once_and_all_have_the_record(group):
     for name, column in first["columns"].items():
         assert torch.equal(column.nan_to_num(), other["columns"][name].nan_to_num()), name
     assert not first["columns"]["validation_nll"].isnan().any()
+
+
+@pytest.mark.parametrize("who", ["steps", "epochs", "stop", "none"])
+def test_what_callbacks_draw_in_the_first_process_leaves_the_common_numbers_common(group, who):
+    first, other = (found[who] for found in group(2, "callbacks_that_draw"))
+    assert len(first[0]) == 12 and len(first[0].unique()) == 24
+    assert torch.equal(first[0], other[0]) and torch.equal(first[1], other[1])
+    if who != "none":  # control: they have drawn
+        assert not torch.equal(first[0], group(2, "callbacks_that_draw")[0]["none"][0])
+
+
+def test_a_stop_before_the_first_step_is_refused_in_all(group):
+    sentences = group(2, "stops_before_the_first_step")
+    expected = "ValueError: a callback stopped the fit before the first step: set state.stop in on_step or later"
+    assert sentences == [expected] * 2
+
+
+def test_a_loss_that_is_not_finite_in_one_process_ends_all_with_one_sentence(group):
+    sentences = group(2, "losses_that_are_not_finite")
+    assert len(set(sentences)) == 1 and sentences[0].startswith(
+        "NonFiniteLossError: the loss became non-finite at step"
+    )
+    assert "first in the log-likelihood" in sentences[0]
