@@ -16,7 +16,7 @@ from bayesprune.inference.watching.callbacks import Callback
 from tests.inference.runtime.many_processes import check
 from tests.inference.runtime.problems import SIZE, X, Y, fitted, network, said, tensors_of
 
-DENSITY, SEEDS = 0.1, (0, 1, 2)
+DENSITY, SEEDS = 0.1, (0, 1)
 
 
 @cache
@@ -88,9 +88,9 @@ def methods_on_digits(make):
 
 @check(4)
 def methods_at_length(make):
-    """Each method with more steps, from three seeds."""
+    """Each method with more steps, from two seeds."""
     return {
-        (name, seed): facts_of(method(make, steps=900, seed=seed)) for name, method in METHODS.items() for seed in SEEDS
+        (name, seed): facts_of(method(make, steps=400, seed=seed)) for name, method in METHODS.items() for seed in SEEDS
     }
 
 
