@@ -104,7 +104,6 @@ def fit_run(
     progress: bool = False,
     tune: Any = None,
     recipe: tuple[str | None, Mapping[str, Any]] = (None, {}),
-    batch_norm: str = "apart",
     **how: Any,
 ) -> dict[str, Any]:
     """Fits what is named and writes a run folder, all of it or nothing.
@@ -140,8 +139,8 @@ def fit_run(
         tune: Knobs that are tuned on validation data before the fit: `kl_weight` and settings of the prior, as texts of
             ``--tune`` or as `bayesprune.tune` takes them; default none.
         recipe: Sparse training: a name in `RECIPES` and its settings; default none.
-        batch_norm: Whether several processes normalise batches ``"apart"`` (default) or ``"synchronised"``.
-        how: Further arguments of `bayesprune.fit`: guide, steps, restarts, ...
+        how: Further arguments of `bayesprune.fit`: guide, steps, restarts, ...; and ``batch_norm``, whether several
+            processes normalise batches ``"apart"`` (default) or ``"synchronised"``.
 
     Returns:
         The summary, as written to RUN/summary.json; of several processes in the first one, in the others nothing.
@@ -156,7 +155,7 @@ def fit_run(
     chosen, recipe_settings = recipe
     made = asked_recipe(chosen, recipe_settings, budget or {}, prior, given)
     prior, settings = prior_of(prior, settings, made)
-    steps = how.setdefault("steps", None)
+    steps, batch_norm = how.setdefault("steps", None), how.pop("batch_norm", "apart")
     if epochs is None and steps is None and prior == "reduction" and weights is not None:
         epochs = 0
     check_in_one_process({"--tune": tune, "a Laplace approximation (--epochs 0)": epochs if epochs == 0 else None})
