@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from bayesprune.analysis.plots.reference import plot_against_reference as plot_against_reference
     from bayesprune.analysis.plots.scales import plot_scales as plot_scales
     from bayesprune.analysis.plots.shrinkage import plot_shrinkage as plot_shrinkage
+    from bayesprune.analysis.plots.sweep import plot_sweep as plot_sweep
     from bayesprune.analysis.plots.thresholds import plot_thresholds as plot_thresholds
     from bayesprune.analysis.plots.trajectories import plot_trajectories as plot_trajectories
     from bayesprune.analysis.plots.units import plot_units as plot_units
@@ -290,6 +291,13 @@ if TYPE_CHECKING:
     from bayesprune.models.ways.way import Way as Way
     from bayesprune.runs.run_folder import load_run as load_run
     from bayesprune.runs.run_folder import read_summary as read_summary
+    from bayesprune.sweeps.loading import load_sweep as load_sweep
+    from bayesprune.sweeps.space import Range as Range
+    from bayesprune.sweeps.space import SweepSpace as SweepSpace
+    from bayesprune.sweeps.sweep import sweep as sweep
+    from bayesprune.sweeps.sweep_result import Sweep as Sweep
+    from bayesprune.sweeps.sweep_result import SweepFit as SweepFit
+    from bayesprune.sweeps.trial import RunTrial as RunTrial
 
 __all__ = ["__version__", *HOMES]
 

@@ -234,6 +234,14 @@ HOMES: dict[str, str] = {
     # run folders
     "load_run": "bayesprune.runs.run_folder",
     "read_summary": "bayesprune.runs.run_folder",
+    # sweeps
+    "sweep": "bayesprune.sweeps.sweep",
+    "RunTrial": "bayesprune.sweeps.trial",
+    "SweepSpace": "bayesprune.sweeps.space",
+    "Range": "bayesprune.sweeps.space",
+    "load_sweep": "bayesprune.sweeps.loading",
+    "Sweep": "bayesprune.sweeps.sweep_result",
+    "SweepFit": "bayesprune.sweeps.sweep_result",
     # analysis
     "to_arviz": "bayesprune.analysis.arviz.to_arviz",
     "convergence": "bayesprune.analysis.diagnostics.convergence",
@@ -250,6 +258,7 @@ HOMES: dict[str, str] = {
     "plot_scales": "bayesprune.analysis.plots.scales",
     "plot_front": "bayesprune.analysis.plots.front",
     "plot_search": "bayesprune.analysis.structure_plots.search",
+    "plot_sweep": "bayesprune.analysis.plots.sweep",
     "plot_trajectories": "bayesprune.analysis.plots.trajectories",
     "plot_against_reference": "bayesprune.analysis.plots.reference",
     "plot_r_hat": "bayesprune.analysis.plots.r_hat",

@@ -14,6 +14,7 @@ Bytes are those that all processes together have sent over the loopback device, 
 expected beside them is a ring's: 2 (W - 1) / W times the bytes of the gradient (and the least of all turns is taken,
 because other programs may use the device too). Linux only. The exchange is that vector alone, summed over all processes
 with nothing else going on: a step that waits for nothing else takes its share of the time of one process, and that.
+What a fit does between two passes (the record, what processes agree on) is told apart from its steps.
 
     python -m benchmarks.many_processes
     python -m benchmarks.many_processes --networks lenet-300-100 --models halo --batches 512 --blocks 3
@@ -33,7 +34,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -42,6 +43,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 import bayesprune as bp
+from bayesprune.inference.rules.rule import never
 from bayesprune.inference.training.optimizers import make_optimizer
 from benchmarks.contenders import LOOPS, NETWORKS, Case, make_objective
 from benchmarks.flat_network import Setup
@@ -49,6 +51,7 @@ from benchmarks.ledger import Ledger
 
 WAYS = ("plain", "by hand", "fit")
 MODELS = ("normal", "spike-and-slab", "halo")
+Turn = Callable[[], tuple[float, int, float]]
 LEAST_STEPS, MOST_STEPS = 6, 100
 """Steps of a pass over the data."""
 RATE = 1e-3
@@ -142,29 +145,51 @@ def loop(trial: Trial, case: Case, way: str, place: Place) -> Callable[[], float
     return passed
 
 
-class Clock(bp.Callback):
-    """Reads a clock after each pass over the data; in a fit of several processes the first one's."""
+@dataclass(frozen=True)
+class Clock(bp.Rule):
+    """Reads a clock and counts bytes around the steps of each pass over the data, in every process."""
+
+    name: ClassVar[str] = "clock"
+
+    def begin(self, run: Any) -> bp.ActiveRule:
+        """Begins to read."""
+        return Ticking()
+
+
+class Ticking(bp.ActiveRule):
+    """`Clock` at work: reports seconds and bytes of the steps of the last pass, and of what came before it."""
+
+    needs = bp.Needs(batch=never)
 
     def __init__(self) -> None:
-        self.read: list[float] = []
-        self.sent: list[int] = []
+        self.read: list[list[tuple[float, int]]] = [[]]
 
-    def on_epoch(self, state: Any) -> None:
-        """Reads."""
-        self.read.append(time.perf_counter())
-        self.sent.append(bytes_sent())
+    def before_step(self, step: int) -> None:
+        """Reads before the first step of a pass."""
+        if not self.read[-1]:
+            self.read[-1].append((time.perf_counter(), bytes_sent()))
+
+    def after_epoch(self) -> bp.Change:
+        """Reads after the last one: this is the first that happens after a pass."""
+        self.read[-1].append((time.perf_counter(), bytes_sent()))
+        self.read.append([])
+        return bp.Change.NOTHING
+
+    def report(self) -> dict[str, Any]:
+        """Seconds and bytes of the steps of a pass, and between two passes."""
+        (_, (ended, sent_before)), ((began, sent_first), (last, sent)) = self.read[0], self.read[1]
+        return {"steps": [last - began, sent - sent_first], "between": [began - ended, sent_first - sent_before]}
 
 
-def fitted(trial: Trial, case: Case, runtime: Any) -> Clock:
-    """A fit of two passes; its clock, which has read nothing where this is not the first process.
+def fitted(trial: Trial, case: Case, runtime: Any) -> dict[str, list[float]]:
+    """A fit of two passes over the data; what its clock reports.
 
     Args:
         trial: What is measured.
         case: Its network, model and data.
         runtime: As for `bp.fit`.
     """
-    clock = Clock()
-    bp.fit(
+    fit = bp.fit(
         make_objective(case).model,
         (case.x, case.y),
         epochs=2,
@@ -176,10 +201,11 @@ def fitted(trial: Trial, case: Case, runtime: Any) -> Clock:
         execution="plain",
         local_reparameterisation=False,
         device="cpu",
-        callbacks=[clock],
+        rules=[Clock()],
         runtime=runtime,
     )
-    return clock
+    (told,) = fit.settings["clock"]
+    return dict(told)
 
 
 def bytes_sent() -> int:
@@ -206,7 +232,7 @@ def measure_here(trial: Trial) -> dict[str, Any]:
     Returns:
         ``"steps"`` of a pass; ``"seconds"`` a step in each turn, by ``"WAY, PROCESSES"``, by the first process's clock;
         ``"moved"``, bytes a step and process by way, and ``"expected"`` beside them; ``"exchange"``, seconds of summing
-        as many numbers as a way's gradient has, and nothing else, in each turn.
+        as many numbers as a way's gradient has, and nothing else; ``"between"``, seconds between two passes of a fit.
     """
     torch.set_num_threads(trial.threads)
     # Fabric makes the group of processes, which the loops by hand use too.
@@ -223,7 +249,7 @@ def measure_here(trial: Trial) -> dict[str, Any]:
     steps = min(MOST_STEPS, max(LEAST_STEPS, round(trial.pass_seconds / float(took))))
     case = make_trial_case(trial, steps)
 
-    turns: dict[str, Callable[[], tuple[float, int]]] = {}
+    turns: dict[str, Turn] = {}
     for way in trial.ways:
         for count in (1, world):
             turns[f"{way}, {count}"] = _turn(trial, case, way, Place(rank, world) if count > 1 else Place(), shared)
@@ -232,6 +258,7 @@ def measure_here(trial: Trial) -> dict[str, Any]:
         distributed.barrier()
     seconds: dict[str, list[float]] = {name: [] for name in turns}
     moved: dict[str, list[int]] = {name: [] for name in turns}
+    between: dict[str, list[float]] = {name: [] for name in turns}
     names, exchange = list(turns), {way: list[float]() for way in trial.ways}
     numbers = {way: torch.zeros(gradient_bytes(case, way) // 4) for way in trial.ways}
     for block in range(trial.blocks):
@@ -239,9 +266,10 @@ def measure_here(trial: Trial) -> dict[str, Any]:
         for name in names[first:] + names[:first]:
             distributed.barrier()
             if rank == 0 or name.endswith(f", {world}"):
-                took_now, sent = turns[name]()
+                took_now, sent, waited = turns[name]()
                 seconds[name].append(took_now / steps)
                 moved[name].append(sent)
+                between[name].append(waited)
             distributed.barrier()
         for way in trial.ways:
             began = time.perf_counter()
@@ -251,27 +279,32 @@ def measure_here(trial: Trial) -> dict[str, Any]:
     expected = {way: 2 * (world - 1) / world * gradient_bytes(case, way) for way in trial.ways}
     found = {way: min(moved[f"{way}, {world}"]) / steps / world for way in trial.ways}
     distributed.destroy_process_group()
-    return {"steps": steps, "seconds": seconds, "moved": found, "expected": expected, "exchange": exchange}
+    return {
+        "steps": steps,
+        "seconds": seconds,
+        "moved": found,
+        "expected": expected,
+        "exchange": exchange,
+        "between": between,
+    }
 
 
-def _turn(trial: Trial, case: Case, way: str, place: Place, shared: Any) -> Callable[[], tuple[float, int]]:
-    """One pass over the data as a function, which returns its seconds and the bytes sent meanwhile."""
+def _turn(trial: Trial, case: Case, way: str, place: Place, shared: Any) -> Turn:
+    """One pass over the data as a function, which returns its seconds, the bytes sent, and seconds between passes."""
     if way == "fit":
         runtime = shared if place.world > 1 else bp.OneProcess(torch.device("cpu"), torch.float32)
 
-        def fit_turn() -> tuple[float, int]:
-            clock = fitted(trial, case, runtime)
-            if not clock.read:
-                return 0.0, 0
-            return clock.read[1] - clock.read[0], clock.sent[1] - clock.sent[0]
+        def fit_turn() -> tuple[float, int, float]:
+            told = fitted(trial, case, runtime)
+            return told["steps"][0], int(told["steps"][1]), told["between"][0]
 
         return fit_turn
     passed = loop(trial, case, way, place)
 
-    def loop_turn() -> tuple[float, int]:
+    def loop_turn() -> tuple[float, int, float]:
         before = bytes_sent()
         took = passed()
-        return took, bytes_sent() - before
+        return took, bytes_sent() - before, 0.0
 
     return loop_turn
 
@@ -347,22 +380,28 @@ def show(title: str, trial: Trial, result: Mapping[str, Any]) -> str:
             f"{result['moved'][way] / 1e6:11.3f}{result['expected'][way] / 1e6:10.3f}"
             f"{1e3 * statistics.median(result['exchange'][way]):14.2f}"
         )
+    if "fit" in trial.ways:
+        each = [f"{1e3 * statistics.median(result['between'][f'fit, {number}']):.1f}" for number in (1, count)]
+        lines.append(f"  between two passes a fit takes {each[0]} ms in one process, {each[1]} ms in {count}")
     return "\n".join(lines)
 
 
-def as_markdown(told: Mapping[str, Mapping[str, Mapping[str, float]]], results: Mapping[str, Any]) -> str:
-    """The same as rows of a table of docs/many.md."""
+def as_markdown(trials: Mapping[str, Trial], results: Mapping[str, Any]) -> str:
+    """The same as rows of a table of docs/many.md: examples per second of one process and of all, and their ratio."""
     lines = [
         "| network, model, batch | plain DDP | by hand, DDP | `fit` | `fit` over by hand, % | MB a step, ring |",
         "|---|---|---|---|---|---|",
     ]
-    for name, ways in told.items():
-        ups = [f"{ways[way]['speedup']:.2f}" if way in ways else "" for way in WAYS]
-        over = f"{100 * ways['fit']['over_by_hand']:.0f}" if "over_by_hand" in ways.get("fit", {}) else ""
-        last = list(ways)[-1]
+    for name, trial in trials.items():
+        told, cells = compared(results[name]["seconds"], trial.processes), []
+        for way in WAYS:
+            one = told.get(way, {})
+            rates = [f"{1e3 * trial.batch / one[key]:,.0f}" for key in ("ms", "ms_shared") if one]
+            cells.append(f"{rates[0]}, {rates[1]}: **{one['speedup']:.2f}**" if one else "")
+        over = f"{100 * told['fit']['over_by_hand']:.0f}" if "over_by_hand" in told.get("fit", {}) else ""
+        last = list(told)[-1]
         moved = f"{results[name]['moved'][last] / 1e6:.2f}, {results[name]['expected'][last] / 1e6:.2f}"
-        case = ", ".join(name.split(", ")[:3])
-        lines.append(f"| {case} | {' | '.join(ups)} | {over} | {moved} |")
+        lines.append(f"| {trial.network}, {trial.model}, {trial.batch} | {' | '.join(cells)} | {over} | {moved} |")
     return "\n".join(lines)
 
 
@@ -382,7 +421,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser.parse_args(arguments)
     if options.fresh:
         options.out.unlink(missing_ok=True)
-    ledger, results = Ledger(options.out), {}
+    ledger, results, trials = Ledger(options.out), {}, dict[str, Trial]()
     for network in options.networks:
         for batch in options.batches:
             for model in options.models:
@@ -390,6 +429,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
                 how = (options.processes, ways, options.blocks, options.pass_seconds, options.threads)
                 trial = Trial(network, model, batch, *how)
                 name = f"{network}, {model}, batch {batch}, {options.processes} processes, {'/'.join(ways)}"
+                trials[name] = trial
                 results[name] = ledger.run(name, lambda trial=trial: measure(trial))  # type: ignore[misc]
                 print(show(name, trial, results[name]), flush=True)
     told = {name: compared(found["seconds"], options.processes) for name, found in results.items()}
@@ -402,7 +442,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
                 f"\nfit, {words}: {100 * statistics.median(over.values()):.1f} % (median of {len(over)}), at most "
                 f"{100 * over[worst]:.1f} % ({worst}); allowed are {100 * BAR:.0f} %"
             )
-    print("\n" + as_markdown(told, results))
+    print("\n" + as_markdown(trials, results))
     print(f"\n{sum(run['wall_minutes'] for run in results.values()):.1f} minutes of measuring")
     print(json.dumps(told))
     return results

@@ -32,6 +32,7 @@ WINGS = {
         "runtime": "",
         "workers": "",
         "data": "runtime",
+        "non_dominated": "",
         "ways": "",
         "guides": "ways",
         "restart": "guides",
@@ -56,7 +57,7 @@ WINGS = {
         " rules watching execution objective guides data runtime",
         "deletion": "fit_result objective guides data",
         "pruning": "deletion training fit_result restart inclusion masks rules objective guides data",
-        "sparsity_path": "pruning training fit_result predictions defaults data workers",
+        "sparsity_path": "pruning training fit_result predictions defaults non_dominated data workers",
         "tuning": "sparsity_path pruning training fit_result predictions defaults rules guides data",
         "search": "training guides data workers",
         "refitting": "pruning training fit_result restart inclusion predictions samplers masks rules"
@@ -79,6 +80,7 @@ WINGS = {
         "data": "",
         "runs": "data",
         "commands": "runs data",
-        "cli": "commands",
+        "sweeps": "commands runs data",
+        "cli": "sweeps commands",
     },
 }

@@ -15,6 +15,8 @@ from bayesprune.inference.sparsity_path.sparsity_path import COSTS, SparsityPath
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+__all__ = ["SCORES", "front_axes", "front_line", "plot_front"]
+
 LETTERS = 60
 """Of the label of a path."""
 PANEL = (5.2, 3.4)
@@ -22,13 +24,16 @@ LOGARITHMIC = 10.0
 """Sizes are drawn on a logarithmic axis where the largest is more than this many times the smallest."""
 _SIZES = {
     "sparsity": "weights left [%]",
+    "density": "weights left [%]",
+    "nonzero": "weights left",
+    "macs": "MACs with a weight that is not zero",
     "sparse_macs": "MACs with a weight that is not zero",
     "compact_macs": "MACs of the compact network",
     "compact_parameters": "parameters of the compact network",
     "latency": "latency of the compact network [ms]",
 }
-_UNITS = {"sparsity": 100.0, "latency": 1e3}
-_SCORES = {"accuracy": "accuracy", "rmse": "RMSE", "nll": "NLL [nats per example]", "ece": "ECE"}
+_UNITS = {"sparsity": 100.0, "density": 100.0, "latency": 1e3}
+SCORES = {"accuracy": "accuracy", "rmse": "RMSE", "nll": "NLL [nats per example]", "ece": "ECE"}
 
 
 def plot_front(
@@ -77,11 +82,12 @@ def plot_front(
     with styled():
         figure, (axis,) = new_figure(1, 1, _title(split, named), PANEL)
         for number, (label, one) in enumerate(named.items()):
-            _path(
-                axis, one.table.sel(split=split), fronts[label].sel(split=split), score, against, short[label], number
+            table, front, size = one.table.sel(split=split), fronts[label].sel(split=split), COSTS[against]
+            spread = front[f"{score}_sd"]
+            front_line(
+                axis, against, (table[size], table[score]), (front[size], front[score]), spread, short[label], number
             )
-        sizes = np.concatenate([line.get_xdata() for line in axis.lines])
-        _axes(axis, sizes[np.isfinite(sizes)], score, against)
+        front_axes(axis, score, against)
         if worst is not None:
             axis.set_ylim(**{"bottom" if score == "accuracy" else "top": worst})
         legend_below(axis)
@@ -96,29 +102,50 @@ def _title(split: str, named: Mapping[str, SparsityPath]) -> str:
     return f"Fronts: {split} data, chosen on validation data\n{lines}; dots: every pruned network"
 
 
-def _path(axis: Any, table: Any, front: Any, score: str, against: str, label: str, number: int) -> None:
-    """All networks as dots, the front as a line."""
-    size, unit, shade = COSTS[against], _UNITS.get(against, 1.0), colour(number)
+def front_line(
+    axis: Any, against: str, dots: tuple[Any, Any], front: tuple[Any, Any], spread: Any, label: str, number: int = 0
+) -> None:
+    """All networks as dots, the front as a line with a band.
+
+    Args:
+        axis: The axis.
+        against: Name of the size.
+        dots: Sizes and scores of all networks, arrays of any one shape.
+        front: Sizes and scores of those on the front, in their order.
+        spread: Half the width of the band at each of them; none is drawn where one is NaN.
+        label: What the line is called.
+        number: Of the line, for its look.
+    """
+    unit, shade = _UNITS.get(against, 1.0), colour(number)
+    (sizes, scores), (x, y) = ([np.asarray(values) for values in pair] for pair in (dots, front))
     axis.plot(
-        unit * table[size].values.ravel(), table[score].values.ravel(),
+        unit * sizes.ravel(), scores.ravel(),
         ls="", marker="o", markersize=2.0, alpha=0.3, markeredgewidth=0.0, color=shade,
     )  # fmt: skip
-    x, y, spread = unit * front[size].values, front[score].values, front[f"{score}_sd"].values
+    x, spread = unit * x, np.asarray(spread)
     axis.plot(x, y, marker="o", markersize=3.5, label=label, **line_look(number))
     if np.isfinite(spread).all():
         axis.fill_between(x, y - spread, y + spread, color=shade, alpha=0.2, lw=0)
 
 
-def _axes(axis: Any, sizes: Any, score: str, against: str) -> None:
+def front_axes(axis: Any, score: str, against: str) -> None:
+    """Smaller networks to the right, on a logarithmic axis where sizes go far; what both axes are.
+
+    Args:
+        axis: The axis, on which all is drawn.
+        score: Name of the score, without the part of the data.
+        against: Name of the size.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    positive = sizes[sizes > 0]
+    sizes = np.concatenate([line.get_xdata() for line in axis.lines])
+    positive = sizes[np.isfinite(sizes) & (sizes > 0)]
     if len(positive) and positive.max() > LOGARITHMIC * positive.min():
         axis.set_xscale("log")
-        if against == "sparsity":  # short numbers: there is room for more of them
+        if against in ("sparsity", "density"):  # short numbers: there is room for more of them
             axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         axis.xaxis.set_minor_formatter(NullFormatter())
     axis.invert_xaxis()
     axis.set_xlabel(_SIZES[against])
-    axis.set_ylabel(_SCORES[score])
+    axis.set_ylabel(SCORES[score])

@@ -1,4 +1,4 @@
-"""The command line: `bayesprune fit | show | path | search | prune | predict | ...`, each command in its own file.
+"""The command line: `bayesprune fit | show | path | sweep | prune | predict | ...`, each command in its own file.
 
 This module puts the commands together and says how they end; the arguments and the help of each are in its own file
 here, and its work is in `bayesprune.commands`, imported when the command runs, so that `bayesprune --help` does not
@@ -23,7 +23,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import bayesprune
-from bayesprune.cli import fit, lists, path, predict, prune, reference, refit, search, show
+from bayesprune.cli import fit, lists, path, predict, prune, reference, refit, search, show, sweep
 from bayesprune.cli.exits import (
     INTERRUPTED,
     TERMINATED,
@@ -82,6 +82,7 @@ app.command("fit", epilog=fit.EXAMPLES)(fit.fit)
 app.command("show", epilog=show.EXAMPLES)(show.show)
 app.command("path", epilog=path.EXAMPLES)(path.path)
 app.command("search", epilog=search.EXAMPLES)(search.search)
+app.command("sweep", epilog=sweep.EXAMPLES)(sweep.sweep)
 app.command("prune", epilog=prune.EXAMPLES)(prune.prune)
 app.command("refit", epilog=refit.EXAMPLES)(refit.refit)
 app.command("predict", epilog=predict.EXAMPLES)(predict.predict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -46,6 +46,7 @@ from bayesprune.cli.options import (
 from bayesprune.inference.runtime.environment import processes_here
 from bayesprune.inference.training.fit_options import FitOptions
 from bayesprune.models.checks.renamed_arguments import old_name
+from bayesprune.sweeps.fit_settings import OUTPUTS_DRAWN
 
 EXAMPLES = example(
     "bayesprune fit --data fashion-mnist --network lenet-300-100 --prior spike-and-slab \\",
@@ -226,11 +227,7 @@ def _execution(execution: str | None, old: str | None) -> str:
     return old
 
 
-OUTPUTS_DRAWN: dict[str, bool | str] = {"exact": True, "approximate": "approximate", "off": False}
-"""What the words of --local-reparameterisation are in Python."""
-
-
-def _outputs_drawn(word: str | None) -> dict[str, bool | str]:
+def _outputs_drawn(word: str | None) -> dict[str, Any]:
     """What --local-reparameterisation says, and nothing where it was not given: so earlier commands are the same."""
     if word is None:
         return {}

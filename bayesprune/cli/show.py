@@ -17,6 +17,7 @@ from bayesprune.cli.options import (
 EXAMPLES = example(
     "bayesprune show runs/spike --plots",
     "bayesprune show runs/own --prior own_prior.py:student",
+    "bayesprune show runs/sweep --plots         # writes its front.png and front.json",
     "watch -n 10 bayesprune show runs/spike     # while bayesprune fit --out runs/spike is running",
 )
 
@@ -28,7 +29,11 @@ def show(
     prior: OwnPrior = None,
     trust_code: TrustCode = False,
 ) -> None:
-    """Show what a run came to, layer by layer, or how far it is."""
+    """Show what a run came to, layer by layer, or how far it is; of a sweep its settings and fronts."""
     from bayesprune.commands.showing import show_run
+    from bayesprune.sweeps.loading import is_sweep
+    from bayesprune.sweeps.table import show_sweep
 
+    if is_sweep(run):
+        return show_sweep(run, plots)
     show_run(run, plots, trust_code, network, prior)

@@ -139,7 +139,7 @@ def fit_run(
         tune: Knobs that are tuned on validation data before the fit: `kl_weight` and settings of the prior, as texts of
             ``--tune`` or as `bayesprune.tune` takes them; default none.
         recipe: Sparse training: a name in `RECIPES` and its settings; default none.
-        how: Further arguments of `bayesprune.fit`: guide, steps, restarts, ...; and ``batch_norm``, whether several
+        how: Further arguments of `bayesprune.fit`: guide, steps, restarts, ...; and ``batch_norm``: whether several
             processes normalise batches ``"apart"`` (default) or ``"synchronised"``.
 
     Returns:

@@ -40,7 +40,17 @@ try:
 except ImportError:  # not on Windows, where two fits that begin in the same moment are not told apart
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Part", "find_part", "joining_part", "note_what_is_left", "part_folder", "what_is_kept", "writing_part"]
+__all__ = [
+    "Part",
+    "RunInUse",
+    "abandon",
+    "find_part",
+    "joining_part",
+    "note_what_is_left",
+    "part_folder",
+    "what_is_kept",
+    "writing_part",
+]
 
 COMMAND_FILE, STATE_FOLDER, RUN_FOLDER, COMPLETE_FILE, LOCK_FILE = "command.json", "state", "run", "complete", "lock"
 TUNING_FOLDER, BEFORE_FOLDER = "tuning", "state-before"
@@ -62,6 +72,10 @@ _OPTIONS = {"prior_settings": "--set", "network_settings": "--network-set", "net
 """Options whose names are not those of what they give."""
 _LATER = ("recipe", "recipe_settings", "batch_norm")
 """Options that earlier versions did not know, and fits of which are those of today without them."""
+
+
+class RunInUse(ValueError):  # noqa: N818  # no error of who waits for it
+    """Another process is fitting what is to be fitted."""
 
 
 @dataclass
@@ -133,6 +147,18 @@ def find_part(run: str | Path) -> Path | None:
     return folder if (folder / PROGRESS_FILE).is_file() else None
 
 
+def abandon(run: str | Path) -> None:
+    """Lets a fit on another machine, which seems to be running, be taken for one that is not: whoever calls knows.
+
+    Args:
+        run: The place of its run folder.
+    """
+    folder = part_folder(run)
+    progress = _progress(folder)
+    if progress is not None and progress.host != this_process()["host"]:
+        _remove(folder / PROGRESS_FILE)
+
+
 def what_is_kept(folder: Path) -> KeptState | None:
     """How far the fit had got whose RUN.part this is, if it can be gone on with; None if it cannot.
 
@@ -158,7 +184,8 @@ def writing_part(run: str | Path, asked: Mapping[str, Any], fresh: bool = False)
         What the fit is to use.
 
     Raises:
-        ValueError: If a fit is running there, an earlier one was asked for something else, something else stands in the
+        RunInUse: If a fit is running there.
+        ValueError: If an earlier one was asked for something else, something else stands in the
             place of RUN or RUN.part, or they may not be made.
         Unwritable: If the disk is full.
     """
@@ -275,13 +302,13 @@ def _is_there(handle: int, file: Path) -> bool:
         return False
 
 
-def _refuse_living(folder: Path, run: Path, fresh: bool) -> None:
-    """Refuses the place of a fit that is running; on another machine it only seems so, and `fresh` may end that."""
+def _refuse_living(folder: Path, run: Path, taken: bool) -> None:
+    """Refuses the place of a fit that is running; on another machine it only seems so, and it may be taken over."""
     progress, mine = _progress(folder), this_process()
     if progress is None or not progress.alive:
         return
     own = (progress.process, progress.host) == (mine["process"], mine["host"])  # of this process the lock tells
-    if not own and not (fresh and progress.host != mine["host"]):
+    if not own and not (taken and progress.host != mine["host"]):
         raise _in_use(run, progress)
 
 
@@ -357,19 +384,17 @@ def _progress(folder: Path) -> RunningFit | None:
         return None
 
 
-def _in_use(run: Path, progress: RunningFit | None) -> ValueError:
+def _in_use(run: Path, progress: RunningFit | None) -> RunInUse:
     if progress is None:
-        return ValueError(f"another fit is being written to {run}: choose another folder for --out, or stop that fit")
+        return RunInUse(f"another fit is being written to {run}: choose another folder for --out, or stop that fit")
     who = f"process {progress.process} on {progress.host}"
     if progress.host != this_process()["host"]:
-        return ValueError(
+        return RunInUse(
             f"another fit is being written to {run} ({who}, last heard of {progress.age:.0f} s ago): choose another "
             "folder for --out, or stop that fit; if it was killed, wait until it has been silent for ten minutes and "
             "ten epochs, or begin anew by --fresh"
         )
-    return ValueError(
-        f"another fit is being written to {run} ({who}): choose another folder for --out, or stop that fit"
-    )
+    return RunInUse(f"another fit is being written to {run} ({who}): choose another folder for --out, or stop that fit")
 
 
 def _remove_part(folder: Path) -> None:

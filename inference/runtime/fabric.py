@@ -53,7 +53,8 @@ class FabricRuntime(OneProcess):
 
     Raises:
         ImportError: Without Lightning Fabric.
-        ValueError: For an unknown device, precision or mode, or more processes than GPUs.
+        ValueError: For an unknown device, precision or mode, or another one than in other processes; more processes
+            than GPUs.
         NoRendezvousError: A ValueError, if the processes do not find each other in time.
     """
 
@@ -96,6 +97,8 @@ class FabricRuntime(OneProcess):
         self.rank, self.world = self.fabric.global_rank, self.fabric.world_size
         self.batch_norm, self._noise, self._seed = batch_norm, noise, 0
         self._synchronises = batch_norm == "synchronised" and self.world > 1
+        # Tensors of other kinds, or more exchanges than others make, would leave processes waiting for each other.
+        self.expect_same({"precision": precision, "batch_norm": batch_norm, "noise": noise, "device": self.device.type})
 
     @contextmanager
     def restart(self, seed: int) -> Iterator[None]:
@@ -166,8 +169,9 @@ class FabricRuntime(OneProcess):
         every: list[dict[str, str] | None] = [None] * self.world
         with talking():
             torch.distributed.all_gather_object(every, dict(facts))
+        known = {name: None for one in every for name in one or {}}  # one that only some have is missing in others
         for rank, other in enumerate(every):
-            for name in facts:
+            for name in known:
                 first = (every[0] or {}).get(name)
                 if (found := (other or {}).get(name)) != first:
                     raise ValueError(

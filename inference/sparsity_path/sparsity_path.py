@@ -13,6 +13,7 @@ import xarray as xr
 from bayesprune.inference.data.batches import Data
 from bayesprune.inference.data.fingerprints import as_then, model_fingerprint
 from bayesprune.inference.fit_result import Fit
+from bayesprune.inference.non_dominated import non_dominated
 from bayesprune.inference.pruning.report import PruneResult
 from bayesprune.inference.sparsity_path.folder import INDEX_FILE, REMEDY, point_folder, read_index
 from bayesprune.inference.sparsity_path.point import Pruning, label, prune_as
@@ -128,7 +129,7 @@ class SparsityPath:
         means[f"{score}_sd"] = flat[score].std("restart", ddof=1) if several else xr.full_like(means[score], np.nan)
         chosen = means[score].sel(split="validation").values
         size = means[COSTS[against]].values
-        kept = _non_dominated(chosen if score in _RISING else -chosen, size)
+        kept = non_dominated(np.stack([-size, chosen if score in _RISING else -chosen], axis=1))[::-1]
         return (
             means.isel(point=kept)
             .reset_coords(["value", "pruning"])
@@ -346,16 +347,6 @@ def _table(values: Sequence[float], prunings: Sequence[Pruning], points: Sequenc
         "split": splits,
     }
     return xr.Dataset(data, coords=coords)
-
-
-def _non_dominated(good: Any, size: Any) -> list[int]:
-    """Indices of the points that no other beats, by falling size; of equal points the first."""
-    order = sorted(np.flatnonzero(np.isfinite(good) & np.isfinite(size)), key=lambda i: (size[i], -good[i]))
-    kept: list[int] = []
-    for index in order:
-        if not kept or good[index] > good[kept[-1]]:
-            kept.append(int(index))
-    return kept[::-1]
 
 
 def _number(value: Any) -> float:

@@ -109,10 +109,11 @@ class RestartRun(FitState):
         self._base_rates = [group["lr"] for group in optimizer.param_groups]
         self._sums, self._every = StepSums(plan.runtime), max(1, plan.steps // ITERATES)
         self._watchers = plan.watchers if plan.runtime.rank == 0 else ()
-        # What a watcher may stop within an epoch, all processes have to hear of; a progress line stops nothing,
-        # and is shown by the first process alone.
+        # What a watcher may stop within an epoch, all processes have to hear of, also those that were given none; a
+        # progress line stops nothing.
         stopping = [one for one in plan.watchers if not isinstance(one, Progress)]
-        self._asks = plan.runtime.world > 1 and any(type(one).on_step is not Callback.on_step for one in stopping)
+        asks = any(type(one).on_step is not Callback.on_step for one in stopping)
+        self._asks = plan.runtime.world > 1 and plan.runtime.agreed(asks)
         self.has_ended = False
         self.rules = {rule.name: rule.begin(self) for rule in sorted(plan.rules, key=lambda one: one.order)}
         self.stepper = self._stepper(plan.options.execution, plan.options.compiled, "it was asked for")

