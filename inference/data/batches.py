@@ -229,7 +229,7 @@ class Batches:
                 yield x[mine], y[mine]
             return
         number, seen, largest, length = 0, 0, 0, None if self._counted else self.length
-        batches = iter(self.loader)
+        batches = iter(self.loader) if self._own is None else self._own.loaded(self.loader, self.order)
         for batch in batches:
             number += 1
             x, y = self._checked(batch, number)

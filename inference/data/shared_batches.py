@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 
-from torch.utils.data import BatchSampler, Sampler
+import torch
+from torch.utils.data import BatchSampler, DataLoader, Sampler
 
 from bayesprune.inference.runtime.share import Share
 
@@ -37,3 +39,29 @@ class SharedBatches(Sampler[list[int]]):
     def size(self, number: int) -> int:
         """Number of examples of the whole batch of this number, from 1."""
         return min(self.batch_size, len(self.sampler) - (number - 1) * self.batch_size)
+
+    def loaded(self, loader: DataLoader[Any], order: torch.Generator | None) -> Iterator[Any]:
+        """Yields what a loader of these batches yields; what a data set draws meanwhile, such as crops, is its own.
+
+        Processes load unlike examples, and draw for them unlike numbers, by rank and pass; torch's generator, which is
+        common to all, stays as it was.
+
+        Args:
+            loader: The loader.
+            order: The generator of the order, whose state tells passes apart; None: torch's own.
+        """
+        common = torch.get_rng_state() if order is None else order.get_state()
+        said = common.numpy().tobytes() + str(self.share.rank).encode()
+        seed = int.from_bytes(hashlib.blake2b(said, digest_size=4).digest(), "big")
+        own, batches = torch.Generator().manual_seed(seed).get_state(), iter(loader)
+        while True:
+            before = torch.get_rng_state()
+            torch.set_rng_state(own)
+            try:
+                batch = next(batches, None)
+            finally:
+                own = torch.get_rng_state()
+                torch.set_rng_state(before)
+            if batch is None:
+                return
+            yield batch

@@ -155,6 +155,8 @@ class RestartRun(FitState):
         begin_training(self.objective.model.network, self.objective)
         for watcher in self._watchers:
             watcher.on_fit_start(self)
+        if self.runtime.world > 1:
+            self._agree_to_stop()
         if point is not None:
             point.restore_random_state()
         try:
@@ -282,7 +284,17 @@ class RestartRun(FitState):
         return True
 
     def _agree_to_stop(self) -> None:
+        """What the first process has decided; and its random state, from which those that it asked may have drawn."""
         self.stop, self.stop_reason = self.runtime.agreed((self.stop, self.stop_reason))
+        if self.runtime.world > 1:
+            device = self.runtime.device
+            states = [torch.get_rng_state()]
+            if device.type == "cuda":
+                states.append(torch.cuda.get_rng_state(device))
+            cpu, *gpu = self.runtime.agreed(states)
+            torch.set_rng_state(cpu)
+            if gpu:
+                torch.cuda.set_rng_state(gpu[0], device)
 
     def _of_all(self, x: Tensor, y: Tensor, terms: Terms) -> tuple[Tensor, Tensor, Terms]:
         """Inputs and targets of the first process, and the mean of the terms, so that rules decide the same in all."""

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 from filelock import FileLock
 
-from tests.inference.runtime.many_processes import found_by, run_checks
+from tests.inference.runtime.many_processes import PATIENCE, found_by, run_checks
+
+
+def pytest_collection_modifyitems(items):
+    """Whichever test comes first waits for all checks of its group."""
+    for item in items:
+        if "group" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(PATIENCE + 60.0))
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,8 @@ from bayesprune.inference.training import checkpoint as checkpoints
 from bayesprune.inference.training.restart_run import RestartRun
 from tests.inference.runtime import many_processes
 from tests.inference.runtime.many_processes import alone, check
-from tests.inference.runtime.problems import SIZE, X, Y, fitted, model_of, network, tensors_of
+from tests.inference.runtime.problems import SIZE, X, Y, fitted, model_of, network, said, tensors_of
+from tests.inference.runtime.rule_checks import Sees
 
 # -- data ------------------------------------------------------------------------------------------------------
 
@@ -64,23 +65,23 @@ KINDS = {
 """Of all but the last two a fit takes two epochs, which are 12 steps (10 where the last batch is dropped)."""
 
 
-@check(2, 3)
+@check(2, 3, 4)
 def batches_of_all_kinds(make):
     """What a process trains on in each step, with which weight, and what it asked of a data set for that."""
     found = {}
     for kind, made in KINDS.items():
-        data, seen, counts = made(), [], []
+        data, seen, asked = made(), [], []
         length = {"epochs": None, "steps": 12} if "stream" in kind else {"epochs": 2}
-        with watched(data, seen, counts):
+        with watched(data, seen, asked):
             torch.manual_seed(1)
             fit = fitted(make(noise="common"), "Gaussian", data, **length)
-        found[kind] = {"seen": seen, "counts": counts, "tensors": tensors_of(fit)}
+        found[kind] = {"seen": seen, "counts": [len(one) for one in asked], "tensors": tensors_of(fit)}
     return found
 
 
 @contextlib.contextmanager
-def watched(data, seen, counts):
-    """Notes batches as steps are taken on them, and how many examples were asked for meanwhile."""
+def watched(data, seen, asked):
+    """Notes batches as steps are taken on them, and what was asked for meanwhile."""
     take_step, train = RestartRun.take_step, RestartRun.train
 
     def noted_step(self, x, y, weight=1.0):
@@ -90,13 +91,36 @@ def watched(data, seen, counts):
     def noted_training(self, *given):
         before = len(getattr(data, "asked", ()))
         train(self, *given)
-        counts.append(len(getattr(data, "asked", ())) - before)
+        asked.append(list(getattr(data, "asked", ())[before:]))
 
     RestartRun.take_step, RestartRun.train = noted_step, noted_training
     try:
         yield
     finally:
         RestartRun.take_step, RestartRun.train = take_step, train
+
+
+class Noisy(Pairs):
+    """Draws noise on its inputs from torch's generator, as augmentations of images do."""
+
+    def __getitem__(self, index):
+        x, y = super().__getitem__(index)
+        self.asked[-1] = noise = 0.1 * torch.randn(6, dtype=x.dtype)
+        return x + noise, y
+
+
+@check(2, 3)
+def data_sets_that_draw(make):
+    """Noise of a data set in the steps, torch's own generator after it, and a fit that is broken off and goes on."""
+    runtime, data, rule, asked = make(), Noisy(), Sees(every=1), []
+    with watched(data, [], asked):
+        fit = fitted(runtime, "HALO", data, rules=[rule], epochs=2)
+    drawn = torch.stack([seen[-1] for seen in rule.seen])
+    found = {"noise": torch.stack(asked[0]), "drawn": drawn, "tensors": tensors_of(fit)}
+    folders = [many_processes.FOLDER / f"noisy-{name}" for name in ("whole", "broken")]
+    found["whole"] = result_of(kept_fit(runtime, "HALO", folders[0], data=Noisy()))
+    kept_fit(runtime, "HALO", folders[1], at=20, data=Noisy())
+    return found | {"again": result_of(kept_fit(runtime, "HALO", folders[1], data=Noisy()))}
 
 
 @check(2)
@@ -114,15 +138,6 @@ def fit_to(runtime, kind, size):
     bnn = bp.BayesianNetwork(network(), {"*weight": bp.Gaussian()}, data_size=size)
     length = {"epochs": None, "steps": 14} if "stream" in kind else {"epochs": 2}
     return fitted(runtime, data=KINDS[kind](), bnn=bnn, **length)
-
-
-def said(action, *given, **how):
-    """The sentence with which something is refused; empty if it is not."""
-    try:
-        action(*given, **how)
-    except (ValueError, ImportError) as problem:
-        return f"{type(problem).__name__}: {problem}"
-    return ""
 
 
 # -- checkpoints -----------------------------------------------------------------------------------------------
@@ -156,7 +171,7 @@ FITS = {
 }
 
 
-def kept_fit(runtime, name, folder, at=None):
+def kept_fit(runtime, name, folder, at=None, data=(X, Y)):
     """A fit that keeps its state after each epoch of six steps, and is broken off at a step."""
     gating, how = FITS[name]
     rules = [Breaks()]
@@ -169,7 +184,7 @@ def kept_fit(runtime, name, folder, at=None):
     before = checkpoints.SHARE, checkpoints.LEAST, Breaks.at
     checkpoints.SHARE, checkpoints.LEAST, Breaks.at = 1.0, 0.0, at
     try:
-        return fitted(runtime, bnn=bnn, rules=rules, epochs=6, checkpoint=folder, **how)
+        return fitted(runtime, data=data, bnn=bnn, rules=rules, epochs=6, checkpoint=folder, **how)
     except KeyboardInterrupt:
         return None
     finally:

@@ -8,6 +8,7 @@ from torch import nn
 import bayesprune as bp
 from bayesprune.inference.data.batches import Batches
 from bayesprune.inference.execution.stepper import Stepper
+from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.objective.gradient import Gradient
 from bayesprune.inference.objective.objective import Objective
@@ -103,3 +104,12 @@ def distance(one, other):
     """
     size = other.abs()
     return float(((one - other).abs() / (size + size.median())).max())
+
+
+def said(action, *given, **how):
+    """The sentence with which something is refused; empty if it is not."""
+    try:
+        action(*given, **how)
+    except (ValueError, ImportError, NonFiniteLossError) as problem:
+        return f"{type(problem).__name__}: {problem}"
+    return ""

@@ -7,9 +7,8 @@ import os
 import bayesprune as bp
 from bayesprune.inference.training import same_fit
 from tests.inference.runtime import many_processes
-from tests.inference.runtime.data_checks import said
 from tests.inference.runtime.many_processes import check
-from tests.inference.runtime.problems import X, Y, fitted, model_of, network
+from tests.inference.runtime.problems import X, Y, fitted, model_of, network, said
 from tests.inference.runtime.rule_checks import Sees
 
 

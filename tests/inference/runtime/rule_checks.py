@@ -14,9 +14,9 @@ from bayesprune.inference.rules.rule import ActiveRule, Change, Needs, Rule
 from bayesprune.inference.training import restart_run
 from bayesprune.inference.watching.callbacks import Callback
 from tests.inference.runtime.many_processes import check
-from tests.inference.runtime.problems import X, Y, fitted, tensors_of
+from tests.inference.runtime.problems import SIZE, X, Y, fitted, network, said, tensors_of
 
-DENSITY = 0.1
+DENSITY, SEEDS = 0.1, (0, 1, 2)
 
 
 @cache
@@ -86,7 +86,15 @@ def methods_on_digits(make):
     return {name: facts_of(method(make)) for name, method in METHODS.items()}
 
 
-@check(2, 3)
+@check(4)
+def methods_at_length(make):
+    """Each method with more steps, from three seeds."""
+    return {
+        (name, seed): facts_of(method(make, steps=900, seed=seed)) for name, method in METHODS.items() for seed in SEEDS
+    }
+
+
+@check(2, 3, 4)
 def averaged_iterates(make):
     """The average of iterates at common noise, and how many they were."""
     rule = bp.IterateAverage(0.5)
@@ -142,6 +150,56 @@ def ends_of(fit):
     return {"tensors": tensors_of(fit), "stopped": fit.settings["stopped_early"], "epochs": fit.trace.sizes["epoch"]}
 
 
+class Draws(Callback):
+    """Draws from torch's generator, as predictions do."""
+
+    def on_fit_start(self, state):
+        torch.randn(1)
+
+    def on_step(self, state):
+        torch.randn(2)
+
+    on_epoch = on_fit_end = on_fit_start
+
+
+class DrawsAfterEpochs(Draws):
+    """Draws where no process but the first one waits."""
+
+    on_step = Callback.on_step
+
+
+@check(2)
+def callbacks_that_draw(make):
+    """Numbers that rules draw beside callbacks and a stopping rule that draw in the first process alone."""
+    found = {}
+    for name, watchers in (("steps", [Draws()]), ("epochs", [DrawsAfterEpochs()]), ("stop", []), ("none", [])):
+        rule = Sees(every=1)
+        stop = (lambda state: bool(torch.randn(1) > 9.0)) if name == "stop" else None
+        fit = fitted(make(), "HALO", rules=[rule], callbacks=watchers, stop=stop, epochs=2)
+        found[name] = torch.stack([seen[-1] for seen in rule.seen]), tensors_of(fit)
+    return found
+
+
+class StopsAtOnce(Callback):
+    def on_fit_start(self, state):
+        state.stop = True
+
+
+@check(2)
+def stops_before_the_first_step(make):
+    """What is said where a callback stops a fit that has not begun."""
+    return said(fitted, make(), "Gaussian", callbacks=[StopsAtOnce()])
+
+
+@check(2)
+def losses_that_are_not_finite(make):
+    """What is said where the examples of the last process alone have a loss that is not finite."""
+    x = X.clone()
+    x[50] = 1e308
+    bnn = bp.BayesianNetwork(network(gated=True), {"*weight": bp.Gaussian()}, data_size=SIZE)
+    return said(fitted, make(), data=(x, Y), bnn=bnn)
+
+
 @check(2)
 def validation_scores_and_records(make):
     """Records of a fit with validation data, and who has scored them."""
@@ -190,7 +248,7 @@ class Seeing(ActiveRule):
         return Change.NOTHING
 
 
-@check(2, 3)
+@check(2, 3, 4)
 def what_rules_are_shown(make):
     """Batches, terms, gradients of weights and random numbers of a rule, with noise in common."""
     rule = Sees()

@@ -31,7 +31,7 @@ LAYERS = {
 }
 
 
-@check(2, 3)
+@check(2, 3, 4)
 def normalised_layers(make):
     """Outputs, gradients and statistics of layers after two passes over a process's share of a batch."""
     runtime, found = make(), {}
@@ -87,7 +87,7 @@ def layers_that_are_left_alone(make):
     return [torch.equal(*pair) for pair in zip(found, (layer(x), functional.layer_norm(x, (4,))), strict=True)]
 
 
-@check(2, 3)
+@check(2, 3, 4)
 def steps_of_a_normalised_network(make):
     """Losses and gradients of a network with batch normalisation, whose statistics are those of the whole batch."""
     found = {}
@@ -100,7 +100,7 @@ def steps_of_a_normalised_network(make):
     return found
 
 
-@check(2, 3)
+@check(2, 3, 4)
 def fits_of_a_normalised_network(make):
     """Whole fits both ways; what their layers have in the end."""
     found = {}

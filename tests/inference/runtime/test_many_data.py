@@ -10,7 +10,7 @@ from tests.inference.runtime import data_checks
 from tests.inference.runtime.many_processes import alone
 from tests.inference.runtime.problems import SIZE, distance
 
-WORLDS = (2, 3)
+WORLDS = (2, 3, pytest.param(4, marks=pytest.mark.slow))
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +57,14 @@ def test_the_size_of_data_is_that_of_whole_batches(group):
             assert sentence.startswith("ValueError: ") and f"data_size={size}" in sentence and str(SIZE) in sentence, (
                 kind
             )
+
+
+@pytest.mark.parametrize("world", (2, 3))
+def test_what_a_data_set_draws_is_each_process_s_own_and_leaves_the_common_numbers_alone(group, world):
+    every = group(world, "data_sets_that_draw")
+    noise = [tuple(row) for found in every for row in found["noise"].tolist()]
+    assert len(set(noise)) == len(noise) == 2 * SIZE  # no example of any process and pass has that of another
+    for found in every:
+        assert torch.equal(found["drawn"], every[0]["drawn"]) and torch.equal(found["tensors"], every[0]["tensors"])
+        assert found["again"]["resumed"] == 4 and torch.equal(found["again"]["tensors"], found["whole"]["tensors"])
+        assert not torch.equal(found["whole"]["tensors"], found["tensors"])  # control: another length

@@ -10,7 +10,7 @@ from tests.inference.runtime import statistics_checks as checks
 from tests.inference.runtime.many_processes import alone
 from tests.inference.runtime.problems import distance
 
-WORLDS = (2, 3)
+WORLDS = (2, 3, pytest.param(4, marks=pytest.mark.slow))
 
 
 def by_torch(name):

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from tests.inference.runtime import step_checks
-from tests.inference.runtime.many_processes import alone
-from tests.inference.runtime.problems import SIZE, distance
+from tests.inference.runtime.many_processes import alone, together
+from tests.inference.runtime.problems import SIZE, distance, fitted, tensors_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:the noise of theta's gradient:UserWarning")
-WORLDS = (2, 3)
+WORLDS = (2, 3, pytest.param(4, marks=pytest.mark.slow))
 AGREEMENT = {"float64": 1e-9, "float32": 1e-5}
 
 
@@ -110,3 +110,13 @@ def test_the_same_noise_in_two_processes_is_caught(group):
     assert len(set(states)) == len(states) // 2
     apart = group(2, "steps_at_noise_apart")[0]["HALO"]
     assert distance(found[0]["gradients"], apart["gradients"]) > 1e-3
+
+
+def test_a_process_that_nothing_has_started_is_one_process(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    runtime = together()
+    assert (runtime.rank, runtime.world, runtime.device.type) == (0, 1, "cpu")
+    found, expected = fitted(runtime, "HALO"), fitted(alone(), "HALO")
+    assert torch.equal(tensors_of(found), tensors_of(expected)) and "processes" not in found.settings
+    assert not torch.equal(tensors_of(found), tensors_of(fitted(alone(), "HALO", seed=3)))  # control
