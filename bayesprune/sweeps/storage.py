@@ -25,8 +25,10 @@ BUSY_SECONDS = 100
 ANSWER_SECONDS = 15
 """How long a server has to answer a call."""
 _EXPECTED = "give sqlite:///FILE, journal:///FILE or postgresql://USER@HOST/DATABASE"
-_DRIVERS = {"postgresql": "pip install psycopg2-binary", "mysql": "pip install mysqlclient"}
-"""What installs a driver, which is no part of the extra."""
+_DRIVERS = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
+"""Packages whose names are not those of the modules that they install; none is part of the extra."""
+_SERVERS = ("postgresql", "mysql")
+"""What has a driver by default that knows a `connect_timeout`."""
 _NO_TABLE = ("no such table", "does not exist", "doesn't exist")
 """What SQLite, PostgreSQL and MySQL say of a table that is not there."""
 _TIMED = ("psycopg2", "psycopg", "pymysql", "mysqldb")
@@ -105,7 +107,7 @@ def open_storage(
     if kind == "sqlite":
         _file(url, must_exist)
         connect["timeout"] = BUSY_SECONDS
-    elif url.drivername.rpartition("+")[2] in _TIMED or url.drivername in _DRIVERS:
+    elif url.drivername.rpartition("+")[2] in _TIMED or url.drivername in _SERVERS:
         connect["connect_timeout"] = ANSWER_SECONDS
     try:
         with quiet():
@@ -120,9 +122,10 @@ def open_storage(
     except sqlalchemy.exc.NoSuchModuleError as problem:
         raise ValueError(f"the storage {told_address(address)} is of an unknown kind: {_EXPECTED}") from problem
     except ImportError as problem:
-        remedy = _DRIVERS.get(kind, f"install one that SQLAlchemy knows for {kind}")
+        module = getattr(problem.__cause__, "name", None) or kind
+        package = _DRIVERS.get(module, module)
         raise ValueError(
-            f"the storage {told_address(address)} needs a driver that is not installed: {remedy}"
+            f"the storage {told_address(address)} needs a driver that is not installed: pip install {package}"
         ) from problem
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as problem:
         if must_exist and any(words in _reason(problem) for words in _NO_TABLE):
@@ -170,10 +173,17 @@ def storage_kept(address: str) -> Iterator[None]:
     optuna, sqlalchemy = require_optuna(), importlib.import_module("sqlalchemy")
     try:
         yield
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as problem:
+    except ValueError:  # a sentence of ours
+        raise
+    except Exception as problem:
+        kinds = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
+        # Optuna may stumble over an error of its own while it handles that of the storage.
+        lost = next((one for one in _before(problem) if isinstance(one, kinds)), None)
+        if lost is None:
+            raise
         raise LostStorageError(
-            f"the storage {told_address(address)} does not answer any more ({_reason(problem)}): what was fitted is "
-            "kept, and the same command goes on"
+            f"the storage {told_address(address)} does not answer any more ({_reason(lost)}): what was fitted is kept, "
+            "and the same command goes on"
         ) from problem
 
 
@@ -184,6 +194,13 @@ def told_address(address: str) -> str:
         return str(sqlalchemy.engine.make_url(address).render_as_string(hide_password=True))
     except (sqlalchemy.exc.ArgumentError, ValueError):
         return _without_password(address)
+
+
+def _before(problem: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those in whose handling it was raised."""
+    while problem is not None:
+        yield problem
+        problem = problem.__cause__ or (None if problem.__suppress_context__ else problem.__context__)
 
 
 def _without_password(text: str) -> str:

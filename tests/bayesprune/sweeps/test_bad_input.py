@@ -42,7 +42,7 @@ def content(folder):
         (["--out", "new", "--storage", "nothing"], "'nothing' is no address of a storage"),
         (["--out", "new", "--storage", "sqlite:///no/t.db"], "the folder of the storage sqlite:///no/t.db does not"),
         (["--out", "new", "--storage", "sqlite:///text.txt"], "sqlite:///text.txt cannot be opened (file is not a"),
-        (["--out", "new", "--storage", "oracle://me:secret@h/x"], "me:***@h/x needs a driver that is not installed"),
+        (["--out", "new", "--storage", "mysql://me:secret@h/x"], "me:***@h/x needs a driver that is not installed"),
         (["--out", "OUT", "--storage", "sqlite:///other.db"], "OUT keeps its trials in "),
         (["--out", "OUT", "--seeds", "0-3"], "--seeds"),
         (["--out", "OUT", "--set", "learning-rate=0.1,0.2"], "OUT"),
@@ -51,8 +51,7 @@ def content(folder):
     ],
 )
 def test_a_storage_or_a_folder_that_is_wrong_is_refused(more, message, there, capsys, monkeypatch):
-    for name in ("oracledb", "cx_Oracle"):
-        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "MySQLdb", None)
     before = content(there)
     assert run([*ASKED, *more]) == 2
     told = capsys.readouterr()

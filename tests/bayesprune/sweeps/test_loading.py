@@ -146,7 +146,7 @@ def test_a_storage_that_is_given_has_to_be_that_of_the_sweep(planned, folder, tm
 def test_a_password_that_was_not_kept_is_asked_for(planned, folder):
     file = folder / "sweep.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"storage": "postgresql://me:***@host/x"}))
-    assert "was kept without its password: give storage=" in bp.load_sweep(folder).missing[0]
+    assert "was kept without its password: give it whole by storage=" in bp.load_sweep(folder).missing[0]
 
 
 def test_a_reader_sees_what_has_changed_and_reads_nothing_twice(planned, folder, monkeypatch):
