@@ -151,6 +151,10 @@ if TYPE_CHECKING:
     from bayesprune.inference.rules.schedules import steps as steps
     from bayesprune.inference.rules.schedules import warmup_cosine as warmup_cosine
     from bayesprune.inference.rules.thresholds import Thresholds as Thresholds
+    from bayesprune.inference.runtime.fabric import FabricRuntime as FabricRuntime
+    from bayesprune.inference.runtime.lost import LostProcessError as LostProcessError
+    from bayesprune.inference.runtime.one_process import OneProcess as OneProcess
+    from bayesprune.inference.runtime.runtime import Runtime as Runtime
     from bayesprune.inference.samplers.cooling_cycles import CoolingCycles as CoolingCycles
     from bayesprune.inference.samplers.cyclical_sampling import CyclicalSampling as CyclicalSampling
     from bayesprune.inference.samplers.langevin import SGHMC as SGHMC
@@ -168,8 +172,6 @@ if TYPE_CHECKING:
     from bayesprune.inference.training.fit_options import FitOptions as FitOptions
     from bayesprune.inference.training.laplace_around import laplace_around as laplace_around
     from bayesprune.inference.training.optimizers import make_optimizer as make_optimizer
-    from bayesprune.inference.training.runtime import OneProcess as OneProcess
-    from bayesprune.inference.training.runtime import Runtime as Runtime
     from bayesprune.inference.tuning.tuning import Tuned as Tuned
     from bayesprune.inference.tuning.tuning import tune as tune
     from bayesprune.inference.watching.callbacks import Callback as Callback

@@ -26,9 +26,9 @@ import bayesprune as bp
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.masks.dynamic_masks import DynamicMasks
 from bayesprune.inference.rules.rule import Rule
+from bayesprune.inference.runtime.one_process import OneProcess
 from bayesprune.inference.training.fit_options import FitOptions
 from bayesprune.inference.training.restart_run import Plan, RestartRun
-from bayesprune.inference.training.runtime import OneProcess
 from bayesprune.inference.training.settled_training import settled_training
 from benchmarks.alternation import alternate, summarise
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import bayesprune as bp
-from bayesprune.inference.execution.stepper import ExecutionReport
+from bayesprune.inference.execution.execution_report import ExecutionReport
 from benchmarks import fashion_halo, fashion_spike_and_slab
 from benchmarks.ledger import Ledger, mean_and_spread
 

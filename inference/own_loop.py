@@ -12,7 +12,8 @@ from torch import Tensor
 
 from bayesprune.inference.data.against_constant import CONSTANT, constant_of_training
 from bayesprune.inference.data.batch_normalisation import tracked_layers
-from bayesprune.inference.data.batches import Batches, Data, check_data
+from bayesprune.inference.data.batches import Batches, Data
+from bayesprune.inference.data.data_checks import check_data
 from bayesprune.inference.data.data_sketch import data_sketch
 from bayesprune.inference.data.kept_inputs import inputs_of, kept_examples
 from bayesprune.inference.data.trainable_batch import TrainableBatches

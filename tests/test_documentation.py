@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pkgutil
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -456,3 +459,13 @@ def test_the_page_on_refits_runs():
     for block in code_blocks("docs/refit.md"):
         exec(compile(block, "docs/refit.md", "exec"), space)
     assert space["given"].settings["refit"][0]["of"] == sum(space["bnn"].declared_sizes.values())
+
+
+def test_the_page_on_many_processes_runs_in_two(tmp_path):
+    (block,) = code_blocks("docs/many.md")
+    block = block.replace("FabricRuntime()", 'FabricRuntime(device="cpu")')
+    (tmp_path / "train.py").write_text(block)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "train.py"]
+    found = subprocess.run(launcher, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert found.returncode == 0, found.stderr[-2000:]
+    assert json.loads((tmp_path / "runs" / "fit" / "fit.json").read_text())["settings"]["processes"] == 2

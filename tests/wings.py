@@ -29,8 +29,9 @@ WINGS = {
         "declared_model": "bayesian_network ready_networks structure priors gates masks ways likelihoods checks",
     },
     "inference": {
+        "runtime": "",
         "workers": "",
-        "data": "",
+        "data": "runtime",
         "non_dominated": "",
         "ways": "",
         "guides": "ways",
@@ -38,7 +39,7 @@ WINGS = {
         "fitted": "restart guides",
         "terms": "guides",
         "objective": "terms guides",
-        "execution": "objective guides",
+        "execution": "objective guides runtime",
         "rules": "objective guides",
         "masks": "rules objective guides",
         "recipes": "masks rules guides",
@@ -53,7 +54,7 @@ WINGS = {
         "own_loop": "fitted restart inclusion posterior defaults rules watching objective guides data",
         "fit_result": "fitted combined own_loop notes inclusion posterior predictions watching rules objective data",
         "training": "fit_result fitted restart inclusion posterior predictions defaults samplers"
-        " rules watching execution objective guides data",
+        " rules watching execution objective guides data runtime",
         "deletion": "fit_result objective guides data",
         "pruning": "deletion training fit_result restart inclusion masks rules objective guides data",
         "sparsity_path": "pruning training fit_result predictions defaults non_dominated data workers",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.inference.data.batch_normalisation import statistics_at
-from bayesprune.inference.data.batches import check_examples
+from bayesprune.inference.data.data_checks import check_examples
 from bayesprune.inference.deletion.what_is_deleted import check_base, check_per
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.networks.outputs import outputs_at

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from bayesprune.cli.exits import ended_by_hand
+from bayesprune.cli.launch import check_processes, launch
+from bayesprune.cli.one_message import AlreadySaidError, launched_by_us
 from bayesprune.cli.options import (
     BatchSize,
     Data,
@@ -41,6 +43,7 @@ from bayesprune.cli.options import (
     fit_option,
     place_option,
 )
+from bayesprune.inference.runtime.environment import processes_here
 from bayesprune.inference.training.fit_options import FitOptions
 from bayesprune.models.checks.renamed_arguments import old_name
 from bayesprune.sweeps.fit_settings import OUTPUTS_DRAWN
@@ -56,11 +59,13 @@ EXAMPLES = example(
     "bayesprune fit --data digits --prior halo --budget density=0.02 --out runs/halo-2",
     "bayesprune fit --data digits --prior halo --budget runs/str-2/budget.json --out runs/halo-as-str",
     "bayesprune fit --data digits --recipe rigl --budget density=0.02 --out runs/rigl",
+    "bayesprune fit --data digits --prior halo --processes 2 --out runs/halo-two",
     "bayesprune fit --data digits --prior halo --tune kl_weight,expected_density --out runs/tuned",
 )
 
 
 def fit(
+    context: typer.Context,
     data: Data,
     out: Annotated[Path, place_option("The run folder to make.")],
     prior: FitPrior = None,
@@ -110,6 +115,21 @@ def fit(
     local_reparameterisation: Annotated[
         str | None, fit_option("local_reparameterisation", metavar="exact|approximate|off")
     ] = FitOptions.local_reparameterisation,  # type: ignore[assignment]  # None: words are for the command line alone
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes on this machine that fit together, each its share of every batch (needs "
+            "bayesprune[distributed]); on several machines: torchrun.  [default: 1]",
+            show_default=False,
+        ),
+    ] = None,
+    batch_norm: Annotated[
+        str,
+        typer.Option(
+            metavar="apart|synchronised",
+            help="Whether the processes normalise batches apart, or as one.",
+        ),
+    ] = "apart",
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Begin anew, and remove what an interrupted fit has left for RUN.")
     ] = False,
@@ -120,11 +140,14 @@ def fit(
 
     While it runs, its state is kept in RUN.part: when it was interrupted, killed or out of room, the same command goes
     on where it stopped, with the same numbers.
+    It also runs in several processes, by --processes or torchrun -m bayesprune fit.
     """
     from bayesprune.commands.asked_budget import budget_of_fit
     from bayesprune.commands.fitting import fit_run, parse_settings, print_run
 
     with ended_by_hand():
+        if _is_launched(processes, context.obj, out):
+            return
         summary = fit_run(
             out,
             data=data,
@@ -159,15 +182,40 @@ def fit(
             precision=precision,
             execution=_execution(execution, path),
             **_outputs_drawn(local_reparameterisation),
+            batch_norm=batch_norm,
             fresh=fresh,
             progress=not quiet,
         )
+    if not summary:  # the first of several processes has it
+        return
     if path is not None:
         # A sentence like the others of the command line: a warning of Python's would show a file and a line of ours.
         # It is said once the fit is there, as an error stands alone on its line.
         typer.echo(f"note: {old_name('--path of bayesprune fit', f'--execution {path}')}", err=True)
     if not quiet:
         print_run(out, summary)
+
+
+def _is_launched(processes: int | None, arguments: list[str], run: Path) -> bool:
+    """Whether the command has run in so many processes, which this one has started."""
+    world = processes_here()[1]
+    if processes is None or launched_by_us():
+        return False
+    if world > 1:
+        raise ValueError(f"--processes {processes}, but {world} processes were started already: leave --processes out")
+    check_processes(processes)
+    if processes == 1:
+        return False
+    try:
+        launch(arguments, processes)
+    except AlreadySaidError:
+        raise
+    except BaseException as problem:
+        from bayesprune.commands.fitting import note_what_is_left
+
+        note_what_is_left(run, problem)
+        raise
+    return True
 
 
 def _execution(execution: str | None, old: str | None) -> str:

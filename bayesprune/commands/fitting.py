@@ -17,7 +17,7 @@ from bayesprune.commands.tuning import asked_tuning, fit_tuned, print_tuned
 from bayesprune.data.named_sets import DATASETS
 from bayesprune.data.sets import load_data
 from bayesprune.inference.data.data_units import ONLY_NOISE
-from bayesprune.inference.execution.stepper import ExecutionReport
+from bayesprune.inference.execution.execution_report import ExecutionReport
 from bayesprune.inference.posterior.storage import write_fit
 from bayesprune.inference.rules.budget import Budget
 from bayesprune.inference.rules.gate_training import Gating
@@ -34,12 +34,22 @@ from bayesprune.models.files.unwritable import naming
 from bayesprune.models.gates.unit_gates import UnitGates
 from bayesprune.runs.code_trust import absolute, repeating
 from bayesprune.runs.declaration import declare, resolve_prior
-from bayesprune.runs.part_folder import writing_part
+from bayesprune.runs.part_folder import note_what_is_left
 from bayesprune.runs.run_folder import write_rest
+from bayesprune.runs.run_processes import check_in_one_process, first_alone, part_of_all, runtime_here
 from bayesprune.runs.run_summary import summarise_run
 from bayesprune.runs.starting_weights import StartingWeights
 
-__all__ = ["content_of", "fit_run", "objective_line", "parse_settings", "print_run", "remarks", "scores_line"]
+__all__ = [
+    "content_of",
+    "fit_run",
+    "note_what_is_left",
+    "objective_line",
+    "parse_settings",
+    "print_run",
+    "remarks",
+    "scores_line",
+]
 
 
 R = TypeVar("R", Budget, Gating)
@@ -91,13 +101,15 @@ def fit_run(
     gating: Mapping[str, Any] | None = None,
     budget: Mapping[str, Any] | None = None,
     fresh: bool = False,
-    abandoned: bool = False,
     progress: bool = False,
     tune: Any = None,
     recipe: tuple[str | None, Mapping[str, Any]] = (None, {}),
     **how: Any,
 ) -> dict[str, Any]:
     """Fits what is named and writes a run folder, all of it or nothing.
+
+    Where torchrun or srun has started several processes, all of them fit together (`FabricRuntime`), and the first one
+    alone writes.
 
     While it runs, its state and the trace so far stand beside the run folder's place, in a folder of its name and
     ``.part``: a call with the same arguments goes on with what an earlier one has left there. The fit is written
@@ -123,29 +135,30 @@ def fit_run(
         budget: Arguments of `Budget`, such as ``{"density": 0.02}``, or with a `LayerBudget`; default none: no budget.
             With a recipe its density or layout.
         fresh: Whether what an earlier call has left is removed, and the fit begins anew; default False.
-        abandoned: Whether it is known that an earlier call on another machine, which seems to be running, is not;
-            default False.
         progress: Whether to show a progress line; default False.
         tune: Knobs that are tuned on validation data before the fit: `kl_weight` and settings of the prior, as texts of
             ``--tune`` or as `bayesprune.tune` takes them; default none.
         recipe: Sparse training: a name in `RECIPES` and its settings; default none.
-        how: Further arguments of `bayesprune.fit`: guide, steps, restarts, ...
+        how: Further arguments of `bayesprune.fit`: guide, steps, restarts, ...; and ``batch_norm``: whether several
+            processes normalise batches ``"apart"`` (default) or ``"synchronised"``.
 
     Returns:
-        The summary, as written to RUN/summary.json.
+        The summary, as written to RUN/summary.json; of several processes in the first one, in the others nothing.
 
     Raises:
         ValueError: For bad input, before training starts.
         NonFiniteLossError: If the loss becomes NaN or infinite.
         OSError: If the folder cannot be written after all.
+        LostProcessError: If another process of the fit has ended.
     """
     given = {"--tune": tune, "--gating": gating or None, "--epochs 0": epochs if epochs == 0 else None}
     chosen, recipe_settings = recipe
     made = asked_recipe(chosen, recipe_settings, budget or {}, prior, given)
     prior, settings = prior_of(prior, settings, made)
-    steps = how.setdefault("steps", None)
+    steps, batch_norm = how.setdefault("steps", None), how.pop("batch_norm", "apart")
     if epochs is None and steps is None and prior == "reduction" and weights is not None:
         epochs = 0
+    check_in_one_process({"--tune": tune, "a Laplace approximation (--epochs 0)": epochs if epochs == 0 else None})
     if epochs == 0:
         _check_nothing_trained(weights, how)
     if new_head and weights is None:
@@ -172,11 +185,13 @@ def fit_run(
         **{key: value for key, value in how.items() if key not in ("callbacks", "rules")}, "gating": dict(gating or {}),
         "budget": _as_json(budget or {}), "tune": None if tuning is None else tuning.knobs,
         "recipe": chosen, "recipe_settings": None if made is None else dict(recipe_settings),
+        "batch_norm": None if batch_norm == "apart" else batch_norm,
     }  # fmt: skip
     asked = filled_in(asked)
     _refuse_infinity(asked)
-    with writing_part(out, asked, fresh, abandoned) as part:
-        splits = load_data(name if Path(name).exists() else data, seed=seed, root=root)
+    runtime = runtime_here(how, batch_norm)
+    with part_of_all(runtime, out, asked, fresh) as part:
+        splits = first_alone(runtime, lambda: load_data(name if Path(name).exists() else data, seed=seed, root=root))
         parts = parts_of(made)
         declaration = declare(splits, network, prior, settings, on, likelihood, width, network_settings, parts)
         model = declaration.model(seed, start)
@@ -188,12 +203,14 @@ def fit_run(
             arguments = {
                 "epochs": epochs, "validation": validation, "seed": seed, "progress": progress, **how,
                 "rules": [*rules, *how.get("rules", ())],
-                "callbacks": [*how.get("callbacks", ()), part.watcher],
+                "callbacks": [*how.get("callbacks", ()), *part.watchers],
             }  # fmt: skip
             if tuning is None:
-                fitted = fit(model, splits.train, checkpoint=part.state, **arguments)
+                fitted = fit(model, splits.train, checkpoint=part.state, runtime=runtime, **arguments)
             else:
                 fitted, declaration, tuned = fit_tuned(tuning, declaration, splits, start, part, arguments)
+        if runtime is not None and runtime.rank > 0:
+            return {}
         with part.filled() as folder:
             with naming(folder, part.folder):
                 write_fit(fitted, folder)

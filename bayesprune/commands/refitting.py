@@ -93,7 +93,7 @@ def refit_run(
             masks if masks is not None else chosen if chosen == MEDIAN else float(chosen),
             restart=restart,
             validation=validation,
-            callbacks=[part.watcher],
+            callbacks=part.watchers,
             checkpoint=part.state,
             progress=progress,
             **given,

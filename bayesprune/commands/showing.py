@@ -17,7 +17,7 @@ from bayesprune.commands.fitting import objective_line, remarks, scores_line
 from bayesprune.commands.searching import is_search, show_search
 from bayesprune.commands.showing_gates import gate_lines, what_is_left
 from bayesprune.commands.showing_progress import show_progress
-from bayesprune.inference.execution.stepper import ExecutionReport
+from bayesprune.inference.execution.execution_report import ExecutionReport
 from bayesprune.inference.fit_result import Fit
 from bayesprune.models.files.json_file import damaged
 from bayesprune.models.files.places import expanded

@@ -40,7 +40,17 @@ try:
 except ImportError:  # not on Windows, where two fits that begin in the same moment are not told apart
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Part", "RunInUse", "find_part", "part_folder", "what_is_kept", "writing_part"]
+__all__ = [
+    "Part",
+    "RunInUse",
+    "abandon",
+    "find_part",
+    "joining_part",
+    "note_what_is_left",
+    "part_folder",
+    "what_is_kept",
+    "writing_part",
+]
 
 COMMAND_FILE, STATE_FOLDER, RUN_FOLDER, COMPLETE_FILE, LOCK_FILE = "command.json", "state", "run", "complete", "lock"
 TUNING_FOLDER, BEFORE_FOLDER = "tuning", "state-before"
@@ -60,7 +70,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 _TRIES = 20
 _OPTIONS = {"prior_settings": "--set", "network_settings": "--network-set", "network_code": "the code of --network"}
 """Options whose names are not those of what they give."""
-_LATER = ("recipe", "recipe_settings")
+_LATER = ("recipe", "recipe_settings", "batch_norm")
 """Options that earlier versions did not know, and fits of which are those of today without them."""
 
 
@@ -75,13 +85,13 @@ class Part:
     Attributes:
         run: The run folder to be, absolute.
         folder: RUN.part, absolute.
-        watcher: The callback that writes the trace so far.
+        watchers: The callback that writes the trace so far; none in further processes of the same fit.
         is_complete: Whether RUN stands in its place.
     """
 
     run: Path
     folder: Path
-    watcher: WriteTrace
+    watchers: tuple[WriteTrace, ...]
     is_complete: bool = False
 
     @property
@@ -137,6 +147,18 @@ def find_part(run: str | Path) -> Path | None:
     return folder if (folder / PROGRESS_FILE).is_file() else None
 
 
+def abandon(run: str | Path) -> None:
+    """Lets a fit on another machine, which seems to be running, be taken for one that is not: whoever calls knows.
+
+    Args:
+        run: The place of its run folder.
+    """
+    folder = part_folder(run)
+    progress = _progress(folder)
+    if progress is not None and progress.host != this_process()["host"]:
+        _remove(folder / PROGRESS_FILE)
+
+
 def what_is_kept(folder: Path) -> KeptState | None:
     """How far the fit had got whose RUN.part this is, if it can be gone on with; None if it cannot.
 
@@ -147,9 +169,7 @@ def what_is_kept(folder: Path) -> KeptState | None:
 
 
 @contextlib.contextmanager
-def writing_part(
-    run: str | Path, asked: Mapping[str, Any], fresh: bool = False, abandoned: bool = False
-) -> Iterator[Part]:
+def writing_part(run: str | Path, asked: Mapping[str, Any], fresh: bool = False) -> Iterator[Part]:
     """RUN.part for as long as the block runs; then it is removed, unless something in it can be gone on with.
 
     The state of training stays that an earlier fit has left there which was asked for the same. An exception that ends
@@ -159,8 +179,6 @@ def writing_part(
         run: The run folder to be.
         asked: All that was asked for, by option; JSON must hold it.
         fresh: Whether what an earlier fit has left is removed first; default False.
-        abandoned: Whether the caller knows that a fit on another machine, which seems to be running, is not; default
-            False.
 
     Yields:
         What the fit is to use.
@@ -182,12 +200,12 @@ def writing_part(
             stack.enter_context(folders_above(folder.absolute()))
             _check_kind(folder)
             stack.enter_context(_claimed(folder, place))
-        _refuse_living(folder, place, fresh or abandoned)
+        _refuse_living(folder, place, fresh)
         try:
             with permitted(), naming(folder):
                 _take_up(folder, asked, fresh)
                 write_json(folder / COMMAND_FILE, {"asked": asked})
-                part = Part(place.absolute(), folder.absolute(), WriteTrace(folder, asked))
+                part = Part(place.absolute(), folder.absolute(), (WriteTrace(folder, asked),))
         except BaseException:
             if not _can_be_gone_on_with(folder):
                 _remove_part(folder)
@@ -203,7 +221,37 @@ def writing_part(
             if part.is_complete or not _can_be_gone_on_with(folder):
                 _remove_part(folder)
             else:
-                part.watcher.end()
+                for watcher in part.watchers:
+                    watcher.end()
+
+
+@contextlib.contextmanager
+def joining_part(run: str | Path) -> Iterator[Part]:
+    """RUN.part for a further process of the fit that `writing_part` runs in the first one: it writes nothing there.
+
+    An exception that ends the block gets a note that says what is left, as there.
+
+    Args:
+        run: The run folder to be.
+
+    Yields:
+        What the fit is to use.
+    """
+    try:
+        yield Part(expanded(run).absolute(), part_folder(run).absolute(), ())
+    except BaseException as problem:
+        note_what_is_left(run, problem)
+        raise
+
+
+def note_what_is_left(run: str | Path, problem: BaseException) -> None:
+    """Adds a note to an exception: what a fit has left that another process ran, and what to do with it.
+
+    Args:
+        run: The run folder to be.
+        problem: What has ended it.
+    """
+    problem.add_note(_what_is_left(part_folder(run).absolute(), problem))
 
 
 def _check_kind(folder: Path) -> None:

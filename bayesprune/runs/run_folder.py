@@ -18,6 +18,7 @@ Keys of summary.json (null where something does not apply; counts are of the wei
     guide, guide_families        ``"map"``, ``"meanfield"``, ``"paired"``, ``"mixed"``; each site's family
     epochs, steps, batch_size, learning_rate, optimizer, schedule,
     kl_warmup, kl_weight, particles, precision, device      how it was fitted
+    processes                    how many processes fitted together, in the last call
     kl_warmups                   the share of each restart, where they differ
     chosen                       which of steps, kl_weight and kl_warmup the fit chose by rule
     clip, local_reparameterisation, sticking_the_landing    options of the gradient

@@ -45,6 +45,7 @@ def summarise_run(fit: Fit, declaration: Declaration, splits: DataSplits, **aske
         "data": splits.name,
         "scaling_sketch": scaling_sketch(splits),
         **asked,
+        "processes": 1,
         "gating": None,
         "budget": None,
         "masks": None,

@@ -179,6 +179,10 @@ def taken_up(plan: SweepPlan, has_study: Callable[[SweepPlan], bool]) -> SweepPl
     else:
         kept, before = read_plan(plan.out), plan.storage
         _compare(plan, kept)
+        if before is None and ":***@" in (kept.storage or ""):
+            raise ValueError(
+                f"{plan.out} keeps its trials in {kept.storage}, whose password is not kept there: give --storage"
+            )
         plan = replace(plan, study=kept.study, storage=kept.storage if before is None else before)
         other = None if plan.storage is None else told_address(plan.storage)
         if other != kept.storage and not has_study(plan):

@@ -22,7 +22,7 @@ from bayesprune.models.files.json_file import need, read_json, write_json
 from bayesprune.models.files.new_folder import folders_above
 from bayesprune.models.files.places import expanded
 from bayesprune.runs.code_trust import absolute, is_code
-from bayesprune.runs.part_folder import RunInUse, part_folder
+from bayesprune.runs.part_folder import RunInUse, abandon, part_folder
 from bayesprune.runs.run_folder import load_run, read_summary
 from bayesprune.sweeps.fit_settings import OUTPUTS_DRAWN, PAIRS, REPEATED, checked_settings, digest_of
 
@@ -208,9 +208,11 @@ class RunTrial:
         self, run: Path, keywords: dict[str, Any], callbacks: list[Callback], abandoned: bool
     ) -> Mapping[str, Any]:
         """The summary of the run, fitted if it is not there."""
+        if abandoned:
+            abandon(run)
         while not run.exists():
             try:
-                return fit_run(run, callbacks=callbacks, abandoned=abandoned, **keywords)
+                return fit_run(run, callbacks=callbacks, **keywords)
             except RunInUse:
                 time.sleep(_WAIT)
         return read_summary(run)

@@ -118,9 +118,11 @@ class _Worker:
         except BaseException as problem:
             if isinstance(problem, (_LostError, ValueError)) and not self._is_mine():
                 return  # Optuna was told what became of a trial that somebody else has taken
+            if isinstance(problem, UnboundLocalError) and problem.__context__ is not None:
+                problem = problem.__context__  # of Optuna 5.0, where the storage cannot even be read
             with contextlib.suppress(Exception), locked(self.plan.out):  # the first problem is the one to tell
                 self._give_back()
-            raise
+            raise problem
 
     def _objective(self, trial: Any, release: Callable[[], None]) -> float | tuple[float, ...]:
         self.current = trial

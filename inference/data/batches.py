@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from bayesprune.models.bayesian_network import BayesianNetwork
-from bayesprune.models.checks.first_line import first_line
-from bayesprune.models.graphs.forward_constants import remedy_for
-from bayesprune.models.likelihoods.likelihood import Likelihood
-from bayesprune.models.networks.evaluation_mode import evaluation_mode
+from bayesprune.inference.data.shared_batches import SharedBatches
+from bayesprune.inference.runtime.share import WHOLE, Share
 
 Data = tuple[Tensor, Tensor] | Dataset[Any] | Iterable[Any]
 
@@ -57,6 +53,8 @@ class Batches:
     Attributes:
         order: As given.
         tensors: `(x, y)` for data in memory, else None.
+        share: Which rows of each batch this process takes (`share_out`); all, until it is told otherwise.
+        weight: Factor on the mean over the latest batch, such that that over all processes is that over the whole one.
         example_outputs: The network's outputs for one example, `(1, ...)`, once `check_data` has looked; else None.
 
     Raises:
@@ -85,6 +83,8 @@ class Batches:
             data = (data.tensors[0], data.tensors[1])
         self.tensors: tuple[Tensor, Tensor] | None = None
         self.loader: Any = None
+        self.share, self.weight = WHOLE, 1.0
+        self._own: SharedBatches | None = None
         if isinstance(data, (tuple, list)) and len(data) == 2 and all(torch.is_tensor(part) for part in data):
             x, y = data
             if len(x) != len(y) or len(x) == 0:
@@ -119,6 +119,33 @@ class Batches:
         self._targets: list[Tensor] = []
         self._target_numbers, self._has_targets = 0, False
         self.example_outputs: Tensor | None = None
+
+    def share_out(self, share: Share) -> None:
+        """Has each batch shared out among processes, which walk the same order; `WHOLE` ends it.
+
+        Of a `Dataset` a process loads its own examples only; of a loader of the user's it loads all, and takes its own.
+
+        Args:
+            share: The share of this process.
+        """
+        self.share = share
+        loader = self.loader
+        if self._own is not None:
+            self._own.share = share
+        elif share != WHOLE and isinstance(loader, DataLoader) and not self.is_stream and self._makes_order(loader):
+            self._own = SharedBatches(loader.sampler, self.batch_size, share)
+            self.loader = DataLoader(
+                loader.dataset,
+                batch_sampler=self._own,
+                generator=self.order,
+                num_workers=loader.num_workers,
+                persistent_workers=loader.persistent_workers,
+                pin_memory=loader.pin_memory,
+            )
+
+    def _makes_order(self, loader: DataLoader[Any]) -> bool:
+        """Whether a loader is one of ours, around a `Dataset`."""
+        return self.order is not None and loader.generator is self.order
 
     @property
     def length(self) -> int | None:
@@ -168,6 +195,8 @@ class Batches:
             return min(self.batch_size, len(self.tensors[0]))
         if isinstance(self.loader, (list, tuple)):
             return max(len(batch[0]) for batch in self.loader)
+        if self._own is not None:
+            return min(self.batch_size, len(self._own.sampler))
         if not isinstance(self.loader, DataLoader) or self.loader.batch_size is None:
             return None
         drawn = length_or_none(self.loader.sampler)
@@ -196,26 +225,36 @@ class Batches:
         if self.tensors is not None:
             x, y = self.tensors
             for rows in torch.randperm(len(x), generator=self.order).to(self.device).split(self.batch_size):
-                yield x[rows], y[rows]
+                self.weight, mine = self.share.weight(len(rows)), rows[self.share.rows(len(rows))]
+                yield x[mine], y[mine]
             return
         number, seen, largest, length = 0, 0, 0, None if self._counted else self.length
         batches = iter(self.loader)
         for batch in batches:
             number += 1
             x, y = self._checked(batch, number)
-            seen, largest = seen + len(x), max(largest, len(x))
+            size = len(x) if self._own is None else self._own.size(number)
+            seen, largest = seen + size, max(largest, size)
             if number != length:  # what comes next is not looked at: a loader may draw random numbers for it
-                yield self.place(x), self.place(y)
+                yield self._mine(x, y, size)
                 continue
             following = next(batches, None)  # the examples have been counted before the last step of the first pass
             if following is None:
                 self._count(seen, largest)
-            yield self.place(x), self.place(y)
+            yield self._mine(x, y, size)
             if following is not None:
                 x, y = self._checked(following, number + 1)
                 number, seen, largest = number + 1, seen + len(x), max(largest, len(x))
-                yield self.place(x), self.place(y)
+                yield self._mine(x, y, len(x))
         self._count(seen, largest)
+
+    def _mine(self, x: Any, y: Any, size: int) -> tuple[Tensor, Tensor]:
+        """What this process takes of a loader's batch of so many examples, where the fit wants it."""
+        self.weight = self.share.weight(size)
+        if self._own is None and self.share != WHOLE:
+            rows = self.share.rows(size)
+            x, y = x[rows], y[rows]
+        return self.place(x), self.place(y)
 
     def _checked(self, batch: Any, number: int) -> tuple[Any, Any]:
         """Inputs and targets of a loader's batch."""
@@ -296,6 +335,8 @@ class Batches:
             return (len(self.tensors[0]),)
         if isinstance(self.loader, (list, tuple)):
             return (sum(len(self._checked(batch, number)[0]) for number, batch in enumerate(self.loader, start=1)),)
+        if self._own is not None:
+            return (len(self._own.sampler),)
         if not isinstance(self.loader, DataLoader) or self.loader.batch_size is None:
             return ()  # with batch_size=None the data set is one of batches; a batch sampler draws what it likes
         told = (self.loader.dataset, self.loader.sampler)  # a sampler may leave examples out, or repeat them
@@ -360,84 +401,3 @@ def placed(part: Any, device: torch.device, dtype: torch.dtype, channels_last: b
 def _signed(part: Tensor) -> Tensor:
     """Whole numbers without a sign, of two bytes or more, as int64."""
     return part.long() if part.dtype in _BEYOND_TORCH else part
-
-
-def check_data(model: BayesianNetwork, batches: Batches) -> tuple[int, ...]:
-    """Refuses, before training starts, data that the model cannot take; later batches of a loader as they come.
-
-    Returns:
-        The shape of one input.
-
-    Raises:
-        ValueError: For inputs that are not finite, that the network does not take, or targets that do not fit.
-    """
-    x, y = batches.tensors if batches.tensors is not None else batches.first()
-    batches.example_outputs = check_examples(model.network, model.likelihood, x, y)
-    batches.expect(model.data_size, targets_check(model.likelihood, batches.example_outputs))
-    sizes = () if batches.is_stream else batches.sizes()
-    if sizes and model.data_size not in sizes:
-        raise ValueError(
-            f"the model was made for data_size={model.data_size}, but the data have {sizes[0]} examples: "
-            "make it with the number of training examples"
-        )
-    return tuple(x.shape[1:])
-
-
-def targets_check(likelihood: Likelihood, outputs: Tensor) -> Callable[[Tensor], None]:
-    """Returns what refuses targets that do not fit, on whatever device they lie.
-
-    Args:
-        likelihood: What the outputs mean.
-        outputs: Those for one example, `(1, ...)`.
-    """
-    if outputs.device.type != "cpu":  # a loader's batches are looked at before they are moved
-        likelihood, outputs = copy.deepcopy(likelihood).cpu(), outputs.cpu()
-    return lambda y: likelihood.check(outputs.to(y.device).expand(len(y), *outputs.shape[1:]), y)
-
-
-def check_validation(network: nn.Module, likelihood: Likelihood, held_out: tuple[Tensor, Tensor]) -> None:
-    """As `check_examples`, of validation data, which the message names.
-
-    Raises:
-        ValueError: In one sentence.
-    """
-    try:
-        check_examples(network, likelihood, *held_out)
-    except ValueError as problem:
-        raise ValueError(f"validation data: {problem}") from problem
-
-
-def check_examples(network: nn.Module, likelihood: Likelihood, x: Tensor, y: Tensor) -> Tensor:
-    """Refuses inputs and targets that a network cannot take; returns the outputs for one example, `(1, ...)`.
-
-    Args:
-        network: The network.
-        likelihood: What its outputs mean.
-        x: Inputs, `(n, ...)`.
-        y: Targets.
-
-    Raises:
-        ValueError: In one sentence.
-    """
-    if len(x) != len(y) or len(x) == 0:
-        raise ValueError(f"there are {len(x)} inputs and {len(y)} targets: they must be as many, and not none")
-    if x.is_floating_point() and not bool(torch.isfinite(x).all()):
-        bad = ~torch.isfinite(x).reshape(len(x), -1).all(dim=1)
-        raise ValueError(
-            f"the inputs hold NaN or infinity in {int(bad.sum())} examples, first in example {int(bad.nonzero()[0])}: "
-            "remove or fill them"
-        )
-    try:
-        with torch.no_grad(), evaluation_mode(network):
-            outputs = network(x[: min(2, len(x))])
-    except Exception as problem:  # forward is the user's code
-        reason = first_line(problem)
-        words = f"the network does not take inputs of shape {tuple(x.shape[1:])} ({reason}){remedy_for(reason)}"
-        raise ValueError(words) from problem
-    if not torch.is_tensor(outputs) or outputs.ndim == 0:
-        got = "a single number" if torch.is_tensor(outputs) else f"a {type(outputs).__name__}"
-        raise ValueError(
-            f"the network returns {got}, but one tensor of outputs (n, ...) is expected: return that alone"
-        )
-    likelihood.check(outputs[:1].expand(len(y), *outputs.shape[1:]), y)
-    return outputs[:1]

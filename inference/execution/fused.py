@@ -48,6 +48,8 @@ class FusedStep:
         compiled: Whether the graph is compiled by `torch.compile`, in the first step; else PyTorch runs it operation
             by operation. Default True.
         clip: Largest norm of the gradient of the loss divided by `data_size`; default None: no limit.
+        gradient_only: Whether a call leaves gradients, and `take_step` has the optimizer take the step with what has
+            been made of them; default False.
 
     Attributes:
         taken: Steps taken, as whoever takes them counts.
@@ -60,9 +62,10 @@ class FusedStep:
         traced: Traced,
         compiled: bool = True,
         clip: float | None = None,
+        gradient_only: bool = False,
     ) -> None:
         self.objective, self.optimizer, self.traced = objective, optimizer, traced
-        self.compiled, self.clip, self.taken = compiled, clip, 0
+        self.compiled, self.clip, self.taken, self.gradient_only = compiled, clip, 0, gradient_only
         self.noise = [torch.empty_like(each) for each in traced.noise]
         self._parameters = list({id(leaf.parameter): leaf.parameter for leaf in traced.leaves}.values())
         groups = optimizer.param_groups
@@ -74,7 +77,8 @@ class FusedStep:
         # With a prior outside the graph, gradients are complete only after it, and so the optimizer comes after it.
         # A compiler is slow at many small updates, and they are a small part of a step then.
         in_graph = self._parameters[0].is_cuda or (compiled and len(traced.leaves) <= _MOST_LEAVES)
-        in_graph = in_graph and not traced.alone
+        in_graph = in_graph and not traced.alone and not gradient_only
+        self._clips_in_graph = clip is not None and not traced.alone and not gradient_only
         # What no group holds is moved by another one (probabilities of gates, by a rule), which asks for its gradient.
         self._others = any(moves and at is None for moves, at in zip(traced.moves, self._group, strict=True))
         self._rule = rule_of(optimizer) if in_graph else None
@@ -86,7 +90,7 @@ class FusedStep:
         self._run = self._make()
 
     def __call__(self, x: Tensor, y: Tensor, kl_weight: float, noise: Sequence[Tensor] | None = None) -> Terms:
-        """Takes one step.
+        """Takes one step, or finds its gradients (`gradient_only`).
 
         Args:
             x: Inputs, of the shape for which the graph was made.
@@ -176,7 +180,8 @@ class FusedStep:
 
     def _make(self) -> Callable[[Tensor, Tensor, Sequence[Tensor]], Any]:
         """The function of a batch that runs the graph on the parameters as they are."""
-        traced, rule, group, clip = self.traced, self._rule, self._group, self.clip
+        traced, rule, group = self.traced, self._rule, self._group
+        clip = self.clip if self._clips_in_graph else None
         fixed = [fixed_of(rule, each) for each in self.optimizer.param_groups] if rule is not None else []
 
         def step(
@@ -191,7 +196,7 @@ class FusedStep:
         ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
             parts, outputs, gradients = traced.graph(tensors, buffers, noise, x, y, numbers[0], given)
             others = [each if at is None else None for each, at in zip(gradients, group, strict=False)]
-            if clip is not None and not traced.alone:
+            if clip is not None:
                 held = [None if at is None else each for each, at in zip(gradients, group, strict=False)]
                 gradients = clipped(held, clip)
             if rule is None:
@@ -263,11 +268,16 @@ class FusedStep:
                 (w, g) for w, g in zip(weights, gradients[len(self.traced.leaves) :], strict=True) if g is not None
             ]
             torch.autograd.backward([kl, *(w for w, _ in pairs)], [torch.ones_like(kl), *(g for _, g in pairs)])
-            if self.clip is not None:
-                held = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-                torch.nn.utils.clip_grad_norm_(held, self.clip)
-        self.optimizer.step()
+        if not self.gradient_only:
+            self.take_step()
         return self._terms(parts, outputs, own, kl_weight)
+
+    def take_step(self) -> None:
+        """Has the optimizer take the step with the gradients as they stand."""
+        if self.clip is not None and not self._clips_in_graph:
+            held = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            torch.nn.utils.clip_grad_norm_(held, self.clip)
+        self.optimizer.step()
 
     def _priors_outside(self) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Weights of the tensors whose priors are not in the graph, and their terms, at the noise in place."""

@@ -11,15 +11,16 @@ import shutil
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, overload
+from dataclasses import replace
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
 
 from bayesprune.inference.execution.device_numbers import numbers_made_on
+from bayesprune.inference.execution.execution_report import ExecutionReport
 from bayesprune.inference.execution.executions import EXECUTIONS
 from bayesprune.inference.execution.fused import FusedStep
 from bayesprune.inference.execution.objective_graph import UntraceableError, trace
@@ -27,6 +28,8 @@ from bayesprune.inference.execution.recomputation import without_recomputation
 from bayesprune.inference.execution.weight_gradient import with_shifts
 from bayesprune.inference.guides.functional import GivenNoise
 from bayesprune.inference.objective.objective import Objective, Terms
+from bayesprune.inference.runtime.one_process import OneProcess
+from bayesprune.inference.runtime.runtime import Runtime
 from bayesprune.models.checks.renamed_arguments import takes_old_names
 from bayesprune.models.networks.running_statistics import frozen_statistics
 
@@ -52,59 +55,6 @@ _AGREEMENT = {torch.float64: 1e-9, torch.float32: 1e-3}
 _AGREEMENT_AUTOCAST = 0.03
 
 
-@dataclass
-class ExecutionReport:
-    """How the steps of a restart were executed, and why.
-
-    Attributes:
-        name: ``"plain"`` or ``"fused"``.
-        reason: Why, in one sentence.
-        compiled: Whether the graph was compiled.
-        fused_steps: Steps that were fused.
-        plain_steps: Steps that were plain; in the fused execution those with batches of another shape.
-        compile_seconds: What tracing and compiling cost, as measured; 0 without.
-        plain_ms: Milliseconds of loss and gradient in the plain execution, timed before the first step; 0 if not timed.
-        fused_ms: Median milliseconds of a fused step; 0 if there was none.
-        break_even: Steps after which compilation had paid for itself; 0 where it is not known.
-        from_draw: Sites whose term is estimated from the draw, for want of a registered one.
-        plain_tensors: Parameter tensors whose priors are evaluated outside the graph.
-        graphs: Graphs that were traced: more than one where the model has changed and steps repaid it.
-    """
-
-    name: str = "plain"
-    reason: str = ""
-    compiled: bool = False
-    fused_steps: int = 0
-    plain_steps: int = 0
-    compile_seconds: float = 0.0
-    plain_ms: float = 0.0
-    fused_ms: float = 0.0
-    break_even: int = 0
-    from_draw: list[str] = field(default_factory=list)
-    plain_tensors: list[str] = field(default_factory=list)
-    graphs: int = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """The attributes, rounded, for a run's summary."""
-        return {name: round(v, 3) if isinstance(v, float) else v for name, v in asdict(self).items()}
-
-    def __str__(self) -> str:
-        text = f"{self.name} execution: {self.reason}"
-        if self.compiled:
-            text += f"; compiled in {self.compile_seconds:.1f} s"
-            if self.plain_ms and self.fused_ms:
-                text += f", {self.fused_ms:.2f} ms a step, loss and gradient of the plain one {self.plain_ms:.2f} ms"
-            if self.break_even:
-                text += f", repaid after {self.break_even} steps"
-        if self.graphs > 1:
-            text += f"; {self.graphs} graphs of a model that changed, {self.fused_steps} steps fused"
-        if self.from_draw:
-            text += f"; estimated from the draw: {', '.join(self.from_draw)}"
-        if self.plain_tensors:
-            text += f"; outside the graph: {', '.join(self.plain_tensors)}"
-        return text
-
-
 class Stepper:
     """Takes the optimizer steps of one restart, by the execution that is asked for or that pays.
 
@@ -119,7 +69,8 @@ class Stepper:
         why: The reason that is reported where `execution` is ``"plain"``.
         changing: Whether the model will change while it is trained (`go_on_with`); default False. A graph then has to
             be repaid by as many steps as the model has lasted, since nothing else is known of how long it will.
-        backward: What computes the gradients of a plain step; default `Tensor.backward`.
+        runtime: Where steps are taken; default None: in this process alone. Of several processes a graph ends with the
+            gradient, and the optimizer takes the step with the mean of all.
 
     Attributes:
         report: Which execution it is, and why.
@@ -140,12 +91,14 @@ class Stepper:
         clip: float | None = None,
         why: str = "it was asked for",
         changing: bool = False,
-        backward: Callable[[Tensor], None] = Tensor.backward,
+        runtime: Runtime | None = None,
     ) -> None:
         if execution not in EXECUTIONS:
             raise ValueError(f"execution {execution!r} is unknown: expected one of {', '.join(EXECUTIONS)}")
         self.objective, self.optimizer, self.steps = objective, optimizer, steps
-        self.execution, self.compiled, self.clip, self.backward = execution, compiled, clip, backward
+        self.execution, self.compiled, self.clip = execution, compiled, clip
+        first = next(objective.parameters(), torch.empty(0))
+        self.runtime: Runtime = OneProcess(first.device, first.dtype) if runtime is None else runtime
         self.report = ExecutionReport()
         self._fused: FusedStep | None = None
         self._decided = False
@@ -161,15 +114,17 @@ class Stepper:
             self._stay(why)
 
     @overload
-    def step(self, x: Tensor, y: Tensor, kl_weight: float, weight_gradient: Literal[False] = False) -> Terms: ...
+    def step(
+        self, x: Tensor, y: Tensor, kl_weight: float, weight_gradient: Literal[False] = False, weight: float = 1.0
+    ) -> Terms: ...
 
     @overload
     def step(
-        self, x: Tensor, y: Tensor, kl_weight: float, weight_gradient: Literal[True]
+        self, x: Tensor, y: Tensor, kl_weight: float, weight_gradient: Literal[True], weight: float = 1.0
     ) -> tuple[Terms, dict[str, Tensor]]: ...
 
     def step(
-        self, x: Tensor, y: Tensor, kl_weight: float, weight_gradient: bool = False
+        self, x: Tensor, y: Tensor, kl_weight: float, weight_gradient: bool = False, weight: float = 1.0
     ) -> Terms | tuple[Terms, dict[str, Tensor]]:
         """Takes one step; the host does not wait for the device in it, but for checks and the few steps timed.
 
@@ -179,13 +134,16 @@ class Stepper:
             kl_weight: Factor on the KL term.
             weight_gradient: Whether the step returns the dense gradient of the weights too; it is a plain one then.
                 Default False.
+            weight: Factor on the likelihood of these examples, such that the mean over all processes is that of the
+                whole batch. Default 1.
 
         Returns:
-            The terms before the step, detached, in tensors that later steps leave alone. With `weight_gradient` the
-            gradient beside them, `(out, in, ...)` by name of tensor with a prior: that of the loss divided by
-            `data_size` with respect to the weights that the network ran with, after masks and gates and before
-            `clip`. The loss depends on those by the likelihood only: what the prior adds acts on the latents. With
-            several particles, each with weights of its own, it is the mean of theirs.
+            The terms before the step, of this process, detached, in tensors that later steps leave alone. With
+            `weight_gradient` the gradient beside them, `(out, in, ...)` by name of tensor with a prior, the mean over
+            all processes: that of the loss divided by `data_size` with respect to the weights that the network ran
+            with, after masks and gates and before `clip`. The loss depends on those by the likelihood only: what the
+            prior adds acts on the latents. With several particles, each with weights of its own, it is the mean of
+            theirs.
         """
         if self._fused is not None and not self._fused.traced.holds:
             self.go_on_with(self.objective, self.optimizer)
@@ -193,10 +151,13 @@ class Stepper:
             self._decide(x, y, kl_weight)
         self._lasted += 1
         if self._fused is not None and not weight_gradient and self._fused.traced.fits(x, y):
-            return self._fused_step(self._fused, x, y, kl_weight)
+            return self._fused_step(self._fused, x, y, kl_weight, weight)
         if self._fused is not None:
             self._fused.release()
-        found = self._with_gradient(x, y, kl_weight) if weight_gradient else self._plain_step(x, y, kl_weight)
+        if weight_gradient:
+            found: Terms | tuple[Terms, dict[str, Tensor]] = self._with_gradient(x, y, kl_weight, weight)
+        else:
+            found = self._plain_step(x, y, kl_weight, weight)
         if self._fused is not None:
             self._fused.resume(taken=1)
         self.report.plain_steps += 1
@@ -235,34 +196,63 @@ class Stepper:
 
     # -- inside ----------------------------------------------------------------------------------------------
 
-    def _plain_step(self, x: Tensor, y: Tensor, kl_weight: float, noise: Sequence[Tensor] | None = None) -> Terms:
+    @property
+    def _taken(self) -> int:
+        """Steps taken so far, also before an interruption."""
+        return self.report.plain_steps + self.report.fused_steps
+
+    def _plain_step(
+        self, x: Tensor, y: Tensor, kl_weight: float, weight: float, noise: Sequence[Tensor] | None = None
+    ) -> Terms:
         self.optimizer.zero_grad(set_to_none=True)
-        with numbers_made_on(x.device), nullcontext() if noise is None else GivenNoise(noise):
-            terms = self.objective.terms(x, y, kl_weight)
-        with self._watched(terms) if self.report.plain_steps == 0 else nullcontext():
-            self.backward(terms.loss / self.objective.model.data_size)
+        with self.runtime.noise(self._taken):
+            with numbers_made_on(x.device), nullcontext() if noise is None else GivenNoise(noise):
+                terms = self.objective.terms(x, y, kl_weight if weight == 1.0 else kl_weight / weight)
+            with self._watched(terms) if self.report.plain_steps == 0 else nullcontext():
+                loss = terms.loss / self.objective.model.data_size
+                (loss if weight == 1.0 else weight * loss).backward()
+        self.runtime.reduce(self._held())
         if self.clip is not None:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(parameters, self.clip)
         self.optimizer.step()
         parts = {site: term.detach() for site, term in terms.kl_of.items()}
-        return replace(terms, loss=terms.loss.detach(), kl_of=parts, weights={})
+        return _weighted(replace(terms, loss=terms.loss.detach(), kl_of=parts, weights={}), weight)
+
+    def _held(self) -> list[Tensor]:
+        """What has a gradient."""
+        return [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
 
     def _watched(self, terms: Terms) -> AbstractContextManager[None]:
         """Where the first backward pass of such terms belongs."""
         model = self.objective.model
         return without_recomputation(model.network, {*model.priors, *terms.weights})
 
-    def _with_gradient(self, x: Tensor, y: Tensor, kl_weight: float) -> tuple[Terms, dict[str, Tensor]]:
+    def _with_gradient(self, x: Tensor, y: Tensor, kl_weight: float, weight: float) -> tuple[Terms, dict[str, Tensor]]:
         """A plain step, and the gradient of the weights."""
         model = self.objective.model
         own = self.objective.outputs_drawn.draws_of_weights()
         with own, with_shifts(model.network, list(model.priors)) as shifts:
-            terms = self._plain_step(x, y, kl_weight)
+            terms = self._plain_step(x, y, kl_weight, weight)
+        self.runtime.reduce(list(shifts.values()))
         # A tensor that the network did not read has none.
         return terms, {name: torch.zeros_like(at) if at.grad is None else at.grad for name, at in shifts.items()}
 
-    def _fused_step(self, fused: FusedStep, x: Tensor, y: Tensor, kl_weight: float) -> Terms:
+    def _fused_step(self, fused: FusedStep, x: Tensor, y: Tensor, kl_weight: float, weight: float) -> Terms:
+        with self.runtime.noise(self._taken):
+            found = self._run_graph(fused, x, y, kl_weight if weight == 1.0 else kl_weight / weight)
+        if found is None:  # the graph is left for good
+            plain = self._plain_step(x, y, kl_weight, weight, fused.noise)
+            self.report.plain_steps += 1
+            return plain
+        if fused.gradient_only:
+            self.runtime.reduce(self._held(), weight)
+            fused.take_step()
+        self.report.fused_steps += 1
+        return _weighted(found, weight)
+
+    def _run_graph(self, fused: FusedStep, x: Tensor, y: Tensor, kl_weight: float) -> Terms | None:
+        """What the graph comes to, at noise that is left in `fused.noise`; None where it may not be used."""
         number = fused.taken
         # Random numbers inside come in the plain order, but for several particles side by side.
         is_random = fused.traced.has_random_numbers
@@ -275,7 +265,8 @@ class Stepper:
                     f"one gives {float(plain.loss):.6g}, so the declaration or the network reads something that "
                     "changes during the fit"
                 )
-                return self._instead(fused, reason, x, y, kl_weight)
+                self._leave(fused, reason)
+                return None
         clock = time.perf_counter()
         try:
             terms = fused(x, y, kl_weight, fused.noise if is_checked else None)
@@ -287,14 +278,14 @@ class Stepper:
                 raise ValueError(
                     f"execution='fused' cannot be compiled here ({why}): use compiled=False or execution='plain'"
                 ) from problem
-            return self._instead(fused, f"the graph cannot be compiled here ({why})", x, y, kl_weight)
+            self._leave(fused, f"the graph cannot be compiled here ({why})")
+            return None
         if is_checked and not is_random and not self._agree(plain, terms, kl_weight):
             how = "compiled" if self.report.compiled else "captured"
             raise RuntimeError(
                 f"the fused execution as it was {how} gave a loss of {float(terms.loss):.6g} at step {number + 1} of "
                 f"it, where the plain one gives {float(plain.loss):.6g}: fit with execution='plain', and report it"
             )
-        self.report.fused_steps += 1
         fused.taken += 1
         if number == 0 and self.report.compiled:
             self._compile_seconds = self._trace_seconds + time.perf_counter() - clock
@@ -304,13 +295,11 @@ class Stepper:
             self._times.append(time.perf_counter() - clock)
         return terms
 
-    def _instead(self, fused: FusedStep, reason: str, x: Tensor, y: Tensor, kl_weight: float) -> Terms:
-        """Leaves the fused execution and takes the step by the plain one, at the same noise."""
+    def _leave(self, fused: FusedStep, reason: str) -> None:
+        """Leaves the fused execution; the step is taken by the plain one, at the same noise."""
         fused.release()
         self._stay(reason)
-        warnings.warn(str(self.report), UserWarning, stacklevel=4)
-        self.report.plain_steps += 1
-        return self._plain_step(x, y, kl_weight, fused.noise)
+        warnings.warn(str(self.report), UserWarning, stacklevel=5)
 
     def _agree(self, plain: Terms, fused: Terms, kl_weight: float) -> bool:
         size = float(plain.kl.abs() * kl_weight + plain.log_likelihood.abs())
@@ -329,6 +318,7 @@ class Stepper:
         if self._expected is not None:
             steps = min(steps, max(self._lasted, self._expected))
         seconds = self._time_plain(x, y, kl_weight, steps, once=asked and self.compiled is not None)
+        seconds = self.runtime.agreed(seconds)  # so that all processes choose the same
         self.report.plain_ms = 1e3 * seconds
         total = seconds * steps
         reason = "it was asked for" if asked else f"{steps} steps of {self.report.plain_ms:.3g} ms are to come"
@@ -374,7 +364,8 @@ class Stepper:
             reason += f", not compiled because there is no C++ compiler ({_compiler()})"
         elif self.compiled is None and not is_gpu:
             reason += f", not compiled, which {self.steps} steps would not repay"
-        self._fused = FusedStep(self.objective, self.optimizer, traced, compiled, self.clip)
+        several = self.runtime.world > 1
+        self._fused = FusedStep(self.objective, self.optimizer, traced, compiled, self.clip, gradient_only=several)
         self._decided = True
         report = self.report
         report.name, report.reason, report.compiled = "fused", reason, compiled
@@ -419,6 +410,13 @@ class Stepper:
             if _SAVED * times[-1] * steps < _SECONDS_AT_LEAST:
                 break  # clear already
         return min(times)
+
+
+def _weighted(terms: Terms, weight: float) -> Terms:
+    """Terms of which the likelihood counts as it does in the mean over all processes."""
+    if weight == 1.0:
+        return terms
+    return replace(terms, log_likelihood=weight * terms.log_likelihood, loss=weight * terms.loss)
 
 
 def _compiler() -> str:

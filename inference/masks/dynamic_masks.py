@@ -272,7 +272,8 @@ class ActiveMasks(ActiveRule):
         self.support = Support(run, self.masks)
         self.support.clear()
         dense = any(score.needs_gradient for score in rule.scores)
-        self.needs = Needs(weight_gradient=self._wants_gradient if dense else None)
+        wanted = self._wants_gradient if dense else None
+        self.needs = Needs(batch=lambda step: self.due(step) is not None, weight_gradient=wanted)
         self.fixes_at = max(self._due, default=1)
 
     # -- when ------------------------------------------------------------------------------------------------

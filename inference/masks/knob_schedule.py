@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from bayesprune.inference.masks.density_schedules import CyclicDensity, DensitySchedule
-from bayesprune.inference.rules.rule import ActiveRule, Rule, Run
+from bayesprune.inference.rules.rule import ActiveRule, Needs, Rule, Run, never
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.language.knobs import Knobs, MovingNumber
 
@@ -70,6 +70,8 @@ class ActiveKnobSchedule(ActiveRule):
         rule: What was asked for.
         run: The restart.
     """
+
+    needs = Needs(batch=never)
 
     def __init__(self, rule: KnobSchedule, run: Run) -> None:
         self.rule, self.run = rule, run

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from bayesprune.inference.rules.registry import brought_by
-from bayesprune.inference.rules.rule import ActiveRule, Rule, Run
+from bayesprune.inference.rules.rule import ActiveRule, Needs, Rule, Run, never
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.networks.dyrelu import DyReLU
 from bayesprune.models.networks.dyrelu_networks import dyrelus_of, unfaded_note
@@ -74,6 +74,8 @@ class ActivePhasing(ActiveRule):
         rule: What was asked for.
         run: The restart.
     """
+
+    needs = Needs(batch=never)
 
     def __init__(self, rule: Phasing, run: Run) -> None:
         self.rule, self.run = rule, run

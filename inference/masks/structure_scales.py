@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from bayesprune.inference.masks.out_of_support import settle_scales
 from bayesprune.inference.rules.registry import brought_by
-from bayesprune.inference.rules.rule import ActiveRule, Rule, Run
+from bayesprune.inference.rules.rule import ActiveRule, Needs, Rule, Run, never
 from bayesprune.models.structure.structure_masks import StructureMasks
 
 __all__ = ["StructureScales"]
@@ -35,6 +35,8 @@ class ActiveStructureScales(ActiveRule):
     Args:
         run: The restart.
     """
+
+    needs = Needs(batch=never)
 
     def __init__(self, run: Run) -> None:
         self.run = run

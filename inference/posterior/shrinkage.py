@@ -27,7 +27,8 @@ from bayesprune.models.networks.outputs import outputs_at
 
 EXAMPLES = 1000
 """Training examples over which the Fisher information is averaged."""
-CHUNK = 50
+CHUNK, NUMBERS = 50, 2**28
+"""Examples whose gradients are held at once, and about how many numbers these may be: 1 GiB in float32."""
 
 
 def needs_fisher(model: BayesianNetwork) -> bool:
@@ -72,6 +73,7 @@ def diagonal_fisher(
 
     squares = SquaredGradients(grad(log_prob), centre)
     sums = {name: torch.zeros_like(weight) for name, weight in centre.items()}
+    chunk = max(1, min(CHUNK, NUMBERS // max(1, sum(weight.numel() for weight in centre.values()))))
     seen = 0
     with torch.random.fork_rng(devices=[batches.device] if batches.device.type == "cuda" else []):
         torch.manual_seed(0)
@@ -80,7 +82,7 @@ def diagonal_fisher(
                 outputs = outputs_at(network, centre, x, len(x), statistics)
                 check_finite_outputs(outputs)
                 y = model.likelihood.distribution(outputs).sample()
-            for part_x, part_y in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
+            for part_x, part_y in zip(x.split(chunk), y.split(chunk), strict=True):
                 for name, square in squares(part_x, part_y).items():
                     sums[name] += square
             seen += len(x)

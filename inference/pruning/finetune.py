@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from bayesprune.inference.data.batches import Batches, Data, check_examples, check_validation, targets_check
+from bayesprune.inference.data.batches import Batches, Data
+from bayesprune.inference.data.data_checks import check_examples, check_validation, targets_check
 from bayesprune.inference.data.trainable_batch import NothingTrainableError, TrainableBatches, check_trainable
 from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.pruning.amounts import matching

@@ -13,7 +13,7 @@ from torch import Tensor
 from bayesprune.inference.guides.guide import Guide
 from bayesprune.inference.masks.starts import GivenMasks
 from bayesprune.inference.masks.support import Support
-from bayesprune.inference.rules.rule import ActiveRule, Change, Rule, Run
+from bayesprune.inference.rules.rule import ActiveRule, Change, Needs, Rule, Run, never
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.language.iid import Iid
 from bayesprune.models.language.tensor_prior import TensorPrior
@@ -65,6 +65,8 @@ class ActiveFixedGates(ActiveRule):
         rule: What was asked for.
         run: The restart.
     """
+
+    needs = Needs(batch=never)
 
     def __init__(self, rule: FixedGates, run: Run) -> None:
         self.rule, self.run = rule, run

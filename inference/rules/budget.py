@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from bayesprune.inference.rules.budget_measures import Measure, Part, WeightMeasure, asked_of, measure_of
-from bayesprune.inference.rules.rule import ActiveRule, Change, Rule, Run, Taken
+from bayesprune.inference.rules.rule import ActiveRule, Change, Needs, Rule, Run, Taken, never
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.setting_types import checked_types
 from bayesprune.models.costs.layer_budgets import LayerBudget, counts_by_layer
@@ -244,6 +244,8 @@ class ActiveBudget(ActiveRule):
         budget: What was asked for.
         run: The restart.
     """
+
+    needs = Needs(batch=never)
 
     def __init__(self, budget: Budget, run: Run) -> None:
         self.budget, self.run = budget, run

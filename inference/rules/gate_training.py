@@ -169,6 +169,7 @@ class GateTraining(ActiveRule):
         self._macs = self._count_macs()
         self._attracted: dict[str, Tensor] = {}
         self._decay = self._weight_decay()
+        self.needs = Needs(changing=True, batch=self._looks)
         if self.gating.rule == "attracted" and self._decay is None:
             raise ValueError(
                 "rule='attracted' needs to know the weights' decay: leave all weights of gated layers to UnitGates, or "
@@ -205,6 +206,10 @@ class GateTraining(ActiveRule):
         if step % self._every == 0 or step == self.rounding_step or removed:
             self.record()
         return Change.MODEL if removed else Change.VALUES
+
+    def _looks(self, step: int) -> bool:
+        """Whether inputs are kept, to look at after the epoch."""
+        return self._decay is not None and not self._q.is_settled
 
     def after_epoch(self) -> Change:
         """Looks at the attraction set, and removes closed units where epochs end with that."""

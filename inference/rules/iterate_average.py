@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bayesprune.inference.objective.objective import Objective
-from bayesprune.inference.rules.rule import ActiveRule, Change, Rule, Run, Taken
+from bayesprune.inference.rules.rule import ActiveRule, Change, Needs, Rule, Run, Taken, never
 
 __all__ = ["IterateAverage"]
 
@@ -72,6 +72,8 @@ class ActiveAverage(ActiveRule):
     Attributes:
         count: Steps averaged so far.
     """
+
+    needs = Needs(batch=never)
 
     def __init__(self, rule: IterateAverage, run: Run) -> None:
         self.rule, self.run = rule, run

@@ -22,7 +22,7 @@ from bayesprune.inference.objective.expectation import Expectation
 from bayesprune.inference.objective.objective import Objective, Terms
 from bayesprune.models.bayesian_network import BayesianNetwork
 
-__all__ = ["ActiveRule", "Change", "Collected", "Needs", "Rule", "Run", "Taken"]
+__all__ = ["ActiveRule", "Change", "Collected", "Needs", "Rule", "Run", "Taken", "always", "never"]
 
 
 class Change(Enum):
@@ -33,6 +33,16 @@ class Change(Enum):
     MODEL = 2
 
 
+def always(step: int) -> bool:
+    """Every step."""
+    return True
+
+
+def never(step: int) -> bool:
+    """No step."""
+    return False
+
+
 @dataclass(frozen=True)
 class Needs:
     """What a rule needs of the steps.
@@ -41,12 +51,15 @@ class Needs:
         plain: Why the steps have to be plain, as the end of a sentence; default empty: they may be fused.
         changing: Whether the rule will replace the model; graphs of it are then made anew, where that pays. Default
             False.
+        batch: Whether it reads `Taken.x`, `.y` or `.terms` of the step of this number, from 1, which several processes
+            exchange for it; default `always`.
         weight_gradient: Whether the step of this number, from 1, is to give `Taken.weight_gradient`; default None: no
             step. Such a step is plain.
     """
 
     plain: str = ""
     changing: bool = False
+    batch: Callable[[int], bool] = always
     weight_gradient: Callable[[int], bool] | None = None
 
 
@@ -56,9 +69,10 @@ class Taken:
 
     Attributes:
         step: Its number, from 1.
-        x: Its inputs, `(batch, ...)`.
-        y: Its targets.
-        terms: What it came to, in full-data nats, without a graph.
+        x: Its inputs, `(batch, ...)`; of several processes those of the first one's share.
+        y: Its targets, of the same examples.
+        terms: What it came to, in full-data nats, without a graph; of several processes the mean, but for outputs and
+            weights.
         weight_gradient: Gradient of the loss divided by `data_size` with respect to the weights that the network ran
             with, after masks and gates, dense, `(out, in, ...)` by name of tensor with a prior; None where no rule
             asked for it. The loss depends on these by the likelihood alone: what the prior adds acts on the latents.

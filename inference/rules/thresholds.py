@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bayesprune.inference.guides.left_in import left_in
 from bayesprune.inference.rules.registry import brought_by
-from bayesprune.inference.rules.rule import ActiveRule, Change, Rule, Run, Taken
+from bayesprune.inference.rules.rule import ActiveRule, Change, Needs, Rule, Run, Taken, never
 from bayesprune.inference.rules.rule_traces import over_tensors
 from bayesprune.inference.rules.threshold_forecast import (
     asleep,
@@ -94,6 +94,8 @@ class ActiveThresholds(ActiveRule):
     Raises:
         ValueError: If a tensor has no weight left.
     """
+
+    needs = Needs(batch=never)
 
     def __init__(self, rule: Thresholds, run: Run) -> None:
         self.rule, self.run = rule, run

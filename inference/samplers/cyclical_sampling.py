@@ -15,7 +15,7 @@ from bayesprune.inference.guides.guide import GuideChoice, assign_families
 from bayesprune.inference.guides.registry import is_point
 from bayesprune.inference.masks.dynamic_masks import ActiveMasks
 from bayesprune.inference.objective.objective import Objective
-from bayesprune.inference.rules.rule import ActiveRule, Change, Collected, Rule, Run, Taken
+from bayesprune.inference.rules.rule import ActiveRule, Change, Collected, Needs, Rule, Run, Taken, never
 from bayesprune.inference.rules.schedules import cyclical, schedule_named
 from bayesprune.inference.samplers.langevin import SAMPLERS, is_sampler
 from bayesprune.inference.samplers.mask_phases import check_phases
@@ -123,6 +123,8 @@ class ActiveSampling(ActiveRule):
         ValueError: If a cycle is too short for its samples; with noise, if the optimizer has none, a latent is no point
             on the real line, or the prior still fades in where the noise begins.
     """
+
+    needs = Needs(batch=never)
 
     def __init__(self, rule: CyclicalSampling, run: Run) -> None:
         self.rule, self.run = rule, run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from bayesprune.inference.defaults.length import default_epochs
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.sparsity_path.folder import add_point, open_index, point_folder
 from bayesprune.inference.sparsity_path.point import Pruning, check_prunings, default_prunings
-from bayesprune.inference.sparsity_path.side_by_side import PathFits
+from bayesprune.inference.sparsity_path.side_by_side import PathFits, fitting_folder
 from bayesprune.inference.sparsity_path.sparsity_path import ModelAt, SparsityPath
 from bayesprune.inference.training.fit_options import filled_in
 from bayesprune.models.bayesian_network import BayesianNetwork
@@ -136,6 +137,9 @@ def sparsity_path(
     index = {"prunings": None, "points": []} if place is None else open_index(place, asked)
     fits: dict[float, Fit] = {}
     done = len(index["points"])
+    if place is not None:
+        for number in range(done):  # a call may have been killed right after it had written a point
+            shutil.rmtree(fitting_folder(place, number), ignore_errors=True)
     before = Fit.load(point_folder(place, done - 1), model_at(values[done - 1])) if place is not None and done else None
     if before is not None and before.settings.get("local_reparameterisation") is False:
         how = {"local_reparameterisation": False, **how}  # the default of the version that began the path

@@ -136,21 +136,24 @@ class PathFits:
         if self.how.get("callbacks"):
             raise ValueError("callbacks= would watch in processes of their own: leave them out, or take workers=1")
         numbers = range(begun, len(values))
+        if not numbers:
+            return
         rounds = [[number] for number in numbers] if self.warm else [list(numbers)]
         jobs = self.restarts * len(numbers)
         # In workers nothing is timed, as others are at work beside them, and no bar is shown.
         quiet = replace(self, latency=False, how={**self.how, "progress": False})
         sent = model_at if _can_be_sent(model_at) else None
-        most = min(workers, self.restarts * max(map(len, rounds), default=0))
+        most = min(workers, self.restarts * len(rounds[0]))
         with contextlib.ExitStack() as stack:
             kept = Path(stack.enter_context(tempfile.TemporaryDirectory())) if folder is None else folder
             step = stack.enter_context(job_bar("fits of restarts", jobs, bool(self.how.get("progress"))))
             work = partial(_fitted_restart, quiet, sent, not self.latency)
             processes = stack.enter_context(worker_processes(work, most, "path"))
             for group in rounds:
+                start = before if self.warm else None
                 models = {number: model_at(values[number]) for number in group}
                 tasks = [
-                    _Restart(values[number], _sent(models[number], sent), before, fitting_folder(kept, number), restart)
+                    _Restart(values[number], _sent(models[number], sent), start, fitting_folder(kept, number), restart)
                     for number in group
                     for restart in range(self.restarts)
                 ]

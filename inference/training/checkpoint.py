@@ -46,9 +46,10 @@ from bayesprune.inference.data.fingerprints import (
     names_of_today,
 )
 from bayesprune.inference.data.kept_inputs import KeptInputs
-from bayesprune.inference.execution.stepper import ExecutionReport
+from bayesprune.inference.execution.execution_report import ExecutionReport
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.rules.rule import Rule
+from bayesprune.inference.runtime.runtime import Runtime
 from bayesprune.inference.training.earlier_checkpoints import asked_of_today, state_of_today, with_default_draws
 from bayesprune.inference.training.kept_order import order_state, restore_order
 from bayesprune.inference.training.optimizer_state import optimizer_state, restore_optimizer
@@ -213,7 +214,7 @@ class Checkpoint:
     Args:
         folder: The folder, from `open_checkpoint`.
         restart: Number of the restart.
-        device: Where it runs.
+        runtime: Where it runs; of several processes the first one reads and writes.
         passed: What is kept of the data that pass by.
 
     Attributes:
@@ -225,10 +226,11 @@ class Checkpoint:
         ValueError: If a file is damaged.
     """
 
-    def __init__(self, folder: Path, restart: int, device: torch.device, passed: KeptInputs) -> None:
-        self.device, self.passed = device, passed
+    def __init__(self, folder: Path, restart: int, runtime: Runtime, passed: KeptInputs) -> None:
+        self.runtime, self.device, self.passed = runtime, runtime.device, passed
         self.file = folder / f"restart-{restart}.json"
-        self._kept = _read(self.file) if self.file.exists() else None
+        # The others may not see the folder, and have to go on from the same state.
+        self._kept = runtime.agreed(_read(self.file) if runtime.rank == 0 and self.file.exists() else None)
         self.finished: bool = self._kept is not None and self._kept["finished"]
         self.resumed_at_epoch: int | None = None if self._kept is None else self._kept["counts"]["epoch"] + 1
         self.seconds: float = 0.0 if self._kept is None else self._kept["seconds"]
@@ -312,7 +314,7 @@ class Checkpoint:
             OSError: If it cannot be written; the state before stays, and nothing else.
         """
         began = time.perf_counter()
-        if began < self._due and not finished:
+        if self.runtime.rank > 0 or (began < self._due and not finished):
             return
         execution = self.report(run)  # tells the optimizer the number of its steps
         random = [torch.get_rng_state()]

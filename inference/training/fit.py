@@ -12,7 +12,8 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from bayesprune.inference.data.batches import Batches, Data, check_data, check_validation
+from bayesprune.inference.data.batches import Batches, Data
+from bayesprune.inference.data.data_checks import check_data, check_validation
 from bayesprune.inference.data.data_sketch import data_sketch
 from bayesprune.inference.data.data_units import in_data_units
 from bayesprune.inference.data.kept_inputs import KeptInputs, kept_examples
@@ -20,7 +21,7 @@ from bayesprune.inference.data.trainable_batch import check_trainable
 from bayesprune.inference.defaults.kl_weight import default_kl_warmup, default_kl_weight, default_rules
 from bayesprune.inference.defaults.length import default_epochs
 from bayesprune.inference.defaults.ready_rules import default_rules_of
-from bayesprune.inference.execution.stepper import ExecutionReport
+from bayesprune.inference.execution.execution_report import ExecutionReport
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.guides.guide import Guide, GuideChoice
 from bayesprune.inference.inclusion.inclusion_notes import inclusion_facts
@@ -28,6 +29,9 @@ from bayesprune.inference.posterior.shrinkage import diagonal_fisher, needs_fish
 from bayesprune.inference.posterior.warm_start import begin_at
 from bayesprune.inference.restart import Restart
 from bayesprune.inference.rules.rule import Rule
+from bayesprune.inference.runtime.one_process import OneProcess
+from bayesprune.inference.runtime.runtime import Runtime
+from bayesprune.inference.runtime.share import WHOLE, Share
 from bayesprune.inference.training.checkpoint import Checkpoint, open_checkpoint
 from bayesprune.inference.training.earlier_arguments import rules_of_today
 from bayesprune.inference.training.fit_arguments import DTYPES, check_together, checked_pair, resolve_device
@@ -36,7 +40,7 @@ from bayesprune.inference.training.fit_settings import asked_settings, finished_
 from bayesprune.inference.training.left_restarts import left_by
 from bayesprune.inference.training.map_probe import check_map_exists
 from bayesprune.inference.training.restart_run import Plan, RestartRun
-from bayesprune.inference.training.runtime import OneProcess, Runtime
+from bayesprune.inference.training.same_fit import expect_same_fit
 from bayesprune.inference.training.settled_training import settled_training
 from bayesprune.inference.watching.callbacks import Callback, FitState, checked_steering
 from bayesprune.inference.watching.progress import Progress
@@ -99,7 +103,6 @@ def fit(
     rules = rules_of_today(rules, more)  # type: ignore[arg-type]  # a TypedDict is a dict
     how = options_of(options, more)
     watchers, given = checked_steering(callbacks, rules)
-    watchers += [Progress()] if how.progress else []
     check_together(model, guide, start, stop, how)
     at_work = [*given, *default_rules_of(model, given)]
     how = settled_training(how, model, guide, at_work)
@@ -108,6 +111,7 @@ def fit(
     if runtime is None:
         autocast = torch.bfloat16 if how.precision == "bfloat16" else None
         runtime = OneProcess(resolve_device(how.device), DTYPES[how.precision], autocast)
+    watchers += [Progress()] if how.progress and runtime.rank == 0 else []
     place, dtype = runtime.device, runtime.dtype
     batches = Batches(data, how.batch_size, place, dtype, how.workers, how.channels_last, runtime.data_order)
     total = how.steps if how.steps is not None else batches.steps_in(how.epochs or default_epochs(batches))
@@ -115,10 +119,14 @@ def fit(
     how = replace(how, kl_weight=default_kl_weight(model, guide) if how.kl_weight is None else how.kl_weight)
     passes, held_out = batches.passes_in(total, model.data_size), checked_pair(validation, place, dtype)
     plan = Plan(how, guide, at_work, runtime, total, passes, held_out, watchers, stop)
+    if runtime.world > 1:
+        expect_same_fit(plan, model, batches)
     sketch = data_sketch(data)  # before the training, which an error after it would lose
     settings = asked_settings(plan, start is not None)
     folder: Path | None = None
-    if how.checkpoint is not None:
+    if how.checkpoint is not None and runtime.rank > 0:
+        folder = Path(how.checkpoint)  # of the first process, which reads and writes it
+    elif how.checkpoint is not None:
         asked = settings | how.marks() | {"rules": default_rules(how.restarts, kl_warmup=how.kl_warmup)}
         followed = [*watchers, *([stop] if stop is not None else [])]
         folder = open_checkpoint(
@@ -133,7 +141,7 @@ def fit(
     resumed_at: int | None = None
     was_done = False
     for number in range(how.restarts) if how.only_restart is None else (how.only_restart,):
-        point = None if folder is None else Checkpoint(folder, number, place, kept)
+        point = None if folder is None else Checkpoint(folder, number, runtime, kept)
         with runtime.restart(how.seed + number):
             run, input_shape = _begun(plan, number, model, start, batches)
             if point is not None and point.restore(run):
@@ -142,7 +150,9 @@ def fit(
             elif resumed_at is not None and was_done:  # an earlier call had done the restarts before, and not this one
                 resumed_at = 1
             was_done = point is not None and point.finished
+            batches.share_out(Share(runtime.rank, runtime.world))
             run.train(kept, point)
+            batches.share_out(WHOLE)
             runs.append(run)
             reports.append(run.stepper.report if point is None else point.report(run))
     left = left_by(runs)
@@ -153,6 +163,7 @@ def fit(
         "seconds": seconds + time.perf_counter() - started,
         "resumed_at_epoch": resumed_at,
         "standardised": standardised,
+        **({"processes": runtime.world} if runtime.world > 1 else {}),
     }
     batches.expect_nothing()
     restarts = [Restart(one.model, one.guide, how.seed + one.run.restart) for one in left]

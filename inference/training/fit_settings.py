@@ -9,7 +9,7 @@ import xarray as xr
 
 from bayesprune.inference.data.against_constant import CONSTANT, constant_of_training
 from bayesprune.inference.data.batches import Batches
-from bayesprune.inference.execution.stepper import ExecutionReport
+from bayesprune.inference.execution.execution_report import ExecutionReport
 from bayesprune.inference.fitted import SAMPLES
 from bayesprune.inference.rules.rule_traces import with_rules
 from bayesprune.inference.training.left_restarts import Left

@@ -29,12 +29,17 @@ def restore_order(batches: Batches, state: Tensor | str) -> None:
     Args:
         batches: The data.
         state: What `order_state` gave.
+
+    Raises:
+        ValueError: For a state of an earlier version in several processes.
     """
     own, loader = batches.order, batches.loader
     if isinstance(state, Tensor):
         if own is not None:
             own.set_state(state)
         return
+    if batches.share.world > 1:
+        raise ValueError("a fit that an earlier version began goes on in one process only")
     batches.order = None
     if isinstance(loader, DataLoader) and own is not None and loader.generator is own:  # not a loader of the user's
         loader.generator = None

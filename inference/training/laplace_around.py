@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vjp, vmap
 
 from bayesprune.inference.data.batch_normalisation import tracked_layers
-from bayesprune.inference.data.batches import Batches, Data, check_data
+from bayesprune.inference.data.batches import Batches, Data
+from bayesprune.inference.data.data_checks import check_data
 from bayesprune.inference.data.data_sketch import data_sketch
 from bayesprune.inference.data.kept_inputs import inputs_of
 from bayesprune.inference.fit_result import Fit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -13,19 +13,21 @@ from torch import Tensor, nn
 from bayesprune.inference.data.kept_inputs import KeptInputs
 from bayesprune.inference.data.raw_inputs import standardising_helps
 from bayesprune.inference.data.trainable_batch import NothingTrainableError, TrainableBatches
-from bayesprune.inference.execution.stepper import ExecutionReport, Stepper
+from bayesprune.inference.execution.execution_report import ExecutionReport
+from bayesprune.inference.execution.stepper import Stepper
 from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.guides.guide import Guide, GuideChoice
 from bayesprune.inference.objective.gradient import Gradient
-from bayesprune.inference.objective.objective import Objective
+from bayesprune.inference.objective.objective import Objective, Terms
 from bayesprune.inference.predictions.validation_scores import validation_scores
 from bayesprune.inference.rules.rule import ActiveRule, Change, Rule, Taken
 from bayesprune.inference.rules.schedules import scaled, schedule_named, warmup
+from bayesprune.inference.runtime.runtime import Runtime
 from bayesprune.inference.training.fit_options import FitOptions
 from bayesprune.inference.training.optimizers import make_optimizer
-from bayesprune.inference.training.runtime import Runtime
 from bayesprune.inference.training.step_sums import StepSums
 from bayesprune.inference.watching.callbacks import Callback, FitState
+from bayesprune.inference.watching.progress import Progress
 from bayesprune.inference.watching.pruning_trace import inclusion_record, kl_by_tensor, scale_record
 from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.networks.evaluation_mode import begin_training
@@ -105,7 +107,13 @@ class RestartRun(FitState):
         self._rate = schedule_named(plan.options.schedule, plan.passes)
         self._kl = scaled(warmup(kl_warmup), self.final_kl_weight)
         self._base_rates = [group["lr"] for group in optimizer.param_groups]
-        self._sums, self._every = StepSums(plan.runtime.mean), max(1, plan.steps // ITERATES)
+        self._sums, self._every = StepSums(plan.runtime), max(1, plan.steps // ITERATES)
+        self._watchers = plan.watchers if plan.runtime.rank == 0 else ()
+        # What a watcher may stop within an epoch, all processes have to hear of, also those that were given none; a
+        # progress line stops nothing.
+        stopping = [one for one in plan.watchers if not isinstance(one, Progress)]
+        asks = any(type(one).on_step is not Callback.on_step for one in stopping)
+        self._asks = plan.runtime.world > 1 and plan.runtime.agreed(asks)
         self.has_ended = False
         self.rules = {rule.name: rule.begin(self) for rule in sorted(plan.rules, key=lambda one: one.order)}
         self.stepper = self._stepper(plan.options.execution, plan.options.compiled, "it was asked for")
@@ -145,7 +153,7 @@ class RestartRun(FitState):
             ValueError: If no batch can be trained on, or a callback stops it before the first step.
         """
         begin_training(self.objective.model.network, self.objective)
-        for watcher in self.plan.watchers:
+        for watcher in self._watchers:
             watcher.on_fit_start(self)
         if point is not None:
             point.restore_random_state()
@@ -158,7 +166,7 @@ class RestartRun(FitState):
         finally:
             self._set_progress(1.0)
             self.stepper.finish()
-            for watcher in self.plan.watchers:
+            for watcher in self._watchers:
                 watcher.on_fit_end(self)
             self.objective.eval()
         if self.step == 0:
@@ -168,12 +176,13 @@ class RestartRun(FitState):
         if point is not None and not point.finished:
             point.write(self, finished=True)
 
-    def take_step(self, x: Tensor, y: Tensor) -> Taken:
+    def take_step(self, x: Tensor, y: Tensor, weight: float = 1.0) -> Taken:
         """Takes one step, with what rules do before and after it.
 
         Args:
             x: Inputs, `(batch, ...)`.
             y: Targets.
+            weight: Factor on the likelihood of these examples, of several processes; see `Stepper.step`. Default 1.
         """
         share, number, rules = self.step / self.steps, self.step + 1, tuple(self.rules.values())
         for group, rate in zip(self.optimizer.param_groups, self._base_rates, strict=True):
@@ -186,14 +195,17 @@ class RestartRun(FitState):
         gradient: dict[str, Tensor] | None = None
         try:
             if wanted:
-                terms, gradient = self.stepper.step(x, y, self.kl_weight, weight_gradient=True)
+                terms, gradient = self.stepper.step(x, y, self.kl_weight, weight_gradient=True, weight=weight)
             else:
-                terms = self.stepper.step(x, y, self.kl_weight)
+                terms = self.stepper.step(x, y, self.kl_weight, weight=weight)
         except Exception:
-            self._read(x)  # an unread step that was not finite is the cause
+            if self.runtime.world == 1:  # else the others would have to read with it
+                self._read(x)  # an unread step that was not finite is the cause
             raise
         self.step, self.terms = number, terms
         self._sums.add(number, self.kl_weight, terms)
+        if any(rule.needs.batch(number) for rule in rules):
+            x, y, terms = self._of_all(x, y, terms)
         taken = Taken(number, x, y, terms, gradient)
         if self.step // self._every > (self.step - 1) // self._every or not self._sums.waits:
             self._read(x)
@@ -222,12 +234,12 @@ class RestartRun(FitState):
 
     def _stepper(self, execution: str, compiled: bool | None, why: str) -> Stepper:
         reasons = [rule.needs.plain for rule in self.rules.values() if rule.needs.plain]
-        reasons += ["several processes share their gradients"] if self.runtime.world > 1 else []
+        reasons += [self.runtime.plain] if self.runtime.plain else []
         if reasons:
             execution, compiled, why = "plain", None, reasons[0]
         changing = any(rule.needs.changing for rule in self.rules.values())
         how = (execution, compiled, self.plan.options.clip, why, changing)
-        return Stepper(self.objective, self.optimizer, self.steps, *how, backward=self.runtime.backward)
+        return Stepper(self.objective, self.optimizer, self.steps, *how, runtime=self.runtime)
 
     def _take_epoch(self, data: KeptInputs, trainable: TrainableBatches) -> bool:
         """Takes the steps of one pass; returns False where the last step fell on a batch that was left out."""
@@ -240,13 +252,15 @@ class RestartRun(FitState):
                     break
                 continue
             share = self.step / self.steps
-            self.take_step(x, y)
+            self.take_step(x, y, data.batches.weight)
             last = self.iterates[-1]["step"] if self.iterates else 0
             if self.step // self._every > last // self._every:  # the very step may have been left out
                 self._read(x)
                 self._record_iterate()
-            for watcher in self.plan.watchers:
+            for watcher in self._watchers:
                 watcher.on_step(self)
+            if self._asks:
+                self._agree_to_stop()
             if self.stop or self.step >= self.steps:
                 break
         if not self._sums.taken:
@@ -257,13 +271,30 @@ class RestartRun(FitState):
         self.epoch += 1
         for rule in self.rules.values():
             self._tell(rule, rule.after_epoch())
-        self.history.append(self._row(share, data) | {"seconds": time.perf_counter() - clock})
-        for watcher in self.plan.watchers:
+        self.runtime.level(self.objective)
+        row = self._row(share, data) if self.runtime.rank == 0 else {}
+        self.history.append(self.runtime.agreed(row | {"seconds": time.perf_counter() - clock}))
+        for watcher in self._watchers:
             watcher.on_epoch(self)
-        if self.plan.stop is not None and self.plan.stop(self):
+        if self.plan.stop is not None and self.runtime.rank == 0 and self.plan.stop(self):
             self.stop, self.stop_reason = True, getattr(self.plan.stop, "reason", "")
-        self.stop = self.runtime.agreed(self.stop)
+        self._agree_to_stop()
         return True
+
+    def _agree_to_stop(self) -> None:
+        self.stop, self.stop_reason = self.runtime.agreed((self.stop, self.stop_reason))
+
+    def _of_all(self, x: Tensor, y: Tensor, terms: Terms) -> tuple[Tensor, Tensor, Terms]:
+        """Inputs and targets of the first process, and the mean of the terms, so that rules decide the same in all."""
+        if self.runtime.world == 1:
+            return x, y, terms
+        means = self.runtime.mean(torch.stack([terms.loss, terms.log_likelihood, terms.kl, *terms.kl_of.values()]))
+        loss, log_likelihood, kl, *parts = means.unbind()
+        kl_of = dict(zip(terms.kl_of, parts, strict=True))
+        found = replace(terms, loss=loss, log_likelihood=log_likelihood, kl=kl, kl_of=kl_of)
+        of_first = self.runtime.agreed((x.cpu(), y.cpu()) if self.runtime.rank == 0 else None)
+        x, y = of_first or (x, y)
+        return x.to(self.runtime.device), y.to(self.runtime.device), found
 
     def _row(self, share: float, data: KeptInputs) -> dict[str, Any]:
         """The epoch's row of the history."""
@@ -293,6 +324,7 @@ class RestartRun(FitState):
         self.stepper.finish()  # the optimizer and the parameters are then as the plain execution leaves them
         for rule in reversed(self.rules.values()):
             rule.end()
+        self.runtime.level(self.objective)
         self.has_ended = True
 
     def _set_progress(self, share: float) -> None:

@@ -44,7 +44,7 @@ def worked(job: bytes) -> bytes:
 
     Raises:
         ValueError: If what is done with it cannot be found in this process.
-        Exception: What it raises; a RuntimeError in its place where that cannot be sent back.
+        Exception: What it raises; where that cannot be sent back, the nearest of its base classes that can.
     """
     if not _WORK:
         # Bytes that the parent has pickled itself a moment ago, and no file.
@@ -59,11 +59,32 @@ def worked(job: bytes) -> bytes:
     try:
         return pickle.dumps(_WORK[0](pickle.loads(job)))
     except Exception as problem:
+        if _can_be_sent(problem):
+            raise
+        raise _that_can_be_sent(problem) from problem
+
+
+def _can_be_sent(problem: Exception) -> bool:
+    try:
+        return type(pickle.loads(pickle.dumps(problem))) is type(problem)
+    except Exception:  # whatever its class does when it is made of its arguments
+        return False
+
+
+def _that_can_be_sent(problem: Exception) -> Exception:
+    """The same sentence and notes in the nearest base class that is made of a sentence."""
+    for kind in type(problem).__mro__:
         try:
-            pickle.loads(pickle.dumps(problem))
-        except Exception:
-            raise RuntimeError(f"{type(problem).__name__}: {problem}") from problem
-        raise
+            found = kind(str(problem))
+        except Exception:  # noqa: S112  # as above
+            continue
+        if isinstance(found, Exception) and str(found) == str(problem) and _can_be_sent(found):
+            break
+    else:
+        found = RuntimeError(str(problem))
+    for note in getattr(problem, "__notes__", ()):
+        found.add_note(note)
+    return found
 
 
 def _end_with_parent() -> None:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import pickle
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.context import SpawnProcess
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -26,6 +27,8 @@ __all__ = ["LostWorkerError", "Workers", "in_order", "worker_processes"]
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+_STARTING = threading.Lock()
+"""Held while a process is started, so that it is known which one it is."""
 
 
 class LostWorkerError(RuntimeError):
@@ -34,9 +37,10 @@ class LostWorkerError(RuntimeError):
 
 @dataclass(frozen=True)
 class _Worker:
-    """An executor of one process, and the process's number, known once it has begun."""
+    """An executor of one process, that process, and its number, known once it has begun."""
 
     pool: ProcessPoolExecutor
+    process: SpawnProcess
     pid: Future[int]
 
 
@@ -119,7 +123,7 @@ class Workers(Generic[Job, Result]):
         """
         for worker in self._workers:
             if in_work:
-                _kill(worker)
+                worker.process.terminate()  # the executor notices it
         for worker in self._workers:
             worker.pool.shutdown(wait=True, cancel_futures=True)
         self._workers.clear()
@@ -136,8 +140,12 @@ class Workers(Generic[Job, Result]):
         pool = ProcessPoolExecutor(
             1, mp_context=multiprocessing.get_context("spawn"), initializer=begin_worker, initargs=(self._sent,)
         )
-        with _signals_held():
-            worker = _Worker(pool, pool.submit(worker_pid))
+        with _STARTING:
+            before = multiprocessing.active_children()
+            with _signals_held():
+                pid = pool.submit(worker_pid)  # starts the process
+            started = (one for one in multiprocessing.active_children() if one not in before)
+            worker = _Worker(pool, next(one for one in started if isinstance(one, SpawnProcess)), pid)
         self._workers.append(worker)
         return worker, pool.submit(worked, sent)
 
@@ -228,12 +236,6 @@ def in_order(
             yield result
 
     yield here
-
-
-def _kill(worker: _Worker) -> None:
-    """Ends a process in the middle of its job; the executor notices it."""
-    with contextlib.suppress(BrokenProcessPool, OSError):
-        os.kill(worker.pid.result(), signal.SIGTERM)
 
 
 @contextlib.contextmanager

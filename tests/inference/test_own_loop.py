@@ -18,7 +18,7 @@ from torch import nn
 
 import bayesprune as bp
 from bayesprune.inference.objective.objective import Objective
-from bayesprune.inference.training.runtime import OneProcess
+from bayesprune.inference.runtime.one_process import OneProcess
 from bayesprune.inference.watching import record as record_module
 from bayesprune.inference.watching.trace_file import read_progress
 from tests.oracles.own_loops import fit_by, trained_by

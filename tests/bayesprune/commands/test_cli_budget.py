@@ -97,7 +97,7 @@ def test_another_file_is_another_fit(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     asked = []
     monkeypatch.setattr(
-        "bayesprune.commands.fitting.writing_part", lambda out, given, fresh: asked.append(given) or 1 / 0
+        "bayesprune.runs.run_processes.writing_part", lambda out, given, *rest: asked.append(given) or 1 / 0
     )
     for text in ("tensor,density\nfc1.weight,0.1\n", "tensor,density\nfc1.weight,0.2\n"):
         (tmp_path / "b.csv").write_text(text)

@@ -79,6 +79,20 @@ def test_the_same_command_goes_on_where_it_was_stopped(command, networks_file, t
     assert table[-1] == f"next: bayesprune prune {out} --sparsity 0.95 {again} --out {out}-pruned"
 
 
+def test_workers_make_networks_of_ones_own_file_and_the_same_numbers(made, networks_file, tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as workers have
+    try:
+        for workers in (1, 2):
+            made(*arguments(networks_file, tmp_path / f"of-{workers}", "--workers", workers, "--cold", values="3"))
+    finally:
+        torch.set_num_threads(threads)
+    one, two = (read_index(tmp_path / f"of-{workers}") for workers in (1, 2))
+    for found in (one, two):
+        assert found["arguments"].pop("warm") is False and found["points"][0].pop("seconds") > 0
+    assert one == two and len(one["points"][0]["fits"]) == 2
+
+
 def test_other_arguments_are_told_in_one_line(refused, networks_file, finished):
     refused(arguments(networks_file, finished, epochs=6), "epochs 5, but now it is 6", "choose another folder")
     refused(arguments(networks_file, finished, "--set", "kappa=3"), "--set gives kappa, which --values go along")

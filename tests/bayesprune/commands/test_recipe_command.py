@@ -110,7 +110,7 @@ def test_a_budget_file_is_the_layout(command, given, tmp_path):
 def test_another_recipe_is_another_fit(command, given, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "bayesprune.commands.fitting.writing_part", lambda out, given, fresh: asked.append(given) or 1 / 0
+        "bayesprune.runs.run_processes.writing_part", lambda out, given, *rest: asked.append(given) or 1 / 0
     )
     for more in (("rigl",), ("rigl", "--recipe-set", "every=3"), ("set",)):
         assert command(*given(tmp_path / "r", "--recipe", *more))[0] == 1

@@ -171,7 +171,7 @@ def test_a_fit_that_has_not_done_an_epoch_is_shown(command, tmp_path):
 
 def test_a_fit_that_is_being_scored_is_shown_so(command, tmp_path):
     with writing_part(tmp_path / "run", {}) as part:
-        progress = part.watcher._progress(finished=True, step=6, steps=6, epoch=3, epochs=3)
+        progress = part.watchers[0]._progress(finished=True, step=6, steps=6, epoch=3, epochs=3)
         write_json(part.folder / "progress.json", asdict(progress))
         out = command("show", tmp_path / "run")[1]
     assert "fitted; scoring and writing" in out and " left" not in out

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from bayesprune.inference.data.batches import Batches, check_data
+from bayesprune.inference.data.batches import Batches
+from bayesprune.inference.data.data_checks import check_data
 from bayesprune.inference.rules.schedules import (
     constant,
     cosine,

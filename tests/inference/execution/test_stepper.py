@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from bayesprune.inference.execution import stepper as stepper_module
-from bayesprune.inference.execution.stepper import ExecutionReport, Stepper
+from bayesprune.inference.execution.execution_report import ExecutionReport
+from bayesprune.inference.execution.stepper import Stepper
 from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.objective.latent_gate_estimators import ScoreFunction
 from bayesprune.inference.training.fit import fit

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -86,6 +90,7 @@ def broken_off(folder, monkeypatch, workers):
 def test_restarts_side_by_side_are_those_of_one_process_which_goes_on_with_them(alone, tmp_path, monkeypatch):
     broken_off(tmp_path / "path", monkeypatch, 2)
     (fitting_folder(tmp_path / "path", 1) / "restart-2.json").unlink()  # as if it had been killed in the middle
+    fitting_folder(tmp_path / "path", 0).mkdir()  # as if it had been killed right after a point was written
     is_that_of(alone, followed(**QUICK, folder=tmp_path / "path"))
     assert {file.name for file in (tmp_path / "path").iterdir()} == {INDEX_FILE, "point-000", "point-001", "point-002"}
 
@@ -114,6 +119,27 @@ def test_cold_fits_of_all_values_are_made_side_by_side():
     xr.testing.assert_identical(without_clocks(found), without_clocks(cold))
     assert same_fits(cold.fit(0.05), found.fit(0.05))
     assert bool(found.table.latency.notnull().any()) and bool(cold.table.latency.isnull().all())
+
+
+def steady(share):
+    """A schedule in which the first worker that comes by half of a fit is killed."""
+    marker = Path(os.environ["KILLED"])
+    if share >= 0.5 and multiprocessing.parent_process() is not None and not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 1.0
+
+
+@pytest.mark.slow
+def test_a_killed_worker_changes_no_number(tmp_path, monkeypatch):
+    monkeypatch.setenv("KILLED", str(tmp_path / "killed"))
+    how = {**QUICK, "restarts": 2, "values": (0.5, 0.2), "schedule": steady}
+    alone = followed(**how)
+    assert not (tmp_path / "killed").exists()
+    found = followed(**how, workers=2, folder=tmp_path / "path")
+    assert (tmp_path / "killed").exists()
+    xr.testing.assert_identical(without_clocks(found), without_clocks(alone))
+    assert same_fits(found.fit(0.2), alone.fit(0.2))
 
 
 @pytest.mark.slow

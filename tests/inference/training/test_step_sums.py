@@ -12,10 +12,12 @@ import bayesprune as bp
 from bayesprune.inference.execution.stepper import Stepper
 from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.objective.objective import Terms
+from bayesprune.inference.runtime.one_process import OneProcess
 from bayesprune.inference.training import restart_run
 from bayesprune.inference.training.step_sums import StepSums
 
 GENERATOR = torch.Generator().manual_seed(2)
+HERE = OneProcess(torch.device("cpu"), torch.float64)
 NUMBERS = [(float(a), float(b)) for a, b in torch.randn(40, 2, generator=GENERATOR, dtype=torch.float64) * 100.0]
 """Log-likelihood and KL term of forty steps."""
 
@@ -40,7 +42,7 @@ def expected(numbers, weights=weight):
 
 @pytest.mark.parametrize("every", [1, 7, 40])
 def test_sums_are_those_of_the_numbers_however_late_they_are_read(every):
-    sums = StepSums(lambda value: value)
+    sums = StepSums(HERE)
     for step, (likelihood, kl) in enumerate(NUMBERS, 1):
         sums.add(step, weight(step), terms(likelihood, kl))
         if step % every == 0:
@@ -57,7 +59,7 @@ def test_sums_are_those_of_the_numbers_however_late_they_are_read(every):
 
 
 def test_single_precision_is_summed_in_double():
-    sums, value = StepSums(lambda value: value), 1e8 / 3
+    sums, value = StepSums(HERE), 1e8 / 3
     for step in range(1, 1001):
         sums.add(step, 1.0, terms(-value, 0.0, torch.float32))
     sums.read()
@@ -68,7 +70,7 @@ def test_single_precision_is_summed_in_double():
 
 def test_what_a_replayed_graph_writes_to_the_same_place_is_kept_for_each_step():
     """A captured step returns the same tensors each time, which the next one overwrites."""
-    sums, place = StepSums(lambda value: value), torch.zeros(5, dtype=torch.float64)
+    sums, place = StepSums(HERE), torch.zeros(5, dtype=torch.float64)
     loss, likelihood, kl, *each = place.unbind()
     same = Terms(loss, likelihood, kl, dict(zip("ab", each, strict=True)))
     for step, (ll, value) in enumerate(NUMBERS, 1):
@@ -84,7 +86,7 @@ def test_what_a_replayed_graph_writes_to_the_same_place_is_kept_for_each_step():
     [((math.nan, 1.0), ""), ((1.0, math.inf), "a"), ((math.inf, math.inf), "a"), ((-math.inf, 1.0), "")],
 )
 def test_the_first_step_that_is_not_finite_is_found_among_those_unread(bad, site):
-    sums = StepSums(lambda value: value)
+    sums = StepSums(HERE)
     for step in range(1, 10):
         sums.add(step, 1.0, terms(*(bad if step in (5, 8) else (-2.0, 1.0))))
     found = sums.read()
@@ -95,13 +97,13 @@ def test_the_first_step_that_is_not_finite_is_found_among_those_unread(bad, site
 def test_the_site_is_the_first_whose_term_is_not_finite():
     one = terms(-2.0, math.nan)
     one.kl_of["a"] = torch.tensor(1.0, dtype=torch.float64)
-    sums = StepSums(lambda value: value)
+    sums = StepSums(HERE)
     sums.add(1, 1.0, one)
     assert sums.read().first_bad() == "b"
 
 
 def test_on_a_cpu_nothing_waits_and_elsewhere_the_last_step_does():
-    sums = StepSums(lambda value: value)
+    sums = StepSums(HERE)
     assert not sums.waits
     sums.add(1, 1.0, terms(-2.0, 1.0))
     assert not sums.waits
@@ -153,8 +155,8 @@ def bad_at(monkeypatch, number, change):
     """Makes a step's terms what they would be if something had become non-finite in it."""
     original, count = Stepper.step, [0]
 
-    def step(self, x, y, kl_weight):
-        found, count[0] = original(self, x, y, kl_weight), count[0] + 1
+    def step(self, x, y, kl_weight, **more):
+        found, count[0] = original(self, x, y, kl_weight, **more), count[0] + 1
         return change(found) if count[0] == number else found
 
     monkeypatch.setattr(Stepper, "step", step)
@@ -194,16 +196,16 @@ def test_an_unread_step_is_blamed_for_the_error_of_a_later_one(as_on_a_gpu, monk
     bad_at(monkeypatch, 6, lambda t: Terms(NAN, NAN, t.kl, t.kl_of, t.outputs))
     step, count = Stepper.step, [0]
 
-    def fails(self, x, y, kl_weight):
+    def fails(self, x, y, kl_weight, **more):
         count[0] += 1
         if count[0] == 7:
             raise RuntimeError("probabilities are not finite")
-        return step(self, x, y, kl_weight)
+        return step(self, x, y, kl_weight, **more)
 
     monkeypatch.setattr(Stepper, "step", fails)
     with pytest.raises(NonFiniteLossError, match="non-finite at step 6"):
         fitted()
     count[0] = -100
-    monkeypatch.setattr(Stepper, "step", lambda *_: (_ for _ in ()).throw(RuntimeError("another thing")))
+    monkeypatch.setattr(Stepper, "step", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("another thing")))
     with pytest.raises(RuntimeError, match="another thing"):  # control: an error of its own stays
         fitted()

@@ -16,11 +16,12 @@ import torch
 from bayesprune.inference.workers.processes import LostWorkerError, in_order, worker_processes
 
 
-class Awkward(Exception):
+class Awkward(OSError):
     """An exception that can be written by pickle and not read."""
 
     def __init__(self, first, second):
         super().__init__(f"{first} and {second}")
+        self.add_note("twice")
 
 
 def done(folder, job):
@@ -66,8 +67,9 @@ def test_jobs_follow_each_other_in_order_and_a_killed_process_takes_no_other_wit
         with pytest.raises(ValueError, match="job 5 is wrong") as caught:
             list(workers.in_order([("raise", 5)]))
         assert caught.value.__notes__ == ["as it was asked for"]
-        with pytest.raises(RuntimeError, match="Awkward: 1 and 2"):
+        with pytest.raises(OSError, match="1 and 2") as caught:
             list(workers.in_order([("awkward", 0)]))
+        assert type(caught.value) is OSError and str(caught.value) == "1 and 2" and caught.value.__notes__ == ["twice"]
         with pytest.raises(LostWorkerError, match="2 processes of the test were killed at the same job"):
             list(workers.in_order([("die", 8)]))
         assert [result[0] for result in workers.in_order([("do", 9)])] == [9]

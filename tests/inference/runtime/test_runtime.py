@@ -8,9 +8,9 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import bayesprune as bp
-from bayesprune.inference.execution.denormals import flushed_denormals
 from bayesprune.inference.rules.rule import ActiveRule, Change, Rule
-from bayesprune.inference.training.runtime import OneProcess
+from bayesprune.inference.runtime.denormals import flushed_denormals
+from bayesprune.inference.runtime.one_process import OneProcess
 
 SIZE = 30
 X = torch.arange(SIZE * 3.0).reshape(SIZE, 3) / 30.0
@@ -166,7 +166,8 @@ class Counting(OneProcess):
 def test_a_runtime_of_one_s_own_is_used():
     runtime = Counting()
     fit = fitted(runtime=runtime, restarts=2, seed=5)
-    assert runtime.restarts == [5, 6] and runtime.set_up == 2 and runtime.asked == 6
+    assert runtime.restarts == [5, 6] and runtime.set_up == 2
+    assert runtime.asked == 12  # of each epoch its row and whether to stop
     assert {p.dtype for p in fit.guide.parameters()} == {torch.float64} and fit.settings["device"] == "cpu"
     same = fitted(restarts=2, seed=5, precision="float64")
     assert all(torch.equal(a, b) for a, b in zip(fit.guide.parameters(), same.guide.parameters(), strict=True))
@@ -175,17 +176,27 @@ def test_a_runtime_of_one_s_own_is_used():
 def test_what_a_runtime_decides_is_obeyed():
     class Stops(Counting):
         def agreed(self, decision):
-            super().agreed(decision)
-            return self.asked >= 2
+            super().agreed(decision)  # of each epoch its record, and whether to stop and why
+            return (self.asked >= 4, "enough") if isinstance(decision, tuple) else decision
 
     fit = fitted(runtime=Stops(), epochs=5)
-    assert fit.trace.sizes["epoch"] == 2 and fit.settings["stopped_early"][0]["step"] == 6
+    stopped = fit.settings["stopped_early"][0]
+    assert fit.trace.sizes["epoch"] == 2 and stopped["step"] == 6 and stopped["reason"] == "enough"
     assert fitted(runtime=Counting(), epochs=5).trace.sizes["epoch"] == 5  # control
 
 
-def test_the_number_of_a_process_and_how_many_there_are_stand_on_it():
-    runtime = one_process()
-    assert (runtime.rank, runtime.world) == (0, 1)
-    value = torch.tensor(3.0, requires_grad=True)
-    runtime.backward(value**2)
-    assert float(value.grad) == 6.0 and float(runtime.mean(torch.tensor(2.5))) == 2.5
+def test_one_process_is_the_first_and_only_one_and_leaves_all_as_it_is():
+    runtime, layer = one_process(), nn.Linear(2, 1)
+    assert (runtime.rank, runtime.world, runtime.plain) == (0, 1, "")
+    layer(torch.ones(3, 2)).sum().backward()
+    before = [(p.detach().clone(), p.grad.clone()) for p in layer.parameters()]
+    state = torch.get_rng_state()
+    runtime.setup(layer, torch.optim.SGD(layer.parameters(), 0.1))
+    runtime.reduce(list(layer.parameters()), 0.5)
+    runtime.level(layer)
+    with runtime.noise(3):
+        assert torch.equal(torch.get_rng_state(), state)  # torch's own generator draws the noise
+    for p, (value, gradient) in zip(layer.parameters(), before, strict=True):
+        assert torch.equal(p, value) and torch.equal(p.grad, gradient)
+    assert float(runtime.mean(torch.tensor(2.5))) == 2.5 and runtime.agreed("x") == "x"
+    runtime.expect_same({"the data": "anything"})

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.inference.execution.denormals import flushed_denormals
+from bayesprune.inference.runtime.denormals import flushed_denormals
 
 
 def is_zero(number=1e-40):

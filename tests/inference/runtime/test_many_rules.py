@@ -1,0 +1,106 @@
+"""Rules, callbacks, stops and records of several processes: decided once, the same in all, and as in one process."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.inference.runtime import rule_checks
+from tests.inference.runtime.many_processes import alone
+from tests.inference.runtime.problems import distance
+
+WORLDS = (2, 3)
+pytestmark = pytest.mark.filterwarnings("ignore:the noise of theta's gradient:UserWarning")
+
+
+@pytest.mark.parametrize("method", rule_checks.METHODS)
+def test_methods_end_alike_in_all_processes_and_as_well_as_in_one(group, method):
+    first, other = (found[method] for found in group(2, "methods_on_digits"))
+    assert torch.equal(first["tensors"], other["tensors"]) and first["processes"] == 2
+    for name in ("shapes", "masks", "settings", "accuracy"):
+        assert str(first[name]) == str(other[name]), name
+    one = rule_checks.facts_of(rule_checks.METHODS[method](alone))
+    assert abs(first["accuracy"] - one["accuracy"]) < 0.06 and one["accuracy"] > 0.6
+    if method == "RigL":
+        whole = 64 * 30 + 30 * 10
+        assert first["masks"] == one["masks"] and sum(first["masks"].values()) == round(rule_checks.DENSITY * whole)
+    (said,) = first["settings"]["masks" if method == "RigL" else "budget"]
+    if method == "unit gates":  # a unit is cut or left as a whole
+        assert first["shapes"] != [(30, 64), (30,), (20, 30), (20,), (10, 20), (10,)]
+        cut = 64 * first["shapes"][0][0] + first["shapes"][2][0] * (first["shapes"][2][1] + 10)
+        assert said["reached_count"] == cut and abs(cut - said["asked_count"]) < 64 + 20
+    else:
+        assert said["reached_count"] == said["asked_count"] == 222
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_average_of_iterates_is_that_of_one_process(group, world):
+    expected, said = rule_checks.averaged_iterates(alone)
+    for tensors, told in group(world, "averaged_iterates"):
+        assert distance(tensors, expected) < 1e-11 and told == said
+    assert said == [{"count": 9}]
+
+
+@pytest.mark.parametrize("name", ["clip", "particles", "sgd", "clip, fused", "steps"])
+def test_what_acts_after_the_mean_is_that_of_one_process(group, one_with_options, name):
+    for found in group(2, "particles_clip_and_other_optimizers"):
+        assert distance(found[name], one_with_options[name]) < 1e-11
+    plain = one_with_options["particles" if name == "sgd" else "sgd"]
+    assert distance(one_with_options[name], plain) > 1e-4  # control: the options do something
+
+
+@pytest.fixture(scope="module")
+def one_with_options():
+    return rule_checks.particles_clip_and_other_optimizers(alone)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_rules_are_shown_the_same_in_all_processes_and_means_over_all(group, world):
+    expected, every = rule_checks.what_rules_are_shown(alone), group(world, "what_rules_are_shown")
+    assert len(expected) == 6
+    for found in every:
+        for step, (x, y, terms, parts, gradient, drawn) in enumerate(found):
+            whole = expected[step]
+            assert torch.equal(x, whole[0][: len(x)]) and torch.equal(y, whole[1][: len(y)])  # the first one's share
+            assert len(x) == -(-len(whole[0]) // world)
+            assert terms == pytest.approx(whole[2], rel=1e-10) and parts == pytest.approx(whole[3], rel=1e-10)
+            for name, one in gradient.items():
+                assert distance(one, whole[4][name]) < 1e-9
+                assert torch.equal(one, every[0][step][4][name])
+            assert torch.equal(drawn, every[0][step][5])
+
+
+def test_restarts_are_the_same_in_all_processes_and_unlike_each_other(group):
+    first, other = (found["tensors"] for found in group(2, "several_restarts"))
+    assert len(first) == 2 and not torch.equal(*first)
+    assert all(torch.equal(*pair) for pair in zip(first, other, strict=True))
+
+
+# -- who is asked ----------------------------------------------------------------------------------------------
+
+
+def test_callbacks_are_called_in_the_first_process_alone(group):
+    first, other = group(2, "callbacks_and_stops")
+    assert first["counts"]["told"] == {"start": 1, "step": 18, "epoch": 3, "end": 1}
+    assert not any(other["counts"]["told"].values())
+    assert first["counts"]["stopped"] == other["counts"]["stopped"] == []
+
+
+@pytest.mark.parametrize(("name", "step", "reason"), [("stops", 8, "enough steps"), ("rule", 12, "two epochs")])
+def test_what_stops_the_first_process_stops_all_at_the_same_step(group, name, step, reason):
+    found = [one[name] for one in group(2, "callbacks_and_stops")]
+    for one in found:
+        (stopped,) = one["stopped"]
+        assert (stopped["step"], stopped["reason"], one["epochs"]) == (step, reason, 2)
+        assert torch.equal(one["tensors"], found[0]["tensors"])
+    assert [one["told"] for one in found] == [[1, 2], []] or name == "stops"
+
+
+def test_validation_data_are_scored_once_and_all_have_the_record(group):
+    first, other = group(2, "validation_scores_and_records")
+    assert (first["calls"], other["calls"]) == (3, 0)
+    assert {"validation_accuracy", "validation_nll", "loss", "seconds"} <= first["columns"].keys()
+    assert first["columns"].keys() == other["columns"].keys()
+    for name, column in first["columns"].items():
+        assert torch.equal(column.nan_to_num(), other["columns"][name].nan_to_num()), name
+    assert not first["columns"]["validation_nll"].isnan().any()
