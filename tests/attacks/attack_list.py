@@ -148,7 +148,7 @@ class Attack:
     def _may_stay(self) -> tuple[str, ...]:
         """What is gone on with later, and plots that were drawn before another could not be."""
         may = {part.rstrip("/") for part in self.command if part in ("killed", "path", "search")}
-        if self.command[:1] in (("path",), ("search",)):
+        if self.command[:1] in (("path",), ("search",), ("sweep",)):
             may |= {"out", *(part.removeprefix("--out=").split("/")[0] for part in self.command)}
         return (*may, *(f"{name}.part" for name in (*may, "out")), "checkpoint", "spike")
 
