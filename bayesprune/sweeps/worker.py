@@ -156,14 +156,17 @@ class _Worker:
         def report(epoch: int, value: float | None) -> None:
             nonlocal told_at, done
             done, step = epoch, place * STRIDE + epoch
-            if self.plan.is_pruning:
-                if value is not None and step not in known:  # a fit that goes on repeats epochs
-                    trial.report(value, step)
-                if trial.should_prune():
-                    raise self.optuna.TrialPruned
-            elif time.monotonic() - told_at > _TOLD:
-                told_at = time.monotonic()
-                trial.set_user_attr(EPOCH, step)
+            try:
+                if self.plan.is_pruning:
+                    if value is not None and step not in known:  # a fit that goes on repeats epochs
+                        trial.report(value, step)
+                    if trial.should_prune():
+                        raise self.optuna.TrialPruned
+                elif time.monotonic() - told_at > _TOLD:
+                    told_at = time.monotonic()
+                    trial.set_user_attr(EPOCH, step)
+            except self.optuna.exceptions.UpdateFinishedTrialError as problem:
+                raise _LostError from problem
 
         try:
             return self.trial(settings, report, abandoned=DEATHS in trial.user_attrs)

@@ -42,8 +42,7 @@ BASES: dict[str, list[tuple[str, ...]]] = {
          "--out", "out"),
     ],
     "sweep": [
-        ("sweep", *LABELS, *FIT, "--prior", "spike-and-slab", "--epochs", "1", "--set", "set.expected_density=0.3",
-         "--out", "out"),
+        ("sweep", *LABELS, *FIT, "--prior", "halo", "--epochs", "1", "--set", "set.kappa=3", "--out", "out"),
     ],
     "show": [("show", "spike")],
     "prune": [
