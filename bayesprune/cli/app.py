@@ -98,7 +98,7 @@ def run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     given = [argument for argument in arguments if argument != "--debug"] or ["--help"]
     try:
-        with plain_warnings(), _first_process_alone():
+        with plain_warnings(), _warned_once():
             code = app(args=given, prog_name="bayesprune", standalone_mode=False, obj=arguments)
         if code == INTERRUPTED:  # some versions of typer turn the exception into this code
             raise KeyboardInterrupt
@@ -131,8 +131,8 @@ def _terminated() -> str:
 
 
 @contextlib.contextmanager
-def _first_process_alone() -> Iterator[None]:
-    """Of several processes the first alone warns; all would say the same."""
+def _warned_once() -> Iterator[None]:
+    """Of several processes the first alone warns: all would say the same."""
     with warnings.catch_warnings() if processes_here()[0] > 0 else contextlib.nullcontext():
         if processes_here()[0] > 0:
             warnings.simplefilter("ignore")

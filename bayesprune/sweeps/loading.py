@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bayesprune.inference.watching.trace_file import RunningFit, read_progress
+from bayesprune.models.files.json_file import need
 from bayesprune.models.files.places import expanded
 from bayesprune.models.files.processes import is_running
 from bayesprune.runs.part_folder import part_folder
@@ -18,7 +19,7 @@ from bayesprune.sweeps.plan import SWEEP_FILE, SweepPlan, read_plan
 from bayesprune.sweeps.storage import LostStorageError, open_storage, quiet, require_optuna, storage_kept, told_address
 from bayesprune.sweeps.study import PlannedTrial, planned_trials
 from bayesprune.sweeps.sweep_result import COMPLETE, FAILED, PRUNED, RUNNING, WAITING, Sweep, SweepFit
-from bayesprune.sweeps.trial import OBJECTIVES, Record, read_record
+from bayesprune.sweeps.trial import OBJECTIVES, REMEDY, Record, read_record
 
 __all__ = ["SweepReader", "is_sweep", "load_sweep"]
 
@@ -143,8 +144,11 @@ def _fit(file: Path, record: Record) -> SweepFit:
     """A fit by its record, and by what stands beside it."""
     run = file.with_suffix("")
     settings = {name: value for name, value in record.settings.items() if name != "seed"}
-    seed = int(record.settings.get("seed", record.arguments.get("seed", 0)))
+    seeds = {"seed": record.settings.get("seed", record.arguments.get("seed", 0))}
+    need(file, seeds, {"seed": int}, REMEDY)
+    seed = seeds["seed"]
     if record.scores is not None:
+        need(file, record.scores, dict.fromkeys(record.scores, (float, str, type(None))), REMEDY)
         scores = {name: _score(value) for name, value in record.scores.items() if not isinstance(value, str)}
         return SweepFit(settings, seed, COMPLETE, run, None, scores)
     if record.ended_early is not None:

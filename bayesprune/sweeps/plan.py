@@ -179,6 +179,10 @@ def taken_up(plan: SweepPlan, has_study: Callable[[SweepPlan], bool]) -> SweepPl
     else:
         kept, before = read_plan(plan.out), plan.storage
         _compare(plan, kept)
+        if before is None and ":***@" in (kept.storage or ""):
+            raise ValueError(
+                f"{plan.out} keeps its trials in {kept.storage}, whose password is not kept there: give --storage"
+            )
         plan = replace(plan, study=kept.study, storage=kept.storage if before is None else before)
         other = None if plan.storage is None else told_address(plan.storage)
         if other != kept.storage and not has_study(plan):
@@ -220,22 +224,34 @@ def read_plan(out: str | Path) -> SweepPlan:
 
 
 @contextlib.contextmanager
-def new_or_kept(out: Path) -> Iterator[None]:
-    """Removes what stands in a folder that was made in the block where the block ends by an exception.
+def new_or_kept(out: Path) -> Iterator[Callable[[], None]]:
+    """A block under the lock (`locked`) which, where it ends by an exception, leaves nothing that it has begun.
 
     Args:
         out: Folder of the sweep.
+
+    Yields:
+        As `locked`.
+
+    Raises:
+        ValueError: As `locked`.
     """
     above = [one for one in (out, *out.parents) if not one.exists()]
-    is_new = not out.exists() or (out.is_dir() and not any(out.iterdir()))
     try:
-        yield
+        with locked(out) as alive:
+            is_new = not (out / SWEEP_FILE).exists()  # asked under the lock: another process may have just begun it
+            try:
+                yield alive
+            except BaseException:
+                for name in (SWEEP_FILE, STUDY_FILE) if is_new else ():
+                    (out / name).unlink(missing_ok=True)
+                raise
     except BaseException:
         with contextlib.suppress(OSError):
-            for name in (SWEEP_FILE, STUDY_FILE, LOCK_FILE) if is_new else ():
-                (out / name).unlink(missing_ok=True)
-            for made in above:
-                made.rmdir()
+            if set(os.listdir(out)) <= {LOCK_FILE}:  # nobody else is in it, or waits for the lock's link to go
+                (out / LOCK_FILE).unlink(missing_ok=True)
+                for made in above:
+                    made.rmdir()
         raise
 
 

@@ -182,8 +182,7 @@ def storage_kept(address: str) -> Iterator[None]:
         if lost is None:
             raise
         raise LostStorageError(
-            f"the storage {told_address(address)} does not answer any more ({_reason(lost)}): what was fitted is kept, "
-            "and the same command goes on"
+            f"the storage {told_address(address)} does not answer any more ({_reason(lost)}): see that it is there"
         ) from problem
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bayesprune.models.files.processes import is_running
-from bayesprune.sweeps.plan import SweepPlan, locked, new_or_kept, taken_up
+from bayesprune.sweeps.plan import SweepPlan, new_or_kept, taken_up
 from bayesprune.sweeps.storage import NoStorageError, open_storage, quiet, require_optuna, storage_kept
 
 __all__ = [
@@ -76,7 +76,7 @@ def begun(plan: SweepPlan) -> SweepPlan:
         LostStorageError: If the storage does not answer any more.
     """
     optuna = require_optuna()
-    with new_or_kept(plan.out), locked(plan.out) as alive:
+    with new_or_kept(plan.out) as alive:
         plan = taken_up(plan, _has_study)
         with storage_kept(plan.address), quiet():
             study = optuna.create_study(

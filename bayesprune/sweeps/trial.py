@@ -26,7 +26,7 @@ from bayesprune.runs.part_folder import RunInUse, abandon, part_folder
 from bayesprune.runs.run_folder import load_run, read_summary
 from bayesprune.sweeps.fit_settings import OUTPUTS_DRAWN, PAIRS, REPEATED, checked_settings, digest_of
 
-__all__ = ["OBJECTIVES", "Record", "Report", "RunTrial", "checked_objectives", "fit_keywords", "read_record"]
+__all__ = ["OBJECTIVES", "REMEDY", "Record", "Report", "RunTrial", "checked_objectives", "fit_keywords", "read_record"]
 
 OBJECTIVES: dict[str, str] = {
     "validation_nll": "minimise", "validation_accuracy": "maximise", "validation_rmse": "minimise",
@@ -37,7 +37,7 @@ OBJECTIVES: dict[str, str] = {
 Report = Callable[[int, float | None], None]
 """Is told the epochs done and the score that is looked for on validation data; an exception of its ends the fit."""
 FORMAT = 1
-_REMEDY = "remove it, and the trial is fitted again"
+REMEDY = "remove it, and the trial is fitted again"
 _SUMMED = (
     "validation_nll", "validation_accuracy", "validation_rmse", "validation_ece", "test_accuracy", "test_rmse",
     "seconds", "nonzero", "weights", "sparsity", "resumed_at_epoch",
@@ -325,8 +325,8 @@ def read_record(file: str | Path) -> Record:
         "settings": dict, "arguments": dict, "scores": (dict, type(None)), "problem": (str, type(None)),
         "ended_early": (int, type(None)),
     }  # fmt: skip
-    found = read_json(place, _REMEDY, {"format": int})
-    need(place, found, kinds, _REMEDY)
+    found = read_json(place, REMEDY, {"format": int})
+    need(place, found, kinds, REMEDY)
     return Record(**{name: found[name] for name in kinds})
 
 

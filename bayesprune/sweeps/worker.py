@@ -118,9 +118,11 @@ class _Worker:
         except BaseException as problem:
             if isinstance(problem, (_LostError, ValueError)) and not self._is_mine():
                 return  # Optuna was told what became of a trial that somebody else has taken
+            if isinstance(problem, UnboundLocalError) and problem.__context__ is not None:
+                problem = problem.__context__  # of Optuna 5.0, where the storage cannot even be read
             with contextlib.suppress(Exception), locked(self.plan.out):  # the first problem is the one to tell
                 self._give_back()
-            raise
+            raise problem
 
     def _objective(self, trial: Any, release: Callable[[], None]) -> float | tuple[float, ...]:
         self.current = trial
@@ -154,14 +156,17 @@ class _Worker:
         def report(epoch: int, value: float | None) -> None:
             nonlocal told_at, done
             done, step = epoch, place * STRIDE + epoch
-            if self.plan.is_pruning:
-                if value is not None and step not in known:  # a fit that goes on repeats epochs
-                    trial.report(value, step)
-                if trial.should_prune():
-                    raise self.optuna.TrialPruned
-            elif time.monotonic() - told_at > _TOLD:
-                told_at = time.monotonic()
-                trial.set_user_attr(EPOCH, step)
+            try:
+                if self.plan.is_pruning:
+                    if value is not None and step not in known:  # a fit that goes on repeats epochs
+                        trial.report(value, step)
+                    if trial.should_prune():
+                        raise self.optuna.TrialPruned
+                elif time.monotonic() - told_at > _TOLD:
+                    told_at = time.monotonic()
+                    trial.set_user_attr(EPOCH, step)
+            except self.optuna.exceptions.UpdateFinishedTrialError as problem:
+                raise _LostError from problem
 
         try:
             return self.trial(settings, report, abandoned=DEATHS in trial.user_attrs)

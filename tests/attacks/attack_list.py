@@ -61,6 +61,11 @@ READ: dict[str, list[Command]] = {
          "--widths", "4", "--quiet", "--out", "search"),
         ("fit", "--data", "labels.npz", "--network", "genome", "--network-set", "genome=search", *_GENOME),
     ],
+    "sweep": [
+        ("show", "sweep"), ("show", "sweep", "--plots"),
+        ("sweep", "--data", "{targets}/labels.npz", *FIT, "--epochs", "1", "--prior", "spike-and-slab", "--set",
+         "set.expected_density=0.3,0.6", "--out", "sweep"),
+    ],
     "by-layer": [
         ("prune", "spike", "--budget", "by-layer/uniform.json", "--quiet", "--out", "out"),
         ("fit", "--data", "labels.npz", *_HALO, "--budget", "by-layer/uniform.json"),
@@ -82,13 +87,13 @@ QUOTAS = {
     "spike/summary.json": 220, "spike/fit.json": 120, "gates/summary.json": 110, "gates/fit.json": 110,
     "halo/summary.json": 40, "numbers/summary.json": 40, "horseshoe/fit.json": 30, "pruned/summary.json": 70,
     "compact/summary.json": 80, "compact/plan.json": 70, "path/path.json": 120, "path/point-000/fit.json": 40,
-    "search/search.json": 60, "killed.part/progress.json": 60, "killed.part/command.json": 60,
+    "search/search.json": 60, "sweep/sweep.json": 60, "killed.part/progress.json": 60, "killed.part/command.json": 60,
 }  # fmt: skip
 """How many values are replaced in a JSON file; 30 in one that is not named."""
 QUOTA = 30
 NOT_READ = (
     "arviz.nc", "front.png", "network.py", "compact/masks.safetensors", "compact/weights.safetensors", "/lock",
-    "/budget.json", "search.png",
+    "/budget.json", "search.png", "/front.json",
 )  # fmt: skip
 """Ends of names of files that are written for others; no command reads them."""
 ALIKE = ("halo/", "horseshoe/", "numbers/", "linear/", "path/point-001")
@@ -147,8 +152,8 @@ class Attack:
 
     def _may_stay(self) -> tuple[str, ...]:
         """What is gone on with later, and plots that were drawn before another could not be."""
-        may = {part.rstrip("/") for part in self.command if part in ("killed", "path", "search")}
-        if self.command[:1] in (("path",), ("search",)):
+        may = {part.rstrip("/") for part in self.command if part in ("killed", "path", "search", "sweep")}
+        if self.command[:1] in (("path",), ("search",), ("sweep",)):
             may |= {"out", *(part.removeprefix("--out=").split("/")[0] for part in self.command)}
         return (*may, *(f"{name}.part" for name in (*may, "out")), "checkpoint", "spike")
 
@@ -202,8 +207,8 @@ def _share(lines: list[Command], parts: int, rng: random.Random) -> list[Command
 
 def _named_in(line: Command) -> tuple[str, ...]:
     """Targets that a command line names."""
-    known = ("spike", "halo", "gates", "pruned", "compact", "path", "search", "killed.part", "pictures", "named",
-             "weights.safetensors", "weights.pth")  # fmt: skip
+    known = ("spike", "halo", "gates", "pruned", "compact", "path", "search", "sweep", "killed.part", "pictures",
+             "named", "weights.safetensors", "weights.pth")  # fmt: skip
     named = [name for name in known if name in line or f"{name.removesuffix('.part')}" in line]
     # A command of that name names no folder by itself.
     return tuple(one for one in named if line[:1] != (one,) or one in line[1:] or any(f"={one}" in p for p in line))

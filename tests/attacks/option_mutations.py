@@ -41,6 +41,9 @@ BASES: dict[str, list[tuple[str, ...]]] = {
         ("search", *LABELS, "--trainings", "4", "--population", "3", "--epochs", "1", "--widths", "4", "--quiet",
          "--out", "out"),
     ],
+    "sweep": [
+        ("sweep", *LABELS, *FIT, "--prior", "halo", "--epochs", "1", "--set", "set.kappa=3", "--out", "out"),
+    ],
     "show": [("show", "spike")],
     "prune": [
         ("prune", "spike", "--sparsity", "0.5", "--quiet", "--out", "out"),

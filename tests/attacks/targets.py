@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import struct
 import warnings
 from pathlib import Path
@@ -65,6 +66,9 @@ def make_targets(folder: Path) -> None:
               "--out", "path")  # fmt: skip
         _call("search", "--data", "labels.npz", "--trainings", "5", "--population", "3", "--epochs", "1",
               "--widths", "4", "--quiet", "--out", "search")  # fmt: skip
+        _call("sweep", "--data", "labels.npz", *FIT, "--epochs", "1", "--prior", "spike-and-slab", "--set",
+              "set.expected_density=0.3,0.6", "--out", "sweep")  # fmt: skip
+        _leave_records(folder / "sweep")
         _call("prune", "spike", "--sparsity", "0.5", "--quiet", "--out", "pruned")
         _call("prune", "spike", "--sparsity", "0.8", "--compact", "--quiet", "--out", "compact")
         with (folder / "compact" / "network.py").open("a") as generated:
@@ -104,6 +108,16 @@ def _call(*arguments: str) -> None:
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         assert cli.run(list(arguments)) == 0, arguments
+
+
+def _leave_records(sweep: Path) -> None:
+    """Leaves of a sweep what is of its own: records, by names that do not depend on where it lies; runs are others'."""
+    records = sorted(
+        sweep.glob("?" * 16 + ".json"), key=lambda file: json.dumps(json.loads(file.read_text())["settings"])
+    )
+    for number, record in enumerate(records):
+        shutil.rmtree(record.with_suffix(""))
+        record.rename(sweep / f"{number:016x}.json")
 
 
 def _leave_interrupted(folder: Path) -> None:

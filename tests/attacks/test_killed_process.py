@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -15,7 +17,7 @@ import pytest
 
 from bayesprune.runs.part_folder import what_is_kept
 from bayesprune.runs.run_folder import read_summary
-from tests.oracles.started_commands import begun, ended
+from tests.oracles.started_commands import MODULES, begun, ended
 
 KILLS, LONGEST = 10, 14.0
 """How often; seconds after the fit has begun, of which it takes more, and keeps its first state after five."""
@@ -96,3 +98,28 @@ def test_what_the_first_process_finds_ends_the_others_silently(arguments, tmp_pa
     code, out, err, left = ended(begun(arguments(tmp_path / "run", 2)))
     assert (code, out, left) == (2, "", 0)
     assert err == f"error: {tmp_path / 'run'} exists already: choose another folder for --out, or remove it\n"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_torchrun_is_a_launcher_too(arguments, tmp_path):
+    *given, _, _ = arguments(tmp_path / "run", 2)
+    code = f"{MODULES}from torch.distributed.run import main; main()"
+    line = [sys.executable, "-c", code, "--standalone", "--nproc-per-node", "2", "-m", "bayesprune", *map(str, given)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(place for place in sys.path if place)}
+    fit = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    while not (tmp_path / "run.part" / "command.json").is_file():
+        assert fit.poll() is None, fit.communicate()
+        time.sleep(0.05)
+    time.sleep(8.0)
+    max(psutil.Process(fit.pid).children(), key=lambda one: one.pid).kill()
+    code, out, err, left = ended(fit)
+    assert (code, out, left) == (1, "", 0), err
+    (said,) = [line for line in err.splitlines() if line.startswith("error: ")]  # beside the report of torchrun
+    kept = what_is_kept(tmp_path / "run.part")
+    assert "process of the fit has ended" in said and f"after epoch {kept.epoch}: the same command goes on" in said
+
+    done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=600)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    found = read_summary(tmp_path / "run")
+    assert found["processes"] == 2 and found["resumed_at_epoch"] == kept.epoch + 1

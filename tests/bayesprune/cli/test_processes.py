@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from datetime import timedelta
@@ -207,6 +208,24 @@ def test_a_signal_to_the_launcher_ends_all(number, kind, launched, tmp_path):
     with pytest.raises(kind):
         launched(f'echo $$ > "rank $RANK"\nif [ $RANK = 0 ]; then sleep 1; kill -{number:d} $PPID; fi\nexec sleep 60')
     assert not any(psutil.pid_exists(int((tmp_path / f"rank {rank}").read_text())) for rank in (0, 1))
+
+
+def test_no_process_outlives_a_launcher_that_was_killed(tmp_path):
+    worker = f"{MODULES}import time; from bayesprune.cli.exits import end_with_parent; end_with_parent(); "
+    worker += f"open({str(tmp_path / 'began')!r}, 'w').close(); time.sleep(60)"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", f"import subprocess; subprocess.run({[sys.executable, '-c', worker]})"]
+    )
+    while not (tmp_path / "began").exists():
+        assert parent.poll() is None
+        time.sleep(0.05)
+    (child,) = psutil.Process(parent.pid).children()
+    time.sleep(1.5)
+    assert child.is_running()  # the control: it ends with its parent, and not before
+    parent.kill()
+    parent.wait()
+    psutil.wait_procs([child], timeout=10)
+    assert not child.is_running()
 
 
 # -- whole fits ----------------------------------------------------------------------------------------------

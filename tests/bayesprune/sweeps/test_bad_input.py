@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 import pytest
 
 from bayesprune.cli.app import run
+from bayesprune.sweeps import plan
 from bayesprune.sweeps.plan import asked_plan
 from bayesprune.sweeps.space import SweepSpace
-from bayesprune.sweeps.study import begun
+from bayesprune.sweeps.study import begun, loaded, planned_trials
 
 ASKED = ["sweep", "--data", "digits", "--prior", "halo", "--set", "set.kappa=1,3", "--quiet"]
+
+
+def planned(out, kappas):
+    """A sweep as it is asked for."""
+    space, arguments = SweepSpace({"set.kappa": kappas}), {"data": "digits", "prior": "halo"}
+    return asked_plan(out, arguments, space, ("validation_nll",), (0,), None, None, True, False, 0)
 
 
 @pytest.fixture
 def there(tmp_path, monkeypatch):
     """A sweep that has begun, in OUT, and folders of others."""
-    space, arguments = SweepSpace({"set.kappa": [1, 3]}), {"data": "digits", "prior": "halo"}
-    begun(asked_plan(tmp_path / "OUT", arguments, space, ("validation_nll",), (0,), None, None, True, False, 0))
+    begun(planned(tmp_path / "OUT", [1, 3]))
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "notes.txt").touch()
     (tmp_path / "text.txt").write_text("no database, but long enough to be taken for one at first sight\n" * 3)
@@ -65,6 +72,24 @@ def test_a_sweep_without_optuna_says_what_installs_it(there, capsys, monkeypatch
     assert run([*ASKED, "--out", "new"]) == 2
     assert "needs the package optuna, which is not installed: pip install bayesprune[sweep]" in capsys.readouterr().err
     assert not (there / "new").exists()
+
+
+def test_who_is_refused_removes_nothing_of_a_sweep_that_was_begun_meanwhile(tmp_path, monkeypatch):
+    real, began = plan.locked, []
+
+    @contextlib.contextmanager
+    def after_another(out):  # a process that was quicker: it has begun before this one gets the lock
+        if not began:
+            began.append(True)
+            began.append(begun(planned(tmp_path / "OUT", [1, 3])))
+        with real(out) as alive:
+            yield alive
+
+    monkeypatch.setattr(plan, "locked", after_another)
+    with pytest.raises(ValueError, match="OUT keeps a sweep with"):
+        begun(planned(tmp_path / "OUT", [1, 4]))
+    assert [one.settings["set.kappa"] for one in planned_trials(loaded(began[1]))] == [1, 3]
+    assert {path.name for path in (tmp_path / "OUT").iterdir()} == {"sweep.json", "trials.db", "lock"}
 
 
 def test_show_of_a_sweep_says_how_far_it_is(there, capsys):

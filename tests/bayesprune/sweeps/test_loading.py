@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +23,7 @@ from bayesprune.sweeps.study import PROBLEM, WORKER, begun, loaded, quiet
 from bayesprune.sweeps.trial import RunTrial
 
 COMPLETE, FAILED, STOPPED, RUNNING, PRUNED = (f"{number:016x}" for number in range(5))
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "sweeps.md"
 SCORES = {
     "validation_nll": 0.4, "validation_accuracy": 0.9, "test_nll": 0.5, "density": 0.25, "nonzero": 25, "macs": 50,
     "latency": None, "seconds": 1.0, "resumed_at_epoch": None, "run": "elsewhere",
@@ -159,6 +162,26 @@ def test_a_reader_sees_what_has_changed_and_reads_nothing_twice(planned, folder,
         record(folder, STOPPED, {"set.kappa": 2.0, "seed": 0}, SCORES)
         changed = reader.read()
     assert [one.state for one in changed.fits].count("complete") == 2
+
+
+def test_the_page_on_sweeps_runs(folder, tmp_path_factory, monkeypatch):
+    here = tmp_path_factory.mktemp("here")
+    (here / "runs").mkdir()
+    (here / "runs" / "halo-sweep").symlink_to(folder)
+    monkeypatch.chdir(here)
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    space = {}
+    exec(compile(block, "docs/sweeps.md", "exec"), space)
+    assert space["settings"] == {"set.kappa": 1.0} and (here / "front.png").is_file()
+
+
+def test_what_is_no_record_of_a_fit_is_refused(folder):
+    record(folder, COMPLETE, {"seed": "x"}, SCORES)
+    with pytest.raises(ValueError, match=f"{COMPLETE}.json is damaged .seed is a text"):
+        bp.load_sweep(folder)
+    record(folder, COMPLETE, {"seed": 0}, SCORES | {"density": {}})
+    with pytest.raises(ValueError, match=f"{COMPLETE}.json is damaged .density is an object"):
+        bp.load_sweep(folder)
 
 
 def test_bad_folders_are_told_in_a_sentence(folder, tmp_path_factory):

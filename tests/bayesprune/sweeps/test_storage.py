@@ -135,7 +135,7 @@ def test_a_storage_that_is_lost_later_is_no_wrong_usage(here):
     study = optuna.create_study(storage=storage, study_name="one")
     (here / "new.db").write_text("something else")
     storage.engine.dispose()
-    with pytest.raises(LostStorageError, match="sqlite:///new.db does not answer any more .*the same command goes on"):
+    with pytest.raises(LostStorageError, match="sqlite:///new.db does not answer any more .*: see that it is there"):
         with storage_kept("sqlite:///new.db"):
             study.set_user_attr("a", 1)
     with pytest.raises(LostStorageError, match="does not answer any more"):
