@@ -25,7 +25,7 @@ CHECKS = {}
 FOLDER = Path()
 """Where started processes may write."""
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-PATIENCE = 900.0
+PATIENCE = 1200.0
 """Seconds that all checks of a group may take: the machine may be busy."""
 
 

@@ -90,7 +90,7 @@ def methods_on_digits(make):
 def methods_at_length(make):
     """Each method with more steps, from two seeds."""
     return {
-        (name, seed): facts_of(method(make, steps=400, seed=seed)) for name, method in METHODS.items() for seed in SEEDS
+        (name, seed): facts_of(method(make, steps=900, seed=seed)) for name, method in METHODS.items() for seed in SEEDS
     }
 
 
