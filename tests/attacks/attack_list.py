@@ -163,7 +163,7 @@ def _as_a_command(function: Callable[[], int]) -> int:
     try:
         return function()
     except Exception as problem:
-        return cli._fail(exits.sentence(problem), exits.exit_code(problem), False)
+        return cli._fail(exits.sentence(problem), exits.exit_code(problem), problem, False)
 
 
 def _load_fit() -> int:

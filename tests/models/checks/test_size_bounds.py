@@ -89,7 +89,7 @@ def test_a_network_is_counted_without_memory_and_without_a_random_number(name):
     vertices = rf"{name} of width 1000 has 32,000 vertices, but at most 2,000"
     with pytest.raises(ValueError, match=vertices if name in READY_GRAPHS else sizes):
         make_ready(name, shape if len(shape) == 1 else (3, 64, 64), 10**6, 1000.0)
-    assert tracemalloc.get_traced_memory()[1] < 2**26 and time.perf_counter() - began < 20
+    assert tracemalloc.get_traced_memory()[1] < 2**26 and time.perf_counter() - began < 60
     tracemalloc.stop()
 
 
