@@ -112,6 +112,7 @@ def begun(tmp_path, guard):
     return subprocess.Popen(
         [sys.executable, script, tmp_path], stderr=subprocess.PIPE, text=True, start_new_session=True,
         env={**os.environ, "PYTHONPATH": paths},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )  # fmt: skip
 
 
