@@ -205,12 +205,19 @@ def test_what_was_said_already_is_not_said_again(launched, capfd):
 
 @pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
 def test_a_signal_to_the_launcher_ends_all(number, kind, launched, tmp_path):
-    with pytest.raises(kind):
-        launched(
-            'echo $$ > "rank $RANK"\n'
-            f'if [ $RANK = 0 ]; then until [ -s "rank 1" ]; do sleep 0.1; done; sleep 1; kill -{number:d} $PPID; fi\n'
-            "exec sleep 60"
-        )
+    def stop(*_):
+        raise kind
+
+    before = signal.signal(number, stop)  # else one that comes too early or too late would end the tests
+    try:
+        with pytest.raises(kind):
+            launched(
+                'echo $$ > "rank $RANK"\n'
+                f'if [ $RANK = 0 ]; then until [ -s "rank 1" ]; do sleep 0.1; done; sleep 1; kill -{number:d} $PPID; fi\n'
+                "exec sleep 60"
+            )
+    finally:
+        signal.signal(number, before)
     assert not any(psutil.pid_exists(int((tmp_path / f"rank {rank}").read_text())) for rank in (0, 1))
 
 
