@@ -213,7 +213,8 @@ def test_a_signal_to_the_launcher_ends_all(number, kind, launched, tmp_path):
         with pytest.raises(kind):
             launched(
                 'echo $$ > "rank $RANK"\n'
-                f'if [ $RANK = 0 ]; then until [ -s "rank 1" ]; do sleep 0.1; done; sleep 1; kill -{number:d} $PPID; fi\n'
+                'if [ $RANK = 0 ]; then until [ -s "rank 1" ]; do sleep 0.1; done\n'
+                f"sleep 1; kill -{number:d} $PPID; fi\n"
                 "exec sleep 60"
             )
     finally:
