@@ -51,16 +51,16 @@ class Needs:
         plain: Why the steps have to be plain, as the end of a sentence; default empty: they may be fused.
         changing: Whether the rule will replace the model; graphs of it are then made anew, where that pays. Default
             False.
-        batch: Whether it reads `Taken.x`, `.y` or `.terms` of the step of this number, from 1, which several processes
-            exchange for it; default `always`.
         weight_gradient: Whether the step of this number, from 1, is to give `Taken.weight_gradient`; default None: no
             step. Such a step is plain.
+        batch: Whether it reads `Taken.x`, `.y` or `.terms` of the step of this number, from 1, which several processes
+            exchange for it; default `always`.
     """
 
     plain: str = ""
     changing: bool = False
-    batch: Callable[[int], bool] = always
     weight_gradient: Callable[[int], bool] | None = None
+    batch: Callable[[int], bool] = always
 
 
 @dataclass(frozen=True)
