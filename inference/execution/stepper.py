@@ -138,11 +138,11 @@ class Stepper:
                 whole batch. Default 1.
 
         Returns:
-            The terms before the step, of this process, detached, in tensors that later steps leave alone. With
-            `weight_gradient` the gradient beside them, `(out, in, ...)` by name of tensor with a prior, the mean over
-            all processes: that of the loss divided by `data_size` with respect to the weights that the network ran
-            with, after masks and gates and before `clip`. The loss depends on those by the likelihood only: what the
-            prior adds acts on the latents. With several particles, each with weights of its own, it is the mean of
+            The terms before the step, detached, in tensors that later steps leave alone: the mean over all processes,
+            but for outputs. With `weight_gradient` the gradient beside them, `(out, in, ...)` by name of tensor with a
+            prior, the mean too: that of the loss divided by `data_size` with respect to the weights that the network
+            ran with, after masks and gates and before `clip`. The loss depends on those by the likelihood only: what
+            the prior adds acts on the latents. With several particles, each with weights of its own, it is the mean of
             theirs.
         """
         if self._fused is not None and not self._fused.traced.holds:
@@ -211,17 +211,25 @@ class Stepper:
             with self._watched(terms) if self.report.plain_steps == 0 else nullcontext():
                 loss = terms.loss / self.objective.model.data_size
                 (loss if weight == 1.0 else weight * loss).backward()
-        self.runtime.reduce(self._held())
+        terms = replace(
+            terms, loss=terms.loss.detach(), kl_of={n: t.detach() for n, t in terms.kl_of.items()}, weights={}
+        )
+        terms = self._of_all(terms, kl_weight, weight)
         if self.clip is not None:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(parameters, self.clip)
         self.optimizer.step()
-        parts = {site: term.detach() for site, term in terms.kl_of.items()}
-        return _weighted(replace(terms, loss=terms.loss.detach(), kl_of=parts, weights={}), weight)
+        return terms
 
-    def _held(self) -> list[Tensor]:
-        """What has a gradient."""
-        return [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
+    def _of_all(self, terms: Terms, kl_weight: float, weight: float, of_gradients: float = 1.0) -> Terms:
+        """Makes gradients their mean over all processes, and returns terms whose numbers are."""
+        if self.runtime.world == 1:
+            return terms
+        held = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
+        numbers = torch.stack([weight * terms.log_likelihood, terms.kl, *terms.kl_of.values()])
+        log_likelihood, kl, *parts = self.runtime.reduce(held, numbers, of_gradients).unbind()
+        kl_of = dict(zip(terms.kl_of, parts, strict=True))
+        return replace(terms, loss=kl_weight * kl - log_likelihood, log_likelihood=log_likelihood, kl=kl, kl_of=kl_of)
 
     def _watched(self, terms: Terms) -> AbstractContextManager[None]:
         """Where the first backward pass of such terms belongs."""
@@ -234,7 +242,7 @@ class Stepper:
         own = self.objective.outputs_drawn.draws_of_weights()
         with own, with_shifts(model.network, list(model.priors)) as shifts:
             terms = self._plain_step(x, y, kl_weight, weight)
-        self.runtime.reduce(list(shifts.values()))
+        self.runtime.reduce(list(shifts.values()), terms.kl.new_empty(0))
         # A tensor that the network did not read has none.
         return terms, {name: torch.zeros_like(at) if at.grad is None else at.grad for name, at in shifts.items()}
 
@@ -246,10 +254,10 @@ class Stepper:
             self.report.plain_steps += 1
             return plain
         if fused.gradient_only:
-            self.runtime.reduce(self._held(), weight)
+            found = self._of_all(found, kl_weight, weight, weight)
             fused.take_step()
         self.report.fused_steps += 1
-        return _weighted(found, weight)
+        return found
 
     def _run_graph(self, fused: FusedStep, x: Tensor, y: Tensor, kl_weight: float) -> Terms | None:
         """What the graph comes to, at noise that is left in `fused.noise`; None where it may not be used."""
@@ -410,13 +418,6 @@ class Stepper:
             if _SAVED * times[-1] * steps < _SECONDS_AT_LEAST:
                 break  # clear already
         return min(times)
-
-
-def _weighted(terms: Terms, weight: float) -> Terms:
-    """Terms of which the likelihood counts as it does in the mean over all processes."""
-    if weight == 1.0:
-        return terms
-    return replace(terms, log_likelihood=weight * terms.log_likelihood, loss=weight * terms.loss)
 
 
 def _compiler() -> str:

@@ -53,7 +53,7 @@ class Needs:
             False.
         weight_gradient: Whether the step of this number, from 1, is to give `Taken.weight_gradient`; default None: no
             step. Such a step is plain.
-        batch: Whether it reads `Taken.x`, `.y` or `.terms` of the step of this number, from 1, which several processes
+        batch: Whether it reads `Taken.x` or `.y` of the step of this number, from 1, which several processes
             exchange for it; default `always`.
     """
 

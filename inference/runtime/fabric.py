@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from bayesprune.inference.runtime.environment import processes_here, processes_on_this_node
-from bayesprune.inference.runtime.flat_reduction import mean_of_gradients, overwritten
+from bayesprune.inference.runtime.flat_reduction import overwritten, sums_of_gradients
 from bayesprune.inference.runtime.lost import NoRendezvousError, talking
 from bayesprune.inference.runtime.one_process import OneProcess, derived_seed
 from bayesprune.inference.runtime.shared_statistics import SharedStatistics
@@ -142,17 +142,11 @@ class FabricRuntime(OneProcess):
         known = {id(one) for one in running}
         overwritten([one for one in _tensors(objective) if id(one) not in known], self._from_first)
 
-    def reduce(self, tensors: Sequence[Tensor], weight: float = 1.0) -> None:
+    def reduce(self, tensors: Sequence[Tensor], numbers: Tensor, weight: float = 1.0) -> Tensor:
         """See `Runtime.reduce`: one flat vector of a dtype."""
-        if self.world > 1:
-            mean_of_gradients(tensors, weight / self.world, self._sum)
-
-    def mean(self, value: Tensor) -> Tensor:
-        """See `Runtime.mean`."""
-        if self.world > 1:
-            value = value.detach().clone()
-            self._averaged(value)
-        return value
+        if self.world == 1:
+            return numbers
+        return sums_of_gradients(tensors, weight / self.world, numbers / self.world, self._sum)
 
     def agreed(self, decision: T) -> T:
         """See `Runtime.agreed`."""

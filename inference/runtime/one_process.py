@@ -52,12 +52,9 @@ class OneProcess:
     def level(self, objective: nn.Module) -> None:
         """Nothing is to be done."""
 
-    def reduce(self, tensors: Sequence[Tensor], weight: float = 1.0) -> None:
+    def reduce(self, tensors: Sequence[Tensor], numbers: Tensor, weight: float = 1.0) -> Tensor:
         """Nothing is to be done."""
-
-    def mean(self, value: Tensor) -> Tensor:
-        """The tensor itself."""
-        return value
+        return numbers
 
     def agreed(self, decision: T) -> T:
         """The decision itself."""

@@ -61,17 +61,15 @@ class Runtime(Protocol):
         They are those of the first process; running statistics of batch normalisation are the mean over all.
         """
 
-    def reduce(self, tensors: Sequence[Tensor], weight: float = 1.0) -> None:
-        """Makes the gradients of tensors, IN PLACE in ``.grad``, their mean over all processes.
+    def reduce(self, tensors: Sequence[Tensor], numbers: Tensor, weight: float = 1.0) -> Tensor:
+        """Makes gradients, IN PLACE in ``.grad``, their mean over all processes; returns that of numbers.
 
         Args:
             tensors: In the same order in all processes; one whose ``.grad`` is None counts as zero, and stays without
                 one only where it has none in any process.
-            weight: Factor on those of this process; the weights of all have mean 1. Default 1.
+            numbers: A vector of the gradients' dtype that goes with them.
+            weight: Factor on the gradients of this process; the weights of all have mean 1. Default 1.
         """
-
-    def mean(self, value: Tensor) -> Tensor:
-        """The mean of a tensor over all processes."""
 
     def agreed(self, decision: T) -> T:
         """The decision of the first process, which all others take: to stop, say. Anything that can be pickled."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -18,7 +18,7 @@ from bayesprune.inference.execution.stepper import Stepper
 from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.guides.guide import Guide, GuideChoice
 from bayesprune.inference.objective.gradient import Gradient
-from bayesprune.inference.objective.objective import Objective, Terms
+from bayesprune.inference.objective.objective import Objective
 from bayesprune.inference.predictions.validation_scores import validation_scores
 from bayesprune.inference.rules.rule import ActiveRule, Change, Rule, Taken
 from bayesprune.inference.rules.schedules import scaled, schedule_named, warmup
@@ -107,7 +107,7 @@ class RestartRun(FitState):
         self._rate = schedule_named(plan.options.schedule, plan.passes)
         self._kl = scaled(warmup(kl_warmup), self.final_kl_weight)
         self._base_rates = [group["lr"] for group in optimizer.param_groups]
-        self._sums, self._every = StepSums(plan.runtime), max(1, plan.steps // ITERATES)
+        self._sums, self._every = StepSums(), max(1, plan.steps // ITERATES)
         self._watchers = plan.watchers if plan.runtime.rank == 0 else ()
         # What a watcher may stop within an epoch, all processes have to hear of, also those that were given none; a
         # progress line stops nothing.
@@ -201,13 +201,12 @@ class RestartRun(FitState):
             else:
                 terms = self.stepper.step(x, y, self.kl_weight, weight=weight)
         except Exception:
-            if self.runtime.world == 1:  # else the others would have to read with it
-                self._read(x)  # an unread step that was not finite is the cause
+            self._read(x)  # an unread step that was not finite is the cause
             raise
         self.step, self.terms = number, terms
         self._sums.add(number, self.kl_weight, terms)
-        if any(rule.needs.batch(number) for rule in rules):
-            x, y, terms = self._of_all(x, y, terms)
+        if self.runtime.world > 1 and any(rule.needs.batch(number) for rule in rules):
+            x, y = self._of_first(x, y)
         taken = Taken(number, x, y, terms, gradient)
         if self.step // self._every > (self.step - 1) // self._every or not self._sums.waits:
             self._read(x)
@@ -296,17 +295,11 @@ class RestartRun(FitState):
             if gpu:
                 torch.cuda.set_rng_state(gpu[0], device)
 
-    def _of_all(self, x: Tensor, y: Tensor, terms: Terms) -> tuple[Tensor, Tensor, Terms]:
-        """Inputs and targets of the first process, and the mean of the terms, so that rules decide the same in all."""
-        if self.runtime.world == 1:
-            return x, y, terms
-        means = self.runtime.mean(torch.stack([terms.loss, terms.log_likelihood, terms.kl, *terms.kl_of.values()]))
-        loss, log_likelihood, kl, *parts = means.unbind()
-        kl_of = dict(zip(terms.kl_of, parts, strict=True))
-        found = replace(terms, loss=loss, log_likelihood=log_likelihood, kl=kl, kl_of=kl_of)
+    def _of_first(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of the first process, so that rules decide the same in all."""
         of_first = self.runtime.agreed((x.cpu(), y.cpu()) if self.runtime.rank == 0 else None)
         x, y = of_first or (x, y)
-        return x.to(self.runtime.device), y.to(self.runtime.device), found
+        return x.to(self.runtime.device), y.to(self.runtime.device)
 
     def _row(self, share: float, data: KeptInputs) -> dict[str, Any]:
         """The epoch's row of the history."""

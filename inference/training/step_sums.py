@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from bayesprune.inference.objective.objective import Terms
-from bayesprune.inference.runtime.runtime import Runtime
 
 __all__ = ["StepSums", "Unread"]
 
@@ -40,11 +39,8 @@ class Unread:
 class StepSums:
     """Sums over the steps of an epoch, and of those since the last recorded iterate.
 
-    Reading a number of a GPU, or a mean over processes, waits. So steps are added unread, and read together when a
-    record is due; on the CPU of a process alone, where nothing waits, at once.
-
-    Args:
-        runtime: Where steps are taken: sums are those of the mean over all processes.
+    Reading a number of a GPU waits for it. So steps are added unread, and read together when a record is due; on a CPU,
+    where nothing waits, at once.
 
     Attributes:
         taken: Steps added since `begin_epoch`.
@@ -52,8 +48,7 @@ class StepSums:
         chunk: Negative ELBO of each step since it was emptied.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(self) -> None:
         self._unread: list[Unread] = []
         self.chunk: list[float] = []
         self.begin_epoch()
@@ -77,9 +72,8 @@ class StepSums:
 
     @property
     def waits(self) -> bool:
-        """Whether reading the last step would wait for a device, or for other processes."""
-        far = bool(self._unread) and self._unread[-1].numbers.device.type != "cpu"
-        return far or self._runtime.world > 1
+        """Whether reading the last step would wait for a device."""
+        return bool(self._unread) and self._unread[-1].numbers.device.type != "cpu"
 
     def read(self) -> Unread | None:
         """Reads what is unread; returns the first step whose loss is not finite, or None.
@@ -89,7 +83,7 @@ class StepSums:
         unread, self._unread = self._unread, []
         if not unread:
             return None
-        numbers = self._runtime.mean(torch.stack([one.numbers[:2] for one in unread])).tolist()
+        numbers = torch.stack([one.numbers[:2] for one in unread]).tolist()
         for one, (likelihood, kl) in zip(unread, numbers, strict=True):
             if not math.isfinite(kl - likelihood):
                 return one

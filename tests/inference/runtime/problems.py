@@ -64,7 +64,7 @@ def gradients_of(batches, objective, runtime, execution="plain"):
     losses, gradients = [], []
     for x, y in batches:
         terms = stepper.step(x, y, KL_WEIGHT, weight=batches.weight)
-        losses.append(runtime.mean(terms.loss))
+        losses.append(runtime.reduce([], terms.loss.reshape(1))[0])
         gradients.append(gradient_of(objective))
     return torch.stack(losses), torch.stack(gradients)
 

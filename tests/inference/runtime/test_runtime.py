@@ -192,11 +192,11 @@ def test_one_process_is_the_first_and_only_one_and_leaves_all_as_it_is():
     before = [(p.detach().clone(), p.grad.clone()) for p in layer.parameters()]
     state = torch.get_rng_state()
     runtime.setup(layer, torch.optim.SGD(layer.parameters(), 0.1))
-    runtime.reduce(list(layer.parameters()), 0.5)
+    assert float(runtime.reduce(list(layer.parameters()), torch.tensor([2.0]), 0.5)) == 2.0
     runtime.level(layer)
     with runtime.noise(3):
         assert torch.equal(torch.get_rng_state(), state)  # torch's own generator draws the noise
     for p, (value, gradient) in zip(layer.parameters(), before, strict=True):
         assert torch.equal(p, value) and torch.equal(p.grad, gradient)
-    assert float(runtime.mean(torch.tensor(2.5))) == 2.5 and runtime.agreed("x") == "x"
+    assert runtime.agreed("x") == "x"
     runtime.expect_same({"the data": "anything"})

@@ -12,12 +12,10 @@ import bayesprune as bp
 from bayesprune.inference.execution.stepper import Stepper
 from bayesprune.inference.guides.finite_parameters import NonFiniteLossError
 from bayesprune.inference.objective.objective import Terms
-from bayesprune.inference.runtime.one_process import OneProcess
 from bayesprune.inference.training import restart_run
 from bayesprune.inference.training.step_sums import StepSums
 
 GENERATOR = torch.Generator().manual_seed(2)
-HERE = OneProcess(torch.device("cpu"), torch.float64)
 NUMBERS = [(float(a), float(b)) for a, b in torch.randn(40, 2, generator=GENERATOR, dtype=torch.float64) * 100.0]
 """Log-likelihood and KL term of forty steps."""
 
@@ -42,7 +40,7 @@ def expected(numbers, weights=weight):
 
 @pytest.mark.parametrize("every", [1, 7, 40])
 def test_sums_are_those_of_the_numbers_however_late_they_are_read(every):
-    sums = StepSums(HERE)
+    sums = StepSums()
     for step, (likelihood, kl) in enumerate(NUMBERS, 1):
         sums.add(step, weight(step), terms(likelihood, kl))
         if step % every == 0:
@@ -59,7 +57,7 @@ def test_sums_are_those_of_the_numbers_however_late_they_are_read(every):
 
 
 def test_single_precision_is_summed_in_double():
-    sums, value = StepSums(HERE), 1e8 / 3
+    sums, value = StepSums(), 1e8 / 3
     for step in range(1, 1001):
         sums.add(step, 1.0, terms(-value, 0.0, torch.float32))
     sums.read()
@@ -70,7 +68,7 @@ def test_single_precision_is_summed_in_double():
 
 def test_what_a_replayed_graph_writes_to_the_same_place_is_kept_for_each_step():
     """A captured step returns the same tensors each time, which the next one overwrites."""
-    sums, place = StepSums(HERE), torch.zeros(5, dtype=torch.float64)
+    sums, place = StepSums(), torch.zeros(5, dtype=torch.float64)
     loss, likelihood, kl, *each = place.unbind()
     same = Terms(loss, likelihood, kl, dict(zip("ab", each, strict=True)))
     for step, (ll, value) in enumerate(NUMBERS, 1):
@@ -86,7 +84,7 @@ def test_what_a_replayed_graph_writes_to_the_same_place_is_kept_for_each_step():
     [((math.nan, 1.0), ""), ((1.0, math.inf), "a"), ((math.inf, math.inf), "a"), ((-math.inf, 1.0), "")],
 )
 def test_the_first_step_that_is_not_finite_is_found_among_those_unread(bad, site):
-    sums = StepSums(HERE)
+    sums = StepSums()
     for step in range(1, 10):
         sums.add(step, 1.0, terms(*(bad if step in (5, 8) else (-2.0, 1.0))))
     found = sums.read()
@@ -97,13 +95,13 @@ def test_the_first_step_that_is_not_finite_is_found_among_those_unread(bad, site
 def test_the_site_is_the_first_whose_term_is_not_finite():
     one = terms(-2.0, math.nan)
     one.kl_of["a"] = torch.tensor(1.0, dtype=torch.float64)
-    sums = StepSums(HERE)
+    sums = StepSums()
     sums.add(1, 1.0, one)
     assert sums.read().first_bad() == "b"
 
 
 def test_on_a_cpu_nothing_waits_and_elsewhere_the_last_step_does():
-    sums = StepSums(HERE)
+    sums = StepSums()
     assert not sums.waits
     sums.add(1, 1.0, terms(-2.0, 1.0))
     assert not sums.waits
