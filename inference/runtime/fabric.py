@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
@@ -80,6 +81,8 @@ class FabricRuntime(OneProcess):
         started = world > 1
         if started and processes not in (None, local):
             raise ValueError(f"processes={processes}, but {local} were started on this machine: leave processes out")
+        if started:  # else Fabric would start the script once more for each other process
+            os.environ.setdefault("LOCAL_RANK", str(processes_here()[0] % local))
         count = local if processes is None else processes
         across = nodes if nodes is not None else max(1, world // local)
         if count < 1 or across < 1:
