@@ -26,7 +26,6 @@ import argparse
 import json
 import math
 import os
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,11 +34,11 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import bayesprune as bp
 from benchmarks.growth import SMALL, Peak
 from benchmarks.ledger import Ledger
+from benchmarks.started import in_processes
 
 SIZES = (2_000_000, 8_000_000, 32_000_000)
 BATCH, STEPS = 16, 3
@@ -194,20 +193,8 @@ def measure_here(weights: int, name: str, batch: int, shared: bool) -> dict[str,
 
 def measure(weights: int, name: str, batch: int, processes: int) -> dict[str, float]:
     """`measure_here` in a process of its own, or in several that share the fit; what the first one has found."""
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        start_method="spawn",
-        monitor_interval=0.1,
-    )
     with patch.dict(os.environ, MALLOC_MMAP_THRESHOLD_="65536"):
-        found: dict[int, dict[str, float]] = elastic_launch(config, measure_here)(weights, name, batch, processes > 1)
-    return found[0]
+        return in_processes(measure_here, processes, weights, name, batch, processes > 1)
 
 
 def slope(sizes: Sequence[Mapping[str, float]], key: str) -> float:

@@ -30,7 +30,6 @@ import copy
 import json
 import statistics
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +37,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
@@ -48,6 +46,7 @@ from bayesprune.inference.training.optimizers import make_optimizer
 from benchmarks.contenders import LOOPS, NETWORKS, Case, make_objective
 from benchmarks.flat_network import Setup
 from benchmarks.ledger import Ledger
+from benchmarks.started import in_processes
 
 WAYS = ("plain", "by hand", "fit")
 MODELS = ("normal", "spike-and-slab", "halo")
@@ -311,19 +310,7 @@ def _turn(trial: Trial, case: Case, way: str, place: Place, shared: Any) -> Turn
 
 def measure(trial: Trial) -> dict[str, Any]:
     """`measure_here` in as many processes, started by torch's own launcher."""
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=trial.processes,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        start_method="spawn",
-        monitor_interval=0.1,
-    )
-    found: dict[int, dict[str, Any]] = elastic_launch(config, measure_here)(trial)
-    return found[0]
+    return in_processes(measure_here, trial.processes, trial)
 
 
 def compared(seconds: Mapping[str, Sequence[float]], processes: int) -> dict[str, dict[str, float]]:

@@ -49,6 +49,7 @@ from bayesprune.inference.data.kept_inputs import KeptInputs
 from bayesprune.inference.execution.execution_report import ExecutionReport
 from bayesprune.inference.fit_result import Fit
 from bayesprune.inference.rules.rule import Rule
+from bayesprune.inference.runtime.random_state import random_state, set_random_state
 from bayesprune.inference.runtime.runtime import Runtime
 from bayesprune.inference.training.earlier_checkpoints import asked_of_today, state_of_today, with_default_draws
 from bayesprune.inference.training.kept_order import order_state, restore_order
@@ -290,10 +291,7 @@ class Checkpoint:
         restore_order(self.passed.batches, self._kept["order"])
         if self.finished:
             return
-        cpu, *gpu = self._kept["random"]
-        torch.set_rng_state(cpu)
-        if gpu:
-            torch.cuda.set_rng_state(gpu[0], self.device)
+        set_random_state(self._kept["random"], self.device)
 
     def report(self, run: RestartRun) -> ExecutionReport:
         """How the steps were executed so far, with the reason for which it was chosen before an interruption."""
@@ -317,9 +315,6 @@ class Checkpoint:
         if self.runtime.rank > 0 or (began < self._due and not finished):
             return
         execution = self.report(run)  # tells the optimizer the number of its steps
-        random = [torch.get_rng_state()]
-        if self.device.type == "cuda":
-            random.append(torch.cuda.get_rng_state(self.device))
         kept = {
             "finished": finished,
             "seconds": self.seconds + time.perf_counter() - self._began,
@@ -329,7 +324,7 @@ class Checkpoint:
             "tensors": _tensors(run.objective),
             "knobs": run.objective.model.knobs.moved(),
             "optimizer": None if finished else optimizer_state(run.optimizer),
-            "random": None if finished else random,
+            "random": None if finished else random_state(self.device),
             "order": order_state(self.passed.batches),
             "notes": list(run.objective.guide.notes),
             "rules": {name: rule.state_dict() for name, rule in run.rules.items()},

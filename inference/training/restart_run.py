@@ -22,6 +22,7 @@ from bayesprune.inference.objective.objective import Objective
 from bayesprune.inference.predictions.validation_scores import validation_scores
 from bayesprune.inference.rules.rule import ActiveRule, Change, Rule, Taken
 from bayesprune.inference.rules.schedules import scaled, schedule_named, warmup
+from bayesprune.inference.runtime.random_state import random_state, set_random_state
 from bayesprune.inference.runtime.runtime import Runtime
 from bayesprune.inference.training.fit_options import FitOptions
 from bayesprune.inference.training.optimizers import make_optimizer
@@ -284,16 +285,11 @@ class RestartRun(FitState):
 
     def _agree_to_stop(self) -> None:
         """What the first process has decided; and its random state, from which those that it asked may have drawn."""
-        self.stop, self.stop_reason = self.runtime.agreed((self.stop, self.stop_reason))
-        if self.runtime.world > 1:
-            device = self.runtime.device
-            states = [torch.get_rng_state()]
-            if device.type == "cuda":
-                states.append(torch.cuda.get_rng_state(device))
-            cpu, *gpu = self.runtime.agreed(states)
-            torch.set_rng_state(cpu)
-            if gpu:
-                torch.cuda.set_rng_state(gpu[0], device)
+        device = self.runtime.device
+        states = random_state(device) if self.runtime.world > 1 else None
+        self.stop, self.stop_reason, states = self.runtime.agreed((self.stop, self.stop_reason, states))
+        if states is not None:
+            set_random_state(states, device)
 
     def _of_first(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs and targets of the first process, so that rules decide the same in all."""

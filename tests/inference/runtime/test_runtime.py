@@ -177,7 +177,7 @@ def test_what_a_runtime_decides_is_obeyed():
     class Stops(Counting):
         def agreed(self, decision):
             super().agreed(decision)  # of each epoch its record, and whether to stop and why
-            return (self.asked >= 4, "enough") if isinstance(decision, tuple) else decision
+            return (self.asked >= 4, "enough", None) if isinstance(decision, tuple) else decision
 
     fit = fitted(runtime=Stops(), epochs=5)
     stopped = fit.settings["stopped_early"][0]
