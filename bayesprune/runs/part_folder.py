@@ -185,8 +185,8 @@ def writing_part(run: str | Path, asked: Mapping[str, Any], fresh: bool = False)
 
     Raises:
         RunInUse: If a fit is running there.
-        ValueError: If an earlier one was asked for something else, something else stands in the
-            place of RUN or RUN.part, or they may not be made.
+        ValueError: If an earlier one was asked for something else, something else stands in the place of RUN or
+            RUN.part, or they may not be made.
         Unwritable: If the disk is full.
     """
     place = expanded(run)
@@ -302,13 +302,13 @@ def _is_there(handle: int, file: Path) -> bool:
         return False
 
 
-def _refuse_living(folder: Path, run: Path, taken: bool) -> None:
-    """Refuses the place of a fit that is running; on another machine it only seems so, and it may be taken over."""
+def _refuse_living(folder: Path, run: Path, fresh: bool) -> None:
+    """Refuses the place of a fit that is running; on another machine it only seems so, and `fresh` may end that."""
     progress, mine = _progress(folder), this_process()
     if progress is None or not progress.alive:
         return
     own = (progress.process, progress.host) == (mine["process"], mine["host"])  # of this process the lock tells
-    if not own and not (taken and progress.host != mine["host"]):
+    if not own and not (fresh and progress.host != mine["host"]):
         raise _in_use(run, progress)
 
 

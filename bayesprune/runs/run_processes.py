@@ -7,10 +7,10 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from bayesprune.inference.runtime.environment import processes_here
-from bayesprune.inference.runtime.fabric import FabricRuntime
+from bayesprune.inference.runtime.fabric import BatchNorm, FabricRuntime
 from bayesprune.inference.runtime.lost import LostProcessError
 from bayesprune.runs.part_folder import Part, joining_part, writing_part
 
@@ -19,8 +19,6 @@ __all__ = ["TIMEOUT", "check_in_one_process", "first_alone", "part_of_all", "run
 T = TypeVar("T")
 TIMEOUT = "BAYESPRUNE_TIMEOUT"
 """Environment variable: seconds that a process waits for the others."""
-_PATIENCE = 1800.0
-BATCH_NORMS = ("apart", "synchronised")
 
 
 def check_in_one_process(options: Mapping[str, Any]) -> None:
@@ -51,12 +49,12 @@ def runtime_here(how: Mapping[str, Any], batch_norm: str = "apart") -> FabricRun
         ValueError: For a word that is not known, a timeout that is no number of seconds, or if the processes do not
             find each other in time.
     """
-    if batch_norm not in BATCH_NORMS:
-        raise ValueError(f"--batch-norm takes one of {', '.join(BATCH_NORMS)}, not {batch_norm!r}")
+    if batch_norm not in (known := get_args(BatchNorm)):
+        raise ValueError(f"--batch-norm takes one of {', '.join(known)}, not {batch_norm!r}")
     if processes_here()[1] == 1:
         return None
     place = {name: how[name] for name in ("device", "precision") if how.get(name) is not None}
-    return FabricRuntime(**place, batch_norm=batch_norm, timeout=_timeout())  # type: ignore[arg-type]  # just checked
+    return FabricRuntime(**place, batch_norm=batch_norm, **_timeout())  # type: ignore[arg-type]  # just checked
 
 
 def first_alone(runtime: FabricRuntime | None, work: Callable[[], T]) -> T:
@@ -106,14 +104,15 @@ def part_of_all(
         yield first_alone(runtime, lambda: stack.enter_context(part))
 
 
-def _timeout() -> float:
+def _timeout() -> dict[str, float]:
+    """The timeout as an argument, where the environment gives one."""
     given = os.environ.get(TIMEOUT)
     if given is None:
-        return _PATIENCE
+        return {}
     try:
         seconds = float(given)
     except ValueError:
         seconds = math.nan
     if not 0.0 < seconds < 1e9:
         raise ValueError(f"{TIMEOUT} is {given!r} in the environment: give a positive number of seconds, or unset it")
-    return seconds
+    return {"timeout": seconds}

@@ -20,15 +20,14 @@ from bayesprune.inference.runtime.environment import processes_here, processes_o
 from bayesprune.inference.runtime.flat_reduction import overwritten, sums_of_gradients
 from bayesprune.inference.runtime.lost import NoRendezvousError, talking
 from bayesprune.inference.runtime.one_process import OneProcess, derived_seed
+from bayesprune.inference.runtime.precision import PRECISIONS
 from bayesprune.inference.runtime.shared_statistics import SharedStatistics
 
-__all__ = ["FabricRuntime"]
+__all__ = ["BatchNorm", "FabricRuntime"]
 
 T = TypeVar("T")
 BatchNorm = Literal["apart", "synchronised"]
 Noise = Literal["apart", "common"]
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 
 
 class FabricRuntime(OneProcess):
@@ -70,7 +69,7 @@ class FabricRuntime(OneProcess):
         timeout: float = 1800.0,
     ) -> None:
         for name, given, known in (
-            ("precision", precision, tuple(_DTYPES)),
+            ("precision", precision, tuple(PRECISIONS)),
             ("batch_norm", batch_norm, get_args(BatchNorm)),
             ("noise", noise, get_args(Noise)),
             ("device", device, ("auto", "cpu", "cuda")),
@@ -95,8 +94,7 @@ class FabricRuntime(OneProcess):
                 f"{count} processes on {torch.cuda.device_count()} GPUs: start one for each GPU, or give device='cpu'"
             )
         self.fabric = _launched("cuda" if on_gpu else "cpu", count, across, timeout)
-        autocast = torch.bfloat16 if precision == "bfloat16" else None
-        super().__init__(self.fabric.device, _DTYPES[precision], autocast)
+        super().__init__(self.fabric.device, *PRECISIONS[precision])
         self.rank, self.world = self.fabric.global_rank, self.fabric.world_size
         self.batch_norm, self._noise, self._seed = batch_norm, noise, 0
         self._synchronises = batch_norm == "synchronised" and self.world > 1

@@ -30,11 +30,12 @@ from bayesprune.inference.posterior.warm_start import begin_at
 from bayesprune.inference.restart import Restart
 from bayesprune.inference.rules.rule import Rule
 from bayesprune.inference.runtime.one_process import OneProcess
+from bayesprune.inference.runtime.precision import PRECISIONS
 from bayesprune.inference.runtime.runtime import Runtime
 from bayesprune.inference.runtime.share import WHOLE, Share
 from bayesprune.inference.training.checkpoint import Checkpoint, open_checkpoint
 from bayesprune.inference.training.earlier_arguments import rules_of_today
-from bayesprune.inference.training.fit_arguments import DTYPES, check_together, checked_pair, resolve_device
+from bayesprune.inference.training.fit_arguments import check_together, checked_pair, resolve_device
 from bayesprune.inference.training.fit_options import FitKeywords, FitOptions, help_of, options_of, with_options
 from bayesprune.inference.training.fit_settings import asked_settings, finished_settings, finished_trace
 from bayesprune.inference.training.left_restarts import left_by
@@ -109,8 +110,7 @@ def fit(
     for rule in at_work:
         rule.check(model, {one.name: getattr(how, one.name) for one in fields(how)} | {"start": start})
     if runtime is None:
-        autocast = torch.bfloat16 if how.precision == "bfloat16" else None
-        runtime = OneProcess(resolve_device(how.device), DTYPES[how.precision], autocast)
+        runtime = OneProcess(resolve_device(how.device), *PRECISIONS[how.precision])
     watchers += [Progress()] if how.progress and runtime.rank == 0 else []
     place, dtype = runtime.device, runtime.dtype
     batches = Batches(data, how.batch_size, place, dtype, how.workers, how.channels_last, runtime.data_order)

@@ -15,14 +15,10 @@ from bayesprune.models.bayesian_network import BayesianNetwork
 from bayesprune.models.checks.shown_values import shown
 
 __all__ = [
-    "DTYPES",
     "check_together",
     "checked_pair",
     "resolve_device",
 ]
-
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
-"""dtype of parameters and of data by precision."""
 
 
 def checked_pair(

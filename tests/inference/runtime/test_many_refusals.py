@@ -81,7 +81,7 @@ def test_another_number_than_was_started_is_refused(group):
     ("given", "sentence"),
     [
         ({"device": "tpu"}, "device takes one of auto, cpu, cuda, not 'tpu'"),
-        ({"precision": "float16"}, "precision takes one of float32, bfloat16, float64, not 'float16'"),
+        ({"precision": "float16"}, "precision takes one of float32, float64, bfloat16, not 'float16'"),
         ({"batch_norm": "both"}, "batch_norm takes one of apart, synchronised, not 'both'"),
         ({"noise": None}, "noise takes one of apart, common, not None"),
         ({"processes": 0}, "processes and nodes are at least 1, not 0 and 1"),
